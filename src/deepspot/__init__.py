@@ -1,0 +1,24 @@
+"""Predict spatial transcriptomics from H&E images, from SpatialData to SpatialData."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from ._settings import settings
+
+if TYPE_CHECKING:
+    from . import datasets, encoders, io, models, pl, pp, tl
+
+__all__ = ["datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
+__version__ = version("deepspot")
+
+
+def __getattr__(name: str) -> Any:
+    # Namespaces load on first use, so that `import deepspot` stays cheap.
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,111 @@
+"""Spots become integer boxes of one image level. Pure arithmetic: no image, no transformation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._geometry import TileGeometry
+
+# Below this a spot is a smear: Space Ranger's "hires" image has 10 to 20 px per spot.
+MIN_TILE_PX = 20
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Squares of one side in one level of an image.
+
+    Attributes
+    ----------
+    corners
+        (n, 2) int64: row and column of the first pixel; may lie outside the image.
+    side
+        Side in pixels of that level, a multiple of the sub-spot grid.
+    level
+        Level of the image pyramid, 0 being full resolution.
+    """
+
+    corners: np.ndarray
+    side: int
+    level: int
+
+
+def tile_px(tile_um: float, mpp: float) -> float:
+    """Side of a tile in pixels."""
+    return tile_um / mpp
+
+
+def make_boxes(
+    centers: np.ndarray, mpp: float, sizes: Sequence[tuple[int, int]], geometry: TileGeometry, *, name: str = "image"
+) -> Boxes:
+    """Lay tiles around spots.
+
+    Parameters
+    ----------
+    centers
+        (n, 2) x and y in pixels of level 0.
+    mpp
+        µm per pixel of level 0.
+    sizes
+        Height and width of every level.
+    geometry
+        Physical size of the tile.
+    name
+        What errors call the image.
+
+    Returns
+    -------
+    Boxes in the coarsest level that still shows a sub-spot at the encoder's resolution, else in level 0.
+
+    Raises
+    ------
+    ValueError
+        If a centre lies outside the image, or a tile has fewer than 20 pixels.
+    """
+    check_inside(centers, sizes[0], name)
+    side = tile_px(geometry.tile_um, mpp)
+    if side < MIN_TILE_PX:
+        raise ValueError(
+            f"{name} is too coarse: a tile of {geometry.tile_um:g} µm has {side:.1f} px at {mpp:.3g} µm per pixel, at "
+            f"least {MIN_TILE_PX} are needed. Use the full-resolution image that the slide scanner wrote."
+        )
+    factors = np.array([sizes[0][0] / height for height, _ in sizes])
+    enough = np.flatnonzero(side / factors / geometry.grid >= geometry.input_px)
+    level = int(enough[-1]) if len(enough) else 0
+    pixels = geometry.grid * max(1, round(side / factors[level] / geometry.grid))
+    xy = centers / factors[level]
+    corners = np.round(xy[:, ::-1] - pixels / 2).astype(np.int64)
+    return Boxes(corners=corners, side=pixels, level=level)
+
+
+def split(tiles: np.ndarray, grid: int) -> np.ndarray:
+    """Cut tiles (n, side, side, 3) into sub-spots (n · grid², side / grid, side / grid, 3), row by row."""
+    n, side = tiles.shape[:2]
+    cut = side // grid
+    parts = tiles.reshape(n, grid, cut, grid, cut, tiles.shape[-1]).swapaxes(2, 3)
+    return np.ascontiguousarray(parts).reshape(n * grid * grid, cut, cut, tiles.shape[-1])
+
+
+def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
+    """Raise if a centre (n, 2; x and y) lies outside an image of this height and width."""
+    height, width = size
+    outside = ~_inside(centers, width, height)
+    if not outside.any():
+        return
+    x, y = centers[outside][0]
+    message = (
+        f"{outside.sum()} of {len(centers)} spots lie outside {name} ({width} × {height} px), the first at "
+        f"x = {x:.0f}, y = {y:.0f}. "
+    )
+    if _inside(centers[:, ::-1], width, height).all():
+        raise ValueError(message + "With x and y swapped all lie inside: swap the two columns of the coordinates.")
+    raise ValueError(
+        message + "Check that image and spots have the same scale (a downscaled image wants its transformation), or "
+        "remove these spots."
+    )
+
+
+def _inside(centers: np.ndarray, width: int, height: int) -> np.ndarray:
+    return ((centers >= 0) & (centers <= (width, height))).all(axis=1)

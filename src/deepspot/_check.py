@@ -1,0 +1,51 @@
+"""Checks of arguments, in one phrasing: the offender, the alternatives, the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def key_in(key: str, available: Iterable[str], where: str) -> str:
+    """Return `key` if it is one of `available`."""
+    names = list(available)
+    if key not in names:
+        raise KeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
+    return key
+
+
+def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
+    """Return `key`, or the only candidate when no key is given."""
+    names = list(available)
+    if key is not None:
+        return key_in(key, names, where)
+    if not names:
+        raise KeyError(f"`{where}` holds nothing that fits, so `{argument}` cannot be chosen. Add an element first.")
+    if len(names) > 1:
+        raise ValueError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
+    return names[0]
+
+
+def one_of(value: T, options: Iterable[T], argument: str) -> T:
+    """Return `value` if it is one of `options`."""
+    allowed = list(options)
+    if value not in allowed:
+        raise ValueError(f"`{argument}` must be one of {allowed}, got {value!r}.")
+    return value
+
+
+def positive(value: float, argument: str) -> float:
+    """Return `value` if it is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"`{argument}` must be a number, got {type(value).__name__}.")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"`{argument}` must be above 0, got {value}.")
+    return value
+
+
+def same_length(a: Sized, b: Sized, names: str) -> None:
+    """Raise if two aligned arguments differ in length."""
+    if len(a) != len(b):
+        raise ValueError(f"{names} must have the same number of rows, got {len(a)} and {len(b)}.")

@@ -1,0 +1,45 @@
+"""Choose image and shapes where the object leaves no doubt, and list the candidates where it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _boxes, _check, _coords, _keys
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+def image_and_shapes(
+    sdata: SpatialData, image_key: str | None, shapes_key: str | None, tile_um: float | None = None
+) -> tuple[str, str]:
+    """Names of the image and the shapes to work on."""
+    shapes_key = _check.one_key(shapes_key, _shapes(sdata, image_key), "sdata.shapes", "shapes_key")
+    if image_key is not None:
+        return _check.key_in(image_key, sdata.images, "sdata.images"), shapes_key
+    related = [key for key in sdata.images if _coords.shares_system(sdata, key, shapes_key)]
+    # The small copies that come with Visium are no candidates beside an image that shows the tissue.
+    fine = [key for key in related if _is_fine(sdata, key, tile_um or known_diameter(sdata, shapes_key))]
+    return _check.one_key(None, fine or related, "sdata.images", "image_key"), shapes_key
+
+
+def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
+    """Diameter of the tissue that a spot measures in µm, if the shapes carry it."""
+    shapes = sdata.shapes[shapes_key]
+    if _keys.DIAMETER not in shapes:
+        return None
+    diameters = shapes[_keys.DIAMETER].unique()
+    if len(diameters) != 1:
+        raise ValueError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
+    return float(diameters[0])
+
+
+def _shapes(sdata: SpatialData, image_key: str | None) -> list[str]:
+    images = [image_key] if image_key in sdata.images else list(sdata.images)
+    return [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
+
+
+def _is_fine(sdata: SpatialData, image_key: str, tile_um: float | None) -> bool:
+    if tile_um is None or not _coords.has_scale(sdata, image_key):
+        return True  # the scale is asked for later, with the way to state it
+    return _boxes.tile_px(tile_um, _coords.microns_per_pixel(sdata, image_key)) >= _boxes.MIN_TILE_PX

@@ -1,0 +1,176 @@
+"""Door 1: the only file that knows transformations. Spots of any coordinate system become pixels of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+# Paths through different coordinate systems may differ by rounding, not by more.
+AGREE_PX = 0.5
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the spots of a shapes element lie in an image.
+
+    Attributes
+    ----------
+    centers
+        (n, 2) float64: x and y in pixels of the full-resolution image; the centre of the first pixel is (0.5, 0.5).
+    mpp
+        µm per pixel of the full-resolution image.
+    index
+        Index of the shapes element, in the same order.
+    """
+
+    centers: np.ndarray
+    mpp: float
+    index: pd.Index
+
+
+def place(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> Placement:
+    """Place the spots of a shapes element in the pixels of an image of known scale."""
+    return Placement(
+        centers=centers(sdata, image_key, shapes_key, coordinate_system),
+        mpp=microns_per_pixel(sdata, image_key),
+        index=sdata.shapes[shapes_key].index,
+    )
+
+
+def centers(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
+    """Centres (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between."""
+    xy = _intrinsic_centers(sdata.shapes[shapes_key], shapes_key)
+    image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
+    shared = [name for name in shapes if name in image]
+    if len(shared) > 1:
+        # µm are derived from the others, and are about to change when a scale is corrected.
+        shared = [name for name in shared if name != _keys.MICRONS]
+    if coordinate_system is not None:
+        if coordinate_system not in shared:
+            raise ValueError(
+                f"Coordinate system {coordinate_system!r} is not shared by image {image_key!r} and shapes "
+                f"{shapes_key!r}. They share {shared}."
+            )
+        shared = [coordinate_system]
+    if not shared:
+        raise ValueError(
+            f"Image {image_key!r} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no coordinate "
+            "system, so nobody knows where the spots lie. Relate them with "
+            "`spatialdata.transformations.set_transformation`."
+        )
+    places = [_apply(np.linalg.inv(image[name]) @ shapes[name], xy) for name in shared]
+    worst = max(np.abs(other - places[0]).max() for other in places)
+    if worst > AGREE_PX:
+        raise ValueError(
+            f"Coordinate systems {shared} place the shapes {shapes_key!r} up to {worst:.1f} px apart in image "
+            f"{image_key!r}. Choose one with `coordinate_system=`."
+        )
+    return places[0]
+
+
+def has_scale(sdata: SpatialData, image_key: str) -> bool:
+    """Whether the µm per pixel of an image are known."""
+    return _keys.MICRONS in _affines(sdata[image_key])
+
+
+def shares_system(sdata: SpatialData, image_key: str, shapes_key: str) -> bool:
+    """Whether an image and a shapes element can be related."""
+    return not _affines(sdata[image_key]).keys().isdisjoint(_affines(sdata[shapes_key]))
+
+
+def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
+    """µm per pixel of the full-resolution image, from its transformation to the coordinate system of µm."""
+    if not has_scale(sdata, image_key):
+        raise ValueError(
+            f"The scale of image {image_key!r} is unknown: it has no coordinate system {_keys.MICRONS!r}. State it "
+            f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
+            "between neighbouring spots is known, with `spot_pitch_um=` (100 for Visium)."
+        )
+    linear = _affines(sdata[image_key])[_keys.MICRONS][:2, :2]
+    along = np.linalg.svd(linear, compute_uv=False)
+    if along[0] > 1.02 * along[1]:
+        raise ValueError(
+            f"Pixels of image {image_key!r} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the image, "
+            f"or correct its transformation to {_keys.MICRONS!r}."
+        )
+    return float(np.sqrt(along.prod()))
+
+
+def set_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
+    """Relate an image, and all that shares a coordinate system with it, to µm. Return the names of these elements."""
+    image = _affines(sdata[image_key])
+    image.pop(_keys.MICRONS, None)
+    to_microns = np.diag([mpp, mpp, 1.0])
+    related = [image_key]
+    _set_affine(sdata[image_key], to_microns)
+    for _, name, element in list(sdata.gen_spatial_elements()):
+        systems = _affines(element)
+        shared = [system for system in systems if system in image]
+        if name != image_key and shared:
+            _set_affine(element, to_microns @ np.linalg.inv(image[shared[0]]) @ systems[shared[0]])
+            related.append(name)
+    return related
+
+
+def pitch_px(points: np.ndarray) -> float:
+    """Distance between neighbouring spots: the median distance (n, 2) points have to their nearest."""
+    from scipy.spatial import cKDTree
+
+    if len(points) < 2:
+        raise ValueError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
+    distance, _ = cKDTree(points).query(points, k=2)
+    return float(np.median(distance[:, 1]))
+
+
+def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
+    """Pixels per step, fitted on array positions (n, 2) that are in units of the pitch: exact to rounding of pixels."""
+    design = np.column_stack([array, np.ones(len(array))])
+    if np.linalg.matrix_rank(design) < 3:
+        return pitch_px(points)  # a single row or column of spots fixes no plane
+    linear = np.linalg.lstsq(design, points, rcond=None)[0][:2]
+    return float(np.sqrt(abs(np.linalg.det(linear))))
+
+
+def scaling(factor: float) -> Any:
+    """Transformation that multiplies x and y."""
+    from spatialdata.transformations import Scale
+
+    return Scale([factor, factor], axes=("x", "y"))
+
+
+def _intrinsic_centers(shapes: GeoDataFrame, name: str) -> np.ndarray:
+    points = shapes.geometry.centroid
+    xy = np.column_stack([points.x, points.y]).astype(np.float64)
+    broken = ~np.isfinite(xy).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(xy)} shapes in {name!r} have no finite coordinates, first at index "
+            f"{shapes.index[broken][0]!r}. Remove them first."
+        )
+    return xy
+
+
+def _affines(element: Any) -> dict[str, np.ndarray]:
+    from spatialdata.transformations import get_transformation
+
+    known = get_transformation(element, get_all=True)
+    return {name: known[name].to_affine_matrix(("x", "y"), ("x", "y")) for name in known}
+
+
+def _set_affine(element: Any, matrix: np.ndarray) -> None:
+    from spatialdata.transformations import Affine, set_transformation
+
+    set_transformation(element, Affine(matrix, ("x", "y"), ("x", "y")), to_coordinate_system=_keys.MICRONS)
+
+
+def _apply(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    return xy @ matrix[:2, :2].T + matrix[:2, 2]

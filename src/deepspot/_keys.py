@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import re
+
+MICRONS = "microns"
+"""Coordinate system in which one unit is one µm."""
+
+DIAMETER = "diameter_um"
+"""Column of a circles element: diameter of the measured tissue in µm (the circle's radius is only drawn)."""
+
+ARRAY = ("array_row", "array_col")
+"""Columns with the position of a spot in the array of its technology."""
+
+UNS = "deepspot"
+"""Key in `uns` under which this package keeps provenance."""
+
+
+def sanitize(name: str) -> str:
+    """Turn any name (``"hf-hub:Org/model"``) into one that SpatialData accepts."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "_"
+
+
+def features(encoder: str, shapes_key: str) -> str:
+    """Name of a feature table: ``<encoder>_<shapes>``."""
+    return sanitize(f"{encoder}_{shapes_key}")
+
+
+def prediction(shapes_key: str) -> str:
+    """Name of a table of predicted genes: ``deepspot_<shapes>``."""
+    return sanitize(f"deepspot_{shapes_key}")

@@ -1,0 +1,140 @@
+"""Door 2: the only file that touches pixels. Boxes become padded uint8 tiles, each image block decoded once."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._boxes import Boxes
+from ._fingerprint import digest
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+    from xarray import DataArray
+
+GLASS = 255
+"""Beyond the border of a slide there is glass: white."""
+
+LARGE_BLOCK = 256 * 2**20
+EXACT_FINGERPRINT = 2**30
+PATCH = 64
+
+
+def levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
+    """Resolution levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
+    image: Any = sdata.images[image_key]
+    # A pyramid is a tree of levels; a plain image is an array.
+    pyramid = [image[name]["image"] for name in image] if hasattr(image, "children") else [image]
+    finest = pyramid[0]
+    if finest.sizes.get("c") != 3 or finest.dtype != np.uint8:
+        raise ValueError(
+            f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}. "
+            "Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
+            "`spatialdata.models.Image2DModel.parse`."
+        )
+    return [level.transpose("c", "y", "x") for level in pyramid]
+
+
+def sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
+    """Height and width of every level."""
+    return [(level.sizes["y"], level.sizes["x"]) for level in pyramid]
+
+
+def read(level: DataArray, boxes: Boxes, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the tiles of boxes, in the order in which the image is stored.
+
+    Parameters
+    ----------
+    level
+        The level that the boxes were made for.
+    boxes
+        What to read. What lies outside the image is white.
+    batch_size
+        Tiles in a batch.
+
+    Yields
+    ------
+    Rows of the boxes (b,) and their tiles (b, side, side, 3) in uint8.
+    """
+    blocks = _Blocks(level, boxes)
+    for start in range(0, len(blocks.order), batch_size):
+        rows = blocks.order[start : start + batch_size]
+        tiles = np.full((len(rows), boxes.side, boxes.side, 3), GLASS, dtype=np.uint8)
+        for tile, row in zip(tiles, rows, strict=True):
+            blocks.paste(row, tile)
+        yield rows, tiles
+
+
+def fingerprint(pyramid: list[DataArray]) -> str:
+    """Content hash of an image: of all pixels up to 1 GB, beyond that of a grid of patches."""
+    finest = pyramid[0]
+    if finest.nbytes <= EXACT_FINGERPRINT:
+        return digest(np.asarray(finest.data))
+    height, width = sizes(pyramid)[0]
+    corners = [(y, x) for y in np.linspace(0, height - PATCH, 8, dtype=int)
+               for x in np.linspace(0, width - PATCH, 8, dtype=int)]  # fmt: skip
+    patches = [np.asarray(finest.data[:, y : y + PATCH, x : x + PATCH]) for y, x in corners]
+    return digest(list(finest.shape), np.stack(patches))
+
+
+class _Blocks:
+    """Decoded blocks of an image, each kept for as long as a tile still needs it."""
+
+    def __init__(self, level: DataArray, boxes: Boxes) -> None:
+        self.data = level.data
+        self.boxes = boxes
+        self.edges = [_edges(self.data, axis) for axis in (1, 2)]
+        _warn_large(self.data, self.edges)
+        first, last = self._touched()
+        self.needs = [
+            [(r, c) for r in range(a[0], b[0] + 1) for c in range(a[1], b[1] + 1)]
+            for a, b in zip(first, last, strict=True)
+        ]
+        self.left = Counter(block for blocks in self.needs for block in blocks)
+        self.order = np.lexsort((first[:, 1], first[:, 0]))
+        self.cache: dict[tuple[int, int], np.ndarray] = {}
+
+    def _touched(self) -> tuple[np.ndarray, np.ndarray]:
+        def block(position: np.ndarray, axis: int) -> np.ndarray:
+            edges = self.edges[axis]
+            return np.searchsorted(edges, np.clip(position, 0, edges[-1] - 1), side="right") - 1
+
+        corners, far = self.boxes.corners, self.boxes.corners + self.boxes.side - 1
+        return tuple(np.column_stack([block(at[:, 0], 0), block(at[:, 1], 1)]) for at in (corners, far))  # type: ignore[return-value]
+
+    def paste(self, row: int, tile: np.ndarray) -> None:
+        top, left = self.boxes.corners[row]
+        for block in self.needs[row]:
+            pixels, (y, x) = self._decode(block), (self.edges[0][block[0]], self.edges[1][block[1]])
+            y0, y1 = max(top, y), min(top + self.boxes.side, y + pixels.shape[0])
+            x0, x1 = max(left, x), min(left + self.boxes.side, x + pixels.shape[1])
+            if y0 < y1 and x0 < x1:
+                tile[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+            self.left[block] -= 1
+            if not self.left[block]:
+                del self.cache[block]
+
+    def _decode(self, block: tuple[int, int]) -> np.ndarray:
+        if block not in self.cache:
+            (y0, y1), (x0, x1) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
+            self.cache[block] = np.asarray(self.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
+        return self.cache[block]
+
+
+def _edges(data: Any, axis: int) -> np.ndarray:
+    chunks = data.chunks[axis] if hasattr(data, "chunks") else (data.shape[axis],)
+    return np.concatenate([[0], np.cumsum(chunks)])
+
+
+def _warn_large(data: Any, edges: list[np.ndarray]) -> None:
+    block = 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())
+    if hasattr(data, "chunks") and block > LARGE_BLOCK:
+        warnings.warn(
+            f"The image is stored in blocks of up to {block / 2**20:.0f} MB, each of which has to be in memory. "
+            "Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to zarr.",
+            stacklevel=4,
+        )

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Settings:
+    """Defaults that every function falls back to where its own argument is None.
+
+    Attributes
+    ----------
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes CUDA, then MPS, then the CPU.
+    batch_size
+        Tiles that go through an encoder at once.
+    progress
+        Show progress bars (they stay silent anyway where the output is not a terminal).
+    seed
+        Seed of everything random.
+    max_table_gb
+        Largest table that is built in memory, in GB.
+    cache_dir
+        Where downloads are kept; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating system.
+    """
+
+    device: str | None = None
+    batch_size: int = 64
+    progress: bool = True
+    seed: int = 0
+    max_table_gb: float = 4.0
+    cache_dir: str | Path | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [field.name for field in fields(self)]
+        if name not in known:
+            raise AttributeError(f"deepspot has no setting {name!r}. Available settings: {known}.")
+        if name in ("batch_size", "max_table_gb") and not value > 0:
+            raise ValueError(f"`settings.{name}` must be above 0, got {value!r}.")
+        super().__setattr__(name, value)
+
+    def cache(self, *parts: str) -> Path:
+        """Path of a folder in the cache (it is not created here)."""
+        root = self.cache_dir or os.environ.get("DEEPSPOT_CACHE")
+        if root is None:
+            import pooch
+
+            root = pooch.os_cache("deepspot")
+        return Path(root).joinpath(*parts)
+
+
+settings = Settings()

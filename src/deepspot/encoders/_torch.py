@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepspot._device import autocast, choose_device
+from deepspot._fingerprint import digest
+
+from ._card import EncoderCard
+from ._statistics import statistics
+
+
+class TorchEncoder:
+    """An encoder made of a torch module: tiles are resized, normalised and encoded in batches.
+
+    Parameters
+    ----------
+    card
+        Describes the module.
+    module
+        Maps normalised RGB (n, 3, px, px) to embeddings (n, dim).
+    transform
+        Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
+    """
+
+    def __init__(
+        self, card: EncoderCard, module: nn.Module, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.card = card
+        self.module = module.eval().requires_grad_(False)
+        self.transform = transform or self._normalize
+        self.device = torch.device("cpu")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Content hash of card and weights."""
+        weights = [[name, digest(value.cpu().float().numpy())] for name, value in self.module.state_dict().items()]
+        return digest(self.card.model_dump(mode="json"), weights)
+
+    def to(self, device: str | torch.device | None) -> TorchEncoder:
+        """Move to a device (None chooses one)."""
+        self.device = choose_device(device)
+        # Convolutions on channels-last memory run twice as fast on CPUs, and on tensor cores.
+        self.module = self.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def encode(self, tiles: np.ndarray) -> np.ndarray:
+        """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
+        if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
+            raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
+        with torch.inference_mode(), autocast(self.device):
+            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+            embedding = self.forward(self.resize(pixels))
+        if embedding.shape != (len(tiles), self.card.dim):
+            raise ValueError(
+                f"Encoder {self.card.name!r} gave embeddings of shape {tuple(embedding.shape)}, its card says "
+                f"(n, {self.card.dim}). Correct `dim` in the card, or let the module return one vector per tile."
+            )
+        return embedding.float().cpu().numpy()
+
+    def resize(self, pixels: Tensor) -> Tensor:
+        """Resize to the card's input side, without aliasing."""
+        side = self.card.input_px
+        if pixels.shape[-2:] != (side, side):
+            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed resized RGB in 0 to 1."""
+        return self.module(self.transform(pixels))
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
+        return (pixels - mean) / std
+
+
+class StatisticsEncoder(TorchEncoder):
+    """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
+
+    def __init__(self, card: EncoderCard, module: nn.Module, weight: float) -> None:
+        super().__init__(card, module)
+        self.weight = weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed resized RGB in 0 to 1."""
+        return torch.cat([super().forward(pixels), self.weight * statistics(pixels.float())], dim=1)

@@ -1,0 +1,6 @@
+"""Bring slides into SpatialData, with their scale."""
+
+from ._from_anndata import from_anndata
+from ._visium import visium
+
+__all__ = ["from_anndata", "visium"]

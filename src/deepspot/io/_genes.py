@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deepspot._check import key_in
+from deepspot._logging import logger
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
+    """Choose which identifiers name the genes, and make them unique, saying so.
+
+    Parameters
+    ----------
+    adata
+        Changed in place; former names are kept in ``var["former_name"]``.
+    gene_id_key
+        Column of `var`, such as ``"gene_ids"`` for Ensembl; None keeps the names as they are.
+    """
+    if gene_id_key is not None:
+        chosen = adata.var[key_in(gene_id_key, adata.var.columns, "adata.var")]
+        missing = int(chosen.isna().sum() + (chosen == "").sum())
+        if missing:
+            raise ValueError(
+                f"{missing} genes have no identifier in adata.var[{gene_id_key!r}]. Fill them in, drop these genes, or "
+                "leave `gene_id_key` out."
+            )
+        adata.var["former_name"] = adata.var_names.astype(str)
+        adata.var_names = chosen.astype(str).to_numpy()
+    repeated = adata.var_names[adata.var_names.duplicated()].unique()
+    if len(repeated):
+        adata.var_names_make_unique()
+        logger.warning(
+            "%d gene names occur more than once (%s): the later ones were numbered (%r). Choose unique identifiers "
+            "with `gene_id_key=` to tell them apart.",
+            len(repeated),
+            ", ".join(map(repr, repeated[:3])),
+            f"{repeated[0]}-1",
+        )

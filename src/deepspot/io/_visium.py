@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot import _check, _coords, _keys
+from deepspot._logging import logger
+from deepspot._store import survive
+
+from ._genes import name_genes
+from ._spot import SPACE_RANGER_UM, VISIUM_UM
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+PITCH_UM = 100.0
+# The array is hexagonal: a step of `array_col` is half a pitch, a step of `array_row` is √3/2 of it.
+STEPS = np.array([np.sqrt(3) / 2, 0.5])
+TOLERANCE = 0.1
+
+
+def visium(
+    path: str | Path,
+    *,
+    fullres_image_file: str | Path | None = None,
+    dataset_id: str | None = None,
+    mpp: float | None = None,
+    gene_id_key: str | None = None,
+    **kwargs: Any,
+) -> SpatialData:
+    """Read a Space Ranger output folder, with its scale, through :func:`spatialdata_io.visium`.
+
+    Parameters
+    ----------
+    path
+        Folder with ``filtered_feature_bc_matrix.h5`` and ``spatial/``.
+    fullres_image_file
+        The microscope image that Space Ranger was given (it does not copy it), relative to `path` or absolute. Without
+        it there are only the small copies, on which no tile of a spot can be read.
+    dataset_id
+        Name of the slide, by default the prefix of the counts file or the name of the folder.
+    mpp
+        µm per full-resolution pixel. By default fitted on the array, whose spots are 100 µm apart.
+    gene_id_key
+        Column of `var` whose identifiers become the gene names: ``"gene_ids"`` for Ensembl.
+    **kwargs
+        Handed on to :func:`spatialdata_io.visium`.
+
+    Returns
+    -------
+    A SpatialData with ``images["<id>_full_image"]`` if there is one, ``"<id>_hires_image"`` and
+    ``"<id>_lowres_image"``, ``shapes["<id>"]`` with `diameter_um` = 55 (circles are drawn at Space Ranger's 65 µm),
+    ``tables["table"]``, and everything also in the coordinate system ``"microns"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder, the full-resolution image or the scale factors are missing.
+    ValueError
+        If the pitch of the array and ``spot_diameter_fullres`` contradict each other.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.io.visium("outs", fullres_image_file="../slide.tif")  # doctest: +SKIP
+    """
+    from spatialdata_io import visium as read
+
+    folder = Path(path)
+    _check_files(folder, fullres_image_file)
+    if dataset_id is None and not any(folder.glob("*_filtered_feature_bc_matrix.h5")):
+        dataset_id = folder.resolve().name
+    dataset_id = dataset_id and _keys.sanitize(dataset_id)
+    image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
+    sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
+
+    shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
+    name_genes(table, gene_id_key)
+    survive(table)
+    shapes = sdata.shapes[shapes_key]
+    shapes[_keys.DIAMETER] = VISIUM_UM
+    _coords.set_scale(sdata, shapes_key, _scale(sdata, shapes_key, _scale_factors(folder), mpp))
+    if image_file is None:
+        logger.warning(
+            "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "
+            "Pass the image that Space Ranger was given as `fullres_image_file=`."
+        )
+    return sdata
+
+
+def _check_files(folder: Path, fullres_image_file: str | Path | None) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}. Pass Space Ranger's output folder, usually 'outs'.")
+    if fullres_image_file is not None and not (folder / Path(fullres_image_file).expanduser()).is_file():
+        raise FileNotFoundError(
+            f"There is no image {fullres_image_file} (nor in {folder}). Pass the image that Space Ranger was given."
+        )
+    if not (folder / "spatial" / "scalefactors_json.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / 'spatial'} has no scalefactors_json.json. Copy the complete 'spatial' folder of Space Ranger."
+        )
+
+
+def _scale_factors(folder: Path) -> dict[str, float]:
+    factors = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())
+    _check.key_in("spot_diameter_fullres", factors, "scalefactors_json.json")
+    return factors
+
+
+def _scale(sdata: SpatialData, shapes_key: str, factors: dict[str, float], mpp: float | None) -> float:
+    if mpp is not None:
+        return _check.positive(mpp, "mpp")
+    points = np.column_stack([sdata.shapes[shapes_key].geometry.x, sdata.shapes[shapes_key].geometry.y])
+    array = sdata.tables["table"].obs[list(_keys.ARRAY)].to_numpy(dtype=float) * STEPS
+    fitted = PITCH_UM / _coords.pitch_from_array(points, array)
+    diameter = factors["spot_diameter_fullres"] * fitted
+    if abs(diameter / SPACE_RANGER_UM - 1) > TOLERANCE:
+        raise ValueError(
+            f"The scale contradicts itself: the array says {fitted:.4g} µm per pixel, at which "
+            f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. Check "
+            "that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."
+        )
+    return fitted

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from deepspot._bags import Bags
+from deepspot._neighbors import padded
+
+
+class BagDataset(Dataset):
+    """Spots with their three sets, gathered a batch at a time by tensor indexing.
+
+    Parameters
+    ----------
+    bags
+        Embeddings and neighbours of the spots.
+    context
+        Which sets to gather.
+    targets
+        (n, genes) standardised expression, NaN where a slide did not measure a gene; None for prediction.
+    rows
+        The spots that count; the others serve as neighbours only.
+    """
+
+    def __init__(
+        self,
+        bags: Bags,
+        context: tuple[str, ...],
+        targets: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.context = context
+        self.rows = torch.arange(len(bags)) if rows is None else torch.as_tensor(rows)
+        self.spot = torch.as_tensor(bags.spot, dtype=torch.float32)
+        self.subspots = torch.as_tensor(bags.subspots) if "subspots" in context and bags.subspots is not None else None
+        self.neighbors = torch.as_tensor(padded(bags.neighbors)) if "neighbors" in context else None
+        self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: value[0] for name, value in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        """One batch: what a DataLoader asks for instead of single spots."""
+        rows = self.rows[torch.as_tensor(indices)]
+        batch = {"spot": self.spot[rows]}
+        if self.subspots is not None:
+            batch["subspots"] = self.subspots[rows].float()
+        if self.neighbors is not None:
+            index = self.neighbors[rows]
+            batch["neighbors"], batch["real"] = self.spot[index.clamp(min=0)], (index >= 0).float()
+        if self.targets is not None:
+            target = self.targets[rows]
+            batch["mask"] = torch.isfinite(target).float()
+            batch["target"] = target.nan_to_num(0.0)
+        return batch
+
+
+def keep(batch: Any) -> Any:
+    """Collate nothing: the batch is complete."""
+    return batch

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot._bags import Bags
+from deepspot._check import same_length
+from deepspot._fingerprint import digest
+from deepspot._settings import settings
+
+from ._card import ModelCard
+from ._config import NetworkConfig, TrainingConfig, look_up
+from ._scaler import Scaler
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from ._network import Network
+
+ROWS = 1024
+
+
+class DeepSpot:
+    """The deep-set network of the paper as an estimator on embeddings.
+
+    :func:`deepspot.tl.train` makes one from slides; this class is for those who have arrays.
+
+    Parameters
+    ----------
+    preset
+        ``"default"``: one φ and one ρ, sub-spots averaged, five members trained apart. ``"paper"``: the text of the
+        paper. ``"published"``: the authors' code.
+    network, training
+        Fields of :class:`NetworkConfig` and :class:`TrainingConfig` to change in the preset.
+    seed
+        Same seed, same weights on the same machine. None falls back to the settings.
+    device
+        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+
+    Attributes
+    ----------
+    card
+        :class:`ModelCard`: genes, geometry, encoder, training slides, licence, scores.
+    history
+        Loss per epoch and member after training, a data frame.
+
+    References
+    ----------
+    DeepSpot, section 4.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> rng = np.random.default_rng(0)
+    >>> spot = rng.normal(size=(50, 8)).astype("float32")
+    >>> bags = ds.models.Bags(spot, spot[:, None], csr_matrix((50, 50), dtype=bool))
+    >>> model = ds.models.DeepSpot(network={"width": 16, "members": 1}).fit(bags, spot[:, :3])
+    >>> model.predict(bags).shape
+    (50, 3)
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "default",
+        network: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
+        seed: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        chosen = look_up(preset)
+        self.preset = preset
+        self.network = NetworkConfig(**{**chosen.network.model_dump(), **(network or {})})
+        self.training = TrainingConfig(**{**chosen.training.model_dump(), **(training or {})})
+        self.seed = settings.seed if seed is None else seed
+        self.device = device
+        self.card: ModelCard | None = None
+        self.history: pd.DataFrame | None = None
+        self.scaler: Scaler | None = None
+        self.members: list[Network] = []
+
+    def __repr__(self) -> str:
+        if self.card is None:
+            return f"DeepSpot(preset={self.preset!r}), not fitted"
+        patients = {slide.patient for slide in self.card.slides}
+        encoder = self.card.encoder.name if self.card.encoder else f"{self.card.dim} features"
+        tile = f", tiles of {self.card.geometry.tile.tile_um:g} µm" if self.card.geometry else ""
+        return (
+            f"DeepSpot {self.card.name!r}: {len(self.card.genes):,} genes from {encoder}{tile}; preset "
+            f"{self.card.preset!r}, trained on {len(self.card.slides)} slides of {len(patients)} patients; licence "
+            f"{self.card.licence}"
+        )
+
+    def fit(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        genes: Sequence[str] | None = None,
+        rows: np.ndarray | None = None,
+        validation: np.ndarray | None = None,
+        checkpoint_dir: str | Path | None = None,
+        trainer_kwargs: dict[str, Any] | None = None,
+    ) -> DeepSpot:
+        """Fit to measured expression.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots.
+        targets
+            (n, genes) log-expression; NaN where a slide did not measure a gene.
+        genes
+            Names of the columns.
+        rows
+            Spots to learn from (the others serve as neighbours only); by default all.
+        validation
+            Of these, the rows to hold out while the number of epochs is searched; choose whole patients. Then the model
+            is fitted to all rows for that number of epochs. Without them the number is fixed by the preset.
+        checkpoint_dir
+            Folder for the state of an unfinished fit; the same call resumes from it.
+        trainer_kwargs
+            Further arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``.
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        from ._train_members import train_members
+
+        same_length(bags.spot, targets, "`bags` and `targets`")
+        self._check_context(bags)
+        rows = np.arange(len(bags)) if rows is None else np.asarray(rows)
+        names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else list(genes)
+        measured = np.isfinite(targets[rows]).any(axis=0)
+        if not measured.all():
+            lost = [name for name, known in zip(names, measured, strict=True) if not known]
+            raise ValueError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")
+        self.scaler = Scaler.fit(targets[rows])
+        state = None
+        if checkpoint_dir is not None:
+            data = digest(bags.spot, targets, rows, self.network.model_dump(), self.training.model_dump(), self.seed)
+            state = Path(checkpoint_dir) / data
+        self.members, self.history, epochs = train_members(
+            bags, targets, rows, validation,
+            scaler=self.scaler, network=self.network, training=self.training, seed=self.seed, device=self.device,
+            checkpoint=state, trainer_kwargs=trainer_kwargs,
+        )  # fmt: skip
+        self.card = ModelCard(
+            genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
+            epochs=epochs, seed=self.seed, versions=_versions(),
+        )  # fmt: skip
+        return self
+
+    def predict(self, bags: Bags, *, device: str | None = None) -> np.ndarray:
+        """Predict log-expression (n, genes) in float32; it may fall slightly below 0.
+
+        Every tile goes through φ once, and neighbours are looked up.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots.
+        device
+            Where to compute; None takes the one of the model.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, or the embeddings have another length or lack a set that it uses.
+        """
+        from ._infer import infer
+
+        if self.card is None or self.scaler is None:
+            raise ValueError("The model is not fitted yet. Call `fit`, or load one with `ds.models.load`.")
+        if bags.dim != self.card.dim:
+            raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
+        self._check_context(bags)
+        scores = np.mean([infer(member, bags, device or self.device, ROWS) for member in self.members], axis=0)
+        return self.scaler.restore(scores).astype(np.float32)
+
+    def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
+        """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.
+
+        Parameters
+        ----------
+        path
+            Folder to make.
+        half
+            Keep the weights in float16, half as large; expression changes by about 0.001.
+        overwrite
+            Replace a bundle that is there.
+        """
+        from ._bundle import save
+
+        save(self, Path(path), half=half, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | None = None) -> DeepSpot:
+        """Load a bundle; see :func:`deepspot.models.load`."""
+        from ._bundle import load
+
+        return load(Path(path), device=device)
+
+    def _check_context(self, bags: Bags) -> None:
+        if "subspots" in self.network.context and bags.subspots is None:
+            raise ValueError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("deepspot", "torch", "lightning", "scanpy", "spatialdata", "timm")}

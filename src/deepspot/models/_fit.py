@@ -1,0 +1,181 @@
+"""Training of one network on Lightning."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from ._batches import BagDataset, keep
+from ._config import TrainingConfig
+from ._losses import LossFunction
+from ._network import Network
+
+
+@dataclass
+class History:
+    """Loss per epoch of one network."""
+
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+
+
+def fit_network(
+    make: Callable[[], Network],
+    train: BagDataset,
+    validation: BagDataset | None,
+    *,
+    config: TrainingConfig,
+    loss: LossFunction,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[], Any] = lambda: None,
+    trainer_kwargs: dict[str, Any] | None = None,
+) -> tuple[Network, History]:
+    """Train one network.
+
+    Parameters
+    ----------
+    make
+        Builds the network; called after seeding.
+    train, validation
+        Standardised data. With `validation`, training stops when its loss no longer falls.
+    config
+        Optimiser, batch size, patience.
+    loss
+        What is minimised.
+    epochs
+        Number of passes, or their limit.
+    seed
+        Seeds weights, order and dropout, of every epoch on its own: a resumed run equals one that never stopped.
+    device
+        Where to compute.
+    checkpoint
+        Folder to keep the state after every epoch in, and to resume from.
+    on_epoch
+        Called after every epoch.
+    trainer_kwargs
+        Further arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``.
+
+    Returns
+    -------
+    The network in evaluation mode, and its losses.
+    """
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(seed)
+        task = _Task(make(), loss, config, seed, on_epoch)
+        callbacks: list[Callback] = []
+        if validation is not None:
+            callbacks.append(EarlyStopping("validation", patience=config.patience))
+        if checkpoint is not None:
+            callbacks.append(ModelCheckpoint(checkpoint, filename="last", enable_version_counter=False))
+        trainer = lightning.Trainer(
+            **{
+                "max_epochs": epochs,
+                "accelerator": "gpu" if device.type == "cuda" else device.type,
+                "devices": [device.index or 0] if device.type == "cuda" else 1,
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "enable_checkpointing": checkpoint is not None,
+                "num_sanity_val_steps": 0,
+                "callbacks": callbacks,
+                **(trainer_kwargs or {}),
+            }
+        )
+        state = None if checkpoint is None else checkpoint / "last.ckpt"
+        trainer.fit(
+            task,
+            _loader(train, config.batch_size, _Shuffle(len(train), seed)),
+            None if validation is None else _loader(validation, 4 * config.batch_size),
+            ckpt_path=state if state is not None and state.exists() else None,
+            weights_only=True,
+        )
+    return task.network.cpu().eval(), task.history
+
+
+class _Task(lightning.LightningModule):
+    def __init__(
+        self, network: Network, loss: LossFunction, config: TrainingConfig, seed: int, on_epoch: Callable[[], Any]
+    ) -> None:
+        super().__init__()
+        self.network, self.loss, self.config, self.seed, self.on_epoch = network, loss, config, seed, on_epoch
+        self.history = History()
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        loss = self.loss(self.network(batch), batch["target"], batch["mask"])
+        self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch["spot"]), sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
+        loss = self.loss(self.network(batch), batch["target"], batch["mask"])
+        self.log("validation", loss, batch_size=len(batch["spot"]), sync_dist=True)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.seed + 1_000_003 * (self.current_epoch + 1))
+
+    def on_train_epoch_end(self) -> None:
+        for name, values in vars(self.history).items():
+            if name in self.trainer.callback_metrics:
+                values.append(float(self.trainer.callback_metrics[name]))
+        self.on_epoch()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = vars(self.history)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = History(**checkpoint["history"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
+        return kind(self.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay)
+
+
+class _Shuffle(Sampler[int]):
+    """Order of the spots, drawn anew for every epoch from seed and epoch alone."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        return iter(torch.randperm(self.n, generator=generator).tolist())
+
+
+def _loader(data: BagDataset, batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader:
+    # Batches are gathered by one tensor operation: worker processes would only copy them.
+    return DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=keep)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Lightning's advice on loaders and hardware, which a user of this package can do nothing about."""
+    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in chatty]
+    try:
+        for logger in chatty:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning|torch")
+            yield
+    finally:
+        for logger, level in zip(chatty, before, strict=True):
+            logger.setLevel(level)

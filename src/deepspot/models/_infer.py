@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepspot._bags import Bags
+from deepspot._device import choose_device
+from deepspot._neighbors import padded
+
+from ._network import Network
+
+
+@torch.inference_mode()
+def infer(network: Network, bags: Bags, device: str | None, rows: int) -> np.ndarray:
+    """Standardised genes (n, genes) of all spots; φ of a spot tile serves the spot and all its neighbours."""
+    where = choose_device(device)
+    network = network.to(where).eval()
+    chunks = [slice(at, at + rows) for at in range(0, len(bags), rows)]
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(array).to(where).float()
+
+    spot = torch.cat([network.represent(tensor(bags.spot[chunk])) for chunk in chunks])
+    index = torch.as_tensor(padded(bags.neighbors)).to(where)
+    out = []
+    for chunk in chunks:
+        pooled = []
+        for part in network.config.context:
+            if part == "spot":
+                pooled.append(spot[chunk])
+            elif part == "subspots" and bags.subspots is not None:
+                pooled.append(network.pool_subspots(network.represent(tensor(bags.subspots[chunk]))))
+            elif part == "neighbors":
+                near = index[chunk]
+                pooled.append(network.pool_neighbors(spot[near.clamp(min=0)], (near >= 0).float()))
+        out.append(network.head(torch.cat(pooled, dim=1)).cpu().numpy())
+    network.cpu()
+    return np.concatenate(out)

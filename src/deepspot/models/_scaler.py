@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Standardisation of genes by the mean and sd of the training set (section 4.2.2), and its inverse.
+
+    Attributes
+    ----------
+    mean, std
+        (genes,) float32; a gene that does not vary keeps its scale.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, expression: np.ndarray) -> Scaler:
+        """Learn from expression (n, genes), NaN where a slide did not measure a gene."""
+        std = np.nanstd(expression, axis=0)
+        return cls(np.nanmean(expression, axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+
+    def standardize(self, expression: np.ndarray) -> np.ndarray:
+        """Expression to standard scores."""
+        return ((expression - self.mean) / self.std).astype(np.float32)
+
+    def restore(self, scores: np.ndarray) -> np.ndarray:
+        """Standard scores to expression."""
+        return scores * self.std + self.mean

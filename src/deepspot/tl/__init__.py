@@ -1,0 +1,6 @@
+"""Tools: train and predict."""
+
+from ._predict import predict
+from ._train import train
+
+__all__ = ["predict", "train"]

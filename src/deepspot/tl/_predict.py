@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot import _choose, _keys, _store, _tables
+from deepspot._settings import settings
+
+from ._bags_of import bags_of
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot
+    from deepspot.models._card import ModelCard
+
+
+def predict(
+    sdata: SpatialData,
+    model: DeepSpot | str | Path | None = None,
+    *,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    encoder: str | Encoder | None = None,
+    coordinate_system: str | None = None,
+    unclipped: bool = False,
+    key_added: str | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> None:
+    """Predict gene expression of spots from the H&E image.
+
+    Tiles are cut and embedded where that has not been done yet, at the physical size that the model was trained with.
+
+    Parameters
+    ----------
+    sdata
+        Object with an H&E image of known scale and shapes. Measured genes are not needed and not used.
+    model
+        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model, which learnt from
+        HER2-positive breast cancer of two patients.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
+    encoder
+        Encoder of the model, should it not be in the registry under the name in the model's card.
+    coordinate_system
+        Coordinate system to relate spots and image with, should they share several that disagree.
+    unclipped
+        Keep the prediction as it left the network, negative values and all, in ``layers["unclipped"]``.
+    key_added
+        Name of the new table, by default ``deepspot_<shapes>``.
+    overwrite
+        Replace a table of that name.
+    device
+        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+    batch_size
+        Tiles that go through the encoder at once; None falls back to the settings.
+
+    Returns
+    -------
+    None. Adds a feature table, unless there is one (see :func:`deepspot.pp.embed`), and a table ``deepspot_<shapes>``
+    with one row for each shape:
+
+    `X`
+        (n, genes) float32, on the scale that scanpy calls log1p of counts per 10,000, not below 0.
+    ``layers["unclipped"]``
+        The same before negative values became 0, if asked for.
+    `obs`
+        Region and instance, by which the rows belong to the shapes.
+    ``obsm["spatial"]``
+        (n, 2) float64, centres as x and y in pixels of the full-resolution image.
+    ``uns["log1p"]``
+        Says to scanpy that `X` is on the log scale.
+    ``uns["deepspot"]``
+        The scale, the feature table, and the model's name, licence and fingerprint.
+
+    Raises
+    ------
+    ValueError
+        If the scale of the image is unknown or too coarse, the encoder is not the model's, or the result would be
+        larger than `settings.max_table_gb`.
+
+    References
+    ----------
+    DeepSpot, sections 4.2 and 4.4.1.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
+    >>> ds.tl.predict(sdata)
+    >>> sdata.tables["deepspot_spots"].shape
+    (12, 1000)
+    """
+    from deepspot import models
+    from deepspot.pp._embed import add_features
+
+    ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+    card = _card(ready)
+    geometry = card.geometry
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, geometry.tile.tile_um)  # type: ignore[union-attr]
+    key = key_added or _keys.prediction(shapes_key)
+    _store.check_key(sdata, key, overwrite=overwrite)
+    _check_size(len(sdata.shapes[shapes_key]), len(card.genes), 1 + unclipped)
+    features_key = add_features(
+        sdata, _encoder(card, encoder), geometry.tile, image_key=image_key, shapes_key=shapes_key,  # type: ignore[union-attr]
+        subspots="subspots" in card.network.context, coordinate_system=coordinate_system, device=device,
+        batch_size=batch_size,
+    )  # fmt: skip
+    features = sdata.tables[features_key]
+    expression = ready.predict(bags_of(features, geometry.neighbors), device=device)  # type: ignore[union-attr]
+
+    region_key, instance_key = _tables.link_keys(sdata, shapes_key)
+    layers: dict[str, Any] = {"unclipped": expression} if unclipped else {}
+    table = _store.make_table(
+        np.maximum(expression, 0),
+        region=shapes_key,
+        instances=pd.Index(_tables.rows_of(features, shapes_key)),
+        region_key=region_key,
+        instance_key=instance_key,
+        var=pd.DataFrame(index=pd.Index(card.genes)),
+        layers=layers,
+        obsm={"spatial": np.asarray(features.obsm["spatial"])},
+        uns={"log1p": {}, _keys.UNS: _provenance(card, features_key)},
+    )
+    _store.add_table(sdata, key, table, what="predicted genes", overwrite=overwrite)
+
+
+def _card(model: DeepSpot) -> ModelCard:
+    if model.card is None:
+        raise ValueError("The model is not fitted yet. Train one with `ds.tl.train`.")
+    if model.card.geometry is None or model.card.encoder is None:
+        raise ValueError(
+            "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides with "
+            "`ds.tl.train`, or call `model.predict(bags)` on arrays."
+        )
+    return model.card
+
+
+def _encoder(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
+    from deepspot import encoders
+
+    ready = encoders.get(card.encoder.name if encoder is None else encoder)  # type: ignore[union-attr]
+    if ready.fingerprint != card.encoder_fingerprint:
+        raise ValueError(
+            f"The model was trained on encoder {card.encoder.name!r} with other weights or preprocessing than "  # type: ignore[union-attr]
+            f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
+        )
+    return ready
+
+
+def _check_size(n: int, genes: int, copies: int) -> None:
+    gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
+    if gb > settings.max_table_gb:
+        raise ValueError(
+            f"The prediction of {n:,} spots × {genes:,} genes would take {gb:.1f} GB in memory, above "
+            f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or predict a part of the spots: "
+            "streaming a whole slide to disk comes in a later version."
+        )
+
+
+def _provenance(card: ModelCard, features_key: str) -> dict[str, Any]:
+    return {
+        "kind": "prediction",
+        "scale": card.scale,
+        "features": features_key,
+        "model": card.name,
+        "model_sha256": card.sha256,
+        "preset": card.preset,
+        "licence": card.licence,
+        "tissue": card.tissue,
+        "versions": card.versions,
+    }

@@ -1,0 +1,99 @@
+"""Measured slides become one training set: patients, genes by name, counts on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from deepspot import _check, _tables
+from deepspot._logging import logger
+from deepspot.pp._expression import check_counts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+@dataclass(frozen=True)
+class MeasuredSlide:
+    """Counts of the spots of one slide that have any.
+
+    Attributes
+    ----------
+    name, patient
+        Whose slide it is.
+    counts
+        (n, genes) raw counts.
+    genes
+        Their names.
+    rows
+        (n,) positions of these spots among the shapes.
+    """
+
+    name: str
+    patient: str
+    counts: csr_matrix
+    genes: pd.Index
+    rows: np.ndarray
+
+
+def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
+    """Name the slides: one, a list or a mapping."""
+    from spatialdata import SpatialData
+
+    if isinstance(sdatas, SpatialData):
+        return {"slide": sdatas}
+    named = dict(sdatas) if isinstance(sdatas, Mapping) else {f"slide_{i + 1}": s for i, s in enumerate(sdatas)}
+    if not named:
+        raise ValueError("`sdatas` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
+    for name, sdata in named.items():
+        if not isinstance(sdata, SpatialData):
+            raise TypeError(f"Slide {name!r} is a {type(sdata).__name__}, not a SpatialData. Read it with `ds.io`.")
+    return named
+
+
+def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Patient of every slide."""
+    if patient_key is None:
+        if len(tables) > 1:
+            raise ValueError(
+                "Several slides need `patient_key`: a column of `obs`, or a mapping from slides to patients. Without "
+                "it nobody can keep a patient out of training, and no accuracy could be believed."
+            )
+        return dict.fromkeys(tables, "unknown")
+    if isinstance(patient_key, Mapping):
+        return {name: str(patient_key[_check.key_in(name, patient_key, "patient_key")]) for name in tables}
+    patients = {}
+    for name, table in tables.items():
+        values = table.obs[_check.key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
+        if len(values) != 1 or pd.isna(values[0]):
+            raise ValueError(f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] says {list(values)}.")
+        patients[name] = str(values[0])
+    return patients
+
+
+def measure(
+    name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, patient: str, layer: str | None
+) -> MeasuredSlide:
+    """Counts of a slide, matched to its shapes by instance."""
+    table = sdata.tables[table_key]
+    where = f"X of table {table_key!r} of slide {name!r}"
+    if layer is not None:
+        where = f"Layer {layer!r} of table {table_key!r} of slide {name!r}"
+        _check.key_in(layer, table.layers, f"layers of table {table_key!r} of slide {name!r}")
+    if not table.var_names.is_unique:
+        raise ValueError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
+    counts = check_counts(table.X if layer is None else table.layers[layer], where)
+    ours, rows = _tables.match(table, sdata, shapes_key)
+    counts = counts[ours]
+    seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+    if not seen.any():
+        raise ValueError(f"Slide {name!r} has no spot with counts in table {table_key!r}. Leave it out.")
+    if not seen.all():
+        logger.warning("Slide %r: %d spots without counts are left out of training.", name, int((~seen).sum()))
+    return MeasuredSlide(name, patient, counts[seen], table.var_names, rows[seen])
