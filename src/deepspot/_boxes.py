@@ -71,12 +71,12 @@ def make_boxes(
             f"{name} is too coarse: a tile of {geometry.tile_um:g} µm has {side:.1f} px at {mpp:.3g} µm per pixel, at "
             f"least {MIN_TILE_PX} are needed. Use the full-resolution image that the slide scanner wrote."
         )
-    factors = np.array([sizes[0][0] / height for height, _ in sizes])
-    enough = np.flatnonzero(side / factors / geometry.grid >= geometry.input_px)
+    factors = np.asarray(sizes[0]) / np.asarray(sizes)  # rows and columns: sizes that are odd are cut when halved
+    sides = side / factors.mean(axis=1)
+    enough = np.flatnonzero(sides / geometry.grid >= geometry.input_px)
     level = int(enough[-1]) if len(enough) else 0
-    pixels = geometry.grid * max(1, round(side / factors[level] / geometry.grid))
-    xy = centers / factors[level]
-    corners = np.round(xy[:, ::-1] - pixels / 2).astype(np.int64)
+    pixels = geometry.grid * max(1, round(sides[level] / geometry.grid))
+    corners = np.round(centers[:, ::-1] / factors[level] - pixels / 2).astype(np.int64)
     return Boxes(corners=corners, side=pixels, level=level)
 
 
@@ -108,4 +108,4 @@ def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
 
 
 def _inside(centers: np.ndarray, width: int, height: int) -> np.ndarray:
-    return ((centers >= 0) & (centers <= (width, height))).all(axis=1)
+    return np.all((centers >= 0) & (centers <= (width, height)), axis=1)

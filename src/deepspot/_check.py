@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
+from numbers import Real
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ def one_of(value: T, options: Iterable[T], argument: str) -> T:
 
 def positive(value: float, argument: str) -> float:
     """Return `value` if it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{argument}` must be a number, got {type(value).__name__}.")
     if not 0 < value < float("inf"):
         raise ValueError(f"`{argument}` must be above 0, got {value}.")

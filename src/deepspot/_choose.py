@@ -35,7 +35,7 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
 
 
 def _shapes(sdata: SpatialData, image_key: str | None) -> list[str]:
-    images = [image_key] if image_key in sdata.images else list(sdata.images)
+    images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     return [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
 
 

@@ -51,9 +51,6 @@ def centers(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syst
     xy = _intrinsic_centers(sdata.shapes[shapes_key], shapes_key)
     image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
     shared = [name for name in shapes if name in image]
-    if len(shared) > 1:
-        # µm are derived from the others, and are about to change when a scale is corrected.
-        shared = [name for name in shared if name != _keys.MICRONS]
     if coordinate_system is not None:
         if coordinate_system not in shared:
             raise ValueError(
@@ -61,6 +58,7 @@ def centers(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syst
                 f"{shapes_key!r}. They share {shared}."
             )
         shared = [coordinate_system]
+    shared = _independent(shared)
     if not shared:
         raise ValueError(
             f"Image {image_key!r} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no coordinate "
@@ -108,13 +106,12 @@ def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
 def set_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
     """Relate an image, and all that shares a coordinate system with it, to µm. Return the names of these elements."""
     image = _affines(sdata[image_key])
-    image.pop(_keys.MICRONS, None)
     to_microns = np.diag([mpp, mpp, 1.0])
     related = [image_key]
     _set_affine(sdata[image_key], to_microns)
     for _, name, element in list(sdata.gen_spatial_elements()):
         systems = _affines(element)
-        shared = [system for system in systems if system in image]
+        shared = _independent([system for system in systems if system in image])
         if name != image_key and shared:
             _set_affine(element, to_microns @ np.linalg.inv(image[shared[0]]) @ systems[shared[0]])
             related.append(name)
@@ -122,13 +119,14 @@ def set_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
 
 
 def pitch_px(points: np.ndarray) -> float:
-    """Distance between neighbouring spots: the median distance (n, 2) points have to their nearest."""
+    """Distance between neighbouring spots: the median distance that (n, 2) points have to those around them."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
         raise ValueError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
-    distance, _ = cKDTree(points).query(points, k=2)
-    return float(np.median(distance[:, 1]))
+    distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
+    # Where spots jitter the nearest alone is too near; a second ring would be at 1.41 (square) or 1.73 (hexagons).
+    return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))
 
 
 def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
@@ -145,6 +143,11 @@ def scaling(factor: float) -> Any:
     from spatialdata.transformations import Scale
 
     return Scale([factor, factor], axes=("x", "y"))
+
+
+def _independent(systems: list[str]) -> list[str]:
+    """Leave µm out beside others: they are derived from these, and change when a scale is corrected."""
+    return [name for name in systems if name != _keys.MICRONS] or systems
 
 
 def _intrinsic_centers(shapes: GeoDataFrame, name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ UNS = "deepspot"
 
 def sanitize(name: str) -> str:
     """Turn any name (``"hf-hub:Org/model"``) into one that SpatialData accepts."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_") or "_"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.").rstrip("_") or "_"
 
 
 def features(encoder: str, shapes_key: str) -> str:

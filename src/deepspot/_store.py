@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,13 +51,24 @@ def make_table(
 
 def survive(adata: AnnData) -> None:
     """Strip index names, and raise if something in a table could not be written."""
-    for axis in ("obs", "var"):
-        frame = getattr(adata, axis)
+    from spatialdata.models import TableModel
+
+    for frame in (adata.obs, adata.var):
         # An index name that is also a column makes the write fail halfway, which breaks the whole store.
         frame.index.name = None
-        for column in frame:
-            _check_column(frame[column], f"{axis}[{column!r}]")
-    _check_uns(adata.uns, "uns")
+    try:
+        TableModel().validate(adata)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThese names cannot be written. Rename them, or call `spatialdata.sanitize_table(adata)`."
+        ) from error
+    small = _without_matrices(adata)
+    broken = _refusal(small)
+    if broken is not None:
+        where = next((name for name, part in _parts(small) if _refusal(part) is not None), "The table")
+        raise TypeError(
+            f"{where} cannot be written ({broken}). Convert it to text or numbers, or remove it."
+        ) from broken
 
 
 def check_key(sdata: SpatialData, key: str, *, overwrite: bool = False) -> None:
@@ -92,21 +104,41 @@ def _line(sdata: SpatialData, key: str, table: AnnData, what: str) -> tuple[str,
     return f"{table.n_obs:,}", f"{table.n_vars:,}", what, key, hint
 
 
-def _check_column(column: pd.Series, name: str) -> None:
-    from pandas.api import types
+def _without_matrices(adata: AnnData) -> AnnData:
+    """All of a table that may hold any Python object; arrays of numbers always survive."""
+    from anndata import AnnData
 
-    values = column.cat.categories if isinstance(column.dtype, types.pandas_dtype("category").__class__) else column
-    kind = types.infer_dtype(values, skipna=True)
-    fine = kind in ("string", "boolean", "integer", "floating", "mixed-integer-float", "empty")
-    if not fine:
-        raise TypeError(f"{name} holds {kind} values, which cannot be written. Convert it to text or numbers.")
+    frames = {
+        axis: {key: value for key, value in getattr(adata, axis).items() if hasattr(value, "columns")}
+        for axis in ("obsm", "varm")
+    }
+    return AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames)
 
 
-def _check_uns(value: Any, name: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str) or "/" in key:
-                raise TypeError(f"Key {key!r} in {name} must be text without '/', or it cannot be written.")
-            _check_uns(item, f"{name}[{key!r}]")
-    elif not isinstance(value, str | bool | int | float | np.generic | np.ndarray | list):
-        raise TypeError(f"{name} holds {type(value).__name__}, which cannot be written.")
+def _parts(adata: AnnData) -> Iterator[tuple[str, AnnData]]:
+    from anndata import AnnData
+
+    for axis in ("obs", "var"):
+        for column in getattr(adata, axis):
+            yield f"{axis}[{column!r}]", AnnData(**{axis: getattr(adata, axis)[[column]]})
+    for axis, frame in (("obsm", "obs"), ("varm", "var")):
+        index = getattr(adata, frame)[[]]
+        for key, value in getattr(adata, axis).items():
+            yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
+    for key, value in adata.uns.items():
+        yield f"uns[{key!r}]", AnnData(uns={key: value})
+
+
+def _refusal(adata: AnnData) -> Exception | None:
+    """Rehearse the write in memory, the only sure way to know: what can be written differs between versions."""
+    import warnings
+
+    import zarr
+    from anndata.io import write_elem
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            write_elem(zarr.group(store=zarr.storage.MemoryStore()), "rehearsal", adata)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it would have broken the user's store
+        return error
+    return None

@@ -75,8 +75,8 @@ def array_positions(sdata: SpatialData, shapes_key: str) -> np.ndarray | None:
     for name in annotating(sdata, shapes_key):
         table = sdata.tables[name]
         if set(columns) <= set(table.obs.columns):
-            rows = rows_of(table, shapes_key)
-            known = table.obs.iloc[rows.index][columns].set_axis(rows.to_numpy(), axis=0)
-            positions = known.reindex(shapes.index).to_numpy(dtype=float)
+            rows, at = match(table, sdata, shapes_key)
+            positions = np.full((len(shapes), 2), np.nan)
+            positions[at] = table.obs.iloc[rows][columns].to_numpy(dtype=float)
             return positions if np.isfinite(positions).all() else None
     return None

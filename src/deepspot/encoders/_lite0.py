@@ -24,11 +24,12 @@ LITE0 = EncoderCard(
 LITE0_STATS = LITE0.model_copy(
     update={
         "name": "lite0_stats",
-        "dim": LITE0.dim + 32,
+        "dim": LITE0.dim + 32,  # the number of statistics
         "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
     }
 )
-STATISTICS_WEIGHT = 1.0
+# The largest weight that costs nothing on left-out sections of the training patient (benchmarks/statistics_weight.py).
+STATISTICS_WEIGHT = 3.0
 
 
 def backbone() -> nn.Module:
@@ -45,7 +46,7 @@ def backbone() -> nn.Module:
     published = torch.load(path, map_location="cpu", weights_only=True)
     ours = model.state_dict()
     model.load_state_dict(dict(zip(ours, published.values(), strict=True)))
-    model.reset_classifier(0)
+    model.reset_classifier(0)  # type: ignore[operator]
     return fuse_batch_norm(model.eval())
 
 

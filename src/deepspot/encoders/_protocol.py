@@ -9,18 +9,17 @@ from ._card import EncoderCard
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What :func:`deepspot.pp.embed` needs of an image encoder.
+    """What :func:`deepspot.pp.embed` needs of an image encoder."""
 
-    Attributes
-    ----------
-    card
-        Describes the encoder.
-    fingerprint
-        Content hash of its weights: features of encoders that differ here are never mixed.
-    """
+    @property
+    def card(self) -> EncoderCard:
+        """Describes the encoder."""
+        ...
 
-    card: EncoderCard
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of its weights: features of encoders that differ here are never mixed."""
+        ...
 
     def to(self, device: Any) -> Encoder:
         """Move to a device (None chooses one)."""

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 RGB_QUANTILES = (0.1, 0.5, 0.9)
 STAIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-DIM = 32
+# To be raised with every change of the numbers below, so that old features are not taken for new ones.
+VERSION = 1
 
 
 def stains(rgb: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from deepspot._device import autocast, choose_device
 from deepspot._fingerprint import digest
 
 from ._card import EncoderCard
+from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics
 
 
@@ -35,12 +36,13 @@ class TorchEncoder:
         self.module = module.eval().requires_grad_(False)
         self.transform = transform or self._normalize
         self.device = torch.device("cpu")
+        self.appended: list[str | float] = []
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of card and weights."""
+        """Content hash of all that an embedding depends on: card, weights and what is appended."""
         weights = [[name, digest(value.cpu().float().numpy())] for name, value in self.module.state_dict().items()]
-        return digest(self.card.model_dump(mode="json"), weights)
+        return digest(self.card.model_dump(mode="json"), weights, self.appended)
 
     def to(self, device: str | torch.device | None) -> TorchEncoder:
         """Move to a device (None chooses one)."""
@@ -85,6 +87,7 @@ class StatisticsEncoder(TorchEncoder):
     def __init__(self, card: EncoderCard, module: nn.Module, weight: float) -> None:
         super().__init__(card, module)
         self.weight = weight
+        self.appended = ["statistics", STATISTICS_VERSION, weight]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed resized RGB in 0 to 1."""

@@ -100,12 +100,15 @@ def from_anndata(
 
     name = _keys.sanitize(name or library or "slide")
     table = adata.copy()
-    table.uns.pop("spatial", None)
+    for stale in ("spatial", "spatialdata_attrs"):  # the second is there if the table came from a SpatialData
+        table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
     spots = np.arange(len(table))
-    table.obs[REGION] = "spots"
-    table.obs[REGION] = table.obs[REGION].astype("category")
-    table.obs[INSTANCE] = spots
+    # Annotators like to call a column "region": theirs stays as it is.
+    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in (REGION, INSTANCE))
+    table.obs[region_key] = "spots"
+    table.obs[region_key] = table.obs[region_key].astype("category")
+    table.obs[instance_key] = spots
     survive(table)
     circles = ShapesModel.parse(
         centers,
@@ -126,7 +129,7 @@ def from_anndata(
             )
         },
         shapes={"spots": circles},
-        tables={"table": TableModel.parse(table, region="spots", region_key=REGION, instance_key=INSTANCE)},
+        tables={"table": TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)},
     )
     _coords.set_scale(sdata, "spots", mpp)
     logger.info(
@@ -161,7 +164,7 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_p
     stated = {}
     for part in ("metadata", "scalefactors"):
         if "microns_per_pixel" in entry.get(part, {}):
-            stated["adata.uns['spatial']"] = float(entry[part]["microns_per_pixel"])
+            stated[f"adata.uns['spatial'][…][{part!r}]"] = float(entry[part]["microns_per_pixel"])
     if mpp is not None:
         stated["`mpp`"] = _check.positive(mpp, "mpp")
     if spot_pitch_um is not None:

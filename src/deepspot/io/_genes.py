@@ -32,10 +32,15 @@ def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
     repeated = adata.var_names[adata.var_names.duplicated()].unique()
     if len(repeated):
         adata.var_names_make_unique()
-        logger.warning(
-            "%d gene names occur more than once (%s): the later ones were numbered (%r). Choose unique identifiers "
-            "with `gene_id_key=` to tell them apart.",
-            len(repeated),
-            ", ".join(map(repr, repeated[:3])),
-            f"{repeated[0]}-1",
-        )
+        say_numbered(list(repeated))
+
+
+def say_numbered(repeated: list[str]) -> None:
+    """Log that genes share a name."""
+    logger.warning(
+        "%d gene names occur more than once (%s): the later ones were numbered (%r). Choose unique identifiers "
+        "with `gene_id_key=` to tell them apart.",
+        len(repeated),
+        ", ".join(map(repr, repeated[:3])),
+        f"{repeated[0]}-1",
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from deepspot import _check, _coords, _keys
 from deepspot._logging import logger
 from deepspot._store import survive
 
-from ._genes import name_genes
+from ._genes import name_genes, say_numbered
 from ._spot import SPACE_RANGER_UM, VISIUM_UM
 
 if TYPE_CHECKING:
@@ -71,18 +72,26 @@ def visium(
 
     folder = Path(path)
     _check_files(folder, fullres_image_file)
+    factors = _scale_factors(folder)
     if dataset_id is None and not any(folder.glob("*_filtered_feature_bc_matrix.h5")):
         dataset_id = folder.resolve().name
     dataset_id = dataset_id and _keys.sanitize(dataset_id)
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
-    sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # said below, with the way out
+        warnings.filterwarnings("ignore", message="Converting `region_key")  # the reader's own doing
+        sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
 
     shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
+    # The reader numbers genes of one name without a word: `TBCE-1` beside `TBCE`.
+    numbered = table.var_names[table.var_names.str.endswith("-1")].str.removesuffix("-1").intersection(table.var_names)
+    if gene_id_key is None and len(numbered):
+        say_numbered(list(numbered))
     name_genes(table, gene_id_key)
     survive(table)
     shapes = sdata.shapes[shapes_key]
     shapes[_keys.DIAMETER] = VISIUM_UM
-    _coords.set_scale(sdata, shapes_key, _scale(sdata, shapes_key, _scale_factors(folder), mpp))
+    _coords.set_scale(sdata, shapes_key, _scale(sdata, shapes_key, factors, mpp))
     if image_file is None:
         logger.warning(
             "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "

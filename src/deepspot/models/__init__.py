@@ -4,5 +4,6 @@ from deepspot._bags import Bags
 
 from ._deepspot import DeepSpot
 from ._registry import available, load
+from .baselines import Ridge, TrainingMean
 
-__all__ = ["Bags", "DeepSpot", "available", "load"]
+__all__ = ["Bags", "DeepSpot", "Ridge", "TrainingMean", "available", "load"]

@@ -24,6 +24,8 @@ class BagDataset(Dataset):
         (n, genes) standardised expression, NaN where a slide did not measure a gene; None for prediction.
     rows
         The spots that count; the others serve as neighbours only.
+    slides
+        (n,) number of the slide of every spot.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class BagDataset(Dataset):
         context: tuple[str, ...],
         targets: np.ndarray | None = None,
         rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
     ) -> None:
         self.context = context
         self.rows = torch.arange(len(bags)) if rows is None else torch.as_tensor(rows)
         self.spot = torch.as_tensor(bags.spot, dtype=torch.float32)
         self.subspots = torch.as_tensor(bags.subspots) if "subspots" in context and bags.subspots is not None else None
         self.neighbors = torch.as_tensor(padded(bags.neighbors)) if "neighbors" in context else None
+        self.slides = None if slides is None else torch.as_tensor(slides)
         self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
 
     def __len__(self) -> int:
@@ -55,6 +59,8 @@ class BagDataset(Dataset):
         if self.neighbors is not None:
             index = self.neighbors[rows]
             batch["neighbors"], batch["real"] = self.spot[index.clamp(min=0)], (index >= 0).float()
+        if self.slides is not None:
+            batch["slide"] = self.slides[rows]
         if self.targets is not None:
             target = self.targets[rows]
             batch["mask"] = torch.isfinite(target).float()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._card import FORMAT, ModelCard
+from ._card import ModelCard
 from ._deepspot import DeepSpot
 from ._scaler import Scaler
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+FORMAT = 1
 
 
 def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:

@@ -9,7 +9,6 @@ from deepspot.encoders._card import EncoderCard
 
 from ._config import NetworkConfig, TrainingConfig
 
-FORMAT = 1
 SCALE = "log1p of counts per 10,000"
 
 
@@ -56,7 +55,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str = "deepspot"
     note: str = ""
     tissue: str = ""

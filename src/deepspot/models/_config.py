@@ -71,7 +71,7 @@ class TrainingConfig(BaseModel):
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-6, ge=0)
     batch_size: int = Field(default=128, gt=0)
-    epochs: int = Field(default=20, gt=0)
+    epochs: int = Field(default=12, gt=0)
     max_epochs: int = Field(default=60, gt=0)
     patience: int = Field(default=5, gt=0)
 

@@ -105,6 +105,7 @@ class DeepSpot:
         genes: Sequence[str] | None = None,
         rows: np.ndarray | None = None,
         validation: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
         checkpoint_dir: str | Path | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
     ) -> DeepSpot:
@@ -123,6 +124,8 @@ class DeepSpot:
         validation
             Of these, the rows to hold out while the number of epochs is searched; choose whole patients. Then the model
             is fitted to all rows for that number of epochs. Without them the number is fixed by the preset.
+        slides
+            (n,) slide of every spot: r on held-out rows is taken within a slide. By default all are of one.
         checkpoint_dir
             Folder for the state of an unfinished fit; the same call resumes from it.
         trainer_kwargs
@@ -148,7 +151,7 @@ class DeepSpot:
             data = digest(bags.spot, targets, rows, self.network.model_dump(), self.training.model_dump(), self.seed)
             state = Path(checkpoint_dir) / data
         self.members, self.history, epochs = train_members(
-            bags, targets, rows, validation,
+            bags, targets, rows, validation, slides,
             scaler=self.scaler, network=self.network, training=self.training, seed=self.seed, device=self.device,
             checkpoint=state, trainer_kwargs=trainer_kwargs,
         )  # fmt: skip

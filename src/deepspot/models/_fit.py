@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+
+from deepspot._metrics import pearson
 
 from ._batches import BagDataset, keep
 from ._config import TrainingConfig
@@ -24,7 +27,7 @@ from ._network import Network
 
 @dataclass
 class History:
-    """Loss per epoch of one network."""
+    """Per epoch of one network: training loss, and one minus the mean r over genes on held-out slides."""
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
@@ -51,7 +54,7 @@ def fit_network(
     make
         Builds the network; called after seeding.
     train, validation
-        Standardised data. With `validation`, training stops when its loss no longer falls.
+        Standardised data. With `validation`, training stops when its r no longer rises.
     config
         Optimiser, batch size, patience.
     loss
@@ -59,7 +62,7 @@ def fit_network(
     epochs
         Number of passes, or their limit.
     seed
-        Seeds weights, order and dropout, of every epoch on its own: a resumed run equals one that never stopped.
+        Seeds weights, order and dropout, each epoch and step on its own: a resumed run equals one that never stopped.
     device
         Where to compute.
     checkpoint
@@ -113,18 +116,25 @@ class _Task(lightning.LightningModule):
         super().__init__()
         self.network, self.loss, self.config, self.seed, self.on_epoch = network, loss, config, seed, on_epoch
         self.history = History()
+        self.held_out: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        # Dropout is drawn from seed and step alone, so that a resumed run draws the same.
+        torch.manual_seed(self.seed + 1_000_003 * (self.global_step + 1))
         loss = self.loss(self.network(batch), batch["target"], batch["mask"])
         self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch["spot"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        loss = self.loss(self.network(batch), batch["target"], batch["mask"])
-        self.log("validation", loss, batch_size=len(batch["spot"]), sync_dist=True)
+        measured = batch["target"].masked_fill(batch["mask"] == 0, torch.nan)
+        self.held_out.append((self.network(batch).cpu(), measured.cpu(), batch["slide"].cpu()))
 
-    def on_train_epoch_start(self) -> None:
-        torch.manual_seed(self.seed + 1_000_003 * (self.current_epoch + 1))
+    def on_validation_epoch_end(self) -> None:
+        predicted, measured, slide = (torch.cat(parts).numpy() for parts in zip(*self.held_out, strict=True))
+        self.held_out.clear()
+        # A loss would count how far another patient's mean lies from the training mean, which no epoch can mend.
+        r = [pearson(predicted[slide == one], measured[slide == one]) for one in np.unique(slide)]
+        self.log("validation", float(1 - np.nan_to_num(r).mean()), sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         for name, values in vars(self.history).items():

@@ -81,8 +81,8 @@ class Network(nn.Module):
         ρ's ReLU does nothing to what is never negative, so ρ is linear in evaluation, and the mean of linear layers is
         linear. φ's median cannot be collapsed.
         """
-        mean = nn.Linear(self.rho[0].in_features, self.rho[0].out_features)
-        mean.weight.copy_(torch.stack([rho.weight for rho in self.rho]).mean(0))
-        mean.bias.copy_(torch.stack([rho.bias for rho in self.rho]).mean(0))
-        self.rho = nn.ModuleList([mean.to(self.rho[0].weight)])
+        first, *others = self.rho
+        for name, value in first.named_parameters():
+            value.copy_(torch.stack([value, *(rho.get_parameter(name) for rho in others)]).mean(0))
+        self.rho = nn.ModuleList([first])
         return self

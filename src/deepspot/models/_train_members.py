@@ -24,6 +24,7 @@ def train_members(
     targets: np.ndarray,
     rows: np.ndarray,
     validation: np.ndarray | None,
+    slides: np.ndarray | None,
     *,
     scaler: Scaler,
     network: NetworkConfig,
@@ -41,10 +42,11 @@ def train_members(
     where = choose_device(device)
     loss = make_loss(training.loss, *(torch.as_tensor(v).to(where) for v in (scaler.mean, scaler.std)))
     scores = scaler.standardize(targets)
+    owner = np.zeros(len(bags), dtype=int) if slides is None else np.unique(slides, return_inverse=True)[1]
     curves = []
 
     def dataset(chosen: np.ndarray) -> BagDataset:
-        return BagDataset(bags, network.context, scores, chosen)
+        return BagDataset(bags, network.context, scores, chosen, owner)
 
     def fit(name: str, number: int, train: np.ndarray, held_out: np.ndarray | None, epochs: int) -> Network:
         with bar(f"Training {name}", total=epochs, unit="epoch") as progress:

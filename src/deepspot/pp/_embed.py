@@ -132,6 +132,7 @@ def add_features(
     """Add a feature table, or find the one that says the same. Return its name."""
     from deepspot.encoders._encode import encode_spots
 
+    batch_size = settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size"))
     placement = _coords.place(sdata, image_key, shapes_key, coordinate_system)
     pyramid = _reader.levels(sdata, image_key)
     boxes = _boxes.make_boxes(
@@ -150,18 +151,18 @@ def add_features(
     if key_added is None and key in sdata.tables and not overwrite:
         key = f"{key}_{fingerprint[:8]}"
     _store.check_key(sdata, key, overwrite=overwrite)
+    array = _tables.array_positions(sdata, shapes_key)
 
     batches = _reader.read(pyramid[boxes.level], boxes, SPOTS)
     total = -(-len(placement.centers) // SPOTS)
     spot, parts = encode_spots(
         track(batches, f"Embedding {shapes_key}", total=total, unit="batch"),
         len(placement.centers), encoder.to(device), grid=geometry.grid, subspots=subspots,
-        batch_size=batch_size or settings.batch_size,
+        batch_size=batch_size,
     )  # fmt: skip
     obsm: dict[str, Any] = {"spatial": placement.centers}
     if parts is not None:
         obsm["subspots"] = parts
-    array = _tables.array_positions(sdata, shapes_key)
     if array is not None:
         obsm["array"] = array
     region_key, instance_key = _tables.link_keys(sdata, shapes_key)

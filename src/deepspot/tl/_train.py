@@ -159,6 +159,7 @@ def train(
     values, rows, owner = _stack([len(bag) for bag in bags], measured, expression)
     model.fit(
         Bags.concat(bags), values, genes=chosen, rows=rows, validation=_held_out(rows, owner, model.seed),
+        slides=np.repeat(np.arange(len(bags)), [len(bag) for bag in bags]),
         checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
     )  # fmt: skip
     model.card = model.card.model_copy(  # type: ignore[union-attr]

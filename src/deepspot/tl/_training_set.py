@@ -53,7 +53,7 @@ def common_genes(slides: Sequence[MeasuredSlide]) -> pd.Index:
     smallest = min(slides, key=lambda slide: len(slide.genes))
     if len(common) < SHARED * len(smallest.genes):
         raise ValueError(
-            f"The slides share {len(common)} genes, under half of the {len(smallest.genes)} of slide {smallest.name!r}. "
+            f"The slides share {len(common)} genes, under half of {len(smallest.genes)} of slide {smallest.name!r}. "
             "Are they of one species, and named with the same identifiers (`gene_id_key` when reading)?"
         )
     return common

@@ -1,0 +1,70 @@
+"""How much the tile statistics shall weigh in the embedded encoder.
+
+    DEEPSPOT_DATA=../shared/data python benchmarks/statistics_weight.py
+
+Leave-one-section-out on the training patient C decides; B4 (another patient, development data) is shown beside it. One
+member, genes chosen on the training sections: the 200 most variable of those in at least 30 % of spots. Writes
+benchmarks/results/statistics_weight.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from _sections import load
+from real_sections import choose_panels, measured
+
+import deepspot as ds
+from deepspot._bags import Bags
+from deepspot._geometry import NeighborRule
+from deepspot._metrics import pearson
+from deepspot.encoders._lite0 import LITE0, STATISTICS_WEIGHT
+from deepspot.tl._bags_of import bags_of
+from deepspot.tl._training_set import targets
+
+WEIGHTS, SEED = (0, 0.3, 1, 3, 10), 0
+C = ["C2", "C3", "C4", "C5"]
+SPLITS = [([name for name in C if name != test], test) for test in C] + [(C, "B4")]
+OUT = Path(__file__).parent / "results" / "statistics_weight.md"
+
+
+def main() -> None:
+    ds.settings.progress = False
+    slides = load([*C, "B4"])
+    known = {name: measured(name, sdata) for name, sdata in slides.items()}
+    rule = NeighborRule(reach=300)
+    bags = {name: bags_of(sdata.tables["lite0_stats_spots"], rule) for name, sdata in slides.items()}
+    lines = [
+        "| weight | " + " | ".join(test for _, test in SPLITS) + " | mean over C |",
+        "|---" * (len(SPLITS) + 2) + "|",
+    ]
+    for weight in WEIGHTS:
+        r = [score(training, test, known, bags, weight) for training, test in SPLITS]
+        cells = [f"{weight:g}", *(f"{value:.3f}" for value in r), f"{np.mean(r[:-1]):.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    OUT.write_text("\n".join(lines) + "\n")
+
+
+def score(training: list[str], test: str, known: dict, bags: dict, weight: float) -> float:
+    train = [known[name] for name in training]
+    genes = choose_panels(train)["200 most variable of those in ≥ 30 % of spots"]
+    starts = np.cumsum([0, *(len(bags[name]) for name in training)])
+    rows = np.concatenate([start + slide.rows for start, slide in zip(starts, train, strict=False)])
+    values = np.full((starts[-1], len(genes)), np.nan, dtype=np.float32)
+    values[rows] = np.concatenate(targets(train, genes)[0])
+    model = ds.models.DeepSpot(network={"members": 1}, seed=SEED)
+    model.fit(Bags.concat([weighted(bags[name], weight) for name in training]), values, rows=rows)
+    predicted = model.predict(weighted(bags[test], weight))[known[test].rows]
+    return float(np.nanmean(pearson(predicted, targets([known[test]], genes)[0][0])))
+
+
+def weighted(bags: Bags, weight: float) -> Bags:
+    factor = np.ones(bags.dim, dtype=np.float32)
+    factor[LITE0.dim :] = weight / STATISTICS_WEIGHT
+    return Bags(bags.spot * factor, (bags.subspots * factor).astype(np.float16), bags.neighbors)
+
+
+if __name__ == "__main__":
+    main()

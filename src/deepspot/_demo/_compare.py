@@ -1,0 +1,100 @@
+"""DeepSpot, ridge on the same features and the training mean, gene by gene against what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from deepspot._bags import Bags
+from deepspot._metrics import pearson
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from deepspot.models import DeepSpot
+
+    from ._data import Slides
+
+SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
+
+
+def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
+    """Fit the baselines on the training slides, and score all systems on the unseen one.
+
+    Parameters
+    ----------
+    slides
+        Embedded slides; the unseen one with predicted genes.
+    model
+        The model that predicted.
+    prediction_key
+        Table with the predicted genes.
+
+    Returns
+    -------
+    One row per gene: `measured_mean`, `detected` (share of spots), and for each system `r_…` (Pearson, NaN where
+    undefined) and `skill_…`: 1 − MSE / MSE of the training mean. Toy slides add `program`.
+    """
+    from deepspot.models import Ridge, TrainingMean
+    from deepspot.pl import _values
+
+    genes = model.card.genes  # type: ignore[union-attr]
+    bags, targets, groups = _training_set(slides.train, model)
+    unseen = _bags(slides.test, model)
+    predicted = {
+        "deepspot": _values.predicted(slides.test, "spots", prediction_key, genes),
+        "ridge": np.maximum(Ridge().fit(bags, targets, groups=groups).predict(unseen), 0),
+        "training_mean": TrainingMean().fit(bags, targets).predict(unseen),
+    }
+    measured = _values.measured(slides.test, "spots", "table", genes)
+    scores = score(predicted, measured, genes)
+    known = slides.test.tables["table"].var.loc[genes]
+    return scores.assign(program=known["program"].astype(str)) if "program" in known else scores
+
+
+def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[str]) -> pd.DataFrame:
+    """Score predictions (n, genes) by system; the table is that of :func:`compare`."""
+    scores = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    scores["measured_mean"], scores["detected"] = measured.mean(axis=0), (measured > 0).mean(axis=0)
+    error = {name: ((values - measured) ** 2).mean(axis=0) for name, values in predicted.items()}
+    base = error["training_mean"]
+    for name, values in predicted.items():
+        scores[f"r_{name}"] = pearson(values, measured)
+        scores[f"skill_{name}"] = 1 - np.divide(error[name], base, out=np.full(len(genes), np.nan), where=base > 0)
+    return scores
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per system: mean and median r over the genes where it is defined, how many are not, median skill."""
+    rows = {}
+    for system, name in SYSTEMS.items():
+        r = scores[f"r_{system}"].dropna()
+        rows[name] = {
+            "mean_r": r.mean() if len(r) else np.nan,
+            "median_r": r.median() if len(r) else np.nan,
+            "undefined": len(scores) - len(r),
+            "median_skill": scores[f"skill_{system}"].median(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"undefined": int})
+
+
+def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> tuple[Bags, np.ndarray, np.ndarray]:
+    """The very spots and targets that the model learnt from, and the slide of each spot."""
+    from deepspot.tl._slides import measure
+    from deepspot.tl._training_set import targets
+
+    measured = [measure(name, sdata, "spots", "table", patient=name, layer=None) for name, sdata in train.items()]
+    expression, _ = targets(measured, model.card.genes)  # type: ignore[union-attr]
+    bags = Bags.concat([_bags(sdata, model) for sdata in train.values()])
+    return bags, np.concatenate(expression), np.repeat(list(train), [len(slide.rows) for slide in measured])
+
+
+def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
+    from deepspot import _keys
+    from deepspot.tl._bags_of import bags_of
+
+    card = model.card
+    features = sdata.tables[_keys.features(card.encoder.name, "spots")]  # type: ignore[union-attr]
+    return bags_of(features, card.geometry.neighbors)  # type: ignore[union-attr]

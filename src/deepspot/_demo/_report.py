@@ -1,0 +1,156 @@
+"""A report of the demo that is one file."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from dataclasses import dataclass
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from . import _words
+from ._compare import summarise
+from ._data import Slides
+from ._template import PAGE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepspot.models import DeepSpot
+
+    from ._figures import Figure
+
+LIBRARIES = ("deepspot", "torch", "spatialdata", "scanpy", "numpy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that the report tells.
+
+    Attributes
+    ----------
+    slides, model, scores
+        Data, model, and one row per gene.
+    maps, histogram, curves
+        Figures.
+    seconds
+        By step.
+    command
+        How to do it again.
+    """
+
+    slides: Slides
+    model: DeepSpot
+    scores: pd.DataFrame
+    maps: list[Figure]
+    histogram: Path
+    curves: Path
+    seconds: dict[str, float]
+    command: str
+
+
+def write_report(outcome: Outcome, path: Path) -> Path:
+    """Write the report."""
+    slides, card = outcome.slides, outcome.model.card
+    history = outcome.model.history
+    diameter = card.geometry.tile.tile_um  # type: ignore[union-attr]
+    page = Template(PAGE).substitute(
+        title=_words.title(slides),
+        lead=_words.lead(slides, len(outcome.scores)),
+        limits=_words.limits(slides),
+        result=_words.result(outcome.scores),
+        scores=_score_table(summarise(outcome.scores)),
+        programs=_words.programs(outcome.scores),
+        histogram=_embed(outcome.histogram),
+        curves=_embed(outcome.curves),
+        training=_words.training(card.epochs, searched="search" in set(history["member"])),  # type: ignore[union-attr,index]
+        spots=f"Each circle is one spot, {diameter:g} µm of tissue, drawn to scale.",
+        maps="\n".join(
+            f'<figure><img alt="{escape(figure.caption)}" src="{_embed(figure.path)}">'
+            f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+            for figure in outcome.maps
+        ),
+        facts="".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in _facts(outcome).items()),
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def summary(outcome: Outcome, out: Path) -> str:
+    """What is printed at the end."""
+    slides, rows = outcome.slides, summarise(outcome.scores)
+    data = f"HER2ST sections {', '.join(slides.train)} → {slides.name} (one patient: a check that the code learns)"
+    if not slides.real:
+        data = (
+            f"synthetic slides {', '.join(slides.train)} → {slides.name} (drawn by a computer: says nothing of tissue)"
+        )
+    scores = [
+        f"  {name:<27}mean {_number(row['mean_r'])}   median {_number(row['median_r'])}"
+        for name, row in rows.iterrows()
+    ]
+    written = [f"  {out / name}" for name in ("report.html", "metrics.csv", "figures", "slide.zarr", "model")]
+    spots = len(slides.test.shapes["spots"])
+    lines = [
+        "",
+        data,
+        f"{len(outcome.scores)} genes, {spots} spots that no training saw. Pearson r over these spots:",
+        *scores,
+        f"Took {sum(outcome.seconds.values()):.0f} s. Written:",
+        *written,
+    ]
+    return "\n".join(lines)
+
+
+def _score_table(rows: pd.DataFrame) -> str:
+    head = ("", "mean r", "median r", "genes without r", "error removed (median)")
+    lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
+    for name, row in rows.iterrows():
+        cells = [_number(row["mean_r"]), _number(row["median_r"]), f"{row['undefined']:.0f}"]
+        lines.append(
+            f"<tr><td>{escape(str(name))}</td>"
+            + "".join(f"<td>{cell}</td>" for cell in [*cells, f"{100 * row['median_skill']:.0f} %"])
+            + "</tr>"
+        )
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value == value else "undefined"
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    slides, card = outcome.slides, outcome.model.card
+    if card is None or card.encoder is None or card.geometry is None:
+        return {}
+    spots, patients = sum(slide.spots for slide in card.slides), {slide.patient for slide in card.slides}
+    grid, tile_um, reach = card.geometry.tile.grid, card.geometry.tile.tile_um, card.geometry.neighbors.reach
+    genes = f"all {len(card.genes)}, also those that follow nothing in the image"
+    if slides.real:
+        genes = f"the {len(card.genes)} most variable ones (Seurat v3), chosen on the training slides alone"
+    steps = ", ".join(f"{name[0].lower()}{name[1:]} {value:.0f} s" for name, value in outcome.seconds.items())
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    return {
+        "Data": _words.SOURCE if slides.real else "synthetic slides of <code>deepspot.datasets.toy</code>",
+        "Learnt from": f"{', '.join(slides.train)}: {spots} spots of {len(patients)} "
+        f"patient{'s' * (len(patients) > 1)}",
+        "Predicted": f"{slides.name}, which no training saw; its measured genes served for the comparison only",
+        "Genes": genes,
+        "Scale": f"{card.scale}, in measured and predicted genes alike",
+        "Image encoder": f"{escape(card.encoder.name)}, frozen; it never learnt from histology. It sees tiles of "
+        f"{tile_um:g} µm, and their {grid} × {grid} parts",
+        "Model": f"DeepSpot, preset “{card.preset}”: {card.network.members} networks averaged, {card.epochs} epochs; "
+        f"it sees the spot, its parts, and the neighbours within {reach:g} µm",
+        "Time": f"{sum(outcome.seconds.values()):.0f} s in all: {steps}",
+        "Versions": f"Python {platform.python_version()}, {', '.join(versions)}",
+        "Command": f"<code>{escape(outcome.command)}</code>",
+        "Files beside this page": "<code>slide.zarr</code> (SpatialData with image, measured and predicted genes), "
+        "<code>metrics.csv</code> (every gene), <code>figures</code>, <code>model</code> (for "
+        "<code>ds.models.load</code>)",
+    }
+
+
+def _embed(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

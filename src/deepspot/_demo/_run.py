@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepspot._logging import logger
+
+from ._data import ToySize, load_slides
+from ._folder import claim
+from ._report import Outcome, summary, write_report
+
+
+def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _size: ToySize | None = None) -> dict[str, Any]:
+    """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
+
+    Parameters
+    ----------
+    out
+        Folder to write: ``slide.zarr``, ``model``, ``figures``, ``metrics.csv``, ``report.html``. It has to be new, or
+        from an earlier demo.
+    toy
+        Take synthetic slides even where real sections can be had.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    `metrics` (data frame, one row per gene), `real` (whether the slides are measured ones), `seconds` by step,
+    `report` (path) and `summary` (text).
+
+    Raises
+    ------
+    FileExistsError
+        If `out` holds something else.
+    """
+    from deepspot import pp, tl
+
+    from ._compare import compare
+    from ._figures import draw_histogram, draw_maps, draw_training
+
+    seconds: dict[str, float] = {}
+    size = _size or ToySize()
+    claim(out)
+    with _step("Reading the slides", seconds):
+        slides = load_slides(toy=toy, seed=seed, size=size)
+    with _step("Embedding the images", seconds):
+        for sdata in (*slides.train.values(), slides.test):
+            pp.embed(sdata)
+    with _step("Training", seconds):
+        model = tl.train(
+            slides.train, patient_key="patient", genes=slides.genes, network=size.network, seed=seed, name="demo",
+            tissue="HER2-positive breast cancer" if slides.real else "synthetic",
+            licence="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
+        )  # fmt: skip
+        model.save(out / "model")
+    with _step("Predicting the unseen slide", seconds):
+        tl.predict(slides.test, model)
+    with _step("Comparing with ridge and the training mean", seconds):
+        scores = compare(slides, model, prediction_key="deepspot_spots")
+        scores.to_csv(out / "metrics.csv", float_format="%.4f")
+    with _step("Writing the slide", seconds):
+        slides.test.write(out / "slide.zarr")
+    with _step("Drawing", seconds):
+        maps = draw_maps(slides.test, scores["r_deepspot"], out / "figures")
+        histogram = draw_histogram(scores, out / "figures")
+        curves = draw_training(model, out / "figures")
+
+    command = f"python -m deepspot demo --out {out}{' --toy' if toy else ''} --seed {seed}"
+    outcome = Outcome(slides, model, scores, maps, histogram, curves, seconds, command)
+    report = write_report(outcome, out / "report.html")
+    return {
+        "metrics": scores,
+        "real": slides.real,
+        "seconds": seconds,
+        "report": report,
+        "summary": summary(outcome, out),
+    }
+
+
+@contextmanager
+def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    logger.info("── %s", name)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

@@ -1,0 +1,105 @@
+"""The command line: ``deepspot demo`` and ``deepspot predict``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+FAILED = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the name of the program; by default those of the process.
+
+    Returns
+    -------
+    0, or 2 after an error that the user can do something about; it is printed in one line.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            # From the libraries below, once for every array written, and of no use to who types a command.
+            warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+            arguments.run(arguments)
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        if not (isinstance(error, OSError) or _is_ours(error)):
+            raise
+        print(f"deepspot: {_one_line(error)}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="deepspot", description="Predict spatial transcriptomics from H&E images.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="train on some slides, predict an unseen one, write a report")
+    demo.add_argument("--out", type=Path, default=Path("deepspot_demo"), help="folder to write (default: %(default)s)")
+    demo.add_argument("--toy", action="store_true", help="synthetic slides, even where real ones can be had")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    demo.set_defaults(run=_demo)
+
+    predict = commands.add_parser("predict", help="predict the genes of a slide from its H&E image")
+    predict.add_argument("slide", type=Path, metavar="SLIDE.zarr", help="a SpatialData with an image and spots")
+    predict.add_argument("--model", metavar="BUNDLE", help="folder of a model (default: the embedded one)")
+    predict.add_argument("--out", type=Path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
+    predict.add_argument("--image-key", help="image, if there are several")
+    predict.add_argument("--shapes-key", help="spots, if there are several")
+    predict.add_argument("--key-added", help="name of the new table (default: deepspot_<shapes>)")
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    import matplotlib
+
+    from ._demo import run_demo
+
+    matplotlib.use("Agg")  # figures go to files; a window would stop the run
+    print(run_demo(arguments.out, toy=arguments.toy, seed=arguments.seed)["summary"])
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from spatialdata import read_zarr
+
+    from . import tl
+
+    slide, out = arguments.slide, arguments.out
+    if not slide.is_dir():
+        raise FileNotFoundError(f"There is no SpatialData folder {str(slide)!r}. Pass the path of a .zarr.")
+    if out is not None and out.exists():
+        raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
+    sdata = read_zarr(slide)
+    before = set(sdata.tables)
+    tl.predict(
+        sdata, arguments.model,
+        image_key=arguments.image_key, shapes_key=arguments.shapes_key, key_added=arguments.key_added,
+    )  # fmt: skip
+    added = [key for key in sdata.tables if key not in before]
+    if out is not None:
+        sdata.write(out)
+    else:
+        sdata.write_element(added)
+    print(f"Wrote tables {', '.join(added)} to {out or slide}.")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the package itself raised an error, in words meant for users; any other one is a bug."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
+
+
+def _one_line(error: BaseException) -> str:
+    # The text of a KeyError is quoted by Python, that of an OSError may carry a number.
+    text = error.args[0] if len(error.args) == 1 else error
+    return " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from deepspot.models import DeepSpot
+
+# Okabe and Ito, told apart by colour-blind readers.
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8A8A"
+SEARCH = "search"
+
+
+def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
+    """Draw the loss of every member of a model over the epochs of its training.
+
+    Where patients were held out to find the number of epochs, that run is drawn too: its loss on the patients that it
+    learnt from and on those that it did not, with the best epoch marked. All members then learnt for that long from all
+    patients.
+
+    Parameters
+    ----------
+    model
+        From :func:`deepspot.tl.train` or :meth:`deepspot.models.DeepSpot.fit`.
+    ax
+        Axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    ValueError
+        If the model has no history: it was not fitted, or it was loaded (a bundle does not keep the curves).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> spot = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
+    >>> bags = ds.models.Bags(spot, spot[:, None], csr_matrix((50, 50), dtype=bool))
+    >>> model = ds.models.DeepSpot(network={"width": 16, "members": 2}).fit(bags, spot[:, :3])
+    >>> ax = ds.pl.training(model)
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    if model.history is None:
+        raise ValueError(
+            "The model has no training history: it is not fitted, or it was loaded, and a bundle does not keep the "
+            "loss curves. Draw them right after `ds.tl.train`."
+        )
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    curves = dict(list(model.history.groupby("member", sort=False)))
+    search = curves.pop(SEARCH, None)
+    for number, curve in enumerate(curves.values()):
+        label = f"{len(curves)} member{'s' * (len(curves) > 1)}, all patients" if number == 0 else None
+        ax.plot(curve["epoch"], curve["train"], color=GREY, linewidth=1, label=label)
+    if search is not None:
+        ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learnt from")
+        ax.plot(search["epoch"], search["validation"], color=ORANGE, linewidth=1.8, label="search, held-out patients")
+        best = search.loc[search["validation"].idxmin()]
+        ax.axvline(best["epoch"], color=ORANGE, linewidth=0.8, linestyle="--")
+        ax.plot(best["epoch"], best["validation"], "o", color=ORANGE, label=f"best epoch: {best['epoch']:.0f}")
+    ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardised)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax

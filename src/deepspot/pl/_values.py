@@ -1,0 +1,87 @@
+"""Measured and predicted genes of the spots of a shapes element, on one scale and in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot import _check, _keys, _tables
+from deepspot.pp._expression import check_counts, normalize
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str:
+    """Name of the table with the predicted genes of a shapes element."""
+    tables = _tables.annotating(sdata, shapes_key)
+    if key is None:
+        tables = [name for name in tables if sdata.tables[name].uns.get(_keys.UNS, {}).get("kind") == "prediction"]
+        if not tables:
+            raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
+    return _check.one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", "prediction_key")
+
+
+def measured_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str | None:
+    """Name of the table with the measured genes of a shapes element, or None if nothing was measured."""
+    tables = [name for name in _tables.annotating(sdata, shapes_key) if not _tables.is_ours(sdata.tables[name])]
+    return None if key is None and not tables else _tables.measured_key(sdata, shapes_key, key)
+
+
+def measured(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Measured genes as log1p of counts per 10,000.
+
+    Parameters
+    ----------
+    sdata
+        Where the table is.
+    shapes_key, table_key
+        The spots, and the table with their counts.
+    genes
+        Names.
+    layer
+        Layer with raw counts. By default `X`, which is taken as it is where ``uns["log1p"]`` says that it is on the log
+        scale already.
+
+    Returns
+    -------
+    (n, genes) in the order of the shapes; NaN where a spot or a gene was not measured.
+    """
+    table = sdata.tables[table_key]
+    if layer is None and "log1p" in table.uns:
+        return _spread(table, sdata, shapes_key, table.X, genes)
+    where = f"X of table {table_key!r}"
+    if layer is not None:
+        where = f"Layer {_check.key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
+    counts = check_counts(table.X if layer is None else table.layers[layer], where)
+    known = [gene for gene in genes if gene in table.var_names]
+    depth = np.asarray(counts.sum(axis=1)).ravel()
+    values = normalize(counts[:, _columns(table, known)], depth)
+    return _spread(table[:, known], sdata, shapes_key, values, genes)
+
+
+def predicted(sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str]) -> np.ndarray:
+    """Predicted genes (n, genes), in the order of the shapes; NaN where there is no prediction."""
+    table = sdata.tables[table_key]
+    return _spread(table, sdata, shapes_key, table.X, genes)
+
+
+def _columns(table: AnnData, genes: Sequence[str]) -> np.ndarray:
+    if not table.var_names.is_unique:
+        raise ValueError("Gene names of the table are not unique. Call `var_names_make_unique` on it first.")
+    return table.var_names.get_indexer(list(genes))
+
+
+def _spread(table: AnnData, sdata: SpatialData, shapes_key: str, X: Any, genes: Sequence[str]) -> np.ndarray:
+    rows, positions = _tables.match(table, sdata, shapes_key)
+    columns = _columns(table, genes)
+    known = np.flatnonzero(columns >= 0)
+    part = X[:, columns[known]][rows]
+    values = np.full((len(sdata.shapes[shapes_key]), len(columns)), np.nan)
+    values[np.ix_(positions, known)] = part.toarray() if hasattr(part, "toarray") else np.asarray(part)
+    return values

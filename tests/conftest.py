@@ -1,0 +1,110 @@
+import logging
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+import deepspot as ds
+from deepspot._logging import logger
+
+mpl.use("Agg")
+ds.settings.progress = False
+
+
+@pytest.fixture
+def data():
+    path = os.environ.get("DEEPSPOT_DATA")
+    if not path or not Path(path).is_dir():
+        pytest.skip("needs the folder of real data in DEEPSPOT_DATA")
+    return Path(path)
+
+
+@pytest.fixture
+def log():
+    """Messages of the package's logger, which does not propagate to pytest's own handler."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """Two slides of two patients. Shared by all tests, so none may change them: see `slides`."""
+    return ds.datasets.toy(2, 1, n_rows=5, n_cols=6)
+
+
+@pytest.fixture
+def slides(toy):
+    from spatialdata import deepcopy
+
+    return {name: deepcopy(sdata) for name, sdata in toy.items()}
+
+
+@pytest.fixture
+def slide(slides):
+    return slides["P1_S1"]
+
+
+class MeanColour:
+    """Mean colour of 3 × 3 parts of a tile: cheap, and a tile can be told from its embedding."""
+
+    def __init__(self, name="mean_colour", fingerprint="1", input_px=32):
+        self.card = ds.encoders.EncoderCard(name=name, dim=27, input_px=input_px)
+        self.fingerprint = fingerprint
+        self.seen = []
+
+    def to(self, device):
+        return self
+
+    def encode(self, tiles):
+        self.seen.append(tiles.copy())
+        rows = np.array_split(tiles.astype(np.float32), 3, axis=1)
+        parts = [part.mean(axis=(1, 2)) for row in rows for part in np.array_split(row, 3, axis=2)]
+        return np.concatenate(parts, axis=1)
+
+    @property
+    def n_tiles(self):
+        return sum(map(len, self.seen))
+
+
+@pytest.fixture(scope="session")
+def mean_colour():
+    return MeanColour
+
+
+@pytest.fixture
+def cheap_encoder():
+    return MeanColour()
+
+
+@pytest.fixture(scope="session")
+def slide_of():
+    """Make a SpatialData of an image (height, width, 3), spots and their transformations."""
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel, ShapesModel
+    from spatialdata.transformations import Affine, Identity
+
+    def affines(matrices):
+        if matrices is None:
+            return {"global": Identity()}
+        return {name: Affine(np.asarray(m, float), ("x", "y"), ("x", "y")) for name, m in matrices.items()}
+
+    def make(image, centers, *, image_to=None, spots_to=None, mpp=None, diameter_um=None, index=None, **options):
+        options = {"dims": ("c", "y", "x"), "c_coords": ["r", "g", "b"]} | options
+        picture = Image2DModel.parse(image.transpose(2, 0, 1), transformations=affines(image_to), **options)
+        circles = ShapesModel.parse(
+            np.asarray(centers, float), geometry=0, radius=10, index=index, transformations=affines(spots_to)
+        )
+        if diameter_um is not None:
+            circles["diameter_um"] = float(diameter_um)
+        sdata = SpatialData(images={"he": picture}, shapes={"spots": circles})
+        if mpp is not None:
+            ds.pp.set_scale(sdata, image_key="he", mpp=mpp)
+        return sdata
+
+    return make

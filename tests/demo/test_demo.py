@@ -1,0 +1,107 @@
+import base64
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata
+
+import deepspot as ds
+from deepspot._demo import _data, run_demo
+from deepspot._demo._compare import score, summarise
+from deepspot._demo._data import ToySize
+from deepspot._demo._figures import chosen_genes
+from deepspot._demo._folder import claim
+
+TINY = ToySize(n_patients=3, n_rows=3, n_cols=4, n_genes=12, network={"members": 1, "width": 16})
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo")
+    return out, run_demo(out, toy=True, seed=1, _size=TINY)
+
+
+def test_writes_all_that_it_promises(demo):
+    out, result = demo
+    sdata = spatialdata.read_zarr(out / "slide.zarr")
+    assert sdata.tables["deepspot_spots"].shape == (12, 12)
+    assert len(list((out / "figures").glob("*.png"))) == 6
+    assert pd.read_csv(out / "metrics.csv", index_col=0).index.tolist() == result["metrics"].index.tolist()
+    assert len(ds.models.load(out / "model").card.genes) == 12
+    assert str(out / "report.html") in result["summary"]
+
+
+def test_never_learns_from_the_slide_that_it_predicts(demo):
+    out, _ = demo
+    card = ds.models.load(out / "model").card
+    assert {slide.patient for slide in card.slides} == {"P1", "P2"}
+    unseen = spatialdata.read_zarr(out / "slide.zarr").tables["table"].obs["patient"].unique()
+    assert list(unseen) == ["P3"]
+
+
+def test_report_is_one_file_and_says_what_it_is(demo):
+    out, _ = demo
+    page = (out / "report.html").read_text(encoding="utf-8")
+    images = re.findall(r'src="([^"]+)"', page)
+    assert len(images) == 6
+    for image in images:
+        assert base64.b64decode(image.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
+    assert "drawn by a computer" in page
+    assert "asked for with --toy" in page
+    assert not re.search(r"\$[a-z]", page)
+    assert "nan" not in re.sub(r'src="[^"]+"', "", page).lower().replace("programs", "")
+
+
+def test_runs_again_in_its_own_folder_and_leaves_other_files(demo):
+    out, _ = demo
+    (out / "notes.txt").write_text("mine")
+    claim(out)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "slide.zarr").exists()
+
+
+def test_refuses_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="--out"):
+        claim(tmp_path / "file")
+
+
+def test_falls_back_to_toy_slides_and_says_why(monkeypatch, log):
+    def offline(section):
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(ds.datasets, "her2st", offline)
+    slides = _data.load_slides(toy=False, seed=0, size=TINY)
+    assert not slides.real
+    assert "no network here" in slides.why_toy
+    assert any("synthetic" in message for message in log)
+
+
+def test_real_sections_keep_the_unseen_one_apart(data):
+    slides = _data.load_slides(toy=False, seed=0, size=TINY)
+    assert slides.real
+    assert slides.name == "C5"
+    assert list(slides.train) == ["C2", "C3"]
+
+
+def test_scores_against_known_numbers():
+    measured = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 4.0]])
+    mean = np.tile([1.0, 1.0], (3, 1))
+    scores = score({"deepspot": measured, "ridge": -measured, "training_mean": mean}, measured, ["A", "B"])
+    np.testing.assert_allclose(scores["r_deepspot"], 1)
+    np.testing.assert_allclose(scores["r_ridge"], -1)
+    assert scores["r_training_mean"].isna().all()
+    np.testing.assert_allclose(scores["skill_deepspot"], 1)
+    np.testing.assert_allclose(scores["skill_training_mean"], 0)
+    assert summarise(scores).loc["Training mean", "undefined"] == 2
+
+
+def test_chooses_the_best_and_a_typical_gene():
+    r = pd.Series([0.1, np.nan, 0.5, 0.3, 0.9, 0.2], index=list("ABCDEF"))
+    assert [gene for gene, _ in chosen_genes(r)] == ["E", "C", "D", "D"]
+    r = pd.Series(np.linspace(0, 1, 9), index=list("ABCDEFGHI"))
+    genes, how = zip(*chosen_genes(r), strict=True)
+    assert genes == ("I", "H", "G", "E")
+    assert how[0] == "Best of 9 genes"
+    assert how[-1].startswith("Typical")

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from deepspot._boxes import split
+from deepspot.encoders._encode import encode_spots
+
+TILES = np.random.default_rng(0).integers(0, 256, (7, 18, 18, 3), dtype=np.uint8)
+
+
+def shuffled():
+    yield np.array([4, 0, 6]), TILES[[4, 0, 6]]
+    yield np.array([1, 5, 2, 3]), TILES[[1, 5, 2, 3]]
+
+
+def test_embeddings_come_back_in_the_order_of_the_spots(cheap_encoder):
+    spot, parts = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
+    np.testing.assert_array_equal(spot, cheap_encoder.encode(TILES))
+    np.testing.assert_array_equal(parts.reshape(63, 27), cheap_encoder.encode(split(TILES, 3)).astype(np.float16))
+    assert spot.dtype == np.float32
+    assert parts.dtype == np.float16
+    assert parts.shape == (7, 9, 27)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_batches_are_no_larger_than_asked(cheap_encoder, batch_size):
+    encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=batch_size)
+    assert max(map(len, cheap_encoder.seen)) <= batch_size
+    assert cheap_encoder.n_tiles == 70
+
+
+def test_without_subspots(cheap_encoder):
+    _, parts = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=False, batch_size=5)
+    assert parts is None
+    assert cheap_encoder.n_tiles == 7

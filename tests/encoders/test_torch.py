@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deepspot as ds
+from deepspot._device import autocast, choose_device
+from deepspot.encoders import Encoder, EncoderCard
+from deepspot.encoders._torch import TorchEncoder
+
+TILES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+def card(**changes):
+    return EncoderCard(**({"name": "mine", "dim": 4, "input_px": 8} | changes))
+
+
+def convolution(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_is_an_encoder():
+    assert isinstance(TorchEncoder(card(), convolution()), Encoder)
+
+
+def test_module_is_frozen_and_in_evaluation():
+    module = convolution()
+    encoder = TorchEncoder(card(), module)
+    first, second = encoder.encode(TILES), encoder.encode(TILES)
+    np.testing.assert_array_equal(first, second)
+    assert first.dtype == np.float32
+    assert first.shape == (5, 4)
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    assert module[1].num_batches_tracked == 0
+
+
+def test_tiles_are_resized_without_aliasing():
+    encoder = TorchEncoder(card(input_px=4, dim=48, mean=(0, 0, 0), std=(1, 1, 1)), nn.Flatten())
+    stripes = np.zeros((1, 32, 32, 3), np.uint8)
+    stripes[:, :, ::2] = 255
+    inner = encoder.encode(stripes).reshape(3, 4, 4)[:, :, 1:3]
+    np.testing.assert_allclose(inner, 0.5, atol=0.05)
+    flat = np.full((1, 7, 7, 3), 51, np.uint8)
+    np.testing.assert_allclose(encoder.encode(flat), 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "found"),
+    [
+        (TILES.astype(np.float32), r"float32 \(5, 16, 16, 3\)"),
+        (TILES[0], r"uint8 \(16, 16, 3\)"),
+        (TILES.transpose(0, 3, 1, 2), r"uint8 \(5, 3, 16, 16\)"),
+    ],
+)
+def test_only_rgb_in_uint8(tiles, found):
+    with pytest.raises(ValueError, match=rf"`tiles` must be uint8 of shape \(n, height, width, 3\), got {found}"):
+        TorchEncoder(card(), convolution()).encode(tiles)
+
+
+@pytest.mark.parametrize(("module", "found"), [(convolution(), r"\(5, 4\)"), (nn.Conv2d(3, 7, 3), r"\(5, 7, 6, 6\)")])
+def test_dim_in_the_card_has_to_be_right(module, found):
+    with pytest.raises(ValueError, match=rf"Encoder 'mine' gave embeddings of shape {found}, its card says\s\(n, 7\)"):
+        TorchEncoder(card(dim=7), module).encode(TILES)
+
+
+def test_fingerprint_follows_weights_and_card():
+    same = TorchEncoder(card(), convolution()).fingerprint
+    assert TorchEncoder(card(), convolution()).fingerprint == same
+    others = {
+        TorchEncoder(card(), convolution(1)).fingerprint,
+        TorchEncoder(card(mean=(0.5, 0.5, 0.5)), convolution()).fingerprint,
+        TorchEncoder(card(input_px=9), convolution()).fingerprint,
+        TorchEncoder(card(name="other"), convolution()).fingerprint,
+    }
+    assert len(others | {same}) == 5
+
+
+def test_device_is_chosen():
+    chosen = choose_device(None).type
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert chosen == "cpu"
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_device_falls_back_to_the_settings(monkeypatch):
+    monkeypatch.setattr(ds.settings, "device", "meta")
+    assert choose_device() == torch.device("meta")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_no_such_device():
+    with pytest.raises(ValueError, match="`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got 'gpu'"):
+        choose_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_device_that_is_not_there():
+    with pytest.raises(ValueError, match="`device='cuda'` is not available here. Leave `device` out"):
+        TorchEncoder(card(), convolution()).to("cuda")
+
+
+def test_full_precision_on_the_cpu():
+    with autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

@@ -1,0 +1,334 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData, read_h5ad
+from scipy.sparse import csr_matrix
+from spatialdata import join_spatialelement_table, read_zarr
+
+import deepspot as ds
+from deepspot import _coords
+
+PITCH = 50.0
+
+
+def spots(n=4):
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n)))
+    return np.column_stack([x, y]) * PITCH + 40
+
+
+@pytest.fixture
+def image():
+    """Each spot has a colour of its own on white."""
+    pixels = np.full((230, 260, 3), 255, np.uint8)
+    for i, (x, y) in enumerate(spots().astype(int)):
+        pixels[y - 15 : y + 15, x - 15 : x + 15] = (10 * i, 200 - 10 * i, 100)
+    return pixels
+
+
+@pytest.fixture
+def adata():
+    table = AnnData(csr_matrix(np.random.default_rng(0).poisson(2, (16, 3)).astype(np.int32)))
+    table.var_names = ["ERBB2", "ACTB", "KRT5"]
+    table.obs_names = [f"AAA{i}-1" for i in range(16)]
+    table.obsm["spatial"] = spots()
+    table.uns["spatial"] = {"S1": {"scalefactors": {"spot_diameter_fullres": 32.5}, "metadata": {}}}
+    return table
+
+
+def state_scale(adata, mpp, part="metadata"):
+    adata.uns["spatial"]["S1"][part]["microns_per_pixel"] = mpp
+
+
+def test_what_it_makes(adata, image, log):
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    assert [name for _, name, _ in sdata.gen_elements()] == ["S1_image", "spots", "table"]
+    assert set(sdata.coordinate_systems) == {"global", "microns"}
+    np.testing.assert_array_equal(sdata["S1_image"].transpose("y", "x", "c").to_numpy(), image)
+    np.testing.assert_allclose(_coords.centers(sdata, "S1_image", "spots"), adata.obsm["spatial"])
+    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
+    np.testing.assert_array_equal(sdata["table"].X.toarray(), adata.X.toarray())
+    assert sdata["table"].obs_names.tolist() == adata.obs_names.tolist()
+    assert "spatial" not in sdata["table"].uns
+    _, joined = join_spatialelement_table(
+        sdata=sdata, spatial_element_names="spots", table_name="table", how="inner", match_rows="left"
+    )
+    assert joined.n_obs == 16
+    assert log[-1] == "Read S1: 16 spots × 3 genes, 2 µm per pixel, spots of 55 µm."
+
+
+def test_input_stays_as_it_was(adata, image):
+    before = adata.copy()
+    ds.io.from_anndata(adata, image, mpp=2.0)
+    assert adata.obs.equals(before.obs)
+    assert adata.uns == before.uns
+
+
+@pytest.mark.parametrize("part", ["metadata", "scalefactors"])
+def test_scale_of_the_object(adata, image, part):
+    state_scale(adata, 2.0, part)
+    assert _coords.microns_per_pixel(ds.io.from_anndata(adata, image), "S1_image") == pytest.approx(2.0)
+
+
+def test_scale_from_the_pitch(adata, image):
+    sdata = ds.io.from_anndata(adata, image, spot_pitch_um=100)
+    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(100 / PITCH)
+
+
+def test_scales_that_nearly_agree_are_fine(adata, image):
+    state_scale(adata, 2.0)
+    sdata = ds.io.from_anndata(adata, image, mpp=2.05, spot_pitch_um=np.float32(99))
+    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
+
+
+def test_contradictory_scales(adata, image):
+    state_scale(adata, 2.0)
+    with pytest.raises(ValueError, match=r"contradicts itself.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
+        ds.io.from_anndata(adata, image, mpp=0.5)
+    with pytest.raises(ValueError, match="4 from `spot_pitch_um`"):
+        ds.io.from_anndata(adata, image, spot_pitch_um=200)
+
+
+def test_scales_of_the_object_that_contradict_each_other(adata, image):
+    state_scale(adata, 2.0, "metadata")
+    state_scale(adata, 0.5, "scalefactors")
+    with pytest.raises(ValueError, match=r"2 from .*'metadata'.*, 0\.5 from .*'scalefactors'"):
+        ds.io.from_anndata(adata, image)
+
+
+def test_no_scale(adata, image):
+    with pytest.raises(ValueError, match=r"The scale is unknown.*Pass `mpp=` .* or `spot_pitch_um=`"):
+        ds.io.from_anndata(adata, image)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("mpp", 0), ("spot_pitch_um", -100), ("spot_diameter_um", 0)])
+def test_sizes_are_positive(adata, image, argument, value):
+    with pytest.raises(ValueError, match=f"`{argument}` must be above 0, got {value}"):
+        ds.io.from_anndata(adata, image, **({"mpp": 2.0} | {argument: value}))
+
+
+def test_65_drawn_are_55_measured(adata, image, log):
+    shapes = ds.io.from_anndata(adata, image, mpp=2.0)["spots"]
+    assert set(shapes["diameter_um"]) == {55.0}
+    assert set(shapes["radius"]) == {16.25}
+    assert "Spots are drawn 65 µm wide, as Space Ranger does for Visium; they measure 55 µm" in log[0]
+
+
+def test_other_diameters_are_taken_at_their_word(adata, image):
+    assert set(ds.io.from_anndata(adata, image, mpp=100 / 32.5)["spots"]["diameter_um"]) == {100.0}
+    assert set(ds.io.from_anndata(adata, image, mpp=2.0, spot_diameter_um=65)["spots"]["diameter_um"]) == {65.0}
+
+
+def test_missing_scale_factors(adata, image):
+    del adata.uns["spatial"]
+    with pytest.raises(ValueError, match=r"The size of a spot is unknown.*Pass `spot_diameter_um=` \(55 for Visium"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0, spot_diameter_um=55)
+    assert list(sdata.images) == ["slide_image"]
+    assert set(sdata["spots"]["radius"]) == {13.75}
+
+
+def test_several_libraries(adata, image):
+    adata.uns["spatial"]["S2"] = {"scalefactors": {"spot_diameter_fullres": 50}}
+    with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]. Choose one with `library_id="):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0, library_id="S2")
+    assert list(sdata.images) == ["S2_image"]
+    assert set(sdata["spots"]["diameter_um"]) == {100.0}
+
+
+def test_unknown_library(adata, image):
+    with pytest.raises(KeyError, match=r"Key `'S9'` not found in `adata.uns\['spatial'\]`. Available keys: \['S1'\]"):
+        ds.io.from_anndata(adata, image, mpp=2.0, library_id="S9")
+
+
+def test_name_becomes_valid(adata, image):
+    assert list(ds.io.from_anndata(adata, image, mpp=2.0, name="patient 1/a").images) == ["patient_1_a_image"]
+
+
+def test_no_coordinates(adata, image):
+    del adata.obsm["spatial"]
+    adata.obsm["X_pca"] = np.zeros((16, 2))
+    with pytest.raises(KeyError, match=r"Key `'spatial'` not found in `adata.obsm`. Available keys: \['X_pca'\]"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_three_coordinates(adata, image):
+    adata.obsm["spatial"] = np.zeros((16, 3))
+    with pytest.raises(ValueError, match=r"must be of shape \(n, 2\): x and y in pixels. Got \(16, 3\)"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_coordinates_that_are_not_finite(adata, image):
+    adata.obsm["spatial"][[3, 7]] = np.nan
+    with pytest.raises(ValueError, match="2 of 16 spots have no finite coordinates .*, the first is 'AAA3-1'. Remove"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_swapped_coordinates(adata, image):
+    adata.obsm["spatial"][0] = [30, 250]
+    with pytest.raises(
+        ValueError, match=r"1 of 16 spots lie outside the image \(260 × 230 px\).* swap the two columns"
+    ):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_spots_outside(adata, image):
+    adata.obsm["spatial"] *= 4
+    with pytest.raises(
+        ValueError, match=r"spots lie outside the image .*Check that image and spots have the same scale"
+    ):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.25])
+def test_image_that_was_scaled_down(adata, image, factor):
+    step = round(1 / factor)
+    wide = np.kron(image, np.ones((step, step, 1), np.uint8))
+    adata.obsm["spatial"] = adata.obsm["spatial"] * step
+    adata.uns["spatial"]["S1"]["scalefactors"]["spot_diameter_fullres"] = 32.5 * step
+    large = ds.io.from_anndata(adata, wide, mpp=2.0 * factor)
+    small = ds.io.from_anndata(adata, image, mpp=2.0 * factor, image_scale=factor)
+    assert _coords.microns_per_pixel(small, "S1_image") == pytest.approx(2.0)
+    np.testing.assert_allclose(_coords.centers(small, "S1_image", "spots") * step, adata.obsm["spatial"])
+    assert set(small["spots"]["diameter_um"]) == set(large["spots"]["diameter_um"]) == {55.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda rgb: np.dstack([rgb, rgb[..., 0]]), r"uint8 \(230, 260, 4\)"),
+        (lambda rgb: rgb / 255, r"float64 \(230, 260, 3\)"),
+        (lambda rgb: rgb[..., 0], r"uint8 \(230, 260\)"),
+        (lambda rgb: rgb.transpose(2, 0, 1), r"uint8 \(3, 230, 260\)"),
+        (lambda rgb: rgb.astype(np.uint16), r"uint16 \(230, 260, 3\)"),
+    ],
+)
+def test_only_rgb_in_uint8(adata, image, change, found):
+    with pytest.raises(ValueError, match=rf"`image` must be RGB in uint8 of shape \(height, width, 3\), got {found}"):
+        ds.io.from_anndata(adata, change(image), mpp=2.0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_image_files(adata, image, tmp_path, suffix):
+    import tifffile
+    from PIL import Image
+
+    path = tmp_path / f"slide{suffix}"
+    if suffix == ".tif":
+        tifffile.imwrite(path, image)
+    else:
+        Image.fromarray(image).save(path, **({"quality": 100, "subsampling": 0} if suffix == ".jpg" else {}))
+    sdata = ds.io.from_anndata(adata, str(path), mpp=2.0)
+    off = np.abs(sdata["S1_image"].transpose("y", "x", "c").to_numpy().astype(int) - image)
+    assert off.max() <= (12 if suffix == ".jpg" else 0)
+
+
+def test_transparent_png(adata, image, tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.dstack([image, image[..., 0]])).save(tmp_path / "slide.png")
+    with pytest.raises(ValueError, match=r"got uint8 \(230, 260, 4\). Drop an alpha channel with `image\[..., :3\]`"):
+        ds.io.from_anndata(adata, tmp_path / "slide.png", mpp=2.0)
+
+
+def test_missing_image(adata, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no image .*nowhere\.jpg"):
+        ds.io.from_anndata(adata, tmp_path / "nowhere.jpg", mpp=2.0)
+
+
+def test_gene_identifiers(adata, image):
+    adata.var["gene_ids"] = ["ENSG1", "ENSG2", "ENSG3"]
+    table = ds.io.from_anndata(adata, image, mpp=2.0, gene_id_key="gene_ids")["table"]
+    assert table.var_names.tolist() == ["ENSG1", "ENSG2", "ENSG3"]
+    assert table.var["former_name"].tolist() == ["ERBB2", "ACTB", "KRT5"]
+    assert adata.var_names.tolist() == ["ERBB2", "ACTB", "KRT5"]
+
+
+def test_unknown_gene_identifiers(adata, image):
+    adata.var["gene_ids"] = ["ENSG1", None, ""]
+    with pytest.raises(KeyError, match=r"Key `'ensembl'` not found in `adata.var`. Available keys: \['gene_ids'\]"):
+        ds.io.from_anndata(adata, image, mpp=2.0, gene_id_key="ensembl")
+    with pytest.raises(ValueError, match=r"2 genes have no identifier in adata.var\['gene_ids'\]"):
+        ds.io.from_anndata(adata, image, mpp=2.0, gene_id_key="gene_ids")
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")  # what anndata says when they are given
+def test_duplicated_genes_are_numbered_openly(adata, image, log):
+    adata.var_names = ["ACTB", "ACTB", "KRT5"]
+    table = ds.io.from_anndata(adata, image, mpp=2.0)["table"]
+    assert table.var_names.tolist() == ["ACTB", "ACTB-1", "KRT5"]
+    (message,) = [line for line in log if "more than once" in line]
+    assert message.startswith("1 gene names occur more than once ('ACTB'): the later ones were numbered ('ACTB-1').")
+
+
+def test_a_users_own_column_called_region_stays(adata, image, cheap_encoder):
+    adata.obs["region"] = ["cortex", "medulla"] * 8
+    adata.obs["spot_id"] = [f"s{i}" for i in range(16)]
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    assert sdata["table"].obs["region"].tolist() == ["cortex", "medulla"] * 8
+    assert sdata["table"].obs["spot_id"].tolist() == [f"s{i}" for i in range(16)]
+    ds.pp.embed(sdata, cheap_encoder)
+    assert sdata["mean_colour_spots"].n_obs == 16
+    assert ds._tables.measured_key(sdata, "spots", None) == "table"
+
+
+def test_index_name_that_is_also_a_column(adata, image, tmp_path):
+    adata.obs["barcode"] = adata.obs_names
+    adata.obs.index.name = "barcode"
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    sdata.write(tmp_path / "a.zarr")
+    assert read_zarr(tmp_path / "a.zarr")["table"].obs["barcode"].tolist() == adata.obs_names.tolist()
+
+
+def test_column_that_could_not_be_written(adata, image):
+    adata.obs["when"] = pd.to_datetime(["2020"] * 16)
+    with pytest.raises(TypeError, match=r"obs\['when'\] cannot be written"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_after_scanpy_normalised_it(adata, image):
+    import scanpy as sc
+
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    assert ds.io.from_anndata(adata, image, mpp=2.0)["table"].uns["log1p"] == {"base": None}
+
+
+def test_tiles_show_their_spots(adata, image, cheap_encoder):
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    ds.pp.embed(sdata, cheap_encoder, tile_um=54)
+    colours = [(10 * i, 200 - 10 * i, 100) for i in range(16)]
+    np.testing.assert_array_equal(sdata["mean_colour_spots"].X, np.tile(colours, 9))
+
+
+def test_visium_of_squidpy(data, cheap_encoder):
+    folder = data / "visium_mouse_brain_crop"
+    adata = read_h5ad(folder / "test_data.h5ad")
+    sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", spot_pitch_um=100)
+    (image_key,) = sdata.images
+    assert _coords.microns_per_pixel(sdata, image_key) == pytest.approx(65 / 89.44, rel=0.005)
+    assert set(sdata["spots"]["diameter_um"]) == {55.0}
+    ds.pp.embed(sdata, cheap_encoder)
+    (key,) = [key for key in sdata.tables if key != "table"]
+    assert sdata[key].shape == (49, 27)
+    assert cheap_encoder.seen[0].shape[1:] == (75, 75, 3)
+
+
+def test_spatial_transcriptomics_of_her2st(data):
+    adata = read_h5ad(data / "her2st" / "C2.h5ad")
+    sdata = ds.io.from_anndata(adata, data / "her2st" / "C2.jpg")
+    assert sdata["table"].n_obs == 187
+    assert list(sdata.images) == ["C2_image"]
+    assert _coords.microns_per_pixel(sdata, "C2_image") == pytest.approx(0.69, abs=0.01)
+    np.testing.assert_allclose(sdata["spots"]["diameter_um"], 100, rtol=0.01)
+
+
+def test_pitch_of_spots_that_jitter(data):
+    adata = read_h5ad(data / "her2st" / "C2.h5ad")
+    blank = np.zeros((6000, 7000, 3), np.uint8)
+    sdata = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
+    del adata.uns["spatial"]["C2"]["metadata"]
+    stated = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
+    assert _coords.microns_per_pixel(stated, "C2_image") == pytest.approx(
+        _coords.microns_per_pixel(sdata, "C2_image"), rel=0.01
+    )

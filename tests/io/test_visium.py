@@ -1,0 +1,240 @@
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from scipy.sparse import csc_matrix
+
+import deepspot as ds
+from deepspot import _coords
+
+MPP = 0.5
+ROWS = COLS = 5
+HIRES, LOWRES = 0.1, 0.03
+DIAMETER = 65 / MPP
+
+pytestmark = pytest.mark.filterwarnings(
+    # Said by dask-image of every PNG and TIFF that it reads.
+    "ignore:.*imread.*",
+)
+
+
+def array():
+    row, col = (axis.ravel() for axis in np.mgrid[: ROWS + 2, : 2 * COLS])
+    row, col = (axis[(row + col) % 2 == 0] for axis in (row, col))
+    xy = np.column_stack([col * 0.5, row * np.sqrt(3) / 2]) * 100 / MPP + 150
+    turn = np.radians(1)
+    xy = xy @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + [30, 0]
+    return row, col, xy.round().astype(int)
+
+
+def write_positions(folder, *, header=True):
+    row, col, xy = array()
+    table = pd.DataFrame({"barcode": [f"SPOT{i:03d}-1" for i in range(len(row))]})
+    table["in_tissue"] = (row < ROWS).astype(int)
+    table["array_row"], table["array_col"] = row, col
+    table["pxl_row_in_fullres"], table["pxl_col_in_fullres"] = xy[:, 1], xy[:, 0]
+    name = "tissue_positions.csv" if header else "tissue_positions_list.csv"
+    table.sample(frac=1, random_state=0).to_csv(folder / "spatial" / name, index=False, header=header)
+    return table[table["in_tissue"] == 1]
+
+
+def write_counts(path, barcodes):
+    """`filtered_feature_bc_matrix.h5` of Space Ranger: genes × barcodes in columns."""
+    counts = csc_matrix(np.random.default_rng(0).poisson(1.0, (4, len(barcodes))).astype(np.int32))
+    text = h5py.string_dtype("ascii", 24)
+    with h5py.File(path, "w") as file:
+        file.attrs["library_ids"] = np.array([b"V1"])
+        file.attrs["chemistry_description"] = "Visium V1"
+        file.attrs["software_version"] = "spaceranger-2.0.0"
+        matrix = file.create_group("matrix")
+        matrix["barcodes"] = np.array(barcodes, dtype=text)
+        matrix["data"], matrix["indices"], matrix["indptr"] = counts.data, counts.indices, counts.indptr
+        matrix["shape"] = np.array(counts.shape, dtype=np.int32)
+        features = matrix.create_group("features")
+        features["id"] = np.array([f"ENSG{i}" for i in range(4)], dtype=text)
+        features["name"] = np.array(["ACTB", "ERBB2", "TBCE", "TBCE"], dtype=text)
+        features["feature_type"] = np.array(["Gene Expression"] * 4, dtype=text)
+        features["genome"] = np.array(["GRCh38"] * 4, dtype=text)
+        features["_all_tag_keys"] = np.array(["genome"], dtype=text)
+
+
+def colour(i):
+    return np.array([5 * i, 255 - 5 * i, 60], np.uint8)
+
+
+def write_images(folder, spots):
+    height, width = array()[2].max(axis=0)[::-1] + 150
+    image = np.full((height, width, 3), 240, np.uint8)
+    for i, (x, y) in enumerate(zip(spots["pxl_col_in_fullres"], spots["pxl_row_in_fullres"], strict=True)):
+        image[y - 60 : y + 60, x - 60 : x + 60] = colour(i)
+    tifffile.imwrite(folder / "slide.tif", image, photometric="rgb", tile=(256, 256))
+    for name, factor in {"hires": HIRES, "lowres": LOWRES}.items():
+        small = Image.fromarray(image).resize((round(width * factor), round(height * factor)))
+        small.save(folder / "spatial" / f"tissue_{name}_image.png")
+
+
+def write_factors(folder, **changes):
+    factors = {
+        "spot_diameter_fullres": DIAMETER,
+        "tissue_hires_scalef": HIRES,
+        "tissue_lowres_scalef": LOWRES,
+        "fiducial_diameter_fullres": 1.6 * DIAMETER,
+    }
+    (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(factors | changes))
+
+
+@pytest.fixture
+def outs(tmp_path):
+    folder = tmp_path / "my sample" / "outs"
+    (folder / "spatial").mkdir(parents=True)
+    spots = write_positions(folder)
+    write_counts(folder / "filtered_feature_bc_matrix.h5", spots["barcode"].tolist())
+    write_factors(folder)
+    write_images(folder, spots)
+    return folder
+
+
+@pytest.fixture
+def full(outs):
+    return ds.io.visium(outs, fullres_image_file="slide.tif")
+
+
+def test_elements(full):
+    assert {name for _, name, _ in full.gen_elements()} == {
+        "outs",
+        "outs_full_image",
+        "outs_hires_image",
+        "outs_lowres_image",
+        "table",
+    }
+    assert set(full.coordinate_systems) == {"outs", "outs_downscaled_hires", "outs_downscaled_lowres", "microns"}
+    assert full["table"].shape == (25, 4)
+
+
+def test_scale_is_fitted_on_the_array(full):
+    assert _coords.microns_per_pixel(full, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert _coords.microns_per_pixel(full, "outs_hires_image") == pytest.approx(MPP / HIRES, rel=0.005)
+    assert _coords.microns_per_pixel(full, "outs_lowres_image") == pytest.approx(MPP / LOWRES, rel=0.005)
+
+
+def test_spots_measure_55_and_are_drawn_as_65(full):
+    assert set(full["outs"]["diameter_um"]) == {55.0}
+    assert set(full["outs"]["radius"]) == {DIAMETER / 2}
+
+
+def test_embedding_takes_the_full_image_by_itself(full, cheap_encoder):
+    ds.pp.embed(full, cheap_encoder)
+    table = full["mean_colour_outs"]
+    assert table.uns["deepspot"]["image_key"] == "outs_full_image"
+    np.testing.assert_array_equal(table.X, np.tile([colour(i) for i in range(25)], 9))
+    assert {tiles.shape[1] for tiles in cheap_encoder.seen} == {111, 37}
+    np.testing.assert_array_equal(table.obsm["array"], full["table"].obs[["array_row", "array_col"]])
+
+
+def test_without_full_image(outs, cheap_encoder, log):
+    sdata = ds.io.visium(outs)
+    assert "No full-resolution image was given" in log[-1]
+    assert set(sdata.images) == {"outs_hires_image", "outs_lowres_image"}
+    with pytest.raises(ValueError, match="several candidates"):
+        ds.pp.embed(sdata, cheap_encoder)
+    with pytest.raises(ValueError, match=r"'outs_hires_image' is too coarse.*Use the full-resolution image"):
+        ds.pp.embed(sdata, cheap_encoder, image_key="outs_hires_image")
+    del sdata.images["outs_lowres_image"]
+    with pytest.raises(ValueError, match=r"'outs_hires_image' is too coarse.*Use the full-resolution image"):
+        ds.pp.embed(sdata, cheap_encoder)
+    assert list(sdata.tables) == ["table"]
+
+
+def test_full_image_elsewhere(outs, tmp_path):
+    elsewhere = (outs / "slide.tif").rename(tmp_path / "microscope.tif")
+    assert "outs_full_image" in ds.io.visium(outs, fullres_image_file=elsewhere).images
+    assert "outs_full_image" in ds.io.visium(outs, fullres_image_file="../../microscope.tif").images
+
+
+def test_names(outs):
+    assert "P_1_hires_image" in ds.io.visium(outs, dataset_id="P 1").images
+    (outs / "filtered_feature_bc_matrix.h5").rename(outs / "V10_filtered_feature_bc_matrix.h5")
+    assert "V10_hires_image" in ds.io.visium(outs).images
+
+
+def test_old_positions_without_a_header(outs):
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    write_positions(outs, header=False)
+    sdata = ds.io.visium(outs, fullres_image_file="slide.tif")
+    assert _coords.microns_per_pixel(sdata, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert sdata["table"].n_obs == 25
+
+
+def test_scale_that_contradicts_the_drawn_diameter(outs):
+    write_factors(outs, spot_diameter_fullres=2 * DIAMETER)
+    with pytest.raises(
+        ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead of"
+    ):
+        ds.io.visium(outs)
+    sdata = ds.io.visium(outs, fullres_image_file="slide.tif", mpp=0.6)
+    assert _coords.microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
+
+
+def test_stated_scale_is_checked(outs):
+    with pytest.raises(ValueError, match="`mpp` must be above 0"):
+        ds.io.visium(outs, mpp=-1)
+
+
+def test_symbols_are_numbered_openly(outs, log):
+    assert ds.io.visium(outs)["table"].var_names.tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
+    (message,) = [line for line in log if "more than once" in line]
+    assert message.startswith("1 gene names occur more than once ('TBCE'): the later ones were numbered ('TBCE-1').")
+
+
+def test_ensembl_is_a_choice(outs, log):
+    table = ds.io.visium(outs, gene_id_key="gene_ids")["table"]
+    assert table.var_names.tolist() == ["ENSG0", "ENSG1", "ENSG2", "ENSG3"]
+    assert table.var["former_name"].tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
+    assert not any("more than once" in line for line in log)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere.*usually 'outs'"):
+        ds.io.visium(tmp_path / "nowhere")
+
+
+def test_no_full_image_where_one_is_named(outs):
+    with pytest.raises(FileNotFoundError, match=r"There is no image other\.tif \(nor in "):
+        ds.io.visium(outs, fullres_image_file="other.tif")
+
+
+def test_no_scale_factors(outs):
+    (outs / "spatial" / "scalefactors_json.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"spatial has no scalefactors_json\.json"):
+        ds.io.visium(outs)
+
+
+def test_scale_factors_without_the_diameter(outs):
+    (outs / "spatial" / "scalefactors_json.json").write_text(json.dumps({"tissue_hires_scalef": HIRES}))
+    with pytest.raises(KeyError, match="spot_diameter_fullres"):
+        ds.io.visium(outs)
+
+
+def test_no_counts(outs):
+    (outs / "filtered_feature_bc_matrix.h5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"filtered_feature_bc_matrix\.h5"):
+        ds.io.visium(outs)
+
+
+def test_no_positions(outs):
+    (outs / "spatial" / "tissue_positions.csv").unlink()
+    with pytest.raises(ValueError, match="Cannot find `tissue_positions` file"):
+        ds.io.visium(outs)
+
+
+def test_survives_writing(full, tmp_path):
+    from spatialdata import read_zarr
+
+    full.write(tmp_path / "a.zarr")
+    again = read_zarr(tmp_path / "a.zarr")
+    assert _coords.microns_per_pixel(again, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert set(again["outs"]["diameter_um"]) == {55.0}

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+
+from deepspot._metrics import pearson
+from deepspot.models import DeepSpot
+
+SMALL = {"network": {"width": 64, "members": 1, "dropout": 0.1}, "training": {"epochs": 150, "lr": 3e-3}, "seed": 0}
+QUICK = {"network": {"width": 8, "members": 2}, "training": {"epochs": 2}, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def fitted(bags, targets):
+    return DeepSpot(**SMALL).fit(bags, targets)
+
+
+def test_it_learns_from_all_three_sets(bags, targets, fitted):
+    assert pearson(fitted.predict(bags), targets).min() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("context", "learnt", "lost"),
+    [(("spot",), slice(0, 2), slice(2, 6)), (("spot", "subspots"), slice(0, 4), slice(4, 6))],
+)
+def test_what_is_not_in_the_context_generalises_to_nothing(bags, targets, context, learnt, lost):
+    rows = np.arange(0, len(bags), 2)
+    held_out = np.setdiff1d(np.arange(len(bags)), rows)
+    config = {**SMALL, "network": {**SMALL["network"], "context": context}, "training": {"epochs": 60, "lr": 3e-3}}
+    r = pearson(DeepSpot(**config).fit(bags, targets, rows=rows).predict(bags)[held_out], targets[held_out])
+    assert r[learnt].min() > 0.4
+    assert r[lost].max() < 0.35
+
+
+def test_a_shuffled_target_gives_r_near_zero(bags, targets):
+    rng = np.random.default_rng(0)
+    rows = np.arange(0, len(bags), 2)
+    held_out = np.setdiff1d(np.arange(len(bags)), rows)
+    model = DeepSpot(**{**SMALL, "training": {"epochs": 60, "lr": 3e-3}}).fit(bags, rng.permutation(targets), rows=rows)
+    assert abs(pearson(model.predict(bags)[held_out], targets[held_out]).mean()) < 0.15
+
+
+def test_same_seed_same_weights_and_another_seed_others(bags, targets):
+    one, two = (DeepSpot(**QUICK).fit(bags, targets).predict(bags) for _ in range(2))
+    other = DeepSpot(**{**QUICK, "seed": 1}).fit(bags, targets).predict(bags)
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_training_does_not_touch_global_randomness(bags, targets):
+    import torch
+
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    DeepSpot(**QUICK).fit(bags, targets)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_members_are_trained_apart(bags, targets):
+    first, second = DeepSpot(**QUICK).fit(bags, targets).members
+    assert (first.phi[0].weight - second.phi[0].weight).abs().max() > 0.01
+
+
+def test_prediction_is_on_the_scale_of_the_targets(bags, targets, fitted):
+    predicted = DeepSpot(**SMALL).fit(bags, targets * 10 + 100).predict(bags)
+    np.testing.assert_allclose(predicted, fitted.predict(bags) * 10 + 100, atol=0.05)
+
+
+def test_missing_genes_are_masked_and_slides_with_other_panels_train_together(bags, targets):
+    rows = np.arange(len(bags))
+    mixed = targets.copy()
+    mixed[rows % 2 == 0, 0] = np.nan
+    mixed[rows % 2 == 1, 3] = np.nan
+    predicted = DeepSpot(**SMALL).fit(bags, mixed).predict(bags)
+    assert np.isfinite(predicted).all()
+    assert pearson(predicted, targets)[[1, 2, 4, 5]].min() > 0.9
+    assert pearson(predicted[rows % 2 == 1], targets[rows % 2 == 1])[0] > 0.9
+
+
+def test_a_gene_without_any_target_is_an_error_that_names_it(bags, targets):
+    broken = targets.copy()
+    broken[:, 2] = np.nan
+    with pytest.raises(ValueError, match="first 'C'"):
+        DeepSpot(**QUICK).fit(bags, broken, genes=list("ABCDEF"))
+
+
+def test_held_out_patients_choose_the_number_of_epochs(bags, targets):
+    model = DeepSpot(**{**QUICK, "training": {"max_epochs": 7, "patience": 2, "lr": 3e-3}})
+    model.fit(bags, targets, validation=np.arange(40))
+    search = model.history[model.history["member"] == "search"]
+    members = model.history[model.history["member"] == "member_1"]
+    assert model.card.epochs == int(search["validation"].to_numpy().argmin()) + 1
+    assert len(members) == model.card.epochs
+    assert members["validation"].isna().all()
+
+
+def test_rows_outside_the_training_set_are_not_learnt_from(bags, targets):
+    rows = np.arange(70)
+    spoilt = targets.copy()
+    spoilt[70:] = 1e6
+    one, two = (DeepSpot(**QUICK).fit(bags, y, rows=rows).predict(bags) for y in (targets, spoilt))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path, monkeypatch):
+    from deepspot.models import _fit
+
+    config = {**QUICK, "training": {"epochs": 6}}
+    whole = DeepSpot(**config).fit(bags, targets).predict(bags)
+    step = _fit._Task.training_step
+
+    def die(task, *batch):
+        if task.current_epoch == 4 and task.seed == 1:
+            raise KeyboardInterrupt
+        return step(task, *batch)
+
+    monkeypatch.setattr(_fit._Task, "training_step", die)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(_fit._Task, "training_step", lambda *a: steps.append(1) or step(*a))
+    resumed = DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(resumed.predict(bags), whole)
+    assert len(steps) < 2 * 6 * 2 / 2
+    assert len(resumed.history) == 12
+
+
+@pytest.mark.parametrize("name", ["paper", "published"])
+def test_presets_are_the_ensembles_of_the_paper(bags, targets, name):
+    model = DeepSpot(preset=name, network={"width": 4}, training={"epochs": 1}, seed=0).fit(bags, targets)
+    assert (len(model.members), len(model.members[0].phi), len(model.members[0].rho)) == (1, 10, 1)
+    assert model.network.subspot_pooling == "sum"
+    assert model.network.phi_average == {"paper": "mean", "published": "median"}[name]
+    assert model.training.optimizer == {"paper": "adam", "published": "adamw"}[name]
+    assert np.isfinite(model.predict(bags)).all()
+
+
+def test_unknown_preset_lists_the_known(bags):
+    with pytest.raises(KeyError, match="published"):
+        DeepSpot(preset="papre")
+
+
+def test_bags_of_another_length_are_refused(bags, fitted):
+    from deepspot._bags import Bags
+
+    with pytest.raises(ValueError, match="length 16, got 8"):
+        fitted.predict(Bags(bags.spot[:, :8], bags.subspots[..., :8], bags.neighbors))
+
+
+def test_missing_subspots_are_refused(bags, fitted):
+    from deepspot._bags import Bags
+
+    with pytest.raises(ValueError, match="subspots=True"):
+        fitted.predict(Bags(bags.spot, None, bags.neighbors))
+
+
+def test_an_unfitted_model_says_so(bags):
+    with pytest.raises(ValueError, match="not fitted"):
+        DeepSpot().predict(bags)
+    assert repr(DeepSpot()) == "DeepSpot(preset='default'), not fitted"

@@ -1,0 +1,217 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import deepspot as ds
+from deepspot import _store
+from deepspot._metrics import pearson
+from deepspot.pl import _values
+from deepspot.pl._backdrop import cut_backdrop
+from deepspot.pl._panel import bar_length, limits
+
+GENES = ["G_best", "G_flat", "G_new"]
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def add_prediction(sdata, values, genes, key="deepspot_spots"):
+    """Add a table as `ds.tl.predict` makes it; `values` (n, genes) in the order of the shapes."""
+    table = _store.make_table(
+        np.asarray(values, dtype=np.float32), region="spots", instances=sdata.shapes["spots"].index,
+        region_key="region", instance_key="spot_id", var=pd.DataFrame(index=genes),
+        uns={"log1p": {}, "deepspot": {"kind": "prediction", "scale": "log1p of counts per 10,000"}},
+    )  # fmt: skip
+    sdata.tables[key] = table
+
+
+@pytest.fixture
+def predicted(slide):
+    """A slide whose second gene is predicted without variation, and whose third was never measured."""
+    gene = slide.tables["table"].var_names[0]
+    truth = _values.measured(slide, "spots", "table", [gene])[:, 0]
+    noisy = truth + np.random.default_rng(0).normal(0, 0.1, len(truth))
+    values = np.column_stack([noisy, np.ones_like(truth), truth])
+    add_prediction(slide, values, [gene, slide.tables["table"].var_names[1], "ABSENT1"])
+    return slide
+
+
+def spots(ax):
+    (collection,) = ax.collections
+    return collection
+
+
+def test_draws_measured_and_predicted_with_r(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    left, right = ds.pl.spatial(predicted, gene)
+    measured = _values.measured(predicted, "spots", "table", [gene])
+    np.testing.assert_allclose(spots(left).get_array(), measured[:, 0])
+    ours = predicted.tables["deepspot_spots"].X[:, :1]
+    np.testing.assert_allclose(spots(right).get_array(), ours[:, 0])
+    assert f"r = {pearson(ours, measured)[0]:.2f} over {len(ours)} spots" in right.get_title()
+    assert left.get_title() == f"{gene} measured"
+
+
+def test_measured_is_log1p_of_ten_thousand(slide):
+    table = slide.tables["table"]
+    counts = table.X.toarray().astype(float)
+    expected = np.log1p(1e4 * counts[:, 3] / counts.sum(axis=1))
+    ours = _values.measured(slide, "spots", "table", [table.var_names[3]])[:, 0]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    table.X = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+    table.uns["log1p"] = {}  # as scanpy does
+    again = _values.measured(slide, "spots", "table", [table.var_names[3]])[:, 0]
+    np.testing.assert_allclose(again, expected, rtol=1e-5)
+
+
+def test_counts_in_a_layer_are_used_although_x_is_logged(slide):
+    table = slide.tables["table"]
+    expected = _values.measured(slide, "spots", "table", table.var_names)
+    table.layers["counts"] = table.X.copy()
+    table.X = table.X.log1p()
+    table.uns["log1p"] = {}
+    np.testing.assert_allclose(_values.measured(slide, "spots", "table", table.var_names, layer="counts"), expected)
+    with pytest.raises(KeyError, match="'raw'"):
+        _values.measured(slide, "spots", "table", table.var_names, layer="raw")
+
+
+def test_rows_are_matched_by_instance(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    before = [spots(ax).get_array().copy() for ax in ds.pl.spatial(predicted, gene)]
+    for key in ("table", "deepspot_spots"):
+        order = np.random.default_rng(1).permutation(predicted.tables[key].n_obs)
+        predicted.tables[key] = predicted.tables[key][order].copy()
+    for ax, values in zip(ds.pl.spatial(predicted, gene), before, strict=True):
+        np.testing.assert_allclose(spots(ax).get_array(), values)
+
+
+def test_spots_that_were_not_measured_are_left_out(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    n = predicted.tables["table"].n_obs
+    predicted.tables["table"] = predicted.tables["table"][5:].copy()
+    left, right = ds.pl.spatial(predicted, gene)
+    assert len(spots(left).get_array()) == n - 5
+    assert len(spots(right).get_array()) == n
+    assert f"over {n - 5} spots" in right.get_title()
+
+
+def test_gene_that_was_not_measured_has_one_panel(predicted):
+    (ax,) = ds.pl.spatial(predicted, "ABSENT1")
+    assert ax.get_title() == "ABSENT1 predicted (not measured here)"
+
+
+def test_slide_without_measurement_has_one_panel(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    del predicted.tables["table"]
+    (ax,) = ds.pl.spatial(predicted, gene)
+    assert "not measured" in ax.get_title()
+
+
+def test_constant_prediction_has_no_r(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[1]
+    assert "r undefined" in ds.pl.spatial(predicted, gene)[1].get_title()
+
+
+def test_several_genes_make_rows(predicted):
+    genes = list(predicted.tables["deepspot_spots"].var_names)
+    axes = ds.pl.spatial(predicted, genes)
+    assert len(axes) == 5  # the third gene was not measured
+    assert axes[0].get_position().y0 > axes[2].get_position().y0 > axes[4].get_position().y0
+    axes[0].figure.canvas.draw()
+
+
+def test_draws_into_given_axes(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    _, grid = plt.subplots(1, 2)
+    assert ds.pl.spatial(predicted, gene, ax=grid) == list(grid)
+    with pytest.raises(ValueError, match="`ax` and the panels"):
+        ds.pl.spatial(predicted, gene, ax=grid[0])
+
+
+def test_spots_lie_on_the_tissue_in_micrometres(predicted):
+    ax = ds.pl.spatial(predicted, "ABSENT1")[0]
+    mpp = ds._coords.microns_per_pixel(predicted, "P1_S1_image")
+    centers = ds._coords.centers(predicted, "P1_S1_image", "spots")
+    np.testing.assert_allclose(spots(ax).get_offsets(), centers * mpp)
+    (x0, x1), (y1, y0) = ax.get_xlim(), ax.get_ylim()
+    assert (spots(ax).get_offsets() > (x0, y0)).all()
+    assert (spots(ax).get_offsets() < (x1, y1)).all()
+    assert y1 > y0  # rows of the image run downwards
+
+
+def test_leaves_the_object_alone(predicted):
+    before = predicted.tables["table"].X.copy()
+    ds.pl.spatial(predicted, predicted.tables["deepspot_spots"].var_names[0])
+    assert (before != predicted.tables["table"].X).nnz == 0
+    assert list(predicted.images) == ["P1_S1_image"]
+
+
+def test_unknown_gene_names_its_neighbours(predicted):
+    with pytest.raises(KeyError, match="ABSENT1"):
+        ds.pl.spatial(predicted, "ABSENT")
+    with pytest.raises(ValueError, match="empty"):
+        ds.pl.spatial(predicted, [])
+
+
+def test_without_prediction_says_what_to_call(slide):
+    with pytest.raises(KeyError, match=r"ds\.tl\.predict"):
+        ds.pl.spatial(slide, "ERBB2")
+
+
+def test_several_predictions_have_to_be_chosen_from(predicted):
+    n = len(predicted.shapes["spots"])
+    add_prediction(predicted, np.ones((n, 1)), ["ABSENT1"], key="other")
+    with pytest.raises(ValueError, match="prediction_key"):
+        ds.pl.spatial(predicted, "ABSENT1")
+    assert len(ds.pl.spatial(predicted, "ABSENT1", prediction_key="other")) == 1
+
+
+def test_backdrop_is_small_and_in_place(slide_of):
+    image = np.full((900, 1200, 3), 250, np.uint8)
+    image[300:600, 400:800] = (200, 30, 90)
+    sdata = slide_of(image, [[450, 350], [750, 550]], mpp=0.5)
+    part = cut_backdrop(sdata, "he", np.array([[450, 350], [750, 550]]), mpp=0.5, margin_um=50, max_px=100)
+    left, right, bottom, top = part.extent
+    assert (left, top) == (350 * 0.5, 250 * 0.5)
+    assert right == pytest.approx(850 * 0.5, abs=3)
+    assert bottom == pytest.approx(650 * 0.5, abs=3)
+    assert 100 <= max(part.pixels.shape) <= 150
+    rows, columns = part.pixels.shape[:2]
+    np.testing.assert_array_equal(part.pixels[rows // 2, columns // 2], (200, 30, 90))
+    np.testing.assert_array_equal(part.pixels[1, 1], (250, 250, 250))
+
+
+def test_backdrop_takes_the_level_that_is_enough(slide_of):
+    image = np.random.default_rng(0).integers(0, 255, (800, 800, 3), dtype=np.uint8)
+    centers = np.array([[100.0, 100.0], [700.0, 700.0]])
+    single = slide_of(image, centers, mpp=1.0)
+    pyramid = slide_of(image, centers, mpp=1.0, scale_factors=[2, 2])
+    options = {"mpp": 1.0, "margin_um": 100.0, "max_px": 150}
+    extents = [cut_backdrop(sdata, "he", centers, **options).extent for sdata in (single, pyramid)]
+    np.testing.assert_allclose(*extents, atol=8)
+
+
+def test_limits_are_robust_and_never_empty():
+    values = np.r_[np.linspace(0, 1, 1000), 1e6]
+    assert limits(values)[1] < 2
+    assert limits(np.zeros(5)) == (0.0, 1.0)
+    assert limits(np.r_[np.zeros(999), 3.0]) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(("width", "length"), [(4300, 1000), (900, 200), (90, 20), (2000, 500)])
+def test_scale_bar_is_a_round_number(width, length):
+    assert bar_length(width) == length
+
+
+def test_real_section_with_a_large_image(data):
+    sdata = ds.datasets.her2st("C2", download=False)
+    genes = ["ERBB2", "FASN"]
+    values = _values.measured(sdata, "spots", "table", genes)
+    add_prediction(sdata, values, genes)
+    axes = ds.pl.spatial(sdata, "ERBB2")
+    assert "r = 1.00" in axes[1].get_title()
+    assert max(axes[0].images[0].get_array().shape) < 2250

@@ -1,0 +1,315 @@
+import numpy as np
+import pytest
+from spatialdata.models import ShapesModel
+
+import deepspot as ds
+from deepspot._fingerprint import digest
+
+SIDE = 60
+GRID = np.array([[60.0, 60.0], [160.0, 60.0], [260.0, 60.0], [60.0, 160.0], [160.0, 160.0], [260.0, 160.0]])
+
+
+def coloured(step=1):
+    """Spots of 3 × 3 parts, each of another colour: part k of spot i is (20 · i, 20 · k, 100)."""
+    image = np.full((220, 320, 3), 255, np.uint8)
+    for i, (x, y) in enumerate(GRID.astype(int)):
+        for k in range(9):
+            row, col = divmod(k, 3)
+            top, left = y - 30 + 20 * row, x - 30 + 20 * col
+            image[top : top + 20, left : left + 20] = (20 * i, 20 * k, 100)
+    return np.kron(image, np.ones((step, step, 1), np.uint8))
+
+
+@pytest.fixture
+def sdata(slide_of):
+    return slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE, index=list("ABCDEF"))
+
+
+def part(i, k):
+    return [20 * i, 20 * k, 100]
+
+
+def test_what_it_adds(sdata, cheap_encoder, log):
+    assert ds.pp.embed(sdata, cheap_encoder) is None
+    assert list(sdata.tables) == ["mean_colour_spots"]
+    table = sdata["mean_colour_spots"]
+    assert table.shape == (6, 27)
+    assert table.X.dtype == np.float32
+    assert table.obsm["subspots"].shape == (6, 9, 27)
+    assert table.obsm["subspots"].dtype == np.float16
+    np.testing.assert_allclose(table.obsm["spatial"], GRID)
+    assert table.obs["spot_id"].tolist() == list("ABCDEF")
+    assert set(table.obs["region"]) == {"spots"}
+    made = table.uns["deepspot"]
+    assert made["kind"] == "features"
+    assert made["image_key"] == "he"
+    assert made["mpp"] == pytest.approx(1.0)
+    assert made["geometry"] == {"tile_um": 60.0, "input_px": 32, "grid": 3}
+    assert ds.encoders.EncoderCard.model_validate_json(made["encoder"]) == cheap_encoder.card
+    assert log[-1] == "Added 6 spots × 27 features to sdata.tables['mean_colour_spots']."
+
+
+def test_spot_and_subspots_show_what_they_should(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder)
+    table = sdata["mean_colour_spots"]
+    for i in range(6):
+        np.testing.assert_array_equal(table.X[i].reshape(9, 3), [part(i, k) for k in range(9)])
+        for k in range(9):  # row by row from the top left
+            np.testing.assert_array_equal(table.obsm["subspots"][i, k].reshape(9, 3), [part(i, k)] * 9)
+
+
+def test_every_tile_is_embedded_once(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 60
+    sides = [tiles.shape[1] for tiles in cheap_encoder.seen for _ in tiles]
+    assert (sides.count(60), sides.count(20)) == (6, 54)
+
+
+def test_more_spots_than_are_read_at_once(slide_of, cheap_encoder):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (400, 500, 3), dtype=np.uint8)
+    xy = rng.uniform(0, [500, 400], (150, 2))
+    sdata = slide_of(image, xy, mpp=1.0, diameter_um=30, chunks=(3, 64, 64))
+    ds.pp.embed(sdata, cheap_encoder, batch_size=50)
+    assert cheap_encoder.n_tiles == 1500
+    assert max(map(len, cheap_encoder.seen)) == 50
+    wide = np.pad(image, ((50, 50), (50, 50), (0, 0)), constant_values=255)
+    corners = np.round(xy[:, ::-1] - 15).astype(int) + 50
+    tiles = np.stack([wide[y : y + 30, x : x + 30] for y, x in corners])
+    np.testing.assert_array_equal(sdata["mean_colour_spots"].X, cheap_encoder.encode(tiles))
+
+
+def test_without_subspots(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder, subspots=False)
+    assert cheap_encoder.n_tiles == 6
+    assert "subspots" not in sdata["mean_colour_spots"].obsm
+
+
+def test_same_question_same_table(sdata, cheap_encoder, log):
+    ds.pp.embed(sdata, cheap_encoder)
+    ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 60
+    assert list(sdata.tables) == ["mean_colour_spots"]
+    assert log[-1] == "Using sdata.tables['mean_colour_spots']: image, spots, geometry and encoder are the same."
+
+
+def test_a_table_of_any_name_is_found_by_its_fingerprint(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder, key_added="mine")
+    ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 60
+    assert list(sdata.tables) == ["mine"]
+
+
+def change_pixel(sdata):
+    values = np.array(sdata["he"].data)
+    values[1, 60, 60] ^= 1
+    sdata["he"].data = values
+
+
+def move_spot(sdata):
+    xy = GRID.copy()
+    xy[0, 0] += 1
+    sdata.shapes["spots"] = ShapesModel.parse(xy, geometry=0, radius=10, index=list("ABCDEF")).assign(diameter_um=60.0)
+    ds.pp.set_scale(sdata, image_key="he", mpp=1.0)
+
+
+def correct_scale(sdata):
+    ds.pp.set_scale(sdata, image_key="he", mpp=0.99)
+
+
+@pytest.mark.parametrize("change", [change_pixel, move_spot, correct_scale])
+def test_a_changed_slide_gets_a_table_of_its_own(sdata, cheap_encoder, change):
+    ds.pp.embed(sdata, cheap_encoder)
+    before = sdata["mean_colour_spots"].copy()
+    change(sdata)
+    ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 120
+    old, new = sdata.tables
+    assert old == "mean_colour_spots"
+    assert new == f"{old}_{sdata[new].uns['deepspot']['fingerprint'][:8]}"
+    np.testing.assert_array_equal(sdata[old].X, before.X)
+    assert sdata[old].uns["deepspot"]["fingerprint"] == before.uns["deepspot"]["fingerprint"]
+
+
+@pytest.mark.parametrize("arguments", [{"tile_um": 50}, {"subspots": False}])
+def test_another_question_gets_a_table_of_its_own(sdata, cheap_encoder, arguments):
+    ds.pp.embed(sdata, cheap_encoder)
+    ds.pp.embed(sdata, cheap_encoder, **arguments)
+    assert len(sdata.tables) == 2
+
+
+@pytest.mark.parametrize("other", [{"fingerprint": "2"}, {"input_px": 16}])
+def test_another_encoder_of_the_same_name_gets_a_table_of_its_own(sdata, mean_colour, other):
+    ds.pp.embed(sdata, mean_colour())
+    ds.pp.embed(sdata, mean_colour(**other))
+    assert len(sdata.tables) == 2
+
+
+def test_an_encoder_of_another_name(sdata, mean_colour):
+    ds.pp.embed(sdata, mean_colour())
+    ds.pp.embed(sdata, mean_colour("hf-hub:Org/Model", "2"))
+    assert set(sdata.tables) == {"mean_colour_spots", "hf-hub_Org_Model_spots"}
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2], [5, 4, 3, 2, 1, 0]], ids=["cut", "shuffled"])
+def test_a_table_that_was_cut_or_shuffled_is_not_used_again(sdata, cheap_encoder, rows):
+    ds.pp.embed(sdata, cheap_encoder)
+    sdata.tables["mean_colour_spots"] = sdata["mean_colour_spots"][rows].copy()
+    ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 120
+    (new,) = set(sdata.tables) - {"mean_colour_spots"}
+    assert sdata[new].obs["spot_id"].tolist() == list("ABCDEF")
+
+
+def test_own_name(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder, key_added="mine")
+    ds.pp.embed(sdata, cheap_encoder, key_added="other")
+    assert set(sdata.tables) == {"mine", "other"}
+    assert cheap_encoder.n_tiles == 120
+    ds.pp.embed(sdata, cheap_encoder, key_added="mine")
+    assert cheap_encoder.n_tiles == 120
+
+
+def test_a_taken_name_needs_overwrite(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder, key_added="mine")
+    with pytest.raises(
+        ValueError, match=r"sdata\.tables\['mine'\] exists. Pass `overwrite=True`, or another `key_added`"
+    ):
+        ds.pp.embed(sdata, cheap_encoder, key_added="mine", tile_um=50)
+    assert cheap_encoder.n_tiles == 60
+    ds.pp.embed(sdata, cheap_encoder, key_added="mine", tile_um=50, overwrite=True)
+    assert sdata["mine"].uns["deepspot"]["geometry"]["tile_um"] == 50
+    assert list(sdata.tables) == ["mine"]
+
+
+def test_overwrite_embeds_again(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder)
+    ds.pp.embed(sdata, cheap_encoder, overwrite=True)
+    assert cheap_encoder.n_tiles == 120
+    assert list(sdata.tables) == ["mean_colour_spots"]
+
+
+def test_table_that_would_be_too_large(sdata, cheap_encoder, monkeypatch):
+    gb = 6 * 27 * (4 + 9 * 2) / 1e9
+    monkeypatch.setattr(ds.settings, "max_table_gb", 0.99 * gb)
+    with pytest.raises(
+        ValueError, match=r"features of 6 spots would take .* above `ds.settings.max_table_gb`.*`subspots=F"
+    ):
+        ds.pp.embed(sdata, cheap_encoder)
+    assert cheap_encoder.n_tiles == 0
+    monkeypatch.setattr(ds.settings, "max_table_gb", 1.01 * gb)
+    ds.pp.embed(sdata, cheap_encoder)
+    monkeypatch.setattr(ds.settings, "max_table_gb", 6 * 27 * 4.1 / 1e9)
+    ds.pp.embed(sdata, cheap_encoder, subspots=False)
+    assert len(sdata.tables) == 2
+
+
+def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
+    sdata = slide_of(coloured(), GRID, mpp=1.0)
+    with pytest.raises(
+        ValueError, match=r"sdata.shapes\['spots'\] has no column 'diameter_um'. Pass `tile_um=` \(55 for"
+    ):
+        ds.pp.embed(sdata, cheap_encoder)
+    ds.pp.embed(sdata, cheap_encoder, tile_um=60)
+    np.testing.assert_array_equal(sdata["mean_colour_spots"].X[2].reshape(9, 3), [part(2, k) for k in range(9)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
+        ({"tile_um": 15}, ValueError, r"image 'he' is too coarse: a tile of 15 µm has 15\.0 px"),
+        ({"image_key": "nope"}, KeyError, "Key `'nope'` not found in `sdata.images`"),
+        ({"shapes_key": "nope"}, KeyError, "Key `'nope'` not found in `sdata.shapes`"),
+        ({"coordinate_system": "nope"}, ValueError, "Coordinate system 'nope' is not shared"),
+        ({"key_added": "a/b"}, ValueError, "cannot be a name in SpatialData"),
+        ({"key_added": "SPOTS"}, ValueError, "clashes with the element 'spots'"),
+        ({"encoder": "nope"}, KeyError, "Key `'nope'` not found in `ds.encoders.available"),
+        ({"batch_size": -5}, ValueError, "`batch_size` must be above 0"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be above 0"),
+    ],
+)
+def test_mistakes_add_nothing_and_cost_nothing(sdata, cheap_encoder, arguments, error, message):
+    with pytest.raises(error, match=message):
+        ds.pp.embed(sdata, **({"encoder": cheap_encoder} | arguments))
+    assert list(sdata.tables) == []
+    assert cheap_encoder.n_tiles == 0
+
+
+def test_unknown_scale(slide_of, cheap_encoder):
+    sdata = slide_of(coloured(), GRID, diameter_um=60)
+    with pytest.raises(ValueError, match=r"scale of image 'he' is unknown.*ds\.pp\.set_scale"):
+        ds.pp.embed(sdata, cheap_encoder)
+    assert list(sdata.tables) == []
+
+
+def test_an_encoder_that_breaks_adds_nothing(sdata, cheap_encoder):
+    cheap_encoder.encode = lambda tiles: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        ds.pp.embed(sdata, cheap_encoder)
+    assert list(sdata.tables) == []
+
+
+def test_border_tiles_are_padded_white(slide_of, cheap_encoder):
+    sdata = slide_of(np.zeros((200, 200, 3), np.uint8), [[0.0, 0.0], [100.0, 100.0]], mpp=1.0, diameter_um=60)
+    ds.pp.embed(sdata, cheap_encoder)
+    parts = sdata["mean_colour_spots"].obsm["subspots"][0].reshape(9, 9, 3).mean(axis=(1, 2))
+    np.testing.assert_allclose(parts[[0, 1, 2, 3, 6]], 255)
+    np.testing.assert_allclose(parts[8], 0)
+
+
+def test_a_slide_scanned_twice_as_fine_gives_the_same(slide_of, mean_colour):
+    coarse = slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE)
+    fine = slide_of(coloured(2), GRID * 2, mpp=0.5, diameter_um=SIDE)
+    for sdata in (coarse, fine):
+        ds.pp.embed(sdata, mean_colour())
+    np.testing.assert_array_equal(coarse["mean_colour_spots"].X, fine["mean_colour_spots"].X)
+    np.testing.assert_array_equal(*(sdata["mean_colour_spots"].obsm["subspots"] for sdata in (coarse, fine)))
+
+
+def test_coarse_levels_are_used_where_they_are_fine_enough(slide_of, mean_colour):
+    sdata = slide_of(coloured(4), GRID * 4, mpp=0.25, diameter_um=SIDE, scale_factors=[2, 2])
+    encoder = mean_colour(input_px=20)
+    ds.pp.embed(sdata, encoder)
+    assert encoder.seen[0].shape[1] == 60
+    np.testing.assert_allclose(sdata["mean_colour_spots"].X[3].reshape(9, 3), [part(3, k) for k in range(9)], atol=1)
+    np.testing.assert_allclose(sdata["mean_colour_spots"].obsm["spatial"], GRID * 4)
+
+
+def test_the_embedded_encoder_hardly_sees_the_magnification(toy, slide_of):
+    """The same tissue at half the magnification: the embedding stays far nearer than that of another spot."""
+    from PIL import Image
+
+    slide = toy["P1_S1"]
+    coarse = slide["P1_S1_image"].transpose("y", "x", "c").to_numpy()[:500, :500]
+    xy = np.column_stack([slide["spots"].geometry.x, slide["spots"].geometry.y])
+    xy = xy[(xy > 30).all(axis=1) & (xy < 470).all(axis=1)]
+    fine = np.asarray(Image.fromarray(coarse).resize((2000, 2000), Image.Resampling.BICUBIC))
+    half = fine.reshape(1000, 2, 1000, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    made = []
+    for pixels, mpp in ((fine, 0.25), (half, 0.5)):
+        sdata = slide_of(pixels, xy / mpp, mpp=mpp, diameter_um=55)
+        ds.pp.embed(sdata, "lite0", subspots=False)
+        made.append(sdata["lite0_spots"].X)
+    mean = made[0].mean(axis=0)
+    a, b = ((X - mean) / np.linalg.norm(X - mean, axis=1, keepdims=True) for X in made)
+    similarity = a @ b.T
+    assert len(xy) >= 6
+    assert similarity.diagonal().min() > 0.9
+    assert (similarity.argmax(axis=1) == np.arange(len(xy))).all()
+
+
+def test_points_on_shuffled_shapes_follow_the_shapes(sdata, cheap_encoder):
+    ds.pp.embed(sdata, cheap_encoder)
+    sdata.shapes["spots"] = sdata["spots"].iloc[[3, 0, 5, 1, 2, 4]]
+    ds.pp.embed(sdata, cheap_encoder, key_added="shuffled")
+    np.testing.assert_array_equal(sdata["shuffled"].X, sdata["mean_colour_spots"].X[[3, 0, 5, 1, 2, 4]])
+    assert sdata["shuffled"].obs["spot_id"].tolist() == list("DAFBCE")
+
+
+def test_digest_tells_values_types_and_shapes_apart():
+    zeros = np.zeros((2, 3))
+    parts = [zeros, zeros.T, zeros.astype(np.float32), zeros + 1, "0", 0, ["0"], [[0]], None]
+    assert len({digest(part) for part in parts}) == len(parts)
+    assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
+    assert digest(zeros) == digest(np.asfortranarray(zeros))

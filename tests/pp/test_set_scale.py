@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from spatialdata.models import Image2DModel
+
+import deepspot as ds
+from deepspot import _coords
+
+WHITE = np.full((200, 300, 3), 255, np.uint8)
+XY = np.array([[50.0, 50.0], [90.0, 50.0], [130.0, 50.0], [50.0, 90.0], [90.0, 90.0], [130.0, 90.0]])
+
+
+@pytest.fixture
+def bare(slide_of):
+    return slide_of(WHITE, XY)
+
+
+def test_microns_per_pixel(bare, log):
+    assert ds.pp.set_scale(bare, mpp=0.5) is None
+    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.5)
+    assert log == ["Set 0.5 µm per pixel for 'he' and 1 related elements."]
+    assert "diameter_um" not in bare["spots"]
+
+
+def test_pitch(bare):
+    ds.pp.set_scale(bare, spot_pitch_um=100)
+    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(100 / 40)
+
+
+def test_pitch_is_measured_in_pixels_of_the_image(slide_of):
+    double = np.diag([2.0, 2.0, 1])
+    sdata = slide_of(WHITE, XY, image_to={"global": double})
+    ds.pp.set_scale(sdata, spot_pitch_um=100)
+    assert _coords.microns_per_pixel(sdata, "he") == pytest.approx(100 / 20)
+
+
+def test_diameter_becomes_the_default_tile(bare, cheap_encoder):
+    ds.pp.set_scale(bare, mpp=0.5, spot_diameter_um=15)
+    assert set(bare["spots"]["diameter_um"]) == {15.0}
+    ds.pp.embed(bare, cheap_encoder)
+    assert cheap_encoder.seen[0].shape[1] == 30
+
+
+@pytest.mark.parametrize("arguments", [{}, {"mpp": 0.5, "spot_pitch_um": 100}])
+def test_one_way_to_state_it(bare, arguments):
+    with pytest.raises(ValueError, match="Pass either `mpp` .* or `spot_pitch_um`"):
+        ds.pp.set_scale(bare, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "offender"),
+    [
+        ({"mpp": 0}, "mpp"),
+        ({"spot_pitch_um": -1}, "spot_pitch_um"),
+        ({"mpp": 1, "spot_diameter_um": 0}, "spot_diameter"),
+    ],
+)
+def test_sizes_are_positive(bare, arguments, offender):
+    with pytest.raises(ValueError, match=f"`{offender}.*` must be above 0"):
+        ds.pp.set_scale(bare, **arguments)
+    assert not _coords.has_scale(bare, "he")
+    assert "diameter_um" not in bare["spots"]
+
+
+def test_several_images_are_listed(bare):
+    bare["other"] = Image2DModel.parse(WHITE.transpose(2, 0, 1), dims=("c", "y", "x"))
+    with pytest.raises(ValueError, match=r"`sdata.images` holds several candidates: \['he', 'other'\]"):
+        ds.pp.set_scale(bare, mpp=0.5)
+    ds.pp.set_scale(bare, mpp=0.5, image_key="other")
+    assert _coords.microns_per_pixel(bare, "other") == pytest.approx(0.5)
+
+
+def test_correcting_the_scale_moves_nothing(bare):
+    ds.pp.set_scale(bare, mpp=0.5)
+    ds.pp.set_scale(bare, mpp=0.25)
+    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.25)
+    np.testing.assert_allclose(_coords.centers(bare, "he", "spots"), XY)
+
+
+def test_pyramid(slide_of):
+    sdata = slide_of(WHITE, XY, scale_factors=[2, 2])
+    ds.pp.set_scale(sdata, mpp=0.5)
+    assert _coords.microns_per_pixel(sdata, "he") == pytest.approx(0.5)
+    np.testing.assert_allclose(_coords.centers(sdata, "he", "spots"), XY)

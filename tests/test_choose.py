@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+from spatialdata.models import Image2DModel, ShapesModel
+from spatialdata.transformations import Identity, Scale
+
+from deepspot import _choose, _coords
+
+GREY = np.full((600, 800, 3), 99, np.uint8)
+XY = np.array([[100.0, 100.0], [200.0, 200.0]])
+
+
+def small_copy(sdata, name, factor, system="global"):
+    pixels = np.zeros((3, int(600 * factor), int(800 * factor)), np.uint8)
+    there = {system: Scale([1 / factor, 1 / factor], axes=("x", "y"))}
+    sdata[name] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=there)
+
+
+def test_only_candidates_are_taken(slide_of):
+    assert _choose.image_and_shapes(slide_of(GREY, XY), None, None) == ("he", "spots")
+
+
+def test_small_copies_are_no_candidates(slide_of):
+    sdata = slide_of(GREY, XY, diameter_um=55)
+    small_copy(sdata, "hires", 0.1)
+    small_copy(sdata, "lowres", 0.05)
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None) == ("he", "spots")
+
+
+def test_the_tile_decides_what_is_small(slide_of):
+    sdata = slide_of(GREY, XY)
+    small_copy(sdata, "hires", 0.1)
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
+    with pytest.raises(ValueError, match=r"several candidates: \['he', 'hires'\]. Choose one with `image_key=`"):
+        _choose.image_and_shapes(sdata, None, None, tile_um=250)
+
+
+def test_a_small_copy_alone_is_chosen_so_that_the_refusal_names_it(slide_of):
+    sdata = slide_of(GREY, XY, diameter_um=55)
+    small_copy(sdata, "hires", 0.1)
+    _coords.set_scale(sdata, "he", 1.0)
+    del sdata.images["he"]
+    assert _choose.image_and_shapes(sdata, None, None) == ("hires", "spots")
+
+
+def test_images_of_unknown_scale_are_all_candidates(slide_of):
+    sdata = slide_of(GREY, XY, diameter_um=55)
+    small_copy(sdata, "hires", 0.1)
+    with pytest.raises(ValueError, match=r"`sdata.images` holds several candidates: \['he', 'hires'\]"):
+        _choose.image_and_shapes(sdata, None, None)
+    assert _choose.image_and_shapes(sdata, "hires", None) == ("hires", "spots")
+
+
+def test_several_shapes_are_listed(slide_of):
+    sdata = slide_of(GREY, XY)
+    sdata["cells"] = ShapesModel.parse(XY, geometry=0, radius=1)
+    with pytest.raises(ValueError, match=r"`sdata.shapes` holds several candidates: .*Choose one with `shapes_key=`"):
+        _choose.image_and_shapes(sdata, None, None)
+    assert _choose.image_and_shapes(sdata, None, "cells") == ("he", "cells")
+
+
+def test_unrelated_elements_are_no_candidates(slide_of):
+    sdata = slide_of(GREY, XY)
+    sdata["cells"] = ShapesModel.parse(XY, geometry=0, radius=1, transformations={"elsewhere": Identity()})
+    small_copy(sdata, "other", 0.5, system="elsewhere")
+    assert _choose.image_and_shapes(sdata, None, "spots") == ("he", "spots")
+    assert _choose.image_and_shapes(sdata, "other", None) == ("other", "cells")
+
+
+@pytest.mark.parametrize(("keys", "offender"), [(("nope", None), "nope"), ((None, "nope"), "nope")])
+def test_unknown_keys(slide_of, keys, offender):
+    with pytest.raises(
+        KeyError, match=rf"Key `'{offender}'` not found in `sdata\.(images|shapes)`. Available keys: \["
+    ):
+        _choose.image_and_shapes(slide_of(GREY, XY), *keys)
+
+
+def test_no_shapes(slide_of):
+    sdata = slide_of(GREY, XY)
+    del sdata.shapes["spots"]
+    with pytest.raises(KeyError, match=r"`sdata.shapes` holds nothing that fits, so `shapes_key` cannot be chosen"):
+        _choose.image_and_shapes(sdata, None, None)
+
+
+def test_diameter(slide_of):
+    sdata = slide_of(GREY, XY)
+    assert _choose.known_diameter(sdata, "spots") is None
+    sdata["spots"]["diameter_um"] = [55.0, 55.0]
+    assert _choose.known_diameter(sdata, "spots") == 55.0
+    sdata["spots"]["diameter_um"] = [55.0, 100.0]
+    with pytest.raises(
+        ValueError, match=r"Spots of 'spots' have several diameters: \[.*55.*100.*\] µm. Pass `tile_um=`"
+    ):
+        _choose.known_diameter(sdata, "spots")

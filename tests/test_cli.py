@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import spatialdata
+
+import deepspot as ds
+from deepspot import cli, encoders
+
+
+@pytest.fixture
+def store(slide, tmp_path):
+    path = tmp_path / "slide.zarr"
+    slide.write(path)
+    return path
+
+
+@pytest.fixture
+def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
+    """A model on a cheap encoder, which the registry knows for as long as the test runs."""
+    real = encoders.get
+    monkeypatch.setattr(
+        encoders,
+        "get",
+        lambda encoder=None: cheap_encoder if encoder in ("mean_colour", cheap_encoder) else real(encoder),
+    )
+    model = ds.tl.train(
+        slide, genes=4, encoder=cheap_encoder, network={"width": 8, "members": 1}, training={"epochs": 2}
+    )
+    model.save(tmp_path / "model")
+    for key in set(slide.tables) - {"table"}:
+        del slide.tables[key]
+    return tmp_path / "model"
+
+
+def test_predict_adds_to_the_slide(bundle, store, capsys):
+    assert cli.main(["predict", str(store), "--model", str(bundle)]) == 0
+    sdata = spatialdata.read_zarr(store)
+    assert sdata.tables["deepspot_spots"].shape == (30, 4)
+    assert "deepspot_spots" in capsys.readouterr().out
+    assert np.isfinite(sdata.tables["deepspot_spots"].X).all()
+
+
+def test_predict_twice_needs_another_name(bundle, store, capsys):
+    arguments = ["predict", str(store), "--model", str(bundle)]
+    assert cli.main(arguments) == 0
+    assert cli.main(arguments) == 2
+    assert "key_added" in capsys.readouterr().err
+    assert cli.main([*arguments, "--key-added", "second"]) == 0
+    assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
+
+
+def test_predict_writes_a_copy(bundle, store, tmp_path):
+    out = tmp_path / "out.zarr"
+    assert cli.main(["predict", str(store), "--model", str(bundle), "--out", str(out)]) == 0
+    assert "deepspot_spots" in spatialdata.read_zarr(out).tables
+    assert list(spatialdata.read_zarr(store).tables) == ["table"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere.zarr"], "no SpatialData folder 'nowhere.zarr'"),
+        (["predict", "STORE", "--model", "nowhere"], "no model 'nowhere'"),
+        (["predict", "STORE", "--model", "BUNDLE", "--shapes-key", "cells"], "Key `'cells'` not found"),
+        (["predict", "STORE", "--model", "BUNDLE", "--out", "STORE"], "exists"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message, store, bundle, capsys):
+    known = {"STORE": str(store), "BUNDLE": str(bundle)}
+    assert cli.main([known.get(argument, argument) for argument in arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deepspot: ")
+    assert message in line
+
+
+def test_bugs_are_not_hidden(monkeypatch, store):
+    def broken(*_, **__):
+        return np.zeros(2) @ np.zeros(3)
+
+    monkeypatch.setattr(ds.tl, "predict", broken)
+    with pytest.raises(ValueError, match="mismatch"):
+        cli.main(["predict", str(store)])
+
+
+def test_demo_refuses_a_folder_of_somebody_else(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("precious")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 2
+    assert "not made by `deepspot demo`" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "deepspot", "--help"], capture_output=True, text=True, check=True)
+    assert "demo" in done.stdout
+    assert "predict" in done.stdout

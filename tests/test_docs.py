@@ -1,0 +1,111 @@
+"""What the docs say and what the code offers must not drift apart."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import deepspot as ds
+
+ROOT = Path(__file__).parents[1]
+NAMESPACES = sorted(set(ds.__all__) - {"settings"})
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def public() -> dict[str, object]:
+    modules = {name: importlib.import_module(f"deepspot.{name}") for name in NAMESPACES}
+    return {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in module.__all__}
+
+
+PUBLIC = public()
+FUNCTIONS = {name: item for name, item in PUBLIC.items() if inspect.isfunction(item)}
+
+
+def section(docstring: str, title: str) -> list[str]:
+    """Lines of a section of a cleaned numpy docstring."""
+    found = re.search(rf"^{title}\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", docstring + "\n", flags=re.M | re.S)
+    return found.group(1).splitlines() if found else []
+
+
+def fenced(text: str) -> list[str]:
+    return [block.strip() for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.M | re.S)]
+
+
+def test_readme_starts_with_exactly_two_commands():
+    text = (ROOT / "README.md").read_text()
+    assert fenced(text)[:2] == [
+        "python -m pip install . && python -m deepspot demo",
+        'python -m pip install ".[test]" && python -m pytest',
+    ]
+    title, purpose, *commands = [part for part in re.split(r"\n\s*\n", text) if part][:4]
+    assert title.startswith("# deepspot")
+    assert "```" not in purpose
+    assert all(part.startswith("```") for part in commands)
+
+
+def test_readme_has_one_test_command():
+    # .ci/run takes it from here.
+    lines = [line for block in fenced((ROOT / "README.md").read_text()) for line in block.splitlines()]
+    assert sum("python -m pytest" in line for line in lines) == 1
+
+
+def test_api_page_lists_every_public_name():
+    blocks = re.findall(r"```\{eval-rst\}\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), flags=re.S)
+    listed = [line.strip() for block in blocks for line in block.splitlines() if re.fullmatch(r"   [a-zA-Z]\S*", line)]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {"settings", *PUBLIC}
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_all_is_sorted_and_documented(namespace):
+    module = importlib.import_module(f"deepspot.{namespace}")
+    assert sorted(module.__all__) == list(module.__all__)
+    assert module.__doc__
+    assert all(getattr(module, name).__doc__ for name in module.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_has_an_example(name):
+    assert any(line.startswith(">>> ") for line in section(inspect.getdoc(FUNCTIONS[name]), "Examples"))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstring_describes_the_parameters(name):
+    lines = section(inspect.getdoc(FUNCTIONS[name]), "Parameters")
+    described = [part.lstrip("*") for line in lines if line and line[0] != " " for part in line.split(", ")]
+    assert described == list(inspect.signature(FUNCTIONS[name]).parameters)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_only_what_exists(page):
+    names = re.findall(rf"\b(?:ds|deepspot)\.((?:{'|'.join(NAMESPACES)})\.[A-Za-z]\w*)", page.read_text())
+    assert set(names) <= set(PUBLIC)
+    fields = re.findall(r"\bds\.settings\.(\w+)", page.read_text())
+    assert all(hasattr(ds.settings, field) for field in fields)
+
+
+def test_changelog_has_this_version():
+    versions = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert versions[0] == ds.__version__
+
+
+def test_preset_table_is_that_of_the_code():
+    from deepspot.models._config import PRESETS
+
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", (ROOT / "docs" / "model.md").read_text(), flags=re.M)
+    table = {field: [cell.strip() for cell in cells.split("|")] for field, cells in rows}
+    for column, preset in enumerate(["paper", "published", "default"]):
+        for part in (PRESETS[preset].network, PRESETS[preset].training):
+            for field, value in part.model_dump(exclude={"context"}).items():
+                cell = table[field][column]
+                assert (cell if isinstance(value, str) else float(cell)) == value, (preset, field)
+
+
+def test_contributing_names_only_files_that_exist():
+    rows = [line for line in (ROOT / "docs" / "contributing.md").read_text().splitlines() if line.startswith("|")]
+    names = re.findall(r"`([\w/*]+(?:\.py|/))`", "\n".join(rows))
+    missing = [name for name in names if not any((ROOT / "src" / "deepspot").glob(name.rstrip("/")))]
+    assert names
+    assert not missing

@@ -1,0 +1,148 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from anndata import concat as concat_tables
+from spatialdata.models import ShapesModel, TableModel
+
+import deepspot as ds
+from deepspot import _store, _tables
+
+XY = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0], [40.0, 40.0]])
+SPOTS = ["A", "B", "C", "D"]
+
+
+@pytest.fixture
+def tiny(slide_of):
+    return slide_of(np.full((60, 60, 3), 255, np.uint8), XY, index=SPOTS)
+
+
+def measured(instances, region="spots", **columns):
+    obs = pd.DataFrame({"area": pd.Categorical([region] * len(instances)), "id": instances, **columns})
+    obs.index = obs.index.astype(str)
+    values = np.array([[float(ord(name[0]))] for name in instances])
+    return TableModel.parse(AnnData(values, obs=obs), region=region, region_key="area", instance_key="id")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "at"),
+    [
+        (["A", "B", "C", "D"], [0, 1, 2, 3], [0, 1, 2, 3]),
+        (["D", "B", "A", "C"], [2, 1, 3, 0], [0, 1, 2, 3]),
+        (["C", "A"], [1, 0], [0, 2]),
+        (["X", "C", "Y"], [1], [2]),
+    ],
+)
+def test_rows_are_matched_by_instance(tiny, rows, expected, at):
+    tiny["t"] = measured(rows)
+    found, positions = _tables.match(tiny["t"], tiny, "spots")
+    assert found.tolist() == expected
+    assert positions.tolist() == at
+    assert [chr(int(v)) for v in tiny["t"].X[found, 0]] == [SPOTS[i] for i in at]
+
+
+def test_rows_of_another_region_are_left_out(tiny):
+    tiny["more"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
+    both = concat_tables([measured(["D", "A"], "more"), measured(["C", "B"])], index_unique="-")
+    both.obs["area"] = both.obs["area"].astype("category")
+    tiny["t"] = TableModel.parse(both, region=["more", "spots"], region_key="area", instance_key="id")
+    assert _tables.annotating(tiny, "spots") == _tables.annotating(tiny, "more") == ["t"]
+    assert _tables.rows_of(tiny["t"], "spots").to_dict() == {2: "C", 3: "B"}
+    found, positions = _tables.match(tiny["t"], tiny, "spots")
+    assert found.tolist() == [3, 2]
+    assert positions.tolist() == [1, 2]
+
+
+def twice_b(**columns):
+    table = measured(["A", "B", "C"], **columns)  # `parse` itself refuses duplicates, but only when it is called
+    table.obs["id"] = ["A", "B", "B"]
+    return table
+
+
+def test_duplicate_instances(tiny):
+    tiny["t"] = twice_b()
+    with pytest.raises(ValueError, match="names spot 'B' of 'spots' more than once.*Keep one row for each spot"):
+        _tables.match(tiny["t"], tiny, "spots")
+
+
+def test_several_measured_tables_are_listed(tiny):
+    tiny["counts"], tiny["corrected"] = measured(SPOTS), measured(SPOTS)
+    with pytest.raises(
+        ValueError, match=r"several candidates: \['counts', 'corrected'\]\. Choose one with `table_key="
+    ):
+        _tables.measured_key(tiny, "spots", None)
+    assert _tables.measured_key(tiny, "spots", "corrected") == "corrected"
+
+
+def test_our_own_tables_are_not_measured(tiny):
+    ours = _store.make_table(
+        np.ones((4, 1)),
+        region="spots",
+        instances=pd.Index(SPOTS),
+        region_key="area",
+        instance_key="id",
+        uns={"deepspot": {"kind": "features"}},
+    )
+    tiny["features"] = ours
+    with pytest.raises(KeyError, match="holds nothing that fits, so `table_key` cannot be chosen"):
+        _tables.measured_key(tiny, "spots", None)
+    tiny["counts"] = measured(SPOTS)
+    assert _tables.measured_key(tiny, "spots", None) == "counts"
+    assert _tables.measured_key(tiny, "spots", "features") == "features"
+    assert _tables.is_ours(tiny["features"])
+    assert not _tables.is_ours(tiny["counts"])
+
+
+def test_tables_of_other_shapes_are_not_candidates(tiny):
+    tiny["more"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
+    tiny["t"] = measured(SPOTS, "more")
+    assert _tables.annotating(tiny, "spots") == []
+    with pytest.raises(
+        KeyError, match=r"Key `'t'` not found in `sdata.tables annotating 'spots'`. Available keys: \[\]"
+    ):
+        _tables.measured_key(tiny, "spots", "t")
+
+
+def test_link_keys_of_the_measured_table_are_reused(tiny):
+    assert _tables.link_keys(tiny, "spots") == ("region", "spot_id")
+    tiny["t"] = measured(SPOTS)
+    assert _tables.link_keys(tiny, "spots") == ("area", "id")
+
+
+def test_unlinked_table_is_ignored(tiny):
+    tiny["bulk"] = AnnData(np.ones((1, 3)))
+    assert _tables.annotating(tiny, "spots") == []
+
+
+def test_array_positions_follow_the_shapes(tiny):
+    tiny["t"] = measured(["D", "B", "A", "C"], array_row=[3, 1, 0, 2], array_col=[6, 2, 0, 4])
+    np.testing.assert_array_equal(_tables.array_positions(tiny, "spots"), [[0, 0], [1, 2], [2, 4], [3, 6]])
+
+
+def test_array_positions_in_the_shapes_come_first(tiny):
+    tiny["t"] = measured(SPOTS, array_row=0, array_col=0)
+    tiny.shapes["spots"] = tiny["spots"].assign(array_row=range(4), array_col=5)
+    np.testing.assert_array_equal(_tables.array_positions(tiny, "spots"), [[0, 5], [1, 5], [2, 5], [3, 5]])
+
+
+def test_array_positions_of_some_spots_are_none_at_all(tiny):
+    tiny["t"] = measured(["A", "B"], array_row=0, array_col=0)
+    assert _tables.array_positions(tiny, "spots") is None
+
+
+def test_duplicate_instances_stop_embedding_before_it_starts(tiny, cheap_encoder):
+    tiny["t"] = twice_b(array_row=0, array_col=0)
+    ds.pp.set_scale(tiny, mpp=1.0, shapes_key="spots", spot_diameter_um=30)
+    with pytest.raises(ValueError, match="names spot 'B' of 'spots' more than once"):
+        ds.pp.embed(tiny, cheap_encoder)
+    assert cheap_encoder.n_tiles == 0
+
+
+def test_features_of_a_shuffled_table_are_those_of_its_spots(slide, cheap_encoder):
+    ds.pp.embed(slide, cheap_encoder, key_added="first")
+    order = np.random.default_rng(0).permutation(slide["table"].n_obs)
+    slide.tables["table"] = slide["table"][order].copy()
+    ds.pp.embed(slide, cheap_encoder, key_added="second")
+    np.testing.assert_array_equal(slide["first"].X, slide["second"].X)
+    np.testing.assert_array_equal(slide["first"].obsm["array"], slide["second"].obsm["array"])
+    assert slide["second"].obs["spot_id"].tolist() == slide["spots"].index.tolist()

@@ -1,0 +1,19 @@
+import pytest
+
+import deepspot as ds
+
+QUICK = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "max_epochs": 3}, "seed": 0}
+
+
+@pytest.fixture
+def quick(cheap_encoder):
+    """Arguments of a training that takes a second."""
+    return {"patient_key": "patient", "genes": 10, "encoder": cheap_encoder, **QUICK}
+
+
+@pytest.fixture(scope="session")
+def quick_model(toy, mean_colour):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    return ds.tl.train(slides, patient_key="patient", genes=10, encoder=mean_colour(), **QUICK)

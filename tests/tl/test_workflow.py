@@ -1,0 +1,51 @@
+"""What `predict` adds goes through the tools of the ecosystem with no glue."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def predicted(toy, quick_model, mean_colour):
+    from spatialdata import deepcopy
+
+    import deepspot as ds
+
+    sdata = deepcopy(toy["P1_S1"])
+    ds.tl.predict(sdata, quick_model, encoder=mean_colour())
+    return sdata
+
+
+def test_scanpy_squidpy_and_spatialdata_plot(predicted):
+    import scanpy as sc
+    import spatialdata_plot  # noqa: F401
+    import squidpy as sq
+
+    table = predicted.tables["deepspot_spots"]
+    sc.pp.pca(table, n_comps=5)
+    sc.pp.neighbors(table, n_neighbors=8)
+    sc.tl.leiden(table, flavor="igraph", n_iterations=2, directed=False, resolution=2)
+    assert table.obs["leiden"].nunique() > 1
+    sc.tl.rank_genes_groups(table, "leiden", method="wilcoxon")
+    markers = sc.get.rank_genes_groups_df(table, group=None)
+    assert set(markers["names"]) == set(table.var_names)
+    assert np.isfinite(markers["logfoldchanges"]).all()
+
+    sq.gr.spatial_neighbors_knn(table)
+    sq.gr.spatial_autocorr(table, mode="moran", show_progress_bar=False)
+    assert set(table.uns["moranI"].index) == set(table.var_names)
+
+    gene = table.var_names[0]
+    image = next(iter(predicted.images))
+    render = predicted.pl.render_images(image).pl.render_shapes("spots", color=gene, table_name="deepspot_spots")
+    axes = render.pl.show(coordinate_systems="global", return_ax=True)
+    assert len(axes.collections) > 0
+    plt.close("all")
+
+
+def test_it_is_still_a_spatialdata_that_can_be_written(predicted, tmp_path):
+    from spatialdata import read_zarr
+
+    predicted.write(tmp_path / "slide.zarr")
+    again = read_zarr(tmp_path / "slide.zarr").tables["deepspot_spots"]
+    np.testing.assert_array_equal(again.X, predicted.tables["deepspot_spots"].X)
