@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from _sections import load
-from real_sections import choose_panels, measured
+from real_sections import measured
 
 import deepspot as ds
 from deepspot._bags import Bags
@@ -21,7 +21,7 @@ from deepspot._geometry import NeighborRule
 from deepspot._metrics import pearson
 from deepspot.encoders._lite0 import LITE0, STATISTICS_WEIGHT
 from deepspot.tl._bags_of import bags_of
-from deepspot.tl._training_set import targets
+from deepspot.tl._training_set import choose_genes, targets
 
 WEIGHTS, SEED = (0, 0.3, 1, 3, 10), 0
 C = ["C2", "C3", "C4", "C5"]
@@ -49,7 +49,7 @@ def main() -> None:
 
 def score(training: list[str], test: str, known: dict, bags: dict, weight: float) -> float:
     train = [known[name] for name in training]
-    genes = choose_panels(train)["200 most variable of those in ≥ 30 % of spots"]
+    genes = choose_genes(train, 200, min_detected=0.3)
     starts = np.cumsum([0, *(len(bags[name]) for name in training)])
     rows = np.concatenate([start + slide.rows for start, slide in zip(starts, train, strict=False)])
     values = np.full((starts[-1], len(genes)), np.nan, dtype=np.float32)

@@ -16,9 +16,8 @@ import numpy as np
 import deepspot as ds
 from deepspot._metrics import pearson
 from deepspot.models._registry import EMBEDDED, FOLDER
-from deepspot.pp._expression import most_variable
 from deepspot.tl._slides import measure
-from deepspot.tl._training_set import common_genes, targets
+from deepspot.tl._training_set import choose_genes, targets
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from _sections import load
@@ -30,7 +29,8 @@ MB = 2**20
 
 def main() -> None:
     slides = load(SECTIONS)
-    genes = choose_genes(slides)
+    known = [measure(name, sdata, "spots", "table", patient=name[0], layer=None) for name, sdata in slides.items()]
+    genes = choose_genes(known, N_GENES, DETECTED)
     scores = {}
     for patient in ("B", "C"):
         training = {name: sdata for name, sdata in slides.items() if name[0] != patient}
@@ -52,14 +52,6 @@ def main() -> None:
     print(f"{model}\n{size:.1f} MB")
     for key, value in model.card.scores["sections"].items():
         print(key, value)
-
-
-def choose_genes(slides: dict) -> list[str]:
-    known = [measure(name, sdata, "spots", "table", patient=name[0], layer=None) for name, sdata in slides.items()]
-    common = common_genes(known)
-    counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in known]
-    seen = np.all([np.asarray((part > 0).mean(axis=0)).ravel() >= DETECTED for part in counts], axis=0)
-    return most_variable([part[:, seen] for part in counts], list(common[seen]), N_GENES)
 
 
 def agreement(sdata, model, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ mpl.use("Agg")
 ds.settings.progress = False
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data():
     path = os.environ.get("DEEPSPOT_DATA")
     if not path or not Path(path).is_dir():

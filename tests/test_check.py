@@ -17,7 +17,7 @@ def test_one_key():
         ValueError, match=r"`sdata.images` holds several candidates: \['a', 'b'\]. Choose one with `image"
     ):
         _check.one_key(None, ["a", "b"], "sdata.images", "image_key")
-    with pytest.raises(KeyError, match="`sdata.images` holds nothing that fits, so `image_key` cannot be chosen"):
+    with pytest.raises(KeyError, match=r"`sdata.images` holds nothing that fits, so `image_key` cannot be chosen"):
         _check.one_key(None, [], "sdata.images", "image_key")
     with pytest.raises(KeyError, match="Key `'x'` not found"):
         _check.one_key("x", ["only"], "sdata.images", "image_key")

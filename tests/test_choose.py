@@ -36,12 +36,14 @@ def test_the_tile_decides_what_is_small(slide_of):
         _choose.image_and_shapes(sdata, None, None, tile_um=250)
 
 
-def test_a_small_copy_alone_is_chosen_so_that_the_refusal_names_it(slide_of):
+def test_small_copies_alone_are_refused(slide_of):
     sdata = slide_of(GREY, XY, diameter_um=55)
     small_copy(sdata, "hires", 0.1)
     _coords.set_scale(sdata, "he", 1.0)
     del sdata.images["he"]
-    assert _choose.image_and_shapes(sdata, None, None) == ("hires", "spots")
+    with pytest.raises(ValueError, match=r"a tile of 55 µm would have \{'hires': 6\} px, .*Add the full-resolution image"):
+        _choose.image_and_shapes(sdata, None, None)
+    assert _choose.image_and_shapes(sdata, "hires", None) == ("hires", "spots")
 
 
 def test_images_of_unknown_scale_are_all_candidates(slide_of):

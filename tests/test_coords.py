@@ -115,7 +115,7 @@ def test_systems_that_disagree_are_listed(slide_of):
     )
     with pytest.raises(ValueError, match=r"\['a', 'b'\] place the shapes 'spots' up to 7\.0 px apart in image 'he'"):
         _coords.centers(sdata, "he", "spots")
-    np.testing.assert_allclose(_coords.centers(sdata, "he", "spots", "b"), PIXELS + [7, 0])
+    np.testing.assert_allclose(_coords.centers(sdata, "he", "spots", "b"), PIXELS + np.array([7, 0]))
     with pytest.raises(
         ValueError, match=r"'c' is not shared by image 'he' and shapes 'spots'. They share \['a', 'b'\]"
     ):
@@ -255,5 +255,5 @@ def test_pitch_of_spots_that_jitter(kind):
 
 
 def test_pitch_needs_two_spots():
-    with pytest.raises(ValueError, match="fewer than two spots. State `mpp` instead"):
+    with pytest.raises(ValueError, match=r"fewer than two spots. State `mpp` instead"):
         _coords.pitch_px(np.zeros((1, 2)))

@@ -61,7 +61,7 @@ def twice_b(**columns):
 
 def test_duplicate_instances(tiny):
     tiny["t"] = twice_b()
-    with pytest.raises(ValueError, match="names spot 'B' of 'spots' more than once.*Keep one row for each spot"):
+    with pytest.raises(ValueError, match=r"names spot 'B' of 'spots' more than once.*Keep one row for each spot"):
         _tables.match(tiny["t"], tiny, "spots")
 
 

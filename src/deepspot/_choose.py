@@ -14,13 +14,27 @@ def image_and_shapes(
     sdata: SpatialData, image_key: str | None, shapes_key: str | None, tile_um: float | None = None
 ) -> tuple[str, str]:
     """Names of the image and the shapes to work on."""
-    shapes_key = _check.one_key(shapes_key, _shapes(sdata, image_key), "sdata.shapes", "shapes_key")
+    shapes_key = only_shapes(sdata, image_key, shapes_key)
     if image_key is not None:
         return _check.key_in(image_key, sdata.images, "sdata.images"), shapes_key
     related = [key for key in sdata.images if _coords.shares_system(sdata, key, shapes_key)]
     # The small copies that come with Visium are no candidates beside an image that shows the tissue.
-    fine = [key for key in related if _is_fine(sdata, key, tile_um or known_diameter(sdata, shapes_key))]
-    return _check.one_key(None, fine or related, "sdata.images", "image_key"), shapes_key
+    side = tile_um or known_diameter(sdata, shapes_key)
+    fine = [key for key in related if _is_fine(sdata, key, side)]
+    if related and not fine:
+        px = {key: round(float(side or 0) / _coords.microns_per_pixel(sdata, key)) for key in related}
+        raise ValueError(
+            f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have {px} px, "
+            f"at least {_boxes.MIN_TILE_PX} are needed. Add the full-resolution image that the slide scanner wrote."
+        )
+    return _check.one_key(None, fine, "sdata.images", "image_key"), shapes_key
+
+
+def only_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
+    """Name of the shapes that can be related to an image (None: to any)."""
+    images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
+    related = [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
+    return _check.one_key(shapes_key, related, "sdata.shapes", "shapes_key")
 
 
 def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
@@ -32,11 +46,6 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
     if len(diameters) != 1:
         raise ValueError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
     return float(diameters[0])
-
-
-def _shapes(sdata: SpatialData, image_key: str | None) -> list[str]:
-    images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
-    return [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
 
 
 def _is_fine(sdata: SpatialData, image_key: str, tile_um: float | None) -> bool:

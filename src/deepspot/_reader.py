@@ -22,6 +22,8 @@ GLASS = 255
 LARGE_BLOCK = 256 * 2**20
 EXACT_FINGERPRINT = 2**30
 PATCH = 64
+# Averaging 3 × 3 of the pixels that are kept is enough to draw without moiré, and much faster than averaging all.
+AVERAGED = 3
 
 
 def levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
@@ -67,6 +69,30 @@ def read(level: DataArray, boxes: Boxes, batch_size: int) -> Iterator[tuple[np.n
         for tile, row in zip(tiles, rows, strict=True):
             blocks.paste(row, tile)
         yield rows, tiles
+
+
+def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -> tuple[np.ndarray, int]:
+    """Cut out a part of a level and scale it down to draw it.
+
+    Parameters
+    ----------
+    level
+        The level.
+    first, last
+        x and y of the first pixel, and of the one behind the last.
+    max_px
+        Limit of the longer side; it may be exceeded by half.
+
+    Returns
+    -------
+    Pixels (h, w, 3) in uint8, and how many pixels of the level went into one of them, along a side.
+    """
+    step = max(1, int((last - first).max() / max_px))
+    stride = max(1, step // AVERAGED)
+    block = max(1, min(step // stride, *((last - first) // stride)))
+    part = level.isel(x=slice(first[0], last[0], stride), y=slice(first[1], last[1], stride))
+    small = np.asarray(part.coarsen(x=block, y=block, boundary="trim").mean().data) if block > 1 else part.to_numpy()
+    return np.round(small).astype(np.uint8).transpose(1, 2, 0), block * stride
 
 
 def fingerprint(pyramid: list[DataArray]) -> str:

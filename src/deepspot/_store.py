@@ -92,6 +92,11 @@ def add_table(sdata: SpatialData, key: str, table: AnnData, *, what: str, overwr
     logger.info("Added %s spots × %s %s to sdata.tables[%r].%s", *_line(sdata, key, table, what))
 
 
+def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
+    """Set a column of a shapes element to one number."""
+    sdata.shapes[shapes_key][column] = float(value)
+
+
 def _line(sdata: SpatialData, key: str, table: AnnData, what: str) -> tuple[str, str, str, str, str]:
     hint = ""
     if sdata.is_backed():

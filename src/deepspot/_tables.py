@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 LINK = ("region", "spot_id")
+SHARED = 0.5
 
 
 def annotating(sdata: SpatialData, shapes_key: str) -> list[str]:
@@ -64,6 +66,17 @@ def match(table: AnnData, sdata: SpatialData, shapes_key: str) -> tuple[np.ndarr
         )
     found = pd.Index(rows).get_indexer(shapes)
     return rows.index.to_numpy()[found[found >= 0]], np.flatnonzero(found >= 0)
+
+
+def check_shared(wanted: Sequence[str], table: AnnData, table_key: str) -> None:
+    """Raise if a table measures under half of the genes that it is to be compared with."""
+    shared = int(table.var_names.isin(list(wanted)).sum())
+    if shared < SHARED * len(wanted):
+        raise ValueError(
+            f"Table {table_key!r} measures {shared} of the {len(wanted):,} genes to compare, under half. It names "
+            f"genes like {list(table.var_names[:3])}, these are like {list(wanted[:3])}: another species, or other "
+            "identifiers (`gene_id_key` when reading)?"
+        )
 
 
 def array_positions(sdata: SpatialData, shapes_key: str) -> np.ndarray | None:

@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,17 +10,18 @@ import spatialdata
 import deepspot as ds
 from deepspot._demo import _data, run_demo
 from deepspot._demo._compare import score, summarise
-from deepspot._demo._data import ToySize
+from deepspot._demo._data import ToySetup
 from deepspot._demo._figures import chosen_genes
 from deepspot._demo._folder import claim
 
-TINY = ToySize(n_patients=3, n_rows=3, n_cols=4, n_genes=12, network={"members": 1, "width": 16})
+TINY = ToySetup(n_patients=3, n_rows=3, n_cols=4, n_genes=12)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, mean_colour):
     out = tmp_path_factory.mktemp("demo")
-    return out, run_demo(out, toy=True, seed=1, _size=TINY)
+    work = {"encoder": mean_colour(), "network": {"members": 1, "width": 16}, "training": {"max_epochs": 3}}
+    return out, run_demo(out, toy=True, seed=1, _setup=replace(TINY, **work))
 
 
 def test_writes_all_that_it_promises(demo):
@@ -72,14 +74,14 @@ def test_falls_back_to_toy_slides_and_says_why(monkeypatch, log):
         raise ConnectionError("no network here")
 
     monkeypatch.setattr(ds.datasets, "her2st", offline)
-    slides = _data.load_slides(toy=False, seed=0, size=TINY)
+    slides = _data.load_slides(toy=False, seed=0, setup=TINY)
     assert not slides.real
     assert "no network here" in slides.why_toy
     assert any("synthetic" in message for message in log)
 
 
 def test_real_sections_keep_the_unseen_one_apart(data):
-    slides = _data.load_slides(toy=False, seed=0, size=TINY)
+    slides = _data.load_slides(toy=False, seed=0, setup=TINY)
     assert slides.real
     assert slides.name == "C5"
     assert list(slides.train) == ["C2", "C3"]

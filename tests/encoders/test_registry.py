@@ -34,9 +34,7 @@ def test_available_lists_the_cards():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(
-        KeyError, match=r"Key `'uni'` not found in `ds.encoders.available\(\)`. Available keys: \['lite0'"
-    ):
+    with pytest.raises(KeyError, match=r"Key `'uni'` not found in `ds.encoders.available\(\)`. Available keys: \['lit"):
         ds.encoders.get("uni")
 
 
@@ -53,9 +51,7 @@ def test_a_users_own_object_needs_four_things():
         def to(self, device):
             return self
 
-    with pytest.raises(
-        TypeError, match=r"Mine is no encoder: it needs `card`, `fingerprint`, `to\(device\)` and `encode"
-    ):
+    with pytest.raises(TypeError, match=r"Mine is no encoder: it needs `card`, `fingerprint`, `to\(device\)` and"):
         ds.encoders.get(Mine())
     Mine.encode = lambda self, tiles: tiles.mean(axis=(1, 2))
     mine = Mine()
@@ -85,9 +81,7 @@ def test_the_card_normalises_unless_there_is_a_transform():
 
 def test_a_taken_name_needs_overwrite():
     ds.encoders.register(card(), mean_pixel)
-    with pytest.raises(
-        ValueError, match="Encoder 'mine' is registered already. Choose another name, or pass `overwrite"
-    ):
+    with pytest.raises(ValueError, match=r"Encoder 'mine' is registered already. Choose another name, or"):
         ds.encoders.register(card(), mean_pixel)
     ds.encoders.register(card(licence="MIT"), mean_pixel, overwrite=True)
     assert ds.encoders.available().loc["mine", "licence"] == "MIT"

@@ -97,7 +97,7 @@ def test_no_such_device():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_device_that_is_not_there():
-    with pytest.raises(ValueError, match="`device='cuda'` is not available here. Leave `device` out"):
+    with pytest.raises(ValueError, match=r"`device='cuda'` is not available here. Leave `device` out"):
         TorchEncoder(card(), convolution()).to("cuda")
 
 

@@ -160,23 +160,19 @@ def test_three_coordinates(adata, image):
 
 def test_coordinates_that_are_not_finite(adata, image):
     adata.obsm["spatial"][[3, 7]] = np.nan
-    with pytest.raises(ValueError, match="2 of 16 spots have no finite coordinates .*, the first is 'AAA3-1'. Remove"):
+    with pytest.raises(ValueError, match=r"2 of 16 spots have no finite coordinates .*, the first is 'AAA3-1'. Remove"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 
 def test_swapped_coordinates(adata, image):
     adata.obsm["spatial"][0] = [30, 250]
-    with pytest.raises(
-        ValueError, match=r"1 of 16 spots lie outside the image \(260 × 230 px\).* swap the two columns"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 16 spots lie outside the image \(260 × 230 px\).* swap the two"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 
 def test_spots_outside(adata, image):
     adata.obsm["spatial"] *= 4
-    with pytest.raises(
-        ValueError, match=r"spots lie outside the image .*Check that image and spots have the same scale"
-    ):
+    with pytest.raises(ValueError, match=r"spots lie outside the image .*Check that image and spots have"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 

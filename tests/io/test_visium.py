@@ -16,10 +16,8 @@ ROWS = COLS = 5
 HIRES, LOWRES = 0.1, 0.03
 DIAMETER = 65 / MPP
 
-pytestmark = pytest.mark.filterwarnings(
-    # Said by dask-image of every PNG and TIFF that it reads.
-    "ignore:.*imread.*",
-)
+# spatialdata-io drops columns in place, which pandas 3.1 wants no longer.
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")
 
 
 def array():
@@ -139,13 +137,11 @@ def test_without_full_image(outs, cheap_encoder, log):
     sdata = ds.io.visium(outs)
     assert "No full-resolution image was given" in log[-1]
     assert set(sdata.images) == {"outs_hires_image", "outs_lowres_image"}
-    with pytest.raises(ValueError, match="several candidates"):
+    too_small = r"'outs_hires_image': 11, 'outs_lowres_image': 3\} px, .*Add the full-resolution image"
+    with pytest.raises(ValueError, match=too_small):
         ds.pp.embed(sdata, cheap_encoder)
     with pytest.raises(ValueError, match=r"'outs_hires_image' is too coarse.*Use the full-resolution image"):
         ds.pp.embed(sdata, cheap_encoder, image_key="outs_hires_image")
-    del sdata.images["outs_lowres_image"]
-    with pytest.raises(ValueError, match=r"'outs_hires_image' is too coarse.*Use the full-resolution image"):
-        ds.pp.embed(sdata, cheap_encoder)
     assert list(sdata.tables) == ["table"]
 
 
@@ -171,9 +167,7 @@ def test_old_positions_without_a_header(outs):
 
 def test_scale_that_contradicts_the_drawn_diameter(outs):
     write_factors(outs, spot_diameter_fullres=2 * DIAMETER)
-    with pytest.raises(
-        ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead of"
-    ):
+    with pytest.raises(ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead"):
         ds.io.visium(outs)
     sdata = ds.io.visium(outs, fullres_image_file="slide.tif", mpp=0.6)
     assert _coords.microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
@@ -198,7 +192,7 @@ def test_ensembl_is_a_choice(outs, log):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere.*usually 'outs'"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere.*usually 'outs'"):
         ds.io.visium(tmp_path / "nowhere")
 
 

@@ -32,7 +32,10 @@ def test_marks_the_best_epoch_of_the_search(bags):
     ax = ds.pl.training(model)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert f"best epoch: {model.card.epochs}" in labels
-    assert "search, held-out patients" in labels
+    right = next(other for other in ax.figure.axes if other is not ax)
+    search = model.history[model.history["member"] == "search"]
+    np.testing.assert_allclose(right.lines[0].get_ydata(), 1 - search["validation"])
+    assert right.get_ylabel() == "mean r over genes"
 
 
 def test_draws_into_given_axes(bags):

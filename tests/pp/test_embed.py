@@ -172,9 +172,7 @@ def test_own_name(sdata, cheap_encoder):
 
 def test_a_taken_name_needs_overwrite(sdata, cheap_encoder):
     ds.pp.embed(sdata, cheap_encoder, key_added="mine")
-    with pytest.raises(
-        ValueError, match=r"sdata\.tables\['mine'\] exists. Pass `overwrite=True`, or another `key_added`"
-    ):
+    with pytest.raises(ValueError, match=r"sdata\.tables\['mine'\] exists. Pass `overwrite=True`, or another"):
         ds.pp.embed(sdata, cheap_encoder, key_added="mine", tile_um=50)
     assert cheap_encoder.n_tiles == 60
     ds.pp.embed(sdata, cheap_encoder, key_added="mine", tile_um=50, overwrite=True)
@@ -192,9 +190,7 @@ def test_overwrite_embeds_again(sdata, cheap_encoder):
 def test_table_that_would_be_too_large(sdata, cheap_encoder, monkeypatch):
     gb = 6 * 27 * (4 + 9 * 2) / 1e9
     monkeypatch.setattr(ds.settings, "max_table_gb", 0.99 * gb)
-    with pytest.raises(
-        ValueError, match=r"features of 6 spots would take .* above `ds.settings.max_table_gb`.*`subspots=F"
-    ):
+    with pytest.raises(ValueError, match=r"features of 6 spots would take .* above `ds.settings.max_table_gb`.*`subs"):
         ds.pp.embed(sdata, cheap_encoder)
     assert cheap_encoder.n_tiles == 0
     monkeypatch.setattr(ds.settings, "max_table_gb", 1.01 * gb)
@@ -206,9 +202,7 @@ def test_table_that_would_be_too_large(sdata, cheap_encoder, monkeypatch):
 
 def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
     sdata = slide_of(coloured(), GRID, mpp=1.0)
-    with pytest.raises(
-        ValueError, match=r"sdata.shapes\['spots'\] has no column 'diameter_um'. Pass `tile_um=` \(55 for"
-    ):
+    with pytest.raises(ValueError, match=r"sdata.shapes\['spots'\] has no column 'diameter_um'. Pass `tile_um=` \(55"):
         ds.pp.embed(sdata, cheap_encoder)
     ds.pp.embed(sdata, cheap_encoder, tile_um=60)
     np.testing.assert_array_equal(sdata["mean_colour_spots"].X[2].reshape(9, 3), [part(2, k) for k in range(9)])
@@ -218,7 +212,8 @@ def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
     ("arguments", "error", "message"),
     [
         ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
-        ({"tile_um": 15}, ValueError, r"image 'he' is too coarse: a tile of 15 µm has 15\.0 px"),
+        ({"tile_um": 15}, ValueError, r"a tile of 15 µm would have \{'he': 15\} px, at least 20 are needed"),
+        ({"tile_um": 15, "image_key": "he"}, ValueError, r"image 'he' is too coarse: a tile of 15 µm has 15\.0 px"),
         ({"image_key": "nope"}, KeyError, "Key `'nope'` not found in `sdata.images`"),
         ({"shapes_key": "nope"}, KeyError, "Key `'nope'` not found in `sdata.shapes`"),
         ({"coordinate_system": "nope"}, ValueError, "Coordinate system 'nope' is not shared"),

@@ -42,7 +42,7 @@ def test_diameter_becomes_the_default_tile(bare, cheap_encoder):
 
 @pytest.mark.parametrize("arguments", [{}, {"mpp": 0.5, "spot_pitch_um": 100}])
 def test_one_way_to_state_it(bare, arguments):
-    with pytest.raises(ValueError, match="Pass either `mpp` .* or `spot_pitch_um`"):
+    with pytest.raises(ValueError, match=r"Pass either `mpp` .* or `spot_pitch_um`"):
         ds.pp.set_scale(bare, **arguments)
 
 
@@ -51,7 +51,7 @@ def test_one_way_to_state_it(bare, arguments):
     [
         ({"mpp": 0}, "mpp"),
         ({"spot_pitch_um": -1}, "spot_pitch_um"),
-        ({"mpp": 1, "spot_diameter_um": 0}, "spot_diameter"),
+        ({"mpp": 1, "spot_diameter_um": 0}, "spot_diam"),
     ],
 )
 def test_sizes_are_positive(bare, arguments, offender):
@@ -74,6 +74,13 @@ def test_correcting_the_scale_moves_nothing(bare):
     ds.pp.set_scale(bare, mpp=0.25)
     assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.25)
     np.testing.assert_allclose(_coords.centers(bare, "he", "spots"), XY)
+
+
+@pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"spot_pitch_um": 20}])
+def test_a_scale_that_was_far_off_can_be_corrected(bare, arguments):
+    ds.pp.set_scale(bare, mpp=50, spot_diameter_um=55)
+    ds.pp.set_scale(bare, **arguments)
+    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.5)
 
 
 def test_pyramid(slide_of):

@@ -65,3 +65,13 @@ def test_most_variable_genes_are_scanpys():
     adata = adata[:, seen].copy()
     sc.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=20, batch_key="slide")
     assert set(choose_genes(parts, 20)) == set(adata.var_names[adata.var["highly_variable"]])
+
+
+def test_genes_that_a_slide_hardly_shows_can_be_left_out():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(5, size=(40, 30))
+    counts[:, :10] = rng.poisson(40, size=(40, 10)) * (rng.random((40, 10)) < 0.2)
+    names = [f"G{i}" for i in range(30)]
+    slides = [slide("s1", names, counts)]
+    assert set(choose_genes(slides, 10)) == set(names[:10])
+    assert set(choose_genes(slides, 10, min_detected=0.5)).isdisjoint(names[:10])

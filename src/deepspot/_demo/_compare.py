@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
 
+DETECTED = 0.3
+
 
 def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
     """Fit the baselines on the training slides, and score all systems on the unseen one.
@@ -34,8 +36,9 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
 
     Returns
     -------
-    One row per gene: `measured_mean`, `detected` (share of spots), and for each system `r_…` (Pearson, NaN where
-    undefined) and `skill_…`: 1 − MSE / MSE of the training mean. Toy slides add `program`.
+    One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
+    of those that were learnt from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
+    MSE of the training mean. Toy slides add `program`.
     """
     from deepspot.models import Ridge, TrainingMean
     from deepspot.pl import _values
@@ -50,6 +53,7 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
     }
     measured = _values.measured(slides.test, "spots", "table", genes)
     scores = score(predicted, measured, genes)
+    scores.insert(2, "detected_training", (targets > 0).mean(axis=0))
     known = slides.test.tables["table"].var.loc[genes]
     return scores.assign(program=known["program"].astype(str)) if "program" in known else scores
 
@@ -64,6 +68,12 @@ def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[st
         scores[f"r_{name}"] = pearson(values, measured)
         scores[f"skill_{name}"] = 1 - np.divide(error[name], base, out=np.full(len(genes), np.nan), where=base > 0)
     return scores
+
+
+def well_measured(scores: pd.DataFrame) -> pd.DataFrame:
+    """The genes that most of the signal is in, chosen on the training slides; empty where that is no choice."""
+    chosen = scores[scores["detected_training"] >= DETECTED]
+    return chosen if len(chosen) < len(scores) else chosen[:0]
 
 
 def summarise(scores: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from deepspot._logging import logger, track
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from deepspot.encoders import Encoder
+
 TRAIN, TEST = ("C2", "C3"), "C5"
 N_GENES = 200
 
@@ -41,25 +43,27 @@ class Slides:
 
 
 @dataclass(frozen=True)
-class ToySize:
-    """How large the synthetic slides are."""
+class ToySetup:
+    """How large the synthetic slides are, and how much work goes into them."""
 
     n_patients: int = 4
     n_rows: int = 6
     n_cols: int = 7
     n_genes: int = 60
+    encoder: Encoder | None = None
     network: dict[str, Any] = field(default_factory=lambda: {"members": 3})
+    training: dict[str, Any] = field(default_factory=dict)
 
 
-def load_slides(*, toy: bool, seed: int, size: ToySize) -> Slides:
+def load_slides(*, toy: bool, seed: int, setup: ToySetup) -> Slides:
     """Read the real sections, or make toy slides when asked to or when there are no real ones."""
     if toy:
-        return toy_slides(seed, size, why="they were asked for with --toy")
+        return toy_slides(seed, setup, why="they were asked for with --toy")
     try:
         return real_slides()
     except (OSError, ValueError) as error:  # no network; or one that answers with something else
         logger.warning("No real sections, so the demo runs on synthetic slides. %s", error)
-        return toy_slides(seed, size, why=f"the real sections could not be had: {error}")
+        return toy_slides(seed, setup, why=f"the real sections could not be had: {error}")
 
 
 def real_slides() -> Slides:
@@ -70,11 +74,11 @@ def real_slides() -> Slides:
     return Slides({name: sections[name] for name in TRAIN}, TEST, sections[TEST], N_GENES, real=True)
 
 
-def toy_slides(seed: int, size: ToySize, *, why: str) -> Slides:
+def toy_slides(seed: int, setup: ToySetup, *, why: str) -> Slides:
     """Slides of several synthetic patients; the last patient is not learnt from."""
     from deepspot.datasets import toy
 
-    slides = toy(size.n_patients, n_rows=size.n_rows, n_cols=size.n_cols, n_genes=size.n_genes, seed=seed)
+    slides = toy(setup.n_patients, n_rows=setup.n_rows, n_cols=setup.n_cols, n_genes=setup.n_genes, seed=seed)
     name, test = slides.popitem()
     # All genes, those too that follow nothing in the image: a sound model predicts the latter at about r = 0.
     return Slides(slides, name, test, list(test.tables["table"].var_names), real=False, why_toy=why)

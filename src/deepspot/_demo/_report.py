@@ -12,7 +12,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from . import _words
-from ._compare import summarise
+from ._compare import summarise, well_measured
 from ._data import Slides
 from ._template import PAGE
 
@@ -62,7 +62,7 @@ def write_report(outcome: Outcome, path: Path) -> Path:
         lead=_words.lead(slides, len(outcome.scores)),
         limits=_words.limits(slides),
         result=_words.result(outcome.scores),
-        scores=_score_table(summarise(outcome.scores)),
+        scores=_score_tables(outcome.scores),
         programs=_words.programs(outcome.scores),
         histogram=_embed(outcome.histogram),
         curves=_embed(outcome.curves),
@@ -91,6 +91,12 @@ def summary(outcome: Outcome, out: Path) -> str:
         f"  {name:<27}mean {_number(row['mean_r'])}   median {_number(row['median_r'])}"
         for name, row in rows.iterrows()
     ]
+    chosen = well_measured(outcome.scores)
+    if not chosen.empty:
+        median = summarise(chosen)["median_r"].iloc[0]
+        scores.append(
+            f"  DeepSpot on the {len(chosen)} genes found in 30 % of training spots or more: median {_number(median)}"
+        )
     written = [f"  {out / name}" for name in ("report.html", "metrics.csv", "figures", "slide.zarr", "model")]
     spots = len(slides.test.shapes["spots"])
     lines = [
@@ -102,6 +108,12 @@ def summary(outcome: Outcome, out: Path) -> str:
         *written,
     ]
     return "\n".join(lines)
+
+
+def _score_tables(scores: pd.DataFrame) -> str:
+    chosen = well_measured(scores)
+    table = _score_table(summarise(scores))
+    return table if chosen.empty else f"{table}<p>{_words.detected(len(chosen))}</p>{_score_table(summarise(chosen))}"
 
 
 def _score_table(rows: pd.DataFrame) -> str:

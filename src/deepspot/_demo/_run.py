@@ -8,12 +8,12 @@ from typing import Any
 
 from deepspot._logging import logger
 
-from ._data import ToySize, load_slides
+from ._data import ToySetup, load_slides
 from ._folder import claim
 from ._report import Outcome, summary, write_report
 
 
-def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _size: ToySize | None = None) -> dict[str, Any]:
+def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | None = None) -> dict[str, Any]:
     """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
 
     Parameters
@@ -42,22 +42,25 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _size: ToySize | No
     from ._figures import draw_histogram, draw_maps, draw_training
 
     seconds: dict[str, float] = {}
-    size = _size or ToySize()
+    setup = _setup or ToySetup()
     claim(out)
     with _step("Reading the slides", seconds):
-        slides = load_slides(toy=toy, seed=seed, size=size)
+        slides = load_slides(toy=toy, seed=seed, setup=setup)
+    # Real slides get the defaults of the package, whatever makes the synthetic ones quick.
+    encoder, network, training = (None, None, None) if slides.real else (setup.encoder, setup.network, setup.training)
     with _step("Embedding the images", seconds):
         for sdata in (*slides.train.values(), slides.test):
-            pp.embed(sdata)
+            pp.embed(sdata, encoder)
     with _step("Training", seconds):
         model = tl.train(
-            slides.train, patient_key="patient", genes=slides.genes, network=size.network, seed=seed, name="demo",
+            slides.train, patient_key="patient", genes=slides.genes, encoder=encoder, network=network,
+            training=training, seed=seed, name="demo",
             tissue="HER2-positive breast cancer" if slides.real else "synthetic",
             licence="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
         )  # fmt: skip
         model.save(out / "model")
     with _step("Predicting the unseen slide", seconds):
-        tl.predict(slides.test, model)
+        tl.predict(slides.test, model, encoder=encoder)
     with _step("Comparing with ridge and the training mean", seconds):
         scores = compare(slides, model, prediction_key="deepspot_spots")
         scores.to_csv(out / "metrics.csv", float_format="%.4f")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from ._compare import DETECTED
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -68,12 +70,20 @@ def result(scores: pd.DataFrame) -> str:
     )
 
 
+def detected(n_genes: int) -> str:
+    """What the second table shows."""
+    return (
+        f"The same on the {n_genes} of these genes that were found in at least {DETECTED:.0%} of the spots that the "
+        "model learnt from: enough counts for a pattern to show."
+    )
+
+
 def training(model_epochs: int, *, searched: bool) -> str:
     """Caption of the loss curves."""
     if searched:
         return (
-            f"Loss during training. A run with held-out patients found that {model_epochs} epochs are best; then all "
-            "members learnt from all training patients for that long."
+            f"Loss during training. A run with held-out patients (orange: its r on them) found that {model_epochs} "
+            "epochs are best; then all members learnt from all training patients for that long."
         )
     return (
         f"Loss during training, for a fixed {model_epochs} epochs: with one patient there is nobody to hold out, and "

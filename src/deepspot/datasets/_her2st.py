@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._logging import logger
-from .._settings import settings
+from deepspot._logging import logger
+from deepspot._settings import settings
+
 from ._her2st_files import IMAGES, SHA256, URL, files
 from ._her2st_read import is_prepared, is_raw, read_prepared, read_raw
 
@@ -59,8 +60,13 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
     Andersson et al., Spatial deconvolution of HER2-positive breast cancer delineates tumor-associated cell type
     interactions. Nature Communications 12, 6012 (2021). https://doi.org/10.1038/s41467-021-26271-2. The data are
     licensed CC BY 4.0: cite the article when you use them.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.her2st("C2")  # doctest: +SKIP
     """
-    from ..io import from_anndata
+    from deepspot.io import from_anndata
 
     if section not in IMAGES:
         raise KeyError(f"Section `{section!r}` not found in the HER2ST data. Available sections: {list(IMAGES)}.")

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._logging import logger
+from deepspot._logging import logger
+
 from ._her2st_files import files
 
 if TYPE_CHECKING:

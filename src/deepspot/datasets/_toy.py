@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .._check import positive
+from deepspot._check import positive
+
 from ._toy_cells import scatter_cells, spot_composition
 from ._toy_expression import PROGRAMS, draw_counts, expected_expression, make_genes, proportions, spot_signals
 from ._toy_image import draw, stain_colours
@@ -72,8 +73,15 @@ def toy(
     ------
     ValueError
         If a number is out of range.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> slides = ds.datasets.toy(n_patients=2, n_rows=3, n_cols=4)
+    >>> sorted(slides)
+    ['P1_S1', 'P2_S1']
     """
-    from ..io import from_anndata
+    from deepspot.io import from_anndata
 
     for name, value in {"n_patients": n_patients, "slides_per_patient": slides_per_patient}.items():
         _at_least(value, 1, name)

@@ -61,7 +61,8 @@ def from_anndata(
     Returns
     -------
     A SpatialData with ``images["<name>_image"]``, ``shapes["spots"]`` (circles; `diameter_um` in a column),
-    ``tables["table"]``, and the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``.
+    ``tables["table"]`` (linked by the columns `region` and `spot_id`, or `deepspot_region` and `deepspot_spot_id` where
+    these names are taken), and the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``.
 
     Raises
     ------

@@ -188,6 +188,16 @@ class DeepSpot:
         scores = np.mean([infer(member, bags, device or self.device, ROWS) for member in self.members], axis=0)
         return self.scaler.restore(scores).astype(np.float32)
 
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of weights and scale: equal for a model, its bundle, and what is loaded from it."""
+        if self.scaler is None:
+            raise ValueError("The model is not fitted yet. Call `fit` first.")
+        weights = [
+            [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
+        ]
+        return digest(self.scaler.mean, self.scaler.std, weights)
+
     def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
         """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MAX_PX = 1500
-# Averaging 3 × 3 of the pixels that are kept is enough to avoid moiré, and much faster than averaging all.
-AVERAGED = 3
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,7 @@ def cut_backdrop(
     level = int(enough[-1]) if len(enough) else 0
     first = np.floor(low / factors[level]).astype(int)
     last = np.ceil(high / factors[level]).astype(int)
-
-    step = max(1, int((last - first).max() / max_px))
-    stride = max(1, step // AVERAGED)
-    block = max(1, min(step // stride, *((last - first) // stride)))
-    part = pyramid[level].isel(x=slice(first[0], last[0], stride), y=slice(first[1], last[1], stride))
-    small = np.asarray(part.coarsen(x=block, y=block, boundary="trim").mean().data) if block > 1 else part.to_numpy()
+    pixels, step = _reader.shrink(pyramid[level], first, last, max_px)
     left, top = first * factors[level] * mpp
-    right, bottom = (left, top) + np.array(small.shape[:0:-1]) * block * stride * factors[level] * mpp
-    pixels = np.round(small).astype(np.uint8).transpose(1, 2, 0)
+    right, bottom = (left, top) + np.array(pixels.shape[1::-1]) * step * factors[level] * mpp
     return Backdrop(pixels, (float(left), float(right), float(bottom), float(top)))

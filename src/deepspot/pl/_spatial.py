@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _choose, _coords, _keys
+from deepspot import _check, _choose, _coords, _keys, _tables
 from deepspot._metrics import pearson
 
 from . import _values
@@ -77,7 +77,8 @@ def spatial(
         If a gene was not predicted, or a table, image or shapes element does not exist.
     ValueError
         If there are several candidates for an element, `ax` does not hold one axes for each panel, or the measured
-        table holds neither counts nor a note that it is on the log scale.
+        table holds neither counts nor a note that it is on the log scale; or if the table that `table_key` names
+        measures under half of the predicted genes.
 
     References
     ----------
@@ -94,7 +95,9 @@ def spatial(
     """
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
     prediction_key = _values.prediction_key(sdata, shapes_key, prediction_key)
-    table_key = _values.measured_key(sdata, shapes_key, table_key)
+    asked, table_key = table_key is not None, _values.measured_key(sdata, shapes_key, table_key)
+    if asked and table_key is not None:
+        _tables.check_shared(list(sdata.tables[prediction_key].var_names), sdata.tables[table_key], table_key)
     genes = _known([gene] if isinstance(gene, str) else list(gene), sdata.tables[prediction_key], prediction_key)
 
     right = _values.predicted(sdata, shapes_key, prediction_key, genes)

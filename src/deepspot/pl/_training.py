@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from deepspot.models import DeepSpot
@@ -16,8 +17,8 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     """Draw the loss of every member of a model over the epochs of its training.
 
     Where patients were held out to find the number of epochs, that run is drawn too: its loss on the patients that it
-    learnt from and on those that it did not, with the best epoch marked. All members then learnt for that long from all
-    patients.
+    learnt from and, on an axis of its own at the right, the mean Pearson r over genes on those that it did not, with
+    the best epoch marked. All members then learnt for that long from all patients.
 
     Parameters
     ----------
@@ -62,12 +63,25 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
         ax.plot(curve["epoch"], curve["train"], color=GREY, linewidth=1, label=label)
     if search is not None:
         ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learnt from")
-        ax.plot(search["epoch"], search["validation"], color=ORANGE, linewidth=1.8, label="search, held-out patients")
-        best = search.loc[search["validation"].idxmin()]
-        ax.axvline(best["epoch"], color=ORANGE, linewidth=0.8, linestyle="--")
-        ax.plot(best["epoch"], best["validation"], "o", color=ORANGE, label=f"best epoch: {best['epoch']:.0f}")
+        _held_out(ax, search)
     ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardised)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
+    ax.spines["top"].set_visible(False)
+    if search is None:
+        ax.spines["right"].set_visible(False)
+        ax.legend(frameon=False)
     return ax
+
+
+def _held_out(ax: Axes, search: pd.DataFrame) -> None:
+    right = ax.twinx()
+    r = 1 - search["validation"]
+    best = search.loc[search["validation"].idxmin()]
+    right.plot(search["epoch"], r, color=ORANGE, linewidth=1.8, label="search, r on held-out patients (right)")
+    right.plot(best["epoch"], r.max(), "o", color=ORANGE, label=f"best epoch: {best['epoch']:.0f}")
+    right.axvline(best["epoch"], color=ORANGE, linewidth=0.8, linestyle="--")
+    right.set_ylabel("mean r over genes", color=ORANGE)
+    right.tick_params(axis="y", colors=ORANGE)
+    right.spines["top"].set_visible(False)
+    handles = [*ax.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
+    ax.legend(handles=handles, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -99,6 +99,8 @@ def embed(
     from deepspot import encoders
 
     ready = encoders.get(encoder)
+    if tile_um is not None:
+        _check.positive(tile_um, "tile_um")
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
     if tile_um is None:
         tile_um = _choose.known_diameter(sdata, shapes_key)

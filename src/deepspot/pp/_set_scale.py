@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot import _check, _choose, _coords, _keys
+from deepspot import _check, _choose, _coords, _keys, _store
 from deepspot._logging import logger
 
 if TYPE_CHECKING:
@@ -51,16 +51,15 @@ def set_scale(
     """
     if (mpp is None) == (spot_pitch_um is None):
         raise ValueError("Pass either `mpp` (µm per pixel) or `spot_pitch_um` (µm between neighbouring spots).")
+    image_key = _check.one_key(image_key, sdata.images, "sdata.images", "image_key")
     if spot_pitch_um is not None or spot_diameter_um is not None:
-        image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, spot_diameter_um)
-    else:
-        image_key = _check.one_key(image_key, sdata.images, "sdata.images", "image_key")
+        shapes_key = _choose.only_shapes(sdata, image_key, shapes_key)
     if spot_pitch_um is not None:
         pitch = _coords.pitch_px(_coords.centers(sdata, image_key, str(shapes_key)))
         mpp = _check.positive(spot_pitch_um, "spot_pitch_um") / pitch
     if spot_diameter_um is not None:
         _check.positive(spot_diameter_um, "spot_diameter_um")
-        sdata.shapes[str(shapes_key)][_keys.DIAMETER] = float(spot_diameter_um)
+        _store.set_column(sdata, str(shapes_key), _keys.DIAMETER, spot_diameter_um)
     scale = _check.positive(float(mpp), "mpp")  # type: ignore[arg-type]
     related = _coords.set_scale(sdata, image_key, scale)
     hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""

@@ -77,7 +77,8 @@ def predict(
     ``uns["log1p"]``
         Says to scanpy that `X` is on the log scale.
     ``uns["deepspot"]``
-        The scale, the feature table, and the model's name, licence and fingerprint.
+        `scale`, `features` (name of that table), and of the model `model` (its name), `fingerprint`, `preset`,
+        `tissue`, `licence` and `versions`.
 
     Raises
     ------
@@ -126,7 +127,7 @@ def predict(
         var=pd.DataFrame(index=pd.Index(card.genes)),
         layers=layers,
         obsm={"spatial": np.asarray(features.obsm["spatial"])},
-        uns={"log1p": {}, _keys.UNS: _provenance(card, features_key)},
+        uns={"log1p": {}, _keys.UNS: _provenance(ready, card, features_key)},
     )
     _store.add_table(sdata, key, table, what="predicted genes", overwrite=overwrite)
 
@@ -164,13 +165,13 @@ def _check_size(n: int, genes: int, copies: int) -> None:
         )
 
 
-def _provenance(card: ModelCard, features_key: str) -> dict[str, Any]:
+def _provenance(model: DeepSpot, card: ModelCard, features_key: str) -> dict[str, Any]:
     return {
         "kind": "prediction",
         "scale": card.scale,
         "features": features_key,
         "model": card.name,
-        "model_sha256": card.sha256,
+        "fingerprint": model.fingerprint,
         "preset": card.preset,
         "licence": card.licence,
         "tissue": card.tissue,

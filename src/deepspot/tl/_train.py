@@ -38,11 +38,13 @@ def train(
     *,
     patient_key: str | Mapping[str, str] | None = None,
     genes: int | Sequence[str] = 5000,
+    min_detected: float = 0.0,
     encoder: str | Encoder | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
     layer: str | None = None,
+    coordinate_system: str | None = None,
     tile_um: float | None = None,
     radius_um: float | None = None,
     preset: str = "default",
@@ -73,12 +75,17 @@ def train(
         slides.
     genes
         Names of the genes to learn, or how many of the most variable ones (Seurat v3, batch by slide).
+    min_detected
+        Share of the spots of every slide in which a gene has to be seen to be among the most variable; on shallow data
+        these are mostly noise without it.
     encoder
         Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
     image_key, shapes_key, table_key
         Image, spots and measured genes; needed only where a slide has several.
     layer
         Layer with the raw counts; by default `X`.
+    coordinate_system
+        Coordinate system to relate spots and image with, should they share several that disagree.
     tile_um
         Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
     radius_um
@@ -138,20 +145,21 @@ def train(
     ready = encoders.get(encoder)
     geometry = Geometry(
         tile=TileGeometry(tile_um=_tile(slides, keys, tile_um), input_px=ready.card.input_px),
-        neighbors=_neighbors(slides, keys, radius_um, look_up(preset).array_box),
+        neighbors=_neighbors(slides, keys, radius_um, look_up(preset).array_box, coordinate_system),
     )
     # Everything is checked before the hours of embedding begin.
     measured = [
         measure(slide, sdata, keys[slide].shapes, keys[slide].table, patient=patients[slide], layer=layer)
         for slide, sdata in slides.items()
     ]
-    chosen = choose_genes(measured, genes)
+    chosen = choose_genes(measured, genes, min_detected)
     expression, depth = targets(measured, chosen)
 
     features = {
         slide: add_features(
             sdata, ready, geometry.tile, image_key=keys[slide].image, shapes_key=keys[slide].shapes,
-            subspots="subspots" in model.network.context, device=device, batch_size=batch_size,
+            subspots="subspots" in model.network.context, coordinate_system=coordinate_system, device=device,
+            batch_size=batch_size,
         )
         for slide, sdata in slides.items()
     }  # fmt: skip
@@ -202,7 +210,11 @@ def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Keys], tile_um:
 
 
 def _neighbors(
-    slides: Mapping[str, SpatialData], keys: Mapping[str, _Keys], radius_um: float | None, box: int | None
+    slides: Mapping[str, SpatialData],
+    keys: Mapping[str, _Keys],
+    radius_um: float | None,
+    box: int | None,
+    coordinate_system: str | None,
 ) -> NeighborRule:
     if radius_um is not None:
         return NeighborRule(reach=_check.positive(radius_um, "radius_um"))
@@ -210,7 +222,7 @@ def _neighbors(
         return NeighborRule(kind="box", reach=box, cap=(2 * box + 1) ** 2 - 1)
     pitches = []
     for name, sdata in slides.items():
-        placement = _coords.place(sdata, keys[name].image, keys[name].shapes)
+        placement = _coords.place(sdata, keys[name].image, keys[name].shapes, coordinate_system)
         pitches.append(_coords.pitch_px(placement.centers) * placement.mpp)
     return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))))
 

@@ -9,14 +9,13 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot._logging import logger
+from deepspot._tables import SHARED
 from deepspot.pp._expression import most_variable, normalize
 
 from ._slides import MeasuredSlide
 
-SHARED = 0.5
 
-
-def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str]) -> list[str]:
+def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float = 0.0) -> list[str]:
     """Genes to learn: so many of the most variable among those that all slides share, or a list.
 
     Parameters
@@ -25,13 +24,16 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str]) ->
         Measured slides.
     genes
         Number, or names; a named gene has to be measured on one slide at least.
+    min_detected
+        Share of the spots of every slide in which a gene has to be seen to be chosen.
     """
     if isinstance(genes, int):
         if genes < 1:
             raise ValueError(f"`genes` must be at least 1, got {genes}.")
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
-        return most_variable(counts, list(common), genes)
+        seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
+        return most_variable([part[:, seen] for part in counts], list(common[seen]), genes)
     if isinstance(genes, str):
         raise TypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
     wanted = list(dict.fromkeys(genes))
