@@ -19,11 +19,10 @@ from _sections import load
 
 import deepspot as ds
 from deepspot import _tables
-from deepspot._bags import Bags
 from deepspot._metrics import pearson
 from deepspot.tl._bags_of import bags_of
 from deepspot.tl._slides import MeasuredSlide, measure
-from deepspot.tl._training_set import choose_genes, targets
+from deepspot.tl._training_set import choose_genes, targets, training_set
 
 SPLITS = {"C5": ["C2", "C3", "C4"], "B4": ["C2", "C3", "C4", "C5"]}
 MEANING = {"C5": "near-replicate of the training sections", "B4": "another patient; development data"}
@@ -31,6 +30,7 @@ MEANING = {"C5": "near-replicate of the training sections", "B4": "another patie
 SMALL_DATA = {"batch_size": 128, "epochs": 30}
 PRESETS = {"default": {}, "paper": SMALL_DATA, "published": SMALL_DATA}
 DETECTED = "200 most variable of those in ≥ 30 % of spots"
+FEATURES = "lite0_stats_spots"
 SEED, BLOCK, RESAMPLES = 0, 4, 500
 OUT = Path(__file__).parent / "results" / "real_sections.md"
 
@@ -97,17 +97,12 @@ def predict_all(training: dict, known: list[MeasuredSlide], slide, genes: list[s
         predictions[name] = slide.tables["deepspot_spots"].layers["unclipped"]
         if name == "default":
             rule = model.card.geometry.neighbors
-    bags = [bags_of(sdata.tables["lite0_stats_spots"], rule) for sdata in training.values()]
-    starts = np.cumsum([0, *map(len, bags)])
-    rows = np.concatenate([start + part.rows for start, part in zip(starts, known, strict=False)])
-    values = np.full((starts[-1], len(genes)), np.nan, dtype=np.float32)
-    values[rows] = np.concatenate(targets(known, genes)[0])
-    groups = np.concatenate([[part.name] * len(part.rows) for part in known])
-    test = bags_of(slide.tables["lite0_stats_spots"], rule)
+    known_bags = {name: bags_of(sdata, FEATURES, "spots", rule) for name, sdata in training.items()}
+    data, test = training_set(known, known_bags, targets(known, genes)[0]), bags_of(slide, FEATURES, "spots", rule)
     start = time.perf_counter()
-    predictions["ridge"] = ds.models.Ridge().fit(Bags.concat(bags), values, rows=rows, groups=groups).predict(test)
+    predictions["ridge"] = ds.models.Ridge().fit(data.bags, data.targets, **data.options).predict(test)
     seconds["ridge"] = time.perf_counter() - start
-    predictions["training mean"] = ds.models.TrainingMean().fit(Bags.concat(bags), values).predict(test)
+    predictions["training mean"] = ds.models.TrainingMean().fit(data.bags, data.targets, **data.options).predict(test)
     seconds["training mean"] = 0
     return predictions, seconds
 
@@ -124,7 +119,7 @@ def bootstrap(predicted: np.ndarray, expression: np.ndarray, blocks: list[np.nda
     draws = []
     for _ in range(RESAMPLES):
         rows = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
-        draws.append(np.nan_to_num(pearson(predicted[rows], expression[rows])).mean())
+        draws.append(np.nanmean(pearson(predicted[rows], expression[rows])))
     return np.array(draws)
 
 

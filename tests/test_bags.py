@@ -48,26 +48,44 @@ def test_shapes_have_to_agree():
             Bags(np.zeros((3, 4)), np.zeros(wrong), csr_matrix((3, 3), dtype=bool))
 
 
+def test_a_bag_needs_a_spot():
+    with pytest.raises(ValueError, match="`spot` is empty: a bag needs at least one spot"):
+        Bags(np.zeros((0, 4)), None, csr_matrix((0, 0), dtype=bool))
+
+
+def test_a_spot_is_no_neighbour_of_its_own():
+    with pytest.raises(ValueError, match="`neighbors` has entries on its diagonal"):
+        Bags(np.zeros((2, 4)), None, csr_matrix(np.eye(2)))
+
+
+def test_neighbours_become_boolean_without_stored_zeros():
+    weights = csr_matrix((np.array([0.0, 0.0, 2.5]), ([0, 0, 1], [0, 1, 0])), shape=(2, 2))
+    neighbors = Bags(np.zeros((2, 4)), None, weights).neighbors
+    assert neighbors.dtype == bool
+    assert neighbors.nnz == 1
+    assert weights.nnz == 3
+
+
 def test_bags_of_a_feature_table_have_neighbours_in_microns(slide, cheap_encoder):
     import deepspot as ds
 
     ds.pp.embed(slide, cheap_encoder)
     features = slide["mean_colour_spots"]
-    made = bags_of(features, NeighborRule(reach=101))
+    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=101))
     np.testing.assert_array_equal(made.spot, features.X)
     np.testing.assert_array_equal(made.subspots, features.obsm["subspots"])
     # In a hexagonal array of 5 × 6 spots the inner ones have 6 neighbours.
     degree = np.asarray(made.neighbors.sum(axis=1)).ravel()
     assert degree.max() == 6
     assert degree.min() == 2
-    assert bags_of(features, NeighborRule(reach=99)).neighbors.nnz == 0
+    assert bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=99)).neighbors.nnz == 0
 
 
 def test_bags_of_a_feature_table_with_boxes(slide, cheap_encoder):
     import deepspot as ds
 
     ds.pp.embed(slide, cheap_encoder)
-    made = bags_of(slide["mean_colour_spots"], NeighborRule(kind="box", reach=1))
+    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(kind="box", reach=1))
     array = slide["table"].obs[["array_row", "array_col"]].to_numpy()
     steps = np.abs(array[:, None] - array).max(axis=-1)
     np.testing.assert_array_equal(made.neighbors.toarray(), (steps <= 1) & (steps > 0))

@@ -41,7 +41,7 @@ def test_small_copies_alone_are_refused(slide_of):
     small_copy(sdata, "hires", 0.1)
     _coords.set_scale(sdata, "he", 1.0)
     del sdata.images["he"]
-    with pytest.raises(ValueError, match=r"a tile of 55 µm would have \{'hires': 6\} px, .*Add the full-resolution image"):
+    with pytest.raises(ValueError, match=r"a tile of 55 µm would have \{'hires': 6\} px, .*Add the full-res"):
         _choose.image_and_shapes(sdata, None, None)
     assert _choose.image_and_shapes(sdata, "hires", None) == ("hires", "spots")
 

@@ -75,12 +75,14 @@ def test_mistakes_are_told_in_one_line(arguments, message, store, bundle, capsys
     assert message in line
 
 
-def test_bugs_are_not_hidden(monkeypatch, store):
-    def broken(*_, **__):
-        return np.zeros(2) @ np.zeros(3)
-
-    monkeypatch.setattr(ds.tl, "predict", broken)
-    with pytest.raises(ValueError, match="mismatch"):
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [(lambda *_, **__: np.zeros(2) @ np.zeros(3), "mismatch"), (lambda: None, "unexpected keyword")],
+    ids=["of numpy", "of ours"],
+)
+def test_bugs_are_not_hidden(bug, message, monkeypatch, store):
+    monkeypatch.setattr(ds.tl, "predict", bug)
+    with pytest.raises((ValueError, TypeError), match=message):
         cli.main(["predict", str(store)])
 
 

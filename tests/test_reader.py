@@ -154,18 +154,23 @@ def test_large_blocks_are_named_with_the_way_out(monkeypatch):
         collect(in_blocks(IMAGE, 75, 210), boxes)
 
 
+ALL = Boxes(CORNERS, 21, 0)
+
+
 def test_fingerprint_sees_every_pixel():
     changed = IMAGE.copy()
     changed[77, 133, 1] ^= 1
-    prints = {_reader.fingerprint([in_blocks(image, 40, 70)]) for image in (IMAGE, changed, IMAGE[:-1])}
+    prints = {_reader.fingerprint(in_blocks(image, 40, 70), ALL) for image in (IMAGE, changed, IMAGE[:-1])}
     assert len(prints) == 3
-    assert _reader.fingerprint([in_blocks(IMAGE.copy(), 17, 23)]) in prints
+    assert _reader.fingerprint(in_blocks(IMAGE.copy(), 17, 23), ALL) in prints
 
 
-def test_fingerprint_of_a_large_image_is_of_patches(monkeypatch):
+def test_fingerprint_of_a_large_image_is_of_patches_under_the_tiles(monkeypatch):
     monkeypatch.setattr(_reader, "EXACT_FINGERPRINT", 0)
     changed = IMAGE.copy()
-    changed[80:90, 130:140] = 0
-    prints = {_reader.fingerprint([in_blocks(image, 40, 70)]) for image in (IMAGE, changed)}
+    changed[80:84, 110:114] ^= 1
+    prints = {_reader.fingerprint(in_blocks(image, 40, 70), ALL) for image in (IMAGE, changed)}
     assert len(prints) == 2
-    assert _reader.fingerprint([in_blocks(IMAGE.copy(), 17, 23)]) in prints
+    assert _reader.fingerprint(in_blocks(IMAGE.copy(), 80, 110), ALL) in prints
+    elsewhere = Boxes(np.array([[0, 0]]), 21, 0)
+    assert len({_reader.fingerprint(in_blocks(image, 40, 70), elsewhere) for image in (IMAGE, changed)}) == 1

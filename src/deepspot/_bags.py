@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import block_diag, csr_matrix
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bags:
     """The input of a model: three sets of tile embeddings per spot.
 
@@ -18,7 +18,7 @@ class Bags:
     subspots
         (n, s, d) embeddings of the sub-spot tiles, or None where they were not made.
     neighbors
-        (n, n) boolean matrix without a diagonal: which spots are the neighbours of a spot.
+        (n, n) matrix, kept as boolean CSR, without a diagonal: which spots are the neighbours of a spot.
     """
 
     spot: np.ndarray
@@ -27,10 +27,19 @@ class Bags:
 
     def __post_init__(self) -> None:
         n, d = self.spot.shape
+        if n == 0:
+            raise ValueError("`spot` is empty: a bag needs at least one spot.")
         if self.neighbors.shape != (n, n):
             raise ValueError(f"`neighbors` must be of shape {(n, n)}, got {self.neighbors.shape}.")
         if self.subspots is not None and (self.subspots.shape[0], self.subspots.shape[-1]) != (n, d):
             raise ValueError(f"`subspots` must be of shape ({n}, s, {d}), got {self.subspots.shape}.")
+        neighbors = csr_matrix(self.neighbors, dtype=bool, copy=True)
+        neighbors.eliminate_zeros()
+        if neighbors.diagonal().any():
+            raise ValueError(
+                "`neighbors` has entries on its diagonal: a spot is no neighbour of its own. Set them to 0."
+            )
+        object.__setattr__(self, "neighbors", neighbors)
 
     def __len__(self) -> int:
         return len(self.spot)

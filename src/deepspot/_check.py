@@ -46,6 +46,13 @@ def positive(value: float, argument: str) -> float:
     return value
 
 
+def text(value: str, argument: str) -> str:
+    """Return `value` if it is text."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{argument}` must be text, got {type(value).__name__}.")
+    return value
+
+
 def same_length(a: Sized, b: Sized, names: str) -> None:
     """Raise if two aligned arguments differ in length."""
     if len(a) != len(b):

@@ -19,7 +19,7 @@ def image_and_shapes(
         return _check.key_in(image_key, sdata.images, "sdata.images"), shapes_key
     related = [key for key in sdata.images if _coords.shares_system(sdata, key, shapes_key)]
     # The small copies that come with Visium are no candidates beside an image that shows the tissue.
-    side = tile_um or known_diameter(sdata, shapes_key)
+    side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
     fine = [key for key in related if _is_fine(sdata, key, side)]
     if related and not fine:
         px = {key: round(float(side or 0) / _coords.microns_per_pixel(sdata, key)) for key in related}
@@ -32,6 +32,8 @@ def image_and_shapes(
 
 def only_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
     """Name of the shapes that can be related to an image (None: to any)."""
+    if shapes_key is not None and shapes_key in sdata.shapes:
+        return shapes_key
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
     return _check.one_key(shapes_key, related, "sdata.shapes", "shapes_key")

@@ -13,7 +13,7 @@ def digest(*parts: Any) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             hasher.update(f"{part.dtype.str}{part.shape}".encode())
-            hasher.update(np.ascontiguousarray(part))
+            hasher.update(np.ascontiguousarray(part).data)
         else:
             hasher.update(json.dumps(part, sort_keys=True).encode())
         hasher.update(b"\0")

@@ -14,6 +14,15 @@ ARRAY = ("array_row", "array_col")
 UNS = "deepspot"
 """Key in `uns` under which this package keeps provenance."""
 
+FEATURES, PREDICTION = "features", "prediction"
+"""What a table of this package holds: ``uns["deepspot"]["kind"]``."""
+
+SCALE = "log1p of counts per 10,000"
+"""The one scale of expression."""
+
+LINK = ("region", "spot_id")
+"""Region and instance column of tables that are linked by this package."""
+
 
 def sanitize(name: str) -> str:
     """Turn any name (``"hf-hub:Org/model"``) into one that SpatialData accepts."""

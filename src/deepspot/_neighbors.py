@@ -30,19 +30,24 @@ def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray
     from scipy.spatial import cKDTree
 
     n = len(centers_um)
+    check_array(rule, array)
     if rule.kind == "radius":
         pairs = cKDTree(centers_um).query_pairs(rule.reach, output_type="ndarray")
-    elif array is None:
-        raise ValueError(
-            "The model takes neighbours from the spot array, but the spots have no array positions: add columns "
-            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbours lie in a radius."
-        )
     else:
         # A box of the array is a ball in the Chebyshev metric.
         pairs = cKDTree(array).query_pairs(rule.reach, p=np.inf, output_type="ndarray")
     source, target = np.concatenate([pairs, pairs[:, ::-1]]).T
     source, target = _nearest(source, target, centers_um, rule.cap)
     return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(n, n))
+
+
+def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
+    """Raise if a rule needs array positions and there are none."""
+    if rule.kind == "box" and array is None:
+        raise ValueError(
+            "The model takes neighbours from the spot array, but the spots have no array positions: add columns "
+            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbours lie in a radius."
+        )
 
 
 def padded(neighbors: csr_matrix) -> np.ndarray:

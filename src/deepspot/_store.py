@@ -51,9 +51,11 @@ def make_table(
 
 def survive(adata: AnnData) -> None:
     """Strip index names, and raise if something in a table could not be written."""
+    from anndata import AnnData
     from spatialdata.models import TableModel
 
-    for frame in (adata.obs, adata.var):
+    frames = [adata.obs, adata.var] + ([] if adata.raw is None else [adata.raw.var])
+    for frame in frames:
         # An index name that is also a column makes the write fail halfway, which breaks the whole store.
         frame.index.name = None
     try:
@@ -64,8 +66,10 @@ def survive(adata: AnnData) -> None:
         ) from error
     small = _without_matrices(adata)
     broken = _refusal(small)
+    if broken is None and adata.raw is not None:
+        broken = _refusal(AnnData(var=adata.raw.var))
     if broken is not None:
-        where = next((name for name, part in _parts(small) if _refusal(part) is not None), "The table")
+        where = next((name for name, part in _parts(small, adata.raw) if _refusal(part) is not None), "The table")
         raise TypeError(
             f"{where} cannot be written ({broken}). Convert it to text or numbers, or remove it."
         ) from broken
@@ -120,7 +124,7 @@ def _without_matrices(adata: AnnData) -> AnnData:
     return AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames)
 
 
-def _parts(adata: AnnData) -> Iterator[tuple[str, AnnData]]:
+def _parts(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
     from anndata import AnnData
 
     for axis in ("obs", "var"):
@@ -130,6 +134,8 @@ def _parts(adata: AnnData) -> Iterator[tuple[str, AnnData]]:
         index = getattr(adata, frame)[[]]
         for key, value in getattr(adata, axis).items():
             yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
+    if raw is not None:
+        yield "raw.var", AnnData(var=raw.var)
     for key, value in adata.uns.items():
         yield f"uns[{key!r}]", AnnData(uns={key: value})
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-LINK = ("region", "spot_id")
 SHARED = 0.5
 
 
@@ -46,7 +45,7 @@ def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:
     for name in annotating(sdata, shapes_key):
         attrs = sdata.tables[name].uns["spatialdata_attrs"]
         return attrs["region_key"], attrs["instance_key"]
-    return LINK
+    return _keys.LINK
 
 
 def rows_of(table: AnnData, shapes_key: str) -> pd.Series:

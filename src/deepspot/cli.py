@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dis
 import sys
 import warnings
 from collections.abc import Sequence
@@ -92,11 +93,15 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether the package itself raised an error, in words meant for users; any other one is a bug."""
+    """Whether a `raise` of this package made an error, in words meant for users; any other one is a bug."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    raised = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    return raised and Path(__file__).parent in Path(code.co_filename).parents
 
 
 def _one_line(error: BaseException) -> str:

@@ -86,8 +86,8 @@ def test_fingerprints_differ_and_can_be_repeated(default, encoder):
 def test_fingerprint_follows_the_statistics(default):
     from deepspot.encoders._torch import StatisticsEncoder
 
-    again = StatisticsEncoder(default.card, default.module, weight=default.weight)
-    other = StatisticsEncoder(default.card, default.module, weight=default.weight + 1)
+    again = StatisticsEncoder(default.card, default.module, weight=default.weight, identity=default.identity)
+    other = StatisticsEncoder(default.card, default.module, weight=default.weight + 1, identity=default.identity)
     assert again.fingerprint == default.fingerprint
     assert other.fingerprint != default.fingerprint
 

@@ -11,6 +11,7 @@ from deepspot.encoders._registry import _registry
 def registry(monkeypatch):
     copy = dict(_registry)
     monkeypatch.setattr("deepspot.encoders._registry._registry", copy)
+    monkeypatch.setattr("deepspot.encoders._registry._built", {})
     return copy
 
 
@@ -87,12 +88,15 @@ def test_a_taken_name_needs_overwrite():
     assert ds.encoders.available().loc["mine", "licence"] == "MIT"
 
 
-def test_a_module_is_loaded_on_first_use_only():
+def test_a_module_is_loaded_once_on_first_use():
     calls = []
     ds.encoders.register(card(), lambda: calls.append(1) or mean_pixel())
     assert calls == []
-    ds.encoders.get("mine")
+    assert ds.encoders.get("mine") is ds.encoders.get("mine")
     assert calls == [1]
+    ds.encoders.register(card(), lambda: calls.append(2) or mean_pixel(), overwrite=True)
+    ds.encoders.get("mine")
+    assert calls == [1, 2]
 
 
 def test_a_registered_module_embeds_a_slide(slide):

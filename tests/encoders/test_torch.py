@@ -58,22 +58,44 @@ def test_only_rgb_in_uint8(tiles, found):
         TorchEncoder(card(), convolution()).encode(tiles)
 
 
-@pytest.mark.parametrize(("module", "found"), [(convolution(), r"\(5, 4\)"), (nn.Conv2d(3, 7, 3), r"\(5, 7, 6, 6\)")])
-def test_dim_in_the_card_has_to_be_right(module, found):
-    with pytest.raises(ValueError, match=rf"Encoder 'mine' gave embeddings of shape {found}, its card says\s\(n, 7\)"):
-        TorchEncoder(card(dim=7), module).encode(TILES)
-
-
-def test_fingerprint_follows_weights_and_card():
+def test_fingerprint_follows_weights_and_preprocessing():
     same = TorchEncoder(card(), convolution()).fingerprint
     assert TorchEncoder(card(), convolution()).fingerprint == same
+    assert TorchEncoder(card(name="other", licence="MIT"), convolution()).fingerprint == same
     others = {
         TorchEncoder(card(), convolution(1)).fingerprint,
+        TorchEncoder(card(), nn.Sequential(convolution(), nn.ReLU())).fingerprint,
         TorchEncoder(card(mean=(0.5, 0.5, 0.5)), convolution()).fingerprint,
         TorchEncoder(card(input_px=9), convolution()).fingerprint,
-        TorchEncoder(card(name="other"), convolution()).fingerprint,
+        TorchEncoder(card(), convolution(), identity="mine, version 1").fingerprint,
     }
-    assert len(others | {same}) == 5
+    assert len(others | {same}) == 6
+
+
+def scaled(factor):
+    return lambda rgb: torch.stack([factor * (lambda x: x + 1)(tile) for tile in rgb])
+
+
+def test_fingerprint_follows_the_transform():
+    transforms = [None, lambda rgb: rgb, lambda rgb: rgb * 2, lambda rgb: rgb * 3, scaled(2), scaled(3), nn.Identity()]
+    prints = [TorchEncoder(card(), convolution(), transform).fingerprint for transform in transforms]
+    assert len(set(prints)) == len(transforms)
+    assert TorchEncoder(card(), convolution(), lambda rgb: rgb * 2).fingerprint == prints[2]
+    assert TorchEncoder(card(), convolution(), scaled(2)).fingerprint == prints[4]
+
+
+def test_fingerprint_of_a_transform_is_the_same_in_another_process():
+    import subprocess
+    import sys
+
+    code = (
+        "from torch import nn; from deepspot.encoders import EncoderCard; "
+        "from deepspot.encoders._torch import TorchEncoder; "
+        "f = lambda rgb: [(lambda x: x + 1)(x) for x in rgb]; "
+        "print(TorchEncoder(EncoderCard(name='x', dim=3), nn.Identity(), f).fingerprint)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
 
 
 def test_device_is_chosen():

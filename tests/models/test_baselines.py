@@ -32,8 +32,8 @@ def test_ridge_tunes_alpha_on_held_out_groups(bags):
     clean = context_features(bags)[:, :3]
     groups = np.repeat(["a", "b", "c"], 48)
     assert (
-        ds.models.Ridge().fit(bags, noisy, groups=groups).alpha
-        > ds.models.Ridge().fit(bags, clean, groups=groups).alpha
+        ds.models.Ridge().fit(bags, noisy, patients=groups).alpha
+        > ds.models.Ridge().fit(bags, clean, patients=groups).alpha
     )
 
 

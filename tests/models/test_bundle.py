@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import deepspot as ds
@@ -25,8 +26,10 @@ def bundle(model, tmp_path):
 def rewrite(bundle, change):
     """Change the weights and bring the card's hash up to date, as a careless author would."""
     tensors = load_file(bundle / WEIGHTS)
+    with safe_open(bundle / WEIGHTS, "numpy") as file:
+        metadata = file.metadata()
     change(tensors)
-    save_file(tensors, bundle / WEIGHTS)
+    save_file(tensors, bundle / WEIGHTS, metadata)
     card = json.loads((bundle / CARD).read_text())
     (bundle / CARD).write_text(json.dumps({**card, "sha256": _sha256(bundle / WEIGHTS)}))
 
@@ -118,6 +121,23 @@ def test_a_broken_or_missing_card_is_refused(bundle, tmp_path):
         ds.models.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="her2st"):
         ds.models.load("no_such_model")
+
+
+@pytest.mark.parametrize("change", [{"genes": list("ZYXWVU")}, {"licence": "MIT"}, {"epochs": 99}])
+def test_an_altered_card_is_refused(bundle, change):
+    card = json.loads((bundle / CARD).read_text())
+    (bundle / CARD).write_text(json.dumps({**card, **change}))
+    with pytest.raises(ValueError, match="altered"):
+        ds.models.load(bundle)
+
+
+def test_the_fingerprint_follows_what_a_prediction_depends_on(model, bundle):
+    from copy import copy
+
+    assert ds.models.load(bundle).fingerprint == model.fingerprint
+    other = copy(model)
+    other.card = model.card.model_copy(update={"genes": list("ABCDEF")})
+    assert other.fingerprint != model.fingerprint
 
 
 def test_an_unfitted_model_cannot_be_saved(tmp_path):

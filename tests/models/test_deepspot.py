@@ -3,6 +3,7 @@ import pytest
 
 from deepspot._metrics import pearson
 from deepspot.models import DeepSpot
+from deepspot.models._rows import held_out
 
 SMALL = {"network": {"width": 64, "members": 1, "dropout": 0.1}, "training": {"epochs": 150, "lr": 3e-3}, "seed": 0}
 QUICK = {"network": {"width": 8, "members": 2}, "training": {"epochs": 2}, "seed": 0}
@@ -45,6 +46,12 @@ def test_same_seed_same_weights_and_another_seed_others(bags, targets):
     assert np.abs(one - other).max() > 1e-3
 
 
+def test_neighboring_seeds_share_no_member(bags, targets):
+    members = [m.phi[0].weight for s in (0, 1) for m in DeepSpot(**{**QUICK, "seed": s}).fit(bags, targets).members]
+    gaps = [(members[i] - members[j]).abs().max() for i in range(4) for j in range(i)]
+    assert min(gaps) > 0.01
+
+
 def test_training_does_not_touch_global_randomness(bags, targets):
     import torch
 
@@ -85,12 +92,116 @@ def test_a_gene_without_any_target_is_an_error_that_names_it(bags, targets):
 
 def test_held_out_patients_choose_the_number_of_epochs(bags, targets):
     model = DeepSpot(**{**QUICK, "training": {"max_epochs": 7, "patience": 2, "lr": 3e-3}})
-    model.fit(bags, targets, validation=np.arange(40))
+    model.fit(bags, targets, patients=np.arange(len(bags)) // 72)
     search = model.history[model.history["member"] == "search"]
     members = model.history[model.history["member"] == "member_1"]
     assert model.card.epochs == int(search["validation"].to_numpy().argmin()) + 1
     assert len(members) == model.card.epochs
     assert members["validation"].isna().all()
+
+
+def test_a_held_out_spot_without_targets_does_not_blind_the_search(bags, targets):
+    config = {**QUICK, "training": {"max_epochs": 6, "lr": 3e-3}}
+    patients = np.arange(len(bags)) // 72
+    holed = targets.copy()
+    holed[[3, 100]] = np.nan
+    search = DeepSpot(**config).fit(bags, holed, patients=patients).history.query("member == 'search'")
+    assert search["validation"].iloc[-1] < search["validation"].iloc[0] < 1.5
+    assert search["validation"].nunique() > 1
+
+
+def test_the_search_standardises_without_the_held_out_patient(bags, targets):
+    config = {**QUICK, "training": {"max_epochs": 3}}
+    patients = np.arange(len(bags)) // 72
+    first = DeepSpot(**config).fit(bags, targets, patients=patients)
+    held = held_out(np.arange(len(bags)), patients, seed=0)
+    spoilt = targets.copy()
+    spoilt[held] = spoilt[held] * 50 + 1000
+    second = DeepSpot(**config).fit(bags, spoilt, patients=patients)
+    one, two = (m.history.query("member == 'search'")[["train", "validation"]].to_numpy() for m in (first, second))
+    np.testing.assert_allclose(one, two, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_patients", [2, 3, 5, 11])
+def test_held_out_patients_are_whole_and_about_a_fifth(n_patients):
+    patients = np.arange(60) % n_patients
+    rows = np.arange(60)
+    held = held_out(rows, patients, seed=0)
+    assert set(patients[held]).isdisjoint(patients[np.setdiff1d(rows, held)])
+    assert len(set(patients[held])) == max(1, round(n_patients / 5))
+
+
+def test_rows_can_be_a_mask_and_must_exist(bags, targets):
+    mask = np.arange(len(bags)) < 70
+    one, two = (DeepSpot(**QUICK).fit(bags, targets, rows=r).predict(bags) for r in (mask, np.arange(70)))
+    np.testing.assert_array_equal(one, two)
+    for wrong in ([0, 0], [-1, 2], [999], []):
+        with pytest.raises(ValueError, match="`rows`"):
+            DeepSpot(**QUICK).fit(bags, targets, rows=np.array(wrong, dtype=int))
+
+
+def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets, monkeypatch):
+    from deepspot.models import _fit
+
+    model = DeepSpot(**QUICK).fit(bags, targets)
+    before = model.predict(bags)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_fit._Task, "training_step", fail)
+    with pytest.raises(MemoryError):
+        model.fit(bags, targets + 100)
+    np.testing.assert_array_equal(model.predict(bags), before)
+
+
+def test_callbacks_of_the_user_join_ours(bags, targets):
+    from lightning.pytorch.callbacks import Callback
+
+    class Count(Callback):
+        epochs = 0
+
+        def on_train_epoch_end(self, trainer, module):
+            Count.epochs += 1
+
+    config = {**QUICK, "network": {"width": 8, "members": 1}, "training": {"max_epochs": 40, "patience": 1, "lr": 0.03}}
+    model = DeepSpot(**config).fit(
+        bags, targets, patients=np.arange(144) // 72, trainer_kwargs={"callbacks": [Count()]}
+    )
+    assert Count.epochs == len(model.history)
+    assert len(model.history.query("member == 'search'")) < 40
+    with pytest.raises(ValueError, match="max_epochs"):
+        DeepSpot(**config).fit(bags, targets, trainer_kwargs={"max_epochs": 3})
+
+
+@pytest.mark.parametrize("change", ["neighbors", "subspots", "patients", "targets", "epochs"])
+def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tmp_path, change):
+    from deepspot._bags import Bags
+
+    config = {**QUICK, "training": {"epochs": 2, "max_epochs": 2}}
+    DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+    data, values, options = bags, targets, {}
+    if change == "neighbors":
+        data = lonely
+    elif change == "subspots":
+        data = Bags(bags.spot, bags.subspots[::-1], bags.neighbors)
+    elif change == "patients":
+        options = {"patients": np.arange(len(bags)) // 72}
+    elif change == "targets":
+        values = targets[:, ::-1]
+    else:
+        config = {**config, "training": {"epochs": 3}}
+    fresh = DeepSpot(**config).fit(data, values, **options).predict(data)
+    resumed = DeepSpot(**config).fit(data, values, checkpoint_dir=tmp_path, **options).predict(data)
+    np.testing.assert_array_equal(fresh, resumed)
+
+
+def test_a_finished_search_is_not_continued(bags, targets, tmp_path):
+    config = {**QUICK, "training": {"max_epochs": 30, "patience": 2, "lr": 0.01}}
+    options = {"patients": np.arange(len(bags)) // 72, "checkpoint_dir": tmp_path}
+    first, second = (DeepSpot(**config).fit(bags, targets, **options) for _ in range(2))
+    assert first.card.epochs == second.card.epochs
+    assert first.history.equals(second.history)
 
 
 def test_rows_outside_the_training_set_are_not_learnt_from(bags, targets):
@@ -107,9 +218,11 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path,
     config = {**QUICK, "training": {"epochs": 6}}
     whole = DeepSpot(**config).fit(bags, targets).predict(bags)
     step = _fit._Task.training_step
+    starts = []
+    monkeypatch.setattr(_fit._Task, "on_train_start", lambda task: starts.append(1), raising=False)
 
     def die(task, *batch):
-        if task.current_epoch == 4 and task.seed == 1:
+        if task.current_epoch == 4 and len(starts) == 2:
             raise KeyboardInterrupt
         return step(task, *batch)
 
@@ -123,6 +236,32 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path,
     np.testing.assert_array_equal(resumed.predict(bags), whole)
     assert len(steps) < 2 * 6 * 2 / 2
     assert len(resumed.history) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"genes": ["A", "B"]}, "6 different names"),
+        ({"genes": list("ABCDEE")}, "5 differ"),
+        ({"slides": np.zeros(3)}, "`slides`"),
+        ({"patients": np.zeros(3)}, "`patients`"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(bags, targets, options, message):
+    with pytest.raises(ValueError, match=message):
+        DeepSpot(**QUICK).fit(bags, targets, **options)
+
+
+def test_a_field_that_does_not_exist_lists_those_that_do():
+    with pytest.raises(ValueError, match=r"`network` does not fit \(widht.*'width'"):
+        DeepSpot(network={"widht": 3})
+    with pytest.raises(ValueError, match="`training` does not fit"):
+        DeepSpot(training={"lr": -1})
+
+
+def test_context_has_one_order():
+    context = DeepSpot(network={"context": ("neighbors", "spot", "spot")}).network.context
+    assert context == ("spot", "neighbors")
 
 
 @pytest.mark.parametrize("name", ["paper", "published"])

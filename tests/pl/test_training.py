@@ -28,7 +28,7 @@ def test_one_curve_for_each_member(bags):
 
 
 def test_marks_the_best_epoch_of_the_search(bags):
-    model = ds.models.DeepSpot(**SMALL).fit(bags, bags.spot[:, :2], validation=np.arange(30, 40))
+    model = ds.models.DeepSpot(**SMALL).fit(bags, bags.spot[:, :2], patients=np.repeat(["a", "b"], 20))
     ax = ds.pl.training(model)
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert f"best epoch: {model.card.epochs}" in labels

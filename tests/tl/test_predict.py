@@ -30,7 +30,7 @@ def test_the_table_is_as_documented(slide, quick_model, predict):
 
 def test_it_is_the_models_own_prediction(slide, quick_model, predict):
     predict(slide, quick_model, unclipped=True)
-    bags = bags_of(slide.tables["mean_colour_spots"], quick_model.card.geometry.neighbors)
+    bags = bags_of(slide, "mean_colour_spots", "spots", quick_model.card.geometry.neighbors)
     np.testing.assert_array_equal(slide.tables["deepspot_spots"].layers["unclipped"], quick_model.predict(bags))
 
 
@@ -69,7 +69,7 @@ def test_another_magnification_is_resampled_to_the_same_tissue(quick_model, pred
     for sdata in (fine, coarse):
         predict(sdata, quick_model, unclipped=True)
     a, b = (sdata.tables["deepspot_spots"].layers["unclipped"] for sdata in (fine, coarse))
-    assert pearson(a, b).min() > 0.99
+    assert pearson(a, b).min() > 0.98
     np.testing.assert_allclose(a.mean(), b.mean(), rtol=0.02)
 
 

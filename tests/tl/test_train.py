@@ -62,7 +62,7 @@ def test_several_patients_hold_one_out_to_find_the_number_of_epochs(quick_model)
     assert set(quick_model.history["member"]) == {"search", "member_1"}
 
 
-def test_the_validation_patient_is_whole(slides, quick, monkeypatch):
+def test_every_spot_goes_in_with_its_slide_and_patient(slides, quick, monkeypatch):
     seen = {}
 
     def fit(self, bags, values, **options):
@@ -72,7 +72,9 @@ def test_the_validation_patient_is_whole(slides, quick, monkeypatch):
     monkeypatch.setattr(ds.models.DeepSpot, "fit", fit)
     with pytest.raises(InterruptedError):
         ds.tl.train(slides, **quick)
-    assert set(seen["validation"]) in ({*range(30)}, {*range(30, 60)})
+    assert list(seen["patients"]) == ["P1"] * 30 + ["P2"] * 30
+    assert list(seen["slides"]) == ["P1_S1"] * 30 + ["P2_S1"] * 30
+    np.testing.assert_array_equal(seen["rows"], np.arange(60))
 
 
 def test_mixed_panels_train_together(slides, quick):
@@ -109,7 +111,13 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"table_key": "counts"}, KeyError, "counts"),
         ({"encoder": "uni"}, KeyError, "lite0_stats"),
         ({"preset": "best"}, KeyError, "published"),
-        ({"tile_um": -1}, ValueError, "above 0"),
+        ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
+        ({"min_detected": 30}, ValueError, "share from 0 to 1"),
+        ({"genes": True}, TypeError, "number or a list"),
+        ({"tissue": None}, TypeError, "`tissue` must be text"),
+        ({"patient_key": {"P1_S1": "a", "P2_S1": None}}, ValueError, "no patient for slides"),
+        ({"network": {"depth": 3}}, ValueError, "`network` does not fit"),
+        ({"device": "tpu"}, ValueError, "`device`"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_added(slides, quick, change, error, message):
@@ -124,6 +132,38 @@ def test_a_slide_of_two_patients_is_refused(slide, quick):
     slide.tables["table"].obs["patient"] = patients
     with pytest.raises(ValueError, match="must be of one patient"):
         ds.tl.train(slide, **quick)
+
+
+def test_array_positions_can_be_added_after_the_fact(slide, quick):
+    table = slide.tables["table"]
+    positions = table.obs[["array_row", "array_col"]].copy()
+    table.obs = table.obs.drop(columns=["array_row", "array_col"])
+    paper = {**quick, "preset": "paper", "network": {"width": 4}, "training": {"epochs": 1}}
+    with pytest.raises(ValueError, match="array_row"):
+        ds.tl.train(slide, **paper)
+    assert list(slide.tables) == ["table"]
+    ds.pp.embed(slide, quick["encoder"])
+    slide.tables["table"].obs[positions.columns] = positions
+    assert ds.tl.train(slide, **paper).card.geometry.neighbors.kind == "box"
+
+
+def test_identifiers_of_another_type_are_shown(slide, quick):
+    slide.shapes["spots"].index = slide.shapes["spots"].index.astype(str)
+    with pytest.raises(ValueError, match="no spot in common"):
+        ds.tl.train(slide, **quick)
+
+
+def test_a_single_spot_needs_a_radius(slide, quick):
+    slide.shapes["spots"] = slide.shapes["spots"].iloc[:1]
+    with pytest.raises(ValueError, match="radius_um="):
+        ds.tl.train(slide, **quick)
+
+
+def test_numbers_of_numpy_and_names_that_are_no_text_are_welcome(slides, quick):
+    named = dict(enumerate(slides.values()))
+    model = ds.tl.train(named, **{**quick, "genes": np.int64(5), "seed": np.int64(3)})
+    assert [s.slide for s in model.card.slides] == ["0", "1"]
+    assert model.card.seed == 3
 
 
 def test_what_is_no_slide_is_refused(quick):

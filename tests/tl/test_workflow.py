@@ -24,7 +24,7 @@ def test_scanpy_squidpy_and_spatialdata_plot(predicted):
     table = predicted.tables["deepspot_spots"]
     sc.pp.pca(table, n_comps=5)
     sc.pp.neighbors(table, n_neighbors=8)
-    sc.tl.leiden(table, flavor="igraph", n_iterations=2, directed=False, resolution=2)
+    sc.tl.leiden(table, flavor="igraph", n_iterations=2, directed=False, resolution=0.5)
     assert table.obs["leiden"].nunique() > 1
     sc.tl.rank_genes_groups(table, "leiden", method="wilcoxon")
     markers = sc.get.rank_genes_groups_df(table, group=None)

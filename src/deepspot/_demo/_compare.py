@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._bags import Bags
 from deepspot._metrics import pearson
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from deepspot._bags import Bags
     from deepspot.models import DeepSpot
+    from deepspot.tl._training_set import TrainingSet
 
     from ._data import Slides
 
@@ -44,16 +45,15 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
     from deepspot.pl import _values
 
     genes = model.card.genes  # type: ignore[union-attr]
-    bags, targets, groups = _training_set(slides.train, model)
-    unseen = _bags(slides.test, model)
+    data, unseen = _training_set(slides.train, model), _bags(slides.test, model)
     predicted = {
         "deepspot": _values.predicted(slides.test, "spots", prediction_key, genes),
-        "ridge": np.maximum(Ridge().fit(bags, targets, groups=groups).predict(unseen), 0),
-        "training_mean": TrainingMean().fit(bags, targets).predict(unseen),
+        "ridge": np.maximum(Ridge().fit(data.bags, data.targets, **data.options).predict(unseen), 0),
+        "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(unseen),
     }
     measured = _values.measured(slides.test, "spots", "table", genes)
     scores = score(predicted, measured, genes)
-    scores.insert(2, "detected_training", (targets > 0).mean(axis=0))
+    scores.insert(2, "detected_training", (data.targets[data.rows] > 0).mean(axis=0))
     known = slides.test.tables["table"].var.loc[genes]
     return scores.assign(program=known["program"].astype(str)) if "program" in known else scores
 
@@ -90,15 +90,17 @@ def summarise(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").astype({"undefined": int})
 
 
-def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> tuple[Bags, np.ndarray, np.ndarray]:
-    """The very spots and targets that the model learnt from, and the slide of each spot."""
+def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet:
+    """The very spots and targets that the model learnt from."""
     from deepspot.tl._slides import measure
-    from deepspot.tl._training_set import targets
+    from deepspot.tl._training_set import targets, training_set
 
-    measured = [measure(name, sdata, "spots", "table", patient=name, layer=None) for name, sdata in train.items()]
+    patients = {slide.slide: slide.patient for slide in model.card.slides}  # type: ignore[union-attr]
+    measured = [
+        measure(name, sdata, "spots", "table", patient=patients[name], layer=None) for name, sdata in train.items()
+    ]
     expression, _ = targets(measured, model.card.genes)  # type: ignore[union-attr]
-    bags = Bags.concat([_bags(sdata, model) for sdata in train.values()])
-    return bags, np.concatenate(expression), np.repeat(list(train), [len(slide.rows) for slide in measured])
+    return training_set(measured, {name: _bags(sdata, model) for name, sdata in train.items()}, expression)
 
 
 def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
@@ -106,5 +108,5 @@ def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
     from deepspot.tl._bags_of import bags_of
 
     card = model.card
-    features = sdata.tables[_keys.features(card.encoder.name, "spots")]  # type: ignore[union-attr]
-    return bags_of(features, card.geometry.neighbors)  # type: ignore[union-attr]
+    features = _keys.features(card.encoder.name, "spots")  # type: ignore[union-attr]
+    return bags_of(sdata, features, "spots", card.geometry.neighbors)  # type: ignore[union-attr]

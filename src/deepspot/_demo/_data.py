@@ -47,12 +47,12 @@ class ToySetup:
     """How large the synthetic slides are, and how much work goes into them."""
 
     n_patients: int = 4
-    n_rows: int = 6
+    n_rows: int = 5
     n_cols: int = 7
     n_genes: int = 60
     encoder: Encoder | None = None
     network: dict[str, Any] = field(default_factory=lambda: {"members": 3})
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=lambda: {"max_epochs": 20})
 
 
 def load_slides(*, toy: bool, seed: int, setup: ToySetup) -> Slides:

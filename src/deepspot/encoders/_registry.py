@@ -19,6 +19,8 @@ _registry: dict[str, tuple[EncoderCard, Callable[[], Encoder]]] = {
     LITE0.name: (LITE0, lite0),
     LITE0_STATS.name: (LITE0_STATS, lite0_stats),
 }
+# Reading and hashing the weights of a large encoder takes seconds, so that it is done once.
+_built: dict[str, Encoder] = {}
 
 
 def available() -> pd.DataFrame:
@@ -66,7 +68,10 @@ def get(name: str | Encoder | None = None) -> Encoder:
     """
     name = DEFAULT if name is None else name
     if isinstance(name, str):
-        return _registry[key_in(name, _registry, "ds.encoders.available()")][1]()
+        _, build = _registry[key_in(name, _registry, "ds.encoders.available()")]
+        if name not in _built:
+            _built[name] = build()
+        return _built[name]
     if isinstance(name, Encoder):
         return name
     raise TypeError(
@@ -118,3 +123,4 @@ def register(
         return TorchEncoder(card, load(), transform)
 
     _registry[card.name] = (card, build)
+    _built.pop(card.name, None)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from types import CodeType
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,22 +29,32 @@ class TorchEncoder:
         Maps normalised RGB (n, 3, px, px) to embeddings (n, dim).
     transform
         Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
+    identity
+        Names module and weights for good, where the module itself would look different after an update of the library
+        that builds it. By default both are hashed.
     """
 
     def __init__(
-        self, card: EncoderCard, module: nn.Module, transform: Callable[[Tensor], Tensor] | None = None
+        self,
+        card: EncoderCard,
+        module: nn.Module,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        identity: str = "",
     ) -> None:
         self.card = card
         self.module = module.eval().requires_grad_(False)
         self.transform = transform or self._normalize
+        self.recipe = "" if transform is None else _code(transform)
+        self.identity = identity
         self.device = torch.device("cpu")
         self.appended: list[str | float] = []
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of all that an embedding depends on: card, weights and what is appended."""
-        weights = [[name, digest(value.cpu().float().numpy())] for name, value in self.module.state_dict().items()]
-        return digest(self.card.model_dump(mode="json"), weights, self.appended)
+        """Content hash of all that an embedding depends on: input, preprocessing, module, weights, what is appended."""
+        needs = self.card.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})
+        return digest(needs, self.identity or _describe(self.module), self.recipe, self.appended)
 
     def to(self, device: str | torch.device | None) -> TorchEncoder:
         """Move to a device (None chooses one)."""
@@ -58,11 +70,6 @@ class TorchEncoder:
         with torch.inference_mode(), autocast(self.device):
             pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div_(255)
             embedding = self.forward(self.resize(pixels))
-        if embedding.shape != (len(tiles), self.card.dim):
-            raise ValueError(
-                f"Encoder {self.card.name!r} gave embeddings of shape {tuple(embedding.shape)}, its card says "
-                f"(n, {self.card.dim}). Correct `dim` in the card, or let the module return one vector per tile."
-            )
         return embedding.float().cpu().numpy()
 
     def resize(self, pixels: Tensor) -> Tensor:
@@ -84,11 +91,33 @@ class TorchEncoder:
 class StatisticsEncoder(TorchEncoder):
     """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
 
-    def __init__(self, card: EncoderCard, module: nn.Module, weight: float) -> None:
-        super().__init__(card, module)
+    def __init__(self, card: EncoderCard, module: nn.Module, *, weight: float, identity: str = "") -> None:
+        super().__init__(card, module, identity=identity)
         self.weight = weight
         self.appended = ["statistics", STATISTICS_VERSION, weight]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed resized RGB in 0 to 1."""
-        return torch.cat([super().forward(pixels), self.weight * statistics(pixels.float())], dim=1)
+        embedding = super().forward(pixels)
+        # Half precision is fine for the network, but it would blur differences between the stains.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return torch.cat([embedding.float(), self.weight * statistics(pixels.float())], dim=1)
+
+
+def _describe(module: nn.Module) -> list[Any]:
+    weights = [[name, digest(value.cpu().float().numpy())] for name, value in module.state_dict().items()]
+    return [repr(module), weights]
+
+
+def _code(transform: Callable[[Tensor], Tensor]) -> str:
+    # The repr of a function is its address; its code is what it does. Transforms of torchvision describe themselves.
+    code = getattr(transform, "__code__", None)
+    if code is None:
+        return repr(transform)
+    around = [repr(cell.cell_contents) for cell in getattr(transform, "__closure__", None) or ()]
+    return f"{_flat(code)} {around}"
+
+
+def _flat(code: CodeType) -> str:
+    constants = [_flat(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-REGION, INSTANCE = "region", "spot_id"
-
 
 def from_anndata(
     adata: AnnData,
@@ -106,7 +104,7 @@ def from_anndata(
     name_genes(table, gene_id_key)
     spots = np.arange(len(table))
     # Annotators like to call a column "region": theirs stays as it is.
-    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in (REGION, INSTANCE))
+    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in _keys.LINK)
     table.obs[region_key] = "spots"
     table.obs[region_key] = table.obs[region_key].astype("category")
     table.obs[instance_key] = spots

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _coords, _keys
+from deepspot import _check, _coords, _keys, _reader
+from deepspot._boxes import check_inside
 from deepspot._logging import logger
-from deepspot._store import survive
+from deepspot._store import set_column, survive
 
 from ._genes import name_genes, say_numbered
 from ._spot import SPACE_RANGER_UM, VISIUM_UM
@@ -61,7 +62,8 @@ def visium(
     FileNotFoundError
         If the folder, the full-resolution image or the scale factors are missing.
     ValueError
-        If the pitch of the array and ``spot_diameter_fullres`` contradict each other.
+        If the pitch of the array and ``spot_diameter_fullres`` contradict each other, the image is not RGB uint8, or
+        spots lie outside it.
 
     Examples
     --------
@@ -89,9 +91,12 @@ def visium(
         say_numbered(list(numbered))
     name_genes(table, gene_id_key)
     survive(table)
-    shapes = sdata.shapes[shapes_key]
-    shapes[_keys.DIAMETER] = VISIUM_UM
+    set_column(sdata, shapes_key, _keys.DIAMETER, VISIUM_UM)
     _coords.set_scale(sdata, shapes_key, _scale(sdata, shapes_key, factors, mpp))
+    if image_file is not None:
+        image_key = f"{shapes_key}_full_image"
+        size = _reader.sizes(_reader.levels(sdata, image_key))[0]
+        check_inside(_coords.centers(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     if image_file is None:
         logger.warning(
             "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "

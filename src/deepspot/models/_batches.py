@@ -37,7 +37,7 @@ class BagDataset(Dataset):
         slides: np.ndarray | None = None,
     ) -> None:
         self.context = context
-        self.rows = torch.arange(len(bags)) if rows is None else torch.as_tensor(rows)
+        self.rows = torch.arange(len(bags)) if rows is None else torch.as_tensor(rows, dtype=torch.long)
         self.spot = torch.as_tensor(bags.spot, dtype=torch.float32)
         self.subspots = torch.as_tensor(bags.subspots) if "subspots" in context and bags.subspots is not None else None
         self.neighbors = torch.as_tensor(padded(bags.neighbors)) if "neighbors" in context else None

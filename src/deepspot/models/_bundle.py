@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._fingerprint import digest
+
 from ._card import ModelCard
 from ._deepspot import DeepSpot
 from ._scaler import Scaler
@@ -29,23 +31,29 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
         raise ValueError("The model is not fitted yet, so there is nothing to save. Call `fit` first.")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists. Pass `overwrite=True`, or another path.")
-    if path.exists() and not (path / CARD).is_file():
+    if path.exists() and sorted(file.name for file in path.iterdir()) != [CARD, WEIGHTS]:
         raise ValueError(f"{path} exists and is no bundle, so it is not replaced. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new = Path(scratch) / "new"
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        save_file(_tensors(model, half=half), new / WEIGHTS)
+        save_file(_tensors(model, half=half), new / WEIGHTS, metadata={"card": _card_hash(model.card)})
         card = model.card.model_copy(update={"sha256": _sha256(new / WEIGHTS)})
         (new / CARD).write_text(card.model_dump_json(indent=1))
+        load(new)  # what cannot be read again is not kept
         if path.exists():
-            path.rename(Path(scratch) / "old")
-        new.rename(path)
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
 
 
 def load(path: Path, *, device: str | None = None) -> DeepSpot:
     """Read a bundle, refusing what is truncated, altered or from the future."""
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     card = read_card(path)
@@ -56,8 +64,12 @@ def load(path: Path, *, device: str | None = None) -> DeepSpot:
         raise ValueError(f"{weights} is not the file that its card describes: truncated or altered. Get a new copy.")
     try:
         tensors = {name: value.float() for name, value in load_file(weights).items()}
+        with safe_open(weights, framework="pt") as file:
+            told = (file.metadata() or {}).get("card")
     except SafetensorError as error:
         raise ValueError(f"{weights} is no readable safetensors file ({error}). Get a new copy.") from error
+    if told != _card_hash(card):
+        raise ValueError(f"{path / CARD} is not the card that the model was saved with: altered. Get a new copy.")
     model = DeepSpot(preset=card.preset, seed=card.seed, device=device)
     model.network, model.training, model.card = card.network, card.training, card
     model.scaler, model.members = _restore(card, tensors, weights)
@@ -125,6 +137,10 @@ def _restore(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> tuple[S
             raise ValueError(f"{file} does not fit its card: {error}") from error
         members.append(member)
     return scaler, members
+
+
+def _card_hash(card: ModelCard) -> str:
+    return digest(json.loads(card.model_dump_json(exclude={"sha256"})))
 
 
 def _sha256(path: Path) -> str:

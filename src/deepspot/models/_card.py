@@ -5,11 +5,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deepspot._geometry import Geometry
+from deepspot._keys import SCALE
 from deepspot.encoders._card import EncoderCard
 
 from ._config import NetworkConfig, TrainingConfig
-
-SCALE = "log1p of counts per 10,000"
 
 
 class TrainingSlide(BaseModel):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from deepspot._check import key_in
 
 Context = Literal["spot", "subspots", "neighbors"]
+Config = TypeVar("Config", bound="NetworkConfig | TrainingConfig")
 Loss = Literal["mse", "pearson", "poisson", "cosine", "mse_cosine"]
 
 
@@ -47,6 +48,11 @@ class NetworkConfig(BaseModel):
     output_dropout: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["torch", "lecun"] = "torch"
     members: int = Field(default=5, gt=0)
+
+    @field_validator("context")
+    @classmethod
+    def _in_order(cls, context: tuple[Context, ...]) -> tuple[Context, ...]:
+        return tuple(part for part in get_args(Context) if part in context)
 
 
 class TrainingConfig(BaseModel):
@@ -109,3 +115,12 @@ PRESETS = {
 def look_up(name: str) -> Preset:
     """Look up a preset: ``"default"``, ``"paper"`` (the text) or ``"published"`` (the authors' code)."""
     return PRESETS[key_in(name, PRESETS, "presets")]
+
+
+def changed(config: Config, changes: dict[str, Any] | None, argument: str) -> Config:
+    """A configuration with some fields changed."""
+    try:
+        return type(config)(**{**config.model_dump(), **(changes or {})})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"`{argument}` does not fit ({wrong}). Fields: {list(type(config).model_fields)}.") from error

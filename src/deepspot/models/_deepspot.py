@@ -11,7 +11,8 @@ from deepspot._fingerprint import digest
 from deepspot._settings import settings
 
 from ._card import ModelCard
-from ._config import NetworkConfig, TrainingConfig, look_up
+from ._config import changed, look_up
+from ._rows import held_out, labels, which_rows
 from ._scaler import Scaler
 
 if TYPE_CHECKING:
@@ -76,9 +77,9 @@ class DeepSpot:
     ) -> None:
         chosen = look_up(preset)
         self.preset = preset
-        self.network = NetworkConfig(**{**chosen.network.model_dump(), **(network or {})})
-        self.training = TrainingConfig(**{**chosen.training.model_dump(), **(training or {})})
-        self.seed = settings.seed if seed is None else seed
+        self.network = changed(chosen.network, network, "network")
+        self.training = changed(chosen.training, training, "training")
+        self.seed = int(settings.seed if seed is None else seed)
         self.device = device
         self.card: ModelCard | None = None
         self.history: pd.DataFrame | None = None
@@ -104,12 +105,16 @@ class DeepSpot:
         *,
         genes: Sequence[str] | None = None,
         rows: np.ndarray | None = None,
-        validation: np.ndarray | None = None,
         slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
         checkpoint_dir: str | Path | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
     ) -> DeepSpot:
         """Fit to measured expression.
+
+        With several patients a fifth of them, at least one, is held out while one network searches the number of
+        epochs: the one with the highest mean r over genes within the held-out slides. Then all members are fitted to
+        everybody for that long. With one patient the number is fixed by the preset.
 
         Parameters
         ----------
@@ -121,11 +126,8 @@ class DeepSpot:
             Names of the columns.
         rows
             Spots to learn from (the others serve as neighbours only); by default all.
-        validation
-            Of these, the rows to hold out while the number of epochs is searched; choose whole patients. Then the model
-            is fitted to all rows for that number of epochs. Without them the number is fixed by the preset.
-        slides
-            (n,) slide of every spot: r on held-out rows is taken within a slide. By default all are of one.
+        slides, patients
+            (n,) slide and patient of every spot; by default all are of one.
         checkpoint_dir
             Folder for the state of an unfinished fit; the same call resumes from it.
         trainer_kwargs
@@ -133,28 +135,34 @@ class DeepSpot:
 
         Returns
         -------
-        The estimator itself.
+        The estimator itself. If the fit fails, it stays as it was.
+
+        Raises
+        ------
+        ValueError
+            If arrays do not fit together, a gene has no finite target, or the bags lack a set that the network uses.
         """
-        from ._train_members import train_members
+        from ._train_members import Recipe, train_members
 
         same_length(bags.spot, targets, "`bags` and `targets`")
         self._check_context(bags)
-        rows = np.arange(len(bags)) if rows is None else np.asarray(rows)
-        names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else list(genes)
-        measured = np.isfinite(targets[rows]).any(axis=0)
-        if not measured.all():
-            lost = [name for name, known in zip(names, measured, strict=True) if not known]
-            raise ValueError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")
-        self.scaler = Scaler.fit(targets[rows])
+        rows, slides = which_rows(rows, len(bags)), labels(slides, len(bags), "slides")
+        patients = labels(patients, len(bags), "patients")
+        names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else [str(gene) for gene in genes]
+        _check_genes(names, targets[rows])
         state = None
         if checkpoint_dir is not None:
-            data = digest(bags.spot, targets, rows, self.network.model_dump(), self.training.model_dump(), self.seed)
-            state = Path(checkpoint_dir) / data
-        self.members, self.history, epochs = train_members(
-            bags, targets, rows, validation, slides,
-            scaler=self.scaler, network=self.network, training=self.training, seed=self.seed, device=self.device,
-            checkpoint=state, trainer_kwargs=trainer_kwargs,
+            embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
+            embeddings += [] if bags.subspots is None else [bags.subspots]
+            make_up = [self.network.model_dump(), self.training.model_dump(), self.seed, _versions()]
+            groups = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
+            state = Path(checkpoint_dir) / digest(*embeddings, targets, rows, *groups, *make_up)
+        members, scaler, history, epochs = train_members(
+            bags, targets,
+            Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs),
+            rows=rows, validation=held_out(rows, patients, self.seed), slides=slides,
         )  # fmt: skip
+        self.members, self.scaler, self.history = members, scaler, history
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
             epochs=epochs, seed=self.seed, versions=_versions(),
@@ -190,13 +198,14 @@ class DeepSpot:
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of weights and scale: equal for a model, its bundle, and what is loaded from it."""
-        if self.scaler is None:
+        """Content hash of all that a prediction depends on: weights, scale, genes, make-up, geometry and encoder."""
+        if self.card is None or self.scaler is None:
             raise ValueError("The model is not fitted yet. Call `fit` first.")
         weights = [
             [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
         ]
-        return digest(self.scaler.mean, self.scaler.std, weights)
+        needs = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
+        return digest(self.scaler.mean, self.scaler.std, weights, needs)
 
     def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
         """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.
@@ -206,7 +215,7 @@ class DeepSpot:
         path
             Folder to make.
         half
-            Keep the weights in float16, half as large; expression changes by about 0.001.
+            Keep the weights in float16, half as large; expression changes in the third decimal.
         overwrite
             Replace a bundle that is there.
         """
@@ -224,6 +233,17 @@ class DeepSpot:
     def _check_context(self, bags: Bags) -> None:
         if "subspots" in self.network.context and bags.subspots is None:
             raise ValueError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")
+
+
+def _check_genes(names: list[str], targets: np.ndarray) -> None:
+    if len(names) != targets.shape[1] or len(set(names)) != len(names):
+        raise ValueError(
+            f"`genes` must be {targets.shape[1]} different names, one for each column of `targets`; got {len(names)}, "
+            f"of which {len(set(names))} differ."
+        )
+    lost = [name for name, known in zip(names, np.isfinite(targets).any(axis=0), strict=True) if not known]
+    if lost:
+        raise ValueError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")
 
 
 def _versions() -> dict[str, str]:

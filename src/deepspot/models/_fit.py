@@ -21,8 +21,11 @@ from deepspot._metrics import pearson
 
 from ._batches import BagDataset, keep
 from ._config import TrainingConfig
-from ._losses import LossFunction
+from ._losses import make_loss
 from ._network import Network
+from ._scaler import Scaler
+
+DONE = "done.pt"
 
 
 @dataclass
@@ -37,9 +40,9 @@ def fit_network(
     make: Callable[[], Network],
     train: BagDataset,
     validation: BagDataset | None,
+    scaler: Scaler,
     *,
     config: TrainingConfig,
-    loss: LossFunction,
     epochs: int,
     seed: int,
     device: torch.device,
@@ -55,10 +58,10 @@ def fit_network(
         Builds the network; called after seeding.
     train, validation
         Standardised data. With `validation`, training stops when its r no longer rises.
+    scaler
+        What they were standardised with.
     config
-        Optimiser, batch size, patience.
-    loss
-        What is minimised.
+        Loss, optimiser, batch size, patience.
     epochs
         Number of passes, or their limit.
     seed
@@ -66,7 +69,7 @@ def fit_network(
     device
         Where to compute.
     checkpoint
-        Folder to keep the state after every epoch in, and to resume from.
+        Folder to keep the state after every epoch in, and to resume from. A network that is complete is taken from it.
     on_epoch
         Called after every epoch.
     trainer_kwargs
@@ -76,10 +79,18 @@ def fit_network(
     -------
     The network in evaluation mode, and its losses.
     """
-    with torch.random.fork_rng(), _quiet():
+    done = None if checkpoint is None else checkpoint / DONE
+    if done is not None and done.exists():
+        state = torch.load(done, weights_only=True)
+        network = make()
+        network.load_state_dict(state["network"])
+        return network.eval(), History(**state["history"])
+    options = dict(trainer_kwargs or {})
+    _check_options(options)
+    with _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        task = _Task(make(), loss, config, seed, on_epoch)
-        callbacks: list[Callback] = []
+        task = _Task(make(), scaler, config, seed, on_epoch)
+        callbacks: list[Callback] = list(options.pop("callbacks", []))
         if validation is not None:
             callbacks.append(EarlyStopping("validation", patience=config.patience))
         if checkpoint is not None:
@@ -95,28 +106,44 @@ def fit_network(
                 "enable_checkpointing": checkpoint is not None,
                 "num_sanity_val_steps": 0,
                 "callbacks": callbacks,
-                **(trainer_kwargs or {}),
+                **options,
             }
         )
-        state = None if checkpoint is None else checkpoint / "last.ckpt"
+        unfinished = None if checkpoint is None else checkpoint / "last.ckpt"
         trainer.fit(
             task,
             _loader(train, config.batch_size, _Shuffle(len(train), seed)),
             None if validation is None else _loader(validation, 4 * config.batch_size),
-            ckpt_path=state if state is not None and state.exists() else None,
+            ckpt_path=unfinished if unfinished is not None and unfinished.exists() else None,
             weights_only=True,
         )
-    return task.network.cpu().eval(), task.history
+    network = task.network.cpu().eval()
+    if done is not None and trainer.is_global_zero:
+        torch.save({"network": network.state_dict(), "history": vars(task.history)}, done)
+    return network, task.history
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    ours = sorted({"max_epochs", "enable_checkpointing", "logger"} & options.keys())
+    if ours:
+        raise ValueError(
+            f"`trainer_kwargs` must not set {ours}: the number of epochs is `training={{'epochs': ...}}`, and "
+            "checkpoints are kept with `checkpoint_dir=`."
+        )
 
 
 class _Task(lightning.LightningModule):
     def __init__(
-        self, network: Network, loss: LossFunction, config: TrainingConfig, seed: int, on_epoch: Callable[[], Any]
+        self, network: Network, scaler: Scaler, config: TrainingConfig, seed: int, on_epoch: Callable[[], Any]
     ) -> None:
         super().__init__()
-        self.network, self.loss, self.config, self.seed, self.on_epoch = network, loss, config, seed, on_epoch
+        self.network, self.scaler, self.config, self.seed, self.on_epoch = network, scaler, config, seed, on_epoch
         self.history = History()
         self.held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_fit_start(self) -> None:
+        mean, std = (torch.as_tensor(part, device=self.device) for part in (self.scaler.mean, self.scaler.std))
+        self.loss = make_loss(self.config.loss, mean, std)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         # Dropout is drawn from seed and step alone, so that a resumed run draws the same.
@@ -133,8 +160,9 @@ class _Task(lightning.LightningModule):
         predicted, measured, slide = (torch.cat(parts).numpy() for parts in zip(*self.held_out, strict=True))
         self.held_out.clear()
         # A loss would count how far another patient's mean lies from the training mean, which no epoch can mend.
-        r = [pearson(predicted[slide == one], measured[slide == one]) for one in np.unique(slide)]
-        self.log("validation", float(1 - np.nan_to_num(r).mean()), sync_dist=True)
+        r = np.concatenate([pearson(predicted[slide == one], measured[slide == one]) for one in np.unique(slide)])
+        defined = r[np.isfinite(r)]
+        self.log("validation", float(1 - defined.mean()) if len(defined) else 1.0, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         for name, values in vars(self.history).items():

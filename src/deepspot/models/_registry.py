@@ -78,12 +78,14 @@ def load(model: str | Path | None = None, *, device: str | None = None) -> DeepS
     """
     from ._bundle import CARD, load
 
-    path = Path(EMBEDDED if model is None else model)
-    if not path.exists() and (FOLDER / path / CARD).is_file():
-        if model is None:
-            logger.warning(WARNING, EMBEDDED)
-        path = FOLDER / path
-    elif not path.exists():
+    path = FOLDER / EMBEDDED if model is None else Path(model).expanduser()
+    if not (path / CARD).is_file() and (FOLDER / path.name / CARD).is_file() and path.name == str(model):
+        path = FOLDER / path.name
+    if not path.exists():
         names = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())
         raise FileNotFoundError(f"There is no model {str(model)!r}: neither a folder nor one of {names}.")
-    return load(path, device=device)
+    loaded = load(path, device=device)
+    logger.info("Loaded %r.", loaded)
+    if path == FOLDER / EMBEDDED:
+        logger.warning(WARNING, EMBEDDED)
+    return loaded

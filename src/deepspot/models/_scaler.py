@@ -21,8 +21,12 @@ class Scaler:
     @classmethod
     def fit(cls, expression: np.ndarray) -> Scaler:
         """Learn from expression (n, genes), NaN where a slide did not measure a gene."""
-        std = np.nanstd(expression, axis=0)
-        return cls(np.nanmean(expression, axis=0).astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
+        known = np.isfinite(expression)
+        count = np.maximum(known.sum(axis=0), 1)
+        values = np.where(known, expression, 0).astype(np.float64)
+        mean = values.sum(axis=0) / count
+        std = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
+        return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
 
     def standardize(self, expression: np.ndarray) -> np.ndarray:
         """Expression to standard scores."""

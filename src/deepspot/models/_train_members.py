@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from deepspot._bags import Bags
 from deepspot._device import choose_device
@@ -14,60 +15,88 @@ from deepspot._logging import bar
 from ._batches import BagDataset
 from ._config import NetworkConfig, TrainingConfig
 from ._fit import History, fit_network
-from ._losses import make_loss
 from ._network import Network
 from ._scaler import Scaler
+
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the members of an ensemble are trained.
+
+    Attributes
+    ----------
+    network, training, seed, device
+        As in :class:`deepspot.models.DeepSpot`.
+    checkpoint
+        Folder for the state of an unfinished training.
+    trainer_kwargs
+        For Lightning's Trainer.
+    """
+
+    network: NetworkConfig
+    training: TrainingConfig
+    seed: int
+    device: str | None
+    checkpoint: Path | None
+    trainer_kwargs: dict[str, Any] | None
 
 
 def train_members(
     bags: Bags,
     targets: np.ndarray,
+    recipe: Recipe,
+    *,
     rows: np.ndarray,
     validation: np.ndarray | None,
-    slides: np.ndarray | None,
-    *,
-    scaler: Scaler,
-    network: NetworkConfig,
-    training: TrainingConfig,
-    seed: int,
-    device: str | None,
-    checkpoint: Path | None = None,
-    trainer_kwargs: dict[str, Any] | None = None,
-) -> tuple[list[Network], pd.DataFrame, int]:
+    slides: np.ndarray,
+) -> tuple[list[Network], Scaler, pd.DataFrame, int]:
     """Train the members of an ensemble apart.
 
-    With `validation`, one network first learns without these rows, to find the number of epochs; then all members learn
-    from all rows. Returns the members with their ρ collapsed, the loss curves and the number of epochs.
+    With `validation`, one network first learns without these rows, to find the number of epochs; the genes are then
+    standardised without them too. After that all members learn from all rows.
+
+    Returns
+    -------
+    The members with their ρ collapsed, the scaler, the curves, and the number of epochs.
     """
-    where = choose_device(device)
-    loss = make_loss(training.loss, *(torch.as_tensor(v).to(where) for v in (scaler.mean, scaler.std)))
-    scores = scaler.standardize(targets)
-    owner = np.zeros(len(bags), dtype=int) if slides is None else np.unique(slides, return_inverse=True)[1]
-    curves = []
-
-    def dataset(chosen: np.ndarray) -> BagDataset:
-        return BagDataset(bags, network.context, scores, chosen, owner)
-
-    def fit(name: str, number: int, train: np.ndarray, held_out: np.ndarray | None, epochs: int) -> Network:
-        with bar(f"Training {name}", total=epochs, unit="epoch") as progress:
-            fitted, history = fit_network(
-                lambda: Network(network, bags.dim, targets.shape[1]),
-                dataset(train), None if held_out is None else dataset(held_out),
-                config=training, loss=loss, epochs=epochs, seed=seed + number, device=where,
-                checkpoint=checkpoint and checkpoint / name, on_epoch=progress.update, trainer_kwargs=trainer_kwargs,
-            )  # fmt: skip
-        curves.append(_curve(name, history))
-        return fitted
-
-    epochs = training.epochs
+    slides = np.unique(slides, return_inverse=True)[1]
+    curves, epochs = [], recipe.training.epochs
     if validation is not None and len(validation):
-        if set(validation) >= set(rows):
-            raise ValueError("`validation` holds out every row. Leave some to learn from.")
-        fit("search", -1, np.setdiff1d(rows, validation), validation, training.max_epochs)
-        held_out = curves[0]["validation"].to_numpy()
-        epochs = int(held_out.argmin()) + 1
-    members = [fit(f"member_{i + 1}", i, rows, None, epochs).collapse() for i in range(network.members)]
-    return members, pd.concat(curves, ignore_index=True), epochs
+        learnt = np.setdiff1d(rows, validation)
+        scaler = Scaler.fit(targets[learnt])
+        data = [BagDataset(bags, recipe.network.context, scaler.standardize(targets), r, slides)
+                for r in (learnt, validation)]  # fmt: skip
+        _, history = _train(SEARCH, recipe, data, scaler, recipe.training.max_epochs)
+        curves.append(_curve(SEARCH, history))
+        epochs = int(np.argmin(history.validation)) + 1
+    scaler = Scaler.fit(targets[rows])
+    everything = BagDataset(bags, recipe.network.context, scaler.standardize(targets), rows, slides)
+    members = []
+    for number in range(recipe.network.members):
+        name = f"member_{number + 1}"
+        member, history = _train(name, recipe, [everything], scaler, epochs)
+        members.append(member.collapse())
+        curves.append(_curve(name, history))
+    return members, scaler, pd.concat(curves, ignore_index=True), epochs
+
+
+def _train(
+    name: str, recipe: Recipe, data: Sequence[BagDataset], scaler: Scaler, epochs: int
+) -> tuple[Network, History]:
+    train, held_out = data[0], data[1] if len(data) > 1 else None
+    # Seeds that follow one another would share members between neighbouring seeds.
+    number = 0 if name == SEARCH else int(name.removeprefix("member_"))
+    seed = int(np.random.SeedSequence([recipe.seed, number]).generate_state(1)[0])
+    with bar(f"Training {name}", total=epochs, unit="epoch") as progress:
+        return fit_network(
+            lambda: Network(recipe.network, train.spot.shape[1], len(scaler.mean)),
+            train, held_out, scaler,
+            config=recipe.training, epochs=epochs, seed=seed, device=choose_device(recipe.device),
+            checkpoint=recipe.checkpoint and recipe.checkpoint / f"{name}_{epochs}", on_epoch=progress.update,
+            trainer_kwargs=recipe.trainer_kwargs,
+        )  # fmt: skip
 
 
 def _curve(name: str, history: History) -> pd.DataFrame:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
-UNIT = "log1p of counts per 10,000"
 PANEL_INCHES = 5.0
 # Share of the distance between spots, where their size is unknown.
 LOOSE = 0.55
@@ -146,7 +145,7 @@ def _unit(sdata: SpatialData, table_key: str | None, layer: str | None) -> str:
     table = None if table_key is None else sdata.tables[table_key]
     if table is None or (layer is None and "log1p" in table.uns and _keys.UNS not in table.uns):
         return "log expression, as in the table"
-    return str(table.uns.get(_keys.UNS, {}).get("scale", UNIT))
+    return str(table.uns.get(_keys.UNS, {}).get("scale", _keys.SCALE))
 
 
 def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray) -> str:

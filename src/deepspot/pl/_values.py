@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot import _check, _keys, _tables
-from deepspot.pp._expression import check_counts, normalize
+from deepspot._expression import check_counts, normalize
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +19,7 @@ def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str:
     """Name of the table with the predicted genes of a shapes element."""
     tables = _tables.annotating(sdata, shapes_key)
     if key is None:
-        tables = [name for name in tables if sdata.tables[name].uns.get(_keys.UNS, {}).get("kind") == "prediction"]
+        tables = [name for name in tables if sdata.tables[name].uns.get(_keys.UNS, {}).get("kind") == _keys.PREDICTION]
         if not tables:
             raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
     return _check.one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", "prediction_key")

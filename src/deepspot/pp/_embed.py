@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from deepspot import _boxes, _check, _choose, _coords, _keys, _reader, _store, _tables
-from deepspot._fingerprint import digest
+from deepspot import _check, _choose, _keys
 from deepspot._geometry import TileGeometry
-from deepspot._logging import logger, track
-from deepspot._settings import settings
+
+from ._features import Request, add_features, plan_features
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
-
-KIND = "features"
-# Spots read at once: their tiles and sub-spots are all the pixels that are held beside the image blocks.
-SPOTS = 64
 
 
 def embed(
@@ -98,108 +91,17 @@ def embed(
     """
     from deepspot import encoders
 
-    ready = encoders.get(encoder)
     if tile_um is not None:
         _check.positive(tile_um, "tile_um")
+    ready = encoders.get(encoder)
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    if tile_um is None:
-        tile_um = _choose.known_diameter(sdata, shapes_key)
-        if tile_um is None:
-            raise ValueError(
-                f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {_keys.DIAMETER!r}. Pass "
-                "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
-            )
-    geometry = TileGeometry(tile_um=_check.positive(tile_um, "tile_um"), input_px=ready.card.input_px)
-    add_features(
-        sdata, ready, geometry, image_key=image_key, shapes_key=shapes_key, subspots=subspots,
-        coordinate_system=coordinate_system, key_added=key_added, overwrite=overwrite, device=device,
-        batch_size=batch_size,
-    )  # fmt: skip
-
-
-def add_features(
-    sdata: SpatialData,
-    encoder: Encoder,
-    geometry: TileGeometry,
-    *,
-    image_key: str,
-    shapes_key: str,
-    subspots: bool = True,
-    coordinate_system: str | None = None,
-    key_added: str | None = None,
-    overwrite: bool = False,
-    device: str | None = None,
-    batch_size: int | None = None,
-) -> str:
-    """Add a feature table, or find the one that says the same. Return its name."""
-    from deepspot.encoders._encode import encode_spots
-
-    batch_size = settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size"))
-    placement = _coords.place(sdata, image_key, shapes_key, coordinate_system)
-    pyramid = _reader.levels(sdata, image_key)
-    boxes = _boxes.make_boxes(
-        placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=f"image {image_key!r}"
-    )
-    _check_size(len(placement.centers), encoder.card.dim, geometry.grid**2 if subspots else 0)
-    fingerprint = digest(
-        _reader.fingerprint(pyramid), placement.centers.round(3), placement.mpp, geometry.model_dump(),
-        encoder.fingerprint, subspots,
-    )  # fmt: skip
-    same = _find(sdata, shapes_key, fingerprint)
-    if same is not None and not overwrite and key_added in (None, same):
-        logger.info("Using sdata.tables[%r]: image, spots, geometry and encoder are the same.", same)
-        return same
-    key = key_added or _keys.features(encoder.card.name, shapes_key)
-    if key_added is None and key in sdata.tables and not overwrite:
-        key = f"{key}_{fingerprint[:8]}"
-    _store.check_key(sdata, key, overwrite=overwrite)
-    array = _tables.array_positions(sdata, shapes_key)
-
-    batches = _reader.read(pyramid[boxes.level], boxes, SPOTS)
-    total = -(-len(placement.centers) // SPOTS)
-    spot, parts = encode_spots(
-        track(batches, f"Embedding {shapes_key}", total=total, unit="batch"),
-        len(placement.centers), encoder.to(device), grid=geometry.grid, subspots=subspots,
-        batch_size=batch_size,
-    )  # fmt: skip
-    obsm: dict[str, Any] = {"spatial": placement.centers}
-    if parts is not None:
-        obsm["subspots"] = parts
-    if array is not None:
-        obsm["array"] = array
-    region_key, instance_key = _tables.link_keys(sdata, shapes_key)
-    provenance = {
-        "kind": KIND,
-        "fingerprint": fingerprint,
-        "image_key": image_key,
-        "mpp": placement.mpp,
-        "geometry": geometry.model_dump(),
-        "encoder": encoder.card.model_dump_json(),
-        "encoder_fingerprint": encoder.fingerprint,
-    }
-    table = _store.make_table(
-        spot, region=shapes_key, instances=placement.index, region_key=region_key, instance_key=instance_key,
-        obsm=obsm, uns={_keys.UNS: provenance},
-    )  # fmt: skip
-    _store.add_table(sdata, key, table, what="features", overwrite=overwrite)
-    return key
-
-
-def _find(sdata: SpatialData, shapes_key: str, fingerprint: str) -> str | None:
-    for key in _tables.annotating(sdata, shapes_key):
-        table = sdata.tables[key]
-        same = table.uns.get(_keys.UNS, {}).get("fingerprint") == fingerprint
-        # Somebody may have cut or sorted the table since: bags rely on one row for each shape, in their order.
-        if same and np.array_equal(_tables.rows_of(table, shapes_key), sdata.shapes[shapes_key].index):
-            return key
-    return None
-
-
-def _check_size(n: int, dim: int, parts: int) -> None:
-    gb = n * dim * (np.dtype(np.float32).itemsize + parts * np.dtype(np.float16).itemsize) / 1e9
-    if gb > settings.max_table_gb:
+    side = _choose.known_diameter(sdata, shapes_key) if tile_um is None else tile_um
+    if side is None:
         raise ValueError(
-            f"The features of {n:,} spots would take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
-            f"{settings.max_table_gb:g}. Raise the limit, embed a part of the spots, or leave the sub-spots out with "
-            "`subspots=False` and a model that does not use them."
+            f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {_keys.DIAMETER!r}. Pass "
+            "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
+    geometry = TileGeometry(tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.input_px)
+    request = Request(ready, geometry, image_key, shapes_key, subspots, coordinate_system)
+    plan = plan_features(sdata, request, key_added=key_added, overwrite=overwrite)
+    add_features(plan, device=device, batch_size=batch_size)

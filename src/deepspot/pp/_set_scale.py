@@ -25,7 +25,8 @@ def set_scale(
     sdata
         Object with an image.
     mpp
-        µm per pixel of the full-resolution image.
+        µm per pixel of this image, at its finest level. For an image that was scaled down that is not what the scanner
+        states.
     spot_pitch_um
         Instead of `mpp`: distance between neighbouring spots in µm (Visium 100, Spatial Transcriptomics 200).
     image_key, shapes_key
@@ -57,10 +58,11 @@ def set_scale(
     if spot_pitch_um is not None:
         pitch = _coords.pitch_px(_coords.centers(sdata, image_key, str(shapes_key)))
         mpp = _check.positive(spot_pitch_um, "spot_pitch_um") / pitch
+    scale = float(_check.positive(mpp, "mpp"))  # type: ignore[arg-type]
+    hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     if spot_diameter_um is not None:
         _check.positive(spot_diameter_um, "spot_diameter_um")
         _store.set_column(sdata, str(shapes_key), _keys.DIAMETER, spot_diameter_um)
-    scale = _check.positive(float(mpp), "mpp")  # type: ignore[arg-type]
+        hint += " The diameter stays in memory until the shapes are written anew." if sdata.is_backed() else ""
     related = _coords.set_scale(sdata, image_key, scale)
-    hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     logger.info("Set %.4g µm per pixel for %r and %d related elements.%s", scale, image_key, len(related) - 1, hint)

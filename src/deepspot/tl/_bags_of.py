@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _keys
+from deepspot import _keys, _tables
 from deepspot._bags import Bags
 from deepspot._neighbors import find_neighbors
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from spatialdata import SpatialData
 
     from deepspot._geometry import NeighborRule
 
 
-def bags_of(features: AnnData, rule: NeighborRule) -> Bags:
-    """Bags of the spots of a feature table, in its order, with neighbours by a rule in µm."""
+def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: NeighborRule) -> Bags:
+    """Bags of the spots of a feature table, in its order, with the neighbours that a rule gives."""
+    features = sdata.tables[features_key]
     centers_um = np.asarray(features.obsm["spatial"]) * float(features.uns[_keys.UNS]["mpp"])
-    neighbors = find_neighbors(centers_um, rule, features.obsm.get("array"))
+    # Positions in the array are looked up when they are needed: they may have been added or mended since embedding.
+    array = _tables.array_positions(sdata, shapes_key) if rule.kind == "box" else None
+    neighbors = find_neighbors(centers_um, rule, array)
     return Bags(np.asarray(features.X, dtype=np.float32), features.obsm.get("subspots"), neighbors)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot import _choose, _keys, _store, _tables
+from deepspot._neighbors import check_array
 from deepspot._settings import settings
 
 from ._bags_of import bags_of
@@ -14,6 +15,7 @@ from ._bags_of import bags_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from deepspot._geometry import Geometry
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
     from deepspot.models._card import ModelCard
@@ -99,22 +101,23 @@ def predict(
     (12, 1000)
     """
     from deepspot import models
-    from deepspot.pp._embed import add_features
+    from deepspot.pp._features import Request, add_features, plan_features
 
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
     card = _card(ready)
-    geometry = card.geometry
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, geometry.tile.tile_um)  # type: ignore[union-attr]
+    geometry: Geometry = card.geometry  # type: ignore[assignment]
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, geometry.tile.tile_um)
     key = key_added or _keys.prediction(shapes_key)
     _store.check_key(sdata, key, overwrite=overwrite)
     _check_size(len(sdata.shapes[shapes_key]), len(card.genes), 1 + unclipped)
-    features_key = add_features(
-        sdata, _encoder(card, encoder), geometry.tile, image_key=image_key, shapes_key=shapes_key,  # type: ignore[union-attr]
-        subspots="subspots" in card.network.context, coordinate_system=coordinate_system, device=device,
-        batch_size=batch_size,
+    check_array(geometry.neighbors, _tables.array_positions(sdata, shapes_key))
+    request = Request(
+        _encoder(card, encoder), geometry.tile, image_key, shapes_key, "subspots" in card.network.context,
+        coordinate_system,
     )  # fmt: skip
+    features_key = add_features(plan_features(sdata, request), device=device, batch_size=batch_size)
     features = sdata.tables[features_key]
-    expression = ready.predict(bags_of(features, geometry.neighbors), device=device)  # type: ignore[union-attr]
+    expression = ready.predict(bags_of(sdata, features_key, shapes_key, geometry.neighbors), device=device)
 
     region_key, instance_key = _tables.link_keys(sdata, shapes_key)
     layers: dict[str, Any] = {"unclipped": expression} if unclipped else {}
@@ -167,7 +170,7 @@ def _check_size(n: int, genes: int, copies: int) -> None:
 
 def _provenance(model: DeepSpot, card: ModelCard, features_key: str) -> dict[str, Any]:
     return {
-        "kind": "prediction",
+        "kind": _keys.PREDICTION,
         "scale": card.scale,
         "features": features_key,
         "model": card.name,

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot import _check, _tables
+from deepspot._expression import check_counts
 from deepspot._logging import logger
-from deepspot.pp._expression import check_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,7 +48,10 @@ def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, Spatia
 
     if isinstance(sdatas, SpatialData):
         return {"slide": sdatas}
-    named = dict(sdatas) if isinstance(sdatas, Mapping) else {f"slide_{i + 1}": s for i, s in enumerate(sdatas)}
+    if isinstance(sdatas, Mapping):
+        named = {str(name): sdata for name, sdata in sdatas.items()}
+    else:
+        named = {f"slide_{number}": sdata for number, sdata in enumerate(sdatas, start=1)}
     if not named:
         raise ValueError("`sdatas` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
     for name, sdata in named.items():
@@ -67,7 +70,11 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
             )
         return dict.fromkeys(tables, "unknown")
     if isinstance(patient_key, Mapping):
-        return {name: str(patient_key[_check.key_in(name, patient_key, "patient_key")]) for name in tables}
+        stated = {name: patient_key[_check.key_in(name, patient_key, "patient_key")] for name in tables}
+        unknown = [name for name, patient in stated.items() if pd.isna(patient)]
+        if unknown:
+            raise ValueError(f"`patient_key` names no patient for slides {unknown}. State whose they are.")
+        return {name: str(patient) for name, patient in stated.items()}
     patients = {}
     for name, table in tables.items():
         values = table.obs[_check.key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
@@ -90,6 +97,12 @@ def measure(
         raise ValueError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
     counts = check_counts(table.X if layer is None else table.layers[layer], where)
     ours, rows = _tables.match(table, sdata, shapes_key)
+    if len(ours) == 0:
+        raise ValueError(
+            f"Table {table_key!r} of slide {name!r} and shapes {shapes_key!r} have no spot in common: the table has "
+            f"{list(_tables.rows_of(table, shapes_key)[:3])}, the shapes have "
+            f"{list(sdata.shapes[shapes_key].index[:3])}. Give both the same identifiers, of the same type."
+        )
     counts = counts[ours]
     seen = np.asarray(counts.sum(axis=1)).ravel() > 0
     if not seen.any():

@@ -10,10 +10,11 @@ import numpy as np
 from deepspot import _check, _choose, _coords, _tables
 from deepspot._geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._logging import logger
+from deepspot._neighbors import check_array
 
 from ._bags_of import bags_of
-from ._slides import MeasuredSlide, as_mapping, measure, patients_of
-from ._training_set import choose_genes, targets
+from ._slides import as_mapping, measure, patients_of
+from ._training_set import choose_genes, targets, training_set
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # Reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
 RINGS = 1.5
-HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
@@ -133,42 +133,48 @@ def train(
     20
     """
     from deepspot import encoders, models
-    from deepspot._bags import Bags
+    from deepspot._device import choose_device
     from deepspot.models._card import TrainingSlide
     from deepspot.models._config import look_up
-    from deepspot.pp._embed import add_features
+    from deepspot.pp._features import Request, add_features, plan_features
 
     slides = as_mapping(sdatas)
+    if tile_um is not None:
+        _check.positive(tile_um, "tile_um")
+    for argument, text in {"name": name, "tissue": tissue, "licence": licence}.items():
+        _check.text(text, argument)
     keys = {slide: _keys_of(slide, sdata, image_key, shapes_key, table_key, tile_um) for slide, sdata in slides.items()}
     patients = patients_of({slide: sdata.tables[keys[slide].table] for slide, sdata in slides.items()}, patient_key)
     model = models.DeepSpot(preset=preset, network=network, training=training, seed=seed, device=device)
+    choose_device(device)
     ready = encoders.get(encoder)
     geometry = Geometry(
         tile=TileGeometry(tile_um=_tile(slides, keys, tile_um), input_px=ready.card.input_px),
         neighbors=_neighbors(slides, keys, radius_um, look_up(preset).array_box, coordinate_system),
     )
-    # Everything is checked before the hours of embedding begin.
     measured = [
         measure(slide, sdata, keys[slide].shapes, keys[slide].table, patient=patients[slide], layer=layer)
         for slide, sdata in slides.items()
     ]
     chosen = choose_genes(measured, genes, min_detected)
     expression, depth = targets(measured, chosen)
+    plans = {}
+    for slide, sdata in slides.items():
+        check_array(geometry.neighbors, _tables.array_positions(sdata, keys[slide].shapes))
+        request = Request(
+            ready, geometry.tile, keys[slide].image, keys[slide].shapes, "subspots" in model.network.context,
+            coordinate_system,
+        )  # fmt: skip
+        plans[slide] = plan_features(sdata, request)
 
-    features = {
-        slide: add_features(
-            sdata, ready, geometry.tile, image_key=keys[slide].image, shapes_key=keys[slide].shapes,
-            subspots="subspots" in model.network.context, coordinate_system=coordinate_system, device=device,
-            batch_size=batch_size,
-        )
-        for slide, sdata in slides.items()
-    }  # fmt: skip
-    bags = [bags_of(sdata.tables[features[slide]], geometry.neighbors) for slide, sdata in slides.items()]
-    values, rows, owner = _stack([len(bag) for bag in bags], measured, expression)
+    # Everything has been checked; now the hours of embedding begin.
+    features = {slide: add_features(plan, device=device, batch_size=batch_size) for slide, plan in plans.items()}
+    bags = {slide: bags_of(sdata, features[slide], keys[slide].shapes, geometry.neighbors)
+            for slide, sdata in slides.items()}  # fmt: skip
+    data = training_set(measured, bags, expression)
     model.fit(
-        Bags.concat(bags), values, genes=chosen, rows=rows, validation=_held_out(rows, owner, model.seed),
-        slides=np.repeat(np.arange(len(bags)), [len(bag) for bag in bags]),
-        checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
+        data.bags, data.targets, genes=chosen, checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
+        **data.options,
     )  # fmt: skip
     model.card = model.card.model_copy(  # type: ignore[union-attr]
         update={
@@ -199,7 +205,7 @@ def _keys_of(
 
 def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Keys], tile_um: float | None) -> float:
     if tile_um is not None:
-        return _check.positive(tile_um, "tile_um")
+        return tile_um
     sides = {name: _choose.known_diameter(sdata, keys[name].shapes) for name, sdata in slides.items()}
     if None in sides.values() or len(set(sides.values())) > 1:
         raise ValueError(
@@ -223,27 +229,7 @@ def _neighbors(
     pitches = []
     for name, sdata in slides.items():
         placement = _coords.place(sdata, keys[name].image, keys[name].shapes, coordinate_system)
+        if len(placement.centers) < 2:
+            raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
         pitches.append(_coords.pitch_px(placement.centers) * placement.mpp)
     return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))))
-
-
-def _stack(
-    sizes: Sequence[int], measured: Sequence[MeasuredSlide], expression: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets of all spots (NaN where not measured), the rows that are measured, and the patient of each of these."""
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
-    rows, owner = [], []
-    for start, slide, known in zip(starts, measured, expression, strict=False):
-        rows.append(start + slide.rows)
-        values[rows[-1]] = known
-        owner += [slide.patient] * len(slide.rows)
-    return values, np.concatenate(rows), np.array(owner)
-
-
-def _held_out(rows: np.ndarray, owner: np.ndarray, seed: int) -> np.ndarray | None:
-    patients = np.unique(owner)
-    if len(patients) < 2:
-        return None
-    drawn = np.random.default_rng(seed).permutation(patients)[: max(1, round(HELD_OUT * len(patients)))]
-    return rows[np.isin(owner, drawn)]

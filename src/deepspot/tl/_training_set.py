@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from deepspot._bags import Bags
+from deepspot._expression import most_variable, normalize
 from deepspot._logging import logger
 from deepspot._tables import SHARED
-from deepspot.pp._expression import most_variable, normalize
 
 from ._slides import MeasuredSlide
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What an estimator is fitted to: ``fit(set.bags, set.targets, **set.options)``.
+
+    Attributes
+    ----------
+    bags
+        n spots, measured or not.
+    targets
+        (n, genes) log-expression, NaN where a spot or a gene was not measured.
+    rows
+        The spots that were measured.
+    slides, patients
+        (n,) names.
+    """
+
+    bags: Bags
+    targets: np.ndarray
+    rows: np.ndarray
+    slides: np.ndarray
+    patients: np.ndarray
+
+    @property
+    def options(self) -> dict[str, np.ndarray]:
+        """Keyword arguments of every estimator's `fit`."""
+        return {"rows": self.rows, "slides": self.slides, "patients": self.patients}
+
+
+def training_set(
+    slides: Sequence[MeasuredSlide], bags: Mapping[str, Bags], expression: Sequence[np.ndarray]
+) -> TrainingSet:
+    """Put slides under one another.
+
+    Parameters
+    ----------
+    slides
+        Measured slides.
+    bags
+        Bags of all spots of every slide, by its name.
+    expression
+        Targets of the measured spots of every slide, see :func:`targets`.
+    """
+    parts = [bags[slide.name] for slide in slides]
+    starts = np.cumsum([0, *map(len, parts)])
+    values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
+    rows = [start + slide.rows for start, slide in zip(starts, slides, strict=False)]
+    for these, known in zip(rows, expression, strict=True):
+        values[these] = known
+    names, patients = (np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in
+                       ("name", "patient"))  # fmt: skip
+    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients)
 
 
 def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float = 0.0) -> list[str]:
@@ -27,15 +83,19 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     min_detected
         Share of the spots of every slide in which a gene has to be seen to be chosen.
     """
-    if isinstance(genes, int):
+    if not 0 <= min_detected <= 1:
+        raise ValueError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
+    if isinstance(genes, Integral) and not isinstance(genes, bool):
         if genes < 1:
             raise ValueError(f"`genes` must be at least 1, got {genes}.")
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
         seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
-        return most_variable([part[:, seen] for part in counts], list(common[seen]), genes)
+        return most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes))
     if isinstance(genes, str):
         raise TypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
+    if not isinstance(genes, Iterable):
+        raise TypeError(f"`genes` must be a number or a list of names, got {type(genes).__name__}.")
     wanted = list(dict.fromkeys(genes))
     known = set().union(*(slide.genes for slide in slides))
     missing = [gene for gene in wanted if gene not in known]

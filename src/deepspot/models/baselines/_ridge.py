@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from deepspot._bags import Bags
+from deepspot._check import same_length
 from deepspot._metrics import pearson
 from deepspot.models._features import context_features
+from deepspot.models._rows import labels, which_rows
 from deepspot.models._scaler import Scaler
 
 ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
@@ -51,7 +53,13 @@ class Ridge:
         self.pipeline: Any = None
 
     def fit(
-        self, bags: Bags, targets: np.ndarray, *, rows: np.ndarray | None = None, groups: np.ndarray | None = None
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
     ) -> Ridge:
         """Fit to measured expression.
 
@@ -63,27 +71,30 @@ class Ridge:
             (n, genes) log-expression; where a slide did not measure a gene (NaN) the mean stands in.
         rows
             Spots to learn from; by default all.
-        groups
-            Patient (or slide) of each of these; a group is never on both sides of a fold. Without groups the folds are
-            five runs of neighbouring rows.
+        slides, patients
+            (n,) slide and patient of every spot. A patient is never on both sides of a fold; with one patient a slide
+            is not, and with one slide the folds are five runs of neighbouring rows.
         """
         from sklearn.linear_model import Ridge as Regression
         from sklearn.model_selection import GridSearchCV, KFold, LeaveOneGroupOut
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        rows = np.arange(len(bags)) if rows is None else np.asarray(rows)
+        same_length(bags.spot, targets, "`bags` and `targets`")
+        rows = which_rows(rows, len(bags))
+        candidates = [labels(values, len(bags), name)[rows] for name, values in
+                      (("patients", patients), ("slides", slides))]  # fmt: skip
+        groups = next((group for group in candidates if len(np.unique(group)) > 1), None)
         features = context_features(bags)[rows]
         self.scaler = Scaler.fit(targets[rows])
         scores = np.nan_to_num(self.scaler.standardize(targets[rows]))
-        several = groups is not None and len(np.unique(groups)) > 1
         search = GridSearchCV(
             make_pipeline(StandardScaler(), Regression()),
             {"ridge__alpha": list(self.alphas)},
             scoring=_mean_r,
-            cv=LeaveOneGroupOut() if several else KFold(5),
+            cv=KFold(5) if groups is None else LeaveOneGroupOut(),
         )
-        search.fit(features, scores, groups=groups if several else None)
+        search.fit(features, scores, groups=groups)
         self.pipeline, self.alpha = search.best_estimator_, search.best_params_["ridge__alpha"]
         return self
 

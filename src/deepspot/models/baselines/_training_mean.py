@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepspot._bags import Bags
+from deepspot.models._rows import which_rows
 
 
 class TrainingMean:
@@ -21,9 +22,17 @@ class TrainingMean:
     def __init__(self) -> None:
         self.mean: np.ndarray | None = None
 
-    def fit(self, bags: Bags, targets: np.ndarray) -> TrainingMean:
-        """Learn the mean of `targets` (n, genes); the bags are not used."""
-        self.mean = np.nanmean(targets, axis=0)
+    def fit(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
+    ) -> TrainingMean:
+        """Learn the mean of `targets` (n, genes) over `rows`; nothing else is used."""
+        self.mean = np.nanmean(targets[which_rows(rows, len(bags))], axis=0)
         return self
 
     def predict(self, bags: Bags) -> np.ndarray:

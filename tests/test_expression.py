@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from deepspot.pp._expression import check_counts, most_variable, normalize
+from deepspot._expression import check_counts, most_variable, normalize
 
 COUNTS = np.array([[1, 3, 0], [0, 0, 0], [10, 0, 30]])
 

@@ -1,0 +1,159 @@
+"""The making of a feature table: first a plan that checks everything, then the work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot import _boxes, _check, _coords, _keys, _reader, _store, _tables
+from deepspot._fingerprint import digest
+from deepspot._geometry import TileGeometry
+from deepspot._logging import logger, track
+from deepspot._settings import settings
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+    from xarray import DataArray
+
+    from deepspot.encoders import Encoder
+
+# Spots read at once: their tiles and sub-spots are all the pixels that are held beside the image blocks.
+SPOTS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What a feature table shall hold.
+
+    Attributes
+    ----------
+    encoder, geometry
+        What embeds, and what a tile shows.
+    image_key, shapes_key
+        Image and spots.
+    subspots
+        Whether to embed the sub-spots.
+    coordinate_system
+        Which one to relate image and spots with, if they share several that disagree.
+    """
+
+    encoder: Encoder
+    geometry: TileGeometry
+    image_key: str
+    shapes_key: str
+    subspots: bool = True
+    coordinate_system: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A request that has been checked against an object.
+
+    Attributes
+    ----------
+    sdata, request
+        The object and the request.
+    placement, level, boxes
+        Where the spots lie, the image level to read, and the tiles in it.
+    fingerprint
+        Content hash of all that the features depend on.
+    key
+        Name of the table.
+    found
+        Whether the object holds it already.
+    overwrite
+        Whether a table of that name may be replaced.
+    """
+
+    sdata: SpatialData
+    request: Request
+    placement: _coords.Placement
+    level: DataArray
+    boxes: _boxes.Boxes
+    fingerprint: str
+    key: str
+    found: bool
+    overwrite: bool
+
+
+def plan_features(
+    sdata: SpatialData, request: Request, *, key_added: str | None = None, overwrite: bool = False
+) -> Plan:
+    """Check a request, and find out whether its table is there already. Changes nothing."""
+    encoder, geometry, shapes_key = request.encoder, request.geometry, request.shapes_key
+    placement = _coords.place(sdata, request.image_key, shapes_key, request.coordinate_system)
+    pyramid = _reader.levels(sdata, request.image_key)
+    name = f"image {request.image_key!r}"
+    boxes = _boxes.make_boxes(placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=name)
+    level = pyramid[boxes.level]
+    _check_size(len(placement.centers), encoder.card.dim, geometry.grid**2 if request.subspots else 0)
+    fingerprint = digest(
+        _reader.fingerprint(level, boxes), placement.centers.round(3), placement.mpp, geometry.model_dump(),
+        [boxes.level, boxes.side], encoder.fingerprint, request.subspots,
+    )  # fmt: skip
+    same = _find(sdata, shapes_key, fingerprint)
+    found = same is not None and not overwrite and key_added in (None, same)
+    key = str(same) if found else key_added or _keys.features(encoder.card.name, shapes_key)
+    if not found and key_added is None and key in sdata.tables and not overwrite:
+        key = f"{key}_{fingerprint[:8]}"
+    if not found:
+        _store.check_key(sdata, key, overwrite=overwrite)
+    return Plan(sdata, request, placement, level, boxes, fingerprint, key, found, overwrite)
+
+
+def add_features(plan: Plan, *, device: str | None = None, batch_size: int | None = None) -> str:
+    """Carry out a plan, unless the table is there already. Return its name."""
+    from deepspot.encoders._encode import encode_spots
+
+    sdata, encoder, shapes_key = plan.sdata, plan.request.encoder, plan.request.shapes_key
+    if plan.found:
+        logger.info("Using sdata.tables[%r]: image, spots, geometry and encoder are the same.", plan.key)
+        return plan.key
+    n = len(plan.placement.centers)
+    batches = _reader.read(plan.level, plan.boxes, SPOTS)
+    spot, parts = encode_spots(
+        track(batches, f"Embedding {shapes_key}", total=-(-n // SPOTS), unit="batch"),
+        n, encoder.to(device), grid=plan.request.geometry.grid, subspots=plan.request.subspots,
+        batch_size=settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
+    )  # fmt: skip
+    obsm: dict[str, Any] = {"spatial": plan.placement.centers}
+    if parts is not None:
+        obsm["subspots"] = parts
+    region_key, instance_key = _tables.link_keys(sdata, shapes_key)
+    provenance = {
+        "kind": _keys.FEATURES,
+        "fingerprint": plan.fingerprint,
+        "image_key": plan.request.image_key,
+        "mpp": plan.placement.mpp,
+        "geometry": plan.request.geometry.model_dump(),
+        "encoder": encoder.card.model_dump_json(),
+        "encoder_fingerprint": encoder.fingerprint,
+    }
+    table = _store.make_table(
+        spot, region=shapes_key, instances=plan.placement.index, region_key=region_key, instance_key=instance_key,
+        obsm=obsm, uns={_keys.UNS: provenance},
+    )  # fmt: skip
+    _store.add_table(sdata, plan.key, table, what="features", overwrite=plan.overwrite)
+    return plan.key
+
+
+def _find(sdata: SpatialData, shapes_key: str, fingerprint: str) -> str | None:
+    for key in _tables.annotating(sdata, shapes_key):
+        table = sdata.tables[key]
+        same = table.uns.get(_keys.UNS, {}).get("fingerprint") == fingerprint
+        # Somebody may have cut or sorted the table since: bags rely on one row for each shape, in their order.
+        if same and np.array_equal(_tables.rows_of(table, shapes_key), sdata.shapes[shapes_key].index):
+            return key
+    return None
+
+
+def _check_size(n: int, dim: int, parts: int) -> None:
+    gb = n * dim * (np.dtype(np.float32).itemsize + parts * np.dtype(np.float16).itemsize) / 1e9
+    if gb > settings.max_table_gb:
+        raise ValueError(
+            f"The features of {n:,} spots would take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
+            f"{settings.max_table_gb:g}. Raise the limit, embed a part of the spots, or leave the sub-spots out with "
+            "`subspots=False` and a model that does not use them."
+        )
