@@ -33,6 +33,9 @@ class Bags:
             raise ValueError(f"`neighbors` must be of shape {(n, n)}, got {self.neighbors.shape}.")
         if self.subspots is not None and (self.subspots.shape[0], self.subspots.shape[-1]) != (n, d):
             raise ValueError(f"`subspots` must be of shape ({n}, s, {d}), got {self.subspots.shape}.")
+        object.__setattr__(self, "spot", np.ascontiguousarray(self.spot))
+        if self.subspots is not None:
+            object.__setattr__(self, "subspots", np.ascontiguousarray(self.subspots))
         neighbors = csr_matrix(self.neighbors, dtype=bool, copy=True)
         neighbors.eliminate_zeros()
         if neighbors.diagonal().any():

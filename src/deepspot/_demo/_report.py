@@ -88,15 +88,13 @@ def summary(outcome: Outcome, out: Path) -> str:
             f"synthetic slides {', '.join(slides.train)} → {slides.name} (drawn by a computer: says nothing of tissue)"
         )
     scores = [
-        f"  {name:<27}mean {_number(row['mean_r'])}   median {_number(row['median_r'])}"
+        f"  {name:<27}mean {_words.number(row['mean_r'])}   median {_words.number(row['median_r'])}"
         for name, row in rows.iterrows()
     ]
     chosen = well_measured(outcome.scores)
     if not chosen.empty:
-        median = summarise(chosen)["median_r"].iloc[0]
-        scores.append(
-            f"  DeepSpot on the {len(chosen)} genes found in 30 % of training spots or more: median {_number(median)}"
-        )
+        median = _words.number(summarise(chosen)["median_r"].iloc[0])
+        scores.append(f"  DeepSpot on the {len(chosen)} genes found in 30 % of training spots or more: median {median}")
     written = [f"  {out / name}" for name in ("report.html", "metrics.csv", "figures", "slide.zarr", "model")]
     spots = len(slides.test.shapes["spots"])
     lines = [
@@ -120,17 +118,13 @@ def _score_table(rows: pd.DataFrame) -> str:
     head = ("", "mean r", "median r", "genes without r", "error removed (median)")
     lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>"]
     for name, row in rows.iterrows():
-        cells = [_number(row["mean_r"]), _number(row["median_r"]), f"{row['undefined']:.0f}"]
+        cells = [_words.number(row["mean_r"]), _words.number(row["median_r"]), f"{row['undefined']:.0f}"]
         lines.append(
             f"<tr><td>{escape(str(name))}</td>"
-            + "".join(f"<td>{cell}</td>" for cell in [*cells, f"{100 * row['median_skill']:.0f} %"])
+            + "".join(f"<td>{cell}</td>" for cell in [*cells, f"{row['median_skill']:.0%}"])
             + "</tr>"
         )
     return f"<table>{''.join(lines)}</table>"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if value == value else "undefined"
 
 
 def _facts(outcome: Outcome) -> dict[str, str]:

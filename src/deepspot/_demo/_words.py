@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from math import isnan
 from typing import TYPE_CHECKING
 
 from ._compare import DETECTED
@@ -16,6 +17,11 @@ SOURCE = (
     "HER2-positive breast cancer, Spatial Transcriptomics: Andersson et al., Nature Communications 12, 6012 (2021), "
     '<a href="https://doi.org/10.1038/s41467-021-26271-2">doi 10.1038/s41467-021-26271-2</a>, CC BY 4.0'
 )
+
+
+def number(value: float) -> str:
+    """A number of the report, which may be undefined."""
+    return "undefined" if isnan(value) else f"{value:.2f}"
 
 
 def title(slides: Slides) -> str:
@@ -63,10 +69,10 @@ def result(scores: pd.DataFrame) -> str:
     ahead = int((ours > ridge)[both].sum())
     verdict = "ahead of" if ours.median() > ridge.median() else "not ahead of"
     return (
-        f"Half of the {len(scores)} genes reach r = {ours.median():.2f} or more. DeepSpot is {verdict} a well-tuned "
-        f"ridge regression on the same image features, whose median is {ridge.median():.2f}: it has the higher r on "
-        f"{ahead} of {int(both.sum())} genes. Genes that were found in few spots are mostly noise, and no image can "
-        "predict noise."
+        f"Half of the {len(scores)} genes reach r = {number(ours.median())} or more. DeepSpot is {verdict} a "
+        f"well-tuned ridge regression on the same image features, whose median is {number(ridge.median())}: it has the "
+        f"higher r on {ahead} of {int(both.sum())} genes. Genes that were found in few spots are mostly noise, and no "
+        "image can predict noise."
     )
 
 
@@ -96,7 +102,7 @@ def programs(scores: pd.DataFrame) -> str:
     if "program" not in scores:
         return ""
     means = scores.groupby("program")["r_deepspot"].agg(["count", "mean"]).sort_values("mean", ascending=False)
-    rows = "".join(f"<tr><td>{escape(str(n))}</td><td>{r['count']:.0f}</td><td>{r['mean']:.2f}</td></tr>"
+    rows = "".join(f"<tr><td>{escape(str(n))}</td><td>{r['count']:.0f}</td><td>{number(r['mean'])}</td></tr>"
                    for n, r in means.iterrows())  # fmt: skip
     return (
         "<p>What every gene follows is known here. Those called <i>noise</i> follow nothing that the image shows, so a "

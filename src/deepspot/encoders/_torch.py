@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cached_property
 from types import CodeType
@@ -113,7 +114,7 @@ def _code(transform: Callable[[Tensor], Tensor]) -> str:
     # The repr of a function is its address; its code is what it does. Transforms of torchvision describe themselves.
     code = getattr(transform, "__code__", None)
     if code is None:
-        return repr(transform)
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
     around = [repr(cell.cell_contents) for cell in getattr(transform, "__closure__", None) or ()]
     return f"{_flat(code)} {around}"
 
