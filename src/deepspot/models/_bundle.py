@@ -40,6 +40,7 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
         save_file(_tensors(model, half=half), new / WEIGHTS, metadata={"card": _card_hash(model.card)})
         card = model.card.model_copy(update={"sha256": _sha256(new / WEIGHTS)})
         (new / CARD).write_text(card.model_dump_json(indent=1))
+        (new / WEIGHTS).chmod((new / CARD).stat().st_mode)  # safetensors lets nobody else read it
         load(new)  # what cannot be read again is not kept
         if path.exists():
             path.rename(old)
