@@ -38,7 +38,7 @@ OUT = Path(__file__).parent / "results" / "real_sections.md"
 
 def main() -> None:
     sections = load(["B4", "C2", "C3", "C4", "C5"])
-    lines = [__doc__.split("\n\n")[2].replace("\n", " "), ""]
+    lines = [__doc__.split("\n\n")[2].replace("\n", " ").partition(" Writes")[0], ""]
     for test, names in SPLITS.items():
         lines += split(test, {name: sections[name] for name in names}, sections[test])
     versions = ", ".join(f"{package} {number}" for package, number in versions_used().items())
