@@ -23,12 +23,6 @@ def test_one_key():
         _check.one_key("x", ["only"], "sdata.images", "image_key")
 
 
-def test_one_of():
-    assert _check.one_of("mean", ["mean", "max"], "pooling") == "mean"
-    with pytest.raises(ValueError, match=r"`pooling` must be one of \['mean', 'max'\], got 'median'"):
-        _check.one_of("median", ["mean", "max"], "pooling")
-
-
 @pytest.mark.parametrize("value", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(3)])
 def test_positive_takes_any_number(value):
     assert _check.positive(value, "mpp") == value

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from numbers import Real
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 def key_in(key: str, available: Iterable[str], where: str) -> str:
@@ -27,14 +24,6 @@ def one_key(key: str | None, available: Iterable[str], where: str, argument: str
     if len(names) > 1:
         raise ValueError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
     return names[0]
-
-
-def one_of(value: T, options: Iterable[T], argument: str) -> T:
-    """Return `value` if it is one of `options`."""
-    allowed = list(options)
-    if value not in allowed:
-        raise ValueError(f"`{argument}` must be one of {allowed}, got {value!r}.")
-    return value
 
 
 def positive(value: float, argument: str) -> float:
