@@ -135,7 +135,7 @@ def test_rows_can_be_a_mask_and_must_exist(bags, targets):
     mask = np.arange(len(bags)) < 70
     one, two = (DeepSpot(**QUICK).fit(bags, targets, rows=r).predict(bags) for r in (mask, np.arange(70)))
     np.testing.assert_array_equal(one, two)
-    for wrong in ([0, 0], [-1, 2], [999], []):
+    for wrong in ([-1, 2], [999], []):
         with pytest.raises(ValueError, match="`rows`"):
             DeepSpot(**QUICK).fit(bags, targets, rows=np.array(wrong, dtype=int))
 

@@ -8,7 +8,7 @@ HELD_OUT = 0.2
 
 
 def which_rows(rows: np.ndarray | None, n: int) -> np.ndarray:
-    """Row numbers to learn from, given as numbers, as a mask (n,), or None for all."""
+    """Row numbers to learn from, given as numbers, as a mask (n,), or None for all. A number may be repeated."""
     if rows is None:
         return np.arange(n)
     rows = np.asarray(rows)
@@ -16,8 +16,8 @@ def which_rows(rows: np.ndarray | None, n: int) -> np.ndarray:
         if rows.shape != (n,):
             raise ValueError(f"`rows` as a mask must be of shape ({n},), got {rows.shape}.")
         rows = np.flatnonzero(rows)
-    if len(rows) == 0 or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) != len(rows):
-        raise ValueError(f"`rows` must be different row numbers from 0 to {n - 1}, at least one.")
+    if len(rows) == 0 or rows.min() < 0 or rows.max() >= n:
+        raise ValueError(f"`rows` must be row numbers from 0 to {n - 1}, at least one.")
     return rows
 
 
@@ -36,4 +36,5 @@ def held_out(rows: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray | 
     if len(known) < 2:
         return None
     drawn = np.random.default_rng(seed).permutation(known)[: max(1, round(HELD_OUT * len(known)))]
-    return rows[np.isin(patients[rows], drawn)]
+    once = np.unique(rows)
+    return once[np.isin(patients[once], drawn)]

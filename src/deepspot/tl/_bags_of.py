@@ -23,4 +23,5 @@ def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: Neighb
     # Positions in the array are looked up when they are needed: they may have been added or mended since embedding.
     array = _tables.array_positions(sdata, shapes_key) if rule.kind == "box" else None
     neighbors = find_neighbors(centers_um, rule, array)
-    return Bags(np.asarray(features.X, dtype=np.float32), features.obsm.get("subspots"), neighbors)
+    position = (centers_um - centers_um.mean(axis=0)).astype(np.float32)
+    return Bags(np.asarray(features.X, dtype=np.float32), features.obsm.get("subspots"), neighbors, position)

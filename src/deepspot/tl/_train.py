@@ -1,19 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deepspot import _check, _choose, _coords, _tables
-from deepspot._geometry import Geometry, NeighborRule, TileGeometry
+from deepspot import _check
 from deepspot._logging import logger
-from deepspot._neighbors import check_array
 
-from ._bags_of import bags_of
-from ._slides import as_mapping, measure, patients_of
 from ._training_set import choose_genes, targets, training_set
 
 if TYPE_CHECKING:
@@ -21,16 +14,6 @@ if TYPE_CHECKING:
 
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
-
-# Reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
-RINGS = 1.5
-
-
-@dataclass(frozen=True)
-class _Keys:
-    image: str
-    shapes: str
-    table: str
 
 
 def train(
@@ -136,42 +119,22 @@ def train(
     from deepspot._device import choose_device
     from deepspot.models._card import TrainingSlide
     from deepspot.models._config import look_up
-    from deepspot.pp._features import Request, add_features, plan_features
 
-    slides = as_mapping(sdatas)
-    if tile_um is not None:
-        _check.positive(tile_um, "tile_um")
+    from ._plan import Keys, View, plan_slides
+
     for argument, text in {"name": name, "tissue": tissue, "licence": licence}.items():
         _check.text(text, argument)
-    keys = {slide: _keys_of(slide, sdata, image_key, shapes_key, table_key, tile_um) for slide, sdata in slides.items()}
-    patients = patients_of({slide: sdata.tables[keys[slide].table] for slide, sdata in slides.items()}, patient_key)
     model = models.DeepSpot(preset=preset, network=network, training=training, seed=seed, device=device)
     choose_device(device)
     ready = encoders.get(encoder)
-    geometry = Geometry(
-        tile=TileGeometry(tile_um=_tile(slides, keys, tile_um), input_px=ready.card.input_px),
-        neighbors=_neighbors(slides, keys, radius_um, look_up(preset).array_box, coordinate_system),
-    )
-    measured = [
-        measure(slide, sdata, keys[slide].shapes, keys[slide].table, patient=patients[slide], layer=layer)
-        for slide, sdata in slides.items()
-    ]
-    chosen = choose_genes(measured, genes, min_detected)
-    expression, depth = targets(measured, chosen)
-    plans = {}
-    for slide, sdata in slides.items():
-        check_array(geometry.neighbors, _tables.array_positions(sdata, keys[slide].shapes))
-        request = Request(
-            ready, geometry.tile, keys[slide].image, keys[slide].shapes, "subspots" in model.network.context,
-            coordinate_system,
-        )  # fmt: skip
-        plans[slide] = plan_features(sdata, request)
+    view = View(ready, tile_um, radius_um, look_up(preset).array_box, "subspots" in model.network.context)
+    plan = plan_slides(sdatas, patient_key, Keys(image_key, shapes_key, table_key, layer, coordinate_system), view)
+    chosen = choose_genes(plan.measured, genes, min_detected)
+    expression, depth = targets(plan.measured, chosen)
 
     # Everything has been checked; now the hours of embedding begin.
-    features = {slide: add_features(plan, device=device, batch_size=batch_size) for slide, plan in plans.items()}
-    bags = {slide: bags_of(sdata, features[slide], keys[slide].shapes, geometry.neighbors)
-            for slide, sdata in slides.items()}  # fmt: skip
-    data = training_set(measured, bags, expression)
+    bags = plan.embed(device=device, batch_size=batch_size)
+    data = training_set(plan.measured, bags, expression)
     model.fit(
         data.bags, data.targets, genes=chosen, checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
         **data.options,
@@ -182,54 +145,11 @@ def train(
             "tissue": tissue,
             "licence": licence,
             "depth": depth,
-            "geometry": geometry,
+            "geometry": plan.geometry,
             "encoder": ready.card,
             "encoder_fingerprint": ready.fingerprint,
-            "slides": [TrainingSlide(slide=s.name, patient=s.patient, spots=len(s.rows)) for s in measured],
+            "slides": [TrainingSlide(slide=s.name, patient=s.patient, spots=len(s.rows)) for s in plan.measured],
         }
     )
     logger.info("Trained %r for %d epochs.", model, model.card.epochs)
     return model
-
-
-def _keys_of(
-    name: str, sdata: SpatialData, image: str | None, shapes: str | None, table: str | None, tile_um: float | None
-) -> _Keys:
-    try:
-        image, shapes = _choose.image_and_shapes(sdata, image, shapes, tile_um)
-        return _Keys(image, shapes, _tables.measured_key(sdata, shapes, table))
-    except (KeyError, ValueError) as error:
-        error.add_note(f"This happened on slide {name!r}.")
-        raise
-
-
-def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Keys], tile_um: float | None) -> float:
-    if tile_um is not None:
-        return tile_um
-    sides = {name: _choose.known_diameter(sdata, keys[name].shapes) for name, sdata in slides.items()}
-    if None in sides.values() or len(set(sides.values())) > 1:
-        raise ValueError(
-            f"The slides do not agree on the size of a spot in µm: {sides}. Pass the side of the tiles that all shall "
-            "be read with as `tile_um=`."
-        )
-    return float(next(iter(sides.values())))  # type: ignore[arg-type]
-
-
-def _neighbors(
-    slides: Mapping[str, SpatialData],
-    keys: Mapping[str, _Keys],
-    radius_um: float | None,
-    box: int | None,
-    coordinate_system: str | None,
-) -> NeighborRule:
-    if radius_um is not None:
-        return NeighborRule(reach=_check.positive(radius_um, "radius_um"))
-    if box is not None:
-        return NeighborRule(kind="box", reach=box, cap=(2 * box + 1) ** 2 - 1)
-    pitches = []
-    for name, sdata in slides.items():
-        placement = _coords.place(sdata, keys[name].image, keys[name].shapes, coordinate_system)
-        if len(placement.centers) < 2:
-            raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
-        pitches.append(_coords.pitch_px(placement.centers) * placement.mpp)
-    return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))))

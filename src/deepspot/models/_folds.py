@@ -1,0 +1,65 @@
+"""Which rows are learnt from and which are held out: by patient where there are several, never by spot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+N_FOLDS = 5
+Unit = Literal["patients", "slides", "blocks"]
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Folds of a training set.
+
+    Attributes
+    ----------
+    unit
+        What is held out: patients; with one patient its slides; with one slide runs of neighbouring rows.
+    labels
+        (n,) which unit every row of the bags belongs to.
+    splits
+        Rows to learn from (repeated as they were given) and rows held out (each once).
+    """
+
+    unit: Unit
+    labels: np.ndarray
+    splits: list[tuple[np.ndarray, np.ndarray]]
+
+
+def make_folds(rows: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_folds: int = N_FOLDS) -> Folds:
+    """Fold the rows of a training set.
+
+    Parameters
+    ----------
+    rows
+        Rows to learn from; a row may be there several times, and stays on one side.
+    slides, patients
+        (n,) labels of all rows.
+    n_folds
+        At most so many; with as many units or fewer, each is held out once.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    once = np.unique(rows)
+    unit, labels = _units(once, slides, patients, n_folds)
+    groups = labels[once]
+    n = min(n_folds, len(np.unique(groups)))
+    if n < 2:
+        raise ValueError(f"{len(once)} spots cannot be folded: at least 2 are needed.")
+    splits = [(rows[~np.isin(rows, once[test])], once[test]) for _, test in GroupKFold(n).split(once, groups=groups)]
+    return Folds(unit, labels, splits)
+
+
+def _units(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_folds: int) -> tuple[Unit, np.ndarray]:
+    if len(np.unique(patients[once])) > 1:
+        return "patients", patients
+    if len(np.unique(slides[once])) > 1:
+        return "slides", slides
+    blocks = np.full(len(slides), -1)
+    for number, part in enumerate(np.array_split(once, min(n_folds, len(once)))):
+        blocks[part] = number
+    return "blocks", blocks

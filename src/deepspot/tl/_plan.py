@@ -1,0 +1,164 @@
+"""From slides to what is learnt from them: first a plan that checks everything, then the hours of embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot import _check, _choose, _coords, _tables
+from deepspot._bags import Bags
+from deepspot._geometry import Geometry, NeighborRule, TileGeometry
+from deepspot._neighbors import check_array
+from deepspot.pp._features import Plan, Request, add_features, plan_features
+
+from ._bags_of import bags_of
+from ._slides import MeasuredSlide, as_mapping, measure, patients_of
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from deepspot.encoders import Encoder
+
+# Reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
+RINGS = 1.5
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names of what is used of every slide; None where the slide has only one."""
+
+    image: str | None = None
+    shapes: str | None = None
+    table: str | None = None
+    layer: str | None = None
+    coordinate_system: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """How slides are looked at.
+
+    Attributes
+    ----------
+    encoder
+        Embeds tiles.
+    tile_um, radius_um
+        As in :func:`deepspot.tl.train`.
+    array_box
+        Neighbours from a box of the spot array with so many steps, unless there is a radius.
+    subspots
+        Whether sub-spots are needed.
+    """
+
+    encoder: Encoder
+    tile_um: float | None = None
+    radius_um: float | None = None
+    array_box: int | None = None
+    subspots: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class SlidePlan:
+    """Slides that have been checked.
+
+    Attributes
+    ----------
+    slides, shapes
+        The objects, and the name of their spots.
+    measured
+        Counts and patients, in the same order.
+    geometry
+        Tile and neighbour rule.
+    features
+        What has to be embedded.
+    """
+
+    slides: dict[str, SpatialData]
+    shapes: dict[str, str]
+    measured: list[MeasuredSlide]
+    geometry: Geometry
+    features: dict[str, Plan]
+
+    def embed(self, *, device: str | None = None, batch_size: int | None = None) -> dict[str, Bags]:
+        """Embed what is not embedded yet, and return the bags of all spots of every slide."""
+        keys = {name: add_features(plan, device=device, batch_size=batch_size) for name, plan in self.features.items()}
+        return {
+            name: bags_of(sdata, keys[name], self.shapes[name], self.geometry.neighbors)
+            for name, sdata in self.slides.items()
+        }
+
+
+def plan_slides(
+    sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    patient_key: str | Mapping[str, str] | None,
+    keys: Keys,
+    view: View,
+) -> SlidePlan:
+    """Check slides, their patients, counts and scale. Changes nothing."""
+    slides = as_mapping(sdatas)
+    if view.tile_um is not None:
+        _check.positive(view.tile_um, "tile_um")
+    found = {name: _found(name, sdata, keys, view.tile_um) for name, sdata in slides.items()}
+    patients = patients_of({name: sdata.tables[found[name].table] for name, sdata in slides.items()}, patient_key)
+    geometry = Geometry(
+        tile=TileGeometry(tile_um=_tile(slides, found, view.tile_um), input_px=view.encoder.card.input_px),
+        neighbors=_neighbors(slides, found, view),
+    )
+    measured = [
+        measure(name, sdata, found[name].shapes, found[name].table, patient=patients[name], layer=keys.layer)
+        for name, sdata in slides.items()
+    ]
+    plans = {}
+    for name, sdata in slides.items():
+        check_array(geometry.neighbors, _tables.array_positions(sdata, found[name].shapes))
+        request = Request(
+            view.encoder, geometry.tile, found[name].image, found[name].shapes, view.subspots, keys.coordinate_system
+        )
+        plans[name] = plan_features(sdata, request)
+    return SlidePlan(slides, {name: found[name].shapes for name in slides}, measured, geometry, plans)
+
+
+@dataclass(frozen=True)
+class _Found:
+    image: str
+    shapes: str
+    table: str
+    coordinate_system: str | None
+
+
+def _found(name: str, sdata: SpatialData, keys: Keys, tile_um: float | None) -> _Found:
+    try:
+        image, shapes = _choose.image_and_shapes(sdata, keys.image, keys.shapes, tile_um)
+        return _Found(image, shapes, _tables.measured_key(sdata, shapes, keys.table), keys.coordinate_system)
+    except (KeyError, ValueError) as error:
+        error.add_note(f"This happened on slide {name!r}.")
+        raise
+
+
+def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], tile_um: float | None) -> float:
+    if tile_um is not None:
+        return tile_um
+    sides = {name: _choose.known_diameter(sdata, keys[name].shapes) for name, sdata in slides.items()}
+    if None in sides.values() or len(set(sides.values())) > 1:
+        raise ValueError(
+            f"The slides do not agree on the size of a spot in µm: {sides}. Pass the side of the tiles that all shall "
+            "be read with as `tile_um=`."
+        )
+    return float(next(iter(sides.values())))  # type: ignore[arg-type]
+
+
+def _neighbors(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], view: View) -> NeighborRule:
+    if view.radius_um is not None:
+        return NeighborRule(reach=_check.positive(view.radius_um, "radius_um"))
+    if view.array_box is not None:
+        return NeighborRule(kind="box", reach=view.array_box, cap=(2 * view.array_box + 1) ** 2 - 1)
+    pitches = []
+    for name, sdata in slides.items():
+        placement = _coords.place(sdata, keys[name].image, keys[name].shapes, keys[name].coordinate_system)
+        if len(placement.centers) < 2:
+            raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
+        pitches.append(_coords.pitch_px(placement.centers) * placement.mpp)
+    return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))))
