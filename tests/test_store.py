@@ -282,3 +282,19 @@ def test_survive_changes_nothing_but_index_names():
     assert adata.obs["a"].tolist() == ["x", "y"]
     assert not isinstance(adata.obs["a"].dtype, pd.CategoricalDtype)
     assert adata.uns == {"k": {"v": [1]}}
+
+
+def test_columns_of_var(tiny, tmp_path, log):
+    made = table(var=pd.DataFrame({"old": [1, 2]}, index=["g", "h"]))
+    _store.add_table(tiny, "t", made, what="genes")
+    columns = pd.DataFrame({"r": [0.5, np.nan]}, index=["h", "g"])
+    _store.add_columns(tiny, "t", columns, what="agreement")
+    assert log[-1] == "Added agreement to var of sdata.tables['t']."
+    np.testing.assert_array_equal(tiny["t"].var["r"], [np.nan, 0.5])
+    assert list(tiny["t"].var["old"]) == [1, 2]
+    with pytest.raises(ValueError, match=r"var of sdata.tables\['t'\] has \['r'\] already. Pass `overwrite=True`"):
+        _store.add_columns(tiny, "t", columns.assign(new=1.0), what="agreement")
+    assert "new" not in tiny["t"].var
+    _store.add_columns(tiny, "t", columns.fillna(0), what="agreement", overwrite=True)
+    tiny.write(tmp_path / "a.zarr")
+    assert list(read_zarr(tmp_path / "a.zarr")["t"].var["r"]) == [0.0, 0.5]

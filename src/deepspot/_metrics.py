@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import csr_matrix, identity
 
 
 def pearson(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -14,3 +15,66 @@ def pearson(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     a, b = (np.where(known, part - part.sum(axis=0) / count, 0) for part in (a, b))
     scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     return np.divide((a * b).sum(axis=0), scale, out=np.full(a.shape[1], np.nan), where=scale > 1e-12)
+
+
+def mean_r(predicted: np.ndarray, measured: np.ndarray, slides: np.ndarray) -> float:
+    """Mean of Pearson's r over genes within every slide, then over slides.
+
+    A prediction that does not vary counts as 0, a measurement that does not vary is left out.
+    """
+    means = []
+    for slide in np.unique(slides):
+        rows = slides == slide
+        known = varies(measured[rows])
+        if known.any():
+            means.append(np.nan_to_num(pearson(predicted[rows], measured[rows])[known]).mean())
+    return float(np.mean(means)) if means else 0.0
+
+
+def varies(values: np.ndarray) -> np.ndarray:
+    """Which columns (genes,) of (n, genes) vary, so that a correlation with them is defined."""
+    return np.isfinite(pearson(values, values))
+
+
+def spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation (genes,) over the spots that both know; ties share their mean rank."""
+    from scipy.stats import rankdata
+
+    known = np.isfinite(predicted) & np.isfinite(measured)
+    a, b = (rankdata(np.where(known, part, np.nan), axis=0, nan_policy="omit") for part in (predicted, measured))
+    return pearson(a, b)
+
+
+def rmse(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Root of the mean squared error (genes,) over the spots that both know; NaN where there is none."""
+    known = np.isfinite(predicted) & np.isfinite(measured)
+    squares = np.where(known, predicted.astype(np.float64) - measured, 0) ** 2
+    count = known.sum(axis=0)
+    return np.sqrt(np.divide(squares.sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0))
+
+
+def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
+    """Lee's L (genes,): correlation of the two after each has been averaged over a spot and its neighbours.
+
+    Both are centred and averaged with weights that sum to 1 for every spot, and the sum of products is divided by the
+    standard deviations *before* averaging. So L is high only where the two agree and both form patterns wider than a
+    spot; without any neighbour it is Pearson's r. NaN where a gene does not vary or is unknown in any spot.
+
+    Parameters
+    ----------
+    predicted, measured
+        (n, genes).
+    neighbors
+        (n, n) which spots are neighbours, without a diagonal.
+
+    References
+    ----------
+    Lee, "Developing a bivariate spatial association measure: an integration of Pearson's r and Moran's I", Journal of
+    Geographical Systems 2001.
+    """
+    weights = csr_matrix(neighbors, dtype=np.float64) + identity(neighbors.shape[0], format="csr")
+    weights = weights.multiply(1 / np.asarray(weights.sum(axis=1))).tocsr()
+    a, b = (part.astype(np.float64) - part.mean(axis=0, dtype=np.float64) for part in (predicted, measured))
+    scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    together = ((weights @ a) * (weights @ b)).sum(axis=0)
+    return np.divide(together, scale, out=np.full(a.shape[1], np.nan), where=scale > 1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,22 @@ def add_table(sdata: SpatialData, key: str, table: AnnData, *, what: str, overwr
 def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
     """Set a column of a shapes element to one number."""
     sdata.shapes[shapes_key][column] = float(value)
+
+
+def check_columns(sdata: SpatialData, key: str, columns: Iterable[str], *, overwrite: bool = False) -> None:
+    """Raise unless columns may be added to `var` of a table under these names."""
+    taken = [name for name in columns if name in sdata.tables[key].var]
+    if taken and not overwrite:
+        raise ValueError(f"var of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True` to replace them.")
+
+
+def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
+    """Add columns of numbers, indexed by the genes of a table, to its `var`, and log one line."""
+    check_columns(sdata, key, columns, overwrite=overwrite)
+    var = sdata.tables[key].var
+    for name, values in columns.reindex(var.index).items():
+        var[name] = values.to_numpy()
+    logger.info("Added %s to var of sdata.tables[%r].", what, key)
 
 
 def _line(sdata: SpatialData, key: str, table: AnnData, what: str) -> tuple[str, str, str, str, str]:

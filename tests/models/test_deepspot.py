@@ -5,8 +5,14 @@ from deepspot._metrics import pearson
 from deepspot.models import DeepSpot
 from deepspot.models._rows import held_out
 
-SMALL = {"network": {"width": 64, "members": 1, "dropout": 0.1}, "training": {"epochs": 150, "lr": 3e-3}, "seed": 0}
-QUICK = {"network": {"width": 8, "members": 2}, "training": {"epochs": 2}, "seed": 0}
+# The network by itself: what ridge has to say is tested in test_assess.py.
+NO_GATE = {"gate": "off"}
+SMALL = {
+    "network": {"width": 64, "members": 1, "dropout": 0.1},
+    "training": {**NO_GATE, "epochs": 150, "lr": 3e-3},
+    "seed": 0,
+}
+QUICK = {"network": {"width": 8, "members": 2}, "training": {**NO_GATE, "epochs": 2}, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,11 @@ def test_it_learns_from_all_three_sets(bags, targets, fitted):
 def test_what_is_not_in_the_context_generalises_to_nothing(bags, targets, context, learnt, lost):
     rows = np.arange(0, len(bags), 2)
     held_out = np.setdiff1d(np.arange(len(bags)), rows)
-    config = {**SMALL, "network": {**SMALL["network"], "context": context}, "training": {"epochs": 60, "lr": 3e-3}}
+    config = {
+        **SMALL,
+        "network": {**SMALL["network"], "context": context},
+        "training": {**NO_GATE, "epochs": 60, "lr": 3e-3},
+    }
     r = pearson(DeepSpot(**config).fit(bags, targets, rows=rows).predict(bags)[held_out], targets[held_out])
     assert r[learnt].min() > 0.4
     assert r[lost].max() < 0.35
@@ -35,7 +45,9 @@ def test_a_shuffled_target_gives_r_near_zero(bags, targets):
     rng = np.random.default_rng(0)
     rows = np.arange(0, len(bags), 2)
     held_out = np.setdiff1d(np.arange(len(bags)), rows)
-    model = DeepSpot(**{**SMALL, "training": {"epochs": 60, "lr": 3e-3}}).fit(bags, rng.permutation(targets), rows=rows)
+    model = DeepSpot(**{**SMALL, "training": {**NO_GATE, "epochs": 60, "lr": 3e-3}}).fit(
+        bags, rng.permutation(targets), rows=rows
+    )
     assert abs(pearson(model.predict(bags)[held_out], targets[held_out]).mean()) < 0.15
 
 
@@ -91,7 +103,7 @@ def test_a_gene_without_any_target_is_an_error_that_names_it(bags, targets):
 
 
 def test_held_out_patients_choose_the_number_of_epochs(bags, targets):
-    model = DeepSpot(**{**QUICK, "training": {"max_epochs": 7, "patience": 2, "lr": 3e-3}})
+    model = DeepSpot(**{**QUICK, "training": {**NO_GATE, "max_epochs": 7, "patience": 2, "lr": 3e-3}})
     model.fit(bags, targets, patients=np.arange(len(bags)) // 72)
     search = model.history[model.history["member"] == "search"]
     members = model.history[model.history["member"] == "member_1"]
@@ -101,7 +113,7 @@ def test_held_out_patients_choose_the_number_of_epochs(bags, targets):
 
 
 def test_a_held_out_spot_without_targets_does_not_blind_the_search(bags, targets):
-    config = {**QUICK, "training": {"max_epochs": 6, "lr": 3e-3}}
+    config = {**QUICK, "training": {**NO_GATE, "max_epochs": 6, "lr": 3e-3}}
     patients = np.arange(len(bags)) // 72
     holed = targets.copy()
     holed[[3, 100]] = np.nan
@@ -111,7 +123,7 @@ def test_a_held_out_spot_without_targets_does_not_blind_the_search(bags, targets
 
 
 def test_the_search_standardises_without_the_held_out_patient(bags, targets):
-    config = {**QUICK, "training": {"max_epochs": 3}}
+    config = {**QUICK, "training": {**NO_GATE, "max_epochs": 3}}
     patients = np.arange(len(bags)) // 72
     first = DeepSpot(**config).fit(bags, targets, patients=patients)
     held = held_out(np.arange(len(bags)), patients, seed=0)
@@ -164,7 +176,11 @@ def test_callbacks_of_the_user_join_ours(bags, targets):
         def on_train_epoch_end(self, trainer, module):
             Count.epochs += 1
 
-    config = {**QUICK, "network": {"width": 8, "members": 1}, "training": {"max_epochs": 40, "patience": 1, "lr": 0.03}}
+    config = {
+        **QUICK,
+        "network": {"width": 8, "members": 1},
+        "training": {**NO_GATE, "max_epochs": 40, "patience": 1, "lr": 0.03},
+    }
     noise = np.random.default_rng(0).permutation(targets)
     model = DeepSpot(**config).fit(bags, noise, patients=np.arange(144) // 72, trainer_kwargs={"callbacks": [Count()]})
     assert Count.epochs == len(model.history)
@@ -177,7 +193,7 @@ def test_callbacks_of_the_user_join_ours(bags, targets):
 def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tmp_path, change):
     from deepspot._bags import Bags
 
-    config = {**QUICK, "training": {"epochs": 2, "max_epochs": 2}}
+    config = {**QUICK, "training": {**NO_GATE, "epochs": 2, "max_epochs": 2}}
     DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
     data, values, options = bags, targets, {}
     if change == "neighbors":
@@ -189,14 +205,14 @@ def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tm
     elif change == "targets":
         values = targets[:, ::-1]
     else:
-        config = {**config, "training": {"epochs": 3}}
+        config = {**config, "training": {**NO_GATE, "epochs": 3}}
     fresh = DeepSpot(**config).fit(data, values, **options).predict(data)
     resumed = DeepSpot(**config).fit(data, values, checkpoint_dir=tmp_path, **options).predict(data)
     np.testing.assert_array_equal(fresh, resumed)
 
 
 def test_a_finished_search_is_not_continued(bags, targets, tmp_path):
-    config = {**QUICK, "training": {"max_epochs": 30, "patience": 2, "lr": 0.01}}
+    config = {**QUICK, "training": {**NO_GATE, "max_epochs": 30, "patience": 2, "lr": 0.01}}
     options = {"patients": np.arange(len(bags)) // 72, "checkpoint_dir": tmp_path}
     first, second = (DeepSpot(**config).fit(bags, targets, **options) for _ in range(2))
     assert first.card.epochs == second.card.epochs
@@ -214,7 +230,7 @@ def test_rows_outside_the_training_set_are_not_learnt_from(bags, targets):
 def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path, monkeypatch):
     from deepspot.models import _fit
 
-    config = {**QUICK, "training": {"epochs": 6}}
+    config = {**QUICK, "training": {**NO_GATE, "epochs": 6}}
     whole = DeepSpot(**config).fit(bags, targets).predict(bags)
     step = _fit._Task.training_step
     starts = []
@@ -265,7 +281,7 @@ def test_context_has_one_order():
 
 @pytest.mark.parametrize("name", ["paper", "published"])
 def test_presets_are_the_ensembles_of_the_paper(bags, targets, name):
-    model = DeepSpot(preset=name, network={"width": 4}, training={"epochs": 1}, seed=0).fit(bags, targets)
+    model = DeepSpot(preset=name, network={"width": 4}, training={**NO_GATE, "epochs": 1}, seed=0).fit(bags, targets)
     assert (len(model.members), len(model.members[0].phi), len(model.members[0].rho)) == (1, 10, 1)
     assert model.network.subspot_pooling == "sum"
     assert model.network.phi_average == {"paper": "mean", "published": "median"}[name]

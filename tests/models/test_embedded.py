@@ -20,7 +20,9 @@ def test_it_is_small_and_says_what_it_is(log):
     assert "CC BY 4.0" in card.licence
     assert {slide.patient for slide in card.slides} == {"B", "C"}
     assert card.geometry.tile.tile_um == 100
-    assert set(card.scores["sections"]) == {"B4", "C2", "C3", "C4", "C5"}
+    assert (card.gate.unit, card.gate.n) == ("patients", 2)
+    assert len(card.reliability.r) == 1000
+    assert "at least 5" in card.reliability.why_no_interval
     assert any("HER2-positive breast cancer of two patients" in message for message in log)
     assert any("CC BY 4.0" in message for message in log)
 

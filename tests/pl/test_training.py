@@ -5,7 +5,11 @@ from scipy.sparse import csr_matrix
 
 import deepspot as ds
 
-SMALL = {"network": {"width": 8, "members": 2}, "training": {"epochs": 3, "max_epochs": 4}, "device": "cpu"}
+SMALL = {
+    "network": {"width": 8, "members": 2},
+    "training": {"gate": "off", "epochs": 3, "max_epochs": 4},
+    "device": "cpu",
+}
 
 
 @pytest.fixture(autouse=True)

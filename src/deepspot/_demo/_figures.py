@@ -52,9 +52,9 @@ def draw_maps(sdata: SpatialData, r: pd.Series, folder: Path) -> list[Figure]:
     return figures
 
 
-def draw_training(model: DeepSpot, folder: Path) -> Path:
-    """Loss curves."""
-    return _save(folder / "training.png", pl.training(model))
+def draw_reliability(model: DeepSpot, folder: Path) -> Path:
+    """What the model expects of each gene, before it sees the slide."""
+    return _save(folder / "reliability.png", pl.reliability(model))
 
 
 def draw_histogram(scores: pd.DataFrame, folder: Path) -> Path:

@@ -34,7 +34,7 @@ class Outcome:
     ----------
     slides, model, scores
         Data, model, and one row per gene.
-    maps, histogram, curves
+    maps, histogram, reliability
         Figures.
     seconds
         By step.
@@ -47,7 +47,7 @@ class Outcome:
     scores: pd.DataFrame
     maps: list[Figure]
     histogram: Path
-    curves: Path
+    reliability: Path
     seconds: dict[str, float]
     command: str
 
@@ -55,7 +55,6 @@ class Outcome:
 def write_report(outcome: Outcome, path: Path) -> Path:
     """Write the report."""
     slides, card = outcome.slides, outcome.model.card
-    history = outcome.model.history
     diameter = card.geometry.tile.tile_um  # type: ignore[union-attr]
     page = Template(PAGE).substitute(
         title=_words.title(slides),
@@ -65,8 +64,8 @@ def write_report(outcome: Outcome, path: Path) -> Path:
         scores=_score_tables(outcome.scores),
         programs=_words.programs(outcome.scores),
         histogram=_embed(outcome.histogram),
-        curves=_embed(outcome.curves),
-        training=_words.training(card.epochs, searched="search" in set(history["member"])),  # type: ignore[union-attr,index]
+        reliability=_embed(outcome.reliability),
+        gate=_words.gate(card.gate),  # type: ignore[union-attr,arg-type]
         spots=f"Each circle is one spot, {diameter:g} µm of tissue, drawn to scale.",
         maps="\n".join(
             f'<figure><img alt="{escape(figure.caption)}" src="{_embed(figure.path)}">'
@@ -147,8 +146,8 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "Scale": f"{card.scale}, in measured and predicted genes alike",
         "Image encoder": f"{escape(card.encoder.name)}, frozen; it never learnt from histology. It sees tiles of "
         f"{tile_um:g} µm, and their {grid} × {grid} parts",
-        "Model": f"DeepSpot, preset “{card.preset}”: {card.network.members} networks averaged, {card.epochs} epochs; "
-        f"it sees the spot, its parts, and the neighbours within {reach:g} µm",
+        "Model": f"DeepSpot, preset “{card.preset}”: {_words.who_predicts(card)}; it sees the spot, its parts, and the "
+        f"neighbours within {reach:g} µm",
         "Time": f"{sum(outcome.seconds.values()):.0f} s in all: {steps}",
         "Versions": f"Python {platform.python_version()}, {', '.join(versions)}",
         "Command": f"<code>{escape(outcome.command)}</code>",

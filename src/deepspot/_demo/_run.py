@@ -39,7 +39,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     from deepspot import pp, tl
 
     from ._compare import compare
-    from ._figures import draw_histogram, draw_maps, draw_training
+    from ._figures import draw_histogram, draw_maps, draw_reliability
 
     seconds: dict[str, float] = {}
     setup = _setup or ToySetup()
@@ -69,10 +69,10 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     with _step("Drawing", seconds):
         maps = draw_maps(slides.test, scores["r_deepspot"], out / "figures")
         histogram = draw_histogram(scores, out / "figures")
-        curves = draw_training(model, out / "figures")
+        reliability = draw_reliability(model, out / "figures")
 
     command = f"python -m deepspot demo --out {out}{' --toy' if toy else ''} --seed {seed}"
-    outcome = Outcome(slides, model, scores, maps, histogram, curves, seconds, command)
+    outcome = Outcome(slides, model, scores, maps, histogram, reliability, seconds, command)
     report = write_report(outcome, out / "report.html")
     return {
         "metrics": scores,

@@ -48,8 +48,8 @@ $programs
 <div class="pair">
 <figure><img alt="Histogram of r per gene" src="$histogram">
 <figcaption>Every gene counts once. Dashed: the medians.</figcaption></figure>
-<figure><img alt="Loss curves of the training" src="$curves">
-<figcaption>$training</figcaption></figure>
+<figure><img alt="Expected r per gene" src="$reliability">
+<figcaption>$gate</figcaption></figure>
 </div>
 
 <h2>Measured and predicted, side by side</h2>

@@ -11,6 +11,8 @@ from ._compare import DETECTED
 if TYPE_CHECKING:
     import pandas as pd
 
+    from deepspot.models import Gate, ModelCard
+
     from ._data import Slides
 
 SOURCE = (
@@ -84,17 +86,21 @@ def detected(n_genes: int) -> str:
     )
 
 
-def training(model_epochs: int, *, searched: bool) -> str:
-    """Caption of the loss curves."""
-    if searched:
-        return (
-            f"Loss during training. A run with held-out patients (orange: its r on them) found that {model_epochs} "
-            "epochs are best; then all members learnt from all training patients for that long."
-        )
+def gate(found: Gate) -> str:
+    """Caption of what the model expected of itself."""
     return (
-        f"Loss during training, for a fixed {model_epochs} epochs: with one patient there is nobody to hold out, and "
-        "going on would fit this patient at the cost of the next."
+        f"What was to be expected, found on the training slides alone, by leaving {found.unit} out in turn. Ridge was "
+        f"fitted beside the network: {escape(str(found))}."
     )
+
+
+def who_predicts(card: ModelCard) -> str:
+    """Network, ridge or both."""
+    networks = f"{card.network.members} networks averaged, {card.epochs} epochs"
+    weight = card.gate.weight if card.gate else 1.0
+    if weight == 0:
+        return "tuned ridge, as no network did better beyond doubt"
+    return networks if weight == 1 else f"a blend of {weight:.0%} network ({networks}) and tuned ridge"
 
 
 def programs(scores: pd.DataFrame) -> str:

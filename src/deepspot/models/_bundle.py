@@ -14,10 +14,14 @@ from deepspot._fingerprint import digest
 
 from ._card import ModelCard
 from ._deepspot import DeepSpot
+from ._novelty import Novelty
 from ._scaler import Scaler
+from .baselines import Ridge
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ._network import Network
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 FORMAT = 1
@@ -73,7 +77,7 @@ def load(path: Path, *, device: str | None = None) -> DeepSpot:
         raise ValueError(f"{path / CARD} is not the card that the model was saved with: altered. Get a new copy.")
     model = DeepSpot(preset=card.preset, seed=card.seed, device=device)
     model.network, model.training, model.card = card.network, card.training, card
-    model.scaler, model.members = _restore(card, tensors, weights)
+    _restore(model, card, tensors, weights)
     return model
 
 
@@ -106,25 +110,61 @@ def _tensors(model: DeepSpot, *, half: bool) -> dict[str, Tensor]:
         for name, value in member.state_dict().items()
     }
     scaler: Scaler = model.scaler  # type: ignore[assignment]
-    scale = {"scaler.mean": torch.from_numpy(scaler.mean), "scaler.std": torch.from_numpy(scaler.std)}
-    return {name: value.contiguous() for name, value in {**tensors, **scale}.items()}
+    if model.ridge is not None:
+        ridge = {"ridge.coef": model.ridge.coef, "ridge.intercept": model.ridge.intercept}
+        tensors |= {
+            name: torch.from_numpy(value).to(torch.half if half else torch.float) for name, value in ridge.items()
+        }
+    exact = {"scaler.mean": scaler.mean, "scaler.std": scaler.std}
+    if model.ridge is not None and model.ridge.scaler is not None:
+        exact |= {"ridge.mean": model.ridge.scaler.mean, "ridge.std": model.ridge.scaler.std}
+    if model.novelty is not None:
+        exact["novelty.threshold"] = model.novelty.threshold
+        core = torch.from_numpy(model.novelty.core)
+        tensors["novelty.core"] = core.half() if half else core
+    tensors |= {name: torch.from_numpy(value) for name, value in exact.items()}
+    return {name: value.contiguous() for name, value in tensors.items()}
 
 
-def _restore(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> tuple[Scaler, list[Any]]:
+def _restore(model: DeepSpot, card: ModelCard, tensors: dict[str, Tensor], file: Path) -> None:
+    """Fill a model with the tensors of its file, all of which have to be used."""
     import torch
 
-    from ._network import Network
-
-    def take(name: str) -> np.ndarray:
+    def take(name: str, *shape: int) -> np.ndarray:
         value = tensors.pop(name, None)
-        if value is None or value.shape != (len(card.genes),):
-            raise ValueError(f"{file} does not fit its card: {name!r} must hold {len(card.genes)} values.")
+        if value is None or value.shape != shape:
+            raise ValueError(f"{file} does not fit its card: {name!r} must be of shape {shape}.")
         return value.numpy()
 
-    scaler = Scaler(mean=take("scaler.mean"), std=take("scaler.std"))
-    finite = all(torch.isfinite(value).all() for value in tensors.values()) and np.isfinite(scaler.mean).all()
-    if not finite or not np.isfinite(scaler.std).all() or (scaler.std <= 0).any():
-        raise ValueError(f"{file} holds weights that are not finite, or a scale that is not positive. Get a new copy.")
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise ValueError(f"{file} holds weights that are not finite. Get a new copy.")
+    n = len(card.genes)
+
+    def scaler(name: str) -> Scaler:
+        found = Scaler(mean=take(f"{name}.mean", n), std=take(f"{name}.std", n))
+        if (found.std <= 0).any():
+            raise ValueError(f"{file} holds a scale that is not positive. Get a new copy.")
+        return found
+
+    model.scaler = scaler("scaler")
+    if model.weight < 1:
+        width = len(card.network.context) * card.dim
+        model.ridge = Ridge(context=card.network.context)
+        model.ridge.coef, model.ridge.intercept = take("ridge.coef", width, n), take("ridge.intercept", n)
+        model.ridge.scaler = scaler("ridge")
+    core = tensors.get("novelty.core")
+    rows = 0 if core is None else len(core)
+    kept = {"core": take("novelty.core", rows, card.dim), "threshold": take("novelty.threshold", 1)}
+    try:
+        model.novelty = Novelty.from_arrays(kept)
+    except ValueError as error:
+        raise ValueError(f"{file} does not fit its card: {error}") from error
+    model.members = _members(card, tensors, file) if model.weight > 0 else []
+
+
+def _members(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> list[Network]:
+    from ._network import Network
+
     # ρ was collapsed to one layer when the model was fitted.
     collapsed = card.network.model_copy(update={"n_rho": 1})
     members = []
@@ -137,7 +177,7 @@ def _restore(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> tuple[S
         except RuntimeError as error:
             raise ValueError(f"{file} does not fit its card: {error}") from error
         members.append(member)
-    return scaler, members
+    return members
 
 
 def _card_hash(card: ModelCard) -> str:

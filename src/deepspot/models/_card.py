@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +9,8 @@ from deepspot._keys import SCALE
 from deepspot.encoders._card import EncoderCard
 
 from ._config import NetworkConfig, TrainingConfig
+from ._gate import Gate
+from ._reliability import Reliability
 
 
 class TrainingSlide(BaseModel):
@@ -44,8 +46,11 @@ class ModelCard(BaseModel):
         How it was made.
     slides
         What it learnt from.
-    scores
-        What is known of its accuracy, and how it was measured.
+    gate
+        What the network gained over tuned ridge on patients that neither had seen, and what predicts: network, ridge
+        or a blend. None where it was switched off.
+    reliability
+        Expected r of every gene, and intervals.
     versions
         Of the libraries that made it.
     sha256
@@ -72,6 +77,7 @@ class ModelCard(BaseModel):
     epochs: int = 0
     seed: int
     slides: list[TrainingSlide] = Field(default_factory=list)
-    scores: dict[str, Any] = Field(default_factory=dict)
+    gate: Gate | None = None
+    reliability: Reliability | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: str = ""

@@ -47,7 +47,7 @@ class NetworkConfig(BaseModel):
     dropout: float = Field(default=0.3, ge=0, lt=1)
     output_dropout: float = Field(default=0.0, ge=0, lt=1)
     init: Literal["torch", "lecun"] = "torch"
-    members: int = Field(default=5, gt=0)
+    members: int = Field(default=3, gt=0)
 
     @field_validator("context")
     @classmethod
@@ -62,17 +62,27 @@ class TrainingConfig(BaseModel):
     ----------
     loss
         What is minimised, on standardised genes (Poisson: on expression).
+    standardize
+        Divide every gene by its sd in the training set, as the paper does; else genes that vary more weigh more.
     optimizer, lr, weight_decay, batch_size
         As in PyTorch.
     epochs
         Passes over the data where nothing can be held out; a fixed number, as more of them hurt the next patient.
     max_epochs, patience
         Where patients can be held out: the limit, and how many epochs without improvement end the search.
+    pca
+        Principal components of the embeddings that a network learns from, which makes training several times faster;
+        None takes embeddings as they are. The fitted network is the same kind either way.
+    gate
+        What happens where the network's gain over tuned ridge is not beyond doubt: ``"bind"``: a blend of both or
+        ridge alone predicts; ``"record"``: the gain is written down and the network predicts; ``"off"``: nothing is
+        measured, for those who measure it themselves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     loss: Loss = "mse"
+    standardize: bool = True
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-6, ge=0)
@@ -80,6 +90,8 @@ class TrainingConfig(BaseModel):
     epochs: int = Field(default=12, gt=0)
     max_epochs: int = Field(default=60, gt=0)
     patience: int = Field(default=5, gt=0)
+    pca: int | None = Field(default=512, gt=0)
+    gate: Literal["bind", "record", "off"] = "bind"
 
 
 class Preset(BaseModel):
@@ -95,7 +107,8 @@ class Preset(BaseModel):
 _PUBLISHED = NetworkConfig(
     n_phi=10, n_rho=10, phi_average="median", subspot_pooling="sum", output_dropout=0.1, members=1
 )
-_PAPER_TRAINING = TrainingConfig(lr=1e-4, batch_size=1024, epochs=30, max_epochs=200)
+# What reproduces others is not blended with ridge.
+_PAPER_TRAINING = TrainingConfig(lr=1e-4, batch_size=1024, epochs=30, max_epochs=200, pca=None, gate="off")
 
 PRESETS = {
     "default": Preset(network=NetworkConfig(), training=TrainingConfig()),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ._network import Network
-
-ROWS = 1024
+    from ._novelty import Novelty
+    from .baselines import Ridge
 
 
 class DeepSpot:
@@ -33,7 +33,7 @@ class DeepSpot:
     Parameters
     ----------
     preset
-        ``"default"``: one φ and one ρ, sub-spots averaged, five members trained apart. ``"paper"``: the text of the
+        ``"default"``: one φ and one ρ, sub-spots averaged, three members trained apart. ``"paper"``: the text of the
         paper. ``"published"``: the authors' code.
     network, training
         Fields of :class:`NetworkConfig` and :class:`TrainingConfig` to change in the preset.
@@ -85,6 +85,8 @@ class DeepSpot:
         self.history: pd.DataFrame | None = None
         self.scaler: Scaler | None = None
         self.members: list[Network] = []
+        self.ridge: Ridge | None = None
+        self.novelty: Novelty | None = None
 
     def __repr__(self) -> str:
         if self.card is None:
@@ -95,7 +97,7 @@ class DeepSpot:
         return (
             f"DeepSpot {self.card.name!r}: {len(self.card.genes):,} genes from {encoder}{tile}; preset "
             f"{self.card.preset!r}, trained on {len(self.card.slides)} slides of {len(patients)} patients; licence "
-            f"{self.card.licence}"
+            f"{self.card.licence}" + (f". {self.card.gate}" if self.card.gate else "")
         )
 
     def fit(
@@ -115,6 +117,11 @@ class DeepSpot:
         With several patients a fifth of them, at least one, is held out while one network searches the number of
         epochs: the one with the highest mean r over genes within the held-out slides. Then all members are fitted to
         everybody for that long. With one patient the number is fixed by the preset.
+
+        Unless ``training={"gate": "off"}``, all of this is done beforehand with patients held out in turn (with one
+        patient its slides, with one slide parts of it), and tuned ridge on the same context features beside it. If the
+        network's gain in r over ridge is not beyond doubt (lower 90 % bound above 0), a blend of both predicts, or
+        ridge alone; see :attr:`card`, ``gate``. The same predictions tell how reliable every gene is.
 
         Parameters
         ----------
@@ -142,7 +149,10 @@ class DeepSpot:
         ValueError
             If arrays do not fit together, a gene has no finite target, or the bags lack a set that the network uses.
         """
+        from ._assess import assess
+        from ._novelty import Novelty
         from ._train_members import Recipe, train_members
+        from .baselines import Ridge
 
         same_length(bags.spot, targets, "`bags` and `targets`")
         self._check_context(bags)
@@ -157,15 +167,25 @@ class DeepSpot:
             make_up = [self.network.model_dump(), self.training.model_dump(), self.seed, _versions()]
             groups = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
             state = Path(checkpoint_dir) / digest(*embeddings, targets, rows, *groups, *make_up)
-        members, scaler, history, epochs = train_members(
-            bags, targets,
-            Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs),
-            rows=rows, validation=held_out(rows, patients, self.seed), slides=slides,
-        )  # fmt: skip
-        self.members, self.scaler, self.history = members, scaler, history
+        recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
+        known = {"rows": rows, "slides": slides, "patients": patients}
+        gate, reliability, weight = None, None, 1.0
+        if self.training.gate != "off":
+            gate, reliability = assess(bags, targets, recipe, **known, binding=self.training.gate == "bind")
+            weight = gate.weight
+        members: list[Network] = []
+        scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, None
+        if weight > 0:
+            members, scaler, history, epochs = train_members(
+                bags, targets, recipe, rows=rows, validation=held_out(rows, patients, self.seed), slides=slides
+            )
+        if weight < 1:
+            ridge = Ridge(context=self.network.context).fit(bags, targets, **known)
+        novelty = Novelty.fit(bags.spot, **known, seed=self.seed)
+        self.members, self.scaler, self.history, self.ridge, self.novelty = members, scaler, history, ridge, novelty
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
-            epochs=epochs, seed=self.seed, versions=_versions(),
+            epochs=epochs, seed=self.seed, versions=_versions(), gate=gate, reliability=reliability,
         )  # fmt: skip
         return self
 
@@ -186,15 +206,24 @@ class DeepSpot:
         ValueError
             If the model is not fitted, or the embeddings have another length or lack a set that it uses.
         """
-        from ._infer import infer
+        from ._infer import infer_members
 
         if self.card is None or self.scaler is None:
             raise ValueError("The model is not fitted yet. Call `fit`, or load one with `ds.models.load`.")
         if bags.dim != self.card.dim:
             raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
         self._check_context(bags)
-        scores = np.mean([infer(member, bags, device or self.device, ROWS) for member in self.members], axis=0)
-        return self.scaler.restore(scores).astype(np.float32)
+        weight, expression = self.weight, np.zeros((len(bags), len(self.card.genes)), dtype=np.float32)
+        if weight > 0:
+            expression += weight * self.scaler.restore(infer_members(self.members, bags, device or self.device))
+        if self.ridge is not None:
+            expression += (1 - weight) * self.ridge.predict(bags)
+        return expression
+
+    @property
+    def weight(self) -> float:
+        """Share of the network in the prediction; the rest is ridge."""
+        return 1.0 if self.card is None or self.card.gate is None else self.card.gate.weight
 
     @property
     def fingerprint(self) -> str:
@@ -205,7 +234,8 @@ class DeepSpot:
             [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
         ]
         needs = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
-        return digest(self.scaler.mean, self.scaler.std, weights, needs)
+        ridge = [] if self.ridge is None else [self.ridge.coef, self.ridge.intercept]
+        return digest(self.scaler.mean, self.scaler.std, weights, needs, self.weight, *ridge)
 
     def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
         """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.

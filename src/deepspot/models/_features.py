@@ -1,19 +1,54 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import get_args
+
 import numpy as np
 
 from deepspot._bags import Bags
+from deepspot._check import key_in
 from deepspot._neighbors import padded
 
+from ._config import Context
 
-def context_features(bags: Bags) -> np.ndarray:
-    """Spot, mean sub-spot and maximum over the neighbours side by side: (n, 3 d), or (n, 2 d) without sub-spots."""
-    index = padded(bags.neighbors)
-    around = np.full_like(bags.spot, -np.inf)
-    for column in index.T:
+CONTEXT: tuple[Context, ...] = get_args(Context)
+
+
+def context_features(bags: Bags, context: Sequence[str] = CONTEXT) -> np.ndarray:
+    """Sets of a spot side by side: the spot itself, the mean of its sub-spots, the maximum over its neighbours.
+
+    Parameters
+    ----------
+    bags
+        Embeddings of n spots.
+    context
+        Which of ``"spot"``, ``"subspots"``, ``"neighbors"``; they come in this order, however they are given.
+
+    Returns
+    -------
+    (n, d × number of sets) in float32. A spot without neighbours has zeros for them.
+    """
+    for part in context:
+        key_in(part, CONTEXT, "context")
+    if len(context) == 0:
+        raise ValueError(f"`context` is empty: name at least one of {list(CONTEXT)}.")
+    if "subspots" in context and bags.subspots is None:
+        raise ValueError("`context` has sub-spots, but there are none. Embed with `subspots=True`.")
+    make = {"spot": _spot, "subspots": _subspots, "neighbors": _neighbors}
+    return np.concatenate([make[part](bags) for part in CONTEXT if part in context], axis=1, dtype=np.float32)
+
+
+def _spot(bags: Bags) -> np.ndarray:
+    return bags.spot
+
+
+def _subspots(bags: Bags) -> np.ndarray:
+    return bags.subspots.mean(axis=1, dtype=np.float32)  # type: ignore[union-attr]
+
+
+def _neighbors(bags: Bags) -> np.ndarray:
+    around = np.full(bags.spot.shape, -np.inf, dtype=np.float32)
+    for column in padded(bags.neighbors).T:
         around = np.maximum(around, np.where(column[:, None] >= 0, bags.spot[column], -np.inf))
     around[~np.isfinite(around)] = 0
-    parts = [bags.spot, around]
-    if bags.subspots is not None:
-        parts.insert(1, bags.subspots.mean(axis=1, dtype=np.float32))
-    return np.concatenate(parts, axis=1)
+    return around

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,9 @@ from deepspot._device import choose_device
 from deepspot._neighbors import padded
 
 from ._network import Network
+
+# Spots whose sub-spots go through φ at once.
+ROWS = 1024
 
 
 @torch.inference_mode()
@@ -37,3 +42,8 @@ def infer(network: Network, bags: Bags, device: str | None, rows: int) -> np.nda
         out.append(network.head(torch.cat(pooled, dim=1)).cpu().numpy())
     network.cpu()
     return np.concatenate(out)
+
+
+def infer_members(members: Sequence[Network], bags: Bags, device: str | None, rows: int = ROWS) -> np.ndarray:
+    """Mean of the standardised genes (n, genes) that networks predict."""
+    return np.mean([infer(member, bags, device, rows) for member in members], axis=0)

@@ -16,6 +16,7 @@ from ._batches import BagDataset
 from ._config import NetworkConfig, TrainingConfig
 from ._fit import History, fit_network
 from ._network import Network
+from ._reduce import Reduction
 from ._scaler import Scaler
 
 SEARCH = "search"
@@ -33,6 +34,8 @@ class Recipe:
         Folder for the state of an unfinished training.
     trainer_kwargs
         For Lightning's Trainer.
+    stage
+        What the progress bar says before the name of a member.
     """
 
     network: NetworkConfig
@@ -41,6 +44,7 @@ class Recipe:
     device: str | None
     checkpoint: Path | None
     trainer_kwargs: dict[str, Any] | None
+    stage: str = ""
 
 
 def train_members(
@@ -64,22 +68,46 @@ def train_members(
     slides = np.unique(slides, return_inverse=True)[1]
     curves, epochs = [], recipe.training.epochs
     if validation is not None and len(validation):
-        learnt = np.setdiff1d(rows, validation)
-        scaler = Scaler.fit(targets[learnt])
-        data = [BagDataset(bags, recipe.network.context, scaler.standardize(targets), r, slides)
-                for r in (learnt, validation)]  # fmt: skip
-        _, history = _train(SEARCH, recipe, data, scaler, recipe.training.max_epochs)
+        learnt = rows[~np.isin(rows, validation)]
+        search = _Lesson.of(bags, targets, recipe, learnt)
+        data = [search.data(r, slides) for r in (learnt, validation)]
+        _, history = _train(SEARCH, recipe, data, search.scaler, recipe.training.max_epochs)
         curves.append(_curve(SEARCH, history))
         epochs = int(np.argmin(history.validation)) + 1
-    scaler = Scaler.fit(targets[rows])
-    everything = BagDataset(bags, recipe.network.context, scaler.standardize(targets), rows, slides)
-    members = []
+    lesson = _Lesson.of(bags, targets, recipe, rows)
+    everything, members = lesson.data(rows, slides), []
     for number in range(recipe.network.members):
         name = f"member_{number + 1}"
-        member, history = _train(name, recipe, [everything], scaler, epochs)
-        members.append(member.collapse())
+        member, history = _train(name, recipe, [everything], lesson.scaler, epochs)
+        members.append(lesson.unfold(member.collapse()))
         curves.append(_curve(name, history))
-    return members, scaler, pd.concat(curves, ignore_index=True), epochs
+    return members, lesson.scaler, pd.concat(curves, ignore_index=True), epochs
+
+
+@dataclass(frozen=True, eq=False)
+class _Lesson:
+    """Bags and targets on the scales that the rows to learn from give them."""
+
+    bags: Bags
+    scores: np.ndarray
+    scaler: Scaler
+    reduction: Reduction | None
+    context: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bags: Bags, targets: np.ndarray, recipe: Recipe, rows: np.ndarray) -> _Lesson:
+        scaler, k, reduction = Scaler.fit(targets[rows]), recipe.training.pca, None
+        scaler = scaler if recipe.training.standardize else scaler.centered()
+        if k is not None and k < bags.dim:
+            reduction = Reduction.fit(bags.spot[np.unique(rows)], k)
+            bags = reduction.bags(bags)
+        return cls(bags, scaler.standardize(targets), scaler, reduction, recipe.network.context)
+
+    def data(self, rows: np.ndarray, slides: np.ndarray) -> BagDataset:
+        return BagDataset(self.bags, self.context, self.scores, rows, slides)
+
+    def unfold(self, member: Network) -> Network:
+        return member if self.reduction is None else self.reduction.unfold(member)
 
 
 def _train(
@@ -89,7 +117,7 @@ def _train(
     # Seeds that follow one another would share members between neighbouring seeds.
     number = 0 if name == SEARCH else int(name.removeprefix("member_"))
     seed = int(np.random.SeedSequence([recipe.seed, number]).generate_state(1)[0])
-    with bar(f"Training {name}", total=epochs, unit="epoch") as progress:
+    with bar(f"Training {recipe.stage}{name}", total=epochs, unit="epoch") as progress:
         return fit_network(
             lambda: Network(recipe.network, train.spot.shape[1], len(scaler.mean)),
             train, held_out, scaler,

@@ -34,7 +34,8 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        If the model has no history: it was not fitted, or it was loaded (a bundle does not keep the curves).
+        If the model has no history: it was not fitted, it was loaded (a bundle does not keep the curves), or ridge
+        alone predicts.
 
     Examples
     --------
@@ -43,7 +44,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     >>> from scipy.sparse import csr_matrix
     >>> spot = np.random.default_rng(0).normal(size=(50, 8)).astype("float32")
     >>> bags = ds.models.Bags(spot, spot[:, None], csr_matrix((50, 50), dtype=bool))
-    >>> model = ds.models.DeepSpot(network={"width": 16, "members": 2}).fit(bags, spot[:, :3])
+    >>> model = ds.models.DeepSpot(network={"width": 16, "members": 2}, training={"gate": "off"}).fit(bags, spot[:, :3])
     >>> ax = ds.pl.training(model)
     """
     import matplotlib.pyplot as plt
@@ -51,8 +52,8 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
 
     if model.history is None:
         raise ValueError(
-            "The model has no training history: it is not fitted, or it was loaded, and a bundle does not keep the "
-            "loss curves. Draw them right after `ds.tl.train`."
+            "The model has no training history: it is not fitted, ridge alone predicts (see `model.card.gate`), or it "
+            "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.tl.train`."
         )
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -1,6 +1,12 @@
-"""Tools: train and predict."""
+"""Tools: train, predict, and know how good a prediction is."""
 
+from deepspot._alignment import Alignment
+
+from ._check_alignment import check_alignment
+from ._cross_validate import cross_validate
+from ._evaluate import evaluate
 from ._predict import predict
 from ._train import train
+from ._validation._result import CrossValidation
 
-__all__ = ["predict", "train"]
+__all__ = ["Alignment", "CrossValidation", "check_alignment", "cross_validate", "evaluate", "predict", "train"]

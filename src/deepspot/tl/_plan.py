@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from deepspot._bags import Bags
 from deepspot._geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._neighbors import check_array
 from deepspot.pp._features import Plan, Request, add_features, plan_features
+from deepspot.pp._tiles import read_tiles
 
 from ._bags_of import bags_of
 from ._slides import MeasuredSlide, as_mapping, measure, patients_of
@@ -49,6 +50,8 @@ class View:
         As in :func:`deepspot.tl.train`.
     array_box
         Neighbours from a box of the spot array with so many steps, unless there is a radius.
+    max_neighbors
+        At most so many neighbours in the radius, the nearest first.
     subspots
         Whether sub-spots are needed.
     """
@@ -57,6 +60,7 @@ class View:
     tile_um: float | None = None
     radius_um: float | None = None
     array_box: int | None = None
+    max_neighbors: int = 8
     subspots: bool = True
 
 
@@ -82,13 +86,17 @@ class SlidePlan:
     geometry: Geometry
     features: dict[str, Plan]
 
-    def embed(self, *, device: str | None = None, batch_size: int | None = None) -> dict[str, Bags]:
-        """Embed what is not embedded yet, and return the bags of all spots of every slide."""
-        keys = {name: add_features(plan, device=device, batch_size=batch_size) for name, plan in self.features.items()}
-        return {
-            name: bags_of(sdata, keys[name], self.shapes[name], self.geometry.neighbors)
-            for name, sdata in self.slides.items()
-        }
+    def embed(
+        self, *, device: str | None = None, batch_size: int | None = None, tiles_px: int | None = None
+    ) -> dict[str, Bags]:
+        """Embed what is not embedded yet, and return the bags of all spots of every slide, with tiles if asked for."""
+        bags = {}
+        for name, plan in self.features.items():
+            key = add_features(plan, device=device, batch_size=batch_size)
+            bags[name] = bags_of(self.slides[name], key, self.shapes[name], self.geometry.neighbors)
+            if tiles_px is not None:
+                bags[name] = replace(bags[name], tiles=read_tiles(plan, tiles_px))
+        return bags
 
 
 def plan_slides(
@@ -151,8 +159,9 @@ def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], tile_um
 
 
 def _neighbors(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], view: View) -> NeighborRule:
+    cap = int(_check.positive(view.max_neighbors, "max_neighbors"))
     if view.radius_um is not None:
-        return NeighborRule(reach=_check.positive(view.radius_um, "radius_um"))
+        return NeighborRule(reach=_check.positive(view.radius_um, "radius_um"), cap=cap)
     if view.array_box is not None:
         return NeighborRule(kind="box", reach=view.array_box, cap=(2 * view.array_box + 1) ** 2 - 1)
     pitches = []
@@ -161,4 +170,4 @@ def _neighbors(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], vi
         if len(placement.centers) < 2:
             raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
         pitches.append(_coords.pitch_px(placement.centers) * placement.mpp)
-    return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))))
+    return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))), cap=cap)

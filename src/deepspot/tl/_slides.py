@@ -33,6 +33,8 @@ class MeasuredSlide:
         Their names.
     rows
         (n,) positions of these spots among the shapes.
+    array
+        (n, 2) their rows and columns in the spot array, if known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class MeasuredSlide:
     counts: csr_matrix
     genes: pd.Index
     rows: np.ndarray
+    array: np.ndarray | None = None
 
 
 def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
@@ -108,5 +111,8 @@ def measure(
     if not seen.any():
         raise ValueError(f"Slide {name!r} has no spot with counts in table {table_key!r}. Leave it out.")
     if not seen.all():
-        logger.warning("Slide %r: %d spots without counts are left out of training.", name, int((~seen).sum()))
-    return MeasuredSlide(name, patient, counts[seen], table.var_names, rows[seen])
+        logger.warning("Slide %r: %d spots without counts are left out.", name, int((~seen).sum()))
+    array = _tables.array_positions(sdata, shapes_key)
+    return MeasuredSlide(
+        name, patient, counts[seen], table.var_names, rows[seen], None if array is None else array[rows[seen]]
+    )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from deepspot import _check
 from deepspot._logging import logger
+from deepspot._oversample import require
 
-from ._training_set import choose_genes, targets, training_set
+from ._training_set import Oversample, choose_genes, targets, training_set
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -30,6 +31,8 @@ def train(
     coordinate_system: str | None = None,
     tile_um: float | None = None,
     radius_um: float | None = None,
+    max_neighbors: int = 8,
+    oversample: Oversample | None = None,
     preset: str = "default",
     network: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
@@ -72,9 +75,14 @@ def train(
     tile_um
         Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
     radius_um
-        Spots up to this distance in µm are neighbours, at most 8, the nearest first; by default 1.5 times the distance
-        between spots. The presets ``"paper"`` and ``"published"`` take a box of the spot array instead, unless a radius
-        is given.
+        Spots up to this distance in µm are neighbours; by default 1.5 times the distance between spots. The presets
+        ``"paper"`` and ``"published"`` take a box of the spot array instead, unless a radius is given.
+    max_neighbors
+        At most so many neighbours in the radius, the nearest first.
+    oversample
+        Repeat spots of small clusters until all clusters of a slide are as large as the largest: ``"leiden"`` clusters
+        the expression, ``"aestetik"`` expression and place together (``pip install "deepspot[oversample]"``, or
+        ``"deepspot[aestetik]"``).
     preset
         ``"default"``, ``"paper"`` or ``"published"``; see :class:`deepspot.models.DeepSpot`.
     network, training
@@ -125,16 +133,22 @@ def train(
     for argument, text in {"name": name, "tissue": tissue, "licence": licence}.items():
         _check.text(text, argument)
     model = models.DeepSpot(preset=preset, network=network, training=training, seed=seed, device=device)
+    if model.training.gate == "off":  # a model that is going to be used has to know how good it is
+        model.training = model.training.model_copy(update={"gate": "record"})
     choose_device(device)
+    if oversample is not None:
+        require(oversample)
     ready = encoders.get(encoder)
-    view = View(ready, tile_um, radius_um, look_up(preset).array_box, "subspots" in model.network.context)
+    view = View(
+        ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, "subspots" in model.network.context
+    )
     plan = plan_slides(sdatas, patient_key, Keys(image_key, shapes_key, table_key, layer, coordinate_system), view)
     chosen = choose_genes(plan.measured, genes, min_detected)
     expression, depth = targets(plan.measured, chosen)
 
     # Everything has been checked; now the hours of embedding begin.
     bags = plan.embed(device=device, batch_size=batch_size)
-    data = training_set(plan.measured, bags, expression)
+    data = training_set(plan.measured, bags, expression, oversample=oversample, seed=model.seed)
     model.fit(
         data.bags, data.targets, genes=chosen, checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
         **data.options,

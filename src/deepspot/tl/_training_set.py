@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,12 @@ from scipy.sparse import csr_matrix
 from deepspot._bags import Bags
 from deepspot._expression import most_variable, normalize
 from deepspot._logging import logger
+from deepspot._oversample import cluster, equalise
 from deepspot._tables import SHARED
 
 from ._slides import MeasuredSlide
+
+Oversample = Literal["leiden", "aestetik"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,7 @@ class TrainingSet:
     targets
         (n, genes) log-expression, NaN where a spot or a gene was not measured.
     rows
-        The spots that were measured.
+        The spots that were measured; some repeatedly, if clusters were equalised.
     slides, patients
         (n,) names.
     """
@@ -47,7 +51,12 @@ class TrainingSet:
 
 
 def training_set(
-    slides: Sequence[MeasuredSlide], bags: Mapping[str, Bags], expression: Sequence[np.ndarray]
+    slides: Sequence[MeasuredSlide],
+    bags: Mapping[str, Bags],
+    expression: Sequence[np.ndarray],
+    *,
+    oversample: Oversample | None = None,
+    seed: int = 0,
 ) -> TrainingSet:
     """Put slides under one another.
 
@@ -59,6 +68,8 @@ def training_set(
         Bags of all spots of every slide, by its name.
     expression
         Targets of the measured spots of every slide, see :func:`targets`.
+    oversample, seed
+        Equalise the clusters of every slide, found by this method; see :mod:`deepspot._oversample`.
     """
     parts = [bags[slide.name] for slide in slides]
     starts = np.cumsum([0, *map(len, parts)])
@@ -66,9 +77,19 @@ def training_set(
     rows = [start + slide.rows for start, slide in zip(starts, slides, strict=False)]
     for these, known in zip(rows, expression, strict=True):
         values[these] = known
+    if oversample is not None:
+        rows = [these[_drawn(slide, oversample, seed)] for these, slide in zip(rows, slides, strict=True)]
     names, patients = (np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in
                        ("name", "patient"))  # fmt: skip
     return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients)
+
+
+def _drawn(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
+    try:
+        return equalise(cluster(slide.counts, method=method, array=slide.array, seed=seed), seed)
+    except ValueError as error:
+        error.add_note(f"This happened on slide {slide.name!r}.")
+        raise
 
 
 def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float = 0.0) -> list[str]:
@@ -132,10 +153,10 @@ def targets(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> tuple[list
     depth = f"the {len(common):,} genes that all training slides share" if mixed else "all measured genes"
     if mixed:
         logger.info("The slides measured different genes: spots are normalised over %s.", depth)
-    return [_target(slide, genes, common if mixed else slide.genes) for slide in slides], depth
+    return [target(slide, genes, common if mixed else slide.genes) for slide in slides], depth
 
 
-def _target(slide: MeasuredSlide, genes: Sequence[str], depth_genes: pd.Index) -> np.ndarray:
+def target(slide: MeasuredSlide, genes: Sequence[str], depth_genes: pd.Index) -> np.ndarray:
     columns = slide.genes.get_indexer(pd.Index(genes))
     depth = np.asarray(slide.counts[:, slide.genes.get_indexer(depth_genes)].sum(axis=1)).ravel()
     expression: csr_matrix = normalize(slide.counts[:, columns[columns >= 0]], depth)

@@ -1,39 +1,54 @@
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
 from deepspot._bags import Bags
-from deepspot._check import same_length
-from deepspot._metrics import pearson
-from deepspot.models._features import context_features
-from deepspot.models._rows import labels, which_rows
+from deepspot._check import positive
+from deepspot.models._features import CONTEXT, context_features
+from deepspot.models._rows import labels
 from deepspot.models._scaler import Scaler
+
+from ._inputs import not_fitted, rows_to_learn
 
 ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
 
 
 class Ridge:
-    """Ridge regression on the context features of a spot, with α tuned by cross-validation.
+    """Ridge regression on the context features of a spot, with its strength α tuned by cross-validation.
 
     Spot, mean sub-spot and maximum over the neighbours side by side are standardised, then regressed on standardised
-    genes. The strength α is the one with the highest mean r over genes on the held-out folds. Users measured deep
-    models losing to this one on the same embeddings, so it belongs beside every number of theirs.
+    genes. α is the one with the highest r on held-out folds: the mean over genes within a held-out slide, then over
+    slides. Users measured deep models losing to this one on the same embeddings, so it belongs beside every number of
+    theirs.
 
     Parameters
     ----------
     alphas
-        Strengths to choose from.
+        Strengths to choose from; a single one is taken as it is.
+    context
+        Sets to use, any of ``"spot"``, ``"subspots"``, ``"neighbors"``: those of the network to compare with.
+    pca
+        Number of principal components to keep, at most as many as there are; None keeps all, which is plain ridge.
 
     Attributes
     ----------
     alpha
         The chosen strength.
+    scores
+        Mean r on the held-out slides by strength; empty where there was nothing to choose.
+    coef, intercept
+        (features, genes) and (genes,) in float32, from features as they come to standardised genes.
+    scaler
+        Scale of the genes. It makes up the fitted state, with `coef`, `intercept` and `context`: prediction needs no
+        more.
 
     References
     ----------
-    The HEST benchmark's regression (there with PCA to 256 dimensions and a fixed α).
+    Jaume et al., HEST-1k, 2024: there 256 principal components of the spot alone (``pca=256, context=("spot",)``) and
+    a fixed α of 100 / (components × genes), far from the best.
 
     Examples
     --------
@@ -42,15 +57,25 @@ class Ridge:
     >>> from scipy.sparse import csr_matrix
     >>> spot = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
     >>> bags = ds.models.Bags(spot, None, csr_matrix((40, 40), dtype=bool))
-    >>> ds.models.Ridge().fit(bags, spot[:, :2]).predict(bags).shape
+    >>> ds.models.Ridge(context=("spot", "neighbors")).fit(bags, spot[:, :2]).predict(bags).shape
     (40, 2)
     """
 
-    def __init__(self, alphas: tuple[float, ...] = ALPHAS) -> None:
+    def __init__(
+        self,
+        *,
+        alphas: Sequence[float] = ALPHAS,
+        context: Sequence[str] = CONTEXT,
+        pca: int | None = None,
+    ) -> None:
         self.alphas = alphas
+        self.context = context
+        self.pca = pca
         self.alpha: float | None = None
+        self.scores: dict[float, float] = {}
+        self.coef: np.ndarray | None = None
+        self.intercept: np.ndarray | None = None
         self.scaler: Scaler | None = None
-        self.pipeline: Any = None
 
     def fit(
         self,
@@ -60,7 +85,7 @@ class Ridge:
         rows: np.ndarray | None = None,
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
-    ) -> Ridge:
+    ) -> Self:
         """Fit to measured expression.
 
         Parameters
@@ -70,40 +95,46 @@ class Ridge:
         targets
             (n, genes) log-expression; where a slide did not measure a gene (NaN) the mean stands in.
         rows
-            Spots to learn from; by default all.
+            Spots to learn from, maybe several times; by default all.
         slides, patients
             (n,) slide and patient of every spot. A patient is never on both sides of a fold; with one patient a slide
             is not, and with one slide the folds are five runs of neighbouring rows.
-        """
-        from sklearn.linear_model import Ridge as Regression
-        from sklearn.model_selection import GridSearchCV, KFold, LeaveOneGroupOut
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
-        same_length(bags.spot, targets, "`bags` and `targets`")
-        rows = which_rows(rows, len(bags))
-        candidates = [labels(values, len(bags), name)[rows] for name, values in
-                      (("patients", patients), ("slides", slides))]  # fmt: skip
-        groups = next((group for group in candidates if len(np.unique(group)) > 1), None)
-        features = context_features(bags)[rows]
-        self.scaler = Scaler.fit(targets[rows])
-        scores = np.nan_to_num(self.scaler.standardize(targets[rows]))
-        search = GridSearchCV(
-            make_pipeline(StandardScaler(), Regression()),
-            {"ridge__alpha": list(self.alphas)},
-            scoring=_mean_r,
-            cv=KFold(5) if groups is None else LeaveOneGroupOut(),
-        )
-        search.fit(features, scores, groups=groups)
-        self.pipeline, self.alpha = search.best_estimator_, search.best_params_["ridge__alpha"]
+        Raises
+        ------
+        ValueError
+            If arrays do not fit together, a parameter is out of range, or the bags lack a set of `context`.
+        """
+        from ._ridge_alpha import score_alphas
+        from ._ridge_path import RidgePath
+
+        rows = rows_to_learn(bags, targets, rows)
+        slides, patients = labels(slides, len(bags), "slides"), labels(patients, len(bags), "patients")
+        strengths = [positive(alpha, "alphas") for alpha in self.alphas]
+        if not strengths:
+            raise ValueError("`alphas` is empty: give at least one strength.")
+        if self.pca is not None:
+            positive(self.pca, "pca")
+        features = context_features(bags, self.context)
+        scores: dict[float, float] = {}
+        if len(strengths) > 1:
+            scores = score_alphas(features, targets, strengths, self.pca, rows=rows, slides=slides, patients=patients)
+        best = max(strengths, key=lambda alpha: (scores.get(alpha, 0.0), alpha))  # of equals the stronger
+        path = RidgePath.fit(features[rows], targets[rows], self.pca)
+        self.coef, self.intercept = path.unfold(best)
+        self.alpha, self.scores, self.scaler = best, scores, path.scaler
         return self
 
     def predict(self, bags: Bags) -> np.ndarray:
         """Predict log-expression (n, genes)."""
-        if self.pipeline is None or self.scaler is None:
-            raise ValueError("Ridge is not fitted yet. Call `fit` first.")
-        return self.scaler.restore(self.pipeline.predict(context_features(bags))).astype(np.float32)
+        scores = self.predict_standardized(bags)
+        return self.scaler.restore(scores).astype(np.float32)  # type: ignore[union-attr]
 
-
-def _mean_r(model: Any, features: np.ndarray, scores: np.ndarray) -> float:
-    return float(np.nan_to_num(pearson(model.predict(features), scores)).mean())
+    def predict_standardized(self, bags: Bags) -> np.ndarray:
+        """Predict standardised genes (n, genes), from `coef` and `intercept`."""
+        if self.coef is None or self.intercept is None or self.scaler is None:
+            raise not_fitted(self)
+        features = context_features(bags, self.context)
+        if features.shape[1] != len(self.coef):
+            raise ValueError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")
+        return features @ self.coef + self.intercept

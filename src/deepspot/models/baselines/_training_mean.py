@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 from deepspot._bags import Bags
-from deepspot.models._rows import which_rows
+from deepspot.models._scaler import Scaler
+
+from ._inputs import not_fitted, rows_to_learn
 
 
 class TrainingMean:
     """The null model: every spot is predicted to have the mean expression of the training spots.
+
+    Attributes
+    ----------
+    mean
+        (genes,) in float32; 0 for a gene that was never measured.
 
     Examples
     --------
@@ -15,8 +24,8 @@ class TrainingMean:
     >>> import deepspot as ds
     >>> from scipy.sparse import csr_matrix
     >>> bags = ds.models.Bags(np.zeros((2, 3), "float32"), None, csr_matrix((2, 2), dtype=bool))
-    >>> ds.models.TrainingMean().fit(bags, np.array([[0.0, 1.0], [2.0, 1.0]])).predict(bags)[0]
-    array([1., 1.])
+    >>> ds.models.TrainingMean().fit(bags, np.array([[0.0, 1.0], [2.0, 1.0]])).predict(bags)[0].tolist()
+    [1.0, 1.0]
     """
 
     def __init__(self) -> None:
@@ -30,13 +39,13 @@ class TrainingMean:
         rows: np.ndarray | None = None,
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
-    ) -> TrainingMean:
+    ) -> Self:
         """Learn the mean of `targets` (n, genes) over `rows`; nothing else is used."""
-        self.mean = np.nanmean(targets[which_rows(rows, len(bags))], axis=0)
+        self.mean = Scaler.fit(targets[rows_to_learn(bags, targets, rows)]).mean
         return self
 
     def predict(self, bags: Bags) -> np.ndarray:
         """Repeat the mean for every spot: (n, genes)."""
         if self.mean is None:
-            raise ValueError("TrainingMean is not fitted yet. Call `fit` first.")
+            raise not_fitted(self)
         return np.tile(self.mean, (len(bags), 1))

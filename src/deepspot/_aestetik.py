@@ -1,0 +1,90 @@
+"""AESTETIK, contained: it writes log files and changes seeds, cuDNN and the environment of the whole process."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stdout
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+WINDOW = 3
+EPOCHS = 100
+# Passes with dropout that the latent averages. Its own default of 1000 takes minutes for a slide.
+REPEATS = 100
+LOGGERS = ("lightning.pytorch", "lightning.fabric")
+
+
+def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.ndarray:
+    """Joint latent (n, 16) of transcriptome and space: window 3, no weight on morphology.
+
+    Parameters
+    ----------
+    components
+        (n, k) principal components of expression.
+    array
+        (n, 2) row and column in the spot array.
+    seed
+        Same seed, same latent on the same machine.
+
+    Raises
+    ------
+    ImportError
+        If AESTETIK is not installed.
+
+    References
+    ----------
+    DeepSpot, section 4.2 (oversampling); the package `aestetik`.
+    """
+    from anndata import AnnData
+
+    with _contained():
+        try:
+            from aestetik import AESTETIK
+        except ImportError as error:
+            raise ImportError(
+                "`method='aestetik'` needs the package aestetik, which is not installed: "
+                '`pip install "deepspot[aestetik]"`.'
+            ) from error
+        names = pd.Index([str(number) for number in range(len(components))])
+        obs = pd.DataFrame({"x_array": array[:, 1].astype(int), "y_array": array[:, 0].astype(int)}, index=names)
+        # A morphology has to be there even where it weighs nothing; a component of expression adds no knowledge.
+        obsm = {"X_pca_transcriptomics": components, "X_pca_morphology": components[:, :1]}
+        # A number with a point is the resolution of Leiden.
+        options: dict[str, Any] = {"clustering_method": "leiden", "n_cluster": 1.0, "refine_cluster": False}
+        options |= {"max_epochs": EPOCHS, "num_repeats_predict": REPEATS, "random_state": seed}
+        model = AESTETIK(morphology_weight=0, window_size=WINDOW, **options)
+        return np.asarray(model.fit(AnnData(obs=obs, obsm=obsm)).embedding_)
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    import lightning.pytorch  # noqa: F401 - it sets the level of its loggers when it is first imported
+    import torch
+
+    environment, state, drawn = os.environ.copy(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    cudnn = torch.backends.cudnn
+    flags = {"deterministic": cudnn.deterministic, "benchmark": cudnn.benchmark, "enabled": cudnn.enabled}
+    try:
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with (
+            tempfile.TemporaryDirectory() as scratch, chdir(scratch), warnings.catch_warnings(action="ignore"),
+            torch.random.fork_rng(), cudnn.flags(**flags), redirect_stdout(io.StringIO()),
+        ):  # fmt: skip
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        os.environ.clear()
+        os.environ.update(environment)
+        random.setstate(state)
+        np.random.set_state(drawn)  # noqa: NPY002

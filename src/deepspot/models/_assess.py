@@ -1,0 +1,61 @@
+"""The assessment of a fit: network and tuned ridge predict units that neither has seen, by the very same procedure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from deepspot._bags import Bags
+from deepspot._logging import logger
+
+from ._folds import make_folds
+from ._gate import Gate, judge
+from ._infer import infer_members
+from ._reliability import Reliability, measure_reliability
+from ._rows import held_out
+from ._train_members import Recipe, train_members
+from .baselines import Ridge
+
+FOLDS = 5
+
+
+def assess(
+    bags: Bags,
+    targets: np.ndarray,
+    recipe: Recipe,
+    *,
+    rows: np.ndarray,
+    slides: np.ndarray,
+    patients: np.ndarray,
+    binding: bool,
+) -> tuple[Gate, Reliability]:
+    """Hold out patients (with one patient slides, with one slide parts of it) in turn, and judge what fits predict.
+
+    Parameters
+    ----------
+    bags, targets
+        Embeddings and log-expression (n, genes) of n spots.
+    recipe
+        How the network is trained.
+    rows, slides, patients
+        As in :meth:`deepspot.models.DeepSpot.fit`.
+    binding
+        Whether the network has to yield to ridge where its gain is not beyond doubt.
+    """
+    folds = make_folds(rows, slides, patients, FOLDS)
+    network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
+    for number, (learnt, held) in enumerate(folds.splits, start=1):
+        state = None if recipe.checkpoint is None else recipe.checkpoint / f"assess_{number}"
+        members, scaler, _, _ = train_members(
+            bags, targets, replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, "),
+            rows=learnt, validation=held_out(learnt, patients, recipe.seed), slides=slides,
+        )  # fmt: skip
+        network[held] = scaler.restore(infer_members(members, bags, recipe.device))[held]
+        linear = Ridge(context=recipe.network.context)
+        linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
+        ridge[held] = linear.predict(bags)[held]
+    gate, weights = judge(network, ridge, targets, folds=folds, slides=slides, binding=binding)
+    used = weights[:, None] * network + (1 - weights[:, None]) * ridge
+    logger.info("Gate: %s.", gate)
+    return gate, measure_reliability(used, targets, folds, slides)

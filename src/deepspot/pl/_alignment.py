@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._alignment_moves import AS_IS, STEP, SYMMETRIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from deepspot._alignment import Alignment
+
+COLUMNS = 4
+PANEL_INCHES = 2.6
+GREY = "#D9D9D9"
+# White in a black rim, to be seen on every colour of the map.
+AS_IS_MARK: dict[str, Any] = {
+    "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2,
+    "linestyle": "none",
+}  # fmt: skip
+BEST_MARK: dict[str, Any] = {
+    "marker": "X", "markersize": 11, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.2,
+    "linestyle": "none",
+}  # fmt: skip
+
+
+def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
+    """Draw how well the measured spots of a slide fit its image, wherever they are moved.
+
+    One map for each of the eight ways to mirror, turn or swap x and y; in each, the place says how far the spots are
+    then moved, in distances between spots. All share one colour scale. A circle marks the spots as they are, a cross
+    the best move, and the title says what is found. On a slide that lies right the dark patch is under the circle.
+
+    Parameters
+    ----------
+    alignment
+        From :func:`deepspot.tl.check_alignment`.
+    ax
+        Eight axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The eight axes.
+
+    Raises
+    ------
+    ValueError
+        If `ax` are not eight.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> slides = ds.datasets.toy(n_patients=2, n_rows=6, n_cols=7)
+    >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
+    >>> model = ds.tl.train(slides["P1_S1"], **options)
+    >>> axes = ds.pl.alignment(ds.tl.check_alignment(slides["P2_S1"], model))
+    >>> len(axes)
+    8
+    """
+    axes = _new(alignment) if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
+    if len(axes) != len(SYMMETRIES):
+        raise ValueError(f"`ax` must be {len(SYMMETRIES)} axes, one for each symmetry, got {len(axes)}.")
+    largest = float(np.nanmax(np.abs(alignment.table["r"])))
+    best = alignment.table.iloc[alignment.best]
+    for panel, symmetry in zip(axes, SYMMETRIES, strict=True):
+        image = _map(panel, alignment.table[alignment.table["symmetry"] == symmetry], largest)
+        panel.set_title(symmetry, fontsize="medium", fontweight="bold" if symmetry == best["symmetry"] else "normal")
+        if symmetry == AS_IS:
+            panel.plot(0, 0, **AS_IS_MARK)
+        if symmetry == best["symmetry"]:
+            panel.plot(best["dx_pitches"], -best["dy_pitches"], **BEST_MARK)
+    axes[0].figure.colorbar(image, ax=axes, label="agreement r of measured and predicted genes", shrink=0.8, pad=0.02)
+    return axes
+
+
+def _new(alignment: Alignment) -> list[Axes]:
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    rows = len(SYMMETRIES) // COLUMNS
+    size = (PANEL_INCHES * COLUMNS + 1.2, PANEL_INCHES * rows + 1.6)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=size, sharex=True, sharey=True, layout="constrained")
+    figure.suptitle(repr(alignment).replace(" (", "\n("), fontsize="large")
+    for ax in axes[-1]:
+        ax.set_xlabel("moved right (spots)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("moved up (spots)")
+    marks = [
+        Line2D([], [], **AS_IS_MARK, label="as they are"),
+        Line2D([], [], **BEST_MARK, label="best move"),
+        Line2D([], [], color=GREY, marker="s", markersize=12, linestyle="none", label="too few spots overlap"),
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
+    return list(axes.ravel())
+
+
+def _map(ax: Axes, moves: pd.DataFrame, largest: float) -> AxesImage:
+    values = moves.pivot(index="dy_pitches", columns="dx_pitches", values="r")
+    x, y = (axis.to_numpy(dtype=float) for axis in (values.columns, values.index))
+    half = STEP / 2
+    # The first row goes to the top: dy runs downwards, as in an image, but up is easier to read as positive.
+    image = ax.imshow(
+        np.ma.masked_invalid(values.to_numpy(dtype=float)), cmap="PuOr", vmin=-largest, vmax=largest,
+        extent=(x[0] - half, x[-1] + half, -y[-1] - half, -y[0] + half),
+    )  # fmt: skip
+    ax.set_facecolor(GREY)
+    return image

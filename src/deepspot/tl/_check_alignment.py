@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from deepspot import _check, _choose, _coords, _keys, _tables
+from deepspot._alignment import MAX_GENES, MIN_SPOTS, Alignment, align
+from deepspot._logging import logger
+from deepspot._neighbors import check_array
+from deepspot._settings import settings
+
+from ._bags_of import bags_of
+from ._predict import _card, _encoder
+from ._slides import MeasuredSlide, measure
+from ._training_set import targets
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot
+
+
+def check_alignment(
+    sdata: SpatialData,
+    model: DeepSpot | str | Path | None = None,
+    *,
+    prediction_key: str | None = None,
+    table_key: str | None = None,
+    layer: str | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    encoder: str | Encoder | None = None,
+    coordinate_system: str | None = None,
+    max_shift: float = 3.0,
+    seed: int | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> Alignment:
+    """Find out whether measured spots lie where the image says: shifted, mirrored, turned, or x and y swapped.
+
+    The measured spots are moved over those whose expression a model predicts from the image: by the 8 symmetries of the
+    square about the middle of the spots, each with shifts in steps of half the distance between spots. Where at least
+    half of the measured spots find a predicted one, the move is judged by the mean over genes of Pearson's r (of the
+    model's genes, up to 200, those that are seen in most spots of the slide).
+
+    A verdict needs an agreement that chance reaches in 1 % of cases at most, and the slide is only called misaligned if
+    the lower 95 % bound of the gain is above 0: from a bootstrap over blocks of spots, with the choice among all moves
+    allowed for. Where the prediction is poor, or the tissue looks the same after a move, the verdict is
+    ``"undecided"``. A shift by one spot changes little, and may be missed where the prediction is poor. Where the spots
+    lie wrongly in the image, the prediction is only known at these wrong places, and at least half of the right ones
+    must lie among them.
+
+    Parameters
+    ----------
+    sdata
+        Object with an H&E image of known scale, shapes, and measured genes.
+    model
+        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model. It must not have learnt
+        from this slide, or it has learnt the mistake.
+    prediction_key
+        Table of predicted genes to take instead of a model, see :func:`deepspot.tl.predict`. By default it is the one
+        that this model made, where there is one, and otherwise the genes are predicted (and not kept).
+    table_key
+        Measured genes; needed only if there are several such tables.
+    layer
+        Layer with the raw counts; by default `X`.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
+    encoder
+        Encoder of the model, should it not be in the registry under the name in the model's card.
+    coordinate_system
+        Coordinate system to relate spots and image with, should they share several that disagree.
+    max_shift
+        Largest shift along x and along y, in distances between spots.
+    seed
+        Of the bootstrap and of chance. None falls back to the settings.
+    device
+        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+    batch_size
+        Tiles that go through the encoder at once; None falls back to the settings.
+
+    Returns
+    -------
+    The finding, which prints as one line: its `verdict`, the `table` of all moves, the `best`, its `gain` and
+    `gain_low`, and the `matrix` that would repair the coordinates. A feature table is added where there is none (see
+    :func:`deepspot.pp.embed`). Nothing is moved.
+
+    Raises
+    ------
+    ValueError
+        If there are under 20 measured spots, the table measures under half of the predicted genes, none of them varies,
+        counts are not raw, or a given prediction was made when the spots lay elsewhere.
+    KeyError
+        If a table or layer does not exist.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> slides = ds.datasets.toy(n_patients=2, n_rows=6, n_cols=7)
+    >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
+    >>> model = ds.tl.train(slides["P1_S1"], **options)
+    >>> alignment = ds.tl.check_alignment(slides["P2_S1"], model)
+    >>> alignment.verdict in ("aligned", "misaligned", "undecided")
+    True
+    """
+    from deepspot import models
+
+    _check.positive(max_shift, "max_shift")
+    if prediction_key is not None and model is not None:
+        raise ValueError("Pass `model` or `prediction_key`, not both: a table of predicted genes needs no model.")
+    ready, tile_um = None, None
+    if prediction_key is None:
+        ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+        tile_um = _card(ready).geometry.tile.tile_um  # type: ignore[union-attr]
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
+    table_key = _tables.measured_key(sdata, shapes_key, table_key)
+    measured = measure("slide", sdata, shapes_key, table_key, patient="unknown", layer=layer)
+    if len(measured.rows) < MIN_SPOTS:
+        raise ValueError(
+            f"Only {len(measured.rows)} spots of {shapes_key!r} have counts in table {table_key!r}, at least "
+            f"{MIN_SPOTS} are needed to tell where they lie."
+        )
+    placement = _coords.place(sdata, image_key, shapes_key, coordinate_system)
+    if ready is None:
+        predicted = _stored(sdata, str(prediction_key), shapes_key, placement.centers)
+        _tables.check_shared(predicted.genes, sdata.tables[table_key], table_key)
+    else:
+        _tables.check_shared(_card(ready).genes, sdata.tables[table_key], table_key)
+        source = _Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
+        predicted = _predicted(sdata, ready, source, placement.centers)
+    ours, theirs = _comparable(measured, predicted)
+    at_um = placement.centers * placement.mpp
+    result = align(
+        ours, at_um[measured.rows], theirs, at_um[predicted.rows],
+        max_shift=max_shift, seed=settings.seed if seed is None else seed,
+    )  # fmt: skip
+    (logger.warning if result.verdict == "misaligned" else logger.info)("%r", result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Predicted:
+    expression: np.ndarray
+    genes: list[str]
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Source:
+    image_key: str
+    shapes_key: str
+    encoder: str | Encoder | None
+    coordinate_system: str | None
+    device: str | None
+    batch_size: int | None
+
+
+def _stored(sdata: SpatialData, key: str, shapes_key: str, centers: np.ndarray) -> _Predicted:
+    table = sdata.tables[_check.key_in(key, _predictions(sdata, shapes_key), f"predicted tables of {shapes_key!r}")]
+    if not _is_current(table, sdata, shapes_key, centers):
+        raise ValueError(
+            f"Table {key!r} was predicted when the spots {shapes_key!r} lay elsewhere in the image. Predict again with "
+            "`ds.tl.predict(…, overwrite=True)`."
+        )
+    return _of_table(table, sdata, shapes_key)
+
+
+def _predicted(sdata: SpatialData, model: DeepSpot, source: _Source, centers: np.ndarray) -> _Predicted:
+    from deepspot.pp._features import Request, add_features, plan_features
+
+    card, shapes_key = _card(model), source.shapes_key
+    for key in _predictions(sdata, shapes_key):
+        table = sdata.tables[key]
+        same = table.uns[_keys.UNS].get("fingerprint") == model.fingerprint
+        if same and _is_current(table, sdata, shapes_key, centers):
+            logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
+            return _of_table(table, sdata, shapes_key)
+    geometry = card.geometry
+    check_array(geometry.neighbors, _tables.array_positions(sdata, shapes_key))  # type: ignore[union-attr]
+    request = Request(
+        _encoder(card, source.encoder), geometry.tile, source.image_key, shapes_key,  # type: ignore[union-attr]
+        "subspots" in card.network.context, source.coordinate_system,
+    )  # fmt: skip
+    features = add_features(plan_features(sdata, request), device=source.device, batch_size=source.batch_size)
+    bags = bags_of(sdata, features, shapes_key, geometry.neighbors)  # type: ignore[union-attr]
+    return _Predicted(model.predict(bags, device=source.device), card.genes, np.arange(len(bags)))
+
+
+def _predictions(sdata: SpatialData, shapes_key: str) -> list[str]:
+    return [
+        key for key in _tables.annotating(sdata, shapes_key)
+        if sdata.tables[key].uns.get(_keys.UNS, {}).get("kind") == _keys.PREDICTION
+    ]  # fmt: skip
+
+
+def _is_current(table: AnnData, sdata: SpatialData, shapes_key: str, centers: np.ndarray) -> bool:
+    ours, rows = _tables.match(table, sdata, shapes_key)
+    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - centers[rows]).max(initial=0) <= _coords.AGREE_PX)
+
+
+def _of_table(table: AnnData, sdata: SpatialData, shapes_key: str) -> _Predicted:
+    ours, rows = _tables.match(table, sdata, shapes_key)
+    return _Predicted(np.asarray(table.X)[ours], list(table.var_names), rows)
+
+
+def _comparable(measured: MeasuredSlide, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray]:
+    """Expression of the genes that are seen in most spots, chosen without a look at how well they are predicted."""
+    genes = [gene for gene in predicted.genes if gene in measured.genes]
+    ours = targets([measured], genes)[0][0]
+    theirs = predicted.expression[:, pd.Index(predicted.genes).get_indexer(pd.Index(genes))]
+    vary = np.flatnonzero((np.ptp(ours, axis=0) > 0) & (np.ptp(theirs, axis=0) > 0))
+    if len(vary) == 0:
+        raise ValueError(
+            f"None of the {len(genes)} shared genes varies over the spots both as measured and as predicted, so "
+            "nothing tells where the spots lie. Check the table, or take a model of other genes."
+        )
+    often = np.argsort(-(ours[:, vary] > 0).sum(axis=0), kind="stable")[:MAX_GENES]
+    return ours[:, vary[often]], theirs[:, vary[often]]

@@ -1,0 +1,111 @@
+"""Who is learnt from and who is held out. A split that leaks cannot be made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from deepspot.models._folds import Unit, make_folds
+from deepspot.tl._slides import MeasuredSlide
+
+LeaveOut = Literal["patient", "slide"]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Slides, or parts of them, on two sides.
+
+    Attributes
+    ----------
+    name
+        The held-out patient or slide, or the number of an inner fold.
+    unit
+        What must not be on both sides.
+    train, test
+        Measured spots of both sides.
+    """
+
+    name: str
+    unit: Unit
+    train: list[MeasuredSlide]
+    test: list[MeasuredSlide]
+
+    def __post_init__(self) -> None:
+        check_apart(self)
+
+
+def check_apart(split: Split) -> None:
+    """Raise if a patient, a slide or a spot is on both sides, whichever must not be."""
+    fields = {"patients": ["patient", "name"], "slides": ["name"], "blocks": []}[split.unit]
+    for field in fields:
+        train, test = ({getattr(slide, field).strip() for slide in side} for side in (split.train, split.test))
+        if train & test:
+            what = "Patient" if field == "patient" else "Slide"
+            raise ValueError(
+                f"{what} {min(train & test)!r} is on both sides of fold {split.name!r}: no accuracy could be believed. "
+                "Check `patient_key`."
+            )
+    learnt = {slide.name: slide.rows for slide in split.train}
+    for slide in split.test:
+        if np.isin(slide.rows, learnt.get(slide.name, [])).any():
+            raise ValueError(f"Spots of slide {slide.name!r} are on both sides of fold {split.name!r}.")
+
+
+def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[Split]:
+    """Hold out every patient, or every slide, once."""
+    labels = [slide.patient.strip() if leave_out == "patient" else slide.name for slide in slides]
+    names = list(dict.fromkeys(labels))
+    if len(names) < 2:
+        hint = "" if leave_out == "slide" else (
+            ' With several slides of one patient `leave_out="slide"` checks that the code learns, no more.'
+        )  # fmt: skip
+        raise ValueError(
+            f"Cross-validation needs at least two {leave_out}s, got {names}.{hint} Add slides of other patients."
+        )
+    unit: Unit = "patients" if leave_out == "patient" else "slides"
+    return [Split(name, unit, *_sides(slides, [label == name for label in labels])) for name in names]
+
+
+def inner_splits(slides: Sequence[MeasuredSlide], n_folds: int, centers: Mapping[str, np.ndarray]) -> list[Split]:
+    """Fold a training side: by patient; with one patient by slide; with one slide by strips across it.
+
+    Parameters
+    ----------
+    slides
+        Training side of an outer fold.
+    n_folds
+        At most so many; with as many patients (slides) or fewer, each is held out once.
+    centers
+        Centres (n, 2) of all spots of every slide, by its name.
+    """
+    if len(slides) == 1:
+        slides = [_along(slides[0], centers[slides[0].name])]
+    sizes = [len(slide.rows) for slide in slides]
+    names, patients = (np.repeat([getattr(slide, field) for slide in slides], sizes) for field in ("name", "patient"))
+    folds = make_folds(np.arange(sum(sizes)), names, patients, n_folds)
+    splits = []
+    for number, (_, held) in enumerate(folds.splits, start=1):
+        masks = np.split(np.isin(np.arange(sum(sizes)), held), np.cumsum(sizes)[:-1])
+        train = [part(slide, ~mask) for slide, mask in zip(slides, masks, strict=True) if not mask.all()]
+        test = [part(slide, mask) for slide, mask in zip(slides, masks, strict=True) if mask.any()]
+        splits.append(Split(str(number), folds.unit, train, test))
+    return splits
+
+
+def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
+    """Some measured spots of a slide, by mask or number."""
+    return replace(slide, counts=slide.counts[which], rows=slide.rows[which])
+
+
+def _sides(slides: Sequence[MeasuredSlide], held: Sequence[bool]) -> tuple[list[MeasuredSlide], list[MeasuredSlide]]:
+    pairs = list(zip(slides, held, strict=True))
+    return [slide for slide, out in pairs if not out], [slide for slide, out in pairs if out]
+
+
+def _along(slide: MeasuredSlide, centers: np.ndarray) -> MeasuredSlide:
+    # Tables are often in the order of barcodes, which is random in space: only sorted spots make blocks of neighbours.
+    here = centers[slide.rows]
+    return part(slide, np.argsort(here[:, np.ptp(here, axis=0).argmax()], kind="stable"))

@@ -1,0 +1,62 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from deepspot._bags import Bags
+from deepspot._geometry import NeighborRule
+from deepspot._neighbors import find_neighbors
+
+SIDE, DIM, GENES, PX = 12, 6, 6, 8
+
+
+@dataclass(frozen=True)
+class World:
+    """Two slides to learn from, one to predict, and two kinds of genes: one reads colours, one reads the place."""
+
+    train: Bags
+    test: Bags
+    image: tuple[np.ndarray, np.ndarray]
+    place: tuple[np.ndarray, np.ndarray]
+    slides: np.ndarray
+
+    def noise(self) -> tuple[np.ndarray, np.ndarray]:
+        """Genes that do not know the spots: each one permuted on its own."""
+        rng = np.random.default_rng(7)
+        return tuple(rng.permuted(values, axis=0) for values in self.image)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads of small networks mostly wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(3, GENES))
+    slides = [_slide(rng) for _ in range(3)]
+    image = [bags.spot[:, :3] @ weights + 3 + 0.1 * rng.normal(size=(len(bags), GENES)) for bags in slides]
+    place = [np.cos(bags.position / 150) @ weights[:2] + 0.1 * rng.normal(size=(len(bags), GENES)) for bags in slides]
+    return World(
+        Bags.concat(slides[:2]),
+        slides[2],
+        (np.concatenate(image[:2]), image[2]),
+        (np.concatenate(place[:2]), place[2]),
+        np.repeat(["a", "b"], SIDE**2),
+    )
+
+
+def _slide(rng: np.random.Generator) -> Bags:
+    position = np.stack(np.meshgrid(*[np.arange(SIDE) * 100.0] * 2), axis=-1).reshape(-1, 2)
+    position -= position.mean(axis=0)
+    spot = rng.normal(size=(SIDE**2, DIM)).astype(np.float32)
+    subspots = (spot[:, None] + rng.normal(size=(SIDE**2, 4, DIM))).astype(np.float16)
+    colour = np.clip(128 + 45 * spot[:, None, None, :3], 0, 255)
+    tiles = np.clip(colour + rng.normal(scale=10, size=(SIDE**2, PX, PX, 3)), 0, 255).astype(np.uint8)
+    return Bags(spot, subspots, find_neighbors(position, NeighborRule(reach=150)), position, tiles)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+import deepspot as ds
+from deepspot.models import ModelCard, NetworkConfig, TrainingConfig
+from deepspot.models._reliability import Reliability
+
+
+def model_with(reliability, genes):
+    model = ds.models.DeepSpot()
+    model.card = ModelCard(
+        genes=genes, dim=3, network=NetworkConfig(), training=TrainingConfig(), preset="default", seed=0,
+        reliability=reliability,
+    )  # fmt: skip
+    return model
+
+
+@pytest.fixture
+def model():
+    r = [0.1, 0.6, None, -0.2, 0.4]
+    low, high = [-0.1, 0.4, None, -0.5, None], [0.3, 0.8, None, 0.1, None]
+    found = Reliability(unit="patients", n=4, r=r, r_low=low, r_high=high)
+    return model_with(found, ["A", "B", "C", "D", "E"])
+
+
+def test_genes_are_ranked_and_those_above_0_beyond_doubt_are_apart(model):
+    ax = ds.pl.reliability(model)
+    sure, unsure = ax.get_lines()[:2]
+    np.testing.assert_allclose(sure.get_ydata(), [0.6])
+    np.testing.assert_allclose(unsure.get_ydata(), [0.4, 0.1, -0.2])
+    assert "4 patients it had not seen" in ax.get_title()
+    assert "1 genes: interval above 0" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_wanted_genes_are_named(model):
+    ax = ds.pl.reliability(model, genes=["E"])
+    assert [text.get_text() for text in ax.texts] == ["E"]
+    with pytest.raises(KeyError, match="Available keys"):
+        ds.pl.reliability(model, genes=["XYZ"])
+
+
+def test_slides_of_one_patient_are_no_evidence_of_the_next(model):
+    found = model.card.reliability.model_copy(update={"unit": "slides"})
+    assert "expect less on another" in ds.pl.reliability(model_with(found, list("ABCDE"))).get_title()
+
+
+def test_a_model_that_does_not_know_says_so():
+    with pytest.raises(ValueError, match="does not know how reliable"):
+        ds.pl.reliability(ds.models.DeepSpot())
