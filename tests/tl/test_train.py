@@ -178,3 +178,30 @@ def test_slides_of_different_spot_size_need_a_tile(slides, quick):
     with pytest.raises(ValueError, match="tile_um="):
         ds.tl.train(slides, **quick)
     assert ds.tl.train(slides, **quick, tile_um=60).card.geometry.tile.tile_um == 60
+
+
+def test_every_model_knows_what_it_gained_over_ridge(slides, quick):
+    bound = ds.tl.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3}})
+    assert (bound.card.gate.unit, bound.card.gate.n) == ("patients", 2)
+    assert bound.card.gate.binding
+    assert len(bound.card.reliability.r) == 10
+    # Whoever switches it off still gets a model that knows how good it is.
+    off = ds.tl.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}})
+    assert not off.card.gate.binding
+    assert off.weight == 1
+
+
+def test_oversampling_repeats_spots_and_needs_a_known_method(slides, quick, monkeypatch):
+    seen = {}
+
+    def fit(self, bags, values, **options):
+        seen.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(ds.models.DeepSpot, "fit", fit)
+    with pytest.raises(InterruptedError):
+        ds.tl.train(slides, **quick, oversample="leiden")
+    assert set(seen["rows"]) == set(range(60))
+    assert len(seen["rows"]) >= 60
+    with pytest.raises(KeyError, match="leiden"):
+        ds.tl.train(slides, **quick, oversample="twice")

@@ -192,7 +192,8 @@ def _half_width(card: ModelCard) -> np.ndarray:
     if reliability is None or reliability.half_width is None:
         why = "its gate was switched off" if reliability is None else reliability.why_no_interval
         raise ValueError(
-            f"Model {card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on more patients."
+            f"Model {card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on more "
+            "patients."
         )
     return np.array(reliability.half_width, dtype=np.float32)
 
