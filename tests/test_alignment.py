@@ -190,6 +190,13 @@ def test_moves_with_little_overlap_have_no_r(pair):
     assert table["r"].isna().any()
 
 
+def test_a_prediction_of_half_the_slide_is_not_compared(pair):
+    um, measured, predicted = pair
+    few = um[:, 0] < 300
+    with pytest.raises(ValueError, match=r"33% of the measured spots.*Predict all spots"):
+        align(measured, um, predicted[few], um[few])
+
+
 def test_same_seed_same_answer_and_large_slides_are_sampled():
     rng, um = np.random.default_rng(2), array("hexagons", 26, 26)
     predicted = smooth(rng, genes=5)(um)

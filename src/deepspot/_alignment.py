@@ -135,6 +135,11 @@ def align(
         rows = rng.choice(len(measured), MAX_SPOTS, replace=False)
         measured, measured_um = measured[rows], measured_um[rows]
     moves = make_moves(measured_um, predicted_um, pitch, max_shift)
+    if moves.overlap[0] < MIN_OVERLAP:
+        raise ValueError(
+            f"Only {moves.overlap[0]:.0%} of the measured spots have a predicted one at their place, at least "
+            f"{MIN_OVERLAP:.0%} are needed. Predict all spots of the slide."
+        )
     enough = np.flatnonzero(moves.overlap >= MIN_OVERLAP)
     a = standardize(measured)
     agreement = Agreement(moves.nearest[enough], standardize(predicted))

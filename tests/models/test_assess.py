@@ -76,3 +76,11 @@ def test_oversampled_rows_do_not_reach_the_other_side(bags, targets):
     rows = np.concatenate([np.arange(144), np.arange(48), np.arange(48)])
     model = DeepSpot(**QUICK).fit(bags, targets, rows=rows, patients=PATIENTS)
     assert model.card.gate.n == 3
+
+
+def test_a_gene_that_only_the_held_out_patient_measured_is_not_held_against_the_model(bags, linear):
+    holed = linear.copy()
+    holed[PATIENTS > 0, 2] = np.nan
+    model = DeepSpot(**QUICK).fit(bags, holed, patients=PATIENTS)
+    assert model.card.reliability.r[2] is None
+    assert model.card.reliability.r[0] > 0.5

@@ -93,6 +93,7 @@ def test_a_truncated_or_altered_file_is_refused(bundle, data):
         (lambda t: t.pop("scaler.mean"), "scaler.mean"),
         (lambda t: t.pop("members.1.rho.0.bias"), "does not fit its card"),
         (lambda t: t.update({"members.0.phi.0.bias": np.zeros(9, np.float32)}), "does not fit its card"),
+        (lambda t: t.update({"members.9.phi.0.bias": np.zeros(8, np.float32)}), "no part of it uses"),
         (lambda t: t.update({"scaler.mean": np.zeros(7, np.float32)}), "must be of shape"),
     ],
 )

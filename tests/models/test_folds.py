@@ -39,3 +39,11 @@ def test_patients_come_before_slides_and_slides_before_blocks():
 def test_a_single_spot_cannot_be_folded():
     with pytest.raises(ValueError, match="at least 2"):
         make_folds(np.zeros(3, int), np.zeros(1), np.zeros(1))
+
+
+def test_blocks_are_neighbours_also_where_rows_are_in_the_order_of_barcodes():
+    rng = np.random.default_rng(0)
+    position = np.column_stack([rng.permutation(40), np.zeros(40)])
+    one = np.zeros(40, int)
+    for _, held in make_folds(np.arange(40), one, one, position=position).splits:
+        assert np.ptp(position[held, 0]) == len(held) - 1

@@ -112,3 +112,16 @@ def test_an_interval_over_units_covers_nine_times_of_ten():
     rng = np.random.default_rng(0)
     inside = [low <= 0 <= high for _, low, high in (interval(rng.normal(size=3)) for _ in range(1000))]
     assert 0.87 < np.mean(inside) < 0.93
+
+
+def test_a_blend_always_holds_some_ridge(cohort):
+    """The network gains on every patient, but so unevenly that the bound of its gain is below 0."""
+    measured, _, middling, patients, folds = cohort
+    network = middling.copy()
+    network[patients == 0] = measured[patients == 0]
+    rest = patients > 0
+    network[rest] = middling[rest] + 0.02 * (measured[rest] - middling[rest])
+    gate, _ = judge(network, middling, measured, folds=folds, slides=patients, binding=True)
+    assert gate.low < 0 < gate.gain
+    assert gate.verdict == "blend"
+    assert gate.weight < 1

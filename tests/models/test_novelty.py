@@ -111,3 +111,13 @@ def test_tiny_and_monotonous_training_sets():
     assert alike.flag(np.array([[1.0, -1.0, 0.0]])).all()
     with pytest.raises(ValueError, match="at least 2"):
         Novelty.fit(np.ones((1, 3)), np.arange(1), one[:1], one[:1])
+
+
+def test_two_patients_of_one_slide_each_do_not_make_everything_familiar():
+    rng = np.random.default_rng(0)
+    places = np.eye(32)[:3] * 20
+    one, two, foreign = (place + rng.normal(size=(150, 32)) for place in places)
+    names = np.repeat(["a", "b"], 150)
+    found = Novelty.fit(np.concatenate([one, two]).astype(np.float32), np.arange(300), names, names)
+    assert found.flag(foreign.astype(np.float32)).mean() > 0.95
+    assert found.flag((places[0] + rng.normal(size=(150, 32))).astype(np.float32)).mean() < 0.3

@@ -43,7 +43,7 @@ def assess(
     binding
         Whether the network has to yield to ridge where its gain is not beyond doubt.
     """
-    folds = make_folds(rows, slides, patients, FOLDS)
+    folds, truth = make_folds(rows, slides, patients, FOLDS, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
     for number, (learnt, held) in enumerate(folds.splits, start=1):
         state = None if recipe.checkpoint is None else recipe.checkpoint / f"assess_{number}"
@@ -55,7 +55,9 @@ def assess(
         linear = Ridge(context=recipe.network.context)
         linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags)[held]
-    gate, weights = judge(network, ridge, targets, folds=folds, slides=slides, binding=binding)
+        # A gene that only the held-out side measured could not be learnt, which is no fault of either.
+        truth[np.ix_(held, ~np.isfinite(targets[learnt]).any(axis=0))] = np.nan
+    gate, weights = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
     used = weights[:, None] * network + (1 - weights[:, None]) * ridge
     logger.info("Gate: %s.", gate)
-    return gate, measure_reliability(used, targets, folds, slides)
+    return gate, measure_reliability(used, truth, folds, slides)

@@ -160,6 +160,8 @@ def _restore(model: DeepSpot, card: ModelCard, tensors: dict[str, Tensor], file:
     except ValueError as error:
         raise ValueError(f"{file} does not fit its card: {error}") from error
     model.members = _members(card, tensors, file) if model.weight > 0 else []
+    if tensors:
+        raise ValueError(f"{file} does not fit its card: it holds {sorted(tensors)[:3]}, which no part of it uses.")
 
 
 def _members(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> list[Network]:
@@ -170,7 +172,8 @@ def _members(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> list[Ne
     members = []
     for number in range(card.network.members):
         prefix = f"members.{number}."
-        mine = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        names = [name for name in tensors if name.startswith(prefix)]
+        mine = {name.removeprefix(prefix): tensors.pop(name) for name in names}
         member = Network(collapsed, card.dim, len(card.genes)).eval()
         try:
             member.load_state_dict(mine)

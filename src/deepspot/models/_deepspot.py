@@ -181,7 +181,7 @@ class DeepSpot:
             )
         if weight < 1:
             ridge = Ridge(context=self.network.context).fit(bags, targets, **known)
-        novelty = Novelty.fit(bags.spot, **known, seed=self.seed)
+        novelty = Novelty.fit(bags.spot, **known, position=bags.position, seed=self.seed)
         self.members, self.scaler, self.history, self.ridge, self.novelty = members, scaler, history, ridge, novelty
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,

@@ -18,7 +18,7 @@ class Folds:
     Attributes
     ----------
     unit
-        What is held out: patients; with one patient its slides; with one slide runs of neighbouring rows.
+        What is held out: patients; with one patient its slides; with one slide strips across it.
     labels
         (n,) which unit every row of the bags belongs to.
     splits
@@ -30,7 +30,14 @@ class Folds:
     splits: list[tuple[np.ndarray, np.ndarray]]
 
 
-def make_folds(rows: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_folds: int = N_FOLDS) -> Folds:
+def make_folds(
+    rows: np.ndarray,
+    slides: np.ndarray,
+    patients: np.ndarray,
+    n_folds: int = N_FOLDS,
+    *,
+    position: np.ndarray | None = None,
+) -> Folds:
     """Fold the rows of a training set.
 
     Parameters
@@ -41,11 +48,14 @@ def make_folds(rows: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_fol
         (n,) labels of all rows.
     n_folds
         At most so many; with as many units or fewer, each is held out once.
+    position
+        (n, 2) centres of all rows: a single slide is cut across its longer side. Without them runs of rows are held
+        out, which are neighbours only if the rows are in the order of the tissue.
     """
     from sklearn.model_selection import GroupKFold
 
     once = np.unique(rows)
-    unit, labels = _units(once, slides, patients, n_folds)
+    unit, labels = _units(once, slides, patients, n_folds, position)
     groups = labels[once]
     n = min(n_folds, len(np.unique(groups)))
     if n < 2:
@@ -54,12 +64,18 @@ def make_folds(rows: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_fol
     return Folds(unit, labels, splits)
 
 
-def _units(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_folds: int) -> tuple[Unit, np.ndarray]:
+def _units(
+    once: np.ndarray, slides: np.ndarray, patients: np.ndarray, n_folds: int, position: np.ndarray | None
+) -> tuple[Unit, np.ndarray]:
     if len(np.unique(patients[once])) > 1:
         return "patients", patients
     if len(np.unique(slides[once])) > 1:
         return "slides", slides
-    blocks = np.full(len(slides), -1)
-    for number, part in enumerate(np.array_split(once, min(n_folds, len(once)))):
+    blocks, order = np.full(len(slides), -1), once
+    if position is not None:
+        # Tables are often in the order of barcodes, which is random in space.
+        here = position[once]
+        order = once[np.argsort(here[:, np.ptp(here, axis=0).argmax()], kind="stable")]
+    for number, part in enumerate(np.array_split(order, min(n_folds, len(once)))):
         blocks[part] = number
     return "blocks", blocks

@@ -110,13 +110,14 @@ def judge(
          for rows in units]
     )  # fmt: skip
     gains = r - r[:, :1]
-    best = int(r.mean(axis=0).argmax())  # the first of equals: the one with more ridge
+    # The first of equals is the one with more ridge; a blend holds some ridge, as a net under the network.
+    best, alone = int(r[:, :-1].mean(axis=0).argmax()), int(r.mean(axis=0).argmax()) == len(WEIGHTS) - 1
     gain, low, high = interval(gains[:, -1])
-    elsewhere = _chosen_elsewhere(r)
+    elsewhere = _chosen_elsewhere(r[:, :-1])
     fair = gains[np.arange(len(units)), elsewhere]
     blend_gain, blend_low, blend_high = interval(fair)
     verdict: Literal["network", "blend", "ridge"] = "ridge"
-    if low > 0 and WEIGHTS[best] == 1:
+    if low > 0 and alone:
         verdict = "network"
     elif best > 0 and (blend_low > 0 or (fair > 0).all()):
         verdict = "blend"

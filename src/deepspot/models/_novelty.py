@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._folds import make_folds
+from ._folds import Folds, make_folds
 
 NEIGHBORS = 5
 CORE = 512
@@ -43,7 +43,14 @@ class Novelty:
 
     @classmethod
     def fit(
-        cls, spot: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray, *, seed: int = 0
+        cls,
+        spot: np.ndarray,
+        rows: np.ndarray,
+        slides: np.ndarray,
+        patients: np.ndarray,
+        *,
+        position: np.ndarray | None = None,
+        seed: int = 0,
     ) -> Self:
         """Learn what is familiar.
 
@@ -55,7 +62,9 @@ class Novelty:
             Spots to learn from; one that is there several times counts once.
         slides, patients
             (n,) labels. The threshold comes from spots of patients that were left out of the core, the median over
-            patients; with fewer than three patients of slides; with one slide of runs of neighbouring rows.
+            patients; with fewer than three patients of slides; with one slide of each, of parts of the slides.
+        position
+            (n, 2) centres of the spots.
         seed
             Seed of the draw.
 
@@ -65,14 +74,12 @@ class Novelty:
             If fewer than two spots are given.
         """
         once = np.unique(rows)
-        # The distance between two patients is no measure of what is strange: it can be as large as to another species.
-        few = len(np.unique(patients[once])) < ENOUGH
-        folds = make_folds(once, slides, np.zeros(len(slides)) if few else patients)
         reached = []
-        for learnt, held in folds.splits:
-            distance = _distance(_core(spot[learnt], seed), spot[held])
-            units = folds.labels[held]
-            reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
+        for folds in _folds(once, slides, patients, position):
+            for _, held in folds.splits:
+                learnt = np.setdiff1d(once, held)
+                distance, units = _distance(_core(spot[learnt], seed), spot[held]), folds.labels[held]
+                reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
         threshold = max(float(np.median(reached)), LEAST)
         return cls(_core(spot[np.unique(rows)], seed), np.array([threshold], dtype=np.float32))
 
@@ -105,6 +112,21 @@ class Novelty:
         if threshold.shape != (1,) or not 0 < threshold[0] < np.inf:
             raise ValueError(f"`threshold` must be one number above 0, got {threshold}.")
         return cls(core, threshold)
+
+
+def _folds(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, position: np.ndarray | None) -> list[Folds]:
+    """What is left out to find the threshold."""
+    known = np.unique(patients[once])
+    if len(known) >= ENOUGH:
+        return [make_folds(once, slides, patients, position=position)]
+    # The distance between two patients is no measure of what is strange: it can be as large as to another species.
+    alike = np.zeros(len(slides))
+    if any(len(np.unique(slides[once][patients[once] == patient])) > 1 for patient in known):
+        return [make_folds(once, slides, alike, position=position)]
+    parts = [once[slides[once] == slide] for slide in np.unique(slides[once])]
+    return [make_folds(part, alike, alike, position=position) for part in parts if len(part) > 1] or [
+        make_folds(once, alike, alike, position=position)
+    ]
 
 
 def _core(spot: np.ndarray, seed: int) -> np.ndarray:

@@ -204,7 +204,7 @@ def cross_validate(
         top=numbers,
         leave_out=leave_out,
         genes=wanted,
-        slides={slide.name: slide.patient.strip() for slide in slides},
+        slides={slide.name: slide.patient for slide in slides},
         seed=seed,
         n_bootstrap=int(n_bootstrap),
         systems={system.name: system for system in systems},

@@ -82,7 +82,8 @@ def predict(
     ``layers["unclipped"]``
         The same before negative values became 0, if asked for.
     ``layers["lower"]``, ``layers["upper"]``
-        Ends of the intervals, not below 0, if asked for. They are calibrated over patients, one half width per gene.
+        Ends of the intervals, not below 0, if asked for. They are calibrated over patients, one half width per gene;
+        NaN for genes that fewer than 5 patients measured.
     ``var["expected_r"]``, ``var["expected_r_low"]``, ``var["expected_r_high"]``
         float32, Pearson r within a slide that the model's fits reached on patients that they had not seen, and its
         90 % interval over patients; NaN where unknown. ``uns["deepspot"]["expected_r_from"]`` says what was held out:

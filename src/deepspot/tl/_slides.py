@@ -77,13 +77,13 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]
         if unknown:
             raise ValueError(f"`patient_key` names no patient for slides {unknown}. State whose they are.")
-        return {name: str(patient) for name, patient in stated.items()}
+        return {name: str(patient).strip() for name, patient in stated.items()}
     patients = {}
     for name, table in tables.items():
         values = table.obs[_check.key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
         if len(values) != 1 or pd.isna(values[0]):
             raise ValueError(f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] says {list(values)}.")
-        patients[name] = str(values[0])
+        patients[name] = str(values[0]).strip()
     return patients
 
 

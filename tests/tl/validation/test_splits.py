@@ -47,7 +47,7 @@ def test_no_patient_is_ever_on_both_sides(patients, n_folds):
 
 def test_a_patient_on_both_sides_is_an_error_that_names_it():
     with pytest.raises(ValueError, match="Patient 'P1' is on both sides"):
-        Split("x", "patients", [bare("a", "P1"), bare("b", "P2")], [bare("c", "P1 ")])
+        Split("x", "patients", [bare("a", "P1"), bare("b", "P2")], [bare("c", "P1")])
     with pytest.raises(ValueError, match="Slide 'a' is on both sides"):
         Split("x", "slides", [bare("a", "P1")], [bare("a", "P2")])
     with pytest.raises(ValueError, match="Spots of slide 'a'"):
@@ -85,3 +85,25 @@ def test_the_same_counts_under_two_patients_name_both_slides(cohort):
         check_copies(everybody, [slide.patient for slide in everybody])
     check_copies(everybody, ["P0", "P1", "P2", "P0"])
     check_copies(slides, [slide.patient for slide in slides])
+
+
+def test_a_part_of_a_slide_keeps_its_places_in_the_array():
+    slide = replace(bare("a", "P1", 30), array=np.arange(60).reshape(30, 2))
+    centers = np.random.default_rng(0).normal(size=(30, 2))
+    for fold in inner_splits([slide], 3, {"a": centers}):
+        for side in (*fold.train, *fold.test):
+            np.testing.assert_array_equal(side.array, slide.array[side.rows])
+
+
+@pytest.mark.parametrize("dropped", [0, 15, 29])
+def test_a_copy_is_noticed_though_it_lacks_a_gene_without_counts(cohort, dropped):
+    slides, _, _ = cohort(2)
+    counts = slides[0].counts.tolil()
+    counts[:, dropped] = 0
+    slides[0] = replace(slides[0], counts=counts.tocsr())
+    keep = np.random.default_rng(0).permutation([gene for gene in range(30) if gene != dropped])
+    slides[1] = replace(slides[0], name="again", patient="P1", counts=slides[0].counts[:, keep],
+                        genes=slides[0].genes[keep])  # fmt: skip
+    with pytest.raises(ValueError, match="again"):
+        check_copies(slides, ["P0", "P1"])
+    check_copies(slides, ["P0", "P0"])

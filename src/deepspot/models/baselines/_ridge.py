@@ -98,7 +98,7 @@ class Ridge:
             Spots to learn from, maybe several times; by default all.
         slides, patients
             (n,) slide and patient of every spot. A patient is never on both sides of a fold; with one patient a slide
-            is not, and with one slide the folds are five runs of neighbouring rows.
+            is not, and with one slide the folds are five strips across it (runs of rows, if positions are unknown).
 
         Raises
         ------
@@ -118,7 +118,8 @@ class Ridge:
         features = context_features(bags, self.context)
         scores: dict[float, float] = {}
         if len(strengths) > 1:
-            scores = score_alphas(features, targets, strengths, self.pca, rows=rows, slides=slides, patients=patients)
+            known = {"rows": rows, "slides": slides, "patients": patients}
+            scores = score_alphas(features, targets, strengths, self.pca, **known, position=bags.position)
         best = max(strengths, key=lambda alpha: (scores.get(alpha, 0.0), alpha))  # of equals the stronger
         path = RidgePath.fit(features[rows], targets[rows], self.pca)
         self.coef, self.intercept = path.unfold(best)

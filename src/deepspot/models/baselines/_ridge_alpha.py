@@ -19,6 +19,7 @@ def score_alphas(
     rows: np.ndarray,
     slides: np.ndarray,
     patients: np.ndarray,
+    position: np.ndarray | None = None,
 ) -> dict[float, float]:
     """Mean r of each strength: over genes within a held-out slide, then over these slides; undefined r counts as 0.
 
@@ -28,11 +29,11 @@ def score_alphas(
         (n, d) and (n, genes) of all spots.
     alphas, n_components
         Strengths, and the limit on the components.
-    rows, slides, patients
-        Rows to learn from, and labels (n,) of all spots.
+    rows, slides, patients, position
+        Rows to learn from, labels (n,) and centres (n, 2) of all spots.
     """
     r: dict[float, list[float]] = {alpha: [] for alpha in alphas}
-    for learn, test in make_folds(rows, slides, patients).splits:
+    for learn, test in make_folds(rows, slides, patients, position=position).splits:
         path = RidgePath.fit(features[learn], targets[learn], n_components)
         rotated = path.rotate(features[test])
         slide = [np.flatnonzero(slides[test] == name) for name in np.unique(slides[test])]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
 
 from deepspot._fingerprint import digest
 from deepspot.tl._slides import MeasuredSlide
@@ -13,10 +15,14 @@ from deepspot.tl._slides import MeasuredSlide
 SAME = 0.5
 
 
-def spot_hashes(slide: MeasuredSlide) -> list[str]:
-    """Content hash of the counts of every spot, whatever the order of spots and genes."""
-    counts = slide.counts[:, np.argsort(np.asarray(slide.genes, dtype=str), kind="stable")].astype(np.int64).tocsr()
-    counts.sum_duplicates()
+def spot_hashes(slide: MeasuredSlide, names: pd.Index) -> list[str]:
+    """Content hash of the counts of every spot by gene name, whatever the order of spots and genes.
+
+    `names` holds the genes of all slides, so that a gene without counts that one copy lacks makes no difference.
+    """
+    counts = slide.counts.tocoo()
+    places = names.get_indexer(pd.Index(np.asarray(slide.genes, dtype=str)))[counts.col]
+    counts = csr_matrix((counts.data.astype(np.int64), (counts.row, places)), shape=(counts.shape[0], len(names)))
     counts.eliminate_zeros()
     counts.sort_indices()
     ends = zip(counts.indptr[:-1], counts.indptr[1:], strict=True)
@@ -33,7 +39,8 @@ def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
     units
         What is held out together: one label for each slide.
     """
-    hashes = [set(spot_hashes(slide)) for slide in slides]
+    names = pd.Index(sorted({str(gene) for slide in slides for gene in slide.genes}))
+    hashes = [set(spot_hashes(slide, names)) for slide in slides]
     for a, b in combinations(range(len(slides)), 2):
         if units[a] != units[b] and len(hashes[a] & hashes[b]) > SAME * min(len(hashes[a]), len(hashes[b])):
             raise ValueError(

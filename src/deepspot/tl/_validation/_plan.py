@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -38,7 +37,6 @@ def plan_folds(
     inner_folds
         At most so many; None where nothing has to be chosen.
     """
-    slides = [replace(slide, patient=slide.patient.strip()) for slide in slides]
     splits = outer_splits(slides, leave_out)
     check_copies(slides, [slide.patient if leave_out == "patient" else slide.name for slide in slides])
     folds = []

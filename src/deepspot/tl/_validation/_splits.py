@@ -41,7 +41,7 @@ def check_apart(split: Split) -> None:
     """Raise if a patient, a slide or a spot is on both sides, whichever must not be."""
     fields = {"patients": ["patient", "name"], "slides": ["name"], "blocks": []}[split.unit]
     for field in fields:
-        train, test = ({getattr(slide, field).strip() for slide in side} for side in (split.train, split.test))
+        train, test = ({getattr(slide, field) for slide in side} for side in (split.train, split.test))
         if train & test:
             what = "Patient" if field == "patient" else "Slide"
             raise ValueError(
@@ -56,7 +56,7 @@ def check_apart(split: Split) -> None:
 
 def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[Split]:
     """Hold out every patient, or every slide, once."""
-    labels = [slide.patient.strip() if leave_out == "patient" else slide.name for slide in slides]
+    labels = [slide.patient if leave_out == "patient" else slide.name for slide in slides]
     names = list(dict.fromkeys(labels))
     if len(names) < 2:
         hint = "" if leave_out == "slide" else (
@@ -81,11 +81,10 @@ def inner_splits(slides: Sequence[MeasuredSlide], n_folds: int, centers: Mapping
     centers
         Centres (n, 2) of all spots of every slide, by its name.
     """
-    if len(slides) == 1:
-        slides = [_along(slides[0], centers[slides[0].name])]
+    position = centers[slides[0].name][slides[0].rows] if len(slides) == 1 else None
     sizes = [len(slide.rows) for slide in slides]
     names, patients = (np.repeat([getattr(slide, field) for slide in slides], sizes) for field in ("name", "patient"))
-    folds = make_folds(np.arange(sum(sizes)), names, patients, n_folds)
+    folds = make_folds(np.arange(sum(sizes)), names, patients, n_folds, position=position)
     splits = []
     for number, (_, held) in enumerate(folds.splits, start=1):
         masks = np.split(np.isin(np.arange(sum(sizes)), held), np.cumsum(sizes)[:-1])
@@ -97,15 +96,10 @@ def inner_splits(slides: Sequence[MeasuredSlide], n_folds: int, centers: Mapping
 
 def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
     """Some measured spots of a slide, by mask or number."""
-    return replace(slide, counts=slide.counts[which], rows=slide.rows[which])
+    array = None if slide.array is None else slide.array[which]
+    return replace(slide, counts=slide.counts[which], rows=slide.rows[which], array=array)
 
 
 def _sides(slides: Sequence[MeasuredSlide], held: Sequence[bool]) -> tuple[list[MeasuredSlide], list[MeasuredSlide]]:
     pairs = list(zip(slides, held, strict=True))
     return [slide for slide, out in pairs if not out], [slide for slide, out in pairs if out]
-
-
-def _along(slide: MeasuredSlide, centers: np.ndarray) -> MeasuredSlide:
-    # Tables are often in the order of barcodes, which is random in space: only sorted spots make blocks of neighbours.
-    here = centers[slide.rows]
-    return part(slide, np.argsort(here[:, np.ptp(here, axis=0).argmax()], kind="stable"))
