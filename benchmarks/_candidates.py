@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 import deepspot as ds
 from deepspot._bags import Bags
@@ -78,3 +84,42 @@ class SmoothNeighbors:
             bags, spot=np.concatenate([bags.spot, mean.astype(np.float32)], axis=1),
             subspots=np.concatenate([bags.subspots, zeros], axis=2),
         )  # fmt: skip
+
+
+class CountLikelihood:
+    """The default network, but trained for the likelihood of the raw counts.
+
+    Counts are found again from expression: the smallest positive value of a spot is one count, at least on the shallow
+    slides that the likelihood is meant for. Depth then weighs the spots, as it should. `dispersion` makes it negative
+    binomial: a variance of μ + dispersion · μ². What is below 0 becomes 0, as the likelihood cannot tell it apart.
+    """
+
+    def __init__(self, dispersion: float = 0.0, **params: Any) -> None:
+        self.dispersion, self.model = dispersion, ds.models.DeepSpot(**params)
+
+    def fit(self, bags: Bags, targets: np.ndarray, **options: Any) -> CountLikelihood:
+        with patch("deepspot.models._fit.make_loss", self._make_loss):
+            self.model.fit(bags, targets, **options)
+        return self
+
+    def predict(self, bags: Bags) -> np.ndarray:
+        return _positive(torch.from_numpy(self.model.predict(bags))).numpy()
+
+    def _make_loss(self, _: str, mean: Tensor, std: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+            expression = torch.expm1((target * std + mean).clamp(min=0))
+            one = expression.where(expression > 1e-3, torch.inf).amin(1, keepdim=True)
+            counts, mu = (expression / one).round(), torch.expm1(_positive(prediction * std + mean)) / one
+            # Terms without μ are left out.
+            nll = -torch.special.xlogy(counts, mu + 1e-8)
+            if self.dispersion:
+                nll += (counts + 1 / self.dispersion) * torch.log1p(self.dispersion * mu)
+            else:
+                nll += mu
+            return (nll * mask).sum() / mask.sum().clamp(min=1)
+
+        return loss
+
+
+def _positive(expression: Tensor) -> Tensor:
+    return F.softplus(expression, beta=20)

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from _sections import load, load_toy
@@ -13,6 +14,7 @@ from _sections import load, load_toy
 import deepspot as ds
 
 SEED = 0
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("deepspot", "torch", "scikit-learn", "scanpy", "spatialdata")
 
 
@@ -24,10 +26,11 @@ class Cohort:
     slides: Callable[[], dict]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def cross_validate(self, models: Any, **more: Any) -> ds.tl.CrossValidation:
+    def cross_validate(self, models: Any, slides: dict | None = None, **more: Any) -> ds.tl.CrossValidation:
         out = ds.settings.cache("benchmarks", "folds")
+        slides = self.slides() if slides is None else slides
         return ds.tl.cross_validate(
-            self.slides(), patient_key="patient", models=models, out=out, seed=SEED, **self.options, **more
+            slides, patient_key="patient", models=models, out=out, seed=SEED, **self.options, **more
         )
 
 
@@ -46,6 +49,13 @@ COHORTS = {
         lambda: load(["C2", "C3", "C4", "C5"]), PANEL | {"leave_out": "slide"},
     ),
 }  # fmt: skip
+
+
+def write(benchmark: str, cohort: str, lines: list[str]) -> None:
+    """Keep the result of one benchmark on one cohort, under a title and with what it was made with."""
+    text = "\n".join([f"### {COHORTS[cohort].title}", "", *lines, "", machine()])
+    (RESULTS / f"{benchmark}_{cohort}.md").write_text(f"{text}\n")
+    print(text, flush=True)
 
 
 def compare_table(cv: ds.tl.CrossValidation, baseline: str) -> list[str]:

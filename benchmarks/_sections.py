@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from spatialdata import SpatialData, read_zarr
 
 import deepspot as ds
@@ -12,24 +14,34 @@ HARD_TOY = {
 }  # fmt: skip
 
 
-def load(names: list[str], encoder: str | None = None) -> dict[str, SpatialData]:
+def load(names: list[str]) -> dict[str, SpatialData]:
     """Sections of the HER2-positive breast cancer data."""
-    return {name: _embedded(name, ds.datasets.her2st(name), encoder) for name in names}
+    return {name: embedded(name, sdata) for name, sdata in sections(names).items()}
 
 
-def load_toy(encoder: str | None = None) -> dict[str, SpatialData]:
+def load_toy() -> dict[str, SpatialData]:
     """The hard toy cohort."""
-    return {name: _embedded(f"toy_{name}", sdata, encoder) for name, sdata in ds.datasets.toy(**HARD_TOY).items()}
+    return {name: embedded(f"toy_{name}", sdata) for name, sdata in toy().items()}
 
 
-def _embedded(name: str, sdata: SpatialData, encoder: str | None) -> SpatialData:
+def sections(names: list[str]) -> dict[str, SpatialData]:
+    """Sections without features."""
+    return {name: ds.datasets.her2st(name) for name in names}
+
+
+def toy() -> dict[str, SpatialData]:
+    """The hard toy cohort without features."""
+    return ds.datasets.toy(**HARD_TOY)
+
+
+def embedded(name: str, sdata: SpatialData, encoder: Any = None, **options: Any) -> SpatialData:
     """Embed once: the fingerprints prove that kept features are those of this very slide and encoder."""
     store = ds.settings.cache("benchmarks", f"{name}.zarr")
     kept = dict(read_zarr(store, selection=("tables",)).tables) if store.exists() else {}
     for key, table in kept.items():
         sdata.tables[key] = table
     before = set(sdata.tables)
-    ds.pp.embed(sdata, encoder)
+    ds.pp.embed(sdata, encoder, **options)
     if set(sdata.tables) != before:
         features = {key: table for key, table in sdata.tables.items() if key != "table"}
         SpatialData(tables=features).write(store, overwrite=True)

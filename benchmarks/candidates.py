@@ -6,21 +6,19 @@ Every row is the default network (one member unless said, no blend with ridge) w
 patients with strong shifts of stain and batch, left out in turn. Sections: patients B (one shallow section) and C
 (four), left out in turn; and the sections of C left out in turn, which only checks that the code learns. Area under the
 curve of r over the top genes. Differences are paired by fold, with a 95 % bootstrap over folds where there are more
-than two. The search for epochs ends at 20. Writes benchmarks/results/candidates.md.
+than two. The search for epochs ends at 20. Writes benchmarks/results/candidates_*.md.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
-from _candidates import Columns, RidgeAndResidual, SmoothNeighbors
-from _cohorts import COHORTS, compare_table, machine
+from _candidates import Columns, CountLikelihood, RidgeAndResidual, SmoothNeighbors
+from _cohorts import COHORTS, compare_table, write
 
 import deepspot as ds
 
-OUT = Path(__file__).parent / "results" / "candidates.md"
 ALONE = {"gate": "off", "max_epochs": 20}
 ONE = {"members": 1}
 # The default embedding is Lite0, then the tile statistics.
@@ -46,6 +44,8 @@ MODELS = {
     "dropout 0.6": variant({"dropout": 0.6}),
     "genes not standardised": variant(training={"standardize": False}),
     "loss: Poisson": variant(training={"loss": "poisson"}),
+    "likelihood of the counts: Poisson": variant(kind=CountLikelihood),
+    "likelihood of the counts: negative binomial": variant(kind=CountLikelihood, dispersion=0.3),
     "loss: Pearson": variant(training={"loss": "pearson"}),
     "loss: MSE + cosine": variant(training={"loss": "mse_cosine"}),
 }
@@ -53,12 +53,9 @@ MODELS = {
 
 def main(names: list[str]) -> None:
     ds.settings.progress = False
-    lines = []
     for name in names or COHORTS:
         cv = COHORTS[name].cross_validate(MODELS)
-        lines += [f"### {COHORTS[name].title}", "", *compare_table(cv, "default, one member"), ""]
-        print("\n".join(lines), flush=True)
-    OUT.write_text("\n".join([*lines, machine()]) + "\n")
+        write("candidates", name, compare_table(cv, "default, one member"))
 
 
 if __name__ == "__main__":

@@ -5,21 +5,20 @@
 Genes, scale and every parameter are chosen without the patient that is left out. `deepspot` is the default, with its
 gate: network, blend or ridge; its search for epochs ends at 20. The presets are trained at batch 128, for 15 epochs at
 the most and on 256 principal components of the embedding. Both are what two cores can do. ST-Net and BLEEP see the
-shared, frozen encoder. Writes benchmarks/results/systems.md and the figures benchmarks/results/systems_*.png.
+shared, frozen encoder. Writes systems_*.md and systems_*.png
+to benchmarks/results.
 """
 
 from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import matplotlib as mpl
-from _cohorts import COHORTS, compare_table, machine
+from _cohorts import COHORTS, RESULTS, compare_table, write
 
 import deepspot as ds
 
-OUT = Path(__file__).parent / "results"
 SMALL_DATA = {"batch_size": 128, "epochs": 15, "max_epochs": 15, "pca": 256}
 QUICK = {"max_epochs": 20}
 MODELS = {
@@ -43,16 +42,13 @@ PRESETS = ("deepspot, paper", "deepspot, published")
 def main(names: list[str]) -> None:
     mpl.use("Agg")
     ds.settings.progress = False
-    lines = []
     for name in names or COHORTS:
         # Within one patient the presets tell nothing that benchmarks/results/real_sections.md does not tell.
         models = {key: kind for key, kind in MODELS.items() if name != "within" or key not in PRESETS}
         # One shallow section is too little to choose parameters within.
         cv = COHORTS[name].cross_validate(models, grid=None if name == "patients" else GRID)
-        lines += [f"### {COHORTS[name].title}", "", *compare_table(cv, "ridge"), ""]
-        ds.pl.benchmark(cv).figure.savefig(OUT / f"systems_{name}.png", dpi=110)
-        print("\n".join(lines), flush=True)
-    (OUT / "systems.md").write_text("\n".join([*lines, machine()]) + "\n")
+        ds.pl.benchmark(cv).figure.savefig(RESULTS / f"systems_{name}.png", dpi=110)
+        write("systems", name, compare_table(cv, "ridge"))
 
 
 if __name__ == "__main__":

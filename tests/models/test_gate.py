@@ -24,25 +24,25 @@ def decide(network, ridge, cohort, binding=True):
     return judge(network, ridge, measured, folds=folds, slides=patients, binding=binding)
 
 
-def test_a_network_that_wins_everywhere_keeps_its_say(cohort):
-    _, good, middling, *_ = cohort
-    gate, weights = decide(good, middling, cohort)
-    assert gate.verdict in ("network", "blend")
-    assert gate.weight >= 0.75
+def test_a_network_that_wins_everywhere_predicts_alone(cohort):
+    measured, good, *_ = cohort
+    junk = np.random.default_rng(1).normal(size=measured.shape)
+    gate = decide(good, junk, cohort)
+    assert gate.verdict == "network"
+    assert gate.weight == 1
     assert gate.low > 0
     assert gate.n == PATIENTS
-    assert gate.r_used >= gate.r_network - 0.01
-    assert set(weights) <= {0.5, 0.75, 1.0}
+    assert gate.r_used == gate.r_network
+    assert "the network predicts" in str(gate)
 
 
 def test_a_network_that_loses_everywhere_yields_to_ridge(cohort):
     measured, good, *_ = cohort
     junk = np.random.default_rng(1).normal(size=measured.shape)
-    gate, weights = decide(junk, good, cohort)
+    gate = decide(junk, good, cohort)
     assert gate.verdict == "ridge"
     assert gate.weight == 0
     assert gate.high < 0
-    assert not weights.any()
     assert gate.r_used == pytest.approx(gate.r_ridge)
     assert "ridge predicts" in str(gate)
 
@@ -50,31 +50,38 @@ def test_a_network_that_loses_everywhere_yields_to_ridge(cohort):
 def test_two_that_err_independently_are_blended(cohort):
     measured, good, *_ = cohort
     other = measured + 0.7 * np.random.default_rng(2).normal(size=measured.shape)
-    gate, _ = decide(other, good, cohort)
+    gate = decide(other, good, cohort)
     assert gate.verdict == "blend"
-    assert 0 < gate.weight < 1
+    assert gate.weight == 0.5
     assert gate.blend_low > 0
     assert "a blend predicts" in str(gate)
 
 
-def test_a_gain_of_chance_is_no_gain(cohort):
-    """Two predictions of the same quality whose errors are the same but for a little noise."""
-    _, good, *_ = cohort
-    verdicts = []
-    for seed in range(20):
-        noise = 0.2 * np.random.default_rng(seed).normal(size=(2, *good.shape))
-        gate, _ = decide(good + noise[0] - 0.3 * good.mean(), good, cohort)
-        verdicts.append(gate.verdict)
-    assert verdicts.count("ridge") >= 18
+@pytest.mark.parametrize("n", [2, 6])
+def test_a_network_of_no_gain_seldom_predicts_alone(n):
+    """Two predictions of the same quality: their difference on a patient is chance."""
+    patients = np.repeat(np.arange(n), 30)
+    folds = make_folds(np.arange(len(patients)), patients, patients)
+    rng, verdicts = np.random.default_rng(0), []
+    for _ in range(100):
+        measured = rng.normal(size=(len(patients), GENES))
+        common = measured + rng.normal(size=measured.shape)
+        # One is a little better here and the other there; their errors are the same else, so a blend gains little.
+        better = 0.1 * rng.normal(size=(2, n))
+        network, ridge = (common + sign[patients, None] * (measured - common) for sign in better)
+        gate = judge(network, ridge, measured, folds=folds, slides=patients, binding=True)
+        verdicts.append((gate.verdict, gate.low > 0))
+    assert sum(sure for _, sure in verdicts) <= 12  # a bound of 90 % on both sides lies above 0 in one of twenty
+    assert sum(verdict == "network" for verdict, _ in verdicts) <= 12
+    assert sum(verdict == "ridge" for verdict, _ in verdicts) >= 20
 
 
 def test_a_preset_that_reproduces_others_is_not_blended(cohort):
     measured, good, *_ = cohort
     junk = np.random.default_rng(1).normal(size=measured.shape)
-    gate, weights = decide(junk, good, cohort, binding=False)
+    gate = decide(junk, good, cohort, binding=False)
     assert gate.verdict == "ridge"
     assert gate.weight == 1
-    assert (weights == 1).all()
     assert gate.r_used == pytest.approx(gate.r_network)
     assert "as its preset says" in str(gate)
 
@@ -84,19 +91,29 @@ def test_shifts_between_slides_are_no_skill(cohort):
     measured, good, _, patients, folds = cohort
     shifted = measured + 100 * patients[:, None]
     level = np.repeat(100 * patients[:, None], GENES, axis=1).astype(float)
-    gate, _ = judge(level, good, shifted, folds=folds, slides=patients, binding=True)
+    gate = judge(level, good, shifted, folds=folds, slides=patients, binding=True)
     assert gate.r_network == 0
 
 
-def test_what_a_blend_gains_is_measured_with_a_share_chosen_elsewhere(cohort):
-    measured, _, middling, patients, folds = cohort
-    # On patient 0 the network is perfect, elsewhere it is noise: a share chosen with patient 0 would flatter it there.
+def test_a_gain_on_one_patient_alone_is_no_gain(cohort):
+    measured, _, middling, patients, _ = cohort
     network = np.random.default_rng(3).normal(size=measured.shape)
     network[patients == 0] = measured[patients == 0]
-    _, weights = judge(network, middling, measured, folds=folds, slides=patients, binding=True)
-    gate, _ = judge(network, middling, measured, folds=folds, slides=patients, binding=True)
-    assert weights[patients == 0].max() <= 0.25
-    assert gate.verdict == "ridge"
+    gate = decide(network, middling, cohort)
+    assert gate.verdict != "network"
+    assert gate.high > 0 > gate.low
+
+
+def test_a_doubtful_gain_of_a_blend_is_said_to_be_doubtful(cohort):
+    measured, _, middling, patients, _ = cohort
+    network = middling.copy()
+    for patient, share in enumerate([1.0, -0.1, -0.1, -0.1, -0.1, -0.1]):
+        rows = patients == patient
+        network[rows] += share * (measured - middling)[rows]
+    gate = decide(network, middling, cohort)
+    assert gate.verdict == "blend"
+    assert gate.blend_low < 0 < gate.blend_gain
+    assert "its gain is not beyond doubt" in str(gate)
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,16 +129,3 @@ def test_an_interval_over_units_covers_nine_times_of_ten():
     rng = np.random.default_rng(0)
     inside = [low <= 0 <= high for _, low, high in (interval(rng.normal(size=3)) for _ in range(1000))]
     assert 0.87 < np.mean(inside) < 0.93
-
-
-def test_a_blend_always_holds_some_ridge(cohort):
-    """The network gains on every patient, but so unevenly that the bound of its gain is below 0."""
-    measured, _, middling, patients, folds = cohort
-    network = middling.copy()
-    network[patients == 0] = measured[patients == 0]
-    rest = patients > 0
-    network[rest] = middling[rest] + 0.02 * (measured[rest] - middling[rest])
-    gate, _ = judge(network, middling, measured, folds=folds, slides=patients, binding=True)
-    assert gate.low < 0 < gate.gain
-    assert gate.verdict == "blend"
-    assert gate.weight < 1

@@ -175,6 +175,20 @@ def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch)
     assert "tiles_px" not in error.value.args[0]
 
 
+def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
+    cross_validate(slides, **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}},
+                   subspots=False)  # fmt: skip
+    (added,) = {key for sdata in slides.values() for key in sdata.tables} - {"table"}
+    assert all("subspots" not in sdata.tables[added].obsm for sdata in slides.values())
+
+
+@pytest.mark.parametrize("model", ["ridge", "deepspot"])
+def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(slides, quick, model):
+    with pytest.raises(ValueError, match=f"{model!r} uses sub-spots"):
+        cross_validate(slides, **{**quick, "models": [model]}, subspots=False)
+    assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -41,7 +41,7 @@ def assess(
     rows, slides, patients
         As in :meth:`deepspot.models.DeepSpot.fit`.
     binding
-        Whether the network has to yield to ridge where its gain is not beyond doubt.
+        Whether the verdict of the gate is obeyed; else the network predicts.
     """
     folds, truth = make_folds(rows, slides, patients, FOLDS, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
@@ -57,7 +57,7 @@ def assess(
         ridge[held] = linear.predict(bags)[held]
         # A gene that only the held-out side measured could not be learnt, which is no fault of either.
         truth[np.ix_(held, ~np.isfinite(targets[learnt]).any(axis=0))] = np.nan
-    gate, weights = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
-    used = weights[:, None] * network + (1 - weights[:, None]) * ridge
+    gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
+    used = gate.weight * network + (1 - gate.weight) * ridge
     logger.info("Gate: %s.", gate)
     return gate, measure_reliability(used, truth, folds, slides)

@@ -74,9 +74,9 @@ class TrainingConfig(BaseModel):
         Principal components of the embeddings that a network learns from, which makes training several times faster;
         None takes embeddings as they are. The fitted network is the same kind either way.
     gate
-        What happens where the network's gain over tuned ridge is not beyond doubt: ``"bind"``: a blend of both or
-        ridge alone predicts; ``"record"``: the gain is written down and the network predicts; ``"off"``: nothing is
-        measured, for those who measure it themselves.
+        Who predicts: ``"bind"``: network, blend or tuned ridge, by their gain on held-out patients; ``"record"``: the
+        gain is written down and the network predicts; ``"off"``: nothing is measured, for those who measure it
+        themselves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -120,8 +120,9 @@ class DeepSpot:
 
         Unless ``training={"gate": "off"}``, all of this is done beforehand with patients held out in turn (with one
         patient its slides, with one slide parts of it), and tuned ridge on the same context features beside it. If the
-        network's gain in r over ridge is not beyond doubt (lower 90 % bound above 0), a blend of both predicts, or
-        ridge alone; see :attr:`card`, ``gate``. The same predictions tell how reliable every gene is.
+        network is better than its blend with ridge, and the lower 90 % bound of its gain in r over ridge is above 0, it
+        predicts. Else the blend does, or ridge if that gains nothing; see :attr:`card`, ``gate``. The same predictions
+        tell how reliable every gene is.
 
         Parameters
         ----------

@@ -14,6 +14,11 @@ from ._config import Context
 CONTEXT: tuple[Context, ...] = get_args(Context)
 
 
+def sets_of(bags: Bags) -> tuple[Context, ...]:
+    """Sets that the bags hold."""
+    return tuple(part for part in CONTEXT if part != "subspots" or bags.subspots is not None)
+
+
 def context_features(bags: Bags, context: Sequence[str] = CONTEXT) -> np.ndarray:
     """Sets of a spot side by side: the spot itself, the mean of its sub-spots, the maximum over its neighbours.
 

@@ -43,6 +43,7 @@ def cross_validate(
     max_neighbors: int = 8,
     array_box: int | None = None,
     tiles_px: int | None = None,
+    subspots: bool = True,
     oversample: Oversample | None = None,
     n_bootstrap: int = 10_000,
     out: str | Path | None = None,
@@ -107,6 +108,8 @@ def cross_validate(
         Neighbours from a box of the spot array with so many steps (the paper takes 1), unless there is a radius.
     tiles_px
         Side in pixels at which tiles are read for models that learn from pixels, such as ``"stnet_finetuned"``.
+    subspots
+        Embed the sub-spots too (nine tenths of the work). Without them every model needs a `context` that has none.
     oversample
         Repeat training spots until clusters are of one size: ``"leiden"`` or ``"aestetik"``.
     n_bootstrap
@@ -171,10 +174,10 @@ def cross_validate(
     seed = int(settings.seed if seed is None else seed)
     choose_device(device)
     systems = choose_systems(models, grid)
-    check_systems(systems, seed, device, tiles=tiles_px is not None, described=out is not None)
+    check_systems(systems, seed, device, tiles=tiles_px is not None, subspots=subspots, described=out is not None)
 
     keys = Keys(image_key, shapes_key, table_key, layer, coordinate_system)
-    view = View(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors)
+    view = View(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors, subspots)
     plan = plan_slides(sdatas, patient_key, keys, view)
     slides = plan.measured
     wanted = _at_least(genes, 1, "genes") if isinstance(genes, Integral) else choose_genes(slides, genes)

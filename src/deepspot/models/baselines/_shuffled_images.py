@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import numpy as np
 
 from deepspot._bags import Bags
 from deepspot.models._estimator import Estimator
+from deepspot.models._features import sets_of
 from deepspot.models._rows import labels
 
 from ._inputs import not_fitted, rows_to_learn
@@ -24,7 +26,7 @@ class ShuffledImages:
     Parameters
     ----------
     factory
-        Makes the system, by default :class:`Ridge`.
+        Makes the system, by default :class:`Ridge` on all sets that there are.
     seed
         Same seed, same permutation.
 
@@ -44,7 +46,7 @@ class ShuffledImages:
     (40, 2)
     """
 
-    def __init__(self, *, factory: Callable[[], Estimator] = Ridge, seed: int = 0) -> None:
+    def __init__(self, *, factory: Callable[[], Estimator] | None = None, seed: int = 0) -> None:
         self.factory = factory
         self.seed = seed
         self.estimator: Estimator | None = None
@@ -61,7 +63,8 @@ class ShuffledImages:
         """Fit the system to measured expression and shuffled images; arguments as in :meth:`Ridge.fit`."""
         rows = rows_to_learn(bags, targets, rows)
         shuffled = _shuffle(bags, labels(slides, len(bags), "slides"), self.seed)
-        self.estimator = self.factory().fit(shuffled, targets, rows=rows, slides=slides, patients=patients)
+        self.estimator = (self.factory or partial(Ridge, context=sets_of(bags)))()
+        self.estimator.fit(shuffled, targets, rows=rows, slides=slides, patients=patients)
         return self
 
     def predict(self, bags: Bags) -> np.ndarray:

@@ -47,7 +47,9 @@ def choose_systems(
     return systems + [System(name, factory, null=True) for name, factory in NULLS.items()]
 
 
-def check_systems(systems: Sequence[System], seed: int, device: str | None, *, tiles: bool, described: bool) -> None:
+def check_systems(
+    systems: Sequence[System], seed: int, device: str | None, *, tiles: bool, subspots: bool, described: bool
+) -> None:
     """Make every estimator once, so that a wrong parameter is found before hours of work.
 
     Parameters
@@ -56,8 +58,8 @@ def check_systems(systems: Sequence[System], seed: int, device: str | None, *, t
         From :func:`choose_systems`.
     seed, device
         For estimators that take one.
-    tiles
-        Whether there will be tiles to learn from.
+    tiles, subspots
+        Whether there will be tiles to learn from, and sub-spots.
     described
         Whether their content must be known, to find finished work again.
     """
@@ -67,6 +69,10 @@ def check_systems(systems: Sequence[System], seed: int, device: str | None, *, t
             if getattr(made, "fine_tune", False) and not tiles:
                 raise ValueError(
                     f"Model {system.name!r} learns from pixels. Pass the side of its tiles, `tiles_px=224`."
+                )
+            if "subspots" in getattr(getattr(made, "network", made), "context", ()) and not subspots:
+                raise ValueError(
+                    f"Model {system.name!r} uses sub-spots. Embed them, or give it a `context` without them."
                 )
             if described:
                 describe(system.factory)
