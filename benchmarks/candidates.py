@@ -41,6 +41,8 @@ MODELS = {
     "Lite0 alone": variant(kind=Columns, last=LITE0),
     "tile statistics alone": variant(kind=Columns, first=LITE0),
     "128 components": variant(training={"pca": 128}),
+    "width 256": variant({"width": 256}),
+    "width 1024": variant({"width": 1024}),
     "dropout 0.6": variant({"dropout": 0.6}),
     "genes not standardised": variant(training={"standardize": False}),
     "loss: Poisson": variant(training={"loss": "poisson"}),

@@ -46,7 +46,6 @@ WHOLE = {
     "radius of 2 steps": Look({"array_box": 2}),
     "radius of 3 steps": Look({"array_box": 3}),
     "oversampled: Leiden": Look({"oversample": "leiden"}),
-    "oversampled: AESTETIK": Look({"oversample": "aestetik"}),
 }
 TILES = {
     "default": Look(),
