@@ -124,7 +124,7 @@ def _with_bags(bags):
     return bags | {"P0_S0": replace(bags["P0_S0"], spot=spot)}
 
 
-@pytest.mark.parametrize("change", ["seed", "params", "counts", "bags", "genes", "factory", "version"])
+@pytest.mark.parametrize("change", ["seed", "params", "counts", "bags", "genes", "factory", "version", "code"])
 def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, monkeypatch):
     slides, bags, centers = data
     plain_system = System("noisy", Noisy)
@@ -143,6 +143,8 @@ def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, m
         slides = _with_counts(slides)
     if change == "bags":
         bags = _with_bags(bags)
+    if change == "code":
+        monkeypatch.setattr("deepspot.tl._validation._run.source", lambda: "other")
     if change == "version":
         monkeypatch.setattr("deepspot.tl._validation._run.version", lambda _: "99")
     run((slides, bags, centers), [plain_system], **options)

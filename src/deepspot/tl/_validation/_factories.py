@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepspot._fingerprint import digest
 from deepspot.models._estimator import Estimator
 
 Factory = Callable[..., Any]
@@ -70,9 +72,18 @@ def describe(factory: Factory) -> Any:
             f"{factory!r} cannot be described by its content, which `out=` needs to find finished work again. Use a "
             "class or a function at the top of a module, or a functools.partial of one."
         )
-    # Ours is told apart by the version of the package; somebody else's class changes without one.
+    # Ours is told apart by `source`.
     ours = factory.__module__.partition(".")[0] == "deepspot"
     return [factory.__module__, name, "" if ours else _source(factory)]
+
+
+@cache
+def source() -> str:
+    """Content hash of the code that fits and predicts: a version alone would not tell what changed before a release."""
+    import deepspot.models
+
+    folder = Path(deepspot.models.__file__).parent
+    return digest(*(f"{path.relative_to(folder)}\n{path.read_text()}" for path in sorted(folder.rglob("*.py"))))
 
 
 def plain(value: Any, other: Callable[[Any], Any] = describe) -> Any:

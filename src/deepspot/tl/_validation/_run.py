@@ -15,7 +15,7 @@ from deepspot._fingerprint import digest
 from deepspot._logging import bar, logger
 from deepspot.tl._training_set import Oversample
 
-from ._factories import System, describe, plain
+from ._factories import System, describe, plain, source
 from ._fold import Fold, FoldData, HeldSlide, fold_data
 from ._records import Arrays, Records
 from ._scores import UNDEFINED, area, clip, curve, filled, mean_known, score
@@ -24,8 +24,8 @@ from ._select import select
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
-# Results of another version of these need not be the same.
-PACKAGES = ("deepspot", "numpy", "scikit-learn", "torch")
+# Results of another version of these need not be the same; nor those of other code of our own.
+PACKAGES = ("numpy", "scikit-learn", "torch")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Runner:
             return work()
         params = plain(system.grid[setting])
         versions = {name: version(name) for name in PACKAGES}
-        key = digest(kind, versions, describe(system.factory), params, self.seed, data.digest)
+        key = digest(kind, versions, source(), describe(system.factory), params, self.seed, data.digest)
         return self.records.get(key, work, {"model": system.name, "params": params, **about})
 
     def _predict(self, system: System, setting: int, data: FoldData) -> list[np.ndarray]:
