@@ -49,7 +49,7 @@ WHOLE = {
 }
 TILES = {
     "default": Look(),
-    "Lite2 instead of Lite0": Look(encoder=lite2),
+    "Lite2 (and statistics) instead of Lite0": Look(encoder=lite2),
     "stains alike: Reinhard": Look(stain="reinhard"),
     "stains alike: Macenko": Look(stain="macenko"),
     "mean over the symmetries of the square": Look(encoder=Symmetric),
