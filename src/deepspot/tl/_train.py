@@ -165,5 +165,5 @@ def train(
             "slides": [TrainingSlide(slide=s.name, patient=s.patient, spots=len(s.rows)) for s in plan.measured],
         }
     )
-    logger.info("Trained %r for %d epochs.", model, model.card.epochs)
+    logger.info("Trained for %d epochs: %r.", model.card.epochs, model)
     return model
