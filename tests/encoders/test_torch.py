@@ -117,8 +117,8 @@ def test_no_such_device():
         choose_device("gpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_device_that_is_not_there():
+def test_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"`device='cuda'` is not available here. Leave `device` out"):
         TorchEncoder(card(), convolution()).to("cuda")
 

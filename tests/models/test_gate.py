@@ -19,14 +19,18 @@ def cohort():
     return measured, good, middling, patients, make_folds(np.arange(N), patients, patients)
 
 
+@pytest.fixture(scope="module")
+def junk():
+    return np.random.default_rng(1).normal(size=(N, GENES))
+
+
 def decide(network, ridge, cohort, binding=True):
     measured, _, _, patients, folds = cohort
     return judge(network, ridge, measured, folds=folds, slides=patients, binding=binding)
 
 
-def test_a_network_that_wins_everywhere_predicts_alone(cohort):
-    measured, good, *_ = cohort
-    junk = np.random.default_rng(1).normal(size=measured.shape)
+def test_a_network_that_wins_everywhere_predicts_alone(cohort, junk):
+    _, good, *_ = cohort
     gate = decide(good, junk, cohort)
     assert gate.verdict == "network"
     assert gate.weight == 1
@@ -36,14 +40,15 @@ def test_a_network_that_wins_everywhere_predicts_alone(cohort):
     assert "the network predicts" in str(gate)
 
 
-def test_a_network_that_loses_everywhere_yields_to_ridge(cohort):
-    measured, good, *_ = cohort
-    junk = np.random.default_rng(1).normal(size=measured.shape)
+def test_a_network_that_loses_everywhere_yields_to_ridge(cohort, junk):
+    _, good, *_ = cohort
     gate = decide(junk, good, cohort)
     assert gate.verdict == "ridge"
     assert gate.weight == 0
     assert gate.high < 0
     assert gate.r_used == pytest.approx(gate.r_ridge)
+    # A blend could have predicted, so it is the blend's loss that is told.
+    assert f"blend over tuned ridge {gate.blend_gain:+.3f}" in str(gate)
     assert "ridge predicts" in str(gate)
 
 
@@ -76,9 +81,8 @@ def test_a_network_of_no_gain_seldom_predicts_alone(n):
     assert sum(verdict == "ridge" for verdict, _ in verdicts) >= 20
 
 
-def test_a_preset_that_reproduces_others_is_not_blended(cohort):
-    measured, good, *_ = cohort
-    junk = np.random.default_rng(1).normal(size=measured.shape)
+def test_a_preset_that_reproduces_others_is_not_blended(cohort, junk):
+    _, good, *_ = cohort
     gate = decide(junk, good, cohort, binding=False)
     assert gate.verdict == "ridge"
     assert gate.weight == 1
@@ -95,7 +99,7 @@ def test_shifts_between_slides_are_no_skill(cohort):
     assert gate.r_network == 0
 
 
-def test_a_gain_on_one_patient_alone_is_no_gain(cohort):
+def test_a_gain_on_one_patient_alone_lets_no_network_predict_alone(cohort):
     measured, _, middling, patients, _ = cohort
     network = np.random.default_rng(3).normal(size=measured.shape)
     network[patients == 0] = measured[patients == 0]

@@ -99,7 +99,7 @@ def who_predicts(card: ModelCard) -> str:
     networks = f"{card.network.members} networks averaged, {card.epochs} epochs"
     weight = card.gate.weight if card.gate else 1.0
     if weight == 0:
-        return "tuned ridge, as no network did better"
+        return "tuned ridge, as a network beside it gained nothing"
     return networks if weight == 1 else f"a blend of {weight:.0%} network ({networks}) and tuned ridge"
 
 

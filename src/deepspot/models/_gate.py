@@ -11,11 +11,11 @@ from deepspot._metrics import mean_r
 
 from ._folds import Folds, Unit
 
-# No rule that chose the share did better than one half, on toy cohorts that are reported nowhere else
-# (benchmarks/gate.py).
-SHARE = 0.5
-LEVEL = 0.9
 Verdict = Literal["network", "blend", "ridge"]
+# Of the network. No rule that chose a blend's share did better than one half, on toy cohorts that are reported nowhere
+# else (benchmarks/gate.py).
+SHARES: dict[Verdict, float] = {"ridge": 0.0, "blend": 0.5, "network": 1.0}
+LEVEL = 0.9
 UNITS = {"patients": "patients", "slides": "slides of one patient", "blocks": "blocks of one slide"}
 
 
@@ -64,11 +64,11 @@ class Gate(BaseModel):
         used = {
             "network": "the network predicts",
             "blend": f"a blend predicts ({self.weight:.0%} network), {doubt}",
-            "ridge": "no gain, so ridge predicts",
+            "ridge": "no gain, so ridge predicts alone",
         }[self.verdict]
         if not self.binding:
             used = "the network predicts, as its preset says"
-        blend = self.verdict == "blend" and self.binding
+        blend = self.verdict != "network" and self.binding
         gain, low, high = (
             (self.blend_gain, self.blend_low, self.blend_high) if blend else (self.gain, self.low, self.high)
         )
@@ -102,28 +102,28 @@ def judge(
     held = np.concatenate([rows for _, rows in folds.splits])
     units = [held[folds.labels[held] == unit] for unit in np.unique(folds.labels[held])]
     r = {
-        share: np.array([
+        name: np.array([
             mean_r(share * network[rows] + (1 - share) * ridge[rows], targets[rows], slides[rows]) for rows in units
         ])
-        for share in (0.0, SHARE, 1.0)
+        for name, share in SHARES.items()
     }  # fmt: skip
-    gain, low, high = interval(r[1.0] - r[0.0])
-    blend_gain, blend_low, blend_high = interval(r[SHARE] - r[0.0])
+    gain, low, high = interval(r["network"] - r["ridge"])
+    blend_gain, blend_low, blend_high = interval(r["blend"] - r["ridge"])
     verdict: Verdict = "network" if low > 0 and gain > blend_gain else "blend" if blend_gain > 0 else "ridge"
-    weight = {"network": 1.0, "blend": SHARE, "ridge": 0.0}[verdict] if binding else 1.0
+    used = verdict if binding else "network"
     return Gate(
         unit=folds.unit,
         n=len(units),
-        r_ridge=float(r[0.0].mean()),
-        r_network=float(r[1.0].mean()),
-        r_used=float(r[weight].mean()),
+        r_ridge=float(r["ridge"].mean()),
+        r_network=float(r["network"].mean()),
+        r_used=float(r[used].mean()),
         gain=gain,
         low=low,
         high=high,
         blend_gain=blend_gain,
         blend_low=blend_low,
         blend_high=blend_high,
-        weight=weight,
+        weight=SHARES[used],
         verdict=verdict,
         binding=binding,
     )

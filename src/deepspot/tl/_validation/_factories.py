@@ -79,11 +79,13 @@ def describe(factory: Factory) -> Any:
 
 @cache
 def source() -> str:
-    """Content hash of the code that fits and predicts: a version alone would not tell what changed before a release."""
-    import deepspot.models
+    """Content hash of the code that fits and predicts: the models, and the modules that they stand on."""
+    import deepspot
 
-    folder = Path(deepspot.models.__file__).parent
-    return digest(*(f"{path.relative_to(folder)}\n{path.read_text()}" for path in sorted(folder.rglob("*.py"))))
+    # A version alone does not tell what changed before a release.
+    package = Path(deepspot.__file__).parent
+    files = sorted([*package.glob("_*.py"), *(package / "models").rglob("*.py")])
+    return digest(*(f"{path.relative_to(package).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in files))
 
 
 def plain(value: Any, other: Callable[[Any], Any] = describe) -> Any:

@@ -24,8 +24,8 @@ from ._select import select
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
-# Results of another version of these need not be the same; nor those of other code of our own.
-PACKAGES = ("numpy", "scikit-learn", "torch")
+# Results of another version of these need not be the same.
+PACKAGES = ("deepspot", "numpy", "scikit-learn", "torch")
 
 
 @dataclass(frozen=True)
