@@ -33,6 +33,7 @@ SHUFFLED, FOREIGN = "counts shuffled among spots", "counts of the other patient"
 STRAIGHT = [(n * sign, 0) for n in (1, 2, 3) for sign in (1, -1)]
 SHIFTS = [*STRAIGHT, *[(y, x) for x, y in STRAIGHT], (1, 1), (2, -2), (-3, 2), (-1, -3)]
 COMBINED = [(1, 0), (0, 2), (1, -1), (1, 1), (-1, 2), (0, -1), (2, 0)]
+VERDICTS = ("aligned", "misaligned", "partly misaligned", "undecided")
 OUT = Path(__file__).parent / "results" / "alignment.md"
 
 
@@ -142,12 +143,12 @@ def summary(cases: list[Case]) -> list[str]:
     lines = [
         "Defects planted in real sections, judged by a model of C2-C4 (200 genes, one member). The number of tests in "
         f"brackets; chance from {N_CHANCE} fields of each kind.", "",
-        "| section | planted | right move is best | aligned | misaligned | undecided |", "|---|---|---|---|---|---|",
+        f"| section | planted | right move is best | {' | '.join(VERDICTS)} |", "|" + "---|" * 7,
     ]  # fmt: skip
     for section, kind in dict.fromkeys((case.section, case.kind) for case in cases):
         ours = [case for case in cases if (case.section, case.kind) == (section, kind)]
         said = [case.result.verdict for case in ours]
-        counts = [said.count(verdict) for verdict in ("aligned", "misaligned", "undecided")]
+        counts = [said.count(verdict) for verdict in VERDICTS]
         found = sum(case.found for case in ours)
         lines.append(f"| {section} | {kind} ({len(ours)}) | {found} | " + " | ".join(map(str, counts)) + " |")
     return lines
@@ -156,11 +157,11 @@ def summary(cases: list[Case]) -> list[str]:
 def chance_table(chance: list[tuple[str, str, Alignment]]) -> list[str]:
     lines = [
         "No relation between counts and image: everything but undecided is wrong.", "",
-        "| section | counts | aligned | misaligned | undecided |", "|---|---|---|---|---|",
+        f"| section | counts | {' | '.join(VERDICTS)} |", "|" + "---|" * 6,
     ]  # fmt: skip
     for section, kind in dict.fromkeys((section, kind) for section, kind, _ in chance):
         said = [result.verdict for *which, result in chance if which == [section, kind]]
-        counts = [said.count(verdict) for verdict in ("aligned", "misaligned", "undecided")]
+        counts = [said.count(verdict) for verdict in VERDICTS]
         lines.append("| " + " | ".join([section, f"{kind} ({len(said)})", *map(str, counts)]) + " |")
     return lines
 

@@ -89,3 +89,14 @@ def test_bags_of_a_feature_table_with_boxes(slide, cheap_encoder):
     array = slide["table"].obs[["array_row", "array_col"]].to_numpy()
     steps = np.abs(array[:, None] - array).max(axis=-1)
     np.testing.assert_array_equal(made.neighbors.toarray(), (steps <= 1) & (steps > 0))
+
+
+def test_some_spots_with_their_neighbours_around_them():
+    whole = bags(6)
+    whole = Bags(np.arange(24, dtype=np.float32).reshape(6, 4), whole.subspots, whole.neighbors, np.ones((6, 2)))
+    part = whole.around(np.array([4, 0]))  # each is a neighbour of the one before it
+    np.testing.assert_array_equal(part.spot[:, 0] / 4, [4, 0, 1, 5])
+    assert part.subspots.shape == (4, 9, 4)
+    assert part.position.shape == (4, 2)
+    assert part.tiles is None
+    np.testing.assert_array_equal(part.neighbors[:2].toarray(), [[0, 0, 0, 1], [0, 0, 1, 0]])

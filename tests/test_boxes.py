@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from spatialdata.models import Image2DModel
 
 from deepspot import _boxes, _reader
-from deepspot._boxes import Boxes, make_boxes, split
+from deepspot._boxes import Boxes, central, make_boxes, split
 from deepspot._geometry import TileGeometry
 
 PYRAMID = [(8000, 6000), (4000, 3000), (2000, 1500), (1000, 750)]
@@ -110,6 +110,13 @@ def test_subspots_reassemble_the_tile(n, grid, cut):
         row, col = divmod(at, grid)
         again[tile, row * cut : (row + 1) * cut, col * cut : (col + 1) * cut] = part
     np.testing.assert_array_equal(again, tiles)
+
+
+@pytest.mark.parametrize(("grid", "cut"), [(1, 5), (3, 1), (3, 18), (5, 4), (7, 3)])
+def test_the_central_subspot_is_the_middle_one(grid, cut):
+    tiles = np.random.default_rng(0).integers(0, 256, (4, grid * cut, grid * cut, 3), dtype=np.uint8)
+    parts = split(tiles, grid).reshape(4, grid**2, cut, cut, 3)
+    np.testing.assert_array_equal(central(tiles, grid), parts[:, grid**2 // 2])
 
 
 def test_no_spots():

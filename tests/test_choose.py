@@ -95,3 +95,24 @@ def test_diameter(slide_of):
         ValueError, match=r"Spots of 'spots' have several diameters: \[.*55.*100.*\] µm. Pass `tile_um=`"
     ):
         _choose.known_diameter(sdata, "spots")
+
+
+def test_what_was_made_of_spots_is_no_candidate_beside_them(slide_of):
+    sdata = slide_of(GREY, XY)
+    sdata.shapes["spots_grid"] = sdata.shapes["spots"].assign(parent=[0, 1])
+    assert _choose.only_shapes(sdata, None, None) == "spots"
+    assert _choose.only_shapes(sdata, None, "spots_grid") == "spots_grid"
+    del sdata.shapes["spots"]
+    assert _choose.only_shapes(sdata, None, None) == "spots_grid"
+
+
+def test_regions_are_no_candidates_beside_spots(slide_of):
+    from geopandas import GeoDataFrame
+    from shapely import box
+    from spatialdata.models import ShapesModel
+
+    sdata = slide_of(GREY, XY)
+    sdata.shapes["regions"] = ShapesModel.parse(GeoDataFrame(geometry=[box(0, 0, 10, 10)]))
+    assert _choose.only_shapes(sdata, None, None) == "spots"
+    del sdata.shapes["spots"]
+    assert _choose.only_shapes(sdata, None, None) == "regions"

@@ -257,3 +257,19 @@ def test_pitch_of_spots_that_jitter(kind):
 def test_pitch_needs_two_spots():
     with pytest.raises(ValueError, match=r"fewer than two spots. State `mpp` instead"):
         _coords.pitch_px(np.zeros((1, 2)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(image_to=similarities, spots_to=similarities)
+def test_circles_land_on_their_pixels(slide_of, image_to, spots_to):
+    spots = spots_that_land_on(PIXELS, image_to, spots_to)
+    sdata = slide_of(WHITE, spots, image_to={"lab": image_to}, spots_to={"lab": spots_to}, index=list("abc"))
+    wanted = _coords.Placement(PIXELS[:2] + 3, 0.5, sdata.shapes["spots"].index[:2])
+    sdata.shapes["finer"] = _coords.circles(sdata, "he", "spots", wanted, diameter_um=20)
+    made = sdata.shapes["finer"]
+    assert list(made.index) == ["a", "b"]
+    np.testing.assert_allclose(_coords.centers(sdata, "he", "finer"), wanted.centers, atol=1e-4)
+    # 20 px in the image, in the units of the spots
+    unit = np.sqrt(abs(np.linalg.det(image_to[:2, :2]) / np.linalg.det(spots_to[:2, :2])))
+    np.testing.assert_allclose(made["radius"], 20 * unit)
+    assert set(made["diameter_um"]) == {20.0}

@@ -298,3 +298,19 @@ def test_columns_of_var(tiny, tmp_path, log):
     _store.add_columns(tiny, "t", columns.fillna(0), what="agreement", overwrite=True)
     tiny.write(tmp_path / "a.zarr")
     assert list(read_zarr(tmp_path / "a.zarr")["t"].var["r"]) == [0.0, 0.5]
+
+
+def test_shapes(tiny, tmp_path, log):
+    from spatialdata.models import ShapesModel
+
+    made = ShapesModel.parse(np.array([[1.0, 2.0]]), geometry=0, radius=1, index=["a_0"])
+    made.index.name = "radius"  # also a column, which cannot be written
+    _store.add_shapes(tiny, "finer", made, what="sub-spots")
+    assert log[-1] == "Added 1 sub-spots to sdata.shapes['finer']."
+    with pytest.raises(ValueError, match=r"sdata.shapes\['finer'\] exists. Pass `overwrite=True`"):
+        _store.add_shapes(tiny, "finer", made, what="sub-spots")
+    with pytest.raises(ValueError, match="clashes with the element 'finer'"):
+        _store.check_key(tiny, "FINER", kind="shapes")
+    _store.add_shapes(tiny, "finer", made, what="sub-spots", overwrite=True)
+    tiny.write(tmp_path / "a.zarr")
+    assert list(read_zarr(tmp_path / "a.zarr").shapes["finer"].index) == ["a_0"]

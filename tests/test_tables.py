@@ -145,3 +145,68 @@ def test_features_of_a_shuffled_table_are_those_of_its_spots(slide, cheap_encode
     np.testing.assert_array_equal(slide["first"].X, slide["second"].X)
     np.testing.assert_array_equal(_tables.array_positions(slide, "spots"), array)
     assert slide["second"].obs["spot_id"].tolist() == slide["spots"].index.tolist()
+
+
+def ours(sdata, key, kind="prediction", region="spots"):
+    sdata[key] = _store.make_table(
+        np.ones((4, 1)), region=region, instances=pd.Index(SPOTS), region_key="area", instance_key="id",
+        uns={"deepspot": {"kind": kind}},
+    )  # fmt: skip
+
+
+def test_table_to_analyse_is_the_predicted_or_corrected_one(tiny):
+    tiny["counts"] = measured(SPOTS)
+    ours(tiny, "features", "features")
+    with pytest.raises(KeyError, match=r"No table holds predicted or corrected genes. Call `ds.tl.predict\(sdata\)`"):
+        _tables.expression_key(tiny, None)
+    ours(tiny, "predicted")
+    assert _tables.expression_key(tiny, None) == "predicted"
+    assert _tables.expression_key(tiny, "counts") == "counts"
+    ours(tiny, "corrected", "corrected")
+    with pytest.raises(
+        ValueError, match=r"several candidates: \['predicted', 'corrected'\]. Choose one with `table_key="
+    ):
+        _tables.expression_key(tiny, None)
+    with pytest.raises(KeyError, match=r"Key `'x'` not found in `sdata.tables`"):
+        _tables.expression_key(tiny, "x")
+
+
+def test_table_of_spots_comes_before_that_of_their_parts(tiny):
+    tiny["parts"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
+    tiny["parts"]["parent"] = SPOTS
+    ours(tiny, "fine", region="parts")
+    assert _tables.expression_key(tiny, None) == "fine"
+    ours(tiny, "coarse")
+    assert _tables.expression_key(tiny, None) == "coarse"
+
+
+def test_labels_of_obs_come_first(tiny):
+    tiny["t"] = measured(["D", "A", "C"], grade=[2, 1, 2], drawn=pd.Categorical(["x", None, "x"], ["y", "x"]))
+    tiny.shapes["spots"] = tiny["spots"].assign(grade=9, side=["left", "left", None, "right"])
+    grade = _tables.labels(tiny, "t", "grade")
+    assert grade.tolist() == ["2", "1", "2"]
+    assert grade.cat.categories.tolist() == ["1", "2"]
+    assert grade.index.equals(tiny["t"].obs_names)
+    assert _tables.labels(tiny, "t", "drawn").cat.categories.tolist() == ["x"]  # only what is there
+    side = _tables.labels(tiny, "t", "side")
+    assert side.astype(object).where(side.notna(), None).tolist() == ["right", "left", None]
+
+
+def test_categories_of_the_shapes_keep_their_order(tiny):
+    tiny["t"] = measured(["D", "A"])
+    order = pd.Categorical(["late", "early", "early", "early"], ["late", "early"])
+    tiny.shapes["spots"] = tiny["spots"].assign(stage=order)
+    stage = _tables.labels(tiny, "t", "stage")
+    assert stage.tolist() == ["early", "late"]
+    assert stage.cat.categories.tolist() == ["late", "early"]
+
+
+def test_labels_that_are_not_there(tiny):
+    tiny["t"] = measured(SPOTS)
+    tiny["other"] = measured(SPOTS, stage="late")
+    message = (
+        r"Key `'stage'` not found in `obs of table 't'` or `its shapes`. Available keys: \['area', 'id'\], and in "
+        r"shapes \{'spots': \['radius'\]\}. Table 'other' has it in `obs`"
+    )
+    with pytest.raises(KeyError, match=message):
+        _tables.labels(tiny, "t", "stage")

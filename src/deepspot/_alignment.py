@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from ._alignment_moves import AS_IS, MIN_OVERLAP, make_moves
+from ._alignment_moves import AS_IS, MIN_OVERLAP, Moves, make_moves
 from ._alignment_statistics import Agreement, block_noise, shuffles, standardize, surrogates
 from ._coords import pitch_px
 
-Verdict = Literal["aligned", "misaligned", "undecided"]
+Verdict = Literal["aligned", "misaligned", "partly misaligned", "undecided"]
 
 MIN_SPOTS = 20
 # More spots and genes than these tell nothing more about where a slide lies, and take long.
@@ -26,6 +27,7 @@ NEAR = 1.0
 WORDS = {
     "aligned": "measured spots lie where the image says",
     "misaligned": "measured spots do not lie where the image says",
+    "partly misaligned": "some measured spots do not lie where the image says",
     "undecided": "the image does not tell whether measured spots lie right",
 }
 
@@ -38,7 +40,8 @@ class Alignment:
     ----------
     verdict
         ``"aligned"``: nothing is surely better than as they are, and the best place is at most one spot away.
-        ``"misaligned"``: another place is better, by more than chance. ``"undecided"``: the prediction fits nowhere, or
+        ``"misaligned"``: another place is better, by more than chance. ``"partly misaligned"``: so it is for some parts
+        of the slide. ``"undecided"``: the prediction fits nowhere, or
         does not tell the places apart.
     table
         One row for each move: `symmetry`, shift `dx` and `dy` in µm (right and down in the image) and `dx_pitches` and
@@ -55,9 +58,11 @@ class Alignment:
         fields that lie elsewhere (see :func:`deepspot._alignment_statistics.surrogates`); the larger share counts.
     matrix
         (3, 3) affine of the best move, for columns of x, y and 1 in µm of the image: it takes the spots from where they
-        are to where they fit best.
+        are to where they fit best; of the slide as a whole, also where only parts of it lie wrongly.
     n_spots, n_genes, pitch
         What was compared: spots, genes, and the distance between spots in µm.
+    misplaced
+        Names of the parts of a partly misaligned slide that lie wrongly; they may overlap.
     """
 
     verdict: Verdict
@@ -71,6 +76,7 @@ class Alignment:
     n_spots: int
     n_genes: int
     pitch: float
+    misplaced: tuple[str, ...] = ()
 
     @property
     def r(self) -> float:
@@ -91,7 +97,8 @@ class Alignment:
         as_is, moved = f"r {self.r_as_is:.2f} as they are", f"{self.r:.2f} when {self.move}"
         if self.best:
             as_is += ", " + (moved if self.verdict == "misaligned" else f"not surely better: {moved}")
-        return f"{self.verdict.capitalize()}: {WORDS[self.verdict]} ({as_is})"
+        where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
+        return f"{self.verdict.capitalize()}: {WORDS[self.verdict]}{where} ({as_is})"
 
 
 def in_words(symmetry: str, dx: float, dy: float) -> str:
@@ -114,6 +121,8 @@ def align(
     predicted_um: np.ndarray,
     *,
     max_shift: float = 3.0,
+    confidence: float = CONFIDENCE,
+    make: Callable[[np.ndarray, np.ndarray, float, float], Moves] = make_moves,
     seed: int = 0,
 ) -> Alignment:
     """Find the move of measured spots that fits a prediction best.
@@ -126,6 +135,10 @@ def align(
         (n, 2) and (m, 2) centres in µm.
     max_shift
         Largest shift along x and along y, in distances between spots.
+    confidence
+        With which a gain has to be above 0.
+    make
+        Makes the moves to try.
     seed
         Of the sample of spots (where there are many), the bootstrap and the surrogates.
     """
@@ -134,7 +147,7 @@ def align(
     if len(measured) > MAX_SPOTS:
         rows = rng.choice(len(measured), MAX_SPOTS, replace=False)
         measured, measured_um = measured[rows], measured_um[rows]
-    moves = make_moves(measured_um, predicted_um, pitch, max_shift)
+    moves = make(measured_um, predicted_um, pitch, max_shift)
     if moves.overlap[0] < MIN_OVERLAP:
         raise ValueError(
             f"Only {moves.overlap[0]:.0%} of the measured spots have a predicted one at their place, at least "
@@ -152,7 +165,7 @@ def align(
         p_best = max(p_best, _share((chance * certain).max(axis=1), (r * certain)[best]))
         p_as_is = max(p_as_is, _share(chance[:, 0], r[0]))
     noise = block_noise(agreement.contributions(a), measured_um, pitch, N_BOOTSTRAP, rng)
-    gain, gain_low = float(r[best] - r[0]), _at_least(r, noise, best)
+    gain, gain_low = float(r[best] - r[0]), _at_least(r, noise, best, confidence)
     table = pd.DataFrame({
         "symmetry": moves.symmetry, "dx": moves.shift[:, 0], "dy": moves.shift[:, 1],
         "dx_pitches": moves.shift[:, 0] / pitch, "dy_pitches": moves.shift[:, 1] / pitch, "overlap": moves.overlap,
@@ -173,14 +186,14 @@ def _share(chance: np.ndarray, value: float) -> float:
     return float(1 + (chance >= value).sum()) / (1 + len(chance))
 
 
-def _at_least(r: np.ndarray, noise: np.ndarray, best: int) -> float:
+def _at_least(r: np.ndarray, noise: np.ndarray, best: int, confidence: float) -> float:
     """Lower bound of the gain that holds for all moves at once, as the best of many is too good by chance."""
     if best == 0:
         return 0.0
     error = noise - noise[0]
     spread = error.std(axis=1)
     spread = np.where(spread > 0, spread, np.inf)
-    largest = np.quantile((error / spread[:, None]).max(axis=0), CONFIDENCE)
+    largest = np.quantile((error / spread[:, None]).max(axis=0), confidence)
     return float(r[best] - r[0] - largest * spread[best])
 
 

@@ -74,17 +74,43 @@ def make_moves(measured_um: np.ndarray, predicted_um: np.ndarray, pitch: float, 
     max_shift
         Largest shift along x and along y, in pitches.
     """
-    from scipy.spatial import cKDTree
+    middle = (predicted_um.min(axis=0) + predicted_um.max(axis=0)) / 2
+    shifts = _shifts(max_shift, STEP, pitch)
+    return _lay(measured_um, predicted_um, middle, pitch, dict.fromkeys(SYMMETRIES, shifts))
 
-    steps = int(max_shift / STEP + 1e-9)
+
+def make_few_moves(measured_um: np.ndarray, predicted_um: np.ndarray, pitch: float, max_shift: float) -> Moves:
+    """Lay a part of a slide over the prediction: in whole pitches, and turned or mirrored about the part's own middle.
+
+    With the moves of a whole slide chance would fit the few spots of a part well somewhere.
+
+    Parameters
+    ----------
+    measured_um, predicted_um, pitch, max_shift
+        As in :func:`make_moves`; what is turned is shifted by one pitch at most.
+    """
+    middle = (measured_um.min(axis=0) + measured_um.max(axis=0)) / 2
+    turned = _shifts(min(1.0, max_shift), 1.0, pitch)
+    shifts = dict.fromkeys(SYMMETRIES, turned) | {AS_IS: _shifts(max_shift, 1.0, pitch)}
+    return _lay(measured_um, predicted_um, middle, pitch, shifts)
+
+
+def _shifts(largest: float, step: float, pitch: float) -> np.ndarray:
+    steps = int(largest / step + 1e-9)
     grid = np.stack(np.meshgrid(*[np.arange(-steps, steps + 1)] * 2), axis=-1).reshape(-1, 2)
     # The smaller move comes first, and so wins a tie.
-    shifts = grid[np.argsort((grid**2).sum(axis=1), kind="stable")] * STEP * pitch
-    middle = (predicted_um.min(axis=0) + predicted_um.max(axis=0)) / 2
+    return grid[np.argsort((grid**2).sum(axis=1), kind="stable")] * step * pitch
+
+
+def _lay(
+    measured_um: np.ndarray, predicted_um: np.ndarray, middle: np.ndarray, pitch: float, shifts: dict[str, np.ndarray]
+) -> Moves:
+    from scipy.spatial import cKDTree
+
     tree, nearest = cKDTree(predicted_um), []
-    for linear in SYMMETRIES.values():
-        moved = (measured_um - middle) @ linear.T + middle + shifts[:, None]
+    for symmetry, by in shifts.items():
+        moved = (measured_um - middle) @ SYMMETRIES[symmetry].T + middle + by[:, None]
         distance, found = tree.query(moved, distance_upper_bound=TOLERANCE * pitch)
         nearest.append(np.where(np.isfinite(distance), found, -1))
-    names = np.repeat(np.array(list(SYMMETRIES), dtype=object), len(shifts))
-    return Moves(names, np.tile(shifts, (len(SYMMETRIES), 1)), np.concatenate(nearest), middle)
+    names = np.repeat(np.array(list(shifts), dtype=object), [len(by) for by in shifts.values()])
+    return Moves(names, np.concatenate(list(shifts.values())), np.concatenate(nearest), middle)

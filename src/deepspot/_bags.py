@@ -64,6 +64,13 @@ class Bags:
         """Length of an embedding."""
         return self.spot.shape[1]
 
+    def around(self, rows: np.ndarray) -> Bags:
+        """Bags of some spots, in that order, and after them those of their neighbours (without all of theirs)."""
+        near = np.setdiff1d(self.neighbors[rows].indices, rows)
+        taken = np.concatenate([rows, near])
+        optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in OPTIONAL}
+        return Bags(spot=self.spot[taken], neighbors=self.neighbors[taken][:, taken], **optional)
+
     @staticmethod
     def concat(bags: Sequence[Bags]) -> Bags:
         """Put slides under one another; no neighbourhood crosses from one slide to another."""

@@ -88,6 +88,13 @@ def split(tiles: np.ndarray, grid: int) -> np.ndarray:
     return np.ascontiguousarray(parts).reshape(n * grid * grid, cut, cut, tiles.shape[-1])
 
 
+def central(tiles: np.ndarray, grid: int) -> np.ndarray:
+    """Cut the central sub-spot out of tiles (n, side, side, 3); `grid` is odd."""
+    cut = tiles.shape[1] // grid
+    first = grid // 2 * cut
+    return np.ascontiguousarray(tiles[:, first : first + cut, first : first + cut])
+
+
 def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
     """Raise if a centre (n, 2; x and y) lies outside an image of this height and width."""
     height, width = size

@@ -36,7 +36,9 @@ def only_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | Non
         return shapes_key
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(_coords.shares_system(sdata, image, key) for image in images)]
-    return _check.one_key(shapes_key, related, "sdata.shapes", "shapes_key")
+    # Sub-spots and grids were made of spots, and polygons are regions: they are no candidates beside spots.
+    spots = [key for key in related if "radius" in sdata.shapes[key] and _keys.PARENT not in sdata.shapes[key]]
+    return _check.one_key(shapes_key, spots or related, "sdata.shapes", "shapes_key")
 
 
 def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:

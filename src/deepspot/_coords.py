@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Paths through different coordinate systems may differ by rounding, not by more.
 AGREE_PX = 0.5
+AGREE_SHARE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,74 @@ def place(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system
 
 
 def centers(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
-    """Centres (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between."""
+    """Centres (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between.
+
+    Other shapes may stand in for the image, such as the outlines of regions; then these are in their coordinates.
+    """
     xy = _intrinsic_centers(sdata.shapes[shapes_key], shapes_key)
+    paths = _paths(sdata, image_key, shapes_key, coordinate_system)
+    places = [_apply(path, xy) for path in paths.values()]
+    worst = max(np.abs(other - places[0]).max() for other in places)
+    image = image_key in sdata.images
+    if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(places[0])):
+        raise ValueError(
+            f"Coordinate systems {list(paths)} place the shapes {shapes_key!r} up to {worst:.1f}{' px' * image} apart "
+            f"in {_noun(sdata, image_key)}. Choose one with `coordinate_system=`."
+        )
+    return places[0]
+
+
+def own_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
+    """Centres (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
+    return _intrinsic_centers(sdata.shapes[shapes_key], shapes_key)
+
+
+def circles(
+    sdata: SpatialData,
+    image_key: str,
+    shapes_key: str,
+    placement: Placement,
+    diameter_um: float,
+    coordinate_system: str | None = None,
+) -> GeoDataFrame:
+    """Circles at pixels of an image, in the coordinates of a shapes element and with all of its transformations."""
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    path = next(iter(_paths(sdata, image_key, shapes_key, coordinate_system).values()))
+    back = np.linalg.inv(path)
+    stretch = float(np.sqrt(abs(np.linalg.det(back[:2, :2]))))
+    made = ShapesModel.parse(
+        _apply(back, placement.centers),
+        geometry=0,
+        radius=diameter_um / placement.mpp / 2 * stretch,
+        index=placement.index,
+        transformations=dict(get_transformation(sdata.shapes[shapes_key], get_all=True)),
+    )
+    made[_keys.DIAMETER] = float(diameter_um)
+    return made
+
+
+def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None) -> dict[str, np.ndarray]:
+    """Matrices from a shapes element to the pixels of an image, by the coordinate system that each goes through."""
     image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
     shared = [name for name in shapes if name in image]
     if coordinate_system is not None:
         if coordinate_system not in shared:
             raise ValueError(
-                f"Coordinate system {coordinate_system!r} is not shared by image {image_key!r} and shapes "
+                f"Coordinate system {coordinate_system!r} is not shared by {_noun(sdata, image_key)} and shapes "
                 f"{shapes_key!r}. They share {shared}."
             )
         shared = [coordinate_system]
     shared = _independent(shared)
     if not shared:
+        noun = _noun(sdata, image_key)
         raise ValueError(
-            f"Image {image_key!r} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no coordinate "
-            "system, so nobody knows where the spots lie. Relate them with "
+            f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
+            "coordinate system, so nobody knows where the spots lie. Relate them with "
             "`spatialdata.transformations.set_transformation`."
         )
-    places = [_apply(np.linalg.inv(image[name]) @ shapes[name], xy) for name in shared]
-    worst = max(np.abs(other - places[0]).max() for other in places)
-    if worst > AGREE_PX:
-        raise ValueError(
-            f"Coordinate systems {shared} place the shapes {shapes_key!r} up to {worst:.1f} px apart in image "
-            f"{image_key!r}. Choose one with `coordinate_system=`."
-        )
-    return places[0]
+    return {name: np.linalg.inv(image[name]) @ shapes[name] for name in shared}
 
 
 def has_scale(sdata: SpatialData, image_key: str) -> bool:
@@ -143,6 +186,10 @@ def scaling(factor: float) -> Any:
     from spatialdata.transformations import Scale
 
     return Scale([factor, factor], axes=("x", "y"))
+
+
+def _noun(sdata: SpatialData, key: str) -> str:
+    return f"{'image' if key in sdata.images else 'shapes'} {key!r}"
 
 
 def _independent(systems: list[str]) -> list[str]:

@@ -8,13 +8,16 @@ MICRONS = "microns"
 DIAMETER = "diameter_um"
 """Column of a circles element: diameter of the measured tissue in µm (the circle's radius is only drawn)."""
 
+PARENT = "parent"
+"""Column of circles that were made of spots: index of the spot that a sub-spot is of, or a grid point nearest to."""
+
 ARRAY = ("array_row", "array_col")
 """Columns with the position of a spot in the array of its technology."""
 
 UNS = "deepspot"
 """Key in `uns` under which this package keeps provenance."""
 
-FEATURES, PREDICTION = "features", "prediction"
+FEATURES, PREDICTION, CORRECTED = "features", "prediction", "corrected"
 """What a table of this package holds: ``uns["deepspot"]["kind"]``."""
 
 SCALE = "log1p of counts per 10,000"
@@ -37,3 +40,18 @@ def features(encoder: str, shapes_key: str) -> str:
 def prediction(shapes_key: str) -> str:
     """Name of a table of predicted genes: ``deepspot_<shapes>``."""
     return sanitize(f"deepspot_{shapes_key}")
+
+
+def corrected(table_key: str) -> str:
+    """Name of a table of corrected genes: ``<measured table>_corrected``."""
+    return sanitize(f"{table_key}_corrected")
+
+
+def subspots(shapes_key: str) -> str:
+    """Name of the sub-spots of a shapes element: ``<shapes>_subspots``."""
+    return sanitize(f"{shapes_key}_subspots")
+
+
+def grid(shapes_key: str) -> str:
+    """Name of the finer grid over a shapes element: ``<shapes>_grid``."""
+    return sanitize(f"{shapes_key}_grid")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _tables
 from ._logging import logger
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 
@@ -75,25 +77,35 @@ def survive(adata: AnnData) -> None:
         ) from broken
 
 
-def check_key(sdata: SpatialData, key: str, *, overwrite: bool = False) -> None:
-    """Raise unless a table may be added under this name."""
+def check_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
+    """Raise unless a table (or an element of another kind, such as ``"shapes"``) may be added under this name."""
     if not key or not all(letter.isalnum() or letter in "_-." for letter in key) or key.startswith(("__", ".")):
         raise ValueError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
     names = [name for _, name, _ in sdata.gen_elements()]
-    if key in sdata.tables:
+    if key in getattr(sdata, kind):
         if overwrite:
             return
-        raise ValueError(f"sdata.tables[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
+        raise ValueError(f"sdata.{kind}[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
     clashes = [name for name in names if name.lower() == key.lower()]
     if clashes:
         raise ValueError(f"{key!r} clashes with the element {clashes[0]!r}: names must differ by more than case.")
 
 
-def add_table(sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False) -> None:
+def add_table(
+    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, rows: str = "spots"
+) -> None:
     """Add a table and log one line."""
     check_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
-    logger.info("Added %s spots × %s %s to sdata.tables[%r].%s", *_line(sdata, key, table, what))
+    logger.info("Added %s %s × %s %s to sdata.tables[%r].%s", *_line(sdata, key, table, what, rows))
+
+
+def add_shapes(sdata: SpatialData, key: str, shapes: GeoDataFrame, *, what: str, overwrite: bool = False) -> None:
+    """Add a shapes element and log one line."""
+    check_key(sdata, key, overwrite=overwrite, kind="shapes")
+    shapes.index.name = None
+    sdata.shapes[key] = shapes
+    logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
 
 
 def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
@@ -117,7 +129,85 @@ def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: st
     logger.info("Added %s to var of sdata.tables[%r].", what, key)
 
 
-def _line(sdata: SpatialData, key: str, table: AnnData, what: str) -> tuple[str, str, str, str, str]:
+def check_entries(
+    sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
+) -> None:
+    """Raise unless entries may be added to `uns` or `obsm` of a table under these names."""
+    taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
+    if taken and not overwrite:
+        other = f", or another `{argument}`" if argument else ""
+        raise ValueError(f"{slot} of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True`{other}.")
+
+
+def add_entries(
+    sdata: SpatialData, key: str, slot: str, entries: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Add entries to `uns` or `obsm` of a table, which are known to survive; what they are is for the caller to log."""
+    from anndata import AnnData
+
+    check_entries(sdata, key, slot, entries, overwrite=overwrite)
+    table = sdata.tables[key]
+    survive(AnnData(obs=table.obs[[]].copy(), **{slot: dict(entries)}))
+    for name, value in entries.items():
+        getattr(table, slot)[name] = value
+
+
+def add_labels(
+    sdata: SpatialData, shapes_key: str, key: str, labels: pd.Series, *, colours: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[str]:  # fmt: skip
+    """Add labels to a shapes element and to `obs` of all tables that annotate it.
+
+    Parameters
+    ----------
+    sdata
+        Where they are added.
+    shapes_key
+        The shapes.
+    key
+        Name of the column.
+    labels
+        Categorical, by the index of the shapes.
+    colours
+        One for each category, kept as scanpy keeps them.
+    overwrite
+        Replace columns of this name.
+
+    Returns
+    -------
+    Names of the tables.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    shapes, tables = sdata.shapes[shapes_key], _tables.annotating(sdata, shapes_key)
+    rows = {name: _tables.rows_of(sdata.tables[name], shapes_key) for name in tables}
+    taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
+    for name in tables:
+        # A table may also describe other shapes, whose labels are no obstacle.
+        if key in sdata.tables[name].obs and sdata.tables[name].obs[key].iloc[rows[name].index].notna().any():
+            taken.append(f"obs of sdata.tables[{name!r}]")
+    if taken and not overwrite:
+        raise ValueError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+    survive(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
+    shapes[key] = labels.reindex(shapes.index)
+    for name in tables:
+        table = sdata.tables[name]
+        others = table.obs[key].astype(object) if key in table.obs else pd.Series(None, table.obs_names, dtype=object)
+        others.iloc[rows[name].index] = labels.reindex(rows[name]).astype(object).to_numpy()
+        present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
+        table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
+        table.uns.pop(f"{key}_colors", None)
+        if colours is not None and not present:
+            table.uns[f"{key}_colors"] = list(colours)
+    return tables
+
+
+def _line(sdata: SpatialData, key: str, table: AnnData, what: str, rows: str) -> tuple[str, str, str, str, str, str]:
+    return f"{table.n_obs:,}", rows, f"{table.n_vars:,}", what, key, _hint(sdata, key)
+
+
+def _hint(sdata: SpatialData, key: str) -> str:
     hint = ""
     if sdata.is_backed():
         on_disk = any(path.endswith(f"/{key}") for path in sdata.elements_paths_on_disk())
@@ -126,7 +216,7 @@ def _line(sdata: SpatialData, key: str, table: AnnData, what: str) -> tuple[str,
             hint = (
                 f" It is in memory: `sdata.delete_element_from_disk({key!r})` and `write_element` replace it on disk."
             )
-    return f"{table.n_obs:,}", f"{table.n_vars:,}", what, key, hint
+    return hint
 
 
 def _without_matrices(adata: AnnData) -> AnnData:

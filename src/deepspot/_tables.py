@@ -40,6 +40,75 @@ def measured_key(sdata: SpatialData, shapes_key: str, table_key: str | None) -> 
     return _check.one_key(table_key, names, f"sdata.tables annotating {shapes_key!r}", "table_key")
 
 
+def expression_key(sdata: SpatialData, table_key: str | None) -> str:
+    """Name of the table with genes to analyse: by default the one that was predicted or corrected."""
+    if table_key is not None:
+        return _check.key_in(table_key, sdata.tables, "sdata.tables")
+    kinds = (_keys.PREDICTION, _keys.CORRECTED)
+    ours = [name for name, table in sdata.tables.items() if table.uns.get(_keys.UNS, {}).get("kind") in kinds]
+    if not ours:
+        raise KeyError(
+            "No table holds predicted or corrected genes. Call `ds.tl.predict(sdata)` first, or name a table with "
+            "measured genes on the log scale with `table_key=`."
+        )
+    # What was predicted for parts of spots is no candidate beside what was predicted for spots.
+    whole = [name for name in ours if not any(_keys.PARENT in sdata.shapes[region] for region in regions(sdata, name))]
+    return _check.one_key(None, whole or ours, "predicted and corrected genes in sdata.tables", "table_key")
+
+
+def regions(sdata: SpatialData, table_key: str) -> list[str]:
+    """Names of the shapes elements that a table annotates, as far as they are there."""
+    names = sdata.tables[table_key].uns.get("spatialdata_attrs", {}).get("region", [])
+    return [name for name in ([names] if isinstance(names, str) else names) if name in sdata.shapes]
+
+
+def labels(sdata: SpatialData, table_key: str, key: str) -> pd.Series:
+    """Labels of the rows of a table: a column of its `obs`, else one of the shapes that it annotates.
+
+    Parameters
+    ----------
+    sdata
+        Where they are.
+    table_key
+        The table.
+    key
+        Name of the column.
+
+    Returns
+    -------
+    Categorical of text, by the names of the observations; NaN where a row has no label.
+    """
+    table = sdata.tables[table_key]
+    found = {name: sdata.shapes[name] for name in regions(sdata, table_key) if key in sdata.shapes[name]}
+    if key in table.obs:
+        values = table.obs[key]
+    elif found:
+        values = pd.Series(np.nan, index=table.obs_names, dtype=object)
+        for name, shapes in found.items():
+            rows, at = match(table, sdata, name)
+            values.iloc[rows] = shapes[key].astype(object).to_numpy()[at]
+        kinds = [shapes[key].dtype for shapes in found.values()]
+        if isinstance(kinds[0], pd.CategoricalDtype) and all(kind == kinds[0] for kind in kinds):
+            values = values.astype(kinds[0])
+    else:
+        raise KeyError(_no_labels(sdata, table_key, key))
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype("category")
+    values = values.cat.remove_unused_categories()
+    return values.cat.rename_categories([str(name) for name in values.cat.categories])
+
+
+def _no_labels(sdata: SpatialData, table_key: str, key: str) -> str:
+    names = regions(sdata, table_key)
+    columns = {name: [column for column in sdata.shapes[name].columns if column != "geometry"] for name in names}
+    others = [other for name in names for other in annotating(sdata, name) if key in sdata.tables[other].obs]
+    hint = "".join(f" Table {other!r} has it in `obs`: pass `table_key={other!r}`, or copy it." for other in others[:1])
+    return (
+        f"Key `{key!r}` not found in `obs of table {table_key!r}` or `its shapes`. Available keys: "
+        f"{list(sdata.tables[table_key].obs)}, and in shapes {columns}.{hint}"
+    )
+
+
 def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:
     """Region and instance column to use for a new table: those of the measured one, where there is one."""
     for name in annotating(sdata, shapes_key):
@@ -65,6 +134,23 @@ def match(table: AnnData, sdata: SpatialData, shapes_key: str) -> tuple[np.ndarr
         )
     found = pd.Index(rows).get_indexer(shapes)
     return rows.index.to_numpy()[found[found >= 0]], np.flatnonzero(found >= 0)
+
+
+def known_genes(gene: str | Sequence[str], sdata: SpatialData, table_keys: Sequence[str]) -> list[str]:
+    """Return genes as a list, or raise if one of them is in none of the tables."""
+    from difflib import get_close_matches
+
+    genes = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
+    if not genes:
+        raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
+    names = [str(name) for name in dict.fromkeys(name for key in table_keys for name in sdata.tables[key].var_names)]
+    unknown = [name for name in genes if name not in set(names)]
+    if unknown:
+        near = get_close_matches(str(unknown[0]), names, n=5, cutoff=0.5)
+        hint = f"Similar names: {near}." if near else f"Its genes look like {names[:5]}."
+        where = " or ".join(f"sdata.tables[{key!r}]" for key in table_keys)
+        raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
+    return genes
 
 
 def check_shared(wanted: Sequence[str], table: AnnData, table_key: str) -> None:

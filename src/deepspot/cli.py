@@ -1,9 +1,10 @@
-"""The command line: ``deepspot demo`` and ``deepspot predict``."""
+"""The command line: ``deepspot demo``, ``deepspot predict`` and ``deepspot report``."""
 
 from __future__ import annotations
 
 import argparse
 import dis
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, or 2 after an error that the user can do something about; it is printed in one line.
     """
     arguments = _parser().parse_args(argv)
+    arguments.command = shlex.join(["deepspot", *(sys.argv[1:] if argv is None else argv)])
     try:
         with warnings.catch_warnings():
             # From the libraries below, once for every array written, and of no use to who types a command.
-            warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+            for noise in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
+                warnings.filterwarnings("ignore", message=noise)
             arguments.run(arguments)
     except (KeyError, OSError, TypeError, ValueError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
@@ -56,6 +59,28 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--shapes-key", help="spots, if there are several")
     predict.add_argument("--key-added", help="name of the new table (default: deepspot_<shapes>)")
     predict.set_defaults(run=_predict)
+
+    report = commands.add_parser(
+        "report", help="all in one: read a slide, predict, find markers, gene sets and pathways, write a report"
+    )
+    report.add_argument("slide", type=Path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
+    report.add_argument("--out", type=Path, required=True, metavar="REPORT.html", help="the report to write")
+    report.add_argument(
+        "--model", metavar="BUNDLE", help="folder of a model (default: the prediction there is, else the embedded)"
+    )
+    report.add_argument("--groupby", metavar="COLUMN", help="groups of spots (default: those there are, else clusters)")
+    report.add_argument("--gene-sets", metavar="GMT", help="file, or library of Enrichr (default: the paper's, online)")
+    report.add_argument("--net", type=Path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
+    report.add_argument("--genes", type=lambda text: text.split(","), metavar="A,B", help="genes to draw")
+    report.add_argument(
+        "--image", type=Path, metavar="FILE", help="full-resolution image, for an .h5ad or Space Ranger"
+    )
+    report.add_argument("--mpp", type=float, metavar="µM", help="its µm per pixel, if the slide does not tell")
+    report.add_argument("--image-key", help="image, if there are several")
+    report.add_argument("--shapes-key", help="spots, if there are several")
+    report.add_argument("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
+    report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    report.set_defaults(run=_report)
     return parser
 
 
@@ -90,6 +115,15 @@ def _predict(arguments: argparse.Namespace) -> None:
     else:
         sdata.write_element(added)
     print(f"Wrote tables {', '.join(added)} to {out or slide}.")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    import matplotlib
+
+    from ._workflow import Plan, run_report
+
+    matplotlib.use("Agg")
+    print(run_report(Plan(**{key: value for key, value in vars(arguments).items() if key != "run"})))
 
 
 def _is_ours(error: BaseException) -> bool:

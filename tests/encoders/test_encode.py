@@ -34,6 +34,15 @@ def test_without_subspots(cheap_encoder):
     assert cheap_encoder.n_tiles == 7
 
 
+def test_only_the_central_subspot(cheap_encoder):
+    spot, parts = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5, only_central=True)
+    assert cheap_encoder.n_tiles == 14
+    assert parts.shape == (7, 1, 27)
+    _, whole = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
+    np.testing.assert_array_equal(parts, whole[:, [4]])
+    np.testing.assert_array_equal(spot, cheap_encoder.encode(TILES))
+
+
 @pytest.mark.parametrize("shape", [(4,), (28,), (7, 7, 27)])
 def test_dim_in_the_card_has_to_be_right(cheap_encoder, shape):
     cheap_encoder.encode = lambda tiles: np.zeros((len(tiles), *shape), np.float32)

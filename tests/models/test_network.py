@@ -49,6 +49,16 @@ def test_sum_pooling_is_nine_times_mean_pooling():
     torch.testing.assert_close(total, 9 * mean)
 
 
+@pytest.mark.parametrize("s", [1, 4, 9])
+def test_a_sum_over_fewer_is_scaled_to_as_many_as_there_were(s):
+    represented = torch.rand(5, s, 8)
+    total, mean = build(subspot_pooling="sum"), build(subspot_pooling="mean")
+    torch.testing.assert_close(total.pool_subspots(represented, 9), 9 * represented.mean(1))
+    torch.testing.assert_close(mean.pool_subspots(represented, 9), represented.mean(1))
+    assert torch.equal(total.pool_subspots(represented), represented.sum(1))
+    assert torch.equal(total.pool_subspots(represented, s), represented.sum(1))
+
+
 def test_a_spot_without_neighbors_pools_to_zero():
     pooled = Network.pool_neighbors(torch.rand(2, 3, 8), torch.tensor([[1.0, 1, 0], [0, 0, 0]]))
     assert pooled[0].min() > 0

@@ -1,42 +1,22 @@
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
 import deepspot as ds
-from deepspot import _store
 from deepspot._metrics import pearson
 from deepspot.pl import _values
 from deepspot.pl._backdrop import cut_backdrop
 from deepspot.pl._panel import bar_length, limits
 
-GENES = ["G_best", "G_flat", "G_new"]
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
-def add_prediction(sdata, values, genes, key="deepspot_spots"):
-    """Add a table as `ds.tl.predict` makes it; `values` (n, genes) in the order of the shapes."""
-    table = _store.make_table(
-        np.asarray(values, dtype=np.float32), region="spots", instances=sdata.shapes["spots"].index,
-        region_key="region", instance_key="spot_id", var=pd.DataFrame(index=genes),
-        uns={"log1p": {}, "deepspot": {"kind": "prediction", "scale": "log1p of counts per 10,000"}},
-    )  # fmt: skip
-    sdata.tables[key] = table
-
 
 @pytest.fixture
-def predicted(slide):
+def predicted(slide, add_table):
     """A slide whose second gene is predicted without variation, and whose third was never measured."""
     gene = slide.tables["table"].var_names[0]
     truth = _values.measured(slide, "spots", "table", [gene])[:, 0]
     noisy = truth + np.random.default_rng(0).normal(0, 0.1, len(truth))
     values = np.column_stack([noisy, np.ones_like(truth), truth])
-    add_prediction(slide, values, [gene, slide.tables["table"].var_names[1], "ABSENT1"])
+    add_table(slide, values, [gene, slide.tables["table"].var_names[1], "ABSENT1"])
     return slide
 
 
@@ -162,12 +142,83 @@ def test_without_prediction_says_what_to_call(slide):
         ds.pl.spatial(slide, "ERBB2")
 
 
-def test_several_predictions_have_to_be_chosen_from(predicted):
+def test_several_predictions_have_to_be_chosen_from(predicted, add_table):
     n = len(predicted.shapes["spots"])
-    add_prediction(predicted, np.ones((n, 1)), ["ABSENT1"], key="other")
+    add_table(predicted, np.ones((n, 1)), ["ABSENT1"], key="other")
     with pytest.raises(ValueError, match="prediction_key"):
         ds.pl.spatial(predicted, "ABSENT1")
     assert len(ds.pl.spatial(predicted, "ABSENT1", prediction_key="other")) == 1
+
+
+@pytest.fixture
+def corrected(predicted, add_table):
+    """The same slide after a correction by hand: two genes of three quarters prediction, one that the model lacks."""
+    table = predicted.tables["table"]
+    genes = list(table.var_names[:3])
+    measured = _values.measured(predicted, "spots", "table", genes)
+    guess = measured.mean(axis=0) * np.ones_like(measured)
+    guess[:, 2] = np.nan
+    weight = np.full_like(measured, 0.25)
+    weight[:, 2] = 1
+    values = np.where(np.isfinite(guess), weight * measured + (1 - weight) * guess, measured)
+    layers = {"measured": measured, "predicted": guess, "corrected": values, "weight": weight}
+    layers["change"] = values - measured
+    add_table(predicted, values, genes, "table_corrected", kind="corrected", layers=layers)
+    return predicted
+
+
+def test_corrected_genes_have_a_panel_without_r(corrected):
+    gene = corrected.tables["table_corrected"].var_names[0]
+    *_, middle, right = ds.pl.spatial(corrected, gene)
+    np.testing.assert_allclose(spots(right).get_array(), corrected.tables["table_corrected"].X[:, 0])
+    assert right.get_title() == f"{gene} corrected, 25 % measured"
+    assert "r = " in middle.get_title()
+    assert [ax.get_ylabel() for ax in right.figure.axes[3:]] == ["log1p of counts per 10,000"] * 3
+
+
+def test_gene_that_the_model_lacks_has_no_predicted_panel(corrected):
+    gene = corrected.tables["table_corrected"].var_names[2]
+    left, right = ds.pl.spatial(corrected, gene)
+    assert left.get_title() == f"{gene} measured"
+    assert right.get_title() == f"{gene} not corrected (the model lacks it)"
+    np.testing.assert_allclose(spots(left).get_array(), spots(right).get_array(), rtol=1e-5)
+
+
+def test_rows_of_genes_with_different_panels_are_aligned(corrected):
+    genes = list(corrected.tables["table_corrected"].var_names[[0, 2]])
+    axes = ds.pl.spatial(corrected, [*genes, "ABSENT1"])
+    assert [ax.get_title().split(",")[0] for ax in axes] == [
+        f"{genes[0]} measured", f"{genes[0]} predicted", f"{genes[0]} corrected",
+        f"{genes[1]} measured", f"{genes[1]} not corrected (the model lacks it)",
+        "ABSENT1 predicted (not measured here)",
+    ]  # fmt: skip
+    axes[0].figure.canvas.draw()
+    x = [round(ax.get_position().x0, 3) for ax in axes]
+    assert x[0] == x[3] < x[1] == x[5] < x[2] == x[4]
+
+
+def test_corrected_genes_can_be_left_out(corrected):
+    gene = corrected.tables["table_corrected"].var_names[0]
+    assert len(ds.pl.spatial(corrected, gene, corrected_key=False)) == 2
+    assert len(ds.pl.spatial(corrected, gene, corrected_key="table_corrected")) == 3
+    with pytest.raises(KeyError, match=r"deepspot_spots.*corrected genes of 'spots'"):
+        ds.pl.spatial(corrected, gene, corrected_key="deepspot_spots")
+    corrected.tables["again"] = corrected.tables["table_corrected"].copy()
+    with pytest.raises(ValueError, match="corrected_key"):
+        ds.pl.spatial(corrected, gene)
+    with pytest.raises(KeyError, match=r"deepspot_spots'\] or sdata.tables\['table_corrected"):
+        ds.pl.spatial(corrected, "NOWHERE", corrected_key="table_corrected")
+
+
+def test_prediction_that_only_the_corrected_table_keeps_is_drawn(corrected):
+    gene = corrected.tables["table_corrected"].var_names[0]
+    del corrected.tables["deepspot_spots"]
+    _, middle, _ = ds.pl.spatial(corrected, gene)
+    assert "predicted" in middle.get_title()
+    ours = corrected.tables["table_corrected"].layers["predicted"][:, 0]
+    np.testing.assert_allclose(spots(middle).get_array(), ours)
+    with pytest.raises(KeyError, match=r"ds\.tl\.predict"):
+        ds.pl.spatial(corrected, gene, corrected_key=False)
 
 
 def test_backdrop_is_small_and_in_place(slide_of):
@@ -207,11 +258,11 @@ def test_scale_bar_is_a_round_number(width, length):
     assert bar_length(width) == length
 
 
-def test_real_section_with_a_large_image(data):
+def test_real_section_with_a_large_image(data, add_table):
     sdata = ds.datasets.her2st("C2", download=False)
     genes = ["ERBB2", "FASN"]
     values = _values.measured(sdata, "spots", "table", genes)
-    add_prediction(sdata, values, genes)
+    add_table(sdata, values, genes)
     axes = ds.pl.spatial(sdata, "ERBB2")
     assert "r = 1.00" in axes[1].get_title()
     assert max(axes[0].images[0].get_array().shape) < 2250

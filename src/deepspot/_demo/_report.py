@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 from dataclasses import dataclass
 from html import escape
@@ -11,10 +10,12 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from deepspot._html import embed, facts, figure, page
+
 from . import _words
 from ._compare import summarise, well_measured
 from ._data import Slides
-from ._template import PAGE
+from ._template import BODY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,25 +57,20 @@ def write_report(outcome: Outcome, path: Path) -> Path:
     """Write the report."""
     slides, card = outcome.slides, outcome.model.card
     diameter = card.geometry.tile.tile_um  # type: ignore[union-attr]
-    page = Template(PAGE).substitute(
-        title=_words.title(slides),
+    body = Template(BODY).substitute(
         lead=_words.lead(slides, len(outcome.scores)),
         limits=_words.limits(slides),
         result=_words.result(outcome.scores),
         scores=_score_tables(outcome.scores),
         programs=_words.programs(outcome.scores),
-        histogram=_embed(outcome.histogram),
-        reliability=_embed(outcome.reliability),
+        histogram=embed(outcome.histogram),
+        reliability=embed(outcome.reliability),
         gate=_words.gate(card.gate),  # type: ignore[union-attr,arg-type]
         spots=f"Each circle is one spot, {diameter:g} µm of tissue, drawn to scale.",
-        maps="\n".join(
-            f'<figure><img alt="{escape(figure.caption)}" src="{_embed(figure.path)}">'
-            f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
-            for figure in outcome.maps
-        ),
-        facts="".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in _facts(outcome).items()),
+        maps="\n".join(figure(drawn.path, drawn.caption) for drawn in outcome.maps),
+        facts=facts(_facts(outcome)),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page(_words.title(slides), body), encoding="utf-8")
     return path
 
 
@@ -155,7 +151,3 @@ def _facts(outcome: Outcome) -> dict[str, str]:
         "<code>metrics.csv</code> (every gene), <code>figures</code>, <code>model</code> (for "
         "<code>ds.models.load</code>)",
     }
-
-
-def _embed(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

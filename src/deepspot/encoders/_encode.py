@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deepspot._boxes import split
+from deepspot._boxes import central, split
 
 from ._protocol import Encoder
 
@@ -19,6 +19,7 @@ def encode_spots(
     grid: int,
     subspots: bool,
     batch_size: int,
+    only_central: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed the tile and the sub-spots of every spot, each once.
 
@@ -36,19 +37,22 @@ def encode_spots(
         Whether to embed the sub-spots.
     batch_size
         Tiles that go through the encoder at once.
+    only_central
+        Of the sub-spots embed only the one in the middle.
 
     Returns
     -------
-    Embeddings of the spots (n, d) in float32, and of the sub-spots (n, grid², d) in float16 or None.
+    Embeddings of the spots (n, d) in float32, and of the sub-spots (n, grid² or 1, d) in float16 or None.
     """
     dim = encoder.card.dim
     spot = np.empty((n, dim), dtype=np.float32)
-    parts = np.empty((n, grid * grid, dim), dtype=np.float16) if subspots else None
+    cut = central if only_central else split
+    parts = np.empty((n, 1 if only_central else grid * grid, dim), dtype=np.float16) if subspots else None
     for rows, tiles in batches:
         spot[rows] = _in_batches(encoder, tiles, batch_size)
         if parts is not None:
-            embedded = _in_batches(encoder, split(tiles, grid), batch_size)
-            parts[rows] = embedded.reshape(len(rows), grid * grid, dim)
+            embedded = _in_batches(encoder, cut(tiles, grid), batch_size)
+            parts[rows] = embedded.reshape(len(rows), -1, dim)
     return spot, parts
 
 

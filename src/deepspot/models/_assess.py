@@ -29,7 +29,7 @@ def assess(
     slides: np.ndarray,
     patients: np.ndarray,
     binding: bool,
-) -> tuple[Gate, Reliability]:
+) -> tuple[Gate, Reliability, np.ndarray]:
     """Hold out patients (with one patient slides, with one slide parts of it) in turn, and judge what fits predict.
 
     Parameters
@@ -42,6 +42,11 @@ def assess(
         As in :meth:`deepspot.models.DeepSpot.fit`.
     binding
         Whether the verdict of the gate is obeyed; else the network predicts.
+
+    Returns
+    -------
+    What the gate found, how reliable genes are, and (n, genes) predictions by fits that had not seen the row's unit,
+    NaN for rows that were never held out and for genes that such a fit could not learn.
     """
     folds, truth = make_folds(rows, slides, patients, FOLDS, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
@@ -60,4 +65,4 @@ def assess(
     gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
     used = gate.weight * network + (1 - gate.weight) * ridge
     logger.info("Gate: %s.", gate)
-    return gate, measure_reliability(used, truth, folds, slides)
+    return gate, measure_reliability(used, truth, folds, slides), np.where(np.isfinite(truth), used, np.nan)

@@ -41,7 +41,8 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        save_file(_tensors(model, half=half), new / WEIGHTS, metadata={"card": _card_hash(model.card)})
+        told = _card_hash(json.loads(model.card.model_dump_json()))
+        save_file(_tensors(model, half=half), new / WEIGHTS, metadata={"card": told})
         card = model.card.model_copy(update={"sha256": _sha256(new / WEIGHTS)})
         (new / CARD).write_text(card.model_dump_json(indent=1))
         (new / WEIGHTS).chmod((new / CARD).stat().st_mode)  # safetensors lets nobody else read it
@@ -73,7 +74,7 @@ def load(path: Path, *, device: str | None = None) -> DeepSpot:
             told = (file.metadata() or {}).get("card")
     except SafetensorError as error:
         raise ValueError(f"{weights} is no readable safetensors file ({error}). Get a new copy.") from error
-    if told != _card_hash(card):
+    if told != _card_hash(_content(path)):
         raise ValueError(f"{path / CARD} is not the card that the model was saved with: altered. Get a new copy.")
     model = DeepSpot(preset=card.preset, seed=card.seed, device=device)
     model.network, model.training, model.card = card.network, card.training, card
@@ -83,22 +84,27 @@ def load(path: Path, *, device: str | None = None) -> DeepSpot:
 
 def read_card(path: Path) -> ModelCard:
     """Read and check the card of a bundle."""
+    from pydantic import ValidationError
+
+    content = _content(path)
+    try:
+        return ModelCard.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"{path / CARD} does not describe a model: {error}") from error
+
+
+def _content(path: Path) -> dict[str, Any]:
     file = path / CARD
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no model bundle: it has no {CARD}. Pass the folder that `save` made.")
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no readable JSON ({error}). Get a new copy of the bundle.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{file} has format {found!r}; this version reads format {FORMAT}. Update deepspot.")
-    from pydantic import ValidationError
-
-    try:
-        return ModelCard.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{file} does not describe a model: {error}") from error
+    return content
 
 
 def _tensors(model: DeepSpot, *, half: bool) -> dict[str, Tensor]:
@@ -183,8 +189,9 @@ def _members(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> list[Ne
     return members
 
 
-def _card_hash(card: ModelCard) -> str:
-    return digest(json.loads(card.model_dump_json(exclude={"sha256"})))
+def _card_hash(content: dict[str, Any]) -> str:
+    # Of what is written, not of what is read: a later version may add fields with defaults.
+    return digest({key: value for key, value in content.items() if key != "sha256"})
 
 
 def _sha256(path: Path) -> str:

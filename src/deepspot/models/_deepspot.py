@@ -48,6 +48,9 @@ class DeepSpot:
         :class:`ModelCard`: genes, geometry, encoder, training slides, licence, scores.
     history
         Loss per epoch and member after training, a data frame.
+    out_of_fold
+        (n, genes) what fits that had not seen a spot's patient predicted for it, NaN where there is none. Kept after
+        `fit` for those who want to judge it in their own way; a bundle does not hold it.
 
     References
     ----------
@@ -87,6 +90,7 @@ class DeepSpot:
         self.members: list[Network] = []
         self.ridge: Ridge | None = None
         self.novelty: Novelty | None = None
+        self.out_of_fold: np.ndarray | None = None
 
     def __repr__(self) -> str:
         if self.card is None:
@@ -170,9 +174,9 @@ class DeepSpot:
             state = Path(checkpoint_dir) / digest(*embeddings, targets, rows, *groups, *make_up)
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
         known = {"rows": rows, "slides": slides, "patients": patients}
-        gate, reliability, weight = None, None, 1.0
+        gate, reliability, unseen, weight = None, None, None, 1.0
         if self.training.gate != "off":
-            gate, reliability = assess(bags, targets, recipe, **known, binding=self.training.gate == "bind")
+            gate, reliability, unseen = assess(bags, targets, recipe, **known, binding=self.training.gate == "bind")
             weight = gate.weight
         members: list[Network] = []
         scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, None
@@ -184,6 +188,7 @@ class DeepSpot:
             ridge = Ridge(context=self.network.context).fit(bags, targets, **known)
         novelty = Novelty.fit(bags.spot, **known, position=bags.position, seed=self.seed)
         self.members, self.scaler, self.history, self.ridge, self.novelty = members, scaler, history, ridge, novelty
+        self.out_of_fold = unseen
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
             epochs=epochs, seed=self.seed, versions=_versions(), gate=gate, reliability=reliability,
@@ -198,7 +203,8 @@ class DeepSpot:
         Parameters
         ----------
         bags
-            Embeddings of n spots.
+            Embeddings of n spots. Where the model sums over sub-spots, and the bags hold another number of them than
+            the tile that it was trained with (``card.geometry``), the sum is scaled to that number.
         device
             Where to compute; None takes the one of the model.
 
@@ -216,7 +222,9 @@ class DeepSpot:
         self._check_context(bags)
         weight, expression = self.weight, np.zeros((len(bags), len(self.card.genes)), dtype=np.float32)
         if weight > 0:
-            expression += weight * self.scaler.restore(infer_members(self.members, bags, device or self.device))
+            count = None if self.card.geometry is None else self.card.geometry.tile.grid**2
+            scores = infer_members(self.members, bags, device or self.device, count=count)
+            expression += weight * self.scaler.restore(scores)
         if self.ridge is not None:
             expression += (1 - weight) * self.ridge.predict(bags)
         return expression

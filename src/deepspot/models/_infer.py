@@ -17,7 +17,7 @@ ROWS = 1024
 
 
 @torch.inference_mode()
-def infer(network: Network, bags: Bags, device: str | None, rows: int) -> np.ndarray:
+def infer(network: Network, bags: Bags, device: str | None, rows: int, count: int | None = None) -> np.ndarray:
     """Standardised genes (n, genes) of all spots; φ of a spot tile serves the spot and all its neighbours."""
     where = choose_device(device)
     network = network.to(where).eval()
@@ -35,7 +35,7 @@ def infer(network: Network, bags: Bags, device: str | None, rows: int) -> np.nda
             if part == "spot":
                 pooled.append(spot[chunk])
             elif part == "subspots" and bags.subspots is not None:
-                pooled.append(network.pool_subspots(network.represent(tensor(bags.subspots[chunk]))))
+                pooled.append(network.pool_subspots(network.represent(tensor(bags.subspots[chunk])), count))
             elif part == "neighbors":
                 near = index[chunk]
                 pooled.append(network.pool_neighbors(spot[near.clamp(min=0)], (near >= 0).float()))
@@ -44,6 +44,8 @@ def infer(network: Network, bags: Bags, device: str | None, rows: int) -> np.nda
     return np.concatenate(out)
 
 
-def infer_members(members: Sequence[Network], bags: Bags, device: str | None, rows: int = ROWS) -> np.ndarray:
-    """Mean of the standardised genes (n, genes) that networks predict."""
-    return np.mean([infer(member, bags, device, rows) for member in members], axis=0)
+def infer_members(
+    members: Sequence[Network], bags: Bags, device: str | None, rows: int = ROWS, count: int | None = None
+) -> np.ndarray:
+    """Mean of the standardised genes (n, genes) that networks predict; a sum counts as over `count` sub-spots."""
+    return np.mean([infer(member, bags, device, rows, count) for member in members], axis=0)

@@ -36,9 +36,11 @@ class Network(nn.Module):
         members = torch.stack([self.dropout(phi(tiles)).relu() for phi in self.phi])
         return members.median(0).values if self.config.phi_average == "median" else members.mean(0)
 
-    def pool_subspots(self, represented: Tensor) -> Tensor:
-        """Pool φ of sub-spots (n, s, width) to (n, width)."""
-        return represented.sum(1) if self.config.subspot_pooling == "sum" else represented.mean(1)
+    def pool_subspots(self, represented: Tensor, count: int | None = None) -> Tensor:
+        """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled up to as many as `count` of them."""
+        if self.config.subspot_pooling == "mean":
+            return represented.mean(1)
+        return represented.sum(1) * ((count or represented.shape[1]) / represented.shape[1])
 
     @staticmethod
     def pool_neighbors(represented: Tensor, real: Tensor) -> Tensor:

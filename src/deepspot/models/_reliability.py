@@ -30,6 +30,10 @@ class Reliability(BaseModel):
         (conformal); None where they are too few.
     why_no_interval
         Reason if `half_width` is None.
+    dispersion, rate_level
+        How true rates (in counts) lie about out-of-fold predictions, see :func:`deepspot._posterior.residuals`: their
+        variance relative to the square of the expected rate, without counting noise; and how much higher they are on
+        the whole. None for a model that was fitted to arrays, as they need the depth of spots.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +46,8 @@ class Reliability(BaseModel):
     level: float = LEVEL
     half_width: list[float | None] | None = None
     why_no_interval: str = ""
+    dispersion: list[float | None] | None = None
+    rate_level: list[float | None] | None = None
 
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:

@@ -1,9 +1,31 @@
-"""Figures: maps of measured and predicted genes, how a training went, and how good a model is."""
+"""Figures: maps of genes and pathways, what spots look like, how a training went, and how good a model is."""
 
 from ._alignment import alignment
 from ._benchmark import benchmark
+from ._enrichment import enrichment
+from ._gallery import gallery
+from ._markers import markers
+from ._pathways import pathways
+from ._regions import regions
 from ._reliability import reliability
+from ._report import report
 from ._spatial import spatial
+from ._superresolution import superresolution
 from ._training import training
+from ._umap import umap
 
-__all__ = ["alignment", "benchmark", "reliability", "spatial", "training"]
+__all__ = [
+    "alignment",
+    "benchmark",
+    "enrichment",
+    "gallery",
+    "markers",
+    "pathways",
+    "regions",
+    "reliability",
+    "report",
+    "spatial",
+    "superresolution",
+    "training",
+    "umap",
+]

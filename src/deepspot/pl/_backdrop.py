@@ -1,4 +1,4 @@
-"""The part of an image that lies under the spots, small enough to draw."""
+"""Spots, and the part of an image that lies under them, small enough to draw."""
 
 from __future__ import annotations
 
@@ -7,12 +7,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _reader
+from deepspot import _coords, _keys, _reader
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MAX_PX = 1500
+# Share of the distance between spots, where their size is unknown.
+LOOSE = 0.55
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where spots lie, and how wide they are.
+
+    Attributes
+    ----------
+    centers
+        (n, 2) x and y in pixels of the full-resolution image.
+    mpp
+        µm per pixel of that image.
+    diameter
+        Of the tissue that a spot measures, in µm.
+    """
+
+    centers: np.ndarray
+    mpp: float
+    diameter: float
+
+    @property
+    def xy(self) -> np.ndarray:
+        """Centres in µm from the corner of the image."""
+        return self.centers * self.mpp
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,20 @@ class Backdrop:
 
     pixels: np.ndarray
     extent: tuple[float, float, float, float]
+
+
+def place_spots(sdata: SpatialData, image_key: str, shapes_key: str) -> Spots:
+    """Place the spots of a shapes element in an image, as wide as the tissue that they measure."""
+    placement = _coords.place(sdata, image_key, shapes_key)
+    known = sdata.shapes[shapes_key].get(_keys.DIAMETER)
+    loose = LOOSE * _coords.pitch_px(placement.centers) * placement.mpp if known is None else float(known.median())
+    return Spots(placement.centers, placement.mpp, loose)
+
+
+def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
+    """Cut the image to the spots and a little tissue around them."""
+    margin = max(0.04 * float(np.ptp(spots.xy, axis=0).max()), 2 * spots.diameter)
+    return cut_backdrop(sdata, image_key, spots.centers, mpp=spots.mpp, margin_um=margin)
 
 
 def cut_backdrop(

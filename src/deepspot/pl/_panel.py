@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import EllipseCollection
     from matplotlib.colors import Colormap
 
-    from ._backdrop import Backdrop
+    from ._backdrop import Backdrop, Spots
 
 QUANTILES = (0.01, 0.99)
 
@@ -33,15 +36,15 @@ def bar_length(width: float) -> float:
 def draw_panel(
     ax: Axes,
     values: np.ndarray,
-    xy: np.ndarray,
-    *,
-    diameter: float,
+    spots: Spots,
     backdrop: Backdrop,
+    *,
     cmap: str | Colormap,
     alpha: float,
     title: str,
-    label: str,
-) -> None:
+    label: str | None = None,
+    clim: tuple[float, float] | None = None,
+) -> EllipseCollection:
     """Draw a map.
 
     Parameters
@@ -50,42 +53,58 @@ def draw_panel(
         Where.
     values
         (n,) value of every spot; spots that are NaN are left out.
-    xy
-        (n, 2) centres in µm.
-    diameter
-        Of a spot, in µm.
+    spots
+        Their places and width.
     backdrop
         The image underneath.
     cmap, alpha
         Colours of the values, and opacity of the image.
-    title, label
-        Above the panel, and beside the colour bar.
+    title
+        Above the panel.
+    label
+        Beside the colour bar; None draws none, for panels that share one.
+    clim
+        Ends of the colour scale; by default those of `limits`.
+
+    Returns
+    -------
+    The spots that were drawn.
     """
     from matplotlib.collections import EllipseCollection
 
     ax.imshow(backdrop.pixels, extent=backdrop.extent, alpha=alpha, interpolation="antialiased")
     there = np.isfinite(values)
-    side = np.full(int(there.sum()), diameter)
-    spots = EllipseCollection(
-        side, side, np.zeros_like(side), units="xy", offsets=xy[there], offset_transform=ax.transData, cmap=cmap
+    side = np.full(int(there.sum()), spots.diameter)
+    drawn = EllipseCollection(
+        side, side, np.zeros_like(side), units="xy", offsets=spots.xy[there], offset_transform=ax.transData, cmap=cmap
     )
-    spots.set_array(values[there])
-    spots.set_clim(*limits(values))
-    ax.add_collection(spots, autolim=False)
+    drawn.set_array(values[there])
+    drawn.set_clim(*(limits(values) if clim is None else clim))
+    ax.add_collection(drawn, autolim=False)
     left, right, bottom, top = backdrop.extent
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title=title)
     ax.set_axis_off()
-    _scale_bar(ax, bar_length(right - left))
-    ax.figure.colorbar(spots, ax=ax, label=label, fraction=0.04, pad=0.02, extend=_beyond(values, *spots.get_clim()))
+    draw_scale_bar(ax, bar_length(right - left))
+    if label is not None:
+        draw_colour_bar(drawn, ax, values, label)
+    return drawn
 
 
-def _beyond(values: np.ndarray, low: float, high: float) -> str:
+def draw_colour_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
+    """Draw the colour bar of one panel, or of several that share a scale; arrows say that values lie beyond it."""
+    first = ax[0] if isinstance(ax, Sequence) else ax
+    low, high = drawn.get_clim()
+    first.figure.colorbar(drawn, ax=ax, label=label, fraction=0.04, pad=0.02, extend=_beyond(values, low, high))
+
+
+def _beyond(values: np.ndarray, low: float | None, high: float | None) -> str:
     """Which ends of the colour scale some spots lie beyond."""
     below, above = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
     return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
 
 
-def _scale_bar(ax: Axes, length: float) -> None:
+def draw_scale_bar(ax: Axes, length: float) -> None:
+    """Draw a bar of a length in µm into the lower left corner of axes that are in µm."""
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"

@@ -1,26 +1,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepspot import _check, _choose, _coords, _keys, _tables
+from deepspot import _choose, _keys, _tables
 from deepspot._metrics import pearson
 
 from . import _values
-from ._backdrop import cut_backdrop
+from ._axes import map_axes
+from ._backdrop import backdrop_of, place_spots
 from ._panel import draw_panel
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
-PANEL_INCHES = 5.0
-# Share of the distance between spots, where their size is unknown.
-LOOSE = 0.55
+MEASURED, PREDICTED, CORRECTED = range(3)
 
 
 def spatial(
@@ -29,6 +27,7 @@ def spatial(
     *,
     prediction_key: str | None = None,
     table_key: str | None = None,
+    corrected_key: str | Literal[False] | None = None,
     layer: str | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
@@ -37,20 +36,27 @@ def spatial(
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a gene as measured and as predicted, side by side over the H&E image.
+    """Draw a gene as measured, as predicted and, if that was done, as corrected, side by side over the H&E image.
 
     Each panel has a colour scale of its own, from the 1 to the 99 % quantile: a prediction varies less than a
     measurement, because it leaves out the noise. Compare where a gene is high and low, not the colours. Spots are drawn
     as wide as the tissue that they measure.
 
+    A corrected gene contains the measurement, so its agreement with it would prove nothing and is not given: the title
+    says how much of it was measured.
+
     Parameters
     ----------
     sdata
-        Object with predicted genes, see :func:`deepspot.tl.predict`. It is not changed.
+        Object with predicted genes, see :func:`deepspot.tl.predict`, or corrected ones, see
+        :func:`deepspot.tl.correct`. It is not changed.
     gene
         A gene, or several for one row each.
     prediction_key, table_key
-        Predicted and measured genes; needed only if there are several such tables.
+        Predicted and measured genes; needed only if there are several such tables. Where there are corrected genes but
+        no table of predicted ones, the prediction that they were corrected with is drawn.
+    corrected_key
+        Corrected genes; needed only if there are several such tables. False leaves them out.
     layer
         Layer with the raw counts of the measured genes. By default `X`, which is drawn as it is if ``uns["log1p"]``
         says that it is on the log scale; counts are drawn as log1p of counts per 10,000.
@@ -67,13 +73,14 @@ def spatial(
 
     Returns
     -------
-    The axes, gene by gene: measured, predicted. Where a gene was not measured there is only the predicted panel, and
-    its title says so. Otherwise that title gives Pearson's r over the spots that have both.
+    The axes, gene by gene: measured, predicted, corrected. A panel is missing where a gene was not measured, is unknown
+    to the model, or was not corrected. The title of the predicted panel gives Pearson's r over the spots that were also
+    measured, that of the corrected one the mean weight of the measurement.
 
     Raises
     ------
     KeyError
-        If a gene was not predicted, or a table, image or shapes element does not exist.
+        If a gene was neither predicted nor corrected, or a table, image or shapes element does not exist.
     ValueError
         If there are several candidates for an element, `ax` does not hold one axes for each panel, or the measured
         table holds neither counts nor a note that it is on the log scale; or if the table that `table_key` names
@@ -81,7 +88,7 @@ def spatial(
 
     References
     ----------
-    DeepSpot, figures 2 and 3.
+    DeepSpot, figures 3C, 5B and 5C.
 
     Examples
     --------
@@ -93,86 +100,62 @@ def spatial(
     2
     """
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
-    prediction_key = _values.prediction_key(sdata, shapes_key, prediction_key)
+    corrected_key = _values.corrected_key(sdata, shapes_key, corrected_key)
+    source, source_layer = _prediction(sdata, shapes_key, prediction_key, corrected_key)
     asked, table_key = table_key is not None, _values.measured_key(sdata, shapes_key, table_key)
     if asked and table_key is not None:
-        _tables.check_shared(list(sdata.tables[prediction_key].var_names), sdata.tables[table_key], table_key)
-    genes = _known([gene] if isinstance(gene, str) else list(gene), sdata.tables[prediction_key], prediction_key)
+        _tables.check_shared(list(sdata.tables[source].var_names), sdata.tables[table_key], table_key)
+    genes = _tables.known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
 
-    right = _values.predicted(sdata, shapes_key, prediction_key, genes)
-    left = np.full_like(right, np.nan)
+    predicted = _values.predicted(sdata, shapes_key, source, genes, layer=source_layer)
+    measured, corrected, weight = (np.full_like(predicted, np.nan) for _ in range(3))
     if table_key is not None:
-        left = _values.measured(sdata, shapes_key, table_key, genes, layer=layer)
-    measured = np.isfinite(left).any(axis=0)
+        measured = _values.measured(sdata, shapes_key, table_key, genes, layer=layer)
+    if corrected_key is not None:
+        corrected, mixed, weight = (
+            _values.predicted(sdata, shapes_key, corrected_key, genes, layer=name)
+            for name in (None, "predicted", "weight")
+        )
+        weight[~np.isfinite(mixed)] = np.nan  # what the model lacks was not corrected
+    values = np.stack([measured, predicted, corrected])
+    drawn = np.isfinite(values).any(axis=1).T
 
-    placement = _coords.place(sdata, image_key, shapes_key)
-    xy = placement.centers * placement.mpp
-    diameter = _diameter(sdata, shapes_key, xy)
-    margin = max(0.04 * float(np.ptp(xy, axis=0).max()), 2 * diameter)
-    backdrop = cut_backdrop(sdata, image_key, placement.centers, mpp=placement.mpp, margin_um=margin)
-    axes = _axes(ax, measured, figsize, aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1])
-
-    units = _unit(sdata, table_key, layer), _unit(sdata, prediction_key, None)
-    panels = [(column, side) for column in range(len(genes)) for side in ((0, 1) if measured[column] else (1,))]
-    for panel, (column, side) in zip(axes, panels, strict=True):
+    spots = place_spots(sdata, image_key, shapes_key)
+    backdrop = backdrop_of(sdata, image_key, spots)
+    axes = map_axes(ax, drawn, aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1], figsize=figsize)
+    units = [
+        "" if key is None else _values.unit(sdata, key, layer if side == MEASURED else None)
+        for side, key in enumerate((table_key, source, corrected_key))
+    ]
+    for panel, (column, side) in zip(axes, np.argwhere(drawn), strict=True):
         draw_panel(
-            panel, (left, right)[side][:, column], xy, diameter=diameter, backdrop=backdrop, cmap=cmap,
-            alpha=image_alpha, label=units[side],
-            title=_title(genes[column], side, left[:, column], right[:, column]),
+            panel, values[side, :, column], spots, backdrop, cmap=cmap, alpha=image_alpha, label=units[side],
+            title=_title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column]),
         )  # fmt: skip
     return axes
 
 
-def _known(genes: list[str], table: AnnData, key: str) -> list[str]:
-    from difflib import get_close_matches
-
-    if not genes:
-        raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
-    for gene in genes:
-        if gene not in table.var_names:
-            near = get_close_matches(str(gene), [str(name) for name in table.var_names], n=5, cutoff=0.5)
-            hint = f"Similar names: {near}." if near else f"Its genes look like {list(table.var_names[:5])}."
-            raise KeyError(f"Gene `{gene!r}` is not among the {table.n_vars:,} genes of sdata.tables[{key!r}]. {hint}")
-    return genes
+def _prediction(
+    sdata: SpatialData, shapes_key: str, key: str | None, corrected_key: str | None
+) -> tuple[str, str | None]:
+    """Table with the prediction and, where only a corrected one holds it, its layer."""
+    tables = [sdata.tables[name] for name in _tables.annotating(sdata, shapes_key)]
+    if key is None and corrected_key is not None and _keys.PREDICTION not in map(_values.kind, tables):
+        return corrected_key, "predicted"
+    return _values.prediction_key(sdata, shapes_key, key), None
 
 
-def _diameter(sdata: SpatialData, shapes_key: str, xy: np.ndarray) -> float:
-    known = sdata.shapes[shapes_key].get(_keys.DIAMETER)
-    return LOOSE * _coords.pitch_px(xy) if known is None else float(known.median())
-
-
-def _unit(sdata: SpatialData, table_key: str | None, layer: str | None) -> str:
-    table = None if table_key is None else sdata.tables[table_key]
-    if table is None or (layer is None and "log1p" in table.uns and _keys.UNS not in table.uns):
-        return "log expression, as in the table"
-    return str(table.uns.get(_keys.UNS, {}).get("scale", _keys.SCALE))
-
-
-def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray) -> str:
-    if side == 0:
+def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> str:
+    if side == MEASURED:
         return f"{gene} measured"
+    if side == CORRECTED:
+        known = weight[np.isfinite(weight)]
+        if not len(known):
+            return f"{gene} not corrected (the model lacks it)"
+        return f"{gene} corrected, {100 * known.mean():.0f} % measured"
     if not np.isfinite(measured).any():
         return f"{gene} predicted (not measured here)"
     both = np.isfinite(measured) & np.isfinite(predicted)
     r = pearson(predicted[both, None], measured[both, None])[0] if both.sum() > 2 else np.nan
     agreement = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
     return f"{gene} predicted, {agreement} over {both.sum():,} spots"
-
-
-def _axes(
-    ax: Axes | Sequence[Axes] | None, measured: np.ndarray, figsize: tuple[float, float] | None, aspect: float
-) -> list[Axes]:
-    import matplotlib.pyplot as plt
-
-    needed = len(measured) + int(measured.sum())
-    if ax is not None:
-        given = list(np.ravel(np.asarray(ax, dtype=object)))
-        _check.same_length(given, range(needed), "`ax` and the panels")
-        return given
-    columns = 1 + int(measured.any())
-    size = (PANEL_INCHES * 1.18 * columns, (PANEL_INCHES * aspect + 0.4) * len(measured))
-    _, grid = plt.subplots(len(measured), columns, figsize=figsize or size, squeeze=False, layout="constrained")
-    for row, both in zip(grid, measured, strict=True):
-        if columns == 2 and not both:
-            row[0].set_axis_off()
-    return [panel for row, both in zip(grid, measured, strict=True) for panel in (row if both else row[-1:])]

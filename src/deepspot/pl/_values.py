@@ -1,9 +1,9 @@
-"""Measured and predicted genes of the spots of a shapes element, on one scale and in one order."""
+"""Measured, predicted and corrected genes of the spots of a shapes element, on one scale and in one order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,14 +15,33 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str:
+def shapes_of(sdata: SpatialData, table_key: str, shapes_key: str | None) -> str:
+    """Name of the shapes element that a table describes, to be chosen where it describes several."""
+    names = _tables.regions(sdata, table_key)
+    return _check.one_key(shapes_key, names, f"shapes that sdata.tables[{table_key!r}] annotates", "shapes_key")
+
+
+def kind(table: AnnData) -> str | None:
+    """What a table of this package holds, or None if it is not of this package."""
+    return table.uns.get(_keys.UNS, {}).get("kind")
+
+
+def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None, *, argument: str = "prediction_key") -> str:
     """Name of the table with the predicted genes of a shapes element."""
     tables = _tables.annotating(sdata, shapes_key)
     if key is None:
-        tables = [name for name in tables if sdata.tables[name].uns.get(_keys.UNS, {}).get("kind") == _keys.PREDICTION]
+        tables = [name for name in tables if kind(sdata.tables[name]) == _keys.PREDICTION]
         if not tables:
             raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
-    return _check.one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", "prediction_key")
+    return _check.one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
+
+
+def corrected_key(sdata: SpatialData, shapes_key: str, key: str | Literal[False] | None) -> str | None:
+    """Name of the table with the corrected genes of a shapes element, or None if there is none or `key` is False."""
+    tables = [name for name in _tables.annotating(sdata, shapes_key) if kind(sdata.tables[name]) == _keys.CORRECTED]
+    if key is False or (key is None and not tables):
+        return None
+    return _check.one_key(key, tables, f"corrected genes of {shapes_key!r} in sdata.tables", "corrected_key")
 
 
 def measured_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str | None:
@@ -65,10 +84,40 @@ def measured(
     return _spread(table[:, known], sdata, shapes_key, values, genes)
 
 
-def predicted(sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str]) -> np.ndarray:
-    """Predicted genes (n, genes), in the order of the shapes; NaN where there is no prediction."""
+def predicted(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Genes (n, genes) of a table of this package, in the order of the shapes; NaN where there is no value."""
     table = sdata.tables[table_key]
-    return _spread(table, sdata, shapes_key, table.X, genes)
+    if layer is not None:
+        _check.key_in(layer, table.layers, f"layers of table {table_key!r}")
+    return _spread(table, sdata, shapes_key, table.X if layer is None else table.layers[layer], genes)
+
+
+def expression(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Genes (n, genes) of any table: a `layer` of a measured one is counts, of one of this package as it is."""
+    read = predicted if _tables.is_ours(sdata.tables[table_key]) else measured
+    return read(sdata, shapes_key, table_key, genes, layer=layer)
+
+
+def said(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
+    """What the title of a gene says of its values: measured, predicted, corrected, or the name of a layer."""
+    what = kind(sdata.tables[table_key])
+    if what is None or layer == "measured":
+        return "measured"
+    if layer is not None and layer != _keys.CORRECTED:
+        return layer
+    return {_keys.PREDICTION: "predicted"}.get(what, what)
+
+
+def unit(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
+    """What the colour bar of a gene says."""
+    table = sdata.tables[table_key]
+    if layer is None and "log1p" in table.uns and not _tables.is_ours(table):
+        return "log expression, as in the table"
+    return str(table.uns.get(_keys.UNS, {}).get("scale", _keys.SCALE))
 
 
 def _columns(table: AnnData, genes: Sequence[str]) -> np.ndarray:

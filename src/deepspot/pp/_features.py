@@ -14,6 +14,7 @@ from deepspot._logging import logger, track
 from deepspot._settings import settings
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
     from xarray import DataArray
 
@@ -37,6 +38,8 @@ class Request:
         Whether to embed the sub-spots.
     coordinate_system
         Which one to relate image and spots with, if they share several that disagree.
+    only_central
+        Of the sub-spots embed only the one in the middle: the grid of its tile must be odd.
     """
 
     encoder: Encoder
@@ -45,6 +48,12 @@ class Request:
     shapes_key: str
     subspots: bool = True
     coordinate_system: str | None = None
+    only_central: bool = False
+
+    @property
+    def n_subspots(self) -> int:
+        """How many sub-spots of a spot are embedded."""
+        return 0 if not self.subspots else 1 if self.only_central else self.geometry.grid**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,21 +88,31 @@ class Plan:
 
 
 def plan_features(
-    sdata: SpatialData, request: Request, *, key_added: str | None = None, overwrite: bool = False
+    sdata: SpatialData,
+    request: Request,
+    *,
+    key_added: str | None = None,
+    overwrite: bool = False,
+    placement: _coords.Placement | None = None,
 ) -> Plan:
-    """Check a request, and find out whether its table is there already. Changes nothing."""
+    """Check a request, and find out whether its table is there already. Changes nothing.
+
+    Shapes that are added later come with their `placement`.
+    """
     encoder, geometry, shapes_key = request.encoder, request.geometry, request.shapes_key
-    placement = _coords.place(sdata, request.image_key, shapes_key, request.coordinate_system)
+    if placement is None:
+        placement = _coords.place(sdata, request.image_key, shapes_key, request.coordinate_system)
     pyramid = _reader.levels(sdata, request.image_key)
     name = f"image {request.image_key!r}"
     boxes = _boxes.make_boxes(placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=name)
     level = pyramid[boxes.level]
-    _check_size(len(placement.centers), encoder.card.dim, geometry.grid**2 if request.subspots else 0)
+    _check_size(len(placement.centers), encoder.card.dim, request.n_subspots)
+    parts = "central" if request.n_subspots == 1 and request.only_central else request.subspots
     fingerprint = digest(
         _reader.fingerprint(level, boxes), placement.centers.round(3), placement.mpp, geometry.model_dump(),
-        [boxes.level, boxes.side], encoder.fingerprint, request.subspots,
+        [boxes.level, boxes.side], encoder.fingerprint, parts,
     )  # fmt: skip
-    same = _find(sdata, shapes_key, fingerprint)
+    same = _find(sdata, shapes_key, fingerprint, placement.index)
     found = same is not None and not overwrite and key_added in (None, same)
     key = str(same) if found else key_added or _keys.features(encoder.card.name, shapes_key)
     if not found and key_added is None and key in sdata.tables and not overwrite:
@@ -117,6 +136,7 @@ def add_features(plan: Plan, *, device: str | None = None, batch_size: int | Non
         track(batches, f"Embedding {shapes_key}", total=-(-n // SPOTS), unit="batch"),
         n, encoder.to(device), grid=plan.request.geometry.grid, subspots=plan.request.subspots,
         batch_size=settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
+        only_central=plan.request.only_central,
     )  # fmt: skip
     obsm: dict[str, Any] = {"spatial": plan.placement.centers}
     if parts is not None:
@@ -128,6 +148,7 @@ def add_features(plan: Plan, *, device: str | None = None, batch_size: int | Non
         "image_key": plan.request.image_key,
         "mpp": plan.placement.mpp,
         "geometry": plan.request.geometry.model_dump(),
+        "subspots": {0: "none", plan.request.geometry.grid**2: "all"}.get(plan.request.n_subspots, "central"),
         "encoder": encoder.card.model_dump_json(),
         "encoder_fingerprint": encoder.fingerprint,
     }
@@ -139,12 +160,12 @@ def add_features(plan: Plan, *, device: str | None = None, batch_size: int | Non
     return plan.key
 
 
-def _find(sdata: SpatialData, shapes_key: str, fingerprint: str) -> str | None:
+def _find(sdata: SpatialData, shapes_key: str, fingerprint: str, index: pd.Index) -> str | None:
     for key in _tables.annotating(sdata, shapes_key):
         table = sdata.tables[key]
         same = table.uns.get(_keys.UNS, {}).get("fingerprint") == fingerprint
         # Somebody may have cut or sorted the table since: bags rely on one row for each shape, in their order.
-        if same and np.array_equal(_tables.rows_of(table, shapes_key), sdata.shapes[shapes_key].index):
+        if same and np.array_equal(_tables.rows_of(table, shapes_key), index):
             return key
     return None
 

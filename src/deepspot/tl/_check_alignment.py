@@ -1,25 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from deepspot import _check, _choose, _coords, _keys, _tables
+from deepspot import _check, _choose, _coords, _tables
 from deepspot._alignment import MAX_GENES, MIN_SPOTS, Alignment, align
+from deepspot._alignment_parts import align_parts, misplaced
 from deepspot._logging import logger
-from deepspot._neighbors import check_array
 from deepspot._settings import settings
 
-from ._bags_of import bags_of
-from ._predict import _card, _encoder
+from ._fitted import card_of
+from ._predicted import Source, predicted, stored
 from ._slides import MeasuredSlide, measure
 from ._training_set import targets
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
@@ -56,6 +55,10 @@ def check_alignment(
     lie wrongly in the image, the prediction is only known at these wrong places, and at least half of the right ones
     must lie among them.
 
+    Then halves, quarters and smaller parts of at least 40 spots are judged in the same way, each on its own: a fold or
+    a drift may misplace some spots and leave the others. If another place is surely better for a part, the verdict is
+    ``"partly misaligned"``, and `misplaced` names the parts.
+
     Parameters
     ----------
     sdata
@@ -87,9 +90,9 @@ def check_alignment(
 
     Returns
     -------
-    The finding, which prints as one line: its `verdict`, the `table` of all moves, the `best`, its `gain` and
-    `gain_low`, and the `matrix` that would repair the coordinates. A feature table is added where there is none (see
-    :func:`deepspot.pp.embed`). Nothing is moved.
+    The finding, which prints as one line: its `verdict`, the `misplaced` parts, the `table` of all moves, the `best`,
+    its `gain` and `gain_low`, and the `matrix` that would repair the coordinates. A feature table is added where there
+    is none (see :func:`deepspot.pp.embed`). Nothing is moved.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def check_alignment(
     >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
     >>> model = ds.tl.train(slides["P1_S1"], **options)
     >>> alignment = ds.tl.check_alignment(slides["P2_S1"], model)
-    >>> alignment.verdict in ("aligned", "misaligned", "undecided")
+    >>> alignment.verdict in ("aligned", "misaligned", "partly misaligned", "undecided")
     True
     """
     from deepspot import models
@@ -117,7 +120,7 @@ def check_alignment(
     ready, tile_um = None, None
     if prediction_key is None:
         ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-        tile_um = _card(ready).geometry.tile.tile_um  # type: ignore[union-attr]
+        tile_um = card_of(ready).geometry.tile.tile_um  # type: ignore[union-attr]
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
     table_key = _tables.measured_key(sdata, shapes_key, table_key)
     measured = measure("slide", sdata, shapes_key, table_key, patient="unknown", layer=layer)
@@ -128,92 +131,55 @@ def check_alignment(
         )
     placement = _coords.place(sdata, image_key, shapes_key, coordinate_system)
     if ready is None:
-        predicted = _stored(sdata, str(prediction_key), shapes_key, placement.centers)
-        _tables.check_shared(predicted.genes, sdata.tables[table_key], table_key)
+        table = stored(sdata, str(prediction_key), shapes_key, placement.centers)
+        _tables.check_shared(list(table.var_names), sdata.tables[table_key], table_key)
     else:
-        _tables.check_shared(_card(ready).genes, sdata.tables[table_key], table_key)
-        source = _Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
-        predicted = _predicted(sdata, ready, source, placement.centers)
-    ours, theirs = _comparable(measured, predicted)
-    at_um = placement.centers * placement.mpp
-    result = align(
-        ours, at_um[measured.rows], theirs, at_um[predicted.rows],
-        max_shift=max_shift, seed=settings.seed if seed is None else seed,
-    )  # fmt: skip
-    (logger.warning if result.verdict == "misaligned" else logger.info)("%r", result)
+        _tables.check_shared(card_of(ready).genes, sdata.tables[table_key], table_key)
+        source = Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
+        table = predicted(sdata, ready, source, placement.centers)
+    ours, rows = _tables.match(table, sdata, shapes_key)
+    field = pd.DataFrame(np.asarray(table.X)[ours], columns=table.var_names)
+    result = registration(measured, field, rows, placement.centers * placement.mpp, max_shift=max_shift, seed=seed)
+    (logger.info if result.verdict in ("aligned", "undecided") else logger.warning)("%r", result)
     return result
 
 
-@dataclass(frozen=True, eq=False)
-class _Predicted:
-    expression: np.ndarray
-    genes: list[str]
-    rows: np.ndarray
+def registration(
+    measured: MeasuredSlide,
+    predicted: pd.DataFrame,
+    rows: np.ndarray,
+    centers_um: np.ndarray,
+    *,
+    max_shift: float = 3.0,
+    seed: int | None = None,
+) -> Alignment:
+    """Judge where a measured slide lies, as a whole and by parts.
+
+    Parameters
+    ----------
+    measured
+        Counts of the slide.
+    predicted, rows
+        Predicted log-expression by gene, and the positions of its spots among the shapes.
+    centers_um
+        (n, 2) centres of all shapes in µm.
+    max_shift, seed
+        As in :func:`check_alignment`.
+    """
+    ours, theirs = _comparable(measured, predicted)
+    fields = ours, centers_um[measured.rows], theirs, centers_um[rows]
+    options: dict[str, Any] = {"max_shift": max_shift, "seed": settings.seed if seed is None else seed}
+    result = align(*fields, **options)
+    if result.verdict == "misaligned":
+        return result
+    wrong = misplaced(align_parts(*fields, **options))
+    return replace(result, verdict="partly misaligned", misplaced=tuple(wrong)) if wrong else result
 
 
-@dataclass(frozen=True)
-class _Source:
-    image_key: str
-    shapes_key: str
-    encoder: str | Encoder | None
-    coordinate_system: str | None
-    device: str | None
-    batch_size: int | None
-
-
-def _stored(sdata: SpatialData, key: str, shapes_key: str, centers: np.ndarray) -> _Predicted:
-    table = sdata.tables[_check.key_in(key, _predictions(sdata, shapes_key), f"predicted tables of {shapes_key!r}")]
-    if not _is_current(table, sdata, shapes_key, centers):
-        raise ValueError(
-            f"Table {key!r} was predicted when the spots {shapes_key!r} lay elsewhere in the image. Predict again with "
-            "`ds.tl.predict(…, overwrite=True)`."
-        )
-    return _of_table(table, sdata, shapes_key)
-
-
-def _predicted(sdata: SpatialData, model: DeepSpot, source: _Source, centers: np.ndarray) -> _Predicted:
-    from deepspot.pp._features import Request, add_features, plan_features
-
-    card, shapes_key = _card(model), source.shapes_key
-    for key in _predictions(sdata, shapes_key):
-        table = sdata.tables[key]
-        same = table.uns[_keys.UNS].get("fingerprint") == model.fingerprint
-        if same and _is_current(table, sdata, shapes_key, centers):
-            logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
-            return _of_table(table, sdata, shapes_key)
-    geometry = card.geometry
-    check_array(geometry.neighbors, _tables.array_positions(sdata, shapes_key))  # type: ignore[union-attr]
-    request = Request(
-        _encoder(card, source.encoder), geometry.tile, source.image_key, shapes_key,  # type: ignore[union-attr]
-        "subspots" in card.network.context, source.coordinate_system,
-    )  # fmt: skip
-    features = add_features(plan_features(sdata, request), device=source.device, batch_size=source.batch_size)
-    bags = bags_of(sdata, features, shapes_key, geometry.neighbors)  # type: ignore[union-attr]
-    return _Predicted(model.predict(bags, device=source.device), card.genes, np.arange(len(bags)))
-
-
-def _predictions(sdata: SpatialData, shapes_key: str) -> list[str]:
-    return [
-        key for key in _tables.annotating(sdata, shapes_key)
-        if sdata.tables[key].uns.get(_keys.UNS, {}).get("kind") == _keys.PREDICTION
-    ]  # fmt: skip
-
-
-def _is_current(table: AnnData, sdata: SpatialData, shapes_key: str, centers: np.ndarray) -> bool:
-    ours, rows = _tables.match(table, sdata, shapes_key)
-    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - centers[rows]).max(initial=0) <= _coords.AGREE_PX)
-
-
-def _of_table(table: AnnData, sdata: SpatialData, shapes_key: str) -> _Predicted:
-    ours, rows = _tables.match(table, sdata, shapes_key)
-    return _Predicted(np.asarray(table.X)[ours], list(table.var_names), rows)
-
-
-def _comparable(measured: MeasuredSlide, predicted: _Predicted) -> tuple[np.ndarray, np.ndarray]:
+def _comparable(measured: MeasuredSlide, predicted: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Expression of the genes that are seen in most spots, chosen without a look at how well they are predicted."""
-    genes = [gene for gene in predicted.genes if gene in measured.genes]
-    ours = targets([measured], genes)[0][0]
-    theirs = predicted.expression[:, pd.Index(predicted.genes).get_indexer(pd.Index(genes))]
+    genes = [gene for gene in predicted.columns if gene in measured.genes]
+    ours, theirs = targets([measured], genes)[0][0], predicted[genes].to_numpy()
     vary = np.flatnonzero((np.ptp(ours, axis=0) > 0) & (np.ptp(theirs, axis=0) > 0))
     if len(vary) == 0:
         raise ValueError(

@@ -139,7 +139,12 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
         names = list(sdata.tables)
     else:
         names = _tables.annotating(sdata, _check.key_in(shapes_key, sdata.shapes, "sdata.shapes"))
-    return [name for name in names if sdata.tables[name].uns.get(_keys.UNS, {}).get("kind") == _keys.PREDICTION]
+    made = {name: sdata.tables[name].uns.get(_keys.UNS, {}) for name in names}
+    # Sub-spots and grids were never measured.
+    return [
+        name for name in names
+        if made[name].get("kind") == _keys.PREDICTION and made[name].get("resolution", "spot") == "spot"
+    ]  # fmt: skip
 
 
 def _region(sdata: SpatialData, prediction_key: str) -> str:

@@ -91,6 +91,21 @@ def measure(
     name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, patient: str, layer: str | None
 ) -> MeasuredSlide:
     """Counts of a slide, matched to its shapes by instance."""
+    counts, _, rows = matched_counts(name, sdata, shapes_key, table_key, layer=layer)
+    seen = np.asarray(counts.sum(axis=1)).ravel() > 0
+    if not seen.any():
+        raise ValueError(f"Slide {name!r} has no spot with counts in table {table_key!r}. Leave it out.")
+    if not seen.all():
+        logger.warning("Slide %r: %d spots without counts are left out.", name, int((~seen).sum()))
+    array = _tables.array_positions(sdata, shapes_key)
+    genes = sdata.tables[table_key].var_names
+    return MeasuredSlide(name, patient, counts[seen], genes, rows[seen], None if array is None else array[rows[seen]])
+
+
+def matched_counts(
+    name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None
+) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
+    """Raw counts of the spots that a table shares with shapes, their rows in it, and their positions among these."""
     table = sdata.tables[table_key]
     where = f"X of table {table_key!r} of slide {name!r}"
     if layer is not None:
@@ -106,13 +121,4 @@ def measure(
             f"{list(_tables.rows_of(table, shapes_key)[:3])}, the shapes have "
             f"{list(sdata.shapes[shapes_key].index[:3])}. Give both the same identifiers, of the same type."
         )
-    counts = counts[ours]
-    seen = np.asarray(counts.sum(axis=1)).ravel() > 0
-    if not seen.any():
-        raise ValueError(f"Slide {name!r} has no spot with counts in table {table_key!r}. Leave it out.")
-    if not seen.all():
-        logger.warning("Slide %r: %d spots without counts are left out.", name, int((~seen).sum()))
-    array = _tables.array_positions(sdata, shapes_key)
-    return MeasuredSlide(
-        name, patient, counts[seen], table.var_names, rows[seen], None if array is None else array[rows[seen]]
-    )
+    return counts[ours], ours, rows

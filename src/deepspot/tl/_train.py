@@ -8,6 +8,7 @@ from deepspot import _check
 from deepspot._logging import logger
 from deepspot._oversample import require
 
+from ._residuals import out_of_fold_residuals
 from ._training_set import Oversample, choose_genes, targets, training_set
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
+    from deepspot.models._card import ModelCard
 
 
 def train(
@@ -153,8 +155,14 @@ def train(
         data.bags, data.targets, genes=chosen, checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
         **data.options,
     )  # fmt: skip
-    model.card = model.card.model_copy(  # type: ignore[union-attr]
+    card: ModelCard = model.card  # type: ignore[assignment]
+    reliability, unseen = card.reliability, model.out_of_fold
+    if reliability is not None and unseen is not None:
+        spots = [len(bags[slide.name]) for slide in plan.measured]
+        reliability = reliability.model_copy(update=out_of_fold_residuals(plan.measured, expression, unseen, spots))
+    model.card = card.model_copy(
         update={
+            "reliability": reliability,
             "name": name,
             "tissue": tissue,
             "licence": licence,
@@ -165,5 +173,5 @@ def train(
             "slides": [TrainingSlide(slide=s.name, patient=s.patient, spots=len(s.rows)) for s in plan.measured],
         }
     )
-    logger.info("Trained for %d epochs: %r.", model.card.epochs, model)
+    logger.info("Trained for %d epochs: %r.", card.epochs, model)
     return model

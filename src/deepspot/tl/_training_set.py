@@ -20,6 +20,7 @@ from deepspot._tables import SHARED
 from ._slides import MeasuredSlide
 
 Oversample = Literal["leiden", "aestetik"]
+ALL_GENES = "all measured genes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +149,28 @@ def targets(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> tuple[list
     With one panel the depth of a spot is its total; with mixed panels it is summed over the genes that all share, or
     the same tissue would have another expression on another panel.
     """
-    common = common_genes(slides)
-    mixed = any(len(slide.genes) != len(common) for slide in slides)
-    depth = f"the {len(common):,} genes that all training slides share" if mixed else "all measured genes"
-    if mixed:
+    genes_of_depth, depth = depth_genes(slides)
+    if depth != ALL_GENES:
         logger.info("The slides measured different genes: spots are normalised over %s.", depth)
-    return [target(slide, genes, common if mixed else slide.genes) for slide in slides], depth
+    return [target(slide, genes, counted) for slide, counted in zip(slides, genes_of_depth, strict=True)], depth
 
 
-def target(slide: MeasuredSlide, genes: Sequence[str], depth_genes: pd.Index) -> np.ndarray:
-    columns = slide.genes.get_indexer(pd.Index(genes))
-    depth = np.asarray(slide.counts[:, slide.genes.get_indexer(depth_genes)].sum(axis=1)).ravel()
+def depth_genes(slides: Sequence[MeasuredSlide]) -> tuple[list[pd.Index], str]:
+    """Genes over which the depth of a spot is summed on every slide, and what they are in words."""
+    common = common_genes(slides)
+    if all(len(slide.genes) == len(common) for slide in slides):
+        return [slide.genes for slide in slides], ALL_GENES
+    return [common] * len(slides), f"the {len(common):,} genes that all training slides share"
+
+
+def depth_of(slide: MeasuredSlide, genes: pd.Index) -> np.ndarray:
+    """Counts (n,) of every spot over some genes."""
+    return np.asarray(slide.counts[:, slide.genes.get_indexer(genes)].sum(axis=1)).ravel()
+
+
+def target(slide: MeasuredSlide, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+    """Log-expression (n, genes) of one slide, with the depth summed over the genes that are counted."""
+    columns, depth = slide.genes.get_indexer(pd.Index(genes)), depth_of(slide, counted)
     expression: csr_matrix = normalize(slide.counts[:, columns[columns >= 0]], depth)
     target = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
     target[:, columns >= 0] = expression.toarray()

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from deepspot import _keys, _tables
+from deepspot._logging import logger
+
+from ._plan import Plan
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from deepspot.models import DeepSpot
+
+
+def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepSpot | None]:
+    """Predict the genes of a slide, unless that was done.
+
+    Parameters
+    ----------
+    sdata
+        The slide.
+    plan
+        What was asked for. Without a model a prediction that is there is taken as it is.
+    shapes_key
+        The spots.
+
+    Returns
+    -------
+    Name of the table, and the model if it was loaded.
+
+    Raises
+    ------
+    KeyError
+        If a gene to draw is not one of those that are predicted, before any are.
+    ValueError
+        If no model was named and there are several predictions.
+    """
+    from deepspot import models, tl
+
+    tables = {name: sdata.tables[name].uns.get(_keys.UNS, {}) for name in _tables.annotating(sdata, shapes_key)}
+    made = {name: uns.get("fingerprint") for name, uns in tables.items() if uns.get("kind") == _keys.PREDICTION}
+    if plan.model is None and made:
+        if len(made) > 1:
+            raise ValueError(
+                f"The slide holds several predictions: {sorted(made)}. Name the model of one with --model."
+            )
+        (key,) = made
+        _check_genes(plan, sdata.tables[key].var_names)
+        logger.info("Using sdata.tables[%r], which the slide holds.", key)
+        return key, None
+    model = models.load(plan.model)
+    _check_genes(plan, model.card.genes)  # type: ignore[union-attr]
+    for key, fingerprint in made.items():
+        if fingerprint == model.fingerprint:
+            logger.info("Using sdata.tables[%r]: it was predicted by the same model.", key)
+            return key, model
+    usual = _keys.prediction(shapes_key)
+    key = usual if usual not in sdata.tables else _keys.sanitize(f"{usual}_{model.fingerprint}")
+    tl.predict(sdata, model, image_key=plan.image_key, shapes_key=shapes_key, key_added=key)
+    return key, model
+
+
+def _check_genes(plan: Plan, known: Iterable[str]) -> None:
+    """Raise before the long work if a gene is unknown."""
+    from difflib import get_close_matches
+
+    names = [str(gene) for gene in known]
+    for gene in plan.genes or []:
+        if gene not in names:
+            near = get_close_matches(gene, names, n=5, cutoff=0.5)
+            raise KeyError(f"Gene `{gene!r}` is not among the {len(names):,} predicted genes. Similar names: {near}.")

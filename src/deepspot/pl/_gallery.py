@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot import _check, _choose, _tables
+
+from . import _values
+from ._panel import bar_length, draw_scale_bar
+from ._tiles import cut_tiles, draw_tile, tile_side
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+TILE_INCHES = 1.35
+TOP_INCHES = 0.5
+ROWS = ("highest", "lowest")
+
+
+def gallery(
+    sdata: SpatialData,
+    gene: str,
+    *,
+    n: int = 8,
+    table_key: str | None = None,
+    layer: str | None = None,
+    tile_um: float | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """Show the H&E images of the spots where a gene is highest, above those where it is lowest.
+
+    The value stands over each image. Several examples of either end show what they have in common; what lies between
+    looks like neither. Where more spots share the lowest or the highest value than are shown, some are taken at random,
+    the same each time.
+
+    Parameters
+    ----------
+    sdata
+        Object with an H&E image and genes. It is not changed.
+    gene
+        The gene.
+    n
+        Spots of either end; fewer if there are not so many.
+    table_key
+        Table with the genes; by default the one predicted or corrected table, if there is only one.
+    layer
+        Layer of the table. Of a measured table it is raw counts, which are drawn as log1p of counts per 10,000.
+    tile_um
+        Side of the images in µm; by default what the model saw of a spot, else the spot's diameter. A larger number
+        shows the surroundings too.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
+    figsize
+        Width and height in inches; by default 1.35 inches for an image.
+    ax
+        Axes to draw into, `n` for the highest and then `n` for the lowest; by default a new figure.
+
+    Returns
+    -------
+    The axes, from the highest spot to the lowest.
+
+    Raises
+    ------
+    KeyError
+        If the gene or an element does not exist, or nothing was predicted.
+    ValueError
+        If there are several candidates for an element, fewer than two spots have a value, `n` is below 1, the image is
+        too coarse to show a spot, or `ax` does not hold one axes for each image.
+
+    References
+    ----------
+    DeepSpot, figure 6E.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
+    >>> model = ds.tl.train(sdata, genes=5, network={"members": 1})
+    >>> ds.tl.predict(sdata, model)
+    >>> len(ds.pl.gallery(sdata, model.card.genes[0], n=4))
+    8
+    """
+    table_key = _tables.expression_key(sdata, table_key)
+    shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
+    tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
+    (gene,) = _tables.known_genes(gene, sdata, [table_key])
+    values = _values.expression(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
+    ends = _ends(values, int(_check.positive(n, "n")), gene, shapes_key)
+
+    tiles = cut_tiles(sdata, image_key, shapes_key, np.concatenate(ends), tile_um)
+    title = f"{gene} {_values.said(sdata, table_key, layer)} ({_values.unit(sdata, table_key, layer)})"
+    axes = _axes(ax, len(ends[0]), figsize, title)
+    half = tile_um / 2
+    for panel, tile, value in zip(axes, tiles, values[np.concatenate(ends)], strict=True):
+        panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], box_aspect=1)
+        draw_tile(panel, tile, (0, 0), (tile_um, tile_um))
+        panel.set_title(f"{value:.2f}", fontsize="medium", pad=3)
+    draw_scale_bar(axes[0], bar_length(2 * tile_um))
+    return axes
+
+
+def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the highest and of the lowest values, both falling."""
+    there = np.flatnonzero(np.isfinite(values))
+    if len(there) < 2:
+        raise ValueError(f"{len(there)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
+    n = min(n, len(there) // 2)
+    # Spots of equal value, such as 0, would else be those at the start of the table: neighbours in a corner.
+    there = np.random.default_rng(0).permutation(there)
+    order = there[np.argsort(-values[there], kind="stable")]
+    return order[:n], order[-n:]
+
+
+def _axes(ax: Sequence[Axes] | None, n: int, figsize: tuple[float, float] | None, title: str) -> list[Axes]:
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        given = list(np.ravel(np.asarray(ax, dtype=object)))
+        _check.same_length(given, range(2 * n), "`ax` and the images")
+        return given
+    size = (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
+    figure, grid = plt.subplots(2, n, figsize=figsize or size, squeeze=False, layout="constrained")
+    figure.suptitle(title, fontsize="large")
+    for row, name in zip(grid, ROWS, strict=True):
+        row[0].set_ylabel(name, fontsize="large")
+    return list(grid.ravel())

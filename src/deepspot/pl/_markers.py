@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._panel import draw_colour_bar
+from ._results import groups_of, results_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from spatialdata import SpatialData
+
+ROW_INCHES, COLUMN_INCHES, MARGIN_INCHES = 0.21, 0.62, (2.6, 1.7)
+# A few genes must not take the colours of all others.
+QUANTILE = 0.98
+LONG_NAME = 7
+UNTESTED = "#D9D9D9"
+
+
+def markers(
+    sdata: SpatialData,
+    *,
+    table_key: str | None = None,
+    key: str = "markers",
+    groups: Sequence[str] | None = None,
+    n_top: int = 10,
+    cmap: str | Colormap = "RdBu_r",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how much higher or lower the top marker genes of each group are in all groups.
+
+    Rows are genes: for each group those that are significantly higher there, with the largest log2 fold change first. A
+    frame shows whose markers they are; a gene that leads in several groups is drawn once. Colours are log2 fold
+    changes, white is none; a dot says that the gene is significantly higher in the group.
+
+    Parameters
+    ----------
+    sdata
+        Object with marker genes, see :func:`deepspot.tl.markers`. It is not changed.
+    table_key
+        Table with the marker genes; needed only if several have some.
+    key
+        Where they are in `uns` of the table.
+    groups
+        Groups to draw, in this order; by default all.
+    n_top
+        Most genes for each group.
+    cmap
+        Colour map of matplotlib, with its middle at no change.
+    figsize
+        Width and height in inches; by default it grows with genes and groups.
+    ax
+        Axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        If no marker genes were computed, or a group does not exist.
+    ValueError
+        If several tables have marker genes, no gene is significant and higher in any of the groups, or `n_top` is
+        below 1.
+
+    References
+    ----------
+    DeepSpot, figure 4B.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=5, n_cols=6)["P1_S1"]
+    >>> table = sdata.tables["table"]
+    >>> table.X, table.uns["log1p"] = table.layers["expected"], {}
+    >>> table.obs["class"] = ["tumour" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
+    >>> ds.tl.markers(sdata, "class", table_key="table")
+    >>> ax = ds.pl.markers(sdata, n_top=3)
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
+    from matplotlib.colors import CenteredNorm
+
+    if n_top < 1:
+        raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
+    table_key, results = results_of(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
+    drawn = groups_of(results, groups, "groups")
+    results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
+    top = top_genes(results, drawn, n_top)
+    if not any(top.values()):
+        raise ValueError(
+            f"No gene is significant and higher in any of the groups {drawn}, so there is nothing to draw. All genes "
+            f"are in sdata.tables[{table_key!r}].uns[{key!r}]."
+        )
+    change = results.pivot(index="gene", columns="group", values="logfoldchange")
+    blocks = _in_blocks(top, change)
+    genes = [gene for block in blocks for gene in block]
+    values = change.reindex(index=genes, columns=drawn).to_numpy(dtype=float)
+    significant = results.pivot(index="gene", columns="group", values="significant").reindex(index=genes, columns=drawn)
+    rows, columns = np.nonzero(significant == True)  # noqa: E712 - untested is NaN
+    if ax is None:
+        size = (COLUMN_INCHES * len(drawn) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
+        _, ax = plt.subplots(figsize=figsize or size, layout="constrained")
+    colours = colormaps[cmap] if isinstance(cmap, str) else cmap
+    most = float(np.nanquantile(np.abs(values), QUANTILE)) or 1.0
+    image = ax.imshow(
+        np.ma.masked_invalid(values), cmap=colours, norm=CenteredNorm(0, most), aspect="auto", interpolation="nearest"
+    )
+    ax.set_facecolor(UNTESTED)
+    _lines(ax, blocks, drawn)
+    _frames(ax, genes, top)
+    _label(ax, genes, drawn)
+    ax.scatter(columns, rows, s=12, c="white", edgecolors="black", linewidths=0.7, zorder=3)
+    made = sdata.tables[table_key].uns.get(f"deepspot_{key}", {})
+    ax.set_title(f"Marker genes by {made.get('groupby', 'group')}")
+    ax.set_xlabel(_legend(top, n_top, made.get("test") == "blocks"), fontsize="small")
+    draw_colour_bar(image, ax, values, f"log2 fold change against {made.get('reference', 'rest')}")
+    return ax
+
+
+def top_genes(results: pd.DataFrame, groups: Sequence[str], n_top: int) -> dict[str, list[str]]:
+    """Markers of each group: significant, higher there, by fold change."""
+    leading = results[results["significant"].astype(bool) & (results["logfoldchange"] > 0)]
+    leading = leading.sort_values("logfoldchange", ascending=False, kind="stable")
+    return {group: list(leading.loc[leading["group"] == group, "gene"].head(n_top)) for group in groups}
+
+
+def _in_blocks(top: dict[str, list[str]], change: pd.DataFrame) -> list[list[str]]:
+    """Each gene once, with the group that it leads in by most."""
+    leader = {
+        gene: max((group for group in top if gene in top[group]), key=lambda group: change.loc[gene, group])
+        for gene in dict.fromkeys(gene for genes in top.values() for gene in genes)
+    }
+    blocks = [[gene for gene in genes if leader[gene] == group] for group, genes in top.items()]
+    return [block for block in blocks if block]
+
+
+def _lines(ax: Axes, blocks: list[list[str]], groups: Sequence[str]) -> None:
+    for column in range(1, len(groups)):
+        ax.axvline(column - 0.5, color="white", linewidth=1.5)
+    for row in np.cumsum([len(block) for block in blocks])[:-1]:
+        ax.axhline(row - 0.5, color="white", linewidth=4)
+
+
+def _frames(ax: Axes, genes: list[str], top: dict[str, list[str]]) -> None:
+    """Frame the markers of each group; those that follow one another share a frame."""
+    from matplotlib.patches import Rectangle
+
+    for column, wanted in enumerate(top.values()):
+        mine = np.concatenate([[False], np.isin(genes, wanted), [False]])
+        starts, ends = np.flatnonzero(mine[1:] & ~mine[:-1]), np.flatnonzero(mine[:-1] & ~mine[1:])
+        for first, last in zip(starts, ends, strict=True):
+            box = Rectangle(
+                (column - 0.5, float(first) - 0.5), 1, float(last - first), fill=False, linewidth=1.5, zorder=4
+            )
+            ax.add_patch(box).set_clip_on(False)
+
+
+def _legend(top: dict[str, list[str]], n_top: int, blocks: bool) -> str:
+    words = f"dot: significantly higher{' (block test)' * blocks}; frame: one of the top {n_top} of its group"
+    none = [group for group, genes in top.items() if not genes]
+    return f"{words}\nno significant marker: {', '.join(none)}" if none else words
+
+
+def _label(ax: Axes, genes: Sequence[str], groups: Sequence[str]) -> None:
+    ax.set_yticks(range(len(genes)), genes, fontsize="small")
+    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if max(map(len, groups)) > LONG_NAME else {}
+    ax.set_xticks(range(len(groups)), groups, **turned)  # type: ignore[arg-type]
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)

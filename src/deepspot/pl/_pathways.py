@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot import _check, _choose, _tables
+
+from . import _values
+from ._axes import map_axes, shape_of
+from ._backdrop import backdrop_of, place_spots
+from ._panel import QUANTILES, draw_colour_bar, draw_panel
+from ._results import results_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from spatialdata import SpatialData
+
+COLUMNS = 3
+PANEL_INCHES = 3.8
+SCORES = {"score_mlm": "pathway activity (t-value of decoupler's mlm)"}
+ENDS = {True: "blue: below, red: above the mean of the slide", False: "blue: below, red: above other genes"}
+
+
+def pathways(
+    sdata: SpatialData,
+    *,
+    pathways: str | Sequence[str] | None = None,
+    n_top: int = 6,
+    relative: bool = True,
+    table_key: str | None = None,
+    key: str = "score_mlm",
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    cmap: str | Colormap = "RdBu_r",
+    image_alpha: float = 0.5,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """Draw where in the tissue pathways are active, one map for each over the H&E image.
+
+    Colours say how far a spot's score is from the pathway's mean over the slide, which is white. The scores themselves
+    lie above or below 0 everywhere for most pathways, as their zero depends on which genes are known, and would hide
+    the pattern. All maps share one colour scale, up to the 99 % quantile on either side. So they can be compared: a
+    pathway that is pale everywhere hardly differs within this slide.
+
+    Parameters
+    ----------
+    sdata
+        Object with pathway scores, see :func:`deepspot.tl.pathways`. It is not changed.
+    pathways
+        Pathways to draw, in this order; by default those that vary most over the tissue, the most variable one first.
+    n_top
+        How many these are.
+    relative
+        Draw the difference from the mean over the slide; False draws the scores, with white at 0.
+    table_key
+        Table with the scores; needed only if several have some.
+    key
+        Where the scores are in `obsm` of the table.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
+    cmap
+        Colour map of matplotlib, with its middle at no activity.
+    image_alpha
+        Opacity of the image, from 0 to 1.
+    figsize
+        Width and height in inches; by default 4 inches for a map.
+    ax
+        Axes to draw into, one for each pathway; by default a new figure.
+
+    Returns
+    -------
+    The axes, one for each pathway.
+
+    Raises
+    ------
+    KeyError
+        If there are no scores, or a pathway, table, image or shapes element does not exist.
+    ValueError
+        If there are several candidates for an element, `pathways` is empty, or `ax` does not hold one axes for each.
+
+    References
+    ----------
+    DeepSpot, figure 4D.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> import pandas as pd
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
+    >>> table = sdata.tables["table"]
+    >>> scores = pd.DataFrame({"MAPK": range(12), "Hypoxia": range(12)[::-1]}, index=table.obs_names)
+    >>> table.obsm["score_mlm"] = scores - scores.mean()  # ds.tl.pathways does this
+    >>> len(ds.pl.pathways(sdata))
+    2
+    """
+    table_key, scores = results_of(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
+    shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
+    chosen = _chosen(scores, pathways, n_top, f"sdata.tables[{table_key!r}].obsm[{key!r}]")
+
+    rows, positions = _tables.match(sdata.tables[table_key], sdata, shapes_key)
+    values = np.full((len(sdata.shapes[shapes_key]), len(chosen)), np.nan)
+    values[positions] = scores[chosen].to_numpy(dtype=float)[rows]
+    if relative:
+        values -= np.nanmean(values, axis=0)
+    spots = place_spots(sdata, image_key, shapes_key)
+    backdrop = backdrop_of(sdata, image_key, spots)
+    axes = map_axes(
+        ax, shape_of(len(chosen), COLUMNS), aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1],
+        figsize=figsize, inches=PANEL_INCHES,
+    )  # fmt: skip
+    limit = float(np.nanquantile(np.abs(values), QUANTILES[1])) or 1.0
+    for panel, name, column in zip(axes, chosen, values.T, strict=True):
+        drawn = draw_panel(
+            panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit)
+        )
+    label = f"{SCORES.get(key, key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
+    draw_colour_bar(drawn, axes, values, label)
+    return axes
+
+
+def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: int, where: str) -> list[str]:
+    if pathways is None:
+        spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
+        return [str(name) for name in spread.index[: int(_check.positive(n_top, "n_top"))]]
+    wanted = [pathways] if isinstance(pathways, str) else list(pathways)
+    if not wanted:
+        raise ValueError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
+    return [_check.key_in(name, scores.columns, where) for name in wanted]

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot import _check, _tables
+
+from . import _values
+from ._colours import label_colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from spatialdata import SpatialData
+
+MIN_SPOTS = 3
+ALL_PAIRS = 4
+MAX_POINTS = 400
+STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
+LONG_NAME = 9
+FLATTER = "Dots are spots. They are no independent samples,\nso these stars flatter (rank-sum, Holm)."
+
+
+def regions(
+    sdata: SpatialData,
+    gene: str,
+    *,
+    groupby: str = "annotation",
+    groups: Sequence[str] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    table_key: str | None = None,
+    layer: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Compare a gene between annotated regions of a slide, with stars for the Wilcoxon rank-sum test.
+
+    A violin and a box (median and quartiles) for each region, a dot for each spot. The p-values are two-sided and
+    adjusted for the number of pairs that are drawn (Holm): ``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05,
+    and "ns" above.
+
+    **These stars flatter.** The test takes spots for independent samples. They are not: neighbours resemble each other,
+    predicted ones more so, and all come from one patient. Almost any two regions of a slide differ "significantly".
+    Read the size of the difference. Where :func:`deepspot.tl.markers` made its block test of this gene for the same
+    groups, which respects the neighbourhood, the p-values of that test are written under the figure. A claim about
+    patients needs several patients.
+
+    Parameters
+    ----------
+    sdata
+        Object with genes and regions, see :func:`deepspot.pp.annotate`. It is not changed.
+    gene
+        Name.
+    groupby
+        Column with the regions, in `obs` of the table or of the shapes.
+    groups
+        Regions to draw, in this order; by default all that hold at least 3 spots.
+    pairs
+        Pairs of regions to compare. By default all pairs of up to 4 regions; of more, the one with the highest median
+        and each of the others. An empty list compares none.
+    table_key
+        Table with the gene: measured, predicted or corrected. Needed only if there is not exactly one predicted or
+        corrected table.
+    layer
+        Layer of the table. Of a measured table it is one with raw counts, by default `X`; these are drawn as log1p of
+        counts per 10,000.
+    figsize
+        Width and height in inches; by default it grows with the regions.
+    ax
+        Axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    KeyError
+        If the table, gene, layer, column or a region does not exist.
+    ValueError
+        If there are several tables to choose from, under two regions are left, or one that is to be compared has under
+        3 spots with the gene.
+
+    References
+    ----------
+    DeepSpot, figure 6G.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=5, n_cols=6)["P1_S1"]
+    >>> table = sdata.tables["table"]
+    >>> table.obs["side"] = ["left" if x < 6 else "right" for x in table.obs["array_col"]]
+    >>> ax = ds.pl.regions(sdata, table.var_names[0], groupby="side", table_key="table")
+    """
+    import matplotlib.pyplot as plt
+
+    table_key = _tables.expression_key(sdata, table_key)
+    _tables.known_genes(gene, sdata, [table_key])
+    frame = _frame(sdata, table_key, gene, groupby, layer)
+    names = _groups(frame, groups, groupby)
+    samples = {name: frame.loc[frame["group"] == name, "value"].to_numpy() for name in names}
+    chosen = _pairs(samples, pairs)
+    p = holm([_rank_sum(samples[a], samples[b]) for a, b in chosen])
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=figsize or (1.6 + 1.05 * len(names), 4.6), layout="constrained")
+    _draw(ax, samples, label_colours(sdata.tables[table_key], groupby, list(frame["group"].cat.categories)))
+    _brackets(ax, samples, list(zip(chosen, p, strict=True)))
+    ax.set_ylabel(_values.unit(sdata, table_key, layer))
+    ax.set_title(f"{gene} {_values.said(sdata, table_key, layer)}")
+    small = [FLATTER] if chosen else []
+    ax.set_xlabel("\n".join([*small, *_blocks(sdata, table_key, gene, groupby, names)]), fontsize="x-small")
+    return ax
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Adjust p-values for their number (Holm's step-down)."""
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1)
+    return adjusted
+
+
+def _frame(sdata: SpatialData, table_key: str, gene: str, groupby: str, layer: str | None) -> pd.DataFrame:
+    """Value and group of every spot that has both."""
+    table = sdata.tables[table_key]
+    labels = _tables.labels(sdata, table_key, groupby)
+    shapes_key = _values.shapes_of(sdata, table_key, None)
+    rows, positions = _tables.match(table, sdata, shapes_key)
+    values = _values.expression(sdata, shapes_key, table_key, [gene], layer=layer)[positions, 0]
+    frame = pd.DataFrame({"group": labels.iloc[rows].to_numpy(), "value": values}).dropna()
+    return frame.assign(group=pd.Categorical(frame["group"], labels.cat.categories))
+
+
+def _groups(frame: pd.DataFrame, groups: Sequence[str] | None, groupby: str) -> list[str]:
+    size = frame["group"].value_counts(sort=False)
+    where = f"groups of {groupby!r}"
+    if groups is not None:
+        names = [_check.key_in(str(name), size.index, where) for name in dict.fromkeys(groups)]
+    else:
+        names = [str(name) for name in size.index[size >= MIN_SPOTS]]
+    small = [name for name in names if size[name] < MIN_SPOTS]
+    if small or len(names) < 2:
+        raise ValueError(
+            f"Regions are compared if at least two of them have {MIN_SPOTS} spots with the gene; {where}: "
+            f"{size.to_dict()}. Choose others with `groups=`, or another `groupby`."
+        )
+    return names
+
+
+def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | None) -> list[tuple[str, str]]:
+    names = list(samples)
+    if pairs is None and len(names) <= ALL_PAIRS:
+        return list(combinations(names, 2))
+    if pairs is None:
+        top = max(names, key=lambda name: float(np.median(samples[name])))
+        return [(top, name) for name in names if name != top]
+    for pair in pairs:
+        if len(pair) != 2 or pair[0] == pair[1]:
+            raise ValueError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
+    return [(_check.key_in(str(a), names, "drawn regions"), _check.key_in(str(b), names, "drawn regions"))
+            for a, b in pairs]  # fmt: skip
+
+
+def _rank_sum(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy.stats import mannwhitneyu
+
+    if np.ptp(np.concatenate([a, b])) == 0:
+        return 1.0
+    return float(mannwhitneyu(a, b).pvalue)
+
+
+def _draw(ax: Axes, samples: dict[str, np.ndarray], colours: dict[str, str]) -> None:
+    places = np.arange(len(samples))
+    rng = np.random.default_rng(0)
+    for place, (name, values) in zip(places, samples.items(), strict=True):
+        if np.ptp(values) > 0:
+            violin: Any = ax.violinplot(values, [place], widths=0.85, showextrema=False)
+            violin["bodies"][0].set(facecolor=colours[name], alpha=0.25, edgecolor="none")
+        shown = values if len(values) <= MAX_POINTS else rng.choice(values, MAX_POINTS, replace=False)
+        aside = place + rng.uniform(-0.22, 0.22, len(shown))
+        ax.scatter(aside, shown, s=7, color=colours[name], alpha=0.7, linewidths=0)
+    line = {"color": "black", "linewidth": 1.2}
+    ax.boxplot(
+        list(samples.values()), positions=places, widths=0.28, showfliers=False, boxprops=line, medianprops=line,
+        whiskerprops=line, capprops={"linewidth": 0}, zorder=3,
+    )  # fmt: skip
+    labels = [f"{name}\nn = {len(values):,}" for name, values in samples.items()]
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, samples)) > LONG_NAME else {}
+    ax.set_xticks(places, labels, **turned)  # type: ignore[arg-type]
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _brackets(ax: Axes, samples: dict[str, np.ndarray], tested: list[tuple[tuple[str, str], float]]) -> None:
+    """Draw short brackets low and long ones above them, so that none crosses another."""
+    names = list(samples)
+    low, high = (float(end(np.concatenate(list(samples.values())))) for end in (np.min, np.max))
+    step = 0.075 * ((high - low) or 1.0)
+    spans = [(*sorted(names.index(name) for name in pair), p) for pair, p in tested]
+    for level, (left, right, p) in enumerate(sorted(spans, key=lambda span: (span[1] - span[0], span[0])), start=1):
+        y = high + level * step
+        ax.plot([left, left, right, right], [y - step / 4, y, y, y - step / 4], color="black", linewidth=0.9)
+        star = next((mark for limit, mark in STARS.items() if p < limit), "ns")
+        # The glyph of an asterisk sits high in its line.
+        ax.annotate(star, ((left + right) / 2, y), xytext=(0, 0 if star == "ns" else -4), textcoords="offset points",
+                    ha="center", va="bottom", fontsize="small")  # fmt: skip
+    ax.set_ylim(low - step, high + (len(spans) + 1.5) * step)
+
+
+def _blocks(sdata: SpatialData, table_key: str, gene: str, groupby: str, names: list[str]) -> list[str]:
+    """What the block permutation test said of this gene, should it have been made for these groups."""
+    uns = sdata.tables[table_key].uns
+    found = uns.get("markers")
+    if found is None or uns.get("deepspot_markers", {}).get("groupby") != groupby:
+        return []
+    rows = found[(found["gene"].astype(str) == gene) & found["p_block_adj"].notna()]
+    told = {str(row.group): float(row.p_block_adj) for row in rows.itertuples()}
+    words = [f"{name} {told[name]:.2g}" for name in names if name in told]
+    return [f"Block test, each against the rest: adjusted p {', '.join(words)}"] if words else []

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot import _check, _choose, _keys, _tables
+
+from . import _values
+from ._axes import map_axes, shape_of
+from ._backdrop import backdrop_of, place_spots
+from ._panel import draw_colour_bar, draw_panel, limits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from spatialdata import SpatialData
+
+PANEL_INCHES = 4.6
+
+
+def superresolution(
+    sdata: SpatialData,
+    gene: str,
+    *,
+    prediction_key: str | None = None,
+    fine_key: str | Sequence[str] | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    cmap: str | Colormap = "viridis",
+    image_alpha: float = 0.5,
+    figsize: tuple[float, float] | None = None,
+    ax: Sequence[Axes] | None = None,
+) -> list[Axes]:
+    """Draw a gene as predicted for spots and for finer parts of the tissue, beside the H&E image.
+
+    All maps share one colour scale. What is finer is still a prediction from the image, by a model that has only ever
+    seen whole spots measured: it says where within a spot the tissue looks like expression, and not what a finer
+    measurement would find. It does not show single cells.
+
+    Parameters
+    ----------
+    sdata
+        Object with predicted genes of spots and of their parts: :func:`deepspot.tl.predict` with its default
+        `resolution`, and with ``"subspot"`` or ``"grid"``. It is not changed.
+    gene
+        The gene.
+    prediction_key
+        Predicted genes of the spots; needed only if there are several such tables.
+    fine_key
+        Predicted genes of their parts, one table or several; by default those of ``<shapes>_subspots`` and of
+        ``<shapes>_grid``, as far as they exist.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
+    cmap
+        Colour map of matplotlib.
+    image_alpha
+        Opacity of the image under the maps, from 0 to 1.
+    figsize
+        Width and height in inches; by default 5 inches for a map.
+    ax
+        Axes to draw into: for the image, the spots and each finer table; by default a new figure.
+
+    Returns
+    -------
+    The axes: the image alone, the spots, then each finer table. They are in µm, so ``ax.set_xlim`` and ``ax.set_ylim``
+    zoom in, on all of them where they are new.
+
+    Raises
+    ------
+    KeyError
+        If there is no finer prediction, it lacks the gene, or a table, image or shapes element does not exist.
+    ValueError
+        If there are several candidates for an element, or `ax` does not hold one axes for each panel.
+
+    References
+    ----------
+    DeepSpot, figure 5D.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
+    >>> ds.tl.predict(sdata)
+    >>> ds.tl.predict(sdata, resolution="subspot")
+    >>> len(ds.pl.superresolution(sdata, "FASN"))
+    3
+    """
+    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
+    prediction_key = _values.prediction_key(sdata, shapes_key, prediction_key)
+    layers = [(prediction_key, shapes_key), *_finer(sdata, shapes_key, fine_key)]
+    for key, _ in layers:
+        (gene,) = _tables.known_genes(gene, sdata, [key])
+    values = [_values.predicted(sdata, shapes, key, [gene])[:, 0] for key, shapes in layers]
+    spots = [place_spots(sdata, image_key, shapes) for _, shapes in layers]
+    everything = np.concatenate(values)
+
+    backdrop = backdrop_of(sdata, image_key, spots[0])
+    n = len(layers) + 1
+    tissue, *maps = axes = map_axes(
+        ax, shape_of(n, n if n < 4 else 2), aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1],
+        figsize=figsize, inches=PANEL_INCHES, together=True,
+    )  # fmt: skip
+    draw_panel(tissue, np.full(len(values[0]), np.nan), spots[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
+    for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
+        title = f"{gene} predicted, {len(value):,} {_called(shapes, shapes_key)} of {place.diameter:.3g} µm"
+        drawn = draw_panel(
+            panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
+        )
+    draw_colour_bar(drawn, axes, everything, _values.unit(sdata, prediction_key))
+    return axes
+
+
+def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None) -> list[tuple[str, str]]:
+    """Names of the tables with finer predictions, and of the shapes that they describe."""
+    if keys is not None:
+        keys = [keys] if isinstance(keys, str) else list(keys)
+        keys = [_check.key_in(key, sdata.tables, "sdata.tables") for key in keys]
+        found = [(key, _values.shapes_of(sdata, key, None)) for key in keys]
+    else:
+        usual = [name for name in (_keys.subspots(shapes_key), _keys.grid(shapes_key)) if name in sdata.shapes]
+        found = [(_values.prediction_key(sdata, name, None, argument="fine_key"), name) for name in usual]
+    if not found:
+        raise KeyError(
+            f"No table holds a finer prediction of {shapes_key!r}. Call "
+            '`ds.tl.predict(sdata, model, resolution="subspot")`, or with "grid", first.'
+        )
+    return found
+
+
+def _called(shapes: str, shapes_key: str) -> str:
+    return {shapes_key: "spots", _keys.grid(shapes_key): "grid points", _keys.subspots(shapes_key): "sub-spots"}.get(
+        shapes, "parts"
+    )

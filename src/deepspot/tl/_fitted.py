@@ -1,0 +1,59 @@
+"""What a fitted model says of itself, as far as prediction needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot
+    from deepspot.models._card import ModelCard
+
+
+def card_of(model: DeepSpot) -> ModelCard:
+    """Card of a model that was trained on slides."""
+    if model.card is None:
+        raise ValueError("The model is not fitted yet. Train one with `ds.tl.train`.")
+    if model.card.geometry is None or model.card.encoder is None:
+        raise ValueError(
+            "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides with "
+            "`ds.tl.train`, or call `model.predict(bags)` on arrays."
+        )
+    return model.card
+
+
+def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
+    """The encoder that a model was trained on: by its name, or as given."""
+    from deepspot import encoders
+
+    ready = encoders.get(card.encoder.name if encoder is None else encoder)  # type: ignore[union-attr]
+    if ready.fingerprint != card.encoder_fingerprint:
+        raise ValueError(
+            f"The model was trained on encoder {card.encoder.name!r} with other weights or preprocessing than "  # type: ignore[union-attr]
+            f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
+        )
+    return ready
+
+
+def half_width(card: ModelCard) -> np.ndarray:
+    """Half width of the interval of every gene."""
+    reliability = card.reliability
+    if reliability is None or reliability.half_width is None:
+        why = "its gate was switched off" if reliability is None else reliability.why_no_interval
+        raise ValueError(
+            f"Model {card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on more "
+            "patients."
+        )
+    return np.array(reliability.half_width, dtype=np.float32)
+
+
+def expected_r(card: ModelCard) -> pd.DataFrame:
+    """Reliability of every gene, for `var`."""
+    var = pd.DataFrame(index=pd.Index(card.genes))
+    for column, field in {"expected_r": "r", "expected_r_low": "r_low", "expected_r_high": "r_high"}.items():
+        values = np.nan if card.reliability is None else getattr(card.reliability, field)
+        var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
+    return var

@@ -1,0 +1,272 @@
+import json
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+from shapely import LineString, Point, Polygon, box
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import Affine, Identity, Scale, set_transformation
+
+import deepspot as ds
+from deepspot import _tables
+
+WHITE = np.full((100, 100, 3), 255, np.uint8)
+XY = np.array([[10.0, 10], [30, 10], [50, 10], [70, 10], [90, 90]])
+SPOTS = ["e", "d", "c", "b", "a"]
+LEFT, MIDDLE = box(0, 0, 40, 40), box(40, 0, 60, 40)
+
+
+def frame(*polygons, **columns):
+    return gpd.GeoDataFrame(columns, geometry=list(polygons))
+
+
+@pytest.fixture
+def spots(slide_of):
+    return slide_of(WHITE, XY, index=SPOTS)
+
+
+@pytest.fixture
+def drawn():
+    return frame(LEFT, MIDDLE, name=["tumour", "stroma"])
+
+
+def feature(polygon, **properties):
+    properties = {"objectType": "annotation"} | properties
+    return {"type": "Feature", "id": "some-uuid", "geometry": polygon.__geo_interface__, "properties": properties}
+
+
+@pytest.fixture
+def qupath(tmp_path):
+    """What QuPath writes: classes with colours, objects without a class, points, and nested annotations."""
+    features = [
+        feature(LEFT, classification={"name": "Tumor", "color": [200, 0, 0]}, isLocked=False),
+        feature(MIDDLE, classification={"name": "Stroma", "color": [150, 200, 150]}, name="my note"),
+        feature(box(20, 0, 36, 36), classification={"name": "Immune cells", "colorRGB": -6250336}),
+        feature(box(0, 0, 100, 100)),
+        feature(Point(10, 10), classification={"name": "Tumor", "color": [200, 0, 0]}),
+    ]
+
+    def write(content=None, name="regions.geojson"):
+        path = tmp_path / name
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": features} if content is None else content))
+        return path
+
+    write.features = features
+    return write
+
+
+def test_spots_get_the_label_of_the_region_that_covers_them(spots, drawn, log):
+    assert ds.pp.annotate(spots, drawn) is None
+    column = spots["spots"]["annotation"]
+    assert column.astype(object).where(column.notna(), None).to_dict() == {
+        "e": "tumour", "d": "tumour", "c": "stroma", "b": None, "a": None,
+    }  # fmt: skip
+    assert list(column.cat.categories) == ["tumour", "stroma"]
+    assert log == [
+        "Labelled 3 of 5 spots: tumour 2, stroma 1. Added 'annotation' to sdata.shapes['spots'] and obs of the tables "
+        "[]."
+    ]
+
+
+def test_on_the_outline_is_inside_and_the_first_of_equal_regions_wins(spots):
+    ds.pp.annotate(spots, frame(box(0, 0, 30, 20), box(30, 0, 60, 20), name=["a", "b"]))
+    assert spots["spots"]["annotation"].tolist()[:3] == ["a", "a", "b"]
+
+
+def test_the_smallest_of_nested_regions_wins_in_any_order(spots):
+    polygons, names = [box(0, 0, 100, 40), box(20, 0, 60, 40), box(25, 5, 35, 15)], ["tissue", "tumour", "nest"]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        ds.pp.annotate(spots, frame(*[polygons[i] for i in order], name=[names[i] for i in order]), overwrite=True)
+        assert spots["spots"]["annotation"].tolist()[:4] == ["tissue", "nest", "tumour", "tissue"]
+
+
+def test_unlabelled_spots_can_have_a_name(spots, drawn):
+    ds.pp.annotate(spots, drawn, unlabelled="elsewhere")
+    assert spots["spots"]["annotation"].tolist() == ["tumour", "tumour", "stroma", "elsewhere", "elsewhere"]
+
+
+def test_qupath_geojson(slide, qupath, log):
+    order = np.random.default_rng(0).permutation(slide["table"].n_obs)  # rows are matched by instance
+    slide.tables["table"] = slide["table"][order].copy()
+    path = qupath([
+        feature(box(0, 0, 400, 2000), classification={"name": "Tumor", "color": [200, 0, 0]}),
+        feature(box(400, 0, 2000, 2000), classification={"name": "Stroma", "color": [150, 200, 150]}),
+        *qupath.features[3:],
+    ])  # fmt: skip
+    ds.pp.annotate(slide, path)
+    centers = np.column_stack([slide["spots"].geometry.x, slide["spots"].geometry.y])
+    expected = np.where(centers[:, 0] < 400, "Tumor", "Stroma")
+    assert slide["spots"]["annotation"].tolist() == expected.tolist()
+    table = slide["table"]
+    by_spot = dict(zip(slide["spots"].index, expected, strict=True))
+    assert table.obs["annotation"].tolist() == [by_spot[spot] for spot in table.obs["spot_id"]]
+    assert list(table.uns["annotation_colors"]) == ["#c80000", "#96c896"]
+    assert log[-1].endswith("Left out regions: 1 without an area (points or lines) and 1 without a label.")
+
+
+@pytest.mark.parametrize("kind", ["collection", "list", "old"])
+def test_every_kind_of_qupath_file(spots, qupath, kind):
+    content = {"collection": None, "list": qupath.features, "old": qupath.features}[kind]
+    path = str(qupath(content, name="regions.json" if kind == "old" else "regions.geojson"))
+    ds.pp.annotate(spots, path)
+    assert spots["spots"]["annotation"].tolist()[:3] == ["Tumor", "Immune cells", "Stroma"]
+
+
+def test_classes_that_became_text_or_have_several_names(spots):
+    classes = ['{"name": "Tumor", "color": [200, 0, 0]}', "{'no': json}", {"names": ["Tumor", "Positive"]}]
+    ds.pp.annotate(spots, frame(LEFT, MIDDLE, box(60, 0, 80, 40), classification=classes))
+    assert spots["spots"]["annotation"].tolist()[:4] == ["Tumor", "Tumor", "{'no': json}", "Tumor: Positive"]
+
+
+def test_label_column_is_guessed_or_given(spots):
+    both = frame(LEFT, MIDDLE, classification=[None, None], name=["n1", "n2"], grade=[1, 2])
+    ds.pp.annotate(spots, both, key_added="by_name")
+    ds.pp.annotate(spots, both, label_key="grade", key_added="by_grade")
+    ds.pp.annotate(spots, both[["geometry"]], key_added="by_index")
+    got = {key: spots["spots"][key].tolist()[0] for key in ("by_name", "by_grade", "by_index")}
+    assert got == {"by_name": "n1", "by_grade": "1", "by_index": "0"}
+    with pytest.raises(KeyError, match=r"Key `'stage'` not found in `columns of the regions`.*'grade'"):
+        ds.pp.annotate(spots, both, label_key="stage")
+    with pytest.raises(ValueError, match="Column 'classification' of the regions holds no label at all"):
+        ds.pp.annotate(spots, both, label_key="classification")
+
+
+def test_element_is_related_through_a_shared_coordinate_system(spots, drawn):
+    turned = np.array([[0.0, -2, 7], [2, 0, 5], [0, 0, 1]])
+    back = Affine(np.linalg.inv(turned), ("x", "y"), ("x", "y"))
+    polygons = drawn.set_geometry(drawn.affine_transform([0, -2, 2, 0, 7, 5]))
+    spots["regions"] = ShapesModel.parse(polygons, transformations={"global": back})
+    ds.pp.annotate(spots, "regions")
+    assert spots["spots"]["annotation"].tolist()[:3] == ["tumour", "tumour", "stroma"]
+
+
+def test_element_that_cannot_be_related(spots, drawn):
+    spots["regions"] = ShapesModel.parse(drawn, transformations={"other": Identity()})
+    with pytest.raises(ValueError, match=r"Shapes 'regions' \(\['other'\]\) and shapes 'spots' .* share no coordinate"):
+        ds.pp.annotate(spots, "regions")
+    set_transformation(spots["regions"], {"global": Identity(), "second": Scale([2, 2], ("x", "y"))}, set_all=True)
+    set_transformation(spots["spots"], {"global": Identity(), "second": Identity()}, set_all=True)
+    with pytest.raises(ValueError, match=r"apart in shapes 'regions'. Choose one with `coordinate_system=`"):
+        ds.pp.annotate(spots, "regions")
+    ds.pp.annotate(spots, "regions", coordinate_system="global")
+    assert spots["spots"]["annotation"].notna().sum() == 3
+
+
+def test_pixels_belong_to_the_image(slide_of, drawn):
+    """A file holds pixels of the image, wherever the image lies."""
+    sdata = slide_of(WHITE, XY * 2 + 7, image_to={"global": [[2, 0, 7], [0, 2, 7], [0, 0, 1]]})
+    ds.pp.annotate(sdata, drawn)
+    assert sdata["spots"]["annotation"].tolist()[:3] == ["tumour", "tumour", "stroma"]
+
+
+def test_broken_outlines_are_mended(spots):
+    bow_tie = Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])  # its two wings: left and right
+    ds.pp.annotate(spots, frame(bow_tie, MIDDLE, name=["bow tie", "stroma"]))
+    assert spots["spots"]["annotation"].tolist()[:3] == ["bow tie", "bow tie", "stroma"]
+
+
+def test_nothing_to_label_with(spots):
+    with pytest.raises(ValueError, match=r"no labelled polygon among the 2 regions: 1 without an area.*and 1 with"):
+        ds.pp.annotate(spots, frame(LineString([(0, 0), (9, 9)]), LEFT, name=["line", None]))
+
+
+def test_other_coordinates_show_both_extents(spots, drawn):
+    far = drawn.set_geometry(drawn.translate(1000, 2000))
+    message = (
+        r"No spot of 'spots' lies inside any region.*spots span x 10 to 90, y 10 to 90, and the regions x 1,000 to "
+        r"1,060, y 2,000 to 2,040.*full-resolution"
+    )
+    with pytest.raises(ValueError, match=message):
+        ds.pp.annotate(spots, far)
+    assert "annotation" not in spots["spots"]
+
+
+def test_existing_columns_are_kept(slide, qupath):
+    everything = frame(box(-1e6, -1e6, 1e6, 1e6), name=["all"])
+    slide["table"].obs["annotation"] = "mine"
+    with pytest.raises(ValueError, match=r"'annotation' exists already: \[\"obs of sdata.tables\['table'\]\"\].*key_"):
+        ds.pp.annotate(slide, everything)
+    assert "annotation" not in slide["spots"]
+    ds.pp.annotate(slide, everything, overwrite=True)
+    assert set(slide["table"].obs["annotation"]) == set(slide["spots"]["annotation"]) == {"all"}
+    with pytest.raises(ValueError, match=r"exists already: \[\"sdata.shapes\['spots'\]\", \"obs of"):
+        ds.pp.annotate(slide, everything)
+    with pytest.raises(ValueError, match="cannot be written"):
+        ds.pp.annotate(slide, everything, key_added="my labels!")
+    assert "my labels!" not in slide["spots"]
+
+
+def test_what_is_not_there(spots, tmp_path):
+    with pytest.raises(KeyError, match=r"Key `'regions'` not found in `sdata.shapes`. Available keys: \['spots'\]"):
+        ds.pp.annotate(spots, "regions")
+    with pytest.raises(FileNotFoundError, match=r"no file '.*missing.geojson'"):
+        ds.pp.annotate(spots, tmp_path / "missing.geojson")
+    (tmp_path / "broken.geojson").write_text('{"type": ')
+    with pytest.raises(ValueError, match=r"broken.geojson' is not GeoJSON.*Export objects as GeoJSON"):
+        ds.pp.annotate(spots, tmp_path / "broken.geojson")
+    with pytest.raises(TypeError, match="or a GeoDataFrame, got DataFrame"):
+        ds.pp.annotate(spots, pd.DataFrame({"a": [1]}))
+
+
+def test_it_survives_being_written(slide, tmp_path):
+    left = frame(box(0, 0, 400, 2000), name=["left"])
+    slide["regions"] = ShapesModel.parse(left, transformations={"global": Identity()})
+    ds.pp.annotate(slide, "regions", shapes_key="spots", key_added="from_element")
+    colours = {"classification": [{"name": "Tumor", "color": [1, 2, 255]}]}
+    ds.pp.annotate(slide, frame(box(0, 0, 400, 2000), **colours), shapes_key="spots", unlabelled="other")
+    slide.write(tmp_path / "slide.zarr")
+    back = read_zarr(tmp_path / "slide.zarr")
+    for key in ("from_element", "annotation"):
+        pd.testing.assert_series_equal(
+            back["spots"][key].astype(object), slide["spots"][key].astype(object), check_dtype=False
+        )
+        assert back["table"].obs[key].isna().tolist() == slide["table"].obs[key].isna().tolist()
+        assert isinstance(back["table"].obs[key].dtype, pd.CategoricalDtype)
+        assert isinstance(back["spots"][key].dtype, pd.CategoricalDtype)
+    assert back["spots"]["from_element"].isna().sum() > 0
+    assert list(back["table"].uns["annotation_colors"]) == ["#0102ff", "#d3d3d3"]
+
+
+def test_tables_that_hold_several_slides(slides):
+    """Annotating the second region of a table keeps the labels of the first one."""
+    from anndata import concat
+    from spatialdata.models import TableModel
+
+    first, second = slides["P1_S1"], slides["P2_S1"]
+    both = concat([first["table"], second["table"]], keys=["a", "b"], index_unique="_")
+    half = first["table"].n_obs
+    both.obs["region"] = pd.Categorical(["a"] * half + ["b"] * (both.n_obs - half))
+    joint = SpatialData(shapes={"a": first["spots"], "b": second["spots"]}, images={"he": first["P1_S1_image"]})
+    joint["table"] = TableModel.parse(both, region=["a", "b"], region_key="region", instance_key="spot_id")
+    for key, label in {"a": "one", "b": "two"}.items():
+        ds.pp.annotate(joint, frame(box(-1e6, -1e6, 1e6, 1e6), name=[label]), shapes_key=key)
+    assert joint["table"].obs["annotation"].tolist() == ["one"] * half + ["two"] * (both.n_obs - half)
+    assert "two" not in joint["a"]["annotation"].cat.categories
+    assert _tables.labels(joint, "table", "annotation").cat.categories.tolist() == ["one", "two"]
+
+
+def test_summaries_by_region_are_those_of_scanpy(slide):
+    import scanpy as sc
+
+    ds.pp.annotate(slide, frame(box(0, 0, 400, 2000), box(400, 0, 2000, 2000), name=["left", "right"]))
+    means = sc.get.aggregate(slide["table"], by="annotation", func=["mean"])
+    left = (slide["table"].obs["annotation"] == "left").to_numpy()
+    np.testing.assert_allclose(means["left"].layers["mean"][0], np.asarray(slide["table"].X[left].mean(axis=0)).ravel())
+    assert means.obs_names.tolist() == ["left", "right"]
+
+
+def test_sub_spots_are_no_candidates_beside_spots(slide):
+    import geopandas as gpd
+    from shapely import box
+
+    slide.shapes["spots_subspots"] = slide.shapes["spots"].assign(parent=1)
+    slide.tables["fine"] = slide.tables["table"].copy()
+    slide.tables["fine"].obs["region"] = pd.Categorical(["spots_subspots"] * slide.tables["fine"].n_obs)
+    slide.tables["fine"].uns["spatialdata_attrs"] = slide.tables["table"].uns["spatialdata_attrs"] | {
+        "region": "spots_subspots"
+    }
+    ds.pp.annotate(slide, gpd.GeoDataFrame({"name": ["all"]}, geometry=[box(-1e5, -1e5, 1e5, 1e5)]))
+    assert "annotation" in slide.shapes["spots"]
+    assert "annotation" not in slide.shapes["spots_subspots"]

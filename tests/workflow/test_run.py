@@ -1,0 +1,213 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata
+
+import deepspot as ds
+from deepspot import _oversample, cli, encoders
+from deepspot._workflow import Plan, run_report
+from deepspot._workflow._groups import choose_groups
+from deepspot._workflow._predict import predict
+from deepspot._workflow._read import read_slide
+
+# anndata writes scanpy's record arrays in a way that zarr warns of; the command line keeps that to itself.
+pytestmark = pytest.mark.filterwarnings("ignore:The data type")
+
+
+@pytest.fixture(scope="module")
+def trained(toy, mean_colour):
+    from spatialdata import deepcopy
+
+    slide = deepcopy(toy["P2_S1"])
+    genes = list(slide.tables["table"].var_names[:12])
+    options = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "gate": "record"}, "seed": 0}
+    return ds.tl.train({"P2_S1": slide}, genes=genes, encoder=mean_colour(), **options)
+
+
+@pytest.fixture
+def plan(trained, slide, cheap_encoder, tmp_path, monkeypatch):
+    """A slide on disk that another slide's model predicts, with gene sets and pathways that are files."""
+    real = encoders.get
+    monkeypatch.setattr(
+        encoders,
+        "get",
+        lambda encoder=None: cheap_encoder if encoder in ("mean_colour", cheap_encoder) else real(encoder),
+    )
+    trained.save(tmp_path / "model")
+    x = slide.tables["table"].obsm["spatial"][:, 0]
+    slide.tables["table"].obs["side"] = pd.Categorical(np.where(x < np.median(x), "left", "right"))
+    slide.write(tmp_path / "slide.zarr")
+    genes = trained.card.genes
+    (tmp_path / "sets.gmt").write_text(
+        "\n".join(["\t".join(["SET_A", "", *genes[:6]]), "\t".join(["SET_B", "", *genes])])
+    )
+    net = pd.DataFrame({"source": ["P", "Q"] * 6, "target": genes, "weight": np.linspace(-1, 2, 12)})
+    net.to_csv(tmp_path / "net.csv", index=False)
+    return Plan(
+        tmp_path / "slide.zarr", tmp_path / "report.html", model=str(tmp_path / "model"), groupby="side",
+        gene_sets=str(tmp_path / "sets.gmt"), net=tmp_path / "net.csv", genes=[genes[0]],
+    )  # fmt: skip
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(plan, tmp_path, monkeypatch, capsys):
+    def planted(sdata, groupby, **options):
+        # So few spots have no markers: say that the first genes are some.
+        real(sdata, groupby, **options)
+        found = sdata.tables[options["table_key"]].uns["markers"]
+        found.loc[found["rank"] <= 3, ["significant", "logfoldchange"]] = [True, 1.0]
+
+    real = ds.tl.markers
+    monkeypatch.setattr(ds.tl, "markers", planted)
+    before = files(plan.slide)
+    arguments = [
+        "report", str(plan.slide), "--out", str(plan.out), "--model", plan.model, "--groupby", "side", "--gene-sets",
+        plan.gene_sets, "--net", str(plan.net), "--save", str(tmp_path / "saved.zarr"),
+        "--genes", ",".join(plan.genes),
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert files(plan.slide) == before
+    assert str(plan.out) in capsys.readouterr().out
+    page = plan.out.read_text()
+    for said in ("Spots by side.", "gene set", "Pathways", "Registration of measured spots", "deepspot report"):
+        assert said in page
+    assert "What was not done" in page
+    assert "ds.tl.enrich" not in page
+    table = spatialdata.read_zarr(tmp_path / "saved.zarr").tables["deepspot_spots"]
+    assert {"markers", "enrichment", "deepspot_pathways"} <= set(table.uns)
+    assert {"P", "Q"} & set(table.obsm["score_mlm"])
+    assert list(table.obs["side"].cat.categories) == ["left", "right"]
+
+
+def test_what_is_there_is_not_done_again(plan, tmp_path, log, monkeypatch):
+    run_report(replace(plan, save=tmp_path / "saved.zarr"))
+    before = files(tmp_path / "saved.zarr")
+    for name in ("predict", "markers", "pathways"):
+        monkeypatch.setattr(ds.tl, name, None)
+    log.clear()
+    run_report(replace(plan, slide=tmp_path / "saved.zarr", overwrite=True))
+    assert sum(message.startswith("Using") for message in log) >= 3
+    assert files(tmp_path / "saved.zarr") == before
+
+
+def test_what_cannot_be_done_is_said_in_the_report(plan, monkeypatch, log):
+    def offline(*_, **__):
+        raise ConnectionError("cannot be had offline: pass `net=`")
+
+    monkeypatch.setattr(ds.tl, "pathways", offline)
+    monkeypatch.setattr(ds.tl, "check_alignment", offline)
+    run_report(replace(plan, net=None))
+    page = plan.out.read_text()
+    assert page.count("cannot be had offline: pass <code>net=</code>") == 2
+    assert any(message.startswith("Pathways: left out.") for message in log)
+
+
+def test_reads_an_h5ad_with_its_image(plan, slide, tmp_path):
+    from PIL import Image
+
+    pixels = slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
+    Image.fromarray(pixels).save(tmp_path / "he.png")
+    table = slide.tables["table"].copy()
+    table.uns = {"spatial": {"P1": {"scalefactors": {"spot_diameter_fullres": 55.0}}}}
+    table.obs = table.obs.drop(columns=["region", "spot_id"], errors="ignore")
+    table.write_h5ad(tmp_path / "slide.h5ad")
+    given = replace(plan, slide=tmp_path / "slide.h5ad", image=tmp_path / "he.png", mpp=1.0)
+    run_report(given)
+    assert "Slide P1: genes predicted" in plan.out.read_text()
+    with pytest.raises(ValueError, match="--image"):
+        run_report(replace(given, image=None, overwrite=True))
+    with pytest.raises(ValueError, match="scale is unknown") as error:
+        run_report(replace(given, mpp=None, overwrite=True))
+    assert "--mpp" in error.value.__notes__[0]
+
+
+def test_reads_a_folder_of_space_ranger_with_its_image(plan, tmp_path, monkeypatch):
+    """The reader has tests of its own."""
+    (tmp_path / "outs" / "spatial").mkdir(parents=True)
+    (tmp_path / "he.tif").write_text("")
+    monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
+    given = replace(plan, slide=tmp_path / "outs", image=tmp_path / "he.tif", mpp=0.5)
+    assert read_slide(given) == (tmp_path / "outs", {"fullres_image_file": tmp_path / "he.tif", "mpp": 0.5})
+    with pytest.raises(ValueError, match="Space Ranger does not copy it"):
+        read_slide(replace(given, image=None))
+
+
+def test_without_a_model_the_prediction_of_the_slide_is_taken(plan, trained, slide, cheap_encoder, monkeypatch):
+    ds.tl.predict(slide, trained, encoder=cheap_encoder)
+    monkeypatch.setattr(ds.models, "load", None)
+    assert predict(slide, replace(plan, model=None), "spots") == ("deepspot_spots", None)
+    with pytest.raises(KeyError, match="12 predicted genes"):
+        predict(slide, replace(plan, model=None, genes=["NO_SUCH"]), "spots")
+    slide.tables["other"] = slide.tables["deepspot_spots"].copy()
+    with pytest.raises(ValueError, match="--model"):
+        predict(slide, replace(plan, model=None), "spots")
+
+
+def test_another_model_does_not_replace_the_prediction(plan, trained, slide, cheap_encoder):
+    ds.tl.predict(slide, trained, encoder=cheap_encoder)
+    slide.tables["deepspot_spots"].uns["deepspot"]["fingerprint"] = "other"
+    key, model = predict(slide, plan, "spots")
+    assert key == f"deepspot_spots_{model.fingerprint}"
+    assert slide.tables[key].uns["deepspot"]["fingerprint"] == trained.fingerprint
+    assert "deepspot_spots" in slide.tables
+
+
+def clustered(monkeypatch, labels):
+    monkeypatch.setattr(_oversample, "leiden", lambda latent, seed: np.asarray(labels))
+
+
+def test_clusters_are_found_where_there_are_no_groups(plan, trained, slide, cheap_encoder, monkeypatch):
+    ds.tl.predict(slide, trained, encoder=cheap_encoder)
+    clustered(monkeypatch, np.repeat([1, 0, 2], 10))
+    assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "leiden"
+    assert list(slide.shapes["spots"]["leiden"]) == list(np.repeat(["2", "1", "3"], 10))
+    assert list(slide.tables["deepspot_spots"].obs["leiden"].cat.categories) == ["1", "2", "3"]
+    slide.shapes["spots"]["annotation"] = pd.Categorical(np.repeat(["a", "b"], 15))
+    assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "annotation"
+
+
+def test_without_igraph_the_report_says_how_to_get_clusters(plan, monkeypatch):
+    def missing(latent, seed):
+        raise ImportError('Clusters need igraph: `pip install "deepspot[oversample]"`.')
+
+    monkeypatch.setattr(_oversample, "leiden", missing)
+    run_report(replace(plan, groupby=None))
+    assert "deepspot[oversample]" in plan.out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"slide": "nowhere.zarr"}, FileNotFoundError, "no slide 'nowhere.zarr'"),
+        ({"gene_sets": "none.gmt"}, FileNotFoundError, "'none.gmt' \\(--gene-sets\\)"),
+        ({"net": "none.csv"}, FileNotFoundError, "'none.csv' \\(--net\\)"),
+        ({"image": "none.jpg"}, FileNotFoundError, "'none.jpg' \\(--image\\)"),
+        ({"out": "none/report.html"}, FileNotFoundError, "no folder 'none'"),
+        ({"out": "SLIDE/report.html"}, ValueError, "lies in the slide"),
+        ({"out": "TAKEN"}, FileExistsError, "pass `--overwrite`"),
+        ({"save": "SLIDE"}, FileExistsError, "--save"),
+        ({"save": "none/x.zarr"}, FileNotFoundError, "to save into"),
+        ({"model": "none"}, FileNotFoundError, "no model 'none'"),
+        ({"genes": ["NO_SUCH"]}, KeyError, "'NO_SUCH'"),
+        ({"groupby": "sides"}, KeyError, "'sides'"),
+        ({"image": "TAKEN"}, ValueError, "A SpatialData has its image"),
+        ({"slide": "TAKEN"}, ValueError, "no slide that can be read"),
+        ({"shapes_key": "cells"}, KeyError, "'cells'"),
+    ],
+)
+def test_says_what_is_wrong(change, error, message, plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.txt").write_text("mine")
+    known = {"SLIDE": plan.slide, "TAKEN": tmp_path / "taken.txt", "SLIDE/report.html": plan.slide / "report.html"}
+    paths = {"slide", "net", "image", "out", "save"}
+    change = {name: Path(known.get(value, value)) if name in paths else value for name, value in change.items()}
+    with pytest.raises(error, match=message):
+        run_report(replace(plan, **change))
+    assert not plan.out.exists()
+    assert not (plan.slide / "report.html").exists()
