@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import sys
 import tempfile
 import time
@@ -24,7 +25,12 @@ TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
+# tqdm looks for widgets, which progress bars that are off do not need.
+QUIET = "ignore:IProgress not found"
+
+
 def main(names: list[str]) -> None:
+    os.environ["PYTHONWARNINGS"] = QUIET
     for name in names or sorted(path.stem for path in TUTORIALS.glob("*.ipynb")):
         path = TUTORIALS / f"{name}.ipynb"
         notebook, start = nbformat.read(path, as_version=4), time.time()

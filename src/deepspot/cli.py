@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--mpp", type=float, metavar="µM", help="its µm per pixel, if the slide does not tell")
     report.add_argument("--image-key", help="image, if there are several")
     report.add_argument("--shapes-key", help="spots, if there are several")
+    report.add_argument("--table-key", help="measured genes, if there are several tables")
     report.add_argument("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     report.set_defaults(run=_report)

@@ -91,7 +91,7 @@ def test_what_is_there_is_not_done_again(plan, tmp_path, log, monkeypatch):
     for name in ("predict", "markers", "pathways"):
         monkeypatch.setattr(ds.tl, name, None)
     log.clear()
-    run_report(replace(plan, slide=tmp_path / "saved.zarr", overwrite=True))
+    run_report(replace(plan, slide=tmp_path / "saved.zarr", gene_sets=None, net=None, overwrite=True))
     assert sum(message.startswith("Using") for message in log) >= 3
     assert files(tmp_path / "saved.zarr") == before
 
@@ -211,3 +211,23 @@ def test_says_what_is_wrong(change, error, message, plan, tmp_path, monkeypatch)
         run_report(replace(plan, **change))
     assert not plan.out.exists()
     assert not (plan.slide / "report.html").exists()
+
+
+def test_gene_sets_that_are_named_replace_those_that_are_there(plan, slide, monkeypatch):
+    from deepspot._workflow._run import _enrich
+
+    calls = []
+    monkeypatch.setattr(ds.tl, "enrich", lambda *args, **_: calls.append(args[1]))
+    slide.tables["table"].uns["enrichment"] = pd.DataFrame()
+    _enrich(slide, replace(plan, gene_sets=None), "table")
+    assert calls == []
+    _enrich(slide, plan, "table")
+    assert calls == [plan.gene_sets]
+
+
+def test_several_measured_tables_are_refused_before_the_work(plan, slide, tmp_path):
+    slide.tables["second"] = slide.tables["table"].copy()
+    slide.write(tmp_path / "two.zarr")
+    with pytest.raises(ValueError, match="table_key"):
+        run_report(replace(plan, slide=tmp_path / "two.zarr"))
+    assert not plan.out.exists()

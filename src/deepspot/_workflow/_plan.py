@@ -29,8 +29,8 @@ class Plan:
         Genes to draw.
     image, mpp
         Full-resolution image, and µm per pixel, of a slide that lacks them.
-    image_key, shapes_key
-        Image and spots, if there are several.
+    image_key, shapes_key, table_key
+        Image, spots and measured genes, if there are several.
     save
         Where to write the slide with all results.
     overwrite
@@ -50,6 +50,7 @@ class Plan:
     mpp: float | None = None
     image_key: str | None = None
     shapes_key: str | None = None
+    table_key: str | None = None
     save: Path | None = None
     overwrite: bool = False
     command: str | None = None

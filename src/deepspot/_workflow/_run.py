@@ -44,11 +44,13 @@ def run_report(plan: Plan) -> str:
         If the slide cannot be read, or its genes cannot be predicted.
     """
     from deepspot import pl
+    from deepspot.pl._values import measured_key
 
     plan.check()
     _say("Reading the slide")
     sdata = read_slide(plan)
     shapes_key = _choose.only_shapes(sdata, plan.image_key, plan.shapes_key)
+    measured_key(sdata, shapes_key, plan.table_key)  # if there are several, say so before the long work
     _say("Predicting")
     key, model = predict(sdata, plan, shapes_key)
     notes: dict[str, str] = {}
@@ -67,7 +69,8 @@ def run_report(plan: Plan) -> str:
     _say("Writing")
     pl.report(
         sdata, plan.out, genes=plan.genes, groupby=groupby, model=model, alignment=alignment, prediction_key=key,
-        image_key=plan.image_key, shapes_key=shapes_key, notes=notes, command=plan.command, overwrite=plan.overwrite,
+        table_key=plan.table_key, image_key=plan.image_key, shapes_key=shapes_key, notes=notes,
+        command=plan.command, overwrite=plan.overwrite,
     )  # fmt: skip
     if plan.save is None:
         return f"Wrote {plan.out}."
@@ -95,7 +98,7 @@ def _alignment(
     from deepspot import tl
     from deepspot._report._survey import Wishes, survey
 
-    wishes = Wishes(prediction_key=key, image_key=plan.image_key, shapes_key=shapes_key)
+    wishes = Wishes(prediction_key=key, table_key=plan.table_key, image_key=plan.image_key, shapes_key=shapes_key)
     slide = survey(sdata, wishes, model, None)
     if slide.measured_key is None or slide.learnt_from:
         why = "no genes were measured" if slide.measured_key is None else "the model learnt from this slide"
@@ -122,14 +125,15 @@ def _markers(sdata: SpatialData, key: str, groupby: str) -> None:
     size = _tables.labels(sdata, key, groupby).value_counts(sort=False)
     large = [str(name) for name in size.index[size >= FEWEST]]
     # The test that respects the neighbourhood, as predictions of neighbours resemble each other all the more.
+    for stale in ("markers", "enrichment", "deepspot_enrichment"):  # of other groups
+        uns.pop(stale, None)
     tl.markers(sdata, groupby, table_key=key, groups=large, test="blocks", overwrite=True)
-    uns.pop("enrichment", None)  # of other markers
 
 
 def _enrich(sdata: SpatialData, plan: Plan, key: str) -> None:
     from deepspot import tl
 
-    if "enrichment" in sdata.tables[key].uns:
+    if plan.gene_sets is None and "enrichment" in sdata.tables[key].uns:
         logger.info("Using the gene sets of sdata.tables[%r].", key)
         return
     tl.enrich(sdata, plan.gene_sets, table_key=key, overwrite=True)
@@ -138,7 +142,7 @@ def _enrich(sdata: SpatialData, plan: Plan, key: str) -> None:
 def _pathways(sdata: SpatialData, plan: Plan, key: str) -> None:
     from deepspot import tl
 
-    if "score_mlm" in sdata.tables[key].obsm:
+    if plan.net is None and "score_mlm" in sdata.tables[key].obsm:
         logger.info("Using the pathways of sdata.tables[%r].", key)
         return
-    tl.pathways(sdata, plan.net, table_key=key)
+    tl.pathways(sdata, plan.net, table_key=key, overwrite=True)
