@@ -67,6 +67,8 @@ intersphinx_mapping = (
 )
 
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 html_title = f"deepspot {release}"
 html_theme_options = {"show_toc_level": 2, "use_fullscreen_button": False, "navbar_persistent": []}
 
