@@ -32,7 +32,7 @@ from deepspot._metrics import pearson, rmse
 SECTIONS, TESTS, MISPLACED, SEED = ["C2", "C3", "C4", "C5"], ["C5", "B4"], ["C2", "C3"], 0
 OPTIONS = {"patient_key": "patient", "genes": 1000, "min_detected": 0.1, "seed": SEED}
 SHARES, REPEATS, DETECTED = (0.25, 0.10, 0.05), 10, 0.3
-PREDICTED, CORRECTED = "deepspot_spots", "table_corrected"
+CORRECTED = "table_corrected"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -132,7 +132,7 @@ def misplaced(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[
             wrong[rows] = counts[cKDTree(um).query(source)[1]]
             slide = with_counts(sdata, wrong)
             verdict = ds.tl.check_alignment(slide, model)
-            bad = verdict.verdict.endswith("misaligned")
+            bad = verdict.is_wrong
             noticed.append(bad)
             r = []
             for options in ({"check_registration": False}, {"method": "replace"}):

@@ -46,7 +46,7 @@ def test_small_slides_have_no_parts_and_large_ones_have_smaller_parts():
     assert parts(rng.uniform(size=(2 * MIN_PART - 1, 2))) == {}
     many = parts(rng.uniform(size=(MIN_PART * 20, 2)))
     assert len(many) > 20
-    assert "1 of 4 from the top 4 of 4 from the left part" in many
+    assert "part 1 of 4 from the top and 4 of 4 from the left" in many
 
 
 def test_a_slide_that_lies_right_has_no_misplaced_part(slide):

@@ -79,6 +79,11 @@ class Alignment:
     misplaced: tuple[str, ...] = ()
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether the slide, or a part of it, surely lies wrongly."""
+        return self.verdict in ("misaligned", "partly misaligned")
+
+    @property
     def r(self) -> float:
         """Agreement of the best move."""
         return float(self.table["r"].iloc[self.best])

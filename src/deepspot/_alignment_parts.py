@@ -30,11 +30,9 @@ def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
         columns = _bands(centers_um[:, 0], along)
         rows = _bands(centers_um[:, 1], down)
         for i, j in np.ndindex(down, along):
-            name = f"{_place(i, down, 'upper', 'lower')} {_place(j, along, 'left', 'right')}".strip()
-            size = {2: "half", 4: "quarter"}.get(down * along, "part")
             members = np.flatnonzero((rows == i) & (columns == j))
             if len(members) >= MIN_PART:
-                found[f"{name} {size}"] = members
+                found[_name(i, down, j, along)] = members
     return found
 
 
@@ -114,9 +112,8 @@ def _bands(values: np.ndarray, n: int) -> np.ndarray:
     return np.searchsorted(inner, values, side="left")
 
 
-def _place(number: int, n: int, first: str, last: str) -> str:
-    if n == 1:
-        return ""
-    if n == 2:
-        return (first, last)[number]
-    return f"{number + 1} of {n} from {'the top' if first == 'upper' else 'the left'}"
+def _name(i: int, down: int, j: int, along: int) -> str:
+    if max(down, along) > 2:
+        return f"part {i + 1} of {down} from the top and {j + 1} of {along} from the left"
+    words = [("upper", "lower")[i]] * (down == 2) + [("left", "right")[j]] * (along == 2)
+    return " ".join([*words, "quarter" if down * along == 4 else "half"])

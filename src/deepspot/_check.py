@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from numbers import Real
 
 
@@ -24,6 +24,22 @@ def one_key(key: str | None, available: Iterable[str], where: str, argument: str
     if len(names) > 1:
         raise ValueError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
     return names[0]
+
+
+def genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> list[str]:
+    """Return genes as a list without repetitions if all are known; there are too many to list, so name similar ones."""
+    from difflib import get_close_matches
+
+    wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
+    if not wanted:
+        raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
+    names = list(dict.fromkeys(known))
+    unknown = [name for name in wanted if name not in set(names)]
+    if unknown:
+        near = get_close_matches(str(unknown[0]), names, n=5, cutoff=0.5)
+        hint = f"Similar names: {near}." if near else f"Its genes look like {names[:5]}."
+        raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
+    return wanted
 
 
 def positive(value: float, argument: str) -> float:

@@ -32,6 +32,16 @@ def is_ours(table: AnnData) -> bool:
     return _keys.UNS in table.uns
 
 
+def kind(table: AnnData) -> str | None:
+    """What a table of this package holds, or None if it is not of this package."""
+    return table.uns.get(_keys.UNS, {}).get("kind")
+
+
+def of_kind(sdata: SpatialData, shapes_key: str, *kinds: str) -> list[str]:
+    """Names of the tables that annotate a shapes element and hold this."""
+    return [name for name in annotating(sdata, shapes_key) if kind(sdata.tables[name]) in kinds]
+
+
 def measured_key(sdata: SpatialData, shapes_key: str, table_key: str | None) -> str:
     """Name of the table with the measured genes of a shapes element."""
     names = annotating(sdata, shapes_key)
@@ -45,7 +55,7 @@ def expression_key(sdata: SpatialData, table_key: str | None) -> str:
     if table_key is not None:
         return _check.key_in(table_key, sdata.tables, "sdata.tables")
     kinds = (_keys.PREDICTION, _keys.CORRECTED)
-    ours = [name for name, table in sdata.tables.items() if table.uns.get(_keys.UNS, {}).get("kind") in kinds]
+    ours = [name for name, table in sdata.tables.items() if kind(table) in kinds]
     if not ours:
         raise KeyError(
             "No table holds predicted or corrected genes. Call `ds.tl.predict(sdata)` first, or name a table with "
@@ -109,6 +119,38 @@ def _no_labels(sdata: SpatialData, table_key: str, key: str) -> str:
     )
 
 
+def results_of(
+    sdata: SpatialData, table_key: str | None, key: str, call: str, *, slot: str = "uns"
+) -> tuple[str, pd.DataFrame]:
+    """Find the result of a tool.
+
+    Parameters
+    ----------
+    sdata
+        Where the tables are.
+    table_key
+        Table; needed only if several hold such a result.
+    key
+        Entry in its `uns`, or in another slot.
+    call
+        What makes this entry, for the message.
+    slot
+        Where the entry is.
+
+    Returns
+    -------
+    Name of the table, and the data frame.
+    """
+    holding = [name for name, table in sdata.tables.items() if hasattr(getattr(table, slot).get(key), "columns")]
+    if table_key is not None:
+        _check.key_in(table_key, sdata.tables, "sdata.tables")
+    if not holding or (table_key is not None and table_key not in holding):
+        where = "No table" if table_key is None else f"Table {table_key!r}"
+        raise KeyError(f"{where} has a result in `{slot}[{key!r}]`. Call `{call}` first. Tables with one: {holding}.")
+    table_key = _check.one_key(table_key, holding, f"sdata.tables with {slot}[{key!r}]", "table_key")
+    return table_key, getattr(sdata.tables[table_key], slot)[key]
+
+
 def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:
     """Region and instance column to use for a new table: those of the measured one, where there is one."""
     for name in annotating(sdata, shapes_key):
@@ -138,19 +180,8 @@ def match(table: AnnData, sdata: SpatialData, shapes_key: str) -> tuple[np.ndarr
 
 def known_genes(gene: str | Sequence[str], sdata: SpatialData, table_keys: Sequence[str]) -> list[str]:
     """Return genes as a list, or raise if one of them is in none of the tables."""
-    from difflib import get_close_matches
-
-    genes = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
-    if not genes:
-        raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
-    names = [str(name) for name in dict.fromkeys(name for key in table_keys for name in sdata.tables[key].var_names)]
-    unknown = [name for name in genes if name not in set(names)]
-    if unknown:
-        near = get_close_matches(str(unknown[0]), names, n=5, cutoff=0.5)
-        hint = f"Similar names: {near}." if near else f"Its genes look like {names[:5]}."
-        where = " or ".join(f"sdata.tables[{key!r}]" for key in table_keys)
-        raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
-    return genes
+    names = [str(name) for key in table_keys for name in sdata.tables[key].var_names]
+    return _check.genes(gene, names, " or ".join(f"sdata.tables[{key!r}]" for key in table_keys))
 
 
 def check_shared(wanted: Sequence[str], table: AnnData, table_key: str) -> None:

@@ -7,12 +7,6 @@ from deepspot._alignment_moves import SYMMETRIES
 from deepspot.pl._alignment import alignment as draw
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def finding():
     """Measured one spot too far down and mirrored left-right."""

@@ -8,12 +8,6 @@ from deepspot.tl._validation._files import tidy
 from deepspot.tl._validation._result import CrossValidation
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def make():
     def make(levels, n_folds=4, **options):

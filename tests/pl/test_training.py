@@ -12,12 +12,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def bags():
     spot = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")

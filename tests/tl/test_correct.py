@@ -105,7 +105,9 @@ def test_deep_spots_keep_more_of_their_measurement(slide, model):
     ds.tl.correct(slide, model, check_registration=False)
     made = slide.tables["table_corrected"]
     weight = np.asarray(made.layers["weight"])[:, made.var["in_model"].to_numpy()]
-    assert weight[:45].mean() < 0.7 * weight[45:].mean()
+    odds = np.median(weight / (1 - weight), axis=1)
+    # With a tenth of the counts the odds of the measurement are a tenth.
+    assert np.median(odds[:45]) / np.median(odds[45:]) == pytest.approx(0.1, rel=0.3)
 
 
 def test_a_spot_without_counts_is_predicted(slide, model):
@@ -220,3 +222,12 @@ def test_a_stored_prediction_that_was_changed_is_not_used(slide, model):
     slide.tables["deepspot_spots"] = prediction
     ds.tl.correct(slide, model, check_registration=False, overwrite=True)
     np.testing.assert_allclose(slide.tables["table_corrected"].X, first, rtol=1e-5)
+
+
+def test_a_prediction_from_another_image_is_not_used(slide, model, log):
+    slide.tables["deepspot_spots"].uns["deepspot"]["image_key"] = "another_image"
+    ds.tl.correct(slide, model, check_registration=False)
+    assert not any(line.startswith("Using sdata.tables['deepspot_spots']") for line in log)
+    slide.tables["deepspot_spots"].uns["deepspot"]["image_key"] = "P2_S1_image"
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    assert any(line.startswith("Using sdata.tables['deepspot_spots']") for line in log)

@@ -192,7 +192,7 @@ def test_what_is_not_there(marked, programs):
     with pytest.raises(KeyError, match=r"Key `'bone'` not found in `groups of the markers`"):
         ds.tl.enrich(marked, programs, group="bone")
     with pytest.raises(
-        KeyError, match=r"No table has markers in `uns\['mine'\]`. Call `ds.tl.markers\(sdata, groupby\)"
+        KeyError, match=r"No table has a result in `uns\['mine'\]`. Call `ds.tl.markers\(sdata, groupby\)"
     ):
         ds.tl.enrich(marked, programs, markers_key="mine")
     with pytest.raises(TypeError, match=r"`gene_sets` must be a dict .* got list"):

@@ -142,7 +142,7 @@ def test_without_a_model_the_prediction_of_the_slide_is_taken(plan, trained, sli
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     monkeypatch.setattr(ds.models, "load", None)
     assert predict(slide, replace(plan, model=None), "spots") == ("deepspot_spots", None)
-    with pytest.raises(KeyError, match="12 predicted genes"):
+    with pytest.raises(KeyError, match="12 genes of the prediction"):
         predict(slide, replace(plan, model=None, genes=["NO_SUCH"]), "spots")
     slide.tables["other"] = slide.tables["deepspot_spots"].copy()
     with pytest.raises(ValueError, match="--model"):

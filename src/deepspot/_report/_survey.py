@@ -128,7 +128,7 @@ def survey(sdata: SpatialData, wishes: Wishes, model: DeepSpot | None, alignment
 
     image_key, shapes_key = _choose.image_and_shapes(sdata, wishes.image_key, wishes.shapes_key)
     prediction_key = wishes.prediction_key
-    if prediction_key is not None or _keys.PREDICTION in _kinds(sdata, shapes_key):
+    if prediction_key is not None or _tables.of_kind(sdata, shapes_key, _keys.PREDICTION):
         prediction_key = _values.prediction_key(sdata, shapes_key, prediction_key)
     corrected_key = _values.corrected_key(sdata, shapes_key, wishes.corrected_key)
     measured_key = _values.measured_key(sdata, shapes_key, wishes.table_key)
@@ -148,12 +148,6 @@ def slide_name(image_key: str, shapes_key: str) -> str:
         if image_key.endswith(suffix) and len(image_key) > len(suffix):
             return image_key.removesuffix(suffix)
     return image_key if shapes_key == "spots" else shapes_key
-
-
-def _kinds(sdata: SpatialData, shapes_key: str) -> list[str | None]:
-    from deepspot.pl import _values
-
-    return [_values.kind(sdata.tables[name]) for name in _tables.annotating(sdata, shapes_key)]
 
 
 def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from deepspot import _keys, _tables
+from deepspot import _check, _choose, _coords, _keys, _tables
 from deepspot._logging import logger
 
 from ._plan import Plan
@@ -38,9 +38,9 @@ def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepS
         If no model was named and there are several predictions.
     """
     from deepspot import models, tl
+    from deepspot.tl._predicted import find
 
-    tables = {name: sdata.tables[name].uns.get(_keys.UNS, {}) for name in _tables.annotating(sdata, shapes_key)}
-    made = {name: uns.get("fingerprint") for name, uns in tables.items() if uns.get("kind") == _keys.PREDICTION}
+    made = _tables.of_kind(sdata, shapes_key, _keys.PREDICTION)
     if plan.model is None and made:
         if len(made) > 1:
             raise ValueError(
@@ -52,10 +52,10 @@ def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepS
         return key, None
     model = models.load(plan.model)
     _check_genes(plan, model.card.genes)  # type: ignore[union-attr]
-    for key, fingerprint in made.items():
-        if fingerprint == model.fingerprint:
-            logger.info("Using sdata.tables[%r]: it was predicted by the same model.", key)
-            return key, model
+    image_key, _ = _choose.image_and_shapes(sdata, plan.image_key, shapes_key)
+    found = find(sdata, model, image_key, shapes_key, _coords.centers(sdata, image_key, shapes_key))
+    if found is not None:
+        return found, model
     usual = _keys.prediction(shapes_key)
     key = usual if usual not in sdata.tables else _keys.sanitize(f"{usual}_{model.fingerprint}")
     tl.predict(sdata, model, image_key=plan.image_key, shapes_key=shapes_key, key_added=key)
@@ -64,10 +64,5 @@ def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepS
 
 def _check_genes(plan: Plan, known: Iterable[str]) -> None:
     """Raise before the long work if a gene is unknown."""
-    from difflib import get_close_matches
-
-    names = [str(gene) for gene in known]
-    for gene in plan.genes or []:
-        if gene not in names:
-            near = get_close_matches(gene, names, n=5, cutoff=0.5)
-            raise KeyError(f"Gene `{gene!r}` is not among the {len(names):,} predicted genes. Similar names: {near}.")
+    if plan.genes:
+        _check.genes(plan.genes, known, "the prediction")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check
+from deepspot import _check, _tables
 
-from ._results import groups_of, results_of
+from ._results import groups_of
 from ._training import BLUE, GREY
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def enrichment(
     """
     if n_top < 1:
         raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = results_of(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
+    table_key, results = _tables.results_of(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
     groups = groups_of(results, group, "group")
     if not groups:
         raise ValueError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")

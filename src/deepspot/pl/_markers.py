@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot import _tables
+
 from ._panel import draw_colour_bar
-from ._results import groups_of, results_of
+from ._results import groups_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,7 +91,7 @@ def markers(
 
     if n_top < 1:
         raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = results_of(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = _tables.results_of(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
     drawn = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
     top = top_genes(results, drawn, n_top)

@@ -11,7 +11,6 @@ from . import _values
 from ._axes import map_axes, shape_of
 from ._backdrop import backdrop_of, place_spots
 from ._panel import QUANTILES, draw_colour_bar, draw_panel
-from ._results import results_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,7 +97,7 @@ def pathways(
     >>> len(ds.pl.pathways(sdata))
     2
     """
-    table_key, scores = results_of(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
+    table_key, scores = _tables.results_of(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
     shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
     chosen = _chosen(scores, pathways, n_top, f"sdata.tables[{table_key!r}].obsm[{key!r}]")

@@ -139,8 +139,7 @@ def _prediction(
     sdata: SpatialData, shapes_key: str, key: str | None, corrected_key: str | None
 ) -> tuple[str, str | None]:
     """Table with the prediction and, where only a corrected one holds it, its layer."""
-    tables = [sdata.tables[name] for name in _tables.annotating(sdata, shapes_key)]
-    if key is None and corrected_key is not None and _keys.PREDICTION not in map(_values.kind, tables):
+    if key is None and corrected_key is not None and not _tables.of_kind(sdata, shapes_key, _keys.PREDICTION):
         return corrected_key, "predicted"
     return _values.prediction_key(sdata, shapes_key, key), None
 

@@ -21,16 +21,11 @@ def shapes_of(sdata: SpatialData, table_key: str, shapes_key: str | None) -> str
     return _check.one_key(shapes_key, names, f"shapes that sdata.tables[{table_key!r}] annotates", "shapes_key")
 
 
-def kind(table: AnnData) -> str | None:
-    """What a table of this package holds, or None if it is not of this package."""
-    return table.uns.get(_keys.UNS, {}).get("kind")
-
-
 def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None, *, argument: str = "prediction_key") -> str:
     """Name of the table with the predicted genes of a shapes element."""
     tables = _tables.annotating(sdata, shapes_key)
     if key is None:
-        tables = [name for name in tables if kind(sdata.tables[name]) == _keys.PREDICTION]
+        tables = _tables.of_kind(sdata, shapes_key, _keys.PREDICTION)
         if not tables:
             raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
     return _check.one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
@@ -38,7 +33,7 @@ def prediction_key(sdata: SpatialData, shapes_key: str, key: str | None, *, argu
 
 def corrected_key(sdata: SpatialData, shapes_key: str, key: str | Literal[False] | None) -> str | None:
     """Name of the table with the corrected genes of a shapes element, or None if there is none or `key` is False."""
-    tables = [name for name in _tables.annotating(sdata, shapes_key) if kind(sdata.tables[name]) == _keys.CORRECTED]
+    tables = _tables.of_kind(sdata, shapes_key, _keys.CORRECTED)
     if key is False or (key is None and not tables):
         return None
     return _check.one_key(key, tables, f"corrected genes of {shapes_key!r} in sdata.tables", "corrected_key")
@@ -104,7 +99,7 @@ def expression(
 
 def said(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
     """What the title of a gene says of its values: measured, predicted, corrected, or the name of a layer."""
-    what = kind(sdata.tables[table_key])
+    what = _tables.kind(sdata.tables[table_key])
     if what is None or layer == "measured":
         return "measured"
     if layer is not None and layer != _keys.CORRECTED:

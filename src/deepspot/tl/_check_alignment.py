@@ -14,7 +14,8 @@ from deepspot._logging import logger
 from deepspot._settings import settings
 
 from ._fitted import card_of
-from ._predicted import Source, predicted, stored
+from ._predicted import predicted, stored
+from ._resolution import Source
 from ._slides import MeasuredSlide, measure
 from ._training_set import targets
 
@@ -140,7 +141,7 @@ def check_alignment(
     ours, rows = _tables.match(table, sdata, shapes_key)
     field = pd.DataFrame(np.asarray(table.X)[ours], columns=table.var_names)
     result = registration(measured, field, rows, placement.centers * placement.mpp, max_shift=max_shift, seed=seed)
-    (logger.info if result.verdict in ("aligned", "undecided") else logger.warning)("%r", result)
+    (logger.warning if result.is_wrong else logger.info)("%r", result)
     return result
 
 

@@ -12,10 +12,11 @@ from deepspot._alignment import MIN_SPOTS
 from deepspot._logging import logger
 
 from ._check_alignment import registration
-from ._corrected_table import Measured, corrected_table, residuals_of
-from ._fitted import card_of
-from ._predicted import Source, predicted
-from ._slides import measure
+from ._corrected_table import Measured, corrected_table
+from ._fitted import card_of, residuals_of
+from ._predicted import predicted
+from ._resolution import Source
+from ._slides import with_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
 
 Method = Literal["posterior", "replace"]
-SOUND = ("aligned", "undecided")
 
 
 def correct(
@@ -184,16 +184,14 @@ def correct(
 
 def _registration(measured: Measured, prediction: AnnData, placement: _coords.Placement, seed: int | None) -> str:
     """What the registration check finds, in a sentence; raise if counts lie in the wrong place."""
-    slide = measure(
-        "slide", measured.sdata, measured.shapes_key, measured.table_key, patient="unknown", layer=measured.layer
-    )
+    slide = with_counts("slide", "unknown", measured.counts, measured.table.var_names, measured.at)
     if len(slide.rows) < MIN_SPOTS:
         logger.warning("With %d spots nobody can tell whether counts lie where they belong.", len(slide.rows))
         return "too few spots to check"
     ours, rows = _tables.match(prediction, measured.sdata, measured.shapes_key)
     field = pd.DataFrame(np.asarray(prediction.X)[ours], columns=prediction.var_names)
     found = registration(slide, field, rows, placement.centers * placement.mpp, seed=seed)
-    if found.verdict not in SOUND:
+    if found.is_wrong:
         mend = "Leave these spots out" if found.misplaced else "Mend the coordinates (`ds.tl.check_alignment` says how)"
         raise ValueError(
             f"{found!r}. A posterior would trust such counts. {mend}, take `method='replace'`, or, should "

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from deepspot.models._card import ModelCard
 
 LAYERS = 5
 
@@ -78,19 +77,6 @@ class Measured:
     def counts_of(self, genes: pd.Index) -> np.ndarray:
         """Counts (n, genes) of some genes."""
         return self.counts[:, self.table.var_names.get_indexer(genes)].toarray()
-
-
-def residuals_of(card: ModelCard) -> pd.DataFrame:
-    """`dispersion` and `level` of every gene of a model; the median of the others where a gene's own are unknown."""
-    known = card.reliability
-    if known is None or known.dispersion is None or known.rate_level is None:
-        raise ValueError(
-            f"Model {card.name!r} does not know how far its predictions are off (`card.reliability.dispersion`), so a "
-            "measurement cannot be weighed against them. Train it again with `ds.tl.train`, or take `method='replace'`."
-        )
-    values = {"dispersion": known.dispersion, "level": known.rate_level}
-    found = pd.DataFrame(values, index=pd.Index(card.genes), dtype=float)
-    return found.fillna(found.median()).fillna({"dispersion": 0.0, "level": 1.0})
 
 
 def corrected_table(measured: Measured, prediction: AnnData, spread: pd.DataFrame | None) -> AnnData:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot import _check, _store
+from deepspot import _check, _store, _tables
 from deepspot._logging import logger
 
 from ._gene_sets import GeneSets, gene_sets_of
@@ -116,7 +116,7 @@ def enrich(
     'tumour'
     """
     _check.positive(n_top, "n_top")
-    table_key, found = _markers(sdata, table_key, markers_key)
+    table_key, found = _tables.results_of(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     added = [key_added, f"deepspot_{key_added}"]
     _store.check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
     known = [str(name) for name in found["group"].cat.categories]
@@ -156,20 +156,6 @@ def enrich(
         ", ".join(f"{name} {(frame.loc[frame['group'] == name, 'p_adj'] < 0.05).sum()}" for name in groups_with),
         f" Without a significant marker: {without}." if without else "",
     )  # fmt: skip
-
-
-def _markers(sdata: SpatialData, table_key: str | None, key: str) -> tuple[str, pd.DataFrame]:
-    if table_key is not None:
-        _check.key_in(table_key, sdata.tables, "sdata.tables")
-    holding = [name for name, table in sdata.tables.items() if hasattr(table.uns.get(key), "columns")]
-    if not holding or (table_key is not None and table_key not in holding):
-        where = "No table" if table_key is None else f"Table {table_key!r}"
-        raise KeyError(
-            f"{where} has markers in `uns[{key!r}]`. Call `ds.tl.markers(sdata, groupby)` first. Tables with some: "
-            f"{holding}."
-        )
-    table_key = _check.one_key(table_key, holding, f"sdata.tables with uns[{key!r}]", "table_key")
-    return table_key, sdata.tables[table_key].uns[key]
 
 
 def _test(markers: list[str], sets: dict[str, list[str]], background: set[str]) -> pd.DataFrame:

@@ -139,12 +139,9 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
         names = list(sdata.tables)
     else:
         names = _tables.annotating(sdata, _check.key_in(shapes_key, sdata.shapes, "sdata.shapes"))
-    made = {name: sdata.tables[name].uns.get(_keys.UNS, {}) for name in names}
+    predicted = [name for name in names if _tables.kind(sdata.tables[name]) == _keys.PREDICTION]
     # Sub-spots and grids were never measured.
-    return [
-        name for name in names
-        if made[name].get("kind") == _keys.PREDICTION and made[name].get("resolution", "spot") == "spot"
-    ]  # fmt: skip
+    return [name for name in predicted if sdata.tables[name].uns[_keys.UNS].get("resolution", "spot") == "spot"]
 
 
 def _region(sdata: SpatialData, prediction_key: str) -> str:

@@ -57,3 +57,16 @@ def expected_r(card: ModelCard) -> pd.DataFrame:
         values = np.nan if card.reliability is None else getattr(card.reliability, field)
         var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
     return var
+
+
+def residuals_of(card: ModelCard) -> pd.DataFrame:
+    """`dispersion` and `level` of every gene of a model; the median of the others where a gene's own are unknown."""
+    known = card.reliability
+    if known is None or known.dispersion is None or known.rate_level is None:
+        raise ValueError(
+            f"Model {card.name!r} does not know how far its predictions are off (`card.reliability.dispersion`), so a "
+            "measurement cannot be weighed against them. Train it again with `ds.tl.train`, or take `method='replace'`."
+        )
+    values = {"dispersion": known.dispersion, "level": known.rate_level}
+    found = pd.DataFrame(values, index=pd.Index(card.genes), dtype=float)
+    return found.fillna(found.median()).fillna({"dispersion": 0.0, "level": 1.0})

@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from deepspot import _check, _choose, _keys, _store, _tables
+from deepspot import _check, _choose, _keys, _store
 from deepspot._logging import logger
-from deepspot._neighbors import check_array
 
 from . import _resolution
-from ._fitted import card_of, encoder_of, half_width
+from ._fitted import card_of, half_width
 from ._prediction_table import prediction_table
 
 if TYPE_CHECKING:
@@ -122,8 +121,8 @@ def predict(
     ``uns["log1p"]``
         Says to scanpy that `X` is on the log scale.
     ``uns["deepspot"]``
-        `scale`, `depth`, `features` (name of that table), `ood_share`, `resolution`, `grid_um` (of a grid), and of the
-        model `model` (its name), `fingerprint`, `preset`, `gate` (network, blend or ridge, and why),
+        `scale`, `depth`, `features` (name of that table), `image_key`, `ood_share`, `resolution`, `grid_um` (of a
+        grid), and of the model `model` (its name), `fingerprint`, `preset`, `gate` (network, blend or ridge, and why),
         `expected_r_from`, `tissue`, `licence` and `versions`.
 
     With a finer `resolution`, shapes ``<shapes>_subspots`` or ``<shapes>_grid`` are added too, unless they are there:
@@ -158,7 +157,6 @@ def predict(
     (108, 1000)
     """
     from deepspot import models
-    from deepspot.pp._features import Request
 
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
     card = card_of(ready)
@@ -170,15 +168,9 @@ def predict(
     key = key_added or _keys.prediction(_resolution.target(resolution, shapes_key))
     _store.check_key(sdata, key, overwrite=overwrite)
     half = half_width(card) if intervals else None
-    check_array(geometry.neighbors, _tables.array_positions(sdata, shapes_key))
-    request = Request(
-        encoder_of(card, encoder), geometry.tile, image_key, shapes_key, "subspots" in card.network.context,
-        coordinate_system,
-    )  # fmt: skip
-    job = _resolution.Job(
-        sdata, ready, request, key, overwrite=overwrite, copies=1 + unclipped + 2 * intervals, grid_um=grid_um,
-        device=device, batch_size=batch_size,
-    )  # fmt: skip
+    source = _resolution.Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
+    options = {"overwrite": overwrite, "copies": 1 + unclipped + 2 * intervals, "grid_um": grid_um}
+    job = _resolution.make_job(sdata, ready, source, key, **options)
     run = {"spot": _resolution.at_spots, "subspot": _resolution.at_subspots, "grid": _resolution.at_grid}[resolution]
     table = prediction_table(sdata, ready, run(job), resolution=resolution, unclipped=unclipped, half_width=half)
     called = _resolution.CALLED[resolution]

@@ -52,7 +52,9 @@ def prediction_table(
     if half_width is not None:
         layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
     obs = _strangeness(sdata, model, predicted)
-    provenance = _provenance(model, predicted.features_key, float(obs["ood"].mean()))
+    provenance = _provenance(model, float(obs["ood"].mean()))
+    features = sdata.tables[predicted.features_key].uns[_keys.UNS]
+    provenance |= {"features": predicted.features_key, "image_key": features["image_key"]}
     return _store.make_table(
         np.maximum(expression, 0, out=None if layers else expression),
         region=shapes_key,
@@ -75,13 +77,12 @@ def _strangeness(sdata: SpatialData, model: DeepSpot, predicted: Predicted) -> p
     return obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
 
 
-def _provenance(model: DeepSpot, features_key: str, ood_share: float) -> dict[str, Any]:
+def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
     card = card_of(model)
     return {
         "kind": _keys.PREDICTION,
         "scale": card.scale,
         "depth": card.depth,
-        "features": features_key,
         "ood_share": ood_share,
         "model": card.name,
         "fingerprint": model.fingerprint,

@@ -11,13 +11,14 @@ import pandas as pd
 
 from deepspot import _coords, _keys, _reader, _tables
 from deepspot._bags import Bags
-from deepspot._neighbors import find_neighbors
+from deepspot._neighbors import check_array, find_neighbors
 from deepspot._settings import settings
 from deepspot.pp._features import Request, add_features, plan_features
 
 from ._bags_of import bags_of
 from ._finer import predict_subspots
 from ._finer_shapes import add_circles, plan_circles
+from ._fitted import card_of, encoder_of
 from ._in_blocks import predict_in_blocks
 from ._layout import grid_neighbors, lay_grid, lay_subspots
 
@@ -25,15 +26,28 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot._geometry import Geometry
+    from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
 Resolution = Literal["spot", "subspot", "grid"]
 CALLED = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a prediction is made from, and where; see :func:`deepspot.tl.predict`."""
+
+    image_key: str
+    shapes_key: str
+    encoder: str | Encoder | None = None
+    coordinate_system: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A checked call of :func:`deepspot.tl.predict`.
+    """A checked prediction.
 
     Attributes
     ----------
@@ -53,11 +67,11 @@ class Job:
     model: DeepSpot
     request: Request
     key: str
-    overwrite: bool
-    copies: int
-    grid_um: float | None
-    device: str | None
-    batch_size: int | None
+    overwrite: bool = False
+    copies: int = 1
+    grid_um: float | None = None
+    device: str | None = None
+    batch_size: int | None = None
 
     @property
     def geometry(self) -> Geometry:
@@ -98,6 +112,18 @@ class Predicted:
     features_key: str
     rows: np.ndarray
     provenance: dict[str, Any]
+
+
+def make_job(sdata: SpatialData, model: DeepSpot, source: Source, key: str, **options: Any) -> Job:
+    """Check that the encoder is the model's and the spots have what its neighbours need. Changes nothing."""
+    card, shapes_key = card_of(model), source.shapes_key
+    geometry: Geometry = card.geometry  # type: ignore[assignment]
+    check_array(geometry.neighbors, _tables.array_positions(sdata, shapes_key))
+    request = Request(
+        encoder_of(card, source.encoder), geometry.tile, source.image_key, shapes_key,
+        "subspots" in card.network.context, source.coordinate_system,
+    )  # fmt: skip
+    return Job(sdata, model, request, key, device=source.device, batch_size=source.batch_size, **options)
 
 
 def target(resolution: Resolution, shapes_key: str) -> str:

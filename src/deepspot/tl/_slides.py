@@ -92,13 +92,19 @@ def measure(
 ) -> MeasuredSlide:
     """Counts of a slide, matched to its shapes by instance."""
     counts, _, rows = matched_counts(name, sdata, shapes_key, table_key, layer=layer)
+    array, genes = _tables.array_positions(sdata, shapes_key), sdata.tables[table_key].var_names
+    return with_counts(name, patient, counts, genes, rows, array)
+
+
+def with_counts(
+    name: str, patient: str, counts: csr_matrix, genes: pd.Index, rows: np.ndarray, array: np.ndarray | None = None
+) -> MeasuredSlide:
+    """The spots that have any counts; `array` are the positions of all shapes."""
     seen = np.asarray(counts.sum(axis=1)).ravel() > 0
     if not seen.any():
-        raise ValueError(f"Slide {name!r} has no spot with counts in table {table_key!r}. Leave it out.")
+        raise ValueError(f"Slide {name!r} has no spot with counts. Leave it out, or name another table or layer.")
     if not seen.all():
         logger.warning("Slide %r: %d spots without counts are left out.", name, int((~seen).sum()))
-    array = _tables.array_positions(sdata, shapes_key)
-    genes = sdata.tables[table_key].var_names
     return MeasuredSlide(name, patient, counts[seen], genes, rows[seen], None if array is None else array[rows[seen]])
 
 
