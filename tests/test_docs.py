@@ -10,13 +10,15 @@ import pytest
 import deepspot as ds
 
 ROOT = Path(__file__).parents[1]
-NAMESPACES = sorted(set(ds.__all__) - {"settings"})
+TOP = {"clear_cache", "settings"}
+NAMESPACES = sorted(set(ds.__all__) - TOP)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def public() -> dict[str, object]:
     modules = {name: importlib.import_module(f"deepspot.{name}") for name in NAMESPACES}
-    return {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in module.__all__}
+    items = {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in module.__all__}
+    return {"clear_cache": ds.clear_cache} | items
 
 
 PUBLIC = public()

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from deepspot._geometry import NeighborRule
-from deepspot._neighbors import find_neighbors, padded
+from deepspot._neighbors import NeighborFinder, find_neighbors, padded
 
 
 def square(n, pitch=100.0):
@@ -80,3 +80,11 @@ def test_equals_brute_force(seed, n, reach, cap):
 def test_padded():
     dense = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool)
     np.testing.assert_array_equal(padded(csr_matrix(dense)), [[1, 2], [-1, -1], [0, -1]])
+
+
+def test_some_at_a_time_are_those_of_all():
+    xy = np.random.default_rng(0).uniform(0, 100, (40, 2))
+    for rule, array in ((NeighborRule(reach=20, cap=3), None), (NeighborRule(kind="box", reach=9), xy.round())):
+        everyone = find_neighbors(xy, rule, array)
+        some = np.array([7, 3, 39])
+        assert (NeighborFinder(xy, rule, array).of(some) != everyone[some]).nnz == 0

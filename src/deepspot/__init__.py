@@ -4,12 +4,13 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from ._embeddings import clear_cache
 from ._settings import settings
 
 if TYPE_CHECKING:
     from . import datasets, encoders, io, models, pl, pp, tl
 
-__all__ = ["datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
+__all__ = ["clear_cache", "datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
 __version__ = version("deepspot")
 
 

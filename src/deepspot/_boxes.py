@@ -31,6 +31,10 @@ class Boxes:
     side: int
     level: int
 
+    def __getitem__(self, rows: np.ndarray) -> Boxes:
+        """Some of them."""
+        return Boxes(self.corners[rows], self.side, self.level)
+
 
 def tile_px(tile_um: float, mpp: float) -> float:
     """Side of a tile in pixels."""

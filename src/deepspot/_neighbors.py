@@ -27,18 +27,35 @@ def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray
     ValueError
         If the rule is a box and array positions are missing.
     """
-    from scipy.spatial import cKDTree
+    return NeighborFinder(centers_um, rule, array).of(np.arange(len(centers_um)))
 
-    n = len(centers_um)
-    check_array(rule, array)
-    if rule.kind == "radius":
-        pairs = cKDTree(centers_um).query_pairs(rule.reach, output_type="ndarray")
-    else:
+
+class NeighborFinder:
+    """Finds the neighbours of some spots at a time, for slides whose neighbours are too many to hold at once.
+
+    Arguments are those of :func:`find_neighbors`.
+    """
+
+    def __init__(self, centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> None:
+        from scipy.spatial import cKDTree
+
+        check_array(rule, array)
+        self.centers, self.rule = centers_um, rule
+        self.points = centers_um if rule.kind == "radius" else array
+        self.tree = cKDTree(self.points)
+
+    def of(self, rows: np.ndarray) -> csr_matrix:
+        """Boolean matrix (rows, n): which spots are the neighbours of these."""
         # A box of the array is a ball in the Chebyshev metric.
-        pairs = cKDTree(array).query_pairs(rule.reach, p=np.inf, output_type="ndarray")
-    source, target = np.concatenate([pairs, pairs[:, ::-1]]).T
-    source, target = _nearest(source, target, centers_um, rule.cap)
-    return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(n, n))
+        metric = 2 if self.rule.kind == "radius" else np.inf
+        found = self.tree.query_ball_point(self.points[rows], self.rule.reach, p=metric)  # type: ignore[index]
+        source = np.repeat(np.arange(len(rows)), [len(near) for near in found])
+        target = np.fromiter((spot for near in found for spot in near), dtype=np.int64, count=len(source))
+        other = target != rows[source]
+        source, target = source[other], target[other]
+        distance = np.linalg.norm(self.centers[rows[source]] - self.centers[target], axis=1)
+        source, target = _nearest(source, target, distance, self.rule.cap)
+        return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
 
 
 def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
@@ -58,8 +75,7 @@ def padded(neighbors: csr_matrix) -> np.ndarray:
     return table
 
 
-def _nearest(source: np.ndarray, target: np.ndarray, xy: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    distance = np.linalg.norm(xy[source] - xy[target], axis=1)
+def _nearest(source: np.ndarray, target: np.ndarray, distance: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.lexsort((target, distance, source))  # ties go to the smaller index, so that results can be repeated
     source, target = source[order], target[order]
     rank = np.arange(len(source)) - np.searchsorted(source, source, side="left")

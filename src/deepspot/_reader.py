@@ -21,6 +21,7 @@ GLASS = 255
 
 LARGE_BLOCK = 256 * 2**20
 EXACT_FINGERPRINT = 2**30
+SQUARE = 1024
 PATCH, PATCHES = 64, 256
 # Averaging 3 × 3 of the pixels that are kept is enough to draw without moiré, and much faster than averaging all.
 AVERAGED = 3
@@ -97,13 +98,21 @@ def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -
 
 def fingerprint(level: DataArray, boxes: Boxes) -> str:
     """Content hash of a level: of all its pixels up to 1 GB, beyond that of patches in up to 256 of the tiles."""
-    if level.nbytes <= EXACT_FINGERPRINT:
-        return digest(np.asarray(level.data))
     height, width = level.sizes["y"], level.sizes["x"]
-    some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
-    corners = np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))
-    patches = [np.asarray(level.data[:, y : y + PATCH, x : x + PATCH]) for y, x in corners]
-    return digest(list(level.shape), np.stack(patches))
+    if level.nbytes <= EXACT_FINGERPRINT:
+        # In squares of one size, so that neither memory nor the hash depends on how the image is stored.
+        corners = [(y, x) for y in range(0, height, SQUARE) for x in range(0, width, SQUARE)]
+        side = SQUARE
+    else:
+        some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
+        corners = [(y, x) for y, x in np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))]
+        side = PATCH
+    return digest(list(level.shape), [digest(_decode(level.data[:, y : y + side, x : x + side])) for y, x in corners])
+
+
+def _decode(part: Any) -> np.ndarray:
+    """Pixels of a part of an image, in this thread: within a Dask worker they would be sent to the cluster else."""
+    return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
 
 
 class _Blocks:
@@ -146,7 +155,7 @@ class _Blocks:
     def _decode(self, block: tuple[int, int]) -> np.ndarray:
         if block not in self.cache:
             (y0, y1), (x0, x1) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
-            self.cache[block] = np.asarray(self.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
+            self.cache[block] = _decode(self.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
         return self.cache[block]
 
 

@@ -22,8 +22,13 @@ class Settings:
         Seed of everything random.
     max_table_gb
         Largest table that is built in memory, in GB.
+    embeddings_gb
+        Disk space, in GB, for the embeddings that predictions streamed to disk keep, so that another model or a run
+        that was killed need not embed again. Those not used for longest make room. 0 keeps none. They describe
+        patients' tissue, and lie in the folder `embeddings` of the cache; see :func:`deepspot.clear_cache`.
     cache_dir
-        Where downloads are kept; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating system.
+        Where downloads and embeddings are kept; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating
+        system.
     """
 
     device: str | None = None
@@ -31,6 +36,7 @@ class Settings:
     progress: bool = True
     seed: int = 0
     max_table_gb: float = 4.0
+    embeddings_gb: float = 50.0
     cache_dir: str | Path | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -39,6 +45,8 @@ class Settings:
             raise AttributeError(f"deepspot has no setting {name!r}. Available settings: {known}.")
         if name in ("batch_size", "max_table_gb") and not value > 0:
             raise ValueError(f"`settings.{name}` must be above 0, got {value!r}.")
+        if name == "embeddings_gb" and not value >= 0:
+            raise ValueError(f"`settings.{name}` must not be below 0, got {value!r}.")
         super().__setattr__(name, value)
 
     def cache(self, *parts: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,17 +58,81 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
+class Site:
+    """Where the tiles of a request lie.
+
+    Attributes
+    ----------
+    request
+        What the features shall hold.
+    placement, level, boxes
+        Where the spots lie, the image level to read, and the tiles in it.
+    fingerprint
+        Content hash of all that the features depend on.
+    """
+
+    request: Request
+    placement: _coords.Placement
+    level: DataArray
+    boxes: _boxes.Boxes
+    fingerprint: str
+
+    def embed(
+        self, rows: np.ndarray, *, device: str | None = None, batch_size: int | None = None, progress: str | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Embed some of the spots: (b, d) in float32, and their sub-spots (b, s, d) in float16, if asked for."""
+        from deepspot.encoders._encode import encode_spots
+
+        request = self.request
+        batches: Iterable[tuple[np.ndarray, np.ndarray]] = _reader.read(self.level, self.boxes[rows], SPOTS)
+        if progress is not None:
+            batches = track(batches, progress, total=-(-len(rows) // SPOTS), unit="batch")
+        return encode_spots(
+            batches, len(rows), request.encoder.to(device), grid=request.geometry.grid, subspots=request.subspots,
+            batch_size=settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
+            only_central=request.only_central,
+        )  # fmt: skip
+
+    def provenance(self) -> dict[str, Any]:
+        """What a table says of the features, in `uns`."""
+        request = self.request
+        return {
+            "kind": _keys.FEATURES,
+            "fingerprint": self.fingerprint,
+            "image_key": request.image_key,
+            "mpp": self.placement.mpp,
+            "geometry": request.geometry.model_dump(),
+            "subspots": {0: "none", request.geometry.grid**2: "all"}.get(request.n_subspots, "central"),
+            "encoder": request.encoder.card.model_dump_json(),
+            "encoder_fingerprint": request.encoder.fingerprint,
+        }
+
+
+def survey(sdata: SpatialData, request: Request, placement: _coords.Placement | None = None) -> Site:
+    """Find out where the tiles of a request lie. Shapes that are added later come with their `placement`."""
+    encoder, geometry = request.encoder, request.geometry
+    if placement is None:
+        placement = _coords.place(sdata, request.image_key, request.shapes_key, request.coordinate_system)
+    pyramid = _reader.levels(sdata, request.image_key)
+    name = f"image {request.image_key!r}"
+    boxes = _boxes.make_boxes(placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=name)
+    level = pyramid[boxes.level]
+    parts = "central" if request.n_subspots == 1 and request.only_central else request.subspots
+    fingerprint = digest(
+        _reader.fingerprint(level, boxes), placement.centers.round(3), placement.mpp, geometry.model_dump(),
+        [boxes.level, boxes.side], encoder.fingerprint, parts,
+    )  # fmt: skip
+    return Site(request, placement, level, boxes, fingerprint)
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A request that has been checked against an object.
 
     Attributes
     ----------
-    sdata, request
-        The object and the request.
-    placement, level, boxes
-        Where the spots lie, the image level to read, and the tiles in it.
-    fingerprint
-        Content hash of all that the features depend on.
+    sdata, site
+        The object, and where the tiles lie.
     key
         Name of the table.
     found
@@ -77,11 +142,7 @@ class Plan:
     """
 
     sdata: SpatialData
-    request: Request
-    placement: _coords.Placement
-    level: DataArray
-    boxes: _boxes.Boxes
-    fingerprint: str
+    site: Site
     key: str
     found: bool
     overwrite: bool
@@ -95,66 +156,35 @@ def plan_features(
     overwrite: bool = False,
     placement: _coords.Placement | None = None,
 ) -> Plan:
-    """Check a request, and find out whether its table is there already. Changes nothing.
-
-    Shapes that are added later come with their `placement`.
-    """
-    encoder, geometry, shapes_key = request.encoder, request.geometry, request.shapes_key
-    if placement is None:
-        placement = _coords.place(sdata, request.image_key, shapes_key, request.coordinate_system)
-    pyramid = _reader.levels(sdata, request.image_key)
-    name = f"image {request.image_key!r}"
-    boxes = _boxes.make_boxes(placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=name)
-    level = pyramid[boxes.level]
-    _check_size(len(placement.centers), encoder.card.dim, request.n_subspots)
-    parts = "central" if request.n_subspots == 1 and request.only_central else request.subspots
-    fingerprint = digest(
-        _reader.fingerprint(level, boxes), placement.centers.round(3), placement.mpp, geometry.model_dump(),
-        [boxes.level, boxes.side], encoder.fingerprint, parts,
-    )  # fmt: skip
-    same = _find(sdata, shapes_key, fingerprint, placement.index)
+    """Check a request, and find out whether its table is there already. Changes nothing."""
+    encoder, shapes_key = request.encoder, request.shapes_key
+    _check_size(len(sdata.shapes[shapes_key]) if placement is None else len(placement.centers), request)
+    site = survey(sdata, request, placement)
+    same = _find(sdata, shapes_key, site.fingerprint, site.placement.index)
     found = same is not None and not overwrite and key_added in (None, same)
     key = str(same) if found else key_added or _keys.features(encoder.card.name, shapes_key)
     if not found and key_added is None and key in sdata.tables and not overwrite:
-        key = f"{key}_{fingerprint[:8]}"
+        key = f"{key}_{site.fingerprint[:8]}"
     if not found:
         _store.check_key(sdata, key, overwrite=overwrite)
-    return Plan(sdata, request, placement, level, boxes, fingerprint, key, found, overwrite)
+    return Plan(sdata, site, key, found, overwrite)
 
 
 def add_features(plan: Plan, *, device: str | None = None, batch_size: int | None = None) -> str:
     """Carry out a plan, unless the table is there already. Return its name."""
-    from deepspot.encoders._encode import encode_spots
-
-    sdata, encoder, shapes_key = plan.sdata, plan.request.encoder, plan.request.shapes_key
+    sdata, site, shapes_key = plan.sdata, plan.site, plan.site.request.shapes_key
     if plan.found:
         logger.info("Using sdata.tables[%r]: image, spots, geometry and encoder are the same.", plan.key)
         return plan.key
-    n = len(plan.placement.centers)
-    batches = _reader.read(plan.level, plan.boxes, SPOTS)
-    spot, parts = encode_spots(
-        track(batches, f"Embedding {shapes_key}", total=-(-n // SPOTS), unit="batch"),
-        n, encoder.to(device), grid=plan.request.geometry.grid, subspots=plan.request.subspots,
-        batch_size=settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
-        only_central=plan.request.only_central,
-    )  # fmt: skip
-    obsm: dict[str, Any] = {"spatial": plan.placement.centers}
+    everything = np.arange(len(site.placement.centers))
+    spot, parts = site.embed(everything, device=device, batch_size=batch_size, progress=f"Embedding {shapes_key}")
+    obsm: dict[str, Any] = {"spatial": site.placement.centers}
     if parts is not None:
         obsm["subspots"] = parts
     region_key, instance_key = _tables.link_keys(sdata, shapes_key)
-    provenance = {
-        "kind": _keys.FEATURES,
-        "fingerprint": plan.fingerprint,
-        "image_key": plan.request.image_key,
-        "mpp": plan.placement.mpp,
-        "geometry": plan.request.geometry.model_dump(),
-        "subspots": {0: "none", plan.request.geometry.grid**2: "all"}.get(plan.request.n_subspots, "central"),
-        "encoder": encoder.card.model_dump_json(),
-        "encoder_fingerprint": encoder.fingerprint,
-    }
     table = _store.make_table(
-        spot, region=shapes_key, instances=plan.placement.index, region_key=region_key, instance_key=instance_key,
-        obsm=obsm, uns={_keys.UNS: provenance},
+        spot, region=shapes_key, instances=site.placement.index, region_key=region_key, instance_key=instance_key,
+        obsm=obsm, uns={_keys.UNS: site.provenance()},
     )  # fmt: skip
     _store.add_table(sdata, plan.key, table, what="features", overwrite=plan.overwrite)
     return plan.key
@@ -170,11 +200,13 @@ def _find(sdata: SpatialData, shapes_key: str, fingerprint: str, index: pd.Index
     return None
 
 
-def _check_size(n: int, dim: int, parts: int) -> None:
+def _check_size(n: int, request: Request) -> None:
+    dim, parts = request.encoder.card.dim, request.n_subspots
     gb = n * dim * (np.dtype(np.float32).itemsize + parts * np.dtype(np.float16).itemsize) / 1e9
     if gb > settings.max_table_gb:
         raise ValueError(
             f"The features of {n:,} spots would take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
-            f"{settings.max_table_gb:g}. Raise the limit, embed a part of the spots, or leave the sub-spots out with "
-            "`subspots=False` and a model that does not use them."
+            f"{settings.max_table_gb:g}. Raise the limit, embed a part of the spots, leave the sub-spots out with "
+            "`subspots=False` and a model that does not use them, or stream the prediction to disk with "
+            "`ds.tl.predict(…, out='predicted.zarr')`, which needs no feature table."
         )

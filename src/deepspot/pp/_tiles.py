@@ -20,7 +20,7 @@ def read_tiles(plan: Plan, px: int) -> np.ndarray:
     import torch
     from torch.nn import functional as F
 
-    n = len(plan.placement.centers)
+    n = len(plan.site.placement.centers)
     gb = n * px * px * 3 / 1e9
     if gb > settings.max_table_gb:
         raise ValueError(
@@ -28,7 +28,7 @@ def read_tiles(plan: Plan, px: int) -> np.ndarray:
             f"{settings.max_table_gb:g}. Raise the limit, or read smaller tiles with `tiles_px=`."
         )
     tiles = np.empty((n, px, px, 3), dtype=np.uint8)
-    for rows, pixels in _reader.read(plan.level, plan.boxes, SPOTS):
+    for rows, pixels in _reader.read(plan.site.level, plan.site.boxes, SPOTS):
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
         small = F.interpolate(batch, size=(px, px), mode="bilinear", antialias=True, align_corners=False)
         tiles[rows] = small.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()

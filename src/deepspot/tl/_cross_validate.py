@@ -183,7 +183,7 @@ def cross_validate(
     wanted = _at_least(genes, 1, "genes") if isinstance(genes, Integral) else choose_genes(slides, genes)
     folds = plan_folds(
         slides,
-        {name: features.placement.centers for name, features in plan.features.items()},
+        {name: features.site.placement.centers for name, features in plan.features.items()},
         wanted,
         min_detected=min_detected,
         leave_out=leave_out,

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, get_args
 
 from deepspot import _check, _choose, _keys, _store
 from deepspot._logging import logger
+from deepspot._on_disk import check_free
 
 from . import _resolution
 from ._fitted import card_of, half_width
 from ._prediction_table import prediction_table
+from ._stream import stream
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -36,6 +38,8 @@ def predict(
     coordinate_system: str | None = None,
     unclipped: bool = False,
     intervals: bool = False,
+    out: str | Path | None = None,
+    half: bool = False,
     key_added: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -85,11 +89,18 @@ def predict(
     intervals
         Add ``layers["lower"]`` and ``layers["upper"]``: 80 % of what would be measured on the next patient lies between
         them. Needs a model that was trained on at least 5 patients. Only of spots, on which they were calibrated.
+    out
+        Stream to a new SpatialData store of this name (``.zarr``): spots and table, without the image. What it takes of
+        memory does not grow with the slide. Embeddings are kept in the cache while there is room for them, see
+        `settings.embeddings_gb`. Only of spots.
+    half
+        Round what is streamed to the 11 significant bits that float16 has. It stays float32 to read, and takes about
+        half of the disk.
     key_added
         Name of the new table, by default ``deepspot_<shapes>``.
     overwrite
-        Replace a table of that name, and the finer shapes of an earlier call, once other tables on these (the features
-        of another grid) are deleted.
+        Replace a table or store of that name, and the finer shapes of an earlier call, once other tables on these (the
+        features of another grid) are deleted.
     device
         Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
     batch_size
@@ -125,6 +136,10 @@ def predict(
         grid), and of the model `model` (its name), `fingerprint`, `preset`, `gate` (network, blend or ridge, and why),
         `expected_r_from`, `tissue`, `licence` and `versions`.
 
+    With `out` there is no feature table, embeddings are in half precision, rows are in an order of their own (near
+    spots follow each other), and `X` is a dask array that stays on disk. :func:`deepspot.io.predicted` opens the store
+    again, or some genes or a region of it in memory.
+
     With a finer `resolution`, shapes ``<shapes>_subspots`` or ``<shapes>_grid`` are added too, unless they are there:
     circles as wide as a sub-spot, in the coordinate systems of the spots. The table belongs to them and is called
     ``deepspot_<shapes>_subspots`` or ``deepspot_<shapes>_grid``. Their columns are `parent` (index of the spot that a
@@ -136,8 +151,11 @@ def predict(
     ------
     ValueError
         If the scale of the image is unknown or too coarse, the encoder is not the model's, the model has no intervals
-        but they are asked for, or the result would be larger than `settings.max_table_gb`; with a finer `resolution`
-        if the model does not use sub-spots, or there are other shapes where the finer ones would go.
+        but they are asked for, or the result would be larger than `settings.max_table_gb` and there is no `out`; with a
+        finer `resolution` if the model does not use sub-spots, or there are other shapes where the finer ones would go.
+
+    FileExistsError
+        If there is a store of the name `out`.
 
     References
     ----------
@@ -167,12 +185,17 @@ def predict(
     _check_spots(sdata, shapes_key)
     key = key_added or _keys.prediction(_resolution.target(resolution, shapes_key))
     _store.check_key(sdata, key, overwrite=overwrite)
-    half = half_width(card) if intervals else None
+    width = half_width(card) if intervals else None
+    _check_out(out, half, resolution, layers=unclipped or intervals, overwrite=overwrite)
     source = _resolution.Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
     options = {"overwrite": overwrite, "copies": 1 + unclipped + 2 * intervals, "grid_um": grid_um}
     job = _resolution.make_job(sdata, ready, source, key, **options)
-    run = {"spot": _resolution.at_spots, "subspot": _resolution.at_subspots, "grid": _resolution.at_grid}[resolution]
-    table = prediction_table(sdata, ready, run(job), resolution=resolution, unclipped=unclipped, half_width=half)
+    if out is not None:
+        table = stream(job, Path(out), half=half, overwrite=overwrite)
+    else:
+        run = {"spot": _resolution.at_spots, "subspot": _resolution.at_subspots, "grid": _resolution.at_grid}
+        made = run[resolution](job)
+        table = prediction_table(sdata, ready, made, resolution=resolution, unclipped=unclipped, half_width=width)
     called = _resolution.CALLED[resolution]
     _store.add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=called)
     if table.obs["ood"].mean() > MANY_STRANGE:
@@ -210,6 +233,20 @@ def _check_finer(
         )
     if resolution == "grid" and "subspots" in card.network.context and grid % 2 == 0:
         raise ValueError(f"Model {card.name!r} has {grid} × {grid} sub-spots, of which none is in the middle.")
+
+
+def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, layers: bool, overwrite: bool) -> None:
+    """Raise if a prediction cannot be streamed."""
+    if out is None:
+        if half:
+            raise ValueError("`half` is for what is streamed to disk. Pass `out=`, or leave it out.")
+        return
+    if resolution != "spot" or layers:
+        raise ValueError(
+            "Only `X` of spots is streamed to disk. Leave `unclipped`, `intervals` and a finer `resolution` out, or "
+            "predict a part of the slide without `out`."
+        )
+    check_free(Path(out), overwrite=overwrite)
 
 
 def _check_spots(sdata: SpatialData, shapes_key: str) -> None:

@@ -46,35 +46,39 @@ def prediction_table(
     half_width
         (genes,) of the intervals; None adds none.
     """
-    expression, shapes_key = predicted.expression, predicted.shapes_key
-    region_key, instance_key = _tables.link_keys(sdata, shapes_key)
+    expression = predicted.expression
     layers: dict[str, Any] = {"unclipped": expression} if unclipped else {}
     if half_width is not None:
         layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
-    obs = _strangeness(sdata, model, predicted)
-    provenance = _provenance(model, float(obs["ood"].mean()))
-    features = sdata.tables[predicted.features_key].uns[_keys.UNS]
-    provenance |= {"features": predicted.features_key, "image_key": features["image_key"]}
+    features = sdata.tables[predicted.features_key]
+    score = model.novelty.score(np.asarray(features.X))[predicted.rows]  # type: ignore[union-attr]
+    made = {"features": predicted.features_key, "image_key": features.uns[_keys.UNS]["image_key"]}
+    return bare_table(
+        sdata, model, predicted.shapes_key, predicted.index, predicted.centers, score,
+        provenance=made | {"resolution": resolution} | predicted.provenance,
+        X=np.maximum(expression, 0, out=None if layers else expression), layers=layers,
+    )  # fmt: skip
+
+
+def bare_table(
+    sdata: SpatialData,
+    model: DeepSpot,
+    shapes_key: str,
+    index: pd.Index,
+    centers: np.ndarray,
+    ood_score: np.ndarray,
+    *,
+    provenance: dict[str, Any],
+    **matrices: Any,
+) -> AnnData:
+    """Build all of the table but its matrices, which come as `X` and `layers`; see :func:`prediction_table`."""
+    region_key, instance_key = _tables.link_keys(sdata, shapes_key)
+    obs = pd.DataFrame({"ood_score": ood_score.astype(np.float32), "ood": ood_score > 1}, index=index.astype(str))
     return _store.make_table(
-        np.maximum(expression, 0, out=None if layers else expression),
-        region=shapes_key,
-        instances=predicted.index,
-        region_key=region_key,
-        instance_key=instance_key,
-        obs=obs,
-        var=expected_r(card_of(model)),
-        layers=layers,
-        obsm={"spatial": predicted.centers},
-        uns={"log1p": {}, _keys.UNS: provenance | {"resolution": resolution} | predicted.provenance},
-    )
-
-
-def _strangeness(sdata: SpatialData, model: DeepSpot, predicted: Predicted) -> pd.DataFrame:
-    """How unlike the training spots every spot is, for `obs`."""
-    score = model.novelty.score(np.asarray(sdata.tables[predicted.features_key].X))  # type: ignore[union-attr]
-    score = score[predicted.rows]
-    obs = pd.DataFrame(index=predicted.index.astype(str))
-    return obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
+        matrices.pop("X", None), region=shapes_key, instances=index, region_key=region_key, instance_key=instance_key,
+        obs=obs, var=expected_r(card_of(model)), obsm={"spatial": centers},
+        uns={"log1p": {}, _keys.UNS: _provenance(model, float(obs["ood"].mean())) | provenance}, **matrices,
+    )  # fmt: skip
 
 
 def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:

@@ -193,6 +193,6 @@ def _check_size(job: Job, n: int, what: str) -> None:
     if gb > settings.max_table_gb:
         raise ValueError(
             f"The prediction of {n:,} {what} × {genes:,} genes would take {gb:.1f} GB in memory, above "
-            f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or predict a part of the spots: "
-            "streaming a whole slide to disk comes in a later version."
+            f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Stream it to disk with `out='predicted.zarr'` "
+            "(spots only), raise the limit, or predict a part of the spots."
         )

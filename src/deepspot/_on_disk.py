@@ -1,0 +1,113 @@
+"""Stores on disk: written beside, named when they are whole, and read without loading what is large."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+COLUMNS = 512
+"""Genes in a chunk on disk: some genes of a slide are read without the others."""
+
+
+def check_free(out: Path, *, overwrite: bool = False) -> None:
+    """Raise unless a store may be made under this name."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Make it first.")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} exists. Pass `overwrite=True`, or another name.")
+
+
+@contextmanager
+def beside(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Name to write a store under; when all went well, it is moved to `out` in one step.
+
+    The name is in a hidden folder beside `out`, which is deleted in any case but a kill. What is needed in the
+    meantime may lie in it too.
+    """
+    check_free(out, overwrite=overwrite)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
+    try:
+        draft = folder / out.name
+        yield draft
+        if out.exists():  # a folder cannot be replaced in one step: move the old one away first
+            out.rename(folder / "old")
+        draft.rename(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_table(sdata: SpatialData, key: str, blocks: Iterable[np.ndarray], path: Path) -> None:
+    """Write an object whose table has no `X` yet, and then `X` as it comes.
+
+    Parameters
+    ----------
+    sdata
+        Shapes and tables, no path of its own.
+    key
+        The table.
+    blocks
+        `X` from the top, each (b, genes) in float32; all but the last are of the same length.
+    path
+        Store to make.
+    """
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    n, genes = sdata.tables[key].shape
+    sdata.write(path)
+    group: Any = zarr.open_group(path, mode="r+", use_consolidated=False)[f"tables/{key}"]
+    if "X" in group:
+        del group["X"]
+    array: Any = None
+    at = 0
+    for block in blocks:
+        if array is None:
+            # Bytes of the same significance side by side: the trailing zeros of rounded numbers pack to nothing.
+            array = group.create_array(
+                "X", shape=(n, genes), chunks=(min(len(block), n), min(COLUMNS, genes)), dtype=np.float32,
+                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+                attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
+            )  # fmt: skip
+        array[at : at + len(block)] = block
+        at += len(block)
+    if at != n:
+        raise ValueError(f"The blocks hold {at} rows, the table {n}.")
+    sdata.write_consolidated_metadata()
+
+
+def lazy_X(path: Path, key: str) -> Any:
+    """`X` of a table in a store, as a dask array in the chunks in which it is stored."""
+    import zarr
+    from anndata.experimental import read_elem_lazy
+
+    return read_elem_lazy(zarr.open_group(path, mode="r")[f"tables/{key}/X"])
+
+
+def lazy_table(table: AnnData, path: Path, key: str) -> AnnData:
+    """A table whose `X` stays in a store."""
+    return type(table)(lazy_X(path, key), obs=table.obs, var=table.var, obsm=dict(table.obsm), uns=dict(table.uns))
+
+
+def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
+    """Add columns to `var` of a table in a store, and entries to the attributes of the store.
+
+    A kill in between leaves it broken, so this is for a draft.
+    """
+    import zarr
+    from anndata.io import read_elem, write_elem
+
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    table = group[f"tables/{key}"]
+    write_elem(table, "var", read_elem(table["var"]).assign(**var))
+    group.attrs.update(attrs)
+    zarr.consolidate_metadata(group.store)

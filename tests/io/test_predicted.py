@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+import deepspot as ds
+from deepspot.tl import _stream
+
+INDEX = [3, 0]
+
+
+@pytest.fixture
+def store(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(_stream, "ROWS", 7)
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    ds.tl.predict(slide, quick_model_of_io, encoder=cheap_encoder, out=tmp_path / "slide.zarr")
+    return tmp_path / "slide.zarr"
+
+
+@pytest.fixture(scope="module")
+def quick_model_of_io(toy, mean_colour):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    return ds.tl.train(
+        slides, patient_key="patient", genes=10, encoder=mean_colour(), network={"width": 16, "members": 1},
+        training={"epochs": 1, "max_epochs": 1, "gate": "off"}, seed=0,
+    )  # fmt: skip
+
+
+def test_all_of_it_stays_on_disk(store, slide):
+    sdata = ds.io.predicted(store)
+    table, known = sdata.tables["deepspot_spots"], slide.tables["deepspot_spots"]
+    assert table.X.chunks == ((7, 7, 7, 7, 2), (10,))
+    np.testing.assert_array_equal(np.asarray(table.X), np.asarray(known.X))
+    assert table.obs.equals(known.obs)
+    assert table.uns["deepspot"]["kind"] == "prediction"
+
+
+def test_some_genes_in_memory(store, slide, quick_model_of_io):
+    genes = [quick_model_of_io.card.genes[i] for i in INDEX]
+    table = ds.io.predicted(store, genes=genes).tables["deepspot_spots"]
+    assert isinstance(table.X, np.ndarray)
+    assert list(table.var_names) == genes
+    np.testing.assert_array_equal(table.X, np.asarray(slide.tables["deepspot_spots"].X)[:, INDEX])
+    with pytest.raises(KeyError, match=r"NOGENE.*the store 'slide\.zarr'"):
+        ds.io.predicted(store, genes="NOGENE")
+
+
+def test_a_region_in_memory(store, slide, tmp_path):
+    spots = slide.shapes["spots"]  # the toy has 1 µm per pixel
+    x, y = spots.geometry.x, spots.geometry.y
+    corners = (x.min() - 1, y.min() - 1, x.median(), y.max() + 1)
+    part = ds.io.predicted(store, within=corners)
+    inside = set(spots.index[x < x.median() - 28])
+    assert inside <= set(part.shapes["spots"].index) < set(spots.index)
+    table, known = part.tables["deepspot_spots"], slide.tables["deepspot_spots"]
+    assert set(table.obs["spot_id"]) == set(part.shapes["spots"].index)
+    np.testing.assert_array_equal(table.X, np.asarray(known[table.obs_names].X))
+    part.write(tmp_path / "part.zarr")
+    with pytest.raises(ValueError, match=r"No spot of 'spots' lies within .* They lie within"):
+        ds.io.predicted(store, within=(1e6, 1e6, 2e6, 2e6))
+    with pytest.raises(ValueError, match="x_min, y_min, x_max, y_max"):
+        ds.io.predicted(store, within=(5, 5, 1, 1))
+
+
+def test_what_is_loaded_has_a_limit(store, quick_model_of_io, monkeypatch):
+    monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
+    ds.io.predicted(store)
+    with pytest.raises(ValueError, match=r"30 spots × 1 genes take .*max_table_gb"):
+        ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no store .*nowhere\.zarr"):
+        ds.io.predicted(tmp_path / "nowhere.zarr")

@@ -1,0 +1,192 @@
+"""What is streamed to disk is what is predicted in memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import deepspot as ds
+from deepspot import _tables
+from deepspot.tl import _stream
+from deepspot.tl._stream import rounded
+
+HALF = 2.0**-11
+# Mean colours are up to 255, and have steps of an eighth there.
+HALF_EMBEDDINGS = 0.01
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch, tmp_path):
+    """Several blocks, so that neighbours lie in others, and a cache of one's own."""
+    monkeypatch.setattr(_stream, "ROWS", 7)
+    monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+
+
+@pytest.fixture
+def streamed(slide, quick_model, cheap_encoder, tmp_path):
+    """A function that predicts to disk."""
+
+    def run(name="out.zarr", **options):
+        options = {"encoder": cheap_encoder, "overwrite": True} | options
+        ds.tl.predict(slide, options.pop("model", quick_model), out=tmp_path / name, **options)
+        return slide.tables["deepspot_spots"]
+
+    return run
+
+
+def in_order(table, sdata):
+    """`X` of a table in the order of the spots."""
+    rows, at = _tables.match(table, sdata, "spots")
+    np.testing.assert_array_equal(at, np.arange(len(sdata.shapes["spots"])))
+    return np.asarray(table.X)[rows]
+
+
+def off(X, known):
+    return np.abs(X - known).max() / known.std()
+
+
+def test_it_is_what_is_predicted_in_memory(slide, quick_model, cheap_encoder, streamed):
+    ds.tl.predict(slide, quick_model, encoder=cheap_encoder, key_added="memory")
+    memory, disk = slide.tables["memory"], streamed()
+    assert np.asarray(memory.X).std() > 0.01
+    assert off(in_order(disk, slide), memory.X) < HALF_EMBEDDINGS
+    rows, _ = _tables.match(disk, slide, "spots")
+    np.testing.assert_allclose(disk.obs["ood_score"].to_numpy()[rows], memory.obs["ood_score"], rtol=0.02, atol=1e-3)
+    np.testing.assert_array_equal(disk.obsm["spatial"][rows], memory.obsm["spatial"])
+    assert disk.var.equals(memory.var)
+    made, known = (dict(table.uns["deepspot"]) for table in (disk, memory))
+    assert known.pop("features") == "mean_colour_spots"
+    assert made == known | {"ood_share": made["ood_share"]}
+
+
+def test_with_embeddings_in_full_precision_it_is_exactly_that(slide, quick_model, cheap_encoder, streamed, monkeypatch):
+    from deepspot import _embeddings
+
+    kept = {}
+
+    def put(self, block, spot, subspots):
+        kept[block] = {"spot": spot, "subspots": subspots}
+
+    monkeypatch.setattr(_embeddings.Shelf, "put", put)
+    monkeypatch.setattr(_embeddings.Shelf, "get", lambda self, block, part: kept.get(block, {}).get(part))
+    ds.tl.predict(slide, quick_model, encoder=cheap_encoder, key_added="memory")
+    np.testing.assert_allclose(in_order(streamed(), slide), np.asarray(slide.tables["memory"].X), atol=1e-6)
+
+
+def test_the_store_stands_alone(streamed, slide, tmp_path):
+    from spatialdata import read_zarr
+
+    slide.attrs["note"] = "kept"
+    table = streamed()
+    alone = read_zarr(tmp_path / "out.zarr")
+    np.testing.assert_array_equal(alone.tables["deepspot_spots"].X, np.asarray(table.X))
+    assert not alone.images
+    assert set(alone.shapes["spots"].index) == set(slide.shapes["spots"].index)
+    assert alone.attrs["note"] == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out.zarr"]
+    alone.write(tmp_path / "again.zarr")
+
+
+def test_x_stays_on_disk_in_blocks(streamed):
+    X = streamed().X
+    assert X.chunks == ((7, 7, 7, 7, 2), (10,))
+
+
+def test_near_spots_follow_each_other(streamed):
+    xy = streamed().obsm["spatial"]
+    assert np.linalg.norm(np.diff(xy, axis=0), axis=1).max() < 3 * 100
+
+
+def test_the_second_run_embeds_nothing(streamed, cheap_encoder):
+    first = np.asarray(streamed().X)
+    tiles = cheap_encoder.n_tiles
+    assert tiles == 30 * 10  # every tile once
+    np.testing.assert_array_equal(first, np.asarray(streamed("second.zarr").X))
+    assert cheap_encoder.n_tiles == tiles
+
+
+def test_another_run_embeds_what_is_missing(streamed, cheap_encoder, tmp_path):
+    first = np.asarray(streamed().X)
+    blocks = sorted((tmp_path / "cache" / "embeddings").glob("*/*"))
+    assert len(blocks) == 5
+    blocks[1].unlink()
+    tiles = cheap_encoder.n_tiles
+    np.testing.assert_array_equal(first, np.asarray(streamed().X))
+    assert cheap_encoder.n_tiles - tiles == 7 * 10
+
+
+def test_without_a_cache_it_is_the_same(streamed, tmp_path, monkeypatch):
+    first = np.asarray(streamed().X)
+    ds.clear_cache()
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    np.testing.assert_array_equal(first, np.asarray(streamed().X))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_half_is_rounded_and_still_float32(streamed):
+    whole = np.asarray(streamed().X)
+    half = streamed(half=True).X
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(np.asarray(half), whole, rtol=HALF)
+    assert np.abs(np.asarray(half) - whole).max() > 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays(np.float32, 20, elements=st.floats(2.0**-10, 100, width=32)))
+def test_rounding_is_to_the_nearest(values):
+    np.testing.assert_array_equal(rounded(values), values.astype(np.float16).astype(np.float32))
+
+
+def test_a_limit_of_memory_is_none_for_it(streamed, monkeypatch):
+    monkeypatch.setattr(ds.settings, "max_table_gb", 1e-6)
+    assert streamed().shape == (30, 10)
+
+
+@pytest.mark.parametrize("options", [{"resolution": "grid"}, {"resolution": "subspot"}, {"unclipped": True}])
+def test_only_x_of_spots_is_streamed(streamed, options, tmp_path):
+    with pytest.raises(ValueError, match="Only `X` of spots is streamed"):
+        streamed(**options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_needs_a_disk(slide, quick_model, cheap_encoder):
+    with pytest.raises(ValueError, match="Pass `out=`"):
+        ds.tl.predict(slide, quick_model, encoder=cheap_encoder, half=True)
+
+
+def test_a_store_that_is_there_stays(streamed, slide, tmp_path):
+    (tmp_path / "out.zarr").mkdir()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        streamed(overwrite=False)
+    assert "deepspot_spots" not in slide.tables
+
+
+def test_an_encoder_that_fails_leaves_nothing(streamed, slide, cheap_encoder, tmp_path, monkeypatch):
+    def fail(tiles):
+        raise MemoryError
+
+    monkeypatch.setattr(cheap_encoder, "encode", fail)
+    with pytest.raises(MemoryError):
+        streamed()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert "deepspot_spots" not in slide.tables
+
+
+def test_boxes_of_the_array_are_neighbours_too(slide, cheap_encoder, mean_colour, toy, tmp_path):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    model = ds.tl.train(slides, patient_key="patient", genes=10, encoder=mean_colour(), preset="published",
+                        network={"width": 16, "members": 1},
+                        training={"epochs": 1, "max_epochs": 1, "gate": "record"}, seed=0)  # fmt: skip
+    ds.tl.predict(slide, model, encoder=cheap_encoder, key_added="memory")
+    ds.tl.predict(slide, model, encoder=cheap_encoder, out=tmp_path / "out.zarr")
+    assert off(in_order(slide.tables["deepspot_spots"], slide), slide.tables["memory"].X) < HALF_EMBEDDINGS
+
+
+def test_a_single_spot(slide, quick_model, cheap_encoder, tmp_path):
+    slide.shapes["one"] = slide.shapes["spots"].iloc[[3]]
+    ds.tl.predict(slide, quick_model, encoder=cheap_encoder, shapes_key="one", out=tmp_path / "out.zarr")
+    assert slide.tables["deepspot_one"].shape == (1, 10)
+    assert np.isfinite(np.asarray(slide.tables["deepspot_one"].X)).all()
