@@ -174,3 +174,52 @@ def test_fingerprint_of_a_large_image_is_of_patches_under_the_tiles(monkeypatch)
     assert _reader.fingerprint(in_blocks(IMAGE.copy(), 80, 110), ALL) in prints
     elsewhere = Boxes(np.array([[0, 0]]), 21, 0)
     assert len({_reader.fingerprint(in_blocks(image, 40, 70), elsewhere) for image in (IMAGE, changed)}) == 1
+
+
+def shrunk(image, step):
+    """The same small image, the slow and simple way."""
+    height, width = image.shape[:2]
+    rows = [image[y : y + step] for y in range(0, height, step)]
+    return np.stack([[row[:, x : x + step].mean(axis=(0, 1)) for x in range(0, width, step)] for row in rows])
+
+
+@pytest.mark.parametrize("chunks", [None, (150, 210), (40, 70), (33, 17), (7, 210)])
+@pytest.mark.parametrize("step", [1, 2, 7, 33, 500])
+def test_coarse_averages_squares_whatever_the_blocks(chunks, step):
+    image = level(IMAGE.transpose(2, 0, 1)) if chunks is None else in_blocks(IMAGE, *chunks)
+    small = _reader._average(image, step)
+    assert small.dtype == np.uint8
+    assert np.abs(small - shrunk(IMAGE, step)).max() <= 0.5
+
+
+def test_coarse_reads_each_block_once_and_holds_one():
+    decoded = Counter()
+
+    def decode(block, block_info=None):
+        decoded[block_info[None]["chunk-location"][1:]] += 1
+        return block
+
+    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, 40, 70))
+    counted = level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)))
+    _reader.coarse([counted], 7)
+    assert decoded == {(r, c): 1 for r in range(4) for c in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "of", "step"),
+    [(0.3, 0, 1), (1.9, 0, 1), (2, 1, 1), (3.9, 1, 1), (4, 1, 2), (8, 2, 1), (17, 2, 2), (40, 2, 5)],
+)
+def test_coarse_starts_from_the_coarsest_level_that_is_fine_enough(factor, of, step):
+    # Odd sizes are cut when halved, so that the second level is a little coarser than 2.
+    sizes = [(1601, 3202), (800, 1600), (200, 400)]
+    pyramid = [level(np.full((3, *size), 10 * i, np.uint8)) for i, size in enumerate(sizes)]
+    small, scale = _reader.coarse(pyramid, factor)
+    assert (small == 10 * of).all()
+    np.testing.assert_allclose(scale, np.array(sizes[0][::-1]) / sizes[of][::-1] * step)
+    assert scale.max() <= 1.02 * max(factor, 1)
+
+
+def test_coarse_warns_of_blocks_that_are_large(monkeypatch):
+    monkeypatch.setattr(_reader, "LARGE_BLOCK", 150 * 210 * 3 - 1)
+    with pytest.warns(UserWarning, match=r"blocks of up to 0 MB"):
+        _reader.coarse([in_blocks(IMAGE, 150, 210)], 4)

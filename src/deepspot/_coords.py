@@ -78,7 +78,10 @@ def circles(
     diameter_um: float,
     coordinate_system: str | None = None,
 ) -> GeoDataFrame:
-    """Circles at pixels of an image, in the coordinates of a shapes element and with all of its transformations."""
+    """Circles at pixels of an image, in the coordinates of an element and with all of its transformations.
+
+    The element is named by `shapes_key`: shapes, or, for a slide without any, the image itself.
+    """
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
 
@@ -90,7 +93,7 @@ def circles(
         geometry=0,
         radius=diameter_um / placement.mpp / 2 * stretch,
         index=placement.index,
-        transformations=dict(get_transformation(sdata.shapes[shapes_key], get_all=True)),
+        transformations=dict(get_transformation(sdata[shapes_key], get_all=True)),
     )
     made[_keys.DIAMETER] = float(diameter_um)
     return made

@@ -14,10 +14,13 @@ PARENT = "parent"
 ARRAY = ("array_row", "array_col")
 """Columns with the position of a spot in the array of its technology."""
 
+SLIDE = "deepspot_slide"
+"""Key in the `attrs` of a SpatialData under which a whole slide says where its file is."""
+
 UNS = "deepspot"
 """Key in `uns` under which this package keeps provenance."""
 
-FEATURES, PREDICTION, CORRECTED = "features", "prediction", "corrected"
+FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
 """What a table of this package holds: ``uns["deepspot"]["kind"]``."""
 
 SCALE = "log1p of counts per 10,000"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,8 @@ SQUARE = 1024
 PATCH, PATCHES = 64, 256
 # Averaging 3 × 3 of the pixels that are kept is enough to draw without moiré, and much faster than averaging all.
 AVERAGED = 3
+# Levels of odd sizes are cut when halved, so that the pixels of a fourth level are 8.003 wide.
+ODD = 1.02
 
 
 def levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
@@ -96,6 +99,63 @@ def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -
     return np.round(small).astype(np.uint8).transpose(1, 2, 0), block * stride
 
 
+def coarse(pyramid: list[DataArray], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Make a small image of a whole slide, for which no more than a block and the small image are in memory.
+
+    Parameters
+    ----------
+    pyramid
+        Levels, full resolution first.
+    factor
+        About so many pixels of full resolution, along a side, go into one of the small image, or fewer.
+
+    Returns
+    -------
+    Pixels (h, w, 3) in uint8, averaged from the coarsest level that is fine enough, and how many pixels of full
+    resolution (2,) each is wide and high.
+    """
+    full = np.array(sizes(pyramid))
+    factors = full[0] / full
+    limit = max(factor, 1) * ODD
+    fine = np.flatnonzero(factors.max(axis=1) <= limit)
+    level, factors = pyramid[fine[-1]], factors[fine[-1]]
+    step = int(limit / factors.max())
+    return _average(level, step), factors[::-1] * step
+
+
+def _average(level: DataArray, step: int) -> np.ndarray:
+    """Average squares of `step` × `step` pixels (h, w, 3), rounded to uint8; those at the far borders may be cut."""
+    height, width = level.sizes["y"], level.sizes["x"]
+    down, across = (_edges(level.data, axis, SQUARE) for axis in (1, 2))
+    _warn_large(level.data, [down, across])
+    small = np.empty((-(-height // step), -(-width // step), 3), dtype=np.uint8)
+    wide = np.diff(np.append(np.arange(0, width, step), width)).astype(np.uint32)[:, None]
+    # Squares may lie in several blocks: sums of a row of them wait until the blocks below have been read.
+    waiting = np.zeros((1, small.shape[1], 3), dtype=np.uint32)
+    for y0, y1 in pairwise(down):
+        first, last = y0 // step, (y1 - 1) // step
+        sums = np.zeros((last - first + 1, *small.shape[1:]), dtype=np.uint32)
+        if y0 % step:
+            sums[:1] = waiting
+        for x0, x1 in pairwise(across):
+            pixels = _decode(level.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
+            by_row = _sum(pixels, y0, y1, step, 0)
+            sums[:, x0 // step : (x1 - 1) // step + 1] += _sum(by_row, x0, x1, step, 1)
+        waiting = sums[-1:].copy()
+        edges = np.minimum(np.arange(first, last + 2) * step, height)
+        count = np.diff(edges).astype(np.uint32)[:, None, None] * wide
+        sums += count // 2  # rounds, without copies in floating point
+        sums //= count
+        small[first : last + 1] = sums
+    return small
+
+
+def _sum(pixels: np.ndarray, first: int, last: int, step: int, axis: int) -> np.ndarray:
+    """Sum the pixels from `first` to `last` of an image by the square that they belong to."""
+    starts = np.append(first, np.arange((first // step + 1) * step, last, step)) - first
+    return np.add.reduceat(pixels, starts, axis=axis, dtype=np.uint32)
+
+
 def fingerprint(level: DataArray, boxes: Boxes) -> str:
     """Content hash of a level: of all its pixels up to 1 GB, beyond that of patches in up to 256 of the tiles."""
     height, width = level.sizes["y"], level.sizes["x"]
@@ -159,9 +219,11 @@ class _Blocks:
         return self.cache[block]
 
 
-def _edges(data: Any, axis: int) -> np.ndarray:
-    chunks = data.chunks[axis] if hasattr(data, "chunks") else (data.shape[axis],)
-    return np.concatenate([[0], np.cumsum(chunks)])
+def _edges(data: Any, axis: int, in_memory: int | None = None) -> np.ndarray:
+    """Where the blocks of an image begin and end; an image in memory is one, or cut into squares of a side."""
+    if hasattr(data, "chunks"):
+        return np.concatenate([[0], np.cumsum(data.chunks[axis])])
+    return np.append(np.arange(0, data.shape[axis], in_memory or data.shape[axis]), data.shape[axis])
 
 
 def _warn_large(data: Any, edges: list[np.ndarray]) -> None:

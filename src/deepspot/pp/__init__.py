@@ -1,7 +1,8 @@
-"""Preprocessing: scale, tiles and embeddings, and the regions of a pathologist."""
+"""Preprocessing: scale, spots, tiles and embeddings, and the regions of a pathologist."""
 
 from ._annotate import annotate
 from ._embed import embed
 from ._set_scale import set_scale
+from ._spots import spots
 
-__all__ = ["annotate", "embed", "set_scale"]
+__all__ = ["annotate", "embed", "set_scale", "spots"]

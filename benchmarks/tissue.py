@@ -1,0 +1,204 @@
+"""Which spots lie on tissue: the paper's rule and the one on saturation, on real sections, with ink and faded stains.
+
+    DEEPSPOT_DATA=../shared/data python benchmarks/tissue.py
+
+Truth are the spots that the authors of the HER2-positive breast cancer data measured: the places of their array that
+lie on tissue. Places of the array without one are on glass, or on tissue that they left out (its margins). A faded
+stain is the image mixed with its glass. Planted on a copy of C2, at half its resolution: strokes of five inks, on glass
+and on tissue, which cover nine tenths; a shadow; and a fold, in which the light passes tissue three times more. Writes
+benchmarks/results/tissue.md and .jpg.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from _sections import sections
+from matplotlib.collections import EllipseCollection
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
+from spatialdata import SpatialData
+from spatialdata.models import Image2DModel
+
+import deepspot as ds
+from deepspot import _coords, _keys, _reader, _tissue
+from deepspot.pp._spots import RULES
+
+SECTIONS, DIAMETER_UM = ["B4", "C2", "C3", "C4", "C5"], 100.0
+LEFT = (1.0, 0.5, 0.3)
+SVS = "wsi/CMU-1-Small-Region.svs"
+GLASS = 235
+# Lines in shares of width and height: each runs over glass and into the tissue.
+INKS = {
+    "blue ink": ((30, 60, 170), [(0.03, 0.06), (0.2, 0.3), (0.35, 0.55)]),
+    "dark blue ink": ((25, 35, 130), [(0.04, 0.95), (0.25, 0.8), (0.33, 0.6)]),
+    "green ink": ((20, 120, 70), [(0.97, 0.1), (0.75, 0.25), (0.6, 0.5)]),
+    "red ink": ((205, 25, 40), [(0.97, 0.95), (0.8, 0.9), (0.65, 0.65)]),
+    "black ink": ((30, 30, 34), [(0.45, 0.02), (0.3, 0.15), (0.5, 0.4)]),
+}
+WIDTH_UM, COVERS = 250, 0.9
+SHADOW, FOLD = "shadow on glass", "fold in tissue"
+OUT = Path(__file__).parent / "results" / "tissue"
+
+
+def main() -> None:
+    ds.settings.progress = False
+    mpl.use("Agg")
+    slides = sections(SECTIONS)
+    text = [*agreement(slides), ""]
+    table, marked = planted(slides["C2"])
+    svs = ds.io.slide(Path(os.environ["DEEPSPOT_DATA"]) / SVS)
+    OUT.with_suffix(".md").write_text("\n".join([*text, *table]) + "\n")
+    draw({"B4": slides["B4"], "C3": slides["C3"], "C2, planted": marked, "CMU-1": svs})
+    print(OUT.with_suffix(".md").read_text())
+
+
+def agreement(slides: dict[str, SpatialData]) -> list[str]:
+    lines = [
+        "Share that a rule calls tissue, of the spots that were measured and of the array's places where none was.",
+        "",
+        "| section | stain left | brightness: measured | others | saturation: measured | others |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, sdata in slides.items():
+        measured, others, mpp = places(name, sdata)
+        rgb, scale = coarse(sdata, DIAMETER_UM / mpp)
+        for left in LEFT:
+            pale = np.round(GLASS - (GLASS - rgb.astype(float)) * left).clip(1, 255).astype(np.uint8)
+            cells = []
+            for rule in RULES:
+                keep = decide(rule, pale, scale, np.vstack([measured, others]), DIAMETER_UM / mpp)
+                cells += [f"{keep[: len(measured)].mean():.3f}", f"{keep[len(measured) :].mean():.3f}"]
+            counts = f" ({len(measured)} and {len(others)})" if left == 1 else ""
+            lines.append(f"| {name}{counts} | {left:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def places(name: str, sdata: SpatialData) -> tuple[np.ndarray, np.ndarray, float]:
+    """Pixels of the spots that were measured, and of the other places of the array that lie in the image."""
+    placement = _coords.place(sdata, f"{name}_image", "spots")
+    array = sdata.tables["table"].obs[list(_keys.ARRAY)].to_numpy(dtype=float)
+    plane = np.linalg.lstsq(np.column_stack([array, np.ones(len(array))]), placement.centers, rcond=None)[0]
+    have = {tuple(at) for at in array}
+    free = np.array([(row, col) for row in range(40) for col in range(40) if (row, col) not in have])
+    others = np.column_stack([free, np.ones(len(free))]) @ plane
+    height, width = _reader.sizes(_reader.levels(sdata, f"{name}_image"))[0]
+    radius = DIAMETER_UM / placement.mpp / 2
+    inside = ((others >= radius) & (others <= np.array([width, height]) - radius)).all(axis=1)
+    return placement.centers, others[inside], placement.mpp
+
+
+def coarse(sdata: SpatialData, side: float) -> tuple[np.ndarray, np.ndarray]:
+    return _reader.coarse(_reader.levels(sdata, next(iter(sdata.images))), side / _tissue.PER_TILE)
+
+
+def decide(rule: str, rgb: np.ndarray, scale: np.ndarray, centers: np.ndarray, side: float) -> np.ndarray:
+    return RULES[rule](rgb, centers / scale, side / scale)
+
+
+def planted(sdata: SpatialData) -> tuple[list[str], SpatialData]:
+    """C2 with defects, and what the rules make of places that lie in them."""
+    image_key = next(iter(sdata.images))
+    mpp = 2 * _coords.microns_per_pixel(sdata, image_key)
+    clean = _reader.coarse(_reader.levels(sdata, image_key), 2)[0]
+    sdata = slide_of(clean, mpp)
+    dirty, masks = clean.astype(np.float32), {}
+    size = np.array(clean.shape[1::-1])
+    for name, (colour, line) in INKS.items():
+        masks[name] = cover = stroke(size, line, WIDTH_UM / mpp)
+        dirty += cover[..., None] * COVERS * (np.array(colour) - dirty)
+    masks[SHADOW] = cover = blob(size, (0.85, 0.5), 300 / mpp)
+    dirty *= 1 - 0.5 * cover[..., None]
+    masks[FOLD] = cover = stroke(size, [(0.5, 0.55), (0.55, 0.85)], 150 / mpp)
+    twice = dirty * np.roll(dirty, 60, axis=1) / 255
+    dirty += cover[..., None] * (twice * np.roll(twice, 30, axis=0) / 255 - dirty)
+    marked = slide_of(dirty.round().clip(1, 255).astype(np.uint8), mpp)
+
+    ds.pp.spots(marked, tissue=None, key_added="all")
+    centers, side = _coords.centers(marked, "marked_image", "all"), 55 / mpp
+    found = {
+        (rule, state): decide(rule, *coarse(made, side), centers, side)
+        for rule in RULES
+        for state, made in (("clean", sdata), ("marked", marked))
+    }
+    tissue = found["brightness", "clean"] & found["saturation", "clean"]
+    glass = ~found["brightness", "clean"] & ~found["saturation", "clean"]
+    covered = {name: mean_of(mask, centers, side) for name, mask in masks.items()}
+    free = np.max(list(covered.values()), axis=0) < 0.01
+    inked = np.max([covered[name] for name in INKS], axis=0)
+    lines = [
+        "Spots of 55 µm, 100 µm apart, on C2 with planted defects: how many a rule calls tissue, of those whose tile a "
+        "defect covers to three quarters or more. Glass and tissue is what both rules call so without defects.",
+        "",
+        "| places | right | of | brightness | saturation |",
+        "|---|---|---|---|---|",
+    ]
+    cases = [(name, share > 0.75, glass, "on glass", "none") for name, share in covered.items() if name in INKS]
+    cases += [(name, share > 0.75, tissue, "on tissue", "none") for name, share in covered.items() if name in INKS]
+    cases += [(SHADOW, covered[SHADOW] > 0.75, glass, "", "none"), (FOLD, covered[FOLD] > 0.75, tissue, "", "all")]
+    cases += [("ink in 1 to 75 % of the tile", (inked >= 0.01) & (inked <= 0.75), glass, "on glass", "none")]
+    cases += [("elsewhere", free, glass, "on glass", "none"), ("elsewhere", free, tissue, "on tissue", "all")]
+    for name, where, under, suffix, right in cases:
+        rows = where & under
+        kept = [str(found[rule, "marked"][rows].sum()) for rule in RULES]
+        lines.append(f"| {f'{name} {suffix}'.strip()} | {right} | {rows.sum()} | {' | '.join(kept)} |")
+    return lines, marked
+
+
+def stroke(size: np.ndarray, line: list[tuple[float, float]], width: float) -> np.ndarray:
+    """How much of a pixel a broad line with soft edges covers (h, w)."""
+    quarter = Image.new("L", tuple(size // 4))
+    ImageDraw.Draw(quarter).line([tuple(np.array(at) * size // 4) for at in line], 255, round(width / 4), "curve")
+    soft = gaussian_filter(np.asarray(quarter, dtype=np.float32) / 255, 3)
+    return np.asarray(Image.fromarray(soft).resize(tuple(size)))
+
+
+def blob(size: np.ndarray, middle: tuple[float, float], radius: float) -> np.ndarray:
+    y, x = np.ogrid[: size[1], : size[0]]
+    distance = np.hypot(x - middle[0] * size[0], y - middle[1] * size[1])
+    return (1 / (1 + np.exp((distance - radius) / (radius / 10)))).astype(np.float32)
+
+
+def mean_of(mask: np.ndarray, centers: np.ndarray, side: float) -> np.ndarray:
+    corners = (centers - side / 2).astype(int)
+    return np.array([mask[y : y + int(side), x : x + int(side)].mean() for x, y in corners])
+
+
+def slide_of(image: np.ndarray, mpp: float) -> SpatialData:
+    """A slide of an image (h, w, 3)."""
+    parsed = Image2DModel.parse(image.transpose(2, 0, 1), dims=("c", "y", "x"), chunks=(3, 2048, 2048))
+    sdata = SpatialData(images={"marked_image": parsed})
+    ds.pp.set_scale(sdata, mpp=mpp)
+    return sdata
+
+
+def draw(slides: dict[str, SpatialData]) -> None:
+    """Outlines of the spots on the slides: a row for each rule."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(RULES), len(slides), figsize=(5 * len(slides), 4.6 * len(RULES)), squeeze=False)
+    for column, (name, sdata) in enumerate(slides.items()):
+        image_key = next(iter(sdata.images))
+        rgb, scale = _reader.coarse(_reader.levels(sdata, image_key), 8 if name != "CMU-1" else 3)
+        for row, rule in enumerate(RULES):
+            ds.pp.spots(sdata, image_key=image_key, tissue=rule, key_added="drawn", overwrite=True)
+            centers = _coords.centers(sdata, image_key, "drawn") / scale
+            side = 55 / _coords.microns_per_pixel(sdata, image_key) / scale[0]
+            ax = axes[row, column]
+            ax.imshow(rgb)
+            circles = {"facecolors": "none", "edgecolors": "#00a000", "linewidths": 0.7}
+            ax.add_collection(
+                EllipseCollection(side, side, 0, units="xy", offsets=centers, transOffset=ax.transData, **circles)
+            )
+            ax.set_title(f"{name}: {rule}, {len(centers):,} spots", fontsize=11)
+            ax.set_axis_off()
+    figure.tight_layout()
+    figure.savefig(OUT.with_suffix(".jpg"), dpi=80, pil_kwargs={"quality": 88})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

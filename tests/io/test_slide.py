@@ -1,0 +1,250 @@
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from spatialdata import bounding_box_query, read_zarr
+
+import deepspot as ds
+from deepspot import _coords, _fingerprint, _reader
+
+
+def pixels_of(sdata):
+    return next(iter(sdata.images.values()))["scale0"]["image"].to_numpy().transpose(1, 2, 0)
+
+
+def write_slide(path, image, *, mpp=None, levels=1, unit="CENTIMETER", stretch=1.0):
+    """A tiled pyramid as scanners write it: levels are averages, and resolution tags say the scale."""
+    with tifffile.TiffWriter(path) as file:
+        for number in range(levels):
+            scale = {}
+            if mpp is not None:
+                across = {"CENTIMETER": 1e4, "INCH": 25_400}[unit] / (mpp * 2**number)
+                scale = {"resolution": (across, across / stretch), "resolutionunit": unit}
+            file.write(
+                image, tile=(256, 256), photometric="rgb", compression="zlib", subfiletype=int(number > 0), **scale
+            )
+            height, width = (size // 2 * 2 for size in image.shape[:2])
+            squares = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+            image = squares.mean(axis=(1, 3)).round().astype(np.uint8)
+    return path
+
+
+def damage(path):
+    """Overwrite pixels, and leave the header: such a file opens."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + len(content) // 4] = bytes(len(content) // 4)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture(toy):
+    """The image of a toy slide, repeated to have more than one block; halves and quarters of it are exact."""
+    image = toy["P1_S1"].images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
+    return np.tile(image, (2, 2, 1))[:1200, :1600]
+
+
+@pytest.fixture(scope="session")
+def scanned(picture, tmp_path_factory):
+    return write_slide(tmp_path_factory.mktemp("slides") / "S 1.tif", picture, mpp=0.5, levels=3)
+
+
+@pytest.fixture
+def opened(scanned):
+    return ds.io.slide(scanned)
+
+
+def test_levels_and_pixels(opened, picture):
+    assert list(opened.images) == ["S_1_image"]
+    pyramid = _reader.levels(opened, "S_1_image")
+    assert _reader.sizes(pyramid) == [(1200, 1600), (600, 800), (300, 400)]
+    np.testing.assert_array_equal(pixels_of(opened), picture)
+    halves = picture.reshape(600, 2, 800, 2, 3).mean(axis=(1, 3)).round()
+    np.testing.assert_array_equal(pyramid[1].to_numpy().transpose(1, 2, 0), halves)
+
+
+def test_what_it_says_of_itself(opened, scanned):
+    assert opened.attrs["deepspot_slide"] == {
+        "path": str(scanned),
+        "fingerprint": _fingerprint.of_file(scanned),
+        "mpp": 0.5,
+        "mpp_from": "file",
+        "name": "S_1",
+    }
+    assert set(opened.coordinate_systems) == {"global", "microns"}
+    assert _coords.microns_per_pixel(opened, "S_1_image") == pytest.approx(0.5)
+    np.testing.assert_array_equal(_coords._affines(opened.images["S_1_image"])["global"], np.eye(3))
+
+
+def test_one_line_is_logged(scanned, log):
+    ds.io.slide(scanned)
+    assert log == ["Opened S_1: 1,600 × 1,200 px, 3 levels, 0.5 µm per pixel (from the file)."]
+
+
+def test_nothing_is_read_before_it_is_needed(picture, tmp_path):
+    path = damage(write_slide(tmp_path / "bad.tif", picture, mpp=0.5))
+    sdata = ds.io.slide(path)
+    assert sorted(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match=rf"{path} is damaged: .* of level 0 at x = .* cannot be read"):
+        pixels_of(sdata)
+    level = _reader.levels(sdata, "bad_image")[0]
+    with pytest.raises(OSError, match=r"bad\.tif is damaged"):
+        _reader.coarse([level], 8)
+
+
+def test_levels_are_cut_where_the_finest_is(opened):
+    """Coordinates of coarser levels are those of the finest, or a crop would show other tissue in each."""
+    part = bounding_box_query(
+        opened,
+        axes=("x", "y"),
+        min_coordinate=[800, 400],
+        max_coordinate=[1200, 700],
+        target_coordinate_system="global",
+    )
+    levels = [part.images["S_1_image"][name]["image"] for name in part.images["S_1_image"]]
+    assert [level.shape[1:] for level in levels] == [(300, 400), (150, 200), (75, 100)]
+    means = [level.to_numpy().mean() for level in levels]
+    np.testing.assert_allclose(means, means[0], atol=0.5)
+
+
+def test_tiles_of_a_coarser_level_lie_where_those_of_the_finest_do(opened, picture):
+    from deepspot._boxes import make_boxes
+    from deepspot._geometry import TileGeometry
+
+    pyramid = _reader.levels(opened, "S_1_image")
+    centers = np.array([[402, 302], [1202, 502], [1102, 1042]])
+    boxes = make_boxes(centers, 0.5, _reader.sizes(pyramid), TileGeometry(tile_um=100, input_px=15))
+    assert (boxes.level, boxes.side) == (2, 51)
+    ((rows, tiles),) = _reader.read(pyramid[2], boxes, 4)
+    for (x, y), tile in zip(centers[rows], tiles, strict=True):
+        fine = picture[y - 102 : y + 102, x - 102 : x + 102]
+        np.testing.assert_allclose(tile, fine.reshape(51, 4, 51, 4, 3).mean(axis=(1, 3)), atol=1.01)
+
+
+def test_it_can_be_written_and_read(opened, picture, tmp_path):
+    opened.write(tmp_path / "copy.zarr")
+    copy = read_zarr(tmp_path / "copy.zarr")
+    np.testing.assert_array_equal(pixels_of(copy), picture)
+    assert copy.attrs["deepspot_slide"] == opened.attrs["deepspot_slide"]
+    for ours, theirs in zip(_reader.levels(opened, "S_1_image"), _reader.levels(copy, "S_1_image"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_allclose(ours.coords["x"], theirs.coords["x"])
+        np.testing.assert_allclose(ours.coords["y"], theirs.coords["y"])
+    assert _coords.microns_per_pixel(copy, "S_1_image") == pytest.approx(0.5)
+
+
+def test_the_header_does_not_come_along(opened):
+    """It may name the patient."""
+    assert opened.images["S_1_image"].attrs == {}
+
+
+def test_it_can_be_sent_to_another_process(opened, picture):
+    level = pickle.loads(pickle.dumps(_reader.levels(opened, "S_1_image")[0].data))
+    np.testing.assert_array_equal(level[:, :50, :60].compute().transpose(1, 2, 0), picture[:50, :60])
+
+
+def test_names(scanned):
+    assert list(ds.io.slide(scanned, name="Patient 7/b").images) == ["Patient_7_b_image"]
+
+
+def test_inches(picture, tmp_path):
+    sdata = ds.io.slide(write_slide(tmp_path / "a.tif", picture, mpp=0.25, unit="INCH"))
+    assert sdata.attrs["deepspot_slide"]["mpp"] == pytest.approx(0.25)
+
+
+def test_a_stated_scale_fills_in(picture, tmp_path, log):
+    path = write_slide(tmp_path / "a.tif", picture)
+    with pytest.raises(ValueError, match=r"scale of a\.tif is unknown: its header states none\. State it with `mpp=`"):
+        ds.io.slide(path)
+    sdata = ds.io.slide(path, mpp=0.25)
+    assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
+    assert _coords.microns_per_pixel(sdata, "a_image") == pytest.approx(0.25)
+    assert len(log) == 1
+
+
+@pytest.mark.parametrize(("mpp", "warned"), [(0.52, False), (0.25, True), (1.0, True)])
+def test_a_stated_scale_wins(scanned, log, mpp, warned):
+    sdata = ds.io.slide(scanned, mpp=mpp)
+    assert sdata.attrs["deepspot_slide"]["mpp"] == mpp
+    assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
+    assert ("S 1.tif states 0.5 µm per pixel; `mpp=" in log[0]) == warned
+
+
+def test_72_dots_per_inch_are_no_scale(picture, tmp_path):
+    path = write_slide(tmp_path / "a.tif", picture, mpp=25_400 / 72, unit="INCH")
+    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel, which no slide scanner has .* `mpp=`"):
+        ds.io.slide(path)
+    assert ds.io.slide(path, mpp=0.5).attrs["deepspot_slide"]["mpp"] == 0.5
+
+
+def test_pixels_that_are_not_square(picture, tmp_path):
+    path = write_slide(tmp_path / "a.tif", picture, mpp=0.5, stretch=1.1)
+    with pytest.raises(ValueError, match=r"Pixels of a\.tif are not square: 0\.5 by 0\.55 µm"):
+        ds.io.slide(path)
+    ds.io.slide(write_slide(tmp_path / "b.tif", picture, mpp=0.5, stretch=1.01))
+
+
+@pytest.mark.parametrize(
+    ("mpp", "error", "message"),
+    [
+        (0, ValueError, "`mpp` must be above 0"),
+        ("0.5", TypeError, "`mpp` must be a number"),
+        (250, ValueError, "`mpp` states 250 µm per pixel"),
+        (0.01, ValueError, "`mpp` states 0.01 µm per pixel"),
+    ],
+)
+def test_a_stated_scale_is_checked(scanned, mpp, error, message):
+    with pytest.raises(error, match=message):
+        ds.io.slide(scanned, mpp=mpp)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=rf"There is no slide {tmp_path}/no\.svs"):
+        ds.io.slide(tmp_path / "no.svs")
+    with pytest.raises(FileNotFoundError, match="There is no slide"):
+        ds.io.slide(tmp_path)
+
+
+def test_no_slide(picture, scanned, tmp_path):
+    (tmp_path / "text.svs").write_text("no slide\n" * 100)
+    (tmp_path / "empty.svs").touch()
+    tifffile.imwrite(tmp_path / "plain.tif", picture, photometric="rgb")
+    whole = scanned.read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.svs", "empty.svs", "plain.tif", "cut.tif"):
+        with pytest.raises(
+            ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, cut off, or not a whole"
+        ):
+            ds.io.slide(tmp_path / name)
+
+
+def test_a_real_slide(data):
+    path = data / "wsi" / "CMU-1-Small-Region.svs"
+    sdata = ds.io.slide(path)
+    said = sdata.attrs["deepspot_slide"]
+    assert (said["mpp"], said["mpp_from"], said["name"]) == (0.499, "file", "CMU-1-Small-Region")
+    np.testing.assert_array_equal(pixels_of(sdata), tifffile.imread(path))
+
+
+def test_a_real_slide_cut_off_or_damaged(data, tmp_path):
+    whole = (data / "wsi" / "CMU-1-Small-Region.svs").read_bytes()
+    (tmp_path / "cut.svs").write_bytes(whole[:-100_000])
+    with pytest.raises(ValueError, match=r"No reader opens .*cut\.svs"):
+        ds.io.slide(tmp_path / "cut.svs")
+    shutil.copy(data / "wsi" / "CMU-1-Small-Region.svs", tmp_path / "bad.svs")
+    sdata = ds.io.slide(damage(tmp_path / "bad.svs"))
+    with pytest.raises(OSError, match=r"bad\.svs is damaged"):
+        ds.pp.spots(sdata)
+    assert not sdata.shapes
+
+
+def test_a_pyramid_of_a_real_section(data, tmp_path):
+    image = ds.datasets.her2st("C2", download=False).images["C2_image"]
+    part = image.isel(x=slice(1500, 2701), y=slice(1000, 2100)).to_numpy().transpose(1, 2, 0)
+    sdata = ds.io.slide(write_slide(tmp_path / "C2.tif", part, mpp=0.69, levels=4))
+    np.testing.assert_array_equal(pixels_of(sdata), part)
+    assert len(_reader.levels(sdata, "C2_image")) == 4
+    assert sdata.attrs["deepspot_slide"]["mpp"] == pytest.approx(0.69)

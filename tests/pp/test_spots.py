@@ -1,0 +1,229 @@
+import dask.array as da
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+from spatialdata import read_zarr
+from spatialdata.models import Image2DModel
+from xarray import Dataset, DataTree
+
+import deepspot as ds
+from deepspot import _coords, _reader
+
+RNG = np.random.default_rng(0)
+GLASS = (243, 238, 242)
+
+
+def draw(height, width, *, tissue=True):
+    """Glass at 1 µm per pixel, with tissue in the right half."""
+    image = np.tile(np.array(GLASS, float), (height, width, 1))
+    if tissue:
+        nuclei = RNG.random((height // 4, width // 8, 1)) < 0.3
+        stained = np.where(nuclei, (105, 80, 150), (214, 150, 190))
+        image[:, width // 2 :] = stained.repeat(4, axis=0).repeat(4, axis=1)
+    return image.round().astype(np.uint8)
+
+
+IMAGE = draw(640, 960)
+
+
+@pytest.fixture
+def make(slide_of):
+    def make(image=IMAGE, mpp=1.0, **options):
+        sdata = slide_of(image, [[5, 5]], mpp=mpp, **options)
+        del sdata.shapes["spots"]
+        return sdata
+
+    return make
+
+
+@pytest.fixture
+def blank(make):
+    return make()
+
+
+def pyramid_of(levels):
+    """An image of levels (c, y, x), finest first."""
+    parsed = [Image2DModel.parse(level, dims=("c", "y", "x")) for level in levels]
+    return DataTree.from_dict({f"scale{number}": Dataset({"image": level}) for number, level in enumerate(parsed)})
+
+
+def centers_of(sdata, key="spots"):
+    return _coords.centers(sdata, "he", key)
+
+
+@pytest.mark.parametrize("tissue", ["brightness", "saturation"])
+@pytest.mark.parametrize("layout", ["hexagonal", "square"])
+def test_spots_on_tissue(blank, layout, tissue, log):
+    ds.pp.spots(blank, layout=layout, tissue=tissue)
+    ds.pp.spots(blank, layout=layout, tissue=None, key_added="all")
+    xy, everywhere = centers_of(blank), centers_of(blank, "all")
+    # Of a tile on the border half or more may be glass; its centre tells.
+    assert {tuple(at) for at in everywhere[everywhere[:, 0] > 480 + 28]} <= {tuple(at) for at in xy}
+    assert xy[:, 0].min() > 480 - 28
+    places, n = len(everywhere), len(xy)
+    share = f"{n / places:.0%} of {places} places, those on tissue by {tissue}"
+    assert log[0] == f"Added {n} spots ({share}) to sdata.shapes['spots']."
+    assert log[1] == f"Added {places} spots to sdata.shapes['all']."
+
+
+def test_what_is_added(blank):
+    ds.pp.spots(blank, diameter_um=40, distance_um=80)
+    spots = blank.shapes["spots"]
+    assert spots.columns.tolist() == ["geometry", "radius", "diameter_um", "array_row", "array_col"]
+    assert set(spots["diameter_um"]) == {40.0}
+    assert set(spots["radius"]) == {20.0}
+    assert spots[["array_row", "array_col"]].dtypes.tolist() == [np.int64, np.int64]
+    assert spots.index.tolist() == list(range(len(spots)))
+    assert _coords._affines(spots).keys() == _coords._affines(blank["he"]).keys() == {"global", "microns"}
+    nearest, _ = cKDTree(centers_of(blank)).query(centers_of(blank), k=2)
+    np.testing.assert_allclose(nearest[:, 1], 80)
+
+
+def test_the_array_is_that_of_all_places(blank):
+    ds.pp.spots(blank, layout="square", tissue=None, key_added="all")
+    ds.pp.spots(blank, layout="square")
+    columns = ["array_row", "array_col"]
+    spots = blank.shapes["spots"]
+    everywhere = blank.shapes["all"].set_index(columns)
+    there = everywhere.loc[[tuple(at) for at in spots[columns].to_numpy()]]
+    np.testing.assert_allclose(there.geometry.x, spots.geometry.x)
+    assert spots["array_col"].min() > 0
+
+
+@pytest.mark.parametrize("tissue", ["brightness", "saturation"])
+def test_magnification_changes_nothing(make, tissue):
+    fine = make(IMAGE.repeat(2, axis=0).repeat(2, axis=1), mpp=0.5)
+    coarse = make(mpp=1.0)
+    for sdata in (fine, coarse):
+        ds.pp.spots(sdata, tissue=tissue)
+    np.testing.assert_allclose(centers_of(fine) * 0.5, centers_of(coarse))
+    columns = ["array_row", "array_col"]
+    np.testing.assert_array_equal(fine["spots"][columns], coarse["spots"][columns])
+
+
+@pytest.mark.parametrize("sizes", [[], [(640, 960)], [(640, 960), (320, 480)]])
+def test_the_paper_s_rule_at_full_resolution(make, sizes):
+    """The mean over every pixel of a tile, within one step of grey of the threshold aside."""
+    smooth = RNG.integers(150, 250, (20, 30, 1)).repeat(3, axis=2).repeat(64, axis=0).repeat(64, axis=1)
+    image = np.clip(smooth + RNG.normal(0, 15, smooth.shape), 1, 255).astype(np.uint8)
+    levels = [image]
+    for height, width in sizes:
+        levels.append(levels[-1].reshape(height, 2, width, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8))
+    sdata = make(mpp=0.5)
+    sdata["he"] = pyramid_of([da.from_array(level.transpose(2, 0, 1), chunks=(3, 300, 500)) for level in levels])
+    ds.pp.set_scale(sdata, mpp=0.5)
+    ds.pp.spots(sdata, tissue=None, key_added="all", layout="square", distance_um=30)
+    ds.pp.spots(sdata, layout="square", distance_um=30)
+    xy = centers_of(sdata, "all")
+    means = np.array([image[y : y + 110, x : x + 110].mean() for x, y in (xy - 55).astype(int)])
+    kept = {tuple(at) for at in centers_of(sdata)}
+    clear = np.abs(means - 200) > 1
+    found = np.array([tuple(at) in kept for at in xy])
+    np.testing.assert_array_equal(found[clear], means[clear] <= 200)
+    assert 0.2 < found.mean() < 0.8
+    assert clear.mean() > 0.8
+
+
+def test_transformations_of_the_image_are_those_of_the_spots(make):
+    turned = make(image_to={"global": [[0, -3, 5000], [3, 0, 200], [0, 0, 1]]})
+    plain = make()
+    for sdata in (turned, plain):
+        ds.pp.spots(sdata)
+    np.testing.assert_allclose(centers_of(turned), centers_of(plain))
+    assert _coords.place(turned, "he", "spots").mpp == pytest.approx(1)
+
+
+@pytest.mark.parametrize("scale_factors", [None, [2, 2]])
+def test_it_survives_writing(make, scale_factors, tmp_path):
+    sdata = make(scale_factors=scale_factors)
+    ds.pp.spots(sdata)
+    sdata.write(tmp_path / "slide.zarr")
+    copy = read_zarr(tmp_path / "slide.zarr")
+    np.testing.assert_allclose(centers_of(copy), centers_of(sdata))
+    assert copy["spots"].columns.tolist() == sdata["spots"].columns.tolist()
+
+
+def test_a_toy_slide_gets_its_own_spots_back_and_a_prediction(slide, cheap_encoder):
+    known = _coords.centers(slide, "P1_S1_image", "spots")
+    ds.pp.spots(slide, key_added="dense", distance_um=40)
+    found = _coords.centers(slide, "P1_S1_image", "dense")
+    assert (cKDTree(found).query(known)[0] < 40).all()
+    ds.pp.embed(slide, cheap_encoder, shapes_key="dense")
+    assert slide.tables["mean_colour_dense"].n_obs == len(found)
+
+
+def test_existing_shapes_stay_unless_told(blank):
+    ds.pp.spots(blank)
+    n = len(blank.shapes["spots"])
+    with pytest.raises(
+        ValueError, match=r"sdata.shapes\['spots'\] exists. Pass `overwrite=True`, or another `key_added`"
+    ):
+        ds.pp.spots(blank, distance_um=60)
+    assert len(blank.shapes["spots"]) == n
+    ds.pp.spots(blank, distance_um=60, overwrite=True)
+    assert len(blank.shapes["spots"]) > n
+
+
+@pytest.mark.parametrize(
+    ("tissue", "message"),
+    [
+        (
+            "brightness",
+            r"Image 'he' shows no tissue: none of \d+ spots lies on some by brightness.*`tissue='saturation'`",
+        ),
+        ("saturation", r"Image 'he' shows no tissue: its most coloured parts have a saturation of 0\.0"),
+    ],
+)
+@pytest.mark.parametrize("colour", [GLASS, (255, 255, 255), (0, 0, 0)])
+def test_no_tissue(make, tissue, message, colour):
+    sdata = make(np.tile(np.array(colour, np.uint8), (640, 640, 1)))
+    with pytest.raises(ValueError, match=message):
+        ds.pp.spots(sdata, tissue=tissue)
+    assert not sdata.shapes
+    ds.pp.spots(sdata, tissue=None)
+    assert len(sdata.shapes["spots"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"diameter_um": 0}, ValueError, "`diameter_um` must be above 0"),
+        ({"distance_um": -1}, ValueError, "`distance_um` must be above 0"),
+        ({"distance_um": "100"}, TypeError, "`distance_um` must be a number"),
+        ({"layout": "round"}, ValueError, r"`layout` must be one of \['hexagonal', 'square'\], got 'round'"),
+        ({"tissue": "otsu"}, ValueError, r"`tissue` must be one of \['brightness', 'saturation'\], or None"),
+        (
+            {"diameter_um": 641},
+            ValueError,
+            r"No spot of 641 µm fits into image 'he' of 960 × 640 µm, at 1 µm per pixel",
+        ),
+        ({"distance_um": 961}, ValueError, r"`distance_um=961` is more than image 'he' of 960 × 640 µm"),
+        ({"distance_um": 0.5}, ValueError, r"`distance_um=0.5` is less than a pixel of image 'he'"),
+        ({"image_key": "HE"}, KeyError, r"Key `'HE'` not found in `sdata.images`. Available keys: \['he'\]"),
+        ({"key_added": "a b"}, ValueError, "cannot be a name"),
+    ],
+)
+def test_bad_input(blank, arguments, error, message):
+    with pytest.raises(error, match=message):
+        ds.pp.spots(blank, **arguments)
+    assert not blank.shapes
+
+
+def test_the_scale_must_be_known(make):
+    sdata = make(mpp=None)
+    with pytest.raises(ValueError, match=r"The scale of image 'he' is unknown.*`ds.pp.set_scale"):
+        ds.pp.spots(sdata)
+
+
+def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
+    """300,000 spots, and none of the 3 GB of pixels of the finest level."""
+    small = np.full((1000, 1250, 3), 120, np.uint8)
+    finest = da.zeros((3, 32_000, 40_000), dtype=np.uint8, chunks=(3, 1024, 1024))
+    read = []
+    monkeypatch.setattr(_reader, "_decode", lambda part: read.append(part.nbytes) or np.asarray(part))
+    sdata = make()
+    sdata["he"] = pyramid_of([finest, da.from_array(small.transpose(2, 0, 1), chunks=(3, 512, 512))])
+    ds.pp.set_scale(sdata, mpp=0.25)
+    ds.pp.spots(sdata, distance_um=16.5, diameter_um=64)
+    assert len(sdata.shapes["spots"]) > 300_000
+    assert sum(read) == small.nbytes
