@@ -73,11 +73,7 @@ def check_transform(transform: str | None) -> None:
 
 
 def _check_scale(X: Any, where: str, *, said: bool) -> None:
-    values = X.data if issparse(X) else np.asarray(X)
-    values = values[np.isfinite(values)]
-    # A handful of values tells counts from logarithms, and zeros tell nothing.
-    positive = values[values > 0][:100_000]
-    if len(positive) and (positive == np.round(positive)).all():
+    if seem_counts(X):
         raise ValueError(
             f"{where} holds whole numbers, so these seem to be raw counts; expression on the log scale is needed. "
             f"{NEXT}, or name the layer that is on it with `layer=`."
@@ -87,3 +83,12 @@ def _check_scale(X: Any, where: str, *, said: bool) -> None:
             f"{where} is on a scale that nobody stated: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
             "sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
         )
+
+
+def seem_counts(X: Any) -> bool:
+    """Whether values seem to be raw counts, and not logarithms: a numpy or sparse array."""
+    values = X.data if issparse(X) else np.asarray(X)
+    values = values[np.isfinite(values)]
+    # A handful of values tells counts from logarithms, and zeros tell nothing.
+    positive = values[values > 0][:100_000]
+    return bool(len(positive)) and bool((positive == np.round(positive)).all())

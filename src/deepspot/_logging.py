@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from ._settings import settings
@@ -18,6 +20,15 @@ if not logger.handlers:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+@contextmanager
+def without_noise() -> Iterator[None]:
+    """Leave out what libraries below us say once for every array written, and nobody can do anything about."""
+    with warnings.catch_warnings():
+        for noise in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
+            warnings.filterwarnings("ignore", message=noise)
+        yield
 
 
 def bar(description: str, *, total: int | None = None, unit: str = "it") -> tqdm:

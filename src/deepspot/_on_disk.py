@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._logging import without_noise
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -64,7 +66,8 @@ def write_table(sdata: SpatialData, key: str, blocks: Iterable[np.ndarray], path
     from zarr.codecs import BloscCodec
 
     n, genes = sdata.tables[key].shape
-    sdata.write(path)
+    with without_noise():
+        sdata.write(path)
     group: Any = zarr.open_group(path, mode="r+", use_consolidated=False)[f"tables/{key}"]
     if "X" in group:
         del group["X"]
@@ -105,9 +108,12 @@ def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Mapp
     """
     import zarr
     from anndata.io import read_elem, write_elem
+    from spatialdata import SpatialData
 
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
-    table = group[f"tables/{key}"]
+    table: Any = group[f"tables/{key}"]
     write_elem(table, "var", read_elem(table["var"]).assign(**var))
     group.attrs.update(attrs)
-    zarr.consolidate_metadata(group.store)
+    sdata = SpatialData()
+    sdata.path = path
+    sdata.write_consolidated_metadata()

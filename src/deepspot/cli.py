@@ -1,4 +1,4 @@
-"""The command line: ``deepspot demo``, ``deepspot predict`` and ``deepspot report``."""
+"""The command line: ``deepspot demo``, ``predict``, ``report`` and ``cohort``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 import dis
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-FAILED = 2
+from ._logging import without_noise
+
+SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,22 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0, or 2 after an error that the user can do something about; it is printed in one line.
+    0; 1 if slides of a cohort failed; 2 after an error that the user can do something about, which is printed in one
+    line; 130 if it was interrupted.
     """
     arguments = _parser().parse_args(argv)
     arguments.command = shlex.join(["deepspot", *(sys.argv[1:] if argv is None else argv)])
     try:
-        with warnings.catch_warnings():
-            # From the libraries below, once for every array written, and of no use to who types a command.
-            for noise in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
-                warnings.filterwarnings("ignore", message=noise)
-            arguments.run(arguments)
+        with without_noise():
+            return arguments.run(arguments) or 0
     except (KeyError, OSError, TypeError, ValueError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
             raise
         print(f"deepspot: {_one_line(error)}", file=sys.stderr)
         return FAILED
-    return 0
+    except KeyboardInterrupt:
+        print("deepspot: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +83,37 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
     report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     report.set_defaults(run=_report)
+
+    cohort = commands.add_parser("cohort", help="predict all slides of a list, here or on a Dask cluster")
+    cohort.add_argument(
+        "manifest", type=Path, metavar="MANIFEST.csv", help="columns path, patient; optional slide, mpp, …"
+    )
+    cohort.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for results; goes on where it was"
+    )
+    cohort.add_argument("--model", metavar="BUNDLE", help="folder of a model (default: the embedded one)")
+    where = cohort.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on (default: this process)")
+    where.add_argument("--workers", type=_count, metavar="N", help="so many worker processes on this machine")
+    cohort.add_argument("--diameter-um", type=float, metavar="µM", help="of spots (default: as the model was trained)")
+    cohort.add_argument("--distance-um", type=float, metavar="µM", help="between spots (default: likewise)")
+    cohort.add_argument("--layout", choices=("square", "hexagonal"), default="square", help="(default: %(default)s)")
+    cohort.add_argument(
+        "--tissue", choices=("brightness", "saturation", "all"), default="brightness",
+        help="rule for what is tissue (default: %(default)s)",
+    )  # fmt: skip
+    cohort.add_argument("--full", action="store_true", help="all bits of float32 (default: the precision of float16)")
+    cohort.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    cohort.add_argument("--batch-size", type=_count, metavar="N", help="tiles that go through the encoder at once")
+    cohort.add_argument("--overwrite", action="store_true", help="replace slides that were made otherwise")
+    cohort.set_defaults(run=_cohort)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -125,6 +156,22 @@ def _report(arguments: argparse.Namespace) -> None:
 
     matplotlib.use("Agg")
     print(run_report(Plan(**{key: value for key, value in vars(arguments).items() if key != "run"})))
+
+
+def _cohort(arguments: argparse.Namespace) -> int:
+    from . import tl
+    from ._cohort import local_workers
+
+    with local_workers(arguments.workers) as workers:
+        runs = tl.cohort(
+            arguments.manifest, arguments.model, arguments.out, client=workers or arguments.scheduler,
+            diameter_um=arguments.diameter_um, distance_um=arguments.distance_um, layout=arguments.layout,
+            tissue=None if arguments.tissue == "all" else arguments.tissue, half=not arguments.full,
+            device=arguments.device, batch_size=arguments.batch_size, overwrite=arguments.overwrite,
+        )  # fmt: skip
+    failed = int((runs["status"] == "failed").sum())
+    print(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}.")
+    return SOME_FAILED if failed else 0
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -48,4 +48,8 @@ def infer_members(
     members: Sequence[Network], bags: Bags, device: str | None, rows: int = ROWS, count: int | None = None
 ) -> np.ndarray:
     """Mean of the standardised genes (n, genes) that networks predict; a sum counts as over `count` sub-spots."""
-    return np.mean([infer(member, bags, device, rows, count) for member in members], axis=0)
+    total = infer(members[0], bags, device, rows, count)
+    for member in members[1:]:  # one at a time: of thousands of genes, each is as large as the result
+        total += infer(member, bags, device, rows, count)
+    total /= len(members)
+    return total

@@ -2,6 +2,8 @@
 
 from ._alignment import alignment
 from ._benchmark import benchmark
+from ._bulk_agreement import bulk_agreement
+from ._classification import classification
 from ._enrichment import enrichment
 from ._gallery import gallery
 from ._markers import markers
@@ -11,12 +13,15 @@ from ._reliability import reliability
 from ._report import report
 from ._spatial import spatial
 from ._superresolution import superresolution
+from ._survival import survival
 from ._training import training
 from ._umap import umap
 
 __all__ = [
     "alignment",
     "benchmark",
+    "bulk_agreement",
+    "classification",
     "enrichment",
     "gallery",
     "markers",
@@ -26,6 +31,7 @@ __all__ = [
     "report",
     "spatial",
     "superresolution",
+    "survival",
     "training",
     "umap",
 ]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ._plan import RINGS
+
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
@@ -36,6 +38,17 @@ def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
             f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
         )
     return ready
+
+
+def spacing_of(card: ModelCard) -> float:
+    """Distance in µm between the spots that a model was trained on."""
+    rule = card.geometry.neighbors  # type: ignore[union-attr]
+    if rule.kind != "radius":
+        raise ValueError(
+            f"Model {card.name!r} counts its neighbours in steps of an array of spots, and its card does not say how "
+            "far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
+        )
+    return round(rule.reach / RINGS, 1)
 
 
 def half_width(card: ModelCard) -> np.ndarray:

@@ -56,8 +56,8 @@ def stored(sdata: SpatialData, key: str, shapes_key: str, centers: np.ndarray) -
 
 def _is_whole(table: AnnData, genes: list[str]) -> bool:
     """Whether a table is still as it was predicted: people cut and scale tables in place."""
-    X = np.asarray(table.X)
-    return list(table.var_names) == genes and bool(np.isfinite(X).all() and X.min(initial=0) >= 0)
+    X = table.X if hasattr(table.X, "dask") else np.asarray(table.X)  # on disk it is looked at block by block
+    return list(table.var_names) == genes and (X.size == 0 or bool(np.isfinite(X).all() and X.min() >= 0))
 
 
 def _is_current(table: AnnData, sdata: SpatialData, shapes_key: str, centers: np.ndarray) -> bool:

@@ -18,7 +18,6 @@ from deepspot._logging import track
 from deepspot._neighbors import NeighborFinder
 from deepspot.pp._features import Site, survey
 
-from ._in_blocks import ROWS
 from ._prediction_table import bare_table
 
 if TYPE_CHECKING:
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from ._resolution import Job
+
+
+ROWS = 512
+"""Spots in a block: what is held, what a kill loses, and the height of a chunk on disk."""
 
 
 def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:

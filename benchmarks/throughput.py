@@ -1,0 +1,144 @@
+"""How fast a worker takes the steps of a cohort, and what expression takes on disk.
+
+    DEEPSPOT_DATA=../shared/data python benchmarks/throughput.py
+
+Reading is measured on the mosaic of `benchmarks/streaming.py`, through OpenSlide as every whole slide is; embedding on
+the same tiles with the embedded encoder, so that tiles per second are those of this device; prediction and writing with
+a model of 5,000 genes, on embeddings of the right length. Bytes per value are of real predictions: the embedded model
+on sections C2 and C5. The median of three runs, all in one process. Writes benchmarks/results/throughput.md,
+throughput_bytes.md, and cohort_cost.md: what `ds.tl.cohort_cost` says of the paper's cohort, with its defaults.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from streaming import DISTANCE_UM, MPP, make_model, write_mosaic
+
+import deepspot as ds
+from deepspot._geometry import TileGeometry
+from deepspot.pp._features import SPOTS, Request, survey
+from deepspot.tl._stream import ROWS, rounded
+
+REPEATS, READ, EMBEDDED = 3, 4_000, 24
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    logging.getLogger("deepspot").setLevel(logging.ERROR)
+    ds.settings.progress = False
+    encoder = ds.encoders.get().to(None)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ds.settings.cache_dir = folder / "cache"
+        rates(folder, encoder)
+        sizes(folder)
+    cost()
+
+
+def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
+    slide = folder / "slide.tif"
+    write_mosaic(slide, READ)
+    sdata = ds.io.slide(slide)
+    ds.pp.spots(sdata, diameter_um=55, distance_um=DISTANCE_UM, layout="square", tissue=None)
+    request = Request(encoder, TileGeometry(tile_um=55, input_px=224), next(iter(sdata.images)), "spots")
+    site = survey(sdata, request)
+    n = len(site.placement.centers)
+    read = median(lambda: tiles(site))
+    embed = median(lambda: site.embed(np.arange(EMBEDDED)))
+    model = make_model(encoder, subspots=True)
+    bags = of_block(model.card.dim)
+    predict = median(lambda: model.predict(bags))
+    values = rounded(np.maximum(model.predict(bags), 0))
+    write = median(lambda: write_block(folder / "block.zarr", values))
+    megapixels = n * (DISTANCE_UM / MPP) ** 2 / 1e6
+    lines = [
+        f"| device {encoder.device}, {torch.get_num_threads()} threads | |", "|---|---|",
+        f"| megapixels read and cut into tiles in a second | {megapixels / read:.0f} |",
+        f"| tiles embedded in a second | {10 * EMBEDDED / embed:.0f} |",
+        f"| spots predicted in a second, 5,000 genes | {ROWS / predict:,.0f} |",
+        f"| megabytes of expression packed and written in a second | {values.nbytes / 1e6 / write:.0f} |",
+    ]  # fmt: skip
+    print("\n".join(lines))
+    (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
+
+
+def tiles(site: object) -> None:
+    from deepspot import _reader
+
+    for _ in _reader.read(site.level, site.boxes, SPOTS):
+        pass
+
+
+def of_block(dim: int) -> ds.models.Bags:
+    from deepspot._geometry import NeighborRule
+    from deepspot._neighbors import find_neighbors
+
+    rng = np.random.default_rng(0)
+    spot = rng.normal(size=(ROWS, dim)).astype(np.float32)
+    parts = rng.normal(size=(ROWS, 9, dim)).astype(np.float16)
+    grid = np.column_stack(np.divmod(np.arange(ROWS), int(ROWS**0.5))) * 1.0
+    return ds.models.Bags(spot, parts, find_neighbors(grid, NeighborRule(reach=1.5)))
+
+
+def write_block(path: Path, values: np.ndarray) -> None:
+    import shutil
+
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from deepspot import _on_disk
+
+    table = AnnData(shape=values.shape)
+    _on_disk.write_table(SpatialData(tables={"table": table}), "table", [values], path)
+    shutil.rmtree(path)
+
+
+def sizes(folder: Path) -> None:
+    lines = ["| section | bytes for each value | with `half=True` |", "|---|---|---|"]
+    for section in ("C2", "C5"):
+        found = []
+        for half in (False, True):
+            sdata = ds.datasets.her2st(section)
+            out = folder / f"{section}_{half}.zarr"
+            ds.tl.predict(sdata, out=out, half=half)
+            table = sdata.tables["deepspot_spots"]
+            chunks = (out / "tables" / "deepspot_spots" / "X").rglob("*")
+            found.append(sum(path.stat().st_size for path in chunks if path.is_file()) / (table.n_obs * table.n_vars))
+        lines.append(f"| {section} | {found[0]:.2f} | {found[1]:.2f} |")
+        print(lines[-1], flush=True)
+    (RESULTS / "throughput_bytes.md").write_text("\n".join(lines) + "\n")
+
+
+def cost() -> None:
+    table = ds.tl.cohort_cost(37_000_000, tiles_per_second=1_000, workers=8, dim=1_024)
+    lines = [
+        "| step | work | hours of one worker | share | days, 8 workers | GB on disk |",
+        "|---|---|---|---|---|---|",
+    ]
+    for step, row in table.iterrows():
+        lines.append(
+            f"| {step} | {row['amount']:,.0f} {row['unit']} | {row['hours']:,.0f} | {row['share']:.0%} | "
+            f"{row['days']:.2f} | {row['gigabytes']:,.0f} |"
+        )
+    (RESULTS / "cohort_cost.md").write_text("\n".join(lines) + "\n")
+
+
+def median(call: Callable[[], object]) -> float:
+    call()
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from deepspot import _check
+
+from ._fitted import card_of, encoder_of, spacing_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+    from deepspot._cohort._job import Layout, Tissue
+    from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot
+
+
+def cohort(
+    manifest: str | Path | pd.DataFrame,
+    model: DeepSpot | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    client: Client | str | None = None,
+    diameter_um: float | None = None,
+    distance_um: float | None = None,
+    layout: Layout = "square",
+    tissue: Tissue | None = "brightness",
+    half: bool = True,
+    encoder: str | Encoder | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> pd.DataFrame:
+    """Predict the spots of all slides of a cohort, here or on a Dask cluster, and say what became of each.
+
+    For each slide: read its file (:func:`deepspot.io.slide`), lay spots over the tissue (:func:`deepspot.pp.spots`),
+    predict them to disk (:func:`deepspot.tl.predict`), and average them to a profile.
+
+    A process may be killed at any moment. Started again in the same way, this goes on: slides that are finished are not
+    done again, and nothing half-written is taken for finished. Slides that failed are tried again, and those during
+    which a process was killed come last. A slide that cannot be done is a row of the run table, and others go on.
+
+    Parameters
+    ----------
+    manifest
+        The slides: path of a CSV, or a data frame. Needs columns `path` (relative ones are meant from the folder of the
+        CSV) and `patient`. Optional are `slide` (its name, by default that of the file), `mpp` (µm per pixel, where the
+        file does not say that or is wrong), `preservation` (``"FF"`` or ``"FFPE"``), `tissue_area` (mm²) and
+        `tumour_type`. Other columns are carried along.
+    model
+        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model.
+    out
+        Folder for results. It may hold an earlier run of the cohort, or of a part of it.
+    client
+        Where to run: None is this process; else a ``distributed.Client``, or the address of a scheduler. Workers do one
+        slide at a time. They need this package, and see `out` and the slides under the same paths. They take over
+        :data:`deepspot.settings`.
+    diameter_um, distance_um
+        Of spots; by default the side of the tile that the model was trained on, and the distance between the spots that
+        it was trained on.
+    layout, tissue
+        How spots are laid, and what counts as tissue; see :func:`deepspot.pp.spots`. The paper has a square grid, and
+        takes what is not brighter than 200.
+    half
+        Keep expression in the precision of float16, which packs to about half the size.
+    encoder
+        Encoder of the model, should it not be in the registry under the name in the model's card. On a cluster workers
+        have to know its name, or it is an object of less than 50 MB that can be pickled.
+    device
+        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU. GPUs are given one worker each.
+    batch_size
+        Tiles that go through the encoder at once; None falls back to the settings.
+    overwrite
+        Do slides again that were made with another model, other options, or of another file.
+
+    Returns
+    -------
+    The run table, one row for each slide of the manifest, by its name: `path`, `patient`, `status` (``"done"`` or
+    ``"failed"``), `seconds` (float64), `spots` (Int64), `ood_share` (float64, share of spots that are unlike the
+    training), `error` (kind and text of what went wrong). Writes to `out`:
+
+    ``slides/<name>.zarr``
+        A SpatialData for each slide: the spots, and the table ``deepspot_spots`` as :func:`deepspot.tl.predict` makes
+        it, with the profile in ``var["pseudobulk"]`` (float32). The image is not copied; ``attrs["deepspot_slide"]``
+        says where it is, ``attrs["deepspot_cohort"]`` how the slide was made.
+    ``pseudobulk.h5ad``
+        An AnnData (slides, genes), float32: the mean over the spots of each slide that is done. `obs` has the columns
+        of the manifest, `spots` and `ood_share`.
+    ``runs.csv``
+        The run table, written after each slide; slides that wait have the status ``"waiting"``.
+    ``model``
+        The model, as a bundle.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such manifest or model. A slide that does not exist is a row of the run table instead.
+    ValueError
+        Before anything runs: if the manifest has mistakes, the distance between spots is neither given nor known,
+        slides in `out` were made otherwise, `out` belongs to something else, another process works in it, or workers
+        cannot do this.
+    TypeError
+        If `out` is missing, or the encoder cannot be sent to workers.
+
+    References
+    ----------
+    DeepSpot, sections 2.5, 4.3.1 and 4.5.4: whole slides of TCGA, and the mean over their spots.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> runs = ds.tl.cohort("manifest.csv", model, "results")  # doctest: +SKIP
+    >>> runs["status"].value_counts()  # doctest: +SKIP
+    """
+    from deepspot import models
+    from deepspot._cohort import Options, run_cohort
+    from deepspot._cohort._job import Layout, Recipe, Tissue
+    from deepspot._cohort._manifest import read_manifest
+
+    if out is None:
+        raise TypeError("`out` is missing: the folder for results.")
+    slides = read_manifest(manifest)
+    ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+    card = card_of(ready)
+    if client is None:
+        encoder_of(card, encoder)
+    diameter = card.geometry.tile.tile_um if diameter_um is None else diameter_um  # type: ignore[union-attr]
+    distance = spacing_of(card) if distance_um is None else distance_um
+    _check.key_in(layout, get_args(Layout), "layout")
+    if tissue is not None:
+        _check.key_in(tissue, get_args(Tissue), "tissue")
+    recipe = Recipe(
+        ready.fingerprint, float(_check.positive(diameter, "diameter_um")),
+        float(_check.positive(distance, "distance_um")), layout, tissue, half,
+    )  # fmt: skip
+    options = Options(client, encoder, device, batch_size, overwrite)
+    return run_cohort(slides, ready, recipe, Path(out).expanduser().resolve(), options)

@@ -1,0 +1,71 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+import deepspot as ds
+
+N = 90
+SMALL = {"label": "type", "patient": "patient", "n_train": (45, 60), "repeats": 8, "seed": 0}
+
+
+def planted(effect, shares=(0.5, 0.5)):
+    """Profiles of which each class but the first has 20 genes that are higher."""
+    rng = np.random.default_rng(0)
+    label = np.repeat([f"type {k}" for k in range(len(shares))], (np.array(shares) * N).round().astype(int))
+    X = rng.standard_normal((N, 200))
+    for k in range(1, len(shares)):
+        X[label == f"type {k}", 20 * k : 20 * k + 20] += effect
+    names = [f"P{number}" for number in range(N)]
+    return AnnData(X, obs=pd.DataFrame({"type": label, "patient": names}, index=names))
+
+
+@pytest.fixture(scope="session")
+def found():
+    return ds.tl.classify(planted(1.5), **SMALL)
+
+
+def test_planted_classes_are_found_and_chance_is_not(found):
+    summary = found.summary()
+    assert (summary["mean"] > 0.9).all()
+    assert (summary["permuted"].between(0.35, 0.6)).all()
+    assert (summary["above"] == 1).all()
+    assert list(summary["n_test"]) == [45, 30]
+
+
+def test_without_a_signal_it_is_chance():
+    row = ds.tl.classify(planted(0.0), **(SMALL | {"n_train": 60, "repeats": 20})).summary().loc[60]
+    assert abs(row["mean"] - row["permuted"]) < 0.12
+
+
+def test_a_rare_class_counts_as_much_as_a_common_one():
+    """Macro F1 of one who always says the most common of three is the F1 of that class by three."""
+    row = ds.tl.classify(planted(0.0, (0.7, 0.2, 0.1)), **(SMALL | {"n_train": 60})).summary().loc[60]
+    share = 0.7
+    assert row["mean"] == pytest.approx(2 * share / (1 + share) / 3, abs=0.06)
+    assert ds.tl.classify(planted(3.0, (0.7, 0.2, 0.1)), **(SMALL | {"n_train": 60})).summary().loc[60, "mean"] > 0.9
+
+
+def test_result(found):
+    assert list(found.table.columns) == ["n_train", "repeat", "f1", "permuted", "strength"]
+    assert len(found.table) == 16
+    assert list(found.patients.columns) == ["profile", "label"]
+    first, second = repr(found).splitlines()
+    assert first == "Classification: 90 patients (45 type 0, 45 type 1); 200 genes; logistic, L2; 8 splits"
+    assert second.startswith("macro F1 ± SE by number of training patients (permuted): 45: ")
+    pd.testing.assert_frame_equal(ds.tl.classify(planted(1.5), **SMALL).table, found.table)
+
+
+def test_labels_are_checked():
+    profiles = planted(1.0)
+    profiles.obs["type"] = "one"
+    with pytest.raises(ValueError, match=r"obs\['type'\] is 'one' for all patients"):
+        ds.tl.classify(profiles, **SMALL)
+    profiles.obs["type"] = ["a"] * 87 + ["b"] * 3
+    with pytest.raises(ValueError, match=r"Too few patients of one kind by obs\['type'\].*\{'a': 87, 'b': 3\}.*'b'"):
+        ds.tl.classify(profiles, **SMALL)
+    profiles.obs["type"] = pd.Series([None, *["a", "b"] * 44, "a"], index=profiles.obs_names, dtype=object)
+    with pytest.raises(ValueError, match=r"obs\['type'\] is missing for 1 patients, such as \['P0'\]"):
+        ds.tl.classify(profiles, **SMALL)
+    with pytest.raises(KeyError, match=r"Key `'grade'` not found in `obs of the profiles`"):
+        ds.tl.classify(profiles, **(SMALL | {"label": "grade"}))
