@@ -54,7 +54,8 @@ class Resampled:
         `low`, `high`
             Of 95 % of the splits.
         `permuted`, `permuted_se`, `permuted_low`, `permuted_high`
-            The same with permuted outcomes. A mean that is not that of chance says that something leaks.
+            The same with permuted outcomes. A mean that is not that of chance says that the fits or scores leak. What
+            was done before, such as genes chosen by the outcome of all patients, it cannot see.
         `above`
             Share of the splits whose score is above that of the same split with permuted outcomes.
         """
