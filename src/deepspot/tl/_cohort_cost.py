@@ -20,9 +20,9 @@ def cohort_cost(
     subspots: int = 9,
     distance_um: float = 100,
     mpp: float = 0.5,
-    megapixels_per_second: float = 40,
-    spots_per_second: float = 800,
-    megabytes_per_second: float = 100,
+    megapixels_per_second: float = 25,
+    spots_per_second: float = 1_900,
+    megabytes_per_second: float = 80,
     bytes_per_value: float = 1.5,
 ) -> pd.DataFrame:
     """Compute what a cohort of whole slides costs in time and on disk.
