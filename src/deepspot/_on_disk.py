@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._logging import without_noise
+from ._settings import settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,6 +87,16 @@ def write_table(sdata: SpatialData, key: str, blocks: Iterable[np.ndarray], path
     if at != n:
         raise ValueError(f"The blocks hold {at} rows, the table {n}.")
     sdata.write_consolidated_metadata()
+
+
+def check_room(shape: tuple[int, int], instead: str) -> None:
+    """Raise if expression (spots, genes) is too large to be loaded; `instead` is the next step."""
+    gb = shape[0] * shape[1] * np.dtype(np.float32).itemsize / 1e9
+    if gb > settings.max_table_gb:
+        raise ValueError(
+            f"{shape[0]:,} spots × {shape[1]:,} genes take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
+            f"{settings.max_table_gb:g}. {instead}, or raise the limit."
+        )
 
 
 def lazy_X(path: Path, key: str) -> Any:

@@ -188,3 +188,15 @@ def test_as_many_images_as_fit():
     chosen, middles, side = spread(places, 30)
     assert len(chosen) == 25
     assert (np.abs(places[chosen] - middles) <= side / 2 + 1e-9).all()
+
+
+def test_a_table_on_disk_is_loaded_up_to_the_limit(computed, monkeypatch):
+    import dask.array as da
+    from anndata import AnnData
+
+    table, known = computed
+    lazy = AnnData(da.from_array(table.X, chunks=(10, -1)), uns={"log1p": {}})
+    np.testing.assert_allclose(umap_of(lazy, "mine", 0), known)
+    monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
+    with pytest.raises(ValueError, match=r"max_table_gb.*X_umap"):
+        umap_of(lazy, "mine", 0)

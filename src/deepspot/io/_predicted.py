@@ -8,7 +8,6 @@ import numpy as np
 
 from deepspot import _check, _keys, _on_disk, _tables
 from deepspot._logging import logger
-from deepspot._settings import settings
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -73,7 +72,7 @@ def predicted(
         rows = np.flatnonzero(_tables.rows_of(table, region).isin(shapes.index))
     if genes is not None or within is not None:
         table = table[rows, columns]
-        _check_size(table)
+        _on_disk.check_room(table.shape, "Choose fewer with `genes=` and `within=`")
         table = table.to_memory()
     logger.info("Opened %s: %s spots × %s genes%s.", path, f"{table.n_obs:,}", f"{table.n_vars:,}",
                 "" if genes is not None or within is not None else ", which stay on disk")  # fmt: skip
@@ -106,13 +105,3 @@ def _extent(sdata: SpatialData, region: str) -> str:
     extent = get_extent(sdata[region], coordinate_system=_keys.MICRONS)
     (x0, x1), (y0, y1) = extent["x"], extent["y"]
     return f"They lie within ({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
-
-
-def _check_size(table: AnnData) -> None:
-    gb = table.n_obs * table.n_vars * np.dtype(np.float32).itemsize / 1e9
-    if gb > settings.max_table_gb:
-        raise ValueError(
-            f"{table.n_obs:,} spots × {table.n_vars:,} genes take {gb:.1f} GB in memory, above "
-            f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Choose fewer with `genes=` and `within=`, or "
-            "raise the limit."
-        )

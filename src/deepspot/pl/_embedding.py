@@ -9,6 +9,7 @@ import numpy as np
 from deepspot import _tables
 from deepspot._expression import check_counts, normalize
 from deepspot._logging import logger
+from deepspot._on_disk import check_room
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +40,9 @@ def _compute(X: Any, table_key: str, seed: int) -> np.ndarray:
 
     if X.shape[0] < FEWEST:
         raise ValueError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
+    if hasattr(X, "dask"):  # scanpy has no PCA for what lies on disk
+        check_room(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
+        X = X.compute()
     copy = AnnData(X.copy())
     sc.pp.pca(copy, n_comps=min(COMPONENTS, *(size - 1 for size in copy.shape)), random_state=seed)
     sc.pp.neighbors(copy, n_neighbors=min(NEIGHBORS, copy.n_obs - 1), random_state=seed)
