@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,7 +57,7 @@ def test_those_not_used_for_longest_make_room(cache, tmp_path, monkeypatch):
         os.utime(fill(name, tmp_path), (1e9 - age, 1e9 - age))
     fill("b", tmp_path)  # used again
     fill("c", tmp_path)
-    assert sorted(path.name for path in cache.iterdir()) == ["b", "c"]
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["b", "c"]
 
 
 @pytest.mark.parametrize("limit", [0, 0.5 * BYTES / 1e9])
@@ -79,5 +81,59 @@ def test_clear_cache_leaves_downloads(cache, tmp_path):
     fill("abc", tmp_path)
     (cache.parent / "her2st").mkdir()
     ds.clear_cache()
-    assert [path.name for path in cache.parent.iterdir()] == ["her2st"]
+    assert sorted(path.name for path in cache.parent.iterdir()) == ["embeddings.lock", "her2st"]
     ds.clear_cache()  # nothing there: no complaint
+
+
+def test_what_others_are_about_to_write_counts(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 2.5 * BYTES / 1e9)
+    names = ["a", "b", "c"]
+    for age, name in enumerate(names):
+        with shelf(name, BYTES, tmp_path) as kept:  # nothing is written yet
+            os.utime(kept.folder, (1e9 + age, 1e9 + age))
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["b", "c"]
+
+
+def test_a_shelf_that_made_room_while_it_was_in_use(cache, tmp_path):
+    with shelf("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, None)
+        ds.clear_cache()
+        assert kept.get(0, "spot") is None
+        kept.put(0, SPOT, None)
+        assert kept.get(0, "spot") is not None
+
+
+def test_a_full_disk_of_the_cache_costs_nothing_but_the_cache(cache, tmp_path, monkeypatch, log):
+    from deepspot import _embeddings
+
+    real = _embeddings._save
+
+    def full(arrays, path):
+        if path.parent == cache / "abc":
+            raise OSError(28, "No space left on device")
+        real(arrays, path)
+
+    monkeypatch.setattr(_embeddings, "_save", full)
+    with shelf("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, SUBSPOTS)
+        np.testing.assert_array_equal(kept.get(0, "subspots"), SUBSPOTS.astype(np.float16))
+    assert any("No space left" in line and "embeddings_gb" in line for line in log)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_processes_that_make_room_at_once(tmp_path):
+    """Each of them finds room or makes it, and none trips over what another one deletes."""
+    code = f"""
+import numpy as np, deepspot as ds
+from pathlib import Path
+from deepspot._embeddings import shelf
+ds._settings.settings.cache_dir, ds._settings.settings.embeddings_gb = {str(tmp_path / "cache")!r}, 3e-5
+rng = np.random.default_rng()
+for _ in range(60):
+    with shelf(f"slide_{{rng.integers(9)}}", 10_000, Path({str(tmp_path)!r})) as kept:
+        kept.put(0, np.ones((10, 400)), None)
+"""
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert len([path for path in (tmp_path / "cache" / "embeddings").iterdir() if path.is_dir()]) <= 4

@@ -16,6 +16,8 @@ from ._logging import logger
 from ._settings import settings
 
 FOLDER = "embeddings"
+RESERVED = "bytes"
+"""File on a shelf: what it will take, so that those who make room count what others are about to write."""
 
 
 @dataclass(frozen=True)
@@ -26,38 +28,68 @@ class Shelf:
     ----------
     folder
         Where the files are.
+    spill
+        Where they go if that disk is full.
     """
 
     folder: Path
+    spill: Path | None = None
 
     def put(self, block: int, spot: np.ndarray, subspots: np.ndarray | None) -> None:
         """Keep embeddings (b, d) and (b, s, d), both in float16."""
-        from safetensors.numpy import save_file
+        from safetensors import SafetensorError
 
         arrays = {"spot": spot.astype(np.float16)}
         if subspots is not None:
             arrays["subspots"] = subspots.astype(np.float16)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
-        os.close(handle)
         try:
-            save_file(arrays, name)
-            Path(name).replace(self._file(block))
-        finally:
-            Path(name).unlink(missing_ok=True)
+            _save(arrays, _file(self.folder, block))
+        except (OSError, SafetensorError) as error:
+            if self.spill is None:
+                raise
+            logger.warning(
+                "Embeddings cannot be kept in %s (%s). They go beside the result, and are deleted afterwards; "
+                "`ds.settings.embeddings_gb` and `cache_dir` say where and how much.", self.folder, error,
+            )  # fmt: skip
+            _save(arrays, _file(self.spill, block))
 
     def get(self, block: int, part: str) -> np.ndarray | None:
         """`spot` or `subspots` of a block, or None where they are not kept."""
         from safetensors import SafetensorError, safe_open
 
-        try:
-            with safe_open(self._file(block), framework="numpy") as file:
-                return file.get_tensor(part)
-        except (FileNotFoundError, SafetensorError):  # another process made room, or the file was damaged
-            return None
+        for folder in filter(None, (self.folder, self.spill)):
+            # Another process made room, or the file was damaged.
+            with suppress(FileNotFoundError, SafetensorError):
+                with safe_open(_file(folder, block), framework="numpy") as file:
+                    found = file.get_tensor(part)
+                os.utime(folder)  # in use, so that it is the last to make room
+                return found
+        return None
 
-    def _file(self, block: int) -> Path:
-        return self.folder / f"block_{block:06d}.safetensors"
+
+def _file(folder: Path, block: int) -> Path:
+    return folder / f"block_{block:06d}.safetensors"
+
+
+def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write a file that gets its name when it is whole; its folder may vanish to make room for others."""
+    from safetensors.numpy import save_file
+
+    for last in (False, True):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            os.close(handle)
+            try:
+                save_file(arrays, name)
+                Path(name).replace(path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except FileNotFoundError:
+            if last:
+                raise
+        else:
+            return
 
 
 @contextmanager
@@ -70,14 +102,17 @@ def shelf(fingerprint: str, expected: int, beside: Path) -> Iterator[Shelf]:
     limit = settings.embeddings_gb * 1e9
     if expected <= limit:
         folder = settings.cache(FOLDER, fingerprint)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.utime(folder)  # used now, so that it is the last to make room
-        _make_room(folder, limit - expected)
+        with _alone():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (folder / RESERVED).write_text(str(expected))
+            os.utime(folder)  # used now, so that it is the last to make room
+            _make_room(folder, limit - expected)
         logger.info(
             "Keeping embeddings in %s, with others at most %g GB (`ds.settings.embeddings_gb`; 0 keeps none). "
             "`ds.clear_cache()` deletes them.", folder, settings.embeddings_gb,
         )  # fmt: skip
-        yield Shelf(folder)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".embeddings_") as spill:
+            yield Shelf(folder, Path(spill))
         return
     if limit > 0:
         logger.warning(
@@ -100,10 +135,23 @@ def clear_cache() -> None:
     >>> ds.clear_cache()
     """
     folder = settings.cache(FOLDER)
-    freed = sum(map(_size, _shelves()))
+    freed = 0
     if folder.is_dir():
-        shutil.rmtree(folder)
+        with _alone():
+            freed = sum(map(_size, _shelves()))
+            shutil.rmtree(folder, ignore_errors=True)  # a run that goes on may be writing
     logger.info("Deleted %.3g GB of embeddings in %s.", freed / 1e9, folder)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other processes from making room at the same time."""
+    from filelock import FileLock
+
+    lock = settings.cache(f"{FOLDER}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def _make_room(keep: Path, limit: float) -> None:
@@ -125,8 +173,10 @@ def _shelves() -> list[Path]:
 
 
 def _size(folder: Path) -> int:
+    """Bytes on a shelf, or those that it is going to take."""
     size = 0
     for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # another process made room
+        with suppress(FileNotFoundError):  # a file that was being written has got its name
             size += path.stat().st_size
-    return size
+    reserved = folder / RESERVED
+    return max(size, int(reserved.read_text()) if reserved.is_file() else 0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import _keys
 from ._logging import without_noise
 from ._settings import settings
 
@@ -28,6 +29,33 @@ def check_free(out: Path, *, overwrite: bool = False) -> None:
         raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Make it first.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists. Pass `overwrite=True`, or another name.")
+
+
+def check_replaceable(out: Path, sdata: SpatialData) -> None:
+    """Raise unless what lies at `out` is nothing, or a prediction that was streamed to disk and nothing else."""
+    if not out.exists():
+        return
+    own = None if sdata.path is None else Path(sdata.path).resolve()
+    place = out.resolve()
+    if own is not None and (place == own or place in own.parents or own in place.parents):
+        raise ValueError(f"{str(out)!r} is where this slide itself is stored. Choose another `out`.")
+    if not _is_prediction(out):
+        raise ValueError(
+            f"{str(out)!r} is no prediction that was streamed to disk, or holds more than that, and is not replaced. "
+            "Choose another `out`, or delete it yourself."
+        )
+
+
+def _is_prediction(path: Path) -> bool:
+    import zarr
+    from anndata.io import read_elem
+
+    try:
+        root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
+        tables = list(root["tables"]) if set(root) == {"shapes", "tables"} else []
+        return len(tables) == 1 and read_elem(root[f"tables/{tables[0]}/uns/{_keys.UNS}/kind"]) == _keys.PREDICTION
+    except (OSError, KeyError):  # no store, or another one
+        return False
 
 
 @contextmanager

@@ -72,3 +72,9 @@ def test_what_is_loaded_has_a_limit(store, quick_model_of_io, monkeypatch):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no store .*nowhere\.zarr"):
         ds.io.predicted(tmp_path / "nowhere.zarr")
+
+
+def test_a_region_needs_a_scale(store, monkeypatch):
+    monkeypatch.setattr("deepspot._coords.has_scale", lambda sdata, key: False)
+    with pytest.raises(ValueError, match=r"no coordinate system 'microns'.*set_scale"):
+        ds.io.predicted(store, within=(0, 0, 1, 1))

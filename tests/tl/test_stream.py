@@ -108,7 +108,7 @@ def test_the_second_run_embeds_nothing(streamed, cheap_encoder):
 
 def test_another_run_embeds_what_is_missing(streamed, cheap_encoder, tmp_path):
     first = np.asarray(streamed().X)
-    blocks = sorted((tmp_path / "cache" / "embeddings").glob("*/*"))
+    blocks = sorted((tmp_path / "cache" / "embeddings").glob("*/block_*"))
     assert len(blocks) == 5
     blocks[1].unlink()
     tiles = cheap_encoder.n_tiles
@@ -121,7 +121,7 @@ def test_without_a_cache_it_is_the_same(streamed, tmp_path, monkeypatch):
     ds.clear_cache()
     monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
     np.testing.assert_array_equal(first, np.asarray(streamed().X))
-    assert not list((tmp_path / "cache").iterdir())
+    assert not (tmp_path / "cache" / "embeddings").exists()
 
 
 def test_half_is_rounded_and_still_float32(streamed):
@@ -190,3 +190,28 @@ def test_a_single_spot(slide, quick_model, cheap_encoder, tmp_path):
     ds.tl.predict(slide, quick_model, encoder=cheap_encoder, shapes_key="one", out=tmp_path / "out.zarr")
     assert slide.tables["deepspot_one"].shape == (1, 10)
     assert np.isfinite(np.asarray(slide.tables["deepspot_one"].X)).all()
+
+
+def test_only_a_streamed_prediction_is_replaced(streamed, slide, quick_model, cheap_encoder, tmp_path):
+    streamed()
+    streamed()
+    slide.write(tmp_path / "slide.zarr")
+    before = sorted(path.name for path in (tmp_path / "slide.zarr").iterdir())
+    with pytest.raises(ValueError, match=r"slide\.zarr' is where this slide itself is stored"):
+        streamed("slide.zarr")
+    with pytest.raises(ValueError, match="is where this slide itself is stored"):
+        streamed("slide.zarr/tables")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "precious").touch()
+    with pytest.raises(ValueError, match=r"results' is no prediction that was streamed"):
+        streamed("results")
+    assert sorted(path.name for path in (tmp_path / "slide.zarr").iterdir()) == before
+    assert (tmp_path / "results" / "precious").exists()
+
+
+def test_blocks_of_another_size_are_no_use(streamed, cheap_encoder, monkeypatch):
+    known = np.asarray(streamed().X)
+    monkeypatch.setattr(_stream, "ROWS", 11)
+    tiles = cheap_encoder.n_tiles
+    np.testing.assert_allclose(np.asarray(streamed().X), known, atol=1e-5)
+    assert cheap_encoder.n_tiles == 2 * tiles

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _keys, _on_disk, _tables
+from deepspot import _check, _coords, _keys, _on_disk, _tables
 from deepspot._logging import logger
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def predicted(
     shapes: GeoDataFrame = sdata.shapes[region]
     if within is not None:
         low, high = _corners(within)
+        if not _coords.has_scale(sdata, region):
+            raise ValueError(
+                f"The spots {region!r} have no coordinate system {_keys.MICRONS!r}, so nobody knows where they lie in "
+                "µm. State the scale of the slide with `ds.pp.set_scale`, and predict it again."
+            )
         shapes = bounding_box_query(shapes, axes=("x", "y"), min_coordinate=low, max_coordinate=high,
                                     target_coordinate_system=_keys.MICRONS)  # fmt: skip
         if shapes is None or not len(shapes):

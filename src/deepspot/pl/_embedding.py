@@ -40,7 +40,7 @@ def _compute(X: Any, table_key: str, seed: int) -> np.ndarray:
 
     if X.shape[0] < FEWEST:
         raise ValueError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
-    if hasattr(X, "dask"):  # scanpy has no PCA for what lies on disk
+    if hasattr(X, "dask"):  # for what lies on disk, scanpy's PCA wants one more package
         check_room(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
         X = X.compute()
     copy = AnnData(X.copy())

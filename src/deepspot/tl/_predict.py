@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 from deepspot import _check, _choose, _keys, _store
 from deepspot._logging import logger
-from deepspot._on_disk import check_free
+from deepspot._on_disk import check_free, check_replaceable
 
 from . import _resolution
 from ._fitted import card_of, half_width
@@ -99,8 +99,8 @@ def predict(
     key_added
         Name of the new table, by default ``deepspot_<shapes>``.
     overwrite
-        Replace a table or store of that name, and the finer shapes of an earlier call, once other tables on these (the
-        features of another grid) are deleted.
+        Replace a table of that name, a store that `out` made before, and the finer shapes of an earlier call, once
+        other tables on these (the features of another grid) are deleted.
     device
         Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
     batch_size
@@ -155,7 +155,7 @@ def predict(
         finer `resolution` if the model does not use sub-spots, or there are other shapes where the finer ones would go.
 
     FileExistsError
-        If there is a store of the name `out`.
+        If there is something of the name `out`.
 
     References
     ----------
@@ -186,7 +186,10 @@ def predict(
     key = key_added or _keys.prediction(_resolution.target(resolution, shapes_key))
     _store.check_key(sdata, key, overwrite=overwrite)
     width = half_width(card) if intervals else None
-    _check_out(out, half, resolution, layers=unclipped or intervals, overwrite=overwrite)
+    _check_out(out, half, resolution, layers=unclipped or intervals)
+    if out is not None:
+        check_free(Path(out), overwrite=overwrite)
+        check_replaceable(Path(out), sdata)
     source = _resolution.Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
     options = {"overwrite": overwrite, "copies": 1 + unclipped + 2 * intervals, "grid_um": grid_um}
     job = _resolution.make_job(sdata, ready, source, key, **options)
@@ -235,7 +238,7 @@ def _check_finer(
         raise ValueError(f"Model {card.name!r} has {grid} × {grid} sub-spots, of which none is in the middle.")
 
 
-def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, layers: bool, overwrite: bool) -> None:
+def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, layers: bool) -> None:
     """Raise if a prediction cannot be streamed."""
     if out is None:
         if half:
@@ -246,7 +249,6 @@ def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, la
             "Only `X` of spots is streamed to disk. Leave `unclipped`, `intervals` and a finer `resolution` out, or "
             "predict a part of the slide without `out`."
         )
-    check_free(Path(out), overwrite=overwrite)
 
 
 def _check_spots(sdata: SpatialData, shapes_key: str) -> None:

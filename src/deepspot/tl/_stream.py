@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from deepspot import _on_disk, _tables
 from deepspot._bags import Bags
 from deepspot._embeddings import Shelf, shelf
+from deepspot._fingerprint import digest
 from deepspot._logging import track
 from deepspot._neighbors import NeighborFinder
 from deepspot.pp._features import Site, survey
@@ -51,11 +52,12 @@ def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
     """
     sdata, request, model = job.sdata, job.request, job.model
     site = survey(sdata, request)
+    order = _along_curve(site.placement.centers)
     with (
         _on_disk.beside(out, overwrite=overwrite) as draft,
-        shelf(site.fingerprint, _bytes(site), draft.parent) as kept,
+        shelf(digest(site.fingerprint, order, ROWS), _bytes(site), draft.parent) as kept,
     ):
-        spots = _Spots(job, site, kept)
+        spots = _Spots(job, site, kept, order)
         score = [
             model.novelty.score(spots.embedding(block))  # type: ignore[union-attr]
             for block in track(range(spots.n_blocks), f"Embedding {request.shapes_key}", unit="block")
@@ -82,14 +84,7 @@ class _Spots:
     job: Job
     site: Site
     kept: Shelf
-
-    @cached_property
-    def order(self) -> np.ndarray:
-        """Spots in the order of a Hilbert curve, on which those that follow each other lie close together."""
-        from geopandas import GeoSeries, points_from_xy
-
-        x, y = self.site.placement.centers.T
-        return np.argsort(GeoSeries(points_from_xy(x, y)).hilbert_distance().to_numpy(), kind="stable")
+    order: np.ndarray
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -138,13 +133,20 @@ class _Spots:
 
     def _get(self, block: int, part: str) -> np.ndarray:
         found = self.kept.get(block, part)
-        if found is None:
+        if found is None or len(found) != len(self.rows(block)):
             spot, subspots = self.site.embed(self.rows(block), device=self.job.device, batch_size=self.job.batch_size)
             self.kept.put(block, spot, subspots)
             found = self.kept.get(block, part)
         if found is None:
             raise OSError(f"Embeddings vanish from {self.kept.folder} while they are in use. What is cleaning it up?")
         return found
+
+
+def _along_curve(centers: np.ndarray) -> np.ndarray:
+    """Spots in the order of a Hilbert curve, on which those that follow each other lie close together."""
+    from geopandas import GeoSeries, points_from_xy
+
+    return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
 
 
 def _predicted(spots: _Spots, half: bool) -> Iterator[np.ndarray]:
