@@ -51,7 +51,7 @@ def expression(table: AnnData, table_key: str, layer: str | None, transform: str
         raise ValueError(f"{where} is empty, so there are no genes to analyse.")
     if not table.var_names.is_unique:
         raise ValueError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
-    _check_scale(X, where, said="log1p" in table.uns)
+    check_scale(X, where, said="log1p" in table.uns, other=", or name the layer that is on it with `layer=`")
     if issparse(X):
         known = np.asarray(np.isfinite(X.sum(axis=0))).ravel()
         X = X.tocsr()[:, known].copy()
@@ -72,11 +72,24 @@ def check_transform(transform: str | None) -> None:
         raise ValueError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
 
 
-def _check_scale(X: Any, where: str, *, said: bool) -> None:
+def check_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
+    """Raise unless values are on the log scale, as far as can be known.
+
+    Parameters
+    ----------
+    X
+        All values, or some rows: a numpy or sparse array.
+    where
+        What they are, for messages.
+    said
+        Whether the table says that it is on the log scale.
+    other
+        Another way out, for the message about raw counts.
+    """
     if seem_counts(X):
         raise ValueError(
             f"{where} holds whole numbers, so these seem to be raw counts; expression on the log scale is needed. "
-            f"{NEXT}, or name the layer that is on it with `layer=`."
+            f"{NEXT}{other}."
         )
     if not said:
         raise ValueError(

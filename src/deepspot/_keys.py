@@ -17,6 +17,9 @@ ARRAY = ("array_row", "array_col")
 SLIDE = "deepspot_slide"
 """Key in the `attrs` of a SpatialData under which a whole slide says where its file is."""
 
+COHORT = "deepspot_cohort"
+"""Key in the `attrs` of a slide of a cohort under which it says how it was made."""
+
 UNS = "deepspot"
 """Key in `uns` under which this package keeps provenance."""
 

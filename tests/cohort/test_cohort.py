@@ -5,6 +5,7 @@ from anndata import read_h5ad
 from spatialdata import read_zarr
 
 import deepspot as ds
+from deepspot._cohort._folder import Folder
 from deepspot._cohort._job import one_line
 
 
@@ -119,6 +120,80 @@ def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_pa
     before = (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns
     assert run()["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns == before
+
+
+def test_slide_that_another_attempt_has_finished_is_done(run, monkeypatch, tmp_path):
+    real, calls = Folder.place, []
+
+    def placed_and_failed(self, attempt, store, name):
+        calls.append(name)
+        real(self, attempt, store, name)
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(Folder, "place", placed_and_failed)
+    runs = run()
+    assert calls == ["P1_S1", "P2_S1"]
+    assert runs["status"].tolist() == ["done", "done"]
+    assert runs["error"].isna().all()
+    assert (runs["spots"] > 0).all()
+    assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
+
+
+def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
+    run()
+
+    def predict(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ds.tl, "predict", predict)
+    runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
+    assert runs["status"].tolist() == ["done", "failed"]
+
+
+@pytest.mark.parametrize("full", ["runs.csv", "pseudobulk.h5ad"])
+def test_what_cannot_be_written_at_last_is_an_error(full, run, manifest, files, monkeypatch, tmp_path):
+    """Also if a slide has failed, and what can be written is."""
+    out, real = tmp_path / "out", Folder.writing
+
+    def writing(self, target):
+        if target.name == full:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Folder, "writing", writing)
+    rows = pd.concat([manifest[:1], pd.DataFrame({"path": [str(files / "white.tiff")], "patient": ["P3"]})])
+    text = rf"Could not write '{full}' \(OSError: \[Errno 28\] No space left on device\) in .*Finished slides are kept"
+    with pytest.raises(OSError, match=text):
+        run(rows)
+    assert (out / "slides" / "P1_S1.zarr").exists()
+    assert not (out / full).exists()
+    if full == "runs.csv":
+        assert read_h5ad(out / "pseudobulk.h5ad").obs_names.tolist() == ["P1_S1"]
+    else:
+        assert pd.read_csv(out / "runs.csv")["status"].tolist() == ["done", "failed"]
+
+
+def test_no_profiles_of_another_model_lie_beside_a_new_one(run, model, monkeypatch, tmp_path):
+    from copy import copy
+    from dataclasses import replace
+
+    profiles = tmp_path / "out" / "pseudobulk.h5ad"
+    run()
+    real, seen = ds.io.slide, []
+
+    def slide(*args, **kwargs):
+        seen.append(profiles.exists())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ds.io, "slide", slide)
+    other = copy(model)
+    other.scaler = replace(model.scaler, mean=model.scaler.mean + 1)
+    assert other.fingerprint != model.fingerprint
+    run(model=other, overwrite=True)
+    assert seen == [False, False]
+    assert read_h5ad(profiles).uns["deepspot"]["fingerprint"] == other.fingerprint
+    run(model=other)
+    assert profiles.exists()
 
 
 def test_interrupt_stops_and_keeps_what_is_done(run, monkeypatch, tmp_path):

@@ -63,6 +63,21 @@ def test_nothing_is_left_of_a_worker_that_was_killed(folder):
         assert [path.name for path in folder.work.iterdir()] == ["a-b"]
 
 
+def test_two_attempts_at_one_slide_leave_each_other_alone(folder):
+    """A worker that was taken for dead, and the one that got its slide."""
+    with folder.claim():
+        with folder.attempt("a") as first:
+            with suppress(OSError), folder.attempt("a") as second:
+                (second / "half").touch()
+                raise OSError("lost")
+            assert [path.name for path in (folder.work / "a").iterdir()] == [first.name]
+            assert folder.deaths() == {"a": 2}
+            (first / "slide.zarr").mkdir()
+            folder.place(first, first / "slide.zarr", "a")
+        assert folder.slide("a").exists()
+        assert list(folder.work.iterdir()) == []
+
+
 def test_result_appears_at_once_and_replaces_a_former_one(folder):
     with folder.claim():
         for text in ("first", "second"):

@@ -47,6 +47,32 @@ def test_csv_of_a_spreadsheet(tmp_path):
     assert read["stage"].tolist() == ["II", "III"]
 
 
+def test_columns_of_a_csv_are_numbers_only_if_nothing_is_lost(tmp_path):
+    (tmp_path / "manifest.csv").write_text(
+        "path,patient,sample,well,barcode,months,status_at_end,age,p,alive,tissue_area,note\n"
+        "one.svs,1,0012,1E5,12345678901234567890,12.5,1,60,1e-05,True,3.0,\n"
+        "two.svs,2,,2E5,12345678901234567891,.5,0,,0.50,False,,\n"
+    )
+    read = read_manifest(tmp_path / "manifest.csv")
+    assert read["sample"].iloc[0] == "0012"
+    assert pd.isna(read["sample"].iloc[1])
+    assert read["well"].tolist() == ["1E5", "2E5"]
+    assert read["barcode"].tolist() == ["12345678901234567890", "12345678901234567891"]
+    assert read["months"].tolist() == [12.5, 0.5]
+    assert read["status_at_end"].tolist() == [1, 0]
+    assert read["status_at_end"].dtype == np.int64
+    np.testing.assert_array_equal(read["age"], [60, np.nan])
+    assert read["p"].tolist() == [1e-05, 0.5]
+    assert read["alive"].dtype == bool
+    assert read["alive"].tolist() == [True, False]
+    np.testing.assert_array_equal(read["tissue_area"], [3, np.nan])
+    assert read["note"].isna().all()
+    AnnData(obs=read).write_h5ad(tmp_path / "rows.h5ad")
+    obs = read_h5ad(tmp_path / "rows.h5ad").obs
+    assert obs["sample"].tolist()[0] == "0012"
+    assert obs["months"].dtype == np.float64
+
+
 def test_names_are_those_of_the_files_unless_given():
     rows = frame(path=["TCGA-3C AALI.F6-B.svs", "two.svs"], slide=[None, "mine"])
     assert read_manifest(rows).index.tolist() == ["TCGA-3C_AALI.F6-B", "mine"]

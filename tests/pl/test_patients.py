@@ -87,7 +87,7 @@ def test_lines_of_agreement(agreement):
     np.testing.assert_allclose(lines[1].get_ydata(), curve[curve["group"] == "FFPE"]["r"])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "DeepSpot, FF (30 slides)", "DeepSpot, FFPE (20 slides)", "other, FF (30 slides)", "other, FFPE (20 slides)",
-        "shuffled patients (95 %)",
+        "shuffled profiles (95 %)",
     ]  # fmt: skip
     assert [text.get_text() for text in ax.get_xticklabels()] == ["100", "200", "300"]
     assert len(ax.collections) == 4

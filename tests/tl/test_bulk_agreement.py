@@ -146,6 +146,40 @@ def test_data_frames(both, found):
         ds.tl.bulk_agreement(frozen, bulk.X, match="patient")
 
 
+def test_slides_without_a_preservation_are_told(both, log):
+    slides, bulk = both
+    slides.obs["preservation"] = slides.obs["preservation"].astype(object)
+    slides.obs.loc[["slide 3", "slide 70"], "preservation"] = [None, np.nan]
+    found = ds.tl.bulk_agreement(slides, bulk, match=MATCH, n_permutations=9)
+    assert found.unmatched[["group", "side", "name"]].to_numpy().tolist() == [
+        ["no preservation", "pseudobulk", "slide 3"], ["no preservation", "pseudobulk", "slide 70"]
+    ]  # fmt: skip
+    assert len(found.matched) + 2 == slides.n_obs
+    assert "Without a match: 2 of pseudobulk (no preservation)." in log[-1]
+    # Who does not match by it does not lose them.
+    assert ds.tl.bulk_agreement(slides, bulk, match="patient", n_permutations=9).unmatched.empty
+
+
+def test_rows_of_a_data_frame_keep_their_names(both):
+    slides, bulk = both
+    frozen = slides[slides.obs["preservation"] == "FF"]
+    by_index = bulk.to_df().set_axis(bulk.obs["patient"])
+    lacking = frozen[frozen.obs["patient"] != "P10"]
+    columns = by_index.rename_axis(None).assign(patient=list(by_index.index))
+    for frame in (by_index, by_index.rename_axis(None), columns):
+        found = ds.tl.bulk_agreement(lacking, frame, match="patient", n_permutations=9)
+        assert list(found.matched["bulk"]) == list(lacking.obs["patient"])
+        assert list(found.unmatched["name"]) == ["P10"]
+    levels = by_index.set_axis(pd.MultiIndex.from_product([by_index.index, ["x"]], names=["patient", "type"]))
+    found = ds.tl.bulk_agreement(frozen.copy(), levels, match=["patient"], n_permutations=9)
+    assert found.matched["bulk"][0] == "P0_x"
+    # Names that repeat, where rows are told apart by columns, are made unique.
+    same = columns.set_axis(["piece"] * N)
+    found = ds.tl.bulk_agreement(frozen, same, match="patient", n_permutations=9)
+    assert found.matched["bulk"].nunique() == N
+    assert found.matched["bulk"].str.startswith("piece").all()
+
+
 def test_undefined_genes_are_counted(both):
     slides, bulk = both
     slides.X[:, 0], bulk.X[:, 1], bulk.X[3, 2] = 0.5, 0.1, np.nan

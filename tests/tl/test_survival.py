@@ -64,6 +64,30 @@ def test_table_and_summary(found):
     assert (table["genes_chosen"] >= 1).all()
 
 
+def test_splits_without_a_score_are_counted_and_left_out(found):
+    from dataclasses import replace
+
+    table = found.table.copy()
+    first = table["n_train"] == 40
+    table.loc[table.index[first][:2], "concordance"] = np.nan
+    table.loc[table.index[first][1:3], "permuted"] = np.nan
+    table.loc[~first, ["concordance", "permuted"]] = np.nan
+    some = replace(found, table=table)
+    row, c = some.summary().loc[40], found.table.loc[first].iloc[3:]
+    assert some.summary()["undefined"].tolist() == [3, 6]
+    assert some.summary()["undefined"].dtype == int
+    assert found.summary()["undefined"].tolist() == [0, 0]
+    assert row["repeats"] == 6
+    assert row["mean"] == pytest.approx(c["concordance"].mean())
+    assert row["se"] == pytest.approx(c["concordance"].std() / np.sqrt(3))
+    assert row["se_corrected"] == pytest.approx(c["concordance"].std() * np.sqrt(1 / 3 + 50 / 40))
+    assert row["low"] == pytest.approx(np.percentile(c["concordance"], 2.5))
+    assert row["permuted_high"] == pytest.approx(np.percentile(c["permuted"], 97.5))
+    assert row["above"] == 1
+    assert some.summary().loc[60].drop(["n_test", "repeats", "undefined"]).isna().all()
+    assert repr(some).endswith("; 9 splits without a score are left out")
+
+
 def test_two_lines_say_it(found):
     first, second = repr(found).splitlines()
     died = found.patients["died"].sum()

@@ -10,7 +10,7 @@ from deepspot import _fingerprint, _keys
 from deepspot._logging import logger
 
 from ._folder import Folder
-from ._job import ATTRS, Job, Outcome
+from ._job import Job, Outcome
 
 FILE = "file"
 MOST_SHOWN = 5
@@ -28,11 +28,9 @@ def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list
     to_do: list[Job] = []
     other: dict[str, dict[str, str]] = {}
     for job in jobs:
-        said = _said(folder.slide(job.slide))
-        differs = {} if said is None else _differences(job, said)
-        if said is not None and not differs:
-            made = said[ATTRS]
-            finished.append(Outcome(job.slide, made["seconds"], made["spots"], made["ood_share"]))
+        outcome, differs = _look(job, folder)
+        if outcome is not None:
+            finished.append(outcome)
             continue
         to_do.append(job)
         if differs:
@@ -50,6 +48,26 @@ def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list
     return finished, to_do
 
 
+def after_all(job: Job, folder: Folder) -> Outcome | None:
+    """The outcome of a slide that is finished though an attempt at it failed: another worker had done it already."""
+    try:
+        return _look(job, folder)[0]
+    except (OSError, ValueError):  # what is there cannot be read, so that it is no result
+        return None
+
+
+def _look(job: Job, folder: Folder) -> tuple[Outcome | None, dict[str, str]]:
+    """The outcome of a slide if it is finished, and in what it differs if it was made otherwise."""
+    said = _said(folder.slide(job.slide))
+    if said is None:
+        return None, {}
+    differs = _differences(job, said)
+    if differs:
+        return None, differs
+    made = said[_keys.COHORT]
+    return Outcome(job.slide, made["seconds"], made["spots"], made["ood_share"]), {}
+
+
 def _said(store: Path) -> dict[str, Any] | None:
     """What a store says of itself, if there is one."""
     import zarr
@@ -57,17 +75,17 @@ def _said(store: Path) -> dict[str, Any] | None:
     if not store.exists():
         return None
     attrs = dict(zarr.open_group(store, mode="r").attrs)
-    if ATTRS not in attrs:
+    if _keys.COHORT not in attrs:
         raise ValueError(f"{str(store)!r} was not made by `ds.tl.cohort`. Move it away, or choose another `out`.")
     return attrs
 
 
 def _differences(job: Job, said: dict[str, Any]) -> dict[str, str]:
-    made, asked = said[ATTRS]["made_by"], job.made_by()
+    made, asked = said[_keys.COHORT]["made_by"], job.made_by()
     found = {key: f"was {made.get(key)!r} and is {asked[key]!r} now" for key in asked if made.get(key) != asked[key]}
     path = Path(job.path)
     # A slide whose file was moved to the archive stays finished. One that looks as it did is not read again.
-    if not path.is_file() or looks(path) == said[ATTRS]["looks"]:
+    if not path.is_file() or looks(path) == said[_keys.COHORT]["looks"]:
         return found
     if _fingerprint.of_file(path) != said[_keys.SLIDE]["fingerprint"]:
         found[FILE] = f"{job.path!r} has another content now"

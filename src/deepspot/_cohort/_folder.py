@@ -110,8 +110,12 @@ class Folder:
             yield folder
         finally:
             if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-            self.forget(name)
+                self._discard(folder)
+            # A worker that was taken for dead may be at the same slide: its attempt is its own.
+            with suppress(OSError):
+                (self.work / name).rmdir()
+            if not (self.work / name).exists():
+                (self.work / f"{name}{STARTED}").unlink(missing_ok=True)
 
     def place(self, attempt: Path, store: Path, name: str) -> None:
         """Give a finished result its place, in that of a former one."""

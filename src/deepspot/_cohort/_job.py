@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
 
-ATTRS = "deepspot_cohort"
-"""Key in the attributes of a slide's store under which it says how it was made."""
-
 Layout = Literal["square", "hexagonal"]
 Tissue = Literal["brightness", "saturation"]
 

@@ -17,6 +17,8 @@ PRESERVATION = ("FF", "FFPE")
 # Columns of the run table and of the pseudobulk profiles, which a column of the manifest must not hide.
 TAKEN = ("status", "seconds", "spots", "ood_share", "error")
 MOST_SHOWN = 10
+# Sample 0012 is not 12, 1E5 may be a well of a plate, and a float has 15 digits.
+NUMBER = r"-?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]\d+)?"
 
 
 def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
@@ -30,8 +32,8 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     One row for each slide, in their order, with `slide` (the name) as index. `path` is absolute; relative ones are
-    meant from the folder of the CSV, or from the working directory. `patient` is text. Others are as they were, as far
-    as they can be written.
+    meant from the folder of the CSV, or from the working directory. `patient` is text. Other columns of a CSV are
+    numbers if all of their values are; those of a data frame are as they were, as far as they can be written.
 
     Raises
     ------
@@ -84,10 +86,24 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
         raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
     try:
         # As text: patient 007 is not patient 7. A spreadsheet puts a mark at the start of the file, which `sig` drops.
-        frame = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), encoding="utf-8-sig", skipinitialspace=True)
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as a CSV with commas, in UTF-8: {error}") from error
+    for name in frame:
+        if name not in TEXT:
+            frame[name] = _numbers(frame[name])
     return frame, path.resolve().parent
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Text as numbers, or as true and false, if all of it is that and nothing of it is lost; else as it is."""
+    text = _text(column)
+    words = text.dropna().str
+    if words.fullmatch(NUMBER).all():  # also if there is none
+        return pd.to_numeric(text)
+    if text.notna().all() and words.fullmatch("true|false", case=False).all():
+        return text.str.lower() == "true"
+    return text
 
 
 def _text(column: pd.Series) -> pd.Series:

@@ -14,7 +14,7 @@ from deepspot._logging import logger, without_noise
 
 from ._finished import looks
 from ._folder import Folder
-from ._job import ATTRS, Job, Outcome, one_line
+from ._job import Job, Outcome, one_line
 
 if TYPE_CHECKING:
     from deepspot.models import DeepSpot
@@ -64,7 +64,7 @@ def _run(job: Job, model: DeepSpot, folder: Folder, attempt: Path, start: float)
         "slide": job.slide, "made_by": job.made_by(), "looks": seen, "spots": spots, "ood_share": ood_share,
         "seconds": seconds,
     }  # fmt: skip
-    _on_disk.complete(store, TABLE, var={PROFILE: profile(table.X, HOW)}, attrs={ATTRS: said})
+    _on_disk.complete(store, TABLE, var={PROFILE: profile(table.X, HOW)}, attrs={_keys.COHORT: said})
     folder.place(attempt, store, job.slide)
     return Outcome(job.slide, seconds, spots, ood_share)
 

@@ -90,10 +90,13 @@ def _work(
     if isinstance(place, _cluster.Cluster):
         jobs = sorted(jobs, key=lambda job: -sizes[job.slide])  # so that no long one is left over at the end
     suspects = [job for job in jobs if job.slide in deaths]
+    by_slide = {job.slide: job for job in jobs}
     with Progress(sizes, len(manifest), table.count(DONE), place.workers) as progress:
         for part in ([job for job in jobs if job.slide not in deaths], suspects):
             for outcome in place.run(part):
                 folder.forget(outcome.slide)
+                if not outcome.done:
+                    outcome = _finished.after_all(by_slide[outcome.slide], folder) or outcome
                 table.put(outcome)
                 table.save()
                 if not outcome.done:
@@ -103,21 +106,35 @@ def _work(
                 # These may kill this process once more: what is known by now shall be there then.
                 for job in suspects:
                     table.put(Outcome(job.slide, None, error=_died(deaths[job.slide])))
-                _write(folder, manifest, table, model)
+                try:
+                    _write(folder, manifest, table, model)
+                except OSError as error:  # it is tried again at last
+                    logger.warning("%s", error)
     _write(folder, manifest, table, model)
 
 
 def _write(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: DeepSpot) -> None:
-    """Write what is known of all slides."""
+    """Write what is known of all slides.
+
+    Raises
+    ------
+    OSError
+        If the run table or the profiles could not be written; the other one is written all the same.
+    """
+    errors: dict[Path, OSError] = {}
     try:
         table.save(last=True)
+    except OSError as error:
+        errors[folder.runs] = error
+    try:
         _collect.save(folder, manifest, table, model)
     except OSError as error:
-        error.add_note(f"Finished slides are safe. Start again when there is room in {str(folder.path)!r}.")
-        if not table.count(FAILED):
-            raise
-        # The disk is full, as slides have met it: the table that says so is worth more than an exception.
-        logger.warning("Run table or profiles could not be written. %s", one_line(error))
+        errors[folder.pseudobulk] = error
+    if errors:
+        what = " and ".join(f"{path.name!r} ({one_line(error)})" for path, error in errors.items())
+        raise OSError(
+            f"Could not write {what} in {str(folder.path)!r}. Finished slides are kept: start again when there is room."
+        ) from next(iter(errors.values()))
 
 
 def _died(times: int) -> str:
@@ -151,6 +168,7 @@ def _keep_model(folder: Folder, model: DeepSpot) -> None:
             return
     except (FileNotFoundError, ValueError):  # there is none, or it is damaged
         pass
+    folder.pseudobulk.unlink(missing_ok=True)  # profiles of another model must not lie beside this one
     model.save(folder.model, overwrite=True)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._benchmark import COLOURS, GREY, MARKERS
+from ._resampled import named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ def bulk_agreement(
     """Draw r between pseudobulk and bulk RNA over the top genes against their number.
 
     A line for each kind of preservation, and a colour for each result. The grey bands are the 95 % intervals of the
-    same with shuffled patients.
+    same with shuffled bulk profiles.
 
     Parameters
     ----------
@@ -64,14 +65,16 @@ def bulk_agreement(
     """
     import matplotlib.pyplot as plt
 
-    named = _named(results)
-    curves = {name: result.curve(order=order, top=top, statistic=statistic) for name, result in named.items()}
+    from deepspot.tl._patients._agreement import BulkAgreement
+
+    drawn = named(results, BulkAgreement)
+    curves = {name: result.curve(order=order, top=top, statistic=statistic) for name, result in drawn.items()}
     numbers = sorted({int(n) for curve in curves.values() for n in curve["n"]})
     kinds = list(dict.fromkeys(group for curve in curves.values() for group in curve["group"]))
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
     for number, (name, curve) in enumerate(curves.items()):
-        slides = named[name].summary()["slides"]
+        slides = drawn[name].summary()["slides"]
         for group, line in curve.groupby("group", sort=False):
             label = ", ".join(filter(None, [name, str(group) if len(kinds) > 1 or group != "all" else ""]))
             style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[kinds.index(group) % len(LINES)]}
@@ -80,25 +83,10 @@ def bulk_agreement(
     return ax
 
 
-def _named(results: BulkAgreement | Mapping[str, BulkAgreement]) -> dict[str, BulkAgreement]:
-    from deepspot.tl._patients._agreement import BulkAgreement
-
-    named = {str(name): result for name, result in results.items()} if isinstance(results, Mapping) else {"": results}
-    if not named:
-        raise ValueError("There is nothing to draw. Pass a BulkAgreement, or a mapping from names to them.")
-    for result in named.values():
-        if not isinstance(result, BulkAgreement):
-            raise TypeError(
-                "Only a BulkAgreement can be drawn here, or a mapping from names to them, not a "
-                f"{type(result).__name__}."
-            )
-    return named
-
-
 def _line(ax: Axes, line: pd.DataFrame, numbers: list[int], label: str, style: Mapping[str, Any], number: int) -> None:
     # Numbers of genes are drawn at even distances, as 100 and 5000 have no scale in common that can be read.
     x = np.searchsorted(numbers, line["n"])
-    band = "shuffled patients (95 %)" if not ax.collections else None
+    band = "shuffled profiles (95 %)" if not ax.collections else None
     ax.fill_between(x, line["null_low"], line["null_high"], color=GREY, alpha=0.25, linewidth=0, zorder=1, label=band)
     ax.plot(x, line["r"], marker=MARKERS[number % len(MARKERS)], markersize=5, label=label, zorder=3, **style)
 

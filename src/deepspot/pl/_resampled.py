@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._benchmark import COLOURS, GREY
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from deepspot.tl._patients._results import Resampled
 
+Result = TypeVar("Result")
 # Rows are this far apart; a name of a result takes one row.
 APART = 0.16
 
@@ -36,8 +37,8 @@ def draw(
     """
     import matplotlib.pyplot as plt
 
-    named = _named(results, kind)
-    summaries = {name: result.summary() for name, result in named.items()}
+    drawn = named(results, kind)
+    summaries = {name: result.summary() for name, result in drawn.items()}
     rows = sum(len(summary) + 1 for summary in summaries.values())
     if ax is None:
         _, ax = plt.subplots(figsize=(7.5, 1.1 + 0.36 * rows), layout="constrained")
@@ -61,17 +62,18 @@ def draw(
     return ax
 
 
-def _named(results: Any, kind: type[Resampled]) -> dict[str, Resampled]:
-    named = {str(name): result for name, result in results.items()} if isinstance(results, Mapping) else {"": results}
-    if not named:
+def named(results: Any, kind: type[Result]) -> dict[str, Result]:
+    """Results by their names, or one without any, if all are of a kind."""
+    found = {str(name): result for name, result in results.items()} if isinstance(results, Mapping) else {"": results}
+    if not found:
         raise ValueError(f"There is nothing to draw. Pass a {kind.__name__}, or a mapping from names to them.")
-    for result in named.values():
+    for result in found.values():
         if not isinstance(result, kind):
             raise TypeError(
                 f"Only a {kind.__name__} can be drawn here, or a mapping from names to them, not a "
                 f"{type(result).__name__}."
             )
-    return named
+    return found
 
 
 def _point(ax: Axes, at: float, row: Any, prefix: str, colour: str, marker: str, label: str | None) -> None:

@@ -37,9 +37,11 @@ def bulk_agreement(
     and are matched by patient and type of tumour. Columns are named for each, and nothing is guessed:
     ``match={"FF": "sample", "FFPE": ["patient", "tumour_type"]}``.
 
-    What chance does is found by shuffling the bulk profiles among patients: for every gene, and for the mean over
-    genes. As a whole profile is dealt out, genes that go together do so in the shuffled data too. Several slides with
-    one bulk profile stay together.
+    What chance does is found by shuffling the bulk profiles: for every gene, and for the mean over genes. As a whole
+    profile is dealt out, genes that go together do so in the shuffled data too. Several slides with one bulk profile
+    stay together. Profiles are shuffled, and not patients: where several pieces of one patient were sequenced, each of
+    their profiles is dealt out by itself, although they resemble one another. The shuffled range is then too narrow
+    and p too small; keep one profile of each patient where that matters.
 
     Parameters
     ----------
@@ -54,14 +56,15 @@ def bulk_agreement(
     preservation
         Column of the profiles with the kind of preservation, if `match` is a mapping.
     n_permutations
-        How often patients are shuffled. No p-value is below 1 / (this + 1): with few genes that agree among many, more
-        are needed until any has a small q.
+        How often bulk profiles are shuffled. No p-value is below 1 / (this + 1): with few genes that agree among many,
+        more are needed until any has a small q.
     seed
         Of the permutations; None falls back to the settings.
 
     Returns
     -------
-    r of all genes with p and q, the mean over genes beside that of shuffled patients, and what was not matched.
+    r of all genes with p and q, the mean over genes beside that of shuffled profiles, and what was not matched.
+    Slides without a kind of preservation are not matched if `match` goes by it.
 
     Raises
     ------
@@ -99,6 +102,9 @@ def bulk_agreement(
     tables, matched, unmatched, null = [], [], [], {}
     seen = np.zeros(bulk.n_obs, dtype=bool)
     pairs = {}
+    if isinstance(match, Mapping):
+        unknown = pseudobulk.obs_names[pseudobulk.obs[preservation].isna()]
+        unmatched.append(pd.DataFrame({"group": f"no {preservation}", "side": "pseudobulk", "name": unknown}))
     for group, columns in groups.items():
         ours = np.arange(pseudobulk.n_obs)
         if group != _match.ALL or isinstance(match, Mapping):
@@ -125,7 +131,7 @@ def bulk_agreement(
 def _compare(
     slides: np.ndarray, bulk: np.ndarray, rows: np.ndarray, n_permutations: int, seed: int
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Agreement of every gene, and r (n_permutations, genes) of shuffled patients."""
+    """Agreement of every gene, and r (n_permutations, genes) of shuffled profiles."""
     from scipy.stats import false_discovery_control
 
     used, rows = np.unique(rows, return_inverse=True)

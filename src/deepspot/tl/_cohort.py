@@ -100,6 +100,8 @@ def cohort(
         Before anything runs: if the manifest has mistakes, the distance between spots is neither given nor known,
         slides in `out` were made otherwise, `out` belongs to something else, another process works in it, or workers
         cannot do this.
+    OSError
+        At last, if the run table or the profiles could not be written. Finished slides are kept.
     TypeError
         If `out` is missing, or the encoder cannot be sent to workers.
 

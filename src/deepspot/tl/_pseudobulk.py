@@ -142,15 +142,7 @@ def _check_table(name: str, key: str, table: AnnData) -> None:
             raise ValueError(f"{where} is on the scale {said!r}. Profiles are made of {_keys.SCALE!r}.")
         return
     head = table.X[:ROWS]
-    if _downstream.seem_counts(head.compute() if hasattr(head, "dask") else head):
-        raise ValueError(
-            f"{where} holds whole numbers, so these seem to be raw counts, and not {_keys.SCALE}. {_downstream.NEXT}."
-        )
-    if "log1p" not in table.uns:
-        raise ValueError(
-            f"{where} is on a scale that nobody stated: there is no `uns['log1p']`. {_downstream.NEXT} of the raw "
-            "counts; this sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
-        )
+    _downstream.check_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
 
 
 def _made(tables: Mapping[str, AnnData]) -> dict[str, Any]:

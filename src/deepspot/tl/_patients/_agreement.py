@@ -31,9 +31,10 @@ class BulkAgreement:
     matched
         One row for each profile of a slide that has bulk RNA: `group`, `profile`, `bulk`.
     unmatched
-        One row for each that was not matched: `group`, `side`, `name`. Bulk RNA is listed if no group has it.
+        One row for each that was not matched: `group`, `side`, `name`. Bulk RNA is listed if no group has it. The group
+        of slides whose preservation is missing is ``"no <column>"``.
     null
-        For each group r (n_permutations, genes), float32, of shuffled patients, in the order of `table`.
+        For each group r (n_permutations, genes), float32, of shuffled bulk profiles, in the order of `table`.
     order
         Genes in the order of the pseudobulk; ranks of genes by the columns of its `var`.
     seed
@@ -55,7 +56,7 @@ class BulkAgreement:
         lines = [f"BulkAgreement: {self.table['gene'].nunique():,} genes"]
         for group, row in self.summary().iterrows():
             lines.append(
-                f"  {group}: mean r {row['mean']:.3f}, with shuffled patients {row['null_low']:.3f} to "
+                f"  {group}: mean r {row['mean']:.3f}, with shuffled bulk profiles {row['null_low']:.3f} to "
                 f"{row['null_high']:.3f}; {row['significant']:,.0f} genes with q < {SIGNIFICANT}; "
                 f"{row['slides']:.0f} slides, {row['bulk']:.0f} bulk profiles"
             )
@@ -69,7 +70,7 @@ class BulkAgreement:
         One row for each group: numbers of `slides` and `bulk` profiles; `genes`, and how many are undefined because of
         the pseudobulk, the bulk RNA, or missing values (`undefined_pseudobulk`, `undefined_bulk`,
         `undefined_missing`); `mean` and `median` r; `null_low`, `null_high`, the 95 % interval of the mean r of
-        shuffled patients, and `p` of the mean (one-sided); `significant`, genes with q < 0.05.
+        shuffled bulk profiles, and `p` of the mean (one-sided); `significant`, genes with q < 0.05.
         """
         rows = {}
         for group, genes in self.table.groupby("group", sort=False):
@@ -106,7 +107,8 @@ class BulkAgreement:
 
         Returns
         -------
-        Columns `group`, `n`, `r`, and `null_low`, `null_high`, the 95 % interval of the same with shuffled patients.
+        Columns `group`, `n`, `r`, and `null_low`, `null_high`, the 95 % interval of the same with shuffled bulk
+        profiles.
 
         Raises
         ------

@@ -18,7 +18,7 @@ Columns = str | Sequence[str]
 
 
 def as_bulk(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData:
-    """Bulk RNA as an AnnData, with the columns to match by in `obs`.
+    """Bulk RNA as an AnnData, with the columns to match by in `obs`; rows keep their names, as text.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ def as_bulk(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData:
         The latter; where there is one alone, it may be the index of the data frame.
     """
     from anndata import AnnData
+    from anndata.utils import make_index_unique
 
     if isinstance(bulk, AnnData):
         return bulk
@@ -46,7 +47,8 @@ def as_bulk(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData:
             f"Columns of `bulk` are not numbers: {text[:5]}. In a data frame all columns but those to match by are "
             "genes. Drop the others, or pass an AnnData with them in `obs`."
         )
-    names = pd.Index([str(number) for number in range(len(table))])
+    parts = [name if isinstance(name, tuple) else (name,) for name in bulk.index]
+    names = make_index_unique(pd.Index(["_".join(map(str, name)) for name in parts]))
     return AnnData(
         genes.to_numpy(dtype=np.float64), obs=obs.set_axis(names), var=pd.DataFrame(index=genes.columns.astype(str))
     )

@@ -28,7 +28,9 @@ class Resampled:
             f"{n}: {row['mean']:.3f} ± {row['se']:.3f} ({row['permuted']:.3f} ± {row['permuted_se']:.3f})"
             for n, row in self.summary().iterrows()
         ]
-        return f"{self._who()}\n{self.WORD} ± SE by number of training patients (permuted): {', '.join(parts)}"
+        undefined = self.summary()["undefined"].sum()
+        told = f"; {undefined} splits without a score are left out" if undefined else ""
+        return f"{self._who()}\n{self.WORD} ± SE by number of training patients (permuted): {', '.join(parts)}{told}"
 
     def _who(self) -> str:
         raise NotImplementedError
@@ -42,6 +44,9 @@ class Resampled:
 
         `n_test`, `repeats`
             Patients tested in a split, and number of splits.
+        `undefined`
+            How many of these have no score, or none with permuted outcomes, such as the concordance where of no two
+            tested patients it is known who died first. All that follows is of the others.
         `mean`, `se`
             Mean score and its standard error, the standard deviation over splits by the root of their number. This is
             what the paper reports. Splits share patients, so that it is **too small**: it falls with every repeat,
@@ -60,19 +65,25 @@ class Resampled:
             Share of the splits whose score is above that of the same split with permuted outcomes.
         """
         rows = {n: self._summarised(n, split) for n, split in self.table.groupby("n_train")}
-        found = pd.DataFrame.from_dict(rows, orient="index").astype({"n_test": int, "repeats": int})
+        found = pd.DataFrame.from_dict(rows, orient="index").astype({"n_test": int, "repeats": int, "undefined": int})
         return found.rename_axis("n_train")
 
     def _summarised(self, n_train: int, split: pd.DataFrame) -> dict[str, float]:
         found, null = split[self.SCORE].to_numpy(), split["permuted"].to_numpy()
         n_test = len(self.patients) - n_train
-        one = found.std(ddof=1) if len(found) > 1 else np.nan
-        row = {"n_test": n_test, "repeats": len(found)} | _of(found, "mean", "")
-        row["se_corrected"] = one * np.sqrt(1 / len(found) + n_test / n_train)
-        return row | _of(null, "permuted", "permuted_") | {"above": float((found > null).mean())}
+        # A split counts with its control or not at all, so that both means are of the same splits.
+        both = np.isfinite(found) & np.isfinite(null)
+        row: dict[str, float] = {"n_test": n_test, "repeats": len(found), "undefined": int((~both).sum())}
+        found, null = found[both], null[both]
+        row |= _of(found, "mean", "")
+        row["se_corrected"] = row["se"] * np.sqrt(1 + len(found) * n_test / n_train)
+        above = float((found > null).mean()) if len(found) else np.nan
+        return row | _of(null, "permuted", "permuted_") | {"above": above}
 
 
 def _of(values: np.ndarray, mean: str, prefix: str) -> dict[str, float]:
+    if not len(values):
+        return dict.fromkeys([mean, f"{prefix}se", f"{prefix}low", f"{prefix}high"], np.nan)
     low, high = np.percentile(values, LEVEL)
     se = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return {mean: values.mean(), f"{prefix}se": se, f"{prefix}low": low, f"{prefix}high": high}
