@@ -43,3 +43,13 @@ def test_cache_folder_of_the_system(monkeypatch):
     monkeypatch.delenv("DEEPSPOT_CACHE", raising=False)
     assert Settings().cache("x").parts[-2:] == ("deepspot", "x")
     assert isinstance(Settings().cache(), Path)
+
+
+def test_folder_of_weights(monkeypatch, tmp_path):
+    monkeypatch.delenv("DEEPSPOT_WEIGHTS", raising=False)
+    fresh = Settings()
+    assert fresh.weights() is None
+    monkeypatch.setenv("DEEPSPOT_WEIGHTS", str(tmp_path))
+    assert fresh.weights() == tmp_path
+    fresh.weights_dir = "~/weights"
+    assert fresh.weights() == Path.home() / "weights"

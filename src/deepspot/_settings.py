@@ -29,6 +29,12 @@ class Settings:
     cache_dir
         Where downloads and embeddings are kept; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating
         system.
+    weights_dir
+        Folder with weights of encoders, each as a folder or a file of the encoder's name (``uni/pytorch_model.bin`` or
+        ``uni.safetensors``), for machines without internet; None is ``$DEEPSPOT_WEIGHTS``, or no such folder.
+    models_dir
+        Folder with bundles, which `ds.models.load` then finds by their name; None is ``$DEEPSPOT_MODELS``, or the
+        folder `models` of the cache.
     """
 
     device: str | None = None
@@ -38,6 +44,8 @@ class Settings:
     max_table_gb: float = 4.0
     embeddings_gb: float = 50.0
     cache_dir: str | Path | None = None
+    weights_dir: str | Path | None = None
+    models_dir: str | Path | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [field.name for field in fields(self)]
@@ -57,6 +65,16 @@ class Settings:
 
             root = pooch.os_cache("deepspot")
         return Path(root).joinpath(*parts)
+
+    def weights(self) -> Path | None:
+        """Folder with weights of encoders, if there is one."""
+        folder = self.weights_dir or os.environ.get("DEEPSPOT_WEIGHTS")
+        return Path(folder).expanduser() if folder else None
+
+    def models(self) -> Path:
+        """Folder in which models are found by name (it is not created here)."""
+        folder = self.models_dir or os.environ.get("DEEPSPOT_MODELS")
+        return Path(folder).expanduser() if folder else self.cache("models")
 
 
 settings = Settings()

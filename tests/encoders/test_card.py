@@ -1,4 +1,8 @@
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deepspot.encoders import EncoderCard
@@ -14,7 +18,18 @@ def test_defaults_are_imagenets():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"dim": 0}, {"dim": -1}, {"input_px": 0}, {"std": (0.2, 0, 0.2)}, {"mean": (0.5, 0.5)}, {"colour": "red"}],
+    [
+        {"dim": 0},
+        {"dim": -1},
+        {"input_px": 0},
+        {"std": (0.2, 0, 0.2)},
+        {"mean": (0.5, 0.5)},
+        {"colour": "red"},
+        {"resize_px": 223},
+        {"interpolation": "nearest"},
+        {"resize_as": "float16"},
+        {"pooling": "max"},
+    ],
 )
 def test_refuses(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
@@ -37,3 +52,44 @@ def test_cannot_be_changed():
 def test_survives_json():
     card = EncoderCard(name="x", dim=3, mpp=0.5, gated=True, licence="CC BY-NC")
     assert EncoderCard.model_validate_json(card.model_dump_json()) == card
+
+
+SIDE = st.integers(-2, 600)
+CARDS = st.fixed_dictionaries(
+    {"name": st.text(), "dim": SIDE, "std": st.tuples(*[st.floats(-1, 2)] * 3)},
+    optional={
+        "input_px": SIDE,
+        "resize_px": st.none() | SIDE,
+        "interpolation": st.sampled_from(["bilinear", "bicubic"]),
+        "resize_as": st.sampled_from(["float", "uint8", "pillow"]),
+        "pooling": st.sampled_from(["cls", "cls+mean", "pooled"]),
+        "mpp": st.none() | st.floats(0.1, 4),
+        "gated": st.booleans(),
+        "note": st.text(),
+    },
+)
+
+
+@given(CARDS)
+def test_a_card_is_sound_or_refused(fields):
+    side = fields.get("input_px", 224)
+    resized = fields.get("resize_px")
+    sound = fields["dim"] > 0 and side > 0 and min(fields["std"]) > 0 and (resized is None or resized >= side)
+    if not sound:
+        with pytest.raises(ValidationError):
+            EncoderCard(**fields)
+        return
+    card = EncoderCard(**fields)
+    assert EncoderCard.model_validate_json(card.model_dump_json()) == card
+    newer = {"resize_px", "interpolation", "resize_as"}
+    changed = {key for key in newer if getattr(card, key) != EncoderCard.model_fields[key].default}
+    assert set(card.preprocessing()) == {"dim", "input_px", "mean", "std"} | changed
+    assert all(math.isfinite(value) for value in card.preprocessing()["std"])
+
+
+def test_a_card_of_before_these_fields_loads():
+    old = '{"name": "x", "dim": 3, "input_px": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "mpp": null, '
+    old += '"licence": "MIT", "gated": false, "source": "user", "note": ""}'
+    card = EncoderCard.model_validate_json(old)
+    assert (card.resize_px, card.interpolation, card.resize_as) == (None, "bilinear", "float")
+    assert set(card.preprocessing()) == {"dim", "input_px", "mean", "std"}

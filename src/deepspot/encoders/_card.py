@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class EncoderCard(BaseModel):
@@ -13,9 +15,21 @@ class EncoderCard(BaseModel):
     dim
         Length of the embedding of one tile.
     input_px
-        Side of the square that the encoder takes, in pixels; tiles are resized to it.
+        Side of the square that the encoder takes, in pixels.
     mean, std
         Per-channel normalisation of RGB in 0 to 1.
+    resize_px
+        Side that tiles are resized to before the central `input_px` are cut out; None resizes to `input_px`.
+    interpolation
+        How tiles are resized, always without aliasing.
+    resize_as
+        What is resized: pixels as fractions (``"float"``), or as 8-bit integers by torchvision (``"uint8"``) or by
+        Pillow (``"pillow"``). These round, and cut off what bicubic interpolation overshoots.
+    pooling
+        How the tokens of a transformer become one vector: the class token, the class token with the mean of the patch
+        tokens after it (registers take no part), or however the network itself does it (``"pooled"``).
+    architecture
+        Name of the network in timm, torchvision or transformers.
     mpp
         Resolution that the encoder was trained at, in µm per pixel; None if it never saw histology.
     licence
@@ -24,6 +38,10 @@ class EncoderCard(BaseModel):
         Whether access to the weights has to be asked for.
     source
         Where the weights come from.
+    url
+        Page of the weights, where access is asked for.
+    remote_code
+        Why the encoder cannot be loaded without running code that comes with its weights; empty if it can.
     note
         What a user should know before trusting it.
     """
@@ -35,10 +53,17 @@ class EncoderCard(BaseModel):
     input_px: int = Field(gt=0, default=224)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize_px: int | None = Field(gt=0, default=None)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize_as: Literal["float", "uint8", "pillow"] = "float"
+    pooling: Literal["cls", "cls+mean", "pooled"] = "pooled"
+    architecture: str = ""
     mpp: float | None = None
     licence: str = "unknown"
     gated: bool = False
     source: str = "user"
+    url: str = ""
+    remote_code: str = ""
     note: str = ""
 
     @field_validator("std")
@@ -47,3 +72,15 @@ class EncoderCard(BaseModel):
         if min(std) <= 0:
             raise ValueError("every value of `std` must be above 0")
         return std
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> EncoderCard:
+        if self.resize_px is not None and self.resize_px < self.input_px:
+            raise ValueError(f"`resize_px` ({self.resize_px}) must not be below `input_px` ({self.input_px})")
+        return self
+
+    def preprocessing(self) -> dict[str, object]:
+        """All that a tile goes through before the network; what was the rule before cards said so is left out."""
+        always = self.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})
+        newer = {"resize_px", "interpolation", "resize_as"}
+        return always | self.model_dump(mode="json", include=newer, exclude_defaults=True)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspot._check import key_in
 
 from ._card import EncoderCard
+from ._lazyslide import adapt
 from ._lite0 import LITE0, LITE0_STATS, lite0, lite0_stats
 from ._protocol import Encoder
+from ._zoo import PREFIX, REFUSED, SPECS, Refused, Zoo, at_hand, from_lazyslide
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,39 +19,67 @@ if TYPE_CHECKING:
 
 DEFAULT = LITE0_STATS.name
 
-_registry: dict[str, tuple[EncoderCard, Callable[[], Encoder]]] = {
+_registry: dict[str, tuple[EncoderCard, Callable[[], Encoder] | Zoo | Refused]] = {
     LITE0.name: (LITE0, lite0),
     LITE0_STATS.name: (LITE0_STATS, lite0_stats),
+    **{name: (spec.card, Zoo(spec)) for name, spec in SPECS.items()},
+    **{card.name: (card, Refused(card)) for card in REFUSED},
 }
-# Reading and hashing the weights of a large encoder takes seconds, so that it is done once.
-_built: dict[str, Encoder] = {}
+# Reading and hashing the weights of a large encoder takes seconds, so that it is done once. By name, with what it was
+# built of: of other weights for the same name only the last are kept in memory.
+_built: dict[str, tuple[object, Encoder]] = {}
 
 
 def available() -> pd.DataFrame:
     """List the encoders that can be named.
 
+    Besides these there are the image models of lazyslide-models, as ``"lazyslide:<key>"``.
+
     Returns
     -------
-    One row per encoder, with the fields of its card: `dim`, `input_px`, `mpp`, `licence`, `gated`, `source`, `note`.
+    One row per encoder, with the fields of its card (`dim`, `input_px`, `mpp`, `licence`, `gated`, `source`, `url`,
+    `note` and more), and `ready`: whether its weights are on this machine. `remote_code` says why one is refused.
 
     Examples
     --------
     >>> import deepspot as ds
-    >>> ds.encoders.available().loc["lite0", "licence"]
-    'Apache-2.0'
+    >>> ds.encoders.available().loc["lite0", ["licence", "ready"]].tolist()
+    ['Apache-2.0', True]
+    >>> ds.encoders.available().loc["uni", ["dim", "gated"]].tolist()
+    [1024, True]
     """
     import pandas as pd
 
-    return pd.DataFrame([card.model_dump() for card, _ in _registry.values()]).set_index("name")
+    rows = [card.model_dump() | {"ready": _ready(build)} for card, build in _registry.values()]
+    return pd.DataFrame(rows).set_index("name")
 
 
-def get(name: str | Encoder | None = None) -> Encoder:
+def card_named(name: str) -> EncoderCard | None:
+    """Card of an encoder in the registry, without building it; None if there is none of that name."""
+    return _registry[name][0] if name in _registry else None
+
+
+def _ready(build: object) -> bool:
+    if isinstance(build, Zoo):
+        return at_hand(build.spec) is not None
+    return not isinstance(build, Refused)
+
+
+def get(name: str | Encoder | None = None, *, weights: str | Path | None = None, token: str | None = None) -> Encoder:
     """Load an encoder.
 
     Parameters
     ----------
     name
-        Name in the registry; None takes the embedded default; an encoder is handed back as it is.
+        Name in the registry; None takes the embedded default; an encoder is handed back as it is; an image model of
+        LazySlide becomes one, see :func:`deepspot.encoders.adapt`. ``"lazyslide:<key>"`` takes an image model of the
+        registry of lazyslide-models, which finds and loads its weights itself.
+    weights
+        File or folder of weights, or the Hugging Face id ``"org/name"`` of a copy. By default they are looked for in
+        `settings.weights_dir`, then in the cache of Hugging Face, then downloaded into that cache.
+    token
+        Token of Hugging Face for weights that access has to be asked for; by default the one in the environment
+        variable HF_TOKEN or stored on the machine. It is used for this call only.
 
     Returns
     -------
@@ -59,25 +91,63 @@ def get(name: str | Encoder | None = None) -> Encoder:
         If the name is not registered.
     TypeError
         If an object is given that is no encoder.
+    ValueError
+        If a file does not hold the weights of this encoder, or the encoder could only be built by code from its
+        repository, which is never run.
+    FileNotFoundError
+        If there is no such file, folder or repository.
+    PermissionError
+        If access to the weights has to be asked for.
+    ConnectionError
+        If the weights are not here and cannot be downloaded.
+    ImportError
+        If a library is missing: ``pip install "deepspot[zoo]"``.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> ds.encoders.get("lite0").card.dim
     1280
+    >>> ds.encoders.get("uni", weights="/data/uni/pytorch_model.bin")  # doctest: +SKIP
+    >>> ds.encoders.get("phikon")  # doctest: +SKIP
     """
     name = DEFAULT if name is None else name
     if isinstance(name, str):
-        _, build = _registry[key_in(name, _registry, "ds.encoders.available()")]
-        if name not in _built:
-            _built[name] = build()
-        return _built[name]
+        return _by_name(name, weights, token)
+    if weights is not None:
+        raise ValueError("`weights` goes with the name of an encoder, but an encoder was given. Leave it out.")
     if isinstance(name, Encoder):
         return name
+    if hasattr(name, "encode_image"):
+        return adapt(name)
     raise TypeError(
         f"{type(name).__name__} is no encoder: it needs `card`, `fingerprint`, `to(device)` and `encode(tiles)`. Wrap "
         "a torch module with `ds.encoders.register(card, load)`."
     )
+
+
+def _by_name(name: str, weights: str | Path | None, token: str | None) -> Encoder:
+    if name.startswith(PREFIX):
+        build: Callable[[], Encoder] | Zoo | Refused = partial(from_lazyslide, name)
+    else:
+        _, build = _registry[key_in(name, _registry, "ds.encoders.available()")]
+    if isinstance(build, Zoo | Refused):
+        path = build.find(weights, token)
+        stat = path.stat()
+        return _once(name, (path, stat.st_size, stat.st_mtime_ns), partial(build.load, path))
+    if weights is not None or (token is not None and name.startswith(PREFIX)):
+        raise ValueError(
+            f"Encoder {name!r} finds its weights itself: leave `weights` and `token` out. A token can be given in the "
+            "environment variable HF_TOKEN."
+        )
+    return _once(name, None, build)
+
+
+def _once(name: str, made_of: object, build: Callable[[], Encoder]) -> Encoder:
+    if name not in _built or _built[name][0] != made_of:
+        _built.pop(name, None)
+        _built[name] = (made_of, build())
+    return _built[name][1]
 
 
 def register(
@@ -98,7 +168,7 @@ def register(
     transform
         Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
     overwrite
-        Replace an encoder of the same name.
+        Replace an encoder of the same name. Those that are refused can be replaced without.
 
     Raises
     ------
@@ -114,7 +184,8 @@ def register(
     >>> ds.encoders.get("mean_colour").card.dim
     3
     """
-    if card.name in _registry and not overwrite:
+    taken = card.name in _registry and not isinstance(_registry[card.name][1], Refused)
+    if taken and not overwrite:
         raise ValueError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
 
     def build() -> Encoder:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deepspot._device import autocast, choose_device
 from deepspot._fingerprint import digest
 
 from ._card import EncoderCard
+from ._resize import prepare
 from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics
 
@@ -54,8 +54,7 @@ class TorchEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of all that an embedding depends on: input, preprocessing, module, weights, what is appended."""
-        needs = self.card.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})
-        return digest(needs, self.identity or _describe(self.module), self.recipe, self.appended)
+        return digest(self.card.preprocessing(), self.identity or _describe(self.module), self.recipe, self.appended)
 
     def to(self, device: str | torch.device | None) -> TorchEncoder:
         """Move to a device (None chooses one)."""
@@ -69,16 +68,8 @@ class TorchEncoder:
         if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
             raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
         with torch.inference_mode(), autocast(self.device):
-            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-            embedding = self.forward(self.resize(pixels))
+            embedding = self.forward(prepare(tiles, self.card, self.device))
         return embedding.float().cpu().numpy()
-
-    def resize(self, pixels: Tensor) -> Tensor:
-        """Resize to the card's input side, without aliasing."""
-        side = self.card.input_px
-        if pixels.shape[-2:] != (side, side):
-            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
-        return pixels.contiguous(memory_format=torch.channels_last)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed resized RGB in 0 to 1."""

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from deepspot.encoders._zoo import SPECS
+from deepspot.encoders._zoo._build import network
+from deepspot.encoders._zoo._pooling import Pooled
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_card_and_real_architecture_agree(name):
+    spec = SPECS[name]
+    card = spec.card
+    with torch.device("meta"):  # shapes only: neither the memory nor the time of a billion weights
+        module = Pooled(network(spec), card.pooling, spec.prefix_tokens).eval()
+        pixels = torch.empty(2, 3, card.input_px, card.input_px)
+    assert module(pixels).shape == (2, card.dim)
+    parameters = sum(weights.numel() for weights in module.parameters()) / 1e6
+    assert parameters == pytest.approx(spec.parameters, rel=0.02)
+    if card.pooling == "pooled":
+        return
+    tokens, patch = module.tokens(pixels), spec.options.get("patch_size", 14)
+    assert tokens.shape[1] == spec.prefix_tokens + (card.input_px // patch) ** 2
+    assert tokens.shape[2] * (1 + (card.pooling == "cls+mean")) == card.dim
+    if spec.library == "timm":
+        assert module.network.num_prefix_tokens == spec.prefix_tokens
+    else:
+        assert not hasattr(module.network.config, "num_register_tokens")
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"ViTModel is a network of transformers.*pip install \"deepspot\[zoo\]\""):
+        network(SPECS["phikon"])

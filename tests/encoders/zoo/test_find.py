@@ -1,0 +1,158 @@
+import pytest
+from huggingface_hub import errors
+from safetensors.torch import save_file
+
+import deepspot as ds
+from deepspot.encoders._zoo import SPECS, _hub
+from deepspot.encoders._zoo._find import at_hand, find
+
+UNI = SPECS["uni"]
+WAYS = r"weights=\.\.\.\).*ds\.settings\.weights_dir.*once while online"
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def in_cache(folder, repository, name):
+    place = folder / f"models--{repository.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("abc")
+    return touch(place / "snapshots" / "abc" / name)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What is asked of Hugging Face, which has nothing, refuses, or gives a file."""
+    asked, answers = [], {}
+
+    def give(repository, name, token):
+        asked.append((repository, name, token))
+        answer = answers.get(name, errors.EntryNotFoundError)
+        if isinstance(answer, type):
+            raise answer.__new__(answer, "said so")
+        return answer
+
+    monkeypatch.setattr(_hub, "_file", give)
+    return asked, answers
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".pth", ".pt"])
+def test_a_file(tmp_path, suffix):
+    path = touch(tmp_path / f"any name{suffix}")
+    assert find(UNI, path, None) == find(UNI, str(path), None) == path
+
+
+def test_a_folder_with_the_safe_format_first(tmp_path):
+    touch(tmp_path / "config.json")
+    other = touch(tmp_path / "checkpoint.pth")
+    assert find(UNI, tmp_path, None) == other
+    pickled = touch(tmp_path / "pytorch_model.bin")
+    assert find(UNI, tmp_path, None) == pickled
+    safe = touch(tmp_path / "model.safetensors")
+    assert find(UNI, str(tmp_path), None) == safe
+
+
+def test_a_folder_that_does_not_say_which(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no weights: neither model\.safetensors nor pytorch_model\.bin"):
+        find(UNI, tmp_path, None)
+    touch(tmp_path / "a.pth")
+    touch(tmp_path / "b.pth")
+    with pytest.raises(FileNotFoundError, match="Pass the file itself"):
+        find(UNI, tmp_path, None)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/no/where/at/all", "weights/uni.bin"])
+def test_a_path_to_nothing_is_no_repository(hub, path):
+    with pytest.raises(FileNotFoundError, match=rf"no file or folder '{path}'\. Pass a file.*{WAYS}"):
+        find(UNI, path, None)
+    assert hub[0] == []
+
+
+@pytest.mark.parametrize("place", ["uni.safetensors", "uni.bin", "uni/pytorch_model.bin", "uni/uni.pth"])
+@pytest.mark.parametrize("set_by", ["settings", "environment"])
+def test_the_folder_of_weights(monkeypatch, tmp_path, hub, place, set_by):
+    path = touch(tmp_path / "weights" / place)
+    if set_by == "settings":
+        monkeypatch.setattr(ds.settings, "weights_dir", str(tmp_path / "weights"))
+    else:
+        monkeypatch.setenv("DEEPSPOT_WEIGHTS", str(tmp_path / "weights"))
+    assert find(UNI, None, None) == path
+    assert hub[0] == []
+    assert at_hand(SPECS["phikon"]) is None
+
+
+def test_a_second_way_to_feed_an_encoder_finds_the_same_weights(monkeypatch, tmp_path):
+    path = touch(tmp_path / "h-optimus-0.bin")
+    monkeypatch.setattr(ds.settings, "weights_dir", tmp_path)
+    assert find(SPECS["h-optimus-0_bilinear"], None, None) == find(SPECS["h-optimus-0"], None, None) == path
+
+
+def test_a_folder_of_weights_that_is_not_there(monkeypatch, tmp_path, hub):
+    monkeypatch.setattr(ds.settings, "weights_dir", tmp_path / "typo")
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*typo', where weights should be. Correct `ds\.settings"):
+        find(UNI, None, None)
+    assert not ds.encoders.available().loc["uni", "ready"]
+
+
+@pytest.mark.parametrize("repository", ["MahmoodLab/UNI", "MahmoodLab/uni"])
+def test_the_cache_of_hugging_face_comes_before_the_network(tmp_path, hub, repository):
+    assert not ds.encoders.available().loc["uni", "ready"]
+    path = in_cache(tmp_path / "hub", repository, "pytorch_model.bin")
+    assert find(UNI, None, None) == path
+    assert hub[0] == []
+    assert ds.encoders.available().loc["uni", "ready"]
+
+
+def test_a_download_takes_the_safe_format_first_and_hands_the_token_on(tmp_path, hub):
+    asked, answers = hub
+    answers["pytorch_model.bin"] = tmp_path / "x.bin"
+    assert find(UNI, None, "hf_secret") == tmp_path / "x.bin"
+    tried = [("MahmoodLab/UNI", name, "hf_secret") for name in ("model.safetensors", "pytorch_model.bin")]
+    assert asked == tried
+
+
+def test_a_copy_by_its_id(tmp_path, hub):
+    asked, answers = hub
+    answers["model.safetensors"] = tmp_path / "x.safetensors"
+    assert find(UNI, "hospital/uni-copy", None) == tmp_path / "x.safetensors"
+    assert asked == [("hospital/uni-copy", "model.safetensors", None)]
+    kept = in_cache(tmp_path / "hub", "hospital/another", "model.safetensors")
+    assert find(UNI, "hospital/another", None) == kept
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "match"),
+    [
+        (errors.GatedRepoError, PermissionError, r"'uni' are given on request\. Their licence is CC-BY-NC-ND-4\.0\. "
+         r"Ask for access at https://huggingface\.co/MahmoodLab/UNI, then .*token=\.\.\.\)` or in .*HF_TOKEN"),
+        (errors.RepositoryNotFoundError, FileNotFoundError, rf"no repository 'MahmoodLab/UNI', or your token.*{WAYS}"),
+        (errors.LocalEntryNotFoundError, ConnectionError, rf"cannot be reached\. Pass a file.*{WAYS}"),
+        (errors.HfHubHTTPError, ConnectionError, r"huggingface\.co/MahmoodLab/UNI did not give the weights of 'uni'"),
+        (TimeoutError, ConnectionError, r"did not give the weights of 'uni': said so"),
+        (errors.EntryNotFoundError, FileNotFoundError, r"holds none of \['model\.safetensors', 'pytorch_model\.bin'\]"),
+    ],
+)  # fmt: skip
+def test_what_hugging_face_may_answer(hub, said, error, match):
+    hub[1]["model.safetensors"] = said
+    with pytest.raises(error, match=match):
+        ds.encoders.get("uni")
+
+
+def test_offline_for_real():
+    with pytest.raises(ConnectionError, match=rf"neither here nor in the cache of Hugging Face.*{WAYS}"):
+        ds.encoders.get("uni")
+
+
+def test_no_login(monkeypatch, small, weights_of, tmp_path):
+    def never(*args, **kwargs):
+        raise AssertionError("nobody asked to be logged in")
+
+    monkeypatch.setattr("huggingface_hub.login", never)
+    spec = small("uni")
+    tensors, _ = weights_of(spec)
+    save_file(tensors, tmp_path / "uni.safetensors")
+    monkeypatch.setattr(_hub, "_file", lambda *_: tmp_path / "uni.safetensors")
+    assert ds.encoders.get("uni", token="hf_secret").card == spec.card

@@ -1,0 +1,77 @@
+import pytest
+
+import deepspot as ds
+from deepspot.encoders import EncoderCard
+from deepspot.encoders._zoo import _others
+from deepspot.encoders._zoo._others import runs_code
+
+NEED_CODE = {
+    "conceptclip", "conch_v1.5", "titan", "genbio-pathfm", "hibou-b", "hibou-l", "mascaret", "phaet", "open-midnight",
+    "rudolfv2", "rudolfv2-b", "rudolfv2-s",
+}  # fmt: skip
+
+
+@pytest.fixture
+def registry():
+    from lazyslide_models import MODEL_REGISTRY
+
+    return MODEL_REGISTRY
+
+
+def test_those_that_run_code_are_known_by_their_source(registry):
+    images = [key for key, model in registry.items() if hasattr(model, "encode_image")]
+    assert {"gpfm", "virchow", "ctranspath", "gigapath-flash", "plip", *NEED_CODE} <= set(images)
+    assert {key for key in images if runs_code(registry[key])} >= NEED_CODE
+    assert not any(runs_code(registry[key]) for key in ("gpfm", "virchow", "uni", "gigapath-flash"))
+
+
+@pytest.mark.parametrize("key", sorted(NEED_CODE))
+def test_they_are_refused_before_they_are_made(monkeypatch, registry, key):
+    monkeypatch.setattr(registry[key], "__init__", lambda self: pytest.fail("was instantiated"))
+    with pytest.raises(
+        ValueError, match=rf"'lazyslide:{key}' is not loaded: .* uses `(trust_remote|torch\.hub).*licence"
+    ):
+        ds.encoders.get(f"lazyslide:{key}")
+
+
+def test_source_that_cannot_be_read_is_not_trusted(monkeypatch, registry):
+    def unreadable(module):
+        raise OSError
+
+    monkeypatch.setattr("inspect.getsource", unreadable)
+    assert "cannot be read" in runs_code(registry["gpfm"])
+
+
+def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, log):
+    made = []
+
+    def adapt(model, *, name=None):
+        made.append(type(model).__name__)
+        return EncoderCard(name=name, dim=1)
+
+    monkeypatch.setattr(_others, "adapt", adapt)
+    monkeypatch.setattr(registry["gpfm"], "__init__", lambda self: None)
+    assert ds.encoders.get("lazyslide:gpfm").name == "lazyslide:gpfm"
+    ds.encoders.get("lazyslide:gpfm")
+    assert made == ["GPFM"]
+    assert log == [
+        "Encoder lazyslide:gpfm: licence of the weights CC BY-NC-ND 4.0, https://huggingface.co/majiabo/GPFM."
+    ]
+
+
+@pytest.mark.parametrize("given", [{"weights": "x"}, {"token": "hf_secret"}])
+def test_they_take_neither_weights_nor_a_token(given):
+    with pytest.raises(ValueError, match=r"finds its weights itself: leave `weights` and `token` out.*HF_TOKEN"):
+        ds.encoders.get("lazyslide:gpfm", **given)
+
+
+@pytest.mark.parametrize("key", ["nothing", "instanseg"])
+def test_what_is_no_image_model_of_the_registry(key):
+    with pytest.raises(KeyError, match=rf"Key `'{key}'` not found in `lazyslide_models\.MODEL_REGISTRY`. Available"):
+        ds.encoders.get(f"lazyslide:{key}")
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "lazyslide_models", None)
+    with pytest.raises(ImportError, match=r"need lazyslide-models\. Install it with `pip install \"deepspot\[zoo\]\"`"):
+        ds.encoders.get("lazyslide:gpfm")

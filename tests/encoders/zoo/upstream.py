@@ -1,0 +1,107 @@
+"""What others make of the encoders of the zoo: their transforms and models. The benchmark of encoders takes it too."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from deepspot.encoders._zoo import SPECS
+
+# Names in the registry of lazyslide-models.
+REGISTERED = {
+    "uni": "uni", "uni2-h": "uni2", "h-optimus-0": "h-optimus-0", "h-optimus-1": "h-optimus-1", "h0-mini": "h0-mini",
+    "virchow2": "virchow2", "prov-gigapath": "gigapath", "phikon": "phikon", "phikon-v2": "phikonv2",
+    "midnight": "midnight",
+}  # fmt: skip
+TORCHVISION = {
+    "resnet50": "ResNet50_Weights", "densenet121": "DenseNet121_Weights", "inception_v3": "Inception_V3_Weights",
+}  # fmt: skip
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+PROCESSOR = {
+    "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
+    "image_mean": list(IMAGENET["mean"]), "image_std": list(IMAGENET["std"]),
+}  # fmt: skip
+
+
+def model(name, network=None):
+    """A model of lazyslide-models around a network, without its constructor, which downloads."""
+    from lazyslide_models import MODEL_REGISTRY
+
+    cls = MODEL_REGISTRY[REGISTERED[name]]
+    made = cls.__new__(cls)
+    made.model, made.img_size, made.num_prefix_tokens = network, (224, 224), SPECS[name].prefix_tokens
+    if name in ("phikon", "phikon-v2"):
+        made.img_processor = processor(name)
+    return made
+
+
+def processor(name, backend=""):
+    """Image processor of transformers, with the values published in preprocessor_config.json."""
+    import transformers
+
+    if name == "phikon":
+        cls = getattr(transformers, f"ViTImageProcessor{backend}")
+        return cls(size={"height": 224, "width": 224}, resample=2, **PROCESSOR)
+    cls, crop = getattr(transformers, f"BitImageProcessor{backend}"), {"height": 224, "width": 224}
+    return cls(size={"shortest_edge": 224}, resample=3, do_center_crop=True, crop_size=crop, **PROCESSOR)
+
+
+def transform(name):
+    """The transform that a card has to equal, from a tile in uint8 to pixels (3, px, px), and whose it is."""
+    from torchvision import models
+    from torchvision.transforms import v2
+
+    if name in TORCHVISION:
+        published = getattr(models, TORCHVISION[name]).DEFAULT.transforms()
+        if name == "inception_v3":  # torchvision's network has a second half of it
+            net = models.Inception3(transform_input=True, init_weights=False, num_classes=1)
+            return (lambda tile: net._transform_input(published(fractions(tile))[None])[0]), "torchvision"
+        return (lambda tile: published(fractions(tile))), "torchvision"
+    if name in ("phikon", "phikon-v2"):
+        prepare = processor(name)
+        return (lambda tile: prepare(images=tile, return_tensors="pt")["pixel_values"][0]), "transformers"
+    if name in ("virchow2", "prov-gigapath"):
+        return on_pillow(name), "the authors' page"
+    if name == "h-optimus-0_bilinear":
+        card = SPECS[name].card
+        published = v2.Compose([v2.Resize(224, antialias=True), v2.Normalize(card.mean, card.std)])
+        return (lambda tile: published(fractions(tile))), "the published DeepSpot code"
+    return model(name).get_transform(), "lazyslide-models"
+
+
+def on_pillow(name):
+    """How pages of timm's models begin: an image of Pillow, and `timm.data.create_transform` or the like."""
+    from PIL import Image
+    from timm.data import create_transform
+
+    card = SPECS[name].card
+    crop = card.input_px / (card.resize_px or card.input_px)
+    made = create_transform(
+        (3, card.input_px, card.input_px), interpolation=card.interpolation, mean=card.mean, std=card.std, crop_pct=crop
+    )
+    return lambda tile: made(Image.fromarray(tile))
+
+
+def fractions(tile):
+    return torch.from_numpy(tile).permute(2, 0, 1).float() / 255
+
+
+def tiles(px):
+    """Noise, and tissue-like blobs with a white corner."""
+    noise = np.random.default_rng(px).integers(0, 256, (px, px, 3), dtype=np.uint8)
+    y, x = np.mgrid[:px, :px] / px
+    waves = [127 + 60 * np.sin(9 * x + 5 * y * (c + 1)) + 50 * np.cos(20 * x * y + c) for c in range(3)]
+    smooth = np.stack(waves, axis=-1).round().astype(np.uint8)
+    smooth[: px // 4, : px // 4] = 255
+    return np.stack([noise, smooth])
+
+
+def reduced(spec):
+    """An encoder of the same make with two narrow layers, so that a test can give it weights."""
+    if spec.library == "transformers":
+        small = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
+        small |= {"intermediate_size": 96} if spec.options["config"] == "ViTConfig" else {}
+    else:
+        small = {"embed_dim": 48, "depth": 2, "num_heads": 3} if spec.prefix_tokens else {}
+    dim = spec.card.dim if not small else 96 if spec.card.pooling == "cls+mean" else 48
+    return replace(spec, options={**spec.options, **small}, card=spec.card.model_copy(update={"dim": dim}))
