@@ -5,6 +5,9 @@ from scipy.sparse import csr_matrix
 
 from ._geometry import NeighborRule
 
+# In distances between spots: reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
+RINGS = 1.5
+
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
     """Neighbours of every spot.

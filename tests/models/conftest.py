@@ -1,3 +1,7 @@
+import sys
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -33,3 +37,19 @@ def targets(bags: Bags) -> np.ndarray:
 def lonely(bags: Bags) -> Bags:
     """The same spots without any neighbour."""
     return Bags(bags.spot, bags.subspots, csr_matrix(bags.neighbors.shape, dtype=bool))
+
+
+@pytest.fixture(scope="session")
+def fuzzing():
+    """The module beside that makes a tiny model, and tampers with bundles."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        return import_module("fuzzing")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture
+def tiny(fuzzing):
+    """A model with all that a bundle can hold."""
+    return fuzzing.tiny_model()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import deepspot as ds
-from deepspot.models._bundle import CARD, WEIGHTS, _sha256
+from deepspot.models._sharing._files import CARD, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,27 @@ def rewrite(bundle, change):
     change(tensors)
     save_file(tensors, bundle / WEIGHTS, metadata)
     card = json.loads((bundle / CARD).read_text())
-    (bundle / CARD).write_text(json.dumps({**card, "sha256": _sha256(bundle / WEIGHTS)}))
+    (bundle / CARD).write_text(json.dumps({**card, "sha256": sha256(bundle / WEIGHTS)}))
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def reseal(bundle, change):
+    """Change the card and bring both hashes up to date, as somebody would who means harm."""
+    from deepspot.models._sharing._card_file import hash_of
+
+    card = json.loads((bundle / CARD).read_text())
+    change(card)
+    save_file(load_file(bundle / WEIGHTS), bundle / WEIGHTS, {"card": hash_of(card)})
+    (bundle / CARD).write_text(json.dumps({**card, "sha256": sha256(bundle / WEIGHTS)}))
+
+
+@pytest.fixture
+def small(tiny, tmp_path):
+    tiny.save(tmp_path / "small")
+    return tmp_path / "small"
 
 
 def test_a_loaded_model_predicts_the_same(bags, model, bundle):
@@ -64,7 +85,7 @@ def test_nothing_is_overwritten_unasked(bags, model, bundle, tmp_path):
 
 def test_a_failed_save_leaves_the_old_bundle(model, bundle, monkeypatch):
     before = (bundle / CARD).read_text()
-    monkeypatch.setattr("deepspot.models._bundle._sha256", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("deepspot.models._bundle._sha256", lambda raw: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         model.save(bundle, overwrite=True)
     assert (bundle / CARD).read_text() == before
@@ -93,6 +114,13 @@ def test_a_truncated_or_altered_file_is_refused(bundle, data):
         (lambda t: t.pop("scaler.mean"), "scaler.mean"),
         (lambda t: t.pop("members.1.rho.0.bias"), "does not fit its card"),
         (lambda t: t.update({"members.0.phi.0.bias": np.zeros(9, np.float32)}), "does not fit its card"),
+        (lambda t: t.update({"members.0.phi.0.bias": np.zeros(8, np.float64)}), "as 'F64'; weights are F16 or F32"),
+        (lambda t: t["members.0.rho.0.weight"].fill(1e30), "which no model has"),
+        (lambda t: t.pop("novelty.core"), "novelty.core"),
+        (lambda t: t.pop("novelty.threshold"), "novelty.threshold"),
+        (lambda t: t.update({"novelty.core": np.ones((600, 16), np.float32)}), "novelty.core"),
+        (lambda t: t["novelty.core"].fill(3), "novelty"),
+        (lambda t: t["novelty.threshold"].fill(1e-30), "novelty"),
         (lambda t: t.update({"members.9.phi.0.bias": np.zeros(8, np.float32)}), "no part of it uses"),
         (lambda t: t.update({"scaler.mean": np.zeros(7, np.float32)}), "must be of shape"),
     ],
@@ -105,7 +133,17 @@ def test_weights_that_do_not_fit_the_card_are_refused(bundle, change, message):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"format": 2}, "format 2"), ({"genes": "all"}, "does not describe"), ({"surprise": 1}, "does not describe")],
+    [
+        ({"format": 2}, "format 2, of a later version: this one reads format 1. Update deepspot"),
+        ({"format": True}, "format True, and only format 1 is known"),
+        ({"format": "1"}, "format '1', and only"),
+        ({"genes": "all"}, "does not describe a model .genes: "),
+        ({"genes": []}, "does not describe"),
+        ({"genes": list("AABCDE")}, "different names"),
+        ({"surprise": 1}, "unknown fields .'surprise'.. A newer deepspot may know them"),
+        ({"preset": "secret"}, "preset 'secret' is none of"),
+        ({"dim": 0}, "dim: "),
+    ],
 )
 def test_a_card_that_is_not_understood_is_refused(bundle, fields, message):
     card = json.loads((bundle / CARD).read_text())
@@ -130,6 +168,137 @@ def test_an_altered_card_is_refused(bundle, change):
     (bundle / CARD).write_text(json.dumps({**card, **change}))
     with pytest.raises(ValueError, match="altered"):
         ds.models.load(bundle)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"format": NaN}', b'{"format": 1, "seed": 1e999}', b'{"format": 1, "format": 1}', b"[" * 10**5 + b"]" * 10**5,
+     b'{"format": 1' + b"0" * 5000 + b"}", b"\xff\xfe", b"", b"[]", b"null", b'{"a": "' + b"x" * 16_000_000 + b'"}'],
+)  # fmt: skip
+def test_a_card_that_is_no_plain_json_is_refused(small, content):
+    (small / CARD).write_bytes(content)
+    with pytest.raises(ValueError, match=r"small/card.json .*(Get a new copy|Update deepspot)") as error:
+        ds.models.load(small)
+    assert type(error.value) is ValueError or "larger" in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (["dim"], 10**12, "numbers, more than"),
+        (["network", "width"], 10**12, "numbers, more than"),
+        (["network", "n_phi"], 10**9, "a network of 4,000,000,004 parts"),
+        (["network", "members"], 10**18, "parts, more than"),
+        (["geometry", "tile", "grid"], 10**9, "no geometry of spots"),
+        (["geometry", "tile", "input_px"], 10**6, "larger than any encoder takes"),
+        (["geometry", "neighbors", "reach"], 1e300, "no geometry of spots"),
+        (["network", "n_rho"], 10**9, "parts, more than"),
+        (["name"], "\x1b[2J", "control characters"),
+        (["licence"], "x" * 10_000, "too long"),
+        (["genes", 0], "A\x00", "control characters"),
+        (["gate", "weight"], -1, "share of the network"),
+        (["reliability", "r"], [0.1], "`reliability.r` is of 1 genes"),
+        (["reliability", "r"], [9, 0, 0, 0], "beyond 1"),
+        (["encoder", "dim"], 7, "embeddings of length 7, but the model takes 6"),
+    ],
+)
+def test_a_card_with_absurd_numbers_is_refused_before_anything_is_made(small, monkeypatch, where, value, message):
+    def change(card):
+        for key in where[:-1]:
+            card = card[key]
+        card[where[-1]] = value
+        if where == ["dim"]:
+            whole["encoder"]["dim"] = value
+
+    whole = {}
+    reseal(small, lambda card: (whole.update(card), change(card))[0])
+    monkeypatch.setattr("deepspot.models._network.Network.__init__", None)
+    monkeypatch.setattr("safetensors.torch.load", None)
+    with pytest.raises(ValueError, match=message):
+        ds.models.load(small)
+
+
+def test_messages_stay_short_and_checks_quick(small):
+    """Whoever writes a card must not be able to fill a log, or the time of a reader."""
+    for content in (
+        '{"format": "' + "x" * 10**6 + '"}',
+        '{"format": 1, "' + "x" * 10**6 + '": 1}',
+        '{"format": 1, "' + "x" * 10**6 + '": 1, "' + "x" * 10**6 + '": 2}',
+        '{"format": 1, "slides": [' + "{}," * 10**5 + "1]}",
+        '{"format": 1, "genes": [' + "[]," * 10**6 + "1]}",
+        "{" + "".join(f'"{i}": 1,' for i in range(10**5)) + '"format": 1, "format": 1}',
+    ):
+        (small / CARD).write_text(content)
+        with pytest.raises(ValueError, match=r"small/card\.json") as error:
+            ds.models.load(small)
+        assert len(str(error.value)) < 1000
+
+
+def test_the_weights_are_no_larger_than_the_card_says(small, monkeypatch):
+    monkeypatch.setattr("deepspot.models._sharing._header.LARGEST_HEADER", 2_000)
+    with (small / WEIGHTS).open("ab") as file:
+        file.write(bytes(50_000))
+    with pytest.raises(ValueError, match=r"is larger than the .* bytes that it may have"):
+        ds.models.load(small)
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"\x01", bytes(8), b"\xff" * 8, (10**6).to_bytes(8, "little"), b"\x02" + bytes(7) + b"[]"]
+)
+def test_a_weights_file_without_a_header_is_refused(small, start):
+    (small / WEIGHTS).write_bytes(start)
+    card = json.loads((small / CARD).read_text())
+    (small / CARD).write_text(json.dumps({**card, "sha256": sha256(small / WEIGHTS)}))
+    with pytest.raises(ValueError, match=r"model.safetensors is no readable"):
+        ds.models.load(small)
+
+
+def test_a_model_can_be_pinned(bags, small):
+    known = ds.models.load(small).card.sha256
+    assert ds.models.load(small, sha256=known.upper()).card.sha256 == known
+    with pytest.raises(ValueError, match=f"is not the model that was asked for: its `sha256` is '{known}'"):
+        ds.models.load(small, sha256="0" * 64)
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        ds.models.load(small, sha256="abc")
+
+
+def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny, tmp_path):
+    """As a converted checkpoint is."""
+    tiny.novelty, tiny.ridge = None, None
+    tiny.card = tiny.card.model_copy(update={"encoder_fingerprint": "", "gate": None, "reliability": None})
+    tiny.save(tmp_path / "model")
+    again = ds.models.load(tmp_path / "model")
+    assert again.novelty is None
+    assert again.card.encoder_fingerprint == ""
+    assert again.fingerprint == tiny.fingerprint
+    again.save(tmp_path / "again.zip")
+    assert ds.models.load(tmp_path / "again.zip").novelty is None
+
+
+def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
+    from deepspot.models._scaler import Scaler
+
+    tiny.scaler = Scaler(tiny.scaler.mean.astype(np.float64), tiny.scaler.std.astype(np.float64))
+    tiny.save(tmp_path / "model")
+    assert {value.dtype for value in load_file(tmp_path / "model" / WEIGHTS).values()} == {np.dtype(np.float32)}
+
+
+def test_loading_takes_no_random_numbers(small):
+    import torch
+
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    ds.models.load(small)
+    assert torch.rand(1) == expected
+
+
+def test_a_model_is_not_saved_to_an_address(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"call `model\.upload`"):
+        tiny.save("hf://org/name")
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_fingerprint_follows_what_a_prediction_depends_on(model, bundle):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot import _keys
-from deepspot.tl._fitted import expected_r
+from deepspot.models._fitted import expected_r
 
 from ._folder import Folder
 from ._one_slide import HOW, PROFILE, TABLE

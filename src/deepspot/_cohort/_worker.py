@@ -46,7 +46,7 @@ def work(job: Job, asked: dict[str, Any], threads: int | None = None) -> Outcome
 
 def obstacle(job: Job, asked: dict[str, Any]) -> str | None:
     """Why a worker could do no job of this cohort, if that is so: asked before any is sent."""
-    from deepspot.tl._fitted import card_of, encoder_of
+    from deepspot.models._fitted import card_of, encoder_of
 
     if not (job.out / LOCK).exists():
         return f"there is no folder {str(job.out)!r}. Workers and this process have to share `out` and the slides"

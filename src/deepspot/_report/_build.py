@@ -5,6 +5,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from deepspot._html import page
+from deepspot.models._novelty import MANY_STRANGE
 
 from ._about import about_model, about_slide
 from ._closing import correction, limits, not_done, provenance
@@ -12,7 +13,7 @@ from ._genes import genes
 from ._groups import groups, pathways
 from ._section import Section, number, percent, plural
 from ._survey import Slide, Wishes, survey
-from ._trust import MANY_STRANGE, measured_agreement, strange_share, trust
+from ._trust import measured_agreement, strange_share, trust
 
 if TYPE_CHECKING:
     import pandas as pd

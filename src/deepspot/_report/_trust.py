@@ -8,12 +8,12 @@ import pandas as pd
 from deepspot import _keys, _tables
 from deepspot._html import figure, table
 from deepspot._metrics import pearson
+from deepspot.models._novelty import MANY_STRANGE
 
 from ._figures import draw_r, draw_strange, shot
 from ._section import Section, attempt, number, paragraph, percent, plural
 from ._survey import Slide
 
-MANY_STRANGE = 0.25
 LISTED = 10
 UNCHECKED = "not checked"  # as `ds.tl.correct` says it
 USUAL = "about 5 % are on slides like those that the model learnt from"

@@ -1,51 +1,40 @@
-"""A model on disk: a folder with `model.safetensors` and `card.json`. Nothing in it is ever unpickled."""
+"""A model on disk: a folder, or a zip, with `model.safetensors` and `card.json`. Nothing in it is ever unpickled."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from deepspot._fingerprint import digest
 
 from ._card import ModelCard
 from ._deepspot import DeepSpot
-from ._novelty import Novelty
-from ._scaler import Scaler
-from .baselines import Ridge
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ._network import Network
-
-WEIGHTS, CARD = "model.safetensors", "card.json"
-FORMAT = 1
+from ._sharing._card_file import hash_of, read_content, same_card, understood
+from ._sharing._files import CARD, WEIGHTS, opened
+from ._sharing._header import check_header, most_bytes, read_header, shapes_of
+from ._sharing._zip import pack
+from ._tensors import restore, tensors_of
 
 
 def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
     """Write a bundle; what was there stays whole until the new one is complete."""
-    from safetensors.torch import save_file
-
-    if model.card is None or model.scaler is None:
-        raise ValueError("The model is not fitted yet, so there is nothing to save. Call `fit` first.")
+    if re.match(r"hf:/", str(path)):
+        raise ValueError(f"`save` writes to this machine. To send a model to {str(path)!r} call `model.upload`.")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists. Pass `overwrite=True`, or another path.")
-    if path.exists() and sorted(file.name for file in path.iterdir()) != [CARD, WEIGHTS]:
+    zipped = path.suffix.lower() == ".zip"
+    if path.exists() and not _is_bundle(path, zipped=zipped):
         raise ValueError(f"{path} exists and is no bundle, so it is not replaced. Choose another path.")
+    _check_fitted(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        told = _card_hash(json.loads(model.card.model_dump_json()))
-        save_file(_tensors(model, half=half), new / WEIGHTS, metadata={"card": told})
-        card = model.card.model_copy(update={"sha256": _sha256(new / WEIGHTS)})
-        (new / CARD).write_text(card.model_dump_json(indent=1))
-        (new / WEIGHTS).chmod((new / CARD).stat().st_mode)  # safetensors lets nobody else read it
+        write(model, new, half=half)
+        if zipped:
+            pack(new, new := Path(scratch) / "new.zip")
         load(new)  # what cannot be read again is not kept
         if path.exists():
             path.rename(old)
@@ -57,143 +46,88 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
             raise
 
 
-def load(path: Path, *, device: str | None = None) -> DeepSpot:
-    """Read a bundle, refusing what is truncated, altered or from the future."""
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
+def write(model: DeepSpot, folder: Path, *, half: bool) -> None:
+    """Write the two files of a bundle into a folder."""
+    from safetensors.torch import save_file
 
-    card = read_card(path)
-    weights = path / WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(f"{path} has no {WEIGHTS}. The bundle is incomplete: copy the whole folder.")
-    if _sha256(weights) != card.sha256:
-        raise ValueError(f"{weights} is not the file that its card describes: truncated or altered. Get a new copy.")
+    card = _check_fitted(model)
+    told = hash_of(json.loads(card.model_dump_json()))
+    save_file(tensors_of(model, half=half), folder / WEIGHTS, metadata={"card": told})
+    card = card.model_copy(update={"sha256": _sha256((folder / WEIGHTS).read_bytes())})
+    (folder / CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
+    (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets nobody else read it
+
+
+def load(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot:
+    """Read a bundle, refusing what is truncated, altered, from the future, or larger than its card says.
+
+    Every check comes before what it protects: the card is bounded before it is parsed, the weights are bounded by the
+    card before they are read, their header is compared with the card before a tensor is made.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load as parse
+
+    with opened(path) as files:
+        content = read_content(files)
+        card = understood(content, files.named(CARD))
+        _check_pin(card.sha256, sha256, path)
+        shapes = shapes_of(card, files.named(CARD))
+        raw, file = files.read(WEIGHTS, most_bytes(shapes, card.dim)), files.named(WEIGHTS)
+        described = files.named(CARD)
+    if _sha256(raw) != card.sha256:
+        raise ValueError(f"{file} is not the file that its card describes: truncated or altered. Get a new copy.")
+    header = read_header(raw, file)
+    if not same_card(header.get("__metadata__", {}).get("card"), content):
+        raise ValueError(f"{described} is not the card that the model was saved with: altered. Get a new copy.")
+    check_header(header, shapes, card.dim, file)
     try:
-        tensors = {name: value.float() for name, value in load_file(weights).items()}
-        with safe_open(weights, framework="pt") as file:
-            told = (file.metadata() or {}).get("card")
+        tensors = {name: value.float() for name, value in parse(raw).items()}
     except SafetensorError as error:
-        raise ValueError(f"{weights} is no readable safetensors file ({error}). Get a new copy.") from error
-    if told != _card_hash(_content(path)):
-        raise ValueError(f"{path / CARD} is not the card that the model was saved with: altered. Get a new copy.")
+        raise ValueError(f"{file} is no readable safetensors file ({error}). Get a new copy.") from error
     model = DeepSpot(preset=card.preset, seed=card.seed, device=device)
     model.network, model.training, model.card = card.network, card.training, card
-    _restore(model, card, tensors, weights)
+    restore(model, card, tensors, file)
     return model
 
 
 def read_card(path: Path) -> ModelCard:
     """Read and check the card of a bundle."""
-    from pydantic import ValidationError
+    with opened(path) as files:
+        card = understood(read_content(files), files.named(CARD))
+        shapes_of(card, files.named(CARD))
+    return card
 
-    content = _content(path)
+
+def largest(card: ModelCard) -> int:
+    """Most bytes that the weights of a model may have."""
+    return most_bytes(shapes_of(card, CARD), card.dim)
+
+
+def _check_fitted(model: DeepSpot) -> ModelCard:
+    if model.card is None or model.scaler is None:
+        raise ValueError("The model is not fitted yet, so there is nothing to save. Call `fit` first.")
+    return model.card
+
+
+def _check_pin(known: str, wanted: str | None, path: Path) -> None:
+    if wanted is None:
+        return
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", wanted):
+        raise ValueError(f"`sha256` must be 64 hexadecimal digits, those of `model.card.sha256`; got {wanted!r}.")
+    if known != wanted.lower():
+        raise ValueError(f"{path} is not the model that was asked for: its `sha256` is {known[:64]!r}, not {wanted!r}.")
+
+
+def _is_bundle(path: Path, *, zipped: bool) -> bool:
+    """Whether there are the two files and nothing else that would be lost."""
+    if path.is_dir():
+        return not zipped and sorted(file.name for file in path.iterdir()) == [CARD, WEIGHTS]
     try:
-        return ModelCard.model_validate(content)
-    except ValidationError as error:
-        raise ValueError(f"{path / CARD} does not describe a model: {error}") from error
+        with zipfile.ZipFile(path) as file:
+            return zipped and sorted(file.namelist()) == [CARD, WEIGHTS]
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
-def _content(path: Path) -> dict[str, Any]:
-    file = path / CARD
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} is no model bundle: it has no {CARD}. Pass the folder that `save` made.")
-    try:
-        content = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no readable JSON ({error}). Get a new copy of the bundle.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{file} has format {found!r}; this version reads format {FORMAT}. Update deepspot.")
-    return content
-
-
-def _tensors(model: DeepSpot, *, half: bool) -> dict[str, Tensor]:
-    import torch
-
-    tensors = {
-        f"members.{number}.{name}": value.half() if half else value
-        for number, member in enumerate(model.members)
-        for name, value in member.state_dict().items()
-    }
-    scaler: Scaler = model.scaler  # type: ignore[assignment]
-    if model.ridge is not None:
-        ridge = {"ridge.coef": model.ridge.coef, "ridge.intercept": model.ridge.intercept}
-        tensors |= {
-            name: torch.from_numpy(value).to(torch.half if half else torch.float) for name, value in ridge.items()
-        }
-    exact = {"scaler.mean": scaler.mean, "scaler.std": scaler.std}
-    if model.ridge is not None and model.ridge.scaler is not None:
-        exact |= {"ridge.mean": model.ridge.scaler.mean, "ridge.std": model.ridge.scaler.std}
-    if model.novelty is not None:
-        exact["novelty.threshold"] = model.novelty.threshold
-        core = torch.from_numpy(model.novelty.core)
-        tensors["novelty.core"] = core.half() if half else core
-    tensors |= {name: torch.from_numpy(value) for name, value in exact.items()}
-    return {name: value.contiguous() for name, value in tensors.items()}
-
-
-def _restore(model: DeepSpot, card: ModelCard, tensors: dict[str, Tensor], file: Path) -> None:
-    """Fill a model with the tensors of its file, all of which have to be used."""
-    import torch
-
-    def take(name: str, *shape: int) -> np.ndarray:
-        value = tensors.pop(name, None)
-        if value is None or value.shape != shape:
-            raise ValueError(f"{file} does not fit its card: {name!r} must be of shape {shape}.")
-        return value.numpy()
-
-    if not all(torch.isfinite(value).all() for value in tensors.values()):
-        raise ValueError(f"{file} holds weights that are not finite. Get a new copy.")
-    n = len(card.genes)
-
-    def scaler(name: str) -> Scaler:
-        found = Scaler(mean=take(f"{name}.mean", n), std=take(f"{name}.std", n))
-        if (found.std <= 0).any():
-            raise ValueError(f"{file} holds a scale that is not positive. Get a new copy.")
-        return found
-
-    model.scaler = scaler("scaler")
-    if model.weight < 1:
-        width = len(card.network.context) * card.dim
-        model.ridge = Ridge(context=card.network.context)
-        model.ridge.coef, model.ridge.intercept = take("ridge.coef", width, n), take("ridge.intercept", n)
-        model.ridge.scaler = scaler("ridge")
-    core = tensors.get("novelty.core")
-    rows = 0 if core is None else len(core)
-    kept = {"core": take("novelty.core", rows, card.dim), "threshold": take("novelty.threshold", 1)}
-    try:
-        model.novelty = Novelty.from_arrays(kept)
-    except ValueError as error:
-        raise ValueError(f"{file} does not fit its card: {error}") from error
-    model.members = _members(card, tensors, file) if model.weight > 0 else []
-    if tensors:
-        raise ValueError(f"{file} does not fit its card: it holds {sorted(tensors)[:3]}, which no part of it uses.")
-
-
-def _members(card: ModelCard, tensors: dict[str, Tensor], file: Path) -> list[Network]:
-    from ._network import Network
-
-    # ρ was collapsed to one layer when the model was fitted.
-    collapsed = card.network.model_copy(update={"n_rho": 1})
-    members = []
-    for number in range(card.network.members):
-        prefix = f"members.{number}."
-        names = [name for name in tensors if name.startswith(prefix)]
-        mine = {name.removeprefix(prefix): tensors.pop(name) for name in names}
-        member = Network(collapsed, card.dim, len(card.genes)).eval()
-        try:
-            member.load_state_dict(mine)
-        except RuntimeError as error:
-            raise ValueError(f"{file} does not fit its card: {error}") from error
-        members.append(member)
-    return members
-
-
-def _card_hash(content: dict[str, Any]) -> str:
-    # Of what is written, not of what is read: a later version may add fields with defaults.
-    return digest({key: value for key, value in content.items() if key != "sha256"})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

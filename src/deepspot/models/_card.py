@@ -1,16 +1,24 @@
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deepspot._geometry import Geometry
 from deepspot._keys import SCALE
 from deepspot.encoders._card import EncoderCard
 
-from ._config import NetworkConfig, TrainingConfig
+from ._config import PRESETS, NetworkConfig, TrainingConfig
 from ._gate import Gate
 from ._reliability import Reliability
+
+# Beyond anything that is a spot: what is larger would fill the memory of whoever predicts with it.
+MOST_UM, MOST_PX, MOST_PARTS = 1e5, 10_000, 1_000
+# What is known of every gene, and how far from 0 it may be: float32 has to hold it.
+MOST_LETTERS = 2_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
 
 
 class TrainingSlide(BaseModel):
@@ -64,10 +72,10 @@ class ModelCard(BaseModel):
     note: str = ""
     tissue: str = ""
     licence: str = "unknown"
-    genes: list[str]
+    genes: list[str] = Field(min_length=1, max_length=200_000)
     scale: str = SCALE
     depth: str = "all measured genes"
-    dim: int
+    dim: int = Field(gt=0)
     geometry: Geometry | None = None
     encoder: EncoderCard | None = None
     encoder_fingerprint: str = ""
@@ -76,8 +84,77 @@ class ModelCard(BaseModel):
     preset: str
     epochs: int = 0
     seed: int
-    slides: list[TrainingSlide] = Field(default_factory=list)
+    slides: list[TrainingSlide] = Field(default_factory=list, max_length=10_000)
     gate: Gate | None = None
     reliability: Reliability | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     sha256: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(set(self.genes)) < len(self.genes) or not all(self.genes):
+            raise ValueError("`genes` must be different names")
+        if self.encoder is not None and self.encoder.dim != self.dim:
+            raise ValueError(
+                f"encoder {self.encoder.name!r} makes embeddings of length {self.encoder.dim}, but the model takes "
+                f"{self.dim}"
+            )
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is none of {list(PRESETS)}")
+        if self.gate is not None and not 0 <= self.gate.weight <= 1:
+            raise ValueError(f"the share of the network is {self.gate.weight}, not between 0 and 1")
+        for field, most in BY_GENE.items() if self.reliability else ():
+            values = getattr(self.reliability, field)
+            if values is not None and len(values) != len(self.genes):
+                raise ValueError(f"`reliability.{field}` is of {len(values)} genes, but there are {len(self.genes)}")
+            if any(value is not None and abs(value) > most for value in values or ()):
+                raise ValueError(f"`reliability.{field}` holds numbers beyond {most:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        px = 0 if self.encoder is None else max(self.encoder.input_px, self.encoder.resize_px or 0)
+        if self.geometry is not None:
+            tile, rule = self.geometry.tile, self.geometry.neighbors
+            px = max(px, tile.input_px)
+            if max(tile.tile_um, rule.reach) > MOST_UM or max(tile.grid, rule.cap) > MOST_PARTS:
+                raise ValueError(f"`geometry` is no geometry of spots: {self.geometry}")
+        if px > MOST_PX:
+            raise ValueError(f"tiles of {px} px are larger than any encoder takes")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        """Short text goes to logs, terminals and tables, where control characters do more than be read."""
+        encoder = () if self.encoder is None else (self.encoder.name, self.encoder.licence)
+        for text in (self.name, self.tissue, self.licence, self.scale, self.depth, *encoder, *self.genes):
+            if len(text) > MOST_LETTERS or _CONTROL.search(text):
+                raise ValueError(f"{text[:20]!r}… is too long for a name, or holds control characters")
+        return self
+
+    def to_markdown(self, where: str = "path/of/the/model") -> str:
+        """The card as a page for people: the README of a repository on Hugging Face, with its metadata on top.
+
+        Parameters
+        ----------
+        where
+            What `ds.models.load` is to be given, for the lines that say how to use it.
+
+        Returns
+        -------
+        Markdown. What the card holds is shown as text, whatever is in it.
+
+        Examples
+        --------
+        >>> import deepspot as ds
+        >>> "license: cc-by-4.0" in ds.models.load().card.to_markdown("her2st")
+        True
+        """
+        from ._sharing._page import front_matter, page
+
+        return f"---\n{front_matter(self)}---\n\n{page(self, where)}"
+
+    def _repr_markdown_(self) -> str:
+        from ._sharing._page import page
+
+        return page(self)

@@ -14,12 +14,16 @@ from ._card import ModelCard
 from ._config import changed, look_up
 from ._rows import held_out, labels, which_rows
 from ._scaler import Scaler
+from ._versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
 
+    from deepspot.encoders import Encoder
+
+    from ._lazyslide import TilePredictor
     from ._network import Network
     from ._novelty import Novelty
     from .baselines import Ridge
@@ -98,10 +102,13 @@ class DeepSpot:
         patients = {slide.patient for slide in self.card.slides}
         encoder = self.card.encoder.name if self.card.encoder else f"{self.card.dim} features"
         tile = f", tiles of {self.card.geometry.tile.tile_um:g} µm" if self.card.geometry else ""
+        learnt = (
+            f"{len(self.card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
+        )
         return (
             f"DeepSpot {self.card.name!r}: {len(self.card.genes):,} genes from {encoder}{tile}; preset "
-            f"{self.card.preset!r}, trained on {len(self.card.slides)} slides of {len(patients)} patients; licence "
-            f"{self.card.licence}" + (f". {self.card.gate}" if self.card.gate else "")
+            f"{self.card.preset!r}, trained on {learnt}; licence {self.card.licence}"
+            + (f". {self.card.gate}" if self.card.gate else "")
         )
 
     def fit(
@@ -169,7 +176,7 @@ class DeepSpot:
         if checkpoint_dir is not None:
             embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
             embeddings += [] if bags.subspots is None else [bags.subspots]
-            make_up = [self.network.model_dump(), self.training.model_dump(), self.seed, _versions()]
+            make_up = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
             groups = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
             state = Path(checkpoint_dir) / digest(*embeddings, targets, rows, *groups, *make_up)
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
@@ -191,7 +198,7 @@ class DeepSpot:
         self.out_of_fold = unseen
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
-            epochs=epochs, seed=self.seed, versions=_versions(), gate=gate, reliability=reliability,
+            epochs=epochs, seed=self.seed, versions=versions(), gate=gate, reliability=reliability,
         )  # fmt: skip
         return self
 
@@ -246,13 +253,45 @@ class DeepSpot:
         ridge = [] if self.ridge is None else [self.ridge.coef, self.ridge.intercept]
         return digest(self.scaler.mean, self.scaler.std, weights, needs, self.weight, *ridge)
 
+    def on_tiles(self, *, mpp: float, encoder: str | Encoder | None = None) -> TilePredictor:
+        """Make of the model what LazySlide can predict with: ``zs.tl.feature_prediction(wsi, predictor)``.
+
+        It takes the features that ``zs.tl.feature_extraction(wsi, predictor.image_model)`` makes of tiles with a side
+        of ``predictor.tile_px`` pixels, and gives what :func:`deepspot.tl.predict` does.
+
+        Parameters
+        ----------
+        mpp
+            µm per pixel of the slide's finest level, ``wsi.properties.mpp``.
+        encoder
+            Encoder of the model, should it not be in the registry under the name in the model's card.
+
+        Returns
+        -------
+        An object with `predict(features, coords)`, `image_model`, `tile_px` and `stride_px`.
+
+        Raises
+        ------
+        ValueError
+            If the model was not trained on slides, or the slide is too coarse.
+
+        Examples
+        --------
+        >>> import deepspot as ds
+        >>> ds.models.load().on_tiles(mpp=0.5).tile_px
+        201
+        """
+        from ._lazyslide import TilePredictor
+
+        return TilePredictor(self, mpp, encoder)
+
     def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
-        """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.
+        """Save as a bundle: ``model.safetensors`` and ``card.json`` in a folder or a zip.
 
         Parameters
         ----------
         path
-            Folder to make.
+            Folder to make, or zip if it ends in ``.zip``.
         half
             Keep the weights in float16, half as large; expression changes in the third decimal.
         overwrite
@@ -261,6 +300,26 @@ class DeepSpot:
         from ._bundle import save
 
         save(self, Path(path), half=half, overwrite=overwrite)
+
+    def upload(self, address: str, *, token: str | None = None, private: bool = True, half: bool = False) -> str:
+        """Upload the bundle, and its card as a page, to a repository on Hugging Face.
+
+        Parameters
+        ----------
+        address
+            ``"hf://organisation/name"``. The repository is made if there is none.
+        token, half
+            Access token that may write; None takes ``HF_TOKEN`` or that of the machine. Half precision, as in `save`.
+        private
+            Keep it private, and refuse a public repository. The card names slides and patients.
+
+        Returns
+        -------
+        Address of this very version, for :func:`deepspot.models.load`.
+        """
+        from ._sharing._hub import upload
+
+        return upload(self, address, token=token, private=private, half=half)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> DeepSpot:
@@ -283,9 +342,3 @@ def _check_genes(names: list[str], targets: np.ndarray) -> None:
     lost = [name for name, known in zip(names, np.isfinite(targets).any(axis=0), strict=True) if not known]
     if lost:
         raise ValueError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("deepspot", "torch", "lightning", "scanpy", "spatialdata", "timm")}

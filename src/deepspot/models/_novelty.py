@@ -13,6 +13,8 @@ NEIGHBORS = 5
 CORE = 512
 SHARE_BELOW = 0.95
 ENOUGH = 3
+# Above this share of strange spots the slide is another tissue, stain or scanner; 5 % are flagged on similar slides.
+MANY_STRANGE = 0.25
 # Below the rounding of float32, so that training spots that are all alike give a threshold to divide by.
 LEAST = 1e-6
 

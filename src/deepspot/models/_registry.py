@@ -6,58 +6,79 @@ from typing import TYPE_CHECKING
 from deepspot._logging import logger
 
 from ._deepspot import DeepSpot
+from ._sharing._at_hand import FOLDER, named
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ._card import ModelCard
+    from ._sharing._at_hand import Found
+
 EMBEDDED = "her2st"
-FOLDER = Path(__file__).parent / "embedded"
 WARNING = (
     "The embedded model %r learnt from HER2-positive breast cancer of two patients, measured with 100 µm spots. On "
     "other tissue, stains or resolutions its predictions are not to be trusted. Train your own with `ds.tl.train`."
 )
+# Models whose licence was told in this process, by the hash of their weights.
+_told: set[str] = set()
 
 
 def available() -> pd.DataFrame:
-    """List the models that come with the package.
+    """List the models that are on this machine; nothing is downloaded.
+
+    These are the models of the package, the folders and zips in `settings.models_dir` (by default the folder `models`
+    of the cache), and what was downloaded from Hugging Face. One that cannot be read is left out, and the log says why.
 
     Returns
     -------
-    One row per model: tissue, number of genes, encoder, tile side in µm, licence.
+    One row per model, by what :func:`load` is to be given: `source` (``"package"``, ``"folder"`` or ``"hub"``),
+    `tissue`, `licence`, number of `genes`, `encoder`, `encoder_licence`, tile side `tile_um` in µm, `path`.
 
     Examples
     --------
     >>> import deepspot as ds
-    >>> ds.models.available().index.tolist()
-    ['her2st']
+    >>> ds.models.available().loc["her2st", "licence"]
+    'CC BY 4.0'
     """
     import pandas as pd
 
     from ._bundle import read_card
+    from ._sharing._at_hand import everything
 
-    cards = {folder.name: read_card(folder) for folder in sorted(FOLDER.iterdir()) if folder.is_dir()}
-    rows = {
-        name: {
-            "tissue": card.tissue,
-            "genes": len(card.genes),
-            "encoder": card.encoder.name if card.encoder else None,
-            "tile_um": card.geometry.tile.tile_um if card.geometry else None,
-            "licence": card.licence,
-        }
-        for name, card in cards.items()
-    }
+    rows = {}
+    for found in everything():
+        try:
+            rows[found.name] = _row(found, read_card(found.path))
+        except (ValueError, OSError) as error:
+            logger.warning("Left out %s: %s", found.name, error)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def load(model: str | Path | None = None, *, device: str | None = None) -> DeepSpot:
-    """Load a model.
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str | None = None,
+    sha256: str | None = None,
+    token: str | None = None,
+) -> DeepSpot:
+    """Load a model. Nothing in it is ever executed, wherever it comes from.
+
+    The first time that a process loads a model, the log states its licence.
 
     Parameters
     ----------
     model
-        Folder of a bundle, or name in :func:`deepspot.models.available`; None loads the embedded model.
+        Folder or zip of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face:
+        ``"hf://organisation/name"`` or ``"hf://organisation/name@revision"``, of which a copy in the cache is used
+        where there is no network. None loads the embedded model.
     device
         Where it shall compute; None falls back to the settings, then to CUDA, MPS, CPU.
+    sha256
+        Hash of the weights (``model.card.sha256``) that the model must have. As the weights carry the hash of the card,
+        this pins all of it.
+    token
+        For repositories that are private or gated; None takes the environment variable ``HF_TOKEN``, or the token that
+        this machine has stored.
 
     Returns
     -------
@@ -68,7 +89,11 @@ def load(model: str | Path | None = None, *, device: str | None = None) -> DeepS
     FileNotFoundError
         If there is no such bundle.
     ValueError
-        If the bundle is truncated, altered, or written by a newer version.
+        If the bundle is truncated, altered, another one than `sha256` says, or written by a newer version.
+    PermissionError
+        If access to a repository has to be asked for.
+    ConnectionError
+        If a repository is not in the cache and cannot be reached.
 
     Examples
     --------
@@ -76,16 +101,52 @@ def load(model: str | Path | None = None, *, device: str | None = None) -> DeepS
     >>> len(ds.models.load().card.genes)
     1000
     """
-    from ._bundle import CARD, load
+    from ._bundle import load
 
-    path = FOLDER / EMBEDDED if model is None else Path(model).expanduser()
-    if not (path / CARD).is_file() and (FOLDER / path.name / CARD).is_file() and path.name == str(model):
-        path = FOLDER / path.name
-    if not path.exists():
-        names = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())
-        raise FileNotFoundError(f"There is no model {str(model)!r}: neither a folder nor one of {names}.")
-    loaded = load(path, device=device)
-    logger.info("Loaded %r.", loaded)
+    path = _find(model, token)
+    loaded = load(path, device=device, sha256=sha256)
+    card: ModelCard = loaded.card  # type: ignore[assignment]
+    if card.sha256 in _told:
+        logger.info("Loaded %r again.", card.name)
+    else:
+        _told.add(card.sha256)
+        logger.info("Loaded %r.", loaded)
     if path == FOLDER / EMBEDDED:
         logger.warning(WARNING, EMBEDDED)
     return loaded
+
+
+def _find(model: str | Path | None, token: str | None) -> Path:
+    """Folder or zip of a model."""
+    from ._sharing import _hub
+    from ._sharing._files import CARD
+
+    if model is None:
+        return FOLDER / EMBEDDED
+    if _hub.is_address(model):
+        return _hub.fetch(_hub.parse(str(model)), token=token)
+    path = Path(model).expanduser()
+    if path.is_file() or (path / CARD).is_file():
+        return path
+    known = named()
+    if str(model) in known:
+        return known[str(model)].path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no model {str(model)!r}: neither a folder, a zip, nor one of {sorted(known)}. One on Hugging "
+            "Face is written 'hf://organisation/name'."
+        )
+    return path
+
+
+def _row(found: Found, card: ModelCard) -> dict[str, object]:
+    return {
+        "source": found.source,
+        "tissue": card.tissue,
+        "licence": card.licence,
+        "genes": len(card.genes),
+        "encoder": card.encoder.name if card.encoder else None,
+        "encoder_licence": card.encoder.licence if card.encoder else None,
+        "tile_um": card.geometry.tile.tile_um if card.geometry else None,
+        "path": str(found.path),
+    }

@@ -12,8 +12,8 @@ from deepspot._alignment import MAX_GENES, MIN_SPOTS, Alignment, align
 from deepspot._alignment_parts import align_parts, misplaced
 from deepspot._logging import logger
 from deepspot._settings import settings
+from deepspot.models._fitted import card_of
 
-from ._fitted import card_of
 from ._predicted import predicted, stored
 from ._resolution import Source
 from ._slides import MeasuredSlide, measure

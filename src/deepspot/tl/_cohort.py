@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from deepspot import _check
-
-from ._fitted import card_of, encoder_of, spacing_of
+from deepspot.models._fitted import card_of, encoder_of, spacing_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,10 +10,10 @@ import pandas as pd
 from deepspot import _check, _choose, _coords, _keys, _store, _tables
 from deepspot._alignment import MIN_SPOTS
 from deepspot._logging import logger
+from deepspot.models._fitted import card_of, residuals_of
 
 from ._check_alignment import registration
 from ._corrected_table import Measured, corrected_table
-from ._fitted import card_of, residuals_of
 from ._predicted import predicted
 from ._resolution import Source
 from ._slides import with_counts

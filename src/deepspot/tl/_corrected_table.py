@@ -108,7 +108,8 @@ def corrected_table(measured: Measured, prediction: AnnData, spread: pd.DataFram
 
     region_key, instance_key = _tables.link_keys(sdata, shapes_key)
     obs = measured.table.obs.iloc[measured.ours[rows]].assign(depth=measured.depth[rows].astype(np.float32))
-    obs = obs.assign(**{name: prediction.obs[name].to_numpy()[theirs] for name in ("ood_score", "ood")})
+    strange = prediction.obs.filter(items=["ood_score", "ood"])
+    obs = obs.assign(**{str(name): column.to_numpy()[theirs] for name, column in strange.items()})
     var = measured.table.var.loc[genes].assign(in_model=genes.isin(shared))
     expected = prediction.var.filter(like="expected_r")
     for name, column in [*expected.items(), *facts.items()]:

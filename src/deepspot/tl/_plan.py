@@ -11,7 +11,7 @@ import numpy as np
 from deepspot import _check, _choose, _coords, _tables
 from deepspot._bags import Bags
 from deepspot._geometry import Geometry, NeighborRule, TileGeometry
-from deepspot._neighbors import check_array
+from deepspot._neighbors import RINGS, check_array
 from deepspot.pp._features import Plan, Request, add_features, plan_features
 from deepspot.pp._tiles import read_tiles
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
-
-# Reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
-RINGS = 1.5
 
 
 @dataclass(frozen=True)

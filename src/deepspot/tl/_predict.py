@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, get_args
 from deepspot import _check, _choose, _keys, _store
 from deepspot._logging import logger
 from deepspot._on_disk import check_free, check_replaceable
+from deepspot.models._fitted import card_of, half_width
+from deepspot.models._novelty import MANY_STRANGE
 
 from . import _resolution
-from ._fitted import card_of, half_width
 from ._prediction_table import prediction_table
 from ._stream import stream
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from deepspot.models._card import ModelCard
 
     from ._resolution import Resolution
-
-# Above this share of strange spots the slide is another tissue, stain or scanner; 5 % are flagged on similar slides.
-MANY_STRANGE = 0.25
 
 
 def predict(
@@ -124,7 +122,8 @@ def predict(
         if these were slides of one patient, expect less on another. It is r over spots, whatever the `resolution`.
     ``obs["ood_score"]``, ``obs["ood"]``
         How unlike the training spots the tile is (float32, the threshold is 1), and whether it is above the threshold
-        (bool). Do not trust these spots. A sub-spot has those of its spot.
+        (bool). Do not trust these spots. A sub-spot has those of its spot. Absent where the model does not know its
+        training data (:func:`deepspot.models.convert_legacy`).
     `obs`
         Region and instance, by which the rows belong to the shapes.
     ``obsm["spatial"]``
@@ -201,10 +200,11 @@ def predict(
         table = prediction_table(sdata, ready, made, resolution=resolution, unclipped=unclipped, half_width=width)
     called = _resolution.CALLED[resolution]
     _store.add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=called)
-    if table.obs["ood"].mean() > MANY_STRANGE:
+    strange = table.uns[_keys.UNS]["ood_share"]
+    if strange > MANY_STRANGE:
         logger.warning(
             "%.0f %% of the %s are unlike the spots that the model learnt from (obs['ood']): its predictions for them "
-            "are not to be trusted.", 100 * table.obs["ood"].mean(), called,
+            "are not to be trusted.", 100 * strange, called,
         )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from deepspot import _check, _coords, _keys, _tables
 from deepspot._logging import logger
+from deepspot.models._fitted import card_of
 
-from ._fitted import card_of
 from ._prediction_table import prediction_table
 from ._resolution import Source, at_spots, make_job
 

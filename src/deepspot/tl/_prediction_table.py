@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot import _keys, _store, _tables
-
-from ._fitted import card_of, expected_r
+from deepspot.models._fitted import card_of, expected_r, ood_score
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,7 +50,7 @@ def prediction_table(
     if half_width is not None:
         layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
     features = sdata.tables[predicted.features_key]
-    score = model.novelty.score(np.asarray(features.X))[predicted.rows]  # type: ignore[union-attr]
+    score = ood_score(model, np.asarray(features.X))[predicted.rows]
     made = {"features": predicted.features_key, "image_key": features.uns[_keys.UNS]["image_key"]}
     return bare_table(
         sdata, model, predicted.shapes_key, predicted.index, predicted.centers, score,
@@ -66,18 +65,21 @@ def bare_table(
     shapes_key: str,
     index: pd.Index,
     centers: np.ndarray,
-    ood_score: np.ndarray,
+    score: np.ndarray,
     *,
     provenance: dict[str, Any],
     **matrices: Any,
 ) -> AnnData:
     """Build all of the table but its matrices, which come as `X` and `layers`; see :func:`prediction_table`."""
     region_key, instance_key = _tables.link_keys(sdata, shapes_key)
-    obs = pd.DataFrame({"ood_score": ood_score.astype(np.float32), "ood": ood_score > 1}, index=index.astype(str))
+    obs = pd.DataFrame(index=index.astype(str))
+    if model.novelty is not None:
+        obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
+    ood_share = float("nan") if model.novelty is None else float(obs["ood"].mean())
     return _store.make_table(
         matrices.pop("X", None), region=shapes_key, instances=index, region_key=region_key, instance_key=instance_key,
         obs=obs, var=expected_r(card_of(model)), obsm={"spatial": centers},
-        uns={"log1p": {}, _keys.UNS: _provenance(model, float(obs["ood"].mean())) | provenance}, **matrices,
+        uns={"log1p": {}, _keys.UNS: _provenance(model, ood_share) | provenance}, **matrices,
     )  # fmt: skip
 
 

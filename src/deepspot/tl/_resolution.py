@@ -13,12 +13,12 @@ from deepspot import _coords, _keys, _reader, _tables
 from deepspot._bags import Bags
 from deepspot._neighbors import check_array, find_neighbors
 from deepspot._settings import settings
+from deepspot.models._fitted import card_of, encoder_of
 from deepspot.pp._features import Request, add_features, plan_features
 
 from ._bags_of import bags_of
 from ._finer import predict_subspots
 from ._finer_shapes import add_circles, plan_circles
-from ._fitted import card_of, encoder_of
 from ._in_blocks import predict_in_blocks
 from ._layout import grid_neighbors, lay_grid, lay_subspots
 

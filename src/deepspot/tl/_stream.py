@@ -17,6 +17,7 @@ from deepspot._embeddings import Shelf, shelf
 from deepspot._fingerprint import digest
 from deepspot._logging import track
 from deepspot._neighbors import NeighborFinder
+from deepspot.models._fitted import ood_score
 from deepspot.pp._features import Site, survey
 
 from ._prediction_table import bare_table
@@ -59,7 +60,7 @@ def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
     ):
         spots = _Spots(job, site, kept, order)
         score = [
-            model.novelty.score(spots.embedding(block))  # type: ignore[union-attr]
+            ood_score(model, spots.embedding(block))
             for block in track(range(spots.n_blocks), f"Embedding {request.shapes_key}", unit="block")
         ]
         table = bare_table(

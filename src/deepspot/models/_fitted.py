@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from ._plan import RINGS
+from deepspot._neighbors import RINGS
 
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
@@ -32,6 +32,13 @@ def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
     from deepspot import encoders
 
     ready = encoders.get(card.encoder.name if encoder is None else encoder)  # type: ignore[union-attr]
+    if ready.card.dim != card.dim:
+        raise ValueError(
+            f"Model {card.name!r} takes {card.dim} numbers per tile, and encoder {ready.card.name!r} gives "
+            f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
+        )
+    if not card.encoder_fingerprint:  # a converted checkpoint names its encoder, and no more
+        return ready
     if ready.fingerprint != card.encoder_fingerprint:
         raise ValueError(
             f"The model was trained on encoder {card.encoder.name!r} with other weights or preprocessing than "  # type: ignore[union-attr]
@@ -61,6 +68,11 @@ def half_width(card: ModelCard) -> np.ndarray:
             "patients."
         )
     return np.array(reliability.half_width, dtype=np.float32)
+
+
+def ood_score(model: DeepSpot, spot: np.ndarray) -> np.ndarray:
+    """How unlike the training data every spot (n, d) is (n,); NaN where the model does not know its training data."""
+    return np.full(len(spot), np.nan, dtype=np.float32) if model.novelty is None else model.novelty.score(spot)
 
 
 def expected_r(card: ModelCard) -> pd.DataFrame:

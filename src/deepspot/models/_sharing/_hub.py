@@ -1,0 +1,172 @@
+"""Models in repositories of Hugging Face: the only file that talks to it about models."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepspot._logging import logger
+
+from ._files import CARD, PAGE, WEIGHTS
+
+if TYPE_CHECKING:
+    from deepspot.models._deepspot import DeepSpot
+
+# `Path` makes one slash of two.
+_ADDRESS = re.compile(r"(?!.*\.\.)hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository, and what of its history is meant; None is its main branch."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"https://huggingface.co/{self.repo}"
+
+
+def is_address(model: object) -> bool:
+    """Whether something is meant as a repository."""
+    return str(model).startswith("hf:")
+
+
+def parse(text: str) -> Address:
+    """Read ``hf://org/name`` or ``hf://org/name@revision``."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text!r} is no address. Write 'hf://organisation/name' or 'hf://organisation/name@revision'."
+        )
+    return Address(found["repo"], found["revision"])
+
+
+def fetch(address: Address, *, token: str | None = None) -> Path:
+    """Folder with the two files of a bundle, out of the hub's own cache, downloaded if it is not there.
+
+    The card comes first: what it says bounds the weights, and a card that is not understood stops the download. Both
+    are of one commit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such repository, revision or file, or it is private.
+    PermissionError
+        If access has to be asked for.
+    ConnectionError
+        If it is not in the cache and cannot be reached.
+    ValueError
+        If the card is no card, or the weights are larger than it says.
+    """
+    from deepspot.models._bundle import largest, read_card
+
+    with explained(address):
+        folder = _download(address.repo, CARD, address.revision, token).parent
+    limit, commit = largest(read_card(folder)), folder.name
+    if (folder / WEIGHTS).is_file():
+        return folder
+    with explained(address):
+        size = _size(address.repo, WEIGHTS, commit, token)
+        if size is None or size <= limit:
+            return _download(address.repo, WEIGHTS, commit, token).parent
+    raise ValueError(
+        f"{WEIGHTS} in {address} has {size:,} bytes, and by its card it may have {limit:,}. It was not downloaded."
+    )
+
+
+def upload(model: DeepSpot, address: str, *, token: str | None, private: bool, half: bool) -> str:
+    """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
+    from deepspot.models._bundle import read_card, write
+
+    place = parse(address)
+    if place.revision is not None:
+        raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
+    with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
+        folder = Path(scratch)
+        write(model, folder, half=half)
+        card = read_card(folder)
+        (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
+        with explained(place):
+            commit = _send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
+    made = Address(place.repo, commit)
+    logger.info(
+        "Uploaded %r (licence %s) to %s. Its card names %d training slides. `ds.models.load(%r)` loads this very "
+        "version.", card.name, card.licence, place.url, len(card.slides), str(made),
+    )  # fmt: skip
+    return str(made)
+
+
+def _download(repo: str, name: str, revision: str | None, token: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, name, revision=revision, token=token, library_name="deepspot"))
+
+
+def _size(repo: str, name: str, revision: str, token: str | None) -> int | None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), token=token).size
+
+
+def _send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = HfApi(token=token, library_name="deepspot")
+    try:
+        known = api.model_info(place.repo)
+    except RepositoryNotFoundError:
+        known = None
+    if known is None:
+        api.create_repo(place.repo, private=private)
+    elif private and not known.private:
+        raise ValueError(f"{place.url} is public. Pass `private=False` to publish the model, or another name.")
+    done = api.upload_folder(
+        repo_id=place.repo, folder_path=folder, commit_message=message, allow_patterns=[CARD, WEIGHTS, PAGE]
+    )
+    return done.oid
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Say what to do about the errors of Hugging Face."""
+    from huggingface_hub import errors
+
+    token = "pass `token=`, or set the environment variable HF_TOKEN"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise PermissionError(f"{address} is gated. Ask for access at {address.url}, then {token}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no repository {address.url}, or it is private. Check its name; if you have access, {token}."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{address.url} has no revision {address.revision!r}. See its history there."
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise ConnectionError(
+            f"{address} is not in the cache, and Hugging Face cannot be reached. On a machine that is online, download "
+            f"{CARD} and {WEIGHTS} from {address.url}, and pass the folder with them."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(f"{address} is no model of deepspot: it lacks {CARD} or {WEIGHTS}.") from error
+    except ValueError:
+        raise
+    except Exception as error:  # libraries for HTTP have errors of their own, and change them
+        raise ConnectionError(
+            f"Hugging Face did not answer as expected for {address} ({type(error).__name__}: {error}). Try again; if "
+            f"access is restricted, {token}."
+        ) from error

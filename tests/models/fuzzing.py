@@ -1,0 +1,188 @@
+"""Bundles that were tampered with, and a watch over what loading them does. Used by tests and `benchmarks/fuzz.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from mutations import CARD, WEIGHTS, crafted, fields, header, listing, numbers, scrambled, sealed, zipped
+from scipy.sparse import csr_matrix
+
+import deepspot as ds
+from deepspot._geometry import Geometry, NeighborRule, TileGeometry
+from deepspot.models._novelty import Novelty
+from deepspot.models._scaler import Scaler
+
+GENES, DIM, SECONDS = 4, 6, 5.0
+Load = Callable[[Path], None]
+Family = Callable[[random.Random], tuple[Path, Load]]
+
+
+def tiny_model() -> ds.models.DeepSpot:
+    """A model with all that a bundle can hold, made in no time."""
+    from deepspot.models._network import Network
+
+    rng = np.random.default_rng(0)
+    model = ds.models.DeepSpot(network={"width": 3, "n_phi": 2, "members": 2}, seed=0, device="cpu")
+    torch.manual_seed(0)
+    model.members = [Network(model.network, DIM, GENES).eval() for _ in range(2)]
+    model.ridge = ds.models.Ridge()
+    model.ridge.coef = rng.normal(size=(3 * DIM, GENES)).astype(np.float32)
+    model.ridge.intercept = np.zeros(GENES, np.float32)
+    model.scaler = model.ridge.scaler = Scaler(np.ones(GENES, np.float32), np.ones(GENES, np.float32))
+    model.ridge.scaler = Scaler(np.zeros(GENES, np.float32), np.ones(GENES, np.float32))
+    core = rng.normal(size=(5, DIM)).astype(np.float32)
+    model.novelty = Novelty(core / np.linalg.norm(core, axis=1, keepdims=True), np.array([0.1], np.float32))
+    known = [0.5, 0.25, None, 0.1]
+    model.card = ds.models.ModelCard(
+        name="tiny", genes=list("ABCD"), dim=DIM, network=model.network, training=model.training, preset="default",
+        seed=0, licence="MIT", tissue="toy", slides=[{"slide": "S1", "patient": "P1", "spots": 10}],
+        geometry=Geometry(tile=TileGeometry(tile_um=55, input_px=32), neighbors=NeighborRule(reach=150)),
+        encoder=ds.encoders.EncoderCard(name="toy", dim=DIM, input_px=32), encoder_fingerprint="1",
+        gate=dict.fromkeys(
+            ["r_ridge", "r_network", "r_used", "gain", "low", "high", "blend_gain", "blend_low", "blend_high"], 0.1
+        ) | {"unit": "patients", "n": 2, "weight": 0.5, "verdict": "blend"},
+        reliability={
+            "unit": "patients", "n": 2, "r": known, "r_low": known, "r_high": known, "why_no_interval": "too few",
+        },
+        versions={"deepspot": "0.1.0"},
+    )  # fmt: skip
+    return model
+
+
+class Tamper:
+    """Families of tampered bundles in a folder, each case in the same place."""
+
+    def __init__(self, folder: Path) -> None:
+        whole = folder / "whole"
+        tiny_model().save(whole)
+        tiny_model().save(folder / "whole.zip")
+        self.card, self.weights = (whole / CARD).read_bytes(), (whole / WEIGHTS).read_bytes()
+        self.zip = (folder / "whole.zip").read_bytes()
+        self.folder, self.file = folder / "case", folder / "case.zip"
+        self.folder.mkdir()
+        rng = np.random.default_rng(1)
+        spot = rng.normal(size=(3, DIM)).astype(np.float32)
+        near = csr_matrix(np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool))
+        self.bags = ds.models.Bags(spot, rng.normal(size=(3, 9, DIM)).astype(np.float32), near)
+        self.load(whole)  # imports come before the watch
+
+    def families(self) -> dict[str, Family]:
+        """All of them, by name."""
+        return {
+            "card: bytes": lambda rng: self._folder(scrambled(self.card, rng), self.weights),
+            "card: fields": lambda rng: self._folder(self._fields(rng), self.weights),
+            "card: fields, sealed again": lambda rng: self._folder(*sealed(self._fields(rng), self.weights)),
+            "weights: bytes": lambda rng: self._folder(self.card, scrambled(self.weights, rng)),
+            "weights: bytes, sealed again": lambda rng: self._folder(*sealed(self.card, scrambled(self.weights, rng))),
+            "weights: numbers, sealed again": lambda rng: self._folder(*sealed(self.card, numbers(self.weights, rng))),
+            "weights: header, sealed again": lambda rng: self._folder(*sealed(self.card, header(self.weights, rng))),
+            "zip: bytes": lambda rng: self._zip(scrambled(self.zip, rng)),
+            "zip: list of files": lambda rng: self._zip(listing(self.zip, rng)),
+            "zip: crafted": lambda rng: self._zip(crafted(self.card, self.weights, rng, self.file)),
+            "zip: fields and numbers, sealed again": lambda rng: self._zip(
+                zipped([(CARD, pair[0]), (WEIGHTS, pair[1])], rng, self.file)
+                if (pair := sealed(self._fields(rng), numbers(self.weights, rng)))
+                else b""
+            ),
+        }
+
+    def load(self, path: Path) -> None:
+        """Load, and raise AssertionError if what was loaded is not sound."""
+        from deepspot.models._bundle import load
+
+        model = load(path, device="cpu")
+        if (path / WEIGHTS).is_file():
+            weights = (path / WEIGHTS).read_bytes()
+        else:
+            with zipfile.ZipFile(path) as file, file.open(WEIGHTS) as inside:
+                weights = inside.read(10**6)  # `file.read` believes what is said of its size
+        assert hashlib.sha256(weights).hexdigest() == model.card.sha256, "the checksum is not that of the weights"
+        bags = self.bags
+        if bags.dim != model.card.dim:
+            bags = ds.models.Bags(
+                *(np.ones((3, *more, model.card.dim), np.float32) for more in ((), (9,))), bags.neighbors
+            )
+        assert np.isfinite(model.predict(bags)).all(), "a prediction is not finite"
+        assert model.novelty is None or np.isfinite(model.novelty.score(bags.spot)).all(), "a score is not finite"
+        assert repr(model)
+        assert "\n---\n" in model.card.to_markdown(), "no page"
+
+    def _fields(self, rng: random.Random) -> bytes:
+        return fields(json.loads(self.card), rng)
+
+    def _folder(self, card: bytes, weights: bytes) -> tuple[Path, Load]:
+        (self.folder / CARD).write_bytes(card)
+        (self.folder / WEIGHTS).write_bytes(weights)
+        return self.folder, self.load
+
+    def _zip(self, content: bytes) -> tuple[Path, Load]:
+        self.file.write_bytes(content)
+        return self.file, self.load
+
+
+class TooLong(BaseException):
+    """A case took longer than it may."""
+
+
+class Watch:
+    """Outcome of loading, and what Python did meanwhile that loading must not do."""
+
+    FORBIDDEN = (
+        "exec", "compile", "import", "pickle.", "marshal.", "os.", "subprocess.", "socket.", "shutil.", "ctypes.dlopen",
+        "code.__new__", "function.__new__", "tempfile.", "webbrowser.", "urllib.", "http.",
+    )  # fmt: skip
+    HARMLESS = ("os.listdir", "os.scandir")
+
+    def __init__(self) -> None:
+        self.on = False
+        self.seen: list[str] = []
+        sys.addaudithook(self._hook)
+
+    def outcome(self, path: Path, load: Load) -> str:
+        """What came of it: ``"loads"``, the name of an error of ours, or ``"FINDING …"``."""
+        self.seen = []
+        try:
+            with self._limited():
+                load(path)
+            told = "loads"
+        except (ValueError, FileNotFoundError) as error:
+            known = type(error) in (ValueError, FileNotFoundError) and str(path) in str(error)
+            told = type(error).__name__ if known else f"FINDING {type(error).__name__}: {error}"
+        except (Exception, TooLong) as error:  # noqa: BLE001
+            told = f"FINDING {type(error).__name__}: {error}"
+        return f"FINDING {self.seen[:3]}" if self.seen else told
+
+    @contextmanager
+    def _limited(self):
+        before = signal.signal(signal.SIGALRM, self._stop)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    @staticmethod
+    def _stop(*_):
+        raise TooLong(f"more than {SECONDS} s")
+
+    def _hook(self, event: str, arguments: tuple) -> None:
+        if not self.on:
+            return
+        if event == "open" and (set(arguments[1] or "") & set("wax+") or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            self.seen.append(f"open {arguments[0]!r} for writing")
+        elif event.startswith(self.FORBIDDEN) and event not in self.HARMLESS:
+            self.seen.append(f"{event} {str(arguments)[:100]}")

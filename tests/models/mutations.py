@@ -1,0 +1,201 @@
+"""Ways to tamper with a bundle, as functions of its bytes and of random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+CARD, WEIGHTS = "card.json", "model.safetensors"
+NASTY = [
+    None, True, False, 0, -1, 1, 2, 7, 10**9, 10**12, 2**63, 2**64, 10**30, 10**400, 0.5, -0.0, 1e-320, 1e38, 1e308,
+    "", "x", "../../etc/passwd", "x" * 3000, "\x00", "\ud800", "µ", "1", "NaN", [], [[]], {}, {"a": 1}, ["A"] * 50,
+    "RAW:NaN", "RAW:Infinity", "RAW:1e999", "RAW:-1e999", "RAW:1" + "0" * 5000, "RAW:" + "[" * 3000,
+    "RAW:" + '{"a":' * 3000, "RAW:" + "[" * 500 + "]" * 500, "RAW:" + "[" * 100_000 + "]" * 100_000,
+]  # fmt: skip
+
+
+def scrambled(raw: bytes, rng: random.Random) -> bytes:
+    """Some bytes flipped, cut out, put in, doubled, or the end cut off."""
+    data = bytearray(raw)
+    for _ in range(rng.choice([1, 1, 1, 2, 5, 20])):
+        at = rng.randrange(max(1, len(data)))
+        match rng.randrange(6):
+            case 0 | 1:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 2:
+                del data[at : at + rng.choice([1, 2, 8, 100])]
+            case 3:
+                data[at:at] = rng.randbytes(rng.choice([1, 4, 30]))
+            case 4:
+                data[at:at] = data[at : at + rng.choice([1, 10, 200])]
+            case 5 if rng.random() < 0.3:
+                del data[at:]
+    return bytes(data)
+
+
+def fields(content: object, rng: random.Random) -> bytes:
+    """JSON in which something, anywhere, is replaced, left out, doubled or added."""
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        parent = content
+        while True:
+            keys = list(parent) if isinstance(parent, dict) else list(range(len(parent)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(parent[key], dict | list) and parent[key] and rng.random() < 0.7:
+                parent = parent[key]
+                continue
+            match rng.randrange(6):
+                case 0 | 1 | 2:
+                    parent[key] = rng.choice(NASTY)
+                case 3:
+                    del parent[key]
+                case 4 if isinstance(parent, dict):
+                    parent[rng.choice(["extra", "TWICE:" + str(key)])] = rng.choice(NASTY)
+                case 5 if isinstance(parent, list):
+                    parent.insert(0, parent[key])
+                case _ if isinstance(parent[key], int | float):
+                    parent[key] *= rng.choice([-1, 2, 10, 1000, 10**9])
+            break
+    return written(content)
+
+
+def written(content: object) -> bytes:
+    """JSON, with what no library would write."""
+    text = json.dumps(content).replace('"TWICE:', '"')
+    for raw in NASTY:
+        if isinstance(raw, str) and raw.startswith("RAW:"):
+            text = text.replace(json.dumps(raw), raw.removeprefix("RAW:"))
+    return text.encode()
+
+
+def split(weights: bytes) -> tuple[object, bytes]:
+    """Header and numbers of a safetensors file."""
+    end = 8 + struct.unpack("<Q", weights[:8])[0]
+    return json.loads(weights[8:end]), weights[end:]
+
+
+def joined(head: bytes, body: bytes) -> bytes:
+    """A safetensors file."""
+    return struct.pack("<Q", len(head)) + head + body
+
+
+def numbers(weights: bytes, rng: random.Random) -> bytes:
+    """Weights with some numbers replaced."""
+    head, body = split(weights)
+    values = np.frombuffer(body, np.float32).copy()
+    for _ in range(rng.choice([0, 1, 1, 5])):
+        nasty = [0, -1, 1e-45, 1e8, 3e9, 1e38, np.nan, np.inf, -np.inf, rng.gauss(0, 10)]
+        values[rng.randrange(len(values))] = rng.choice(nasty)
+    return joined(json.dumps(head).encode(), values.tobytes())
+
+
+def header(weights: bytes, rng: random.Random) -> bytes:
+    """Weights with another header, or numbers that end too early or too late."""
+    head, body = split(weights)
+    body = rng.choice([body, body, body, body[:-4], body + bytes(4), body * 2])
+    raw = fields(head, rng)
+    if rng.random() < 0.1:
+        return struct.pack("<Q", rng.choice([0, 1, len(raw) + 1, 2**31, 2**63, 2**64 - 1])) + raw + body
+    return joined(raw, body)
+
+
+def sealed(card: bytes, weights: bytes) -> tuple[bytes, bytes]:
+    """Card and weights with both hashes brought up to date, as somebody would who means harm."""
+    try:
+        content = json.loads(card)
+        kept = json.dumps({key: value for key, value in content.items() if key != "sha256"}, sort_keys=True)
+        head, body = split(weights)
+        if isinstance(head.get("__metadata__"), dict):
+            head["__metadata__"]["card"] = hashlib.sha256(kept.encode() + b"\0").hexdigest()
+            weights = joined(json.dumps(head).encode(), body)
+    except (ValueError, AttributeError, RecursionError, struct.error):
+        head = None
+    told = b'"' + hashlib.sha256(weights).hexdigest().encode() + b'"'
+    at = card.rfind(b'"sha256":')
+    rest = card[at + 9 :].lstrip()
+    return (card[: at + 9] + told + rest[66:] if at >= 0 and rest[:1] == b'"' else card), weights
+
+
+def listing(raw: bytes, rng: random.Random) -> bytes:
+    """A zip with some bytes changed in the headers of its files, in the list of files, or in its end."""
+    data = bytearray(raw)
+    spots = [
+        raw.index(b"PK\x01\x02"),
+        raw.rindex(b"PK\x01\x02"),
+        raw.rindex(b"PK\x05\x06"),
+        0,
+        raw.index(b"PK\x03\x04", 4),
+    ]
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        at = rng.choice(spots) + rng.randrange(46)
+        if at < len(data):
+            data[at] = rng.choice([0, 1, 8, 0x7F, 0xFF, rng.randrange(256)])
+    return bytes(data)
+
+
+def zipped(entries: list[tuple[str, bytes]], rng: random.Random, file: Path, **change: int) -> bytes:
+    """A zip of these files."""
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w") as out:
+        warnings.simplefilter("ignore")  # names that are there twice
+        for name, content in entries:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+            for key, value in change.items():
+                setattr(info, key, value)
+            out.writestr(info, content)
+    return file.read_bytes()
+
+
+def crafted(card: bytes, weights: bytes, rng: random.Random, file: Path) -> bytes:
+    """A zip that somebody made with bad intentions."""
+    good = [(CARD, card), (WEIGHTS, weights)]
+    odd = rng.choice([
+        "../evil.py", "/etc/cron.d/evil", "..\\evil.py", "C:\\evil.py", f"../{CARD}", f"./{CARD}", f"/{WEIGHTS}", "a/",
+        CARD, WEIGHTS, f"{CARD}\x00.py", "model.pkl", "__init__.py", "README.md", "x" * 60_000, CARD.upper(), "",
+    ])  # fmt: skip
+    match rng.randrange(11):
+        case 0 | 1:
+            entries = [*good, (odd, rng.randbytes(20))]
+            rng.shuffle(entries)
+            return zipped(entries, rng, file)
+        case 2:
+            return zipped([(odd, card), (WEIGHTS, weights)], rng, file)
+        case 3:  # a bomb
+            zeros = bytes(rng.choice([10**5, 3 * 10**6]))
+            return zipped(rng.choice([[(CARD, zeros), good[1]], [good[0], (WEIGHTS, weights + zeros)]]), rng, file)
+        case 4:  # a bomb that says it is small
+            data = bytearray(zipped([good[0], (WEIGHTS, bytes(3 * 10**6))], rng, file))
+            at = data.rindex(b"PK\x01\x02") + 24
+            data[at : at + 4] = struct.pack("<I", rng.choice([0, len(weights), 2**32 - 1]))
+            return bytes(data)
+        case 5:
+            return zipped(good, rng, file, external_attr=rng.choice([0o120777, 0o020666, 0o040755]) << 16)
+        case 6:
+            data = bytearray(zipped(good, rng, file))
+            at = data.rindex(b"PK\x01\x02")
+            data[at + 8] |= rng.choice([1, 0x20, 0x40, 0x08])
+            return bytes(data)
+        case 7:
+            return zipped([*good, *((f"{i}.txt", b"") for i in range(rng.choice([1, 50, 3000])))], rng, file)
+        case 8:
+            data = zipped(good, rng, file)
+            return rng.choice(
+                [data + b"x", data[:-2] + b"\x05\x00hello", b"#!/bin/sh\n" + data, data + data, data[:-1]]
+            )
+        case 9:
+            data = bytearray(zipped(good, rng, file))
+            at = rng.choice([data.index(b"PK\x01\x02"), data.rindex(b"PK\x01\x02")])
+            data[at + 10] = rng.choice([9, 12, 14, 93, 95, 99])
+            return bytes(data)
+        case _:
+            body = zlib.compress(card)
+            return rng.choice([body, b"", b"PK\x05\x06" + bytes(18), b"PK\x03\x04" * 9, card, weights])

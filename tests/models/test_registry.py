@@ -1,0 +1,79 @@
+import pytest
+
+import deepspot as ds
+from deepspot.models import _registry
+from deepspot.models._sharing._files import CARD
+
+COLUMNS = ["source", "tissue", "licence", "genes", "encoder", "encoder_licence", "tile_um", "path"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder of models, empty, and no cache of Hugging Face."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no_hub"))
+    monkeypatch.setattr(ds.settings, "models_dir", tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_the_embedded_model_is_always_there(folder):
+    found = ds.models.available()
+    assert found.columns.tolist() == COLUMNS
+    assert found.index.tolist() == ["her2st"]
+    assert found.loc["her2st", ["source", "licence", "encoder_licence"]].tolist() == [
+        "package",
+        "CC BY 4.0",
+        "Apache-2.0",
+    ]
+
+
+def test_models_of_the_folder_have_names(folder, tiny):
+    tiny.save(folder / "mine")
+    tiny.save(folder / "sent.zip")
+    (folder / "notes").mkdir()
+    (folder / "notes.txt").write_text("x")
+    found = ds.models.available()
+    assert found.index.tolist() == ["her2st", "mine", "sent"]
+    assert found.loc["sent", COLUMNS[:-1]].tolist() == ["folder", "toy", "MIT", 4, "toy", "unknown", 55.0]
+    for name in ("mine", "sent"):
+        assert ds.models.load(name).fingerprint == tiny.fingerprint
+
+
+def test_a_name_that_is_taken_gives_way_to_the_path(folder, tiny):
+    tiny.save(folder / "her2st")
+    tiny.save(folder / "twin")
+    tiny.save(folder / "twin.zip")
+    found = ds.models.available()
+    assert found.index.tolist() == ["her2st", *(str(folder / name) for name in ("her2st", "twin", "twin.zip"))]
+    assert found.loc["her2st", "source"] == "package"
+    assert len(ds.models.load("her2st").card.genes) == 1000
+    assert all(len(ds.models.load(name).card.genes) == 4 for name in found.index[1:])
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 2}'])
+def test_a_broken_model_does_not_break_the_list(folder, tiny, log, content):
+    tiny.save(folder / "good")
+    tiny.save(folder / "bad")
+    (folder / "bad" / CARD).write_text(content)
+    (folder / "cut.zip").write_bytes(b"PK")
+    (folder / "none.zip").mkdir()
+    assert ds.models.available().index.tolist() == ["her2st", "good"]
+    assert [line.split(":")[0] for line in log] == ["Left out bad", "Left out cut", "Left out none.zip"]
+
+
+def test_the_licence_is_told_once(tmp_path, tiny, log, monkeypatch):
+    monkeypatch.setattr(_registry, "_told", set())
+    tiny.save(tmp_path / "model")
+    ds.models.load(tmp_path / "model")
+    ds.models.load(tmp_path / "model")
+    assert ["licence MIT" in line for line in log] == [True, False]
+    other = tiny.card.model_copy(update={"licence": "CC BY-NC 4.0"})
+    tiny.card = other
+    tiny.save(tmp_path / "other")
+    ds.models.load(tmp_path / "other")
+    assert "licence CC BY-NC 4.0" in log[-1]
+
+
+def test_an_unknown_model_names_those_that_are_known(folder, tiny):
+    tiny.save(folder / "mine")
+    with pytest.raises(FileNotFoundError, match=r"\['her2st', 'mine'\]. One on Hugging Face is written 'hf://"):
+        ds.models.load("nine")

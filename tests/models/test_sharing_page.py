@@ -1,0 +1,145 @@
+"""The card as a page: what is on it, and that what a card says stays text."""
+
+import html
+import re
+
+import pytest
+import yaml
+from markdown_it import MarkdownIt
+
+import deepspot as ds
+
+
+def changed(card, **fields):
+    return card.model_copy(update=fields)
+
+
+def metadata(card):
+    return yaml.safe_load(card.to_markdown().split("---\n")[1])
+
+
+def text_of(card):
+    return html.unescape(re.sub(r"\\(?=\W)|\*\*", "", card.to_markdown()))
+
+
+def test_metadata_is_what_hugging_face_reads():
+    found = metadata(ds.models.load().card)
+    assert found["license"] == "cc-by-4.0"
+    assert found["library_name"] == "deepspot"
+    assert found["pipeline_tag"] == "other"
+    assert {"spatial-transcriptomics", "histopathology"} <= set(found["tags"])
+    assert "base_model" not in found
+
+
+@pytest.mark.parametrize(
+    ("licence", "expected"),
+    [
+        ("CC BY-NC-ND 4.0", ("cc-by-nc-nd-4.0", None)),
+        ("Apache-2.0", ("apache-2.0", None)),
+        ("unknown", ("unknown", None)),
+        ("", ("unknown", None)),
+        ("Ours: ask us\nlicense: mit", ("other", "ours-ask-us-license-mit")),
+    ],
+)
+def test_licences(tiny, licence, expected):
+    found = metadata(changed(tiny.card, licence=licence))
+    assert (found["license"], found.get("license_name")) == expected
+
+
+def test_the_encoder_is_the_base_model(tiny):
+    encoder = tiny.card.encoder.model_copy(
+        update={
+            "name": "uni",
+            "gated": True,
+            "url": "https://huggingface.co/MahmoodLab/UNI",
+            "licence": "CC-BY-NC-ND-4.0",
+        }
+    )
+    card = changed(tiny.card, encoder=encoder)
+    assert metadata(card)["base_model"] == "MahmoodLab/UNI"
+    assert "gated: access has to be asked for" in text_of(card)
+    assert "| page | <https://huggingface.co/MahmoodLab/UNI> |" in text_of(card)
+    assert "| licence of its weights | CC-BY-NC-ND-4.0 |" in text_of(card)
+
+
+def test_the_page_of_the_embedded_model_says_what_matters():
+    page = text_of(ds.models.load().card)
+    for told in (
+        "1,000 genes", "breast, HER2-positive carcinoma", "Licence: CC BY 4.0", "5 slides of 2 patients",
+        "| C | C2 | 187 |", "| tile of a spot | 100 × 100 µm |", "| neighbours | at most 8, within 301 µm |",
+        "| name | lite0_stats |", "r 0.226 on 2 held-out patients", "median over genes 0.23", "| below 0.1 | 131 |",
+        "Prediction intervals: none.", "need at least 5", "Its encoder never learnt from histology", "not a cell",
+        "timm 1.0.31", "da1946c3c62161cb4b263dd152157689beee51c9580472568b3b1fe810fdf0ab",
+    ):  # fmt: skip
+        assert told in page, told
+
+
+def test_the_three_lines_run():
+    page = ds.models.load().card.to_markdown("her2st")
+    lines = re.search(r"```python\n(.*?)```", page, flags=re.S).group(1).strip().splitlines()
+    assert len([line for line in lines if line]) == 3
+    known = {}
+    exec("\n".join(lines[:3]), known)
+    assert known["model"].card.name == "her2st"
+
+
+def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
+    card = changed(tiny.card, gate=None, reliability=None, slides=[], tissue="", geometry=None, licence="unknown")
+    page = text_of(card)
+    for told in (
+        "does not say which slides", "Not measured", "tissue that its card does not name",
+        "size of its tiles is not known", "unknown; ask who made it",
+    ):  # fmt: skip
+        assert told in page, told
+    assert "length 6" in text_of(changed(card, encoder=None))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"half_width": [0.5, 0.7, None, 0.6], "n": 6},
+            "Prediction intervals at 80%, calibrated over patients: ± 0.60",
+        ),
+        ({"unit": "slides"}, "too high for the next patient"),
+        ({}, "1 genes did not vary"),
+        ({"r": [None] * 4, "r_low": [None] * 4, "r_high": [None] * 4}, "No gene varied"),
+    ],
+)
+def test_reliability(tiny, fields, told):
+    page = text_of(changed(tiny.card, reliability=tiny.card.reliability.model_copy(update=fields)))
+    assert told in page
+
+
+EVIL = [
+    "<script>alert(1)</script>", "[click](javascript:alert(1))", "![x](https://evil.example/x.png)", "`code`",
+    "a | b\n\n# heading", "https://evil.example", "www.evil.example", "<img src=x onerror=alert(1)>", "*a* _b_ ~~c~~",
+    "\u202egnp.exe", "---", "&lt;b&gt;",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_what_a_card_says_stays_text(tiny, evil):
+    """Rendered as Hugging Face and notebooks do, with HTML allowed, there is no more markup than without it."""
+
+    def tags(word):
+        encoder = tiny.card.encoder.model_copy(update=dict.fromkeys(["name", "licence", "source", "note", "url"], word))
+        card = changed(
+            tiny.card, name=word, note=word, tissue=word, licence=word, genes=[word, *"BCD"], depth=word, scale=word,
+            encoder=encoder, versions={word: word}, sha256=word, preset=word,
+            slides=[tiny.card.slides[0].model_copy(update={"slide": word, "patient": word})],
+        )  # fmt: skip
+        yaml_part, page = card.to_markdown().split("\n---\n", 1)
+        assert set(yaml.safe_load(yaml_part)) <= {"license", "license_name", "library_name", "pipeline_tag", "tags"}
+        rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(page)
+        return re.findall(r"<[^>]*>", rendered), rendered
+
+    found, rendered = tags(evil)
+    assert found == tags("word")[0]
+    assert "\u202e" not in rendered
+    assert "https://evil" not in rendered
+    assert "www.evil" not in rendered
+
+
+def test_notebooks_show_it_without_metadata(tiny):
+    assert tiny.card._repr_markdown_().startswith("# tiny\n")
