@@ -1,4 +1,4 @@
-"""The command line: ``deepspot demo``, ``predict``, ``report`` and ``cohort``."""
+"""The command line: ``deepspot demo``, ``predict``, ``report``, ``cohort`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from ._logging import without_noise
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
+MODEL = "folder, zip or hf:// address of a model (default: the embedded one)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="predict the genes of a slide from its H&E image")
     predict.add_argument("slide", type=Path, metavar="SLIDE.zarr", help="a SpatialData with an image and spots")
-    predict.add_argument("--model", metavar="BUNDLE", help="folder of a model (default: the embedded one)")
+    predict.add_argument("--model", metavar="BUNDLE", help=MODEL)
     predict.add_argument("--out", type=Path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
     predict.add_argument("--image-key", help="image, if there are several")
     predict.add_argument("--shapes-key", help="spots, if there are several")
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("slide", type=Path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
     report.add_argument("--out", type=Path, required=True, metavar="REPORT.html", help="the report to write")
     report.add_argument(
-        "--model", metavar="BUNDLE", help="folder of a model (default: the prediction there is, else the embedded)"
+        "--model", metavar="BUNDLE", help="likewise (default: the prediction there is, else the embedded model)"
     )
     report.add_argument("--groupby", metavar="COLUMN", help="groups of spots (default: those there are, else clusters)")
     report.add_argument("--gene-sets", metavar="GMT", help="file, or library of Enrichr (default: the paper's, online)")
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     cohort.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for results; goes on where it was"
     )
-    cohort.add_argument("--model", metavar="BUNDLE", help="folder of a model (default: the embedded one)")
+    cohort.add_argument("--model", metavar="BUNDLE", help=MODEL)
     where = cohort.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on (default: this process)")
     where.add_argument("--workers", type=_count, metavar="N", help="so many worker processes on this machine")
@@ -107,6 +108,19 @@ def _parser() -> argparse.ArgumentParser:
     cohort.add_argument("--batch-size", type=_count, metavar="N", help="tiles that go through the encoder at once")
     cohort.add_argument("--overwrite", action="store_true", help="replace slides that were made otherwise")
     cohort.set_defaults(run=_cohort)
+
+    convert = commands.add_parser(
+        "convert", help="turn a checkpoint of the paper's authors into a model, without running anything in it"
+    )
+    convert.add_argument("source", type=Path, metavar="FOLDER", help="with final_model.pkl, its .yaml and its genes")
+    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the model to write")
+    convert.add_argument("--tile-um", type=float, metavar="µM", help="side of the spot tile (default: Visium's 55)")
+    convert.add_argument("--encoder", metavar="NAME", help="of the encoder, where the .yaml is missing")
+    convert.add_argument("--name", help="of the model (default: that of the folder)")
+    convert.add_argument("--tissue", default="", help="for its card")
+    convert.add_argument("--licence", help="for its card (default: where to look it up)")
+    convert.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -172,6 +186,17 @@ def _cohort(arguments: argparse.Namespace) -> int:
     failed = int((runs["status"] == "failed").sum())
     print(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}.")
     return SOME_FAILED if failed else 0
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from . import models
+
+    model = models.convert_legacy(
+        arguments.source, tile_um=arguments.tile_um, encoder=arguments.encoder, name=arguments.name,
+        tissue=arguments.tissue, licence=arguments.licence,
+    )  # fmt: skip
+    model.save(arguments.out, overwrite=arguments.overwrite)
+    print(f"Wrote {arguments.out}.")
 
 
 def _is_ours(error: BaseException) -> bool:

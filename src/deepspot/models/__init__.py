@@ -7,6 +7,7 @@ from ._config import NetworkConfig, TrainingConfig
 from ._deepspot import DeepSpot
 from ._estimator import Estimator
 from ._gate import Gate
+from ._legacy import convert_legacy
 from ._registry import available, load
 from ._reliability import Reliability
 from .baselines import (
@@ -40,5 +41,6 @@ __all__ = [
     "TrainingConfig",
     "TrainingMean",
     "available",
+    "convert_legacy",
     "load",
 ]

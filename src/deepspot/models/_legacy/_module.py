@@ -1,0 +1,110 @@
+"""The network, its hyper-parameters and its scaler out of what a pickle describes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._archive import Archive
+from ._arrays import array, tensor
+from ._pickle import FORWARD, Node, describe
+
+NETWORK = "deepspot.spot.model.DeepSpot"
+_LAYERS = "torch.nn.modules"
+PHI = (f"{_LAYERS}.linear.Linear", f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU")
+RHO = (f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU", PHI[0], f"{_LAYERS}.dropout.Dropout")
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a published checkpoint holds.
+
+    Attributes
+    ----------
+    settings
+        Hyper-parameters, as the authors' class took them.
+    phi, rho
+        Weight and bias of every member of the two ensembles.
+    mean, scale
+        (genes,) of the scaler; None where the targets were not scaled.
+    """
+
+    settings: dict[str, Any]
+    phi: list[Layer]
+    rho: list[Layer]
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+
+
+def read_checkpoint(archive: Archive) -> Checkpoint:
+    """Read a checkpoint of the published network.
+
+    Raises
+    ------
+    ValueError
+        If the file asks for anything else than such a network, or is built in another way.
+    """
+    file = str(archive.path)
+    root = describe(archive.pickle, file)
+    if not isinstance(root, Node) or root.of != NETWORK:
+        found = root.of if isinstance(root, Node) else type(root).__name__
+        raise ValueError(
+            f"{file} holds a {found}, not the network itself, which the authors save as `final_model.pkl`. Pass that."
+        )
+    settings = _items(_items(root.state, file).get("_hparams"), file)
+    context = settings.get("spot_context")
+    forward = _items(root.state, file).get("_forward_fn")
+    if isinstance(forward, Node) and forward.args[1] != f"{FORWARD}{context}":
+        raise ValueError(f"{file} contradicts itself about the context: {context!r} or {forward.args[1]!r}.")
+    scaler = _items(root.state, file).get("scaler")
+    return Checkpoint(
+        settings,
+        _ensemble(root, "phi_spot", "Phi", PHI, archive),
+        _ensemble(root, "rho", "Rho", RHO, archive),
+        *((None, None) if scaler is None else _scaler(scaler, file)),
+    )
+
+
+def _ensemble(root: Node, name: str, of: str, layers: tuple[str, ...], archive: Archive) -> list[Layer]:
+    file = str(archive.path)
+    members = _modules(_child(root, name, f"{_LAYERS}.container.ModuleList", file), file)
+    found = []
+    for member in members.values():
+        if not isinstance(member, Node) or member.of != f"deepspot.spot.model.{of}":
+            raise ValueError(f"{file} is built otherwise than the published network: {name!r} holds no {of}.")
+        parts = list(_modules(_child(member, "model", f"{_LAYERS}.container.Sequential", file), file).values())
+        if tuple(part.of if isinstance(part, Node) else "" for part in parts) != layers:
+            raise ValueError(f"{file} is built otherwise than the published network: {of} has other layers.")
+        parameters = _items(_items(parts[layers.index(PHI[0])].state, file).get("_parameters"), file)
+        found.append((tensor(parameters.get("weight"), archive), tensor(parameters.get("bias"), archive)))
+    return found
+
+
+def _child(node: Node, name: str, of: str, file: str) -> Node:
+    child = _modules(node, file).get(name)
+    if not isinstance(child, Node) or child.of != of:
+        raise ValueError(f"{file} is built otherwise than the published network: {name!r} is no {of}.")
+    return child
+
+
+def _modules(node: Node, file: str) -> dict[Any, Any]:
+    return _items(_items(node.state, file).get("_modules"), file)
+
+
+def _items(node: Any, file: str) -> dict[Any, Any]:
+    """Keys and values of a dictionary, or of what would be one."""
+    found = node.items if isinstance(node, Node) else node
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is built otherwise than the published network: a part of it is missing.")
+    return found
+
+
+def _scaler(node: Any, file: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    state = _items(node.state if isinstance(node, Node) else None, file)
+    mean = array(state.get("mean_"), file) if state.get("with_mean") is True else None
+    scale = array(state.get("scale_"), file) if state.get("with_std") is True else None
+    return mean, scale

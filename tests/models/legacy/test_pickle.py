@@ -1,0 +1,135 @@
+"""Whatever lies in a checkpoint, nothing of it runs."""
+
+import collections
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import MinMaxScaler
+
+import deepspot as ds
+from deepspot.models._legacy._pickle import Node, describe
+
+from .conftest import FILES, rewrite
+
+
+class Asks:
+    """Pickled as a call of `function` with `args`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def with_pickle(data):
+    return lambda entries: {name: data if name.endswith("data.pkl") else old for name, old in entries.items()}
+
+
+@pytest.fixture
+def folder(authors, publish):
+    return publish(authors.DeepSpot())
+
+
+@pytest.mark.parametrize(
+    ("asks", "named"),
+    [
+        (Asks(os.system, "echo ran"), r"(posix|nt)\.system"),
+        (Asks(eval, "1 + 1"), r"builtins\.eval"),
+        (Asks(getattr, Asks(collections.OrderedDict), "popitem"), r"getattr\(Node, 'popitem'\)"),
+        (Asks(getattr, "text", "_forward_spot"), r"getattr\('text', '_forward_spot'\)"),
+        (Asks(pickle.loads, b""), r"pickle\.loads"),
+        (Asks(torch.load, "other.pt"), r"torch\.serialization\.load"),
+        (Asks(np.load, "other.npy"), r"numpy\.load"),
+        (Asks(__import__, "antigravity"), r"builtins\.__import__"),
+        (Asks(torch.nn.Linear, 3, 4), r"Linear\(…\)"),
+        (collections.Counter("abc"), r"collections\.Counter"),
+    ],
+)  # fmt: skip
+def test_anything_unknown_stops_and_is_named(folder, asks, named, capfd):
+    rewrite(folder, with_pickle(pickle.dumps({"hidden": [asks]}, protocol=2)))
+    with pytest.raises(ValueError, match=f"{named}.*Nothing of it was run"):
+        ds.models.convert_legacy(folder)
+    assert "ran" not in capfd.readouterr().out
+
+
+def test_a_call_hidden_in_a_real_checkpoint_is_found(authors, publish, capfd):
+    network = authors.DeepSpot()
+    network.training_loss = Asks(os.system, "echo ran")
+    folder = publish(network)
+    with pytest.raises(ValueError, match=r"system.*Nothing of it was run"):
+        ds.models.convert_legacy(folder)
+    assert "ran" not in capfd.readouterr().out
+
+
+def test_single_cell_checkpoints_and_other_scalers_are_refused_by_name(authors, publish):
+    with pytest.raises(ValueError, match=r"single-cell checkpoint \(deepspot\.cell\.model\.DeepCell\)"):
+        ds.models.convert_legacy(publish(authors.DeepCell()))
+    scaler = MinMaxScaler().fit(np.eye(6))
+    with pytest.raises(ValueError, match=r"MinMaxScaler\. Only a StandardScaler"):
+        ds.models.convert_legacy(publish(authors.DeepSpot(scaler=scaler)))
+
+
+@pytest.mark.parametrize("thing", [{"a": torch.zeros(2)}, torch.nn.Linear(2, 3), [1, 2]])
+def test_other_files_of_pytorch_are_told_from_checkpoints(folder, thing):
+    torch.save(thing, folder / FILES[0])
+    with pytest.raises(ValueError, match="not the network itself"):
+        ds.models.convert_legacy(folder)
+
+
+def test_other_pickles_than_pytorchs_are_refused(folder):
+    rewrite(folder, with_pickle(pickle.dumps({"a": frozenset([1])}, protocol=4)))
+    with pytest.raises(ValueError, match="instruction FRAME"):
+        ds.models.convert_legacy(folder)
+    (folder / FILES[0]).write_bytes(pickle.dumps(Asks(os.system, "exit"), protocol=2))
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        ds.models.convert_legacy(folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b".",
+        b"\x80\x02",
+        b"\x80\x02}}.",  # two values
+        b"\x80\x02h\x05.",  # nothing under this number
+        b"\x80\x02u.",  # no mark
+        b"\x80\x02K\x01a.",  # appended to nothing
+        b"\x80\x02]K\x01K\x02s.",  # a key of a list
+        b"\x80\x02}}b.",  # a state of a dictionary
+        b"\x80\x02X\xff\xff\xff\x7f.",  # longer than the file
+    ],
+)
+def test_damaged_pickles_are_refused(data):
+    with pytest.raises(ValueError, match=r"model\.pkl holds no readable pickle"):
+        describe(data, "model.pkl")
+
+
+def test_structures_that_explode_when_they_are_walked_are_not_walked():
+    doubled = b"\x80\x02)" + b"q\x00h\x00\x86" * 60  # a tuple of twice a tuple of twice …
+    assert isinstance(describe(doubled + b".", "f"), tuple)
+    with pytest.raises(ValueError, match="a key is neither"):
+        describe(b"\x80\x02}" + doubled[2:] + b"K\x01s.", "f")
+    with pytest.raises(ValueError, match=r"getattr\(tuple"):
+        describe(b"\x80\x02c__builtin__\ngetattr\n" + doubled[2:] + b"X\x01\x00\x00\x00a\x86R.", "f")
+
+
+def test_a_number_under_which_nothing_can_be_kept_takes_no_memory():
+    put = b"r" + struct.pack("<I", 2**32 - 1)  # Python's own reader would make room for as many values
+    assert describe(b"\x80\x02}" + put + b".", "f") == {}
+
+
+def test_what_would_be_called_is_only_noted():
+    (made,) = describe(pickle.dumps([collections.OrderedDict(a=1)], protocol=2), "f")
+    assert isinstance(made, Node)
+    assert (made.of, made.items) == ("collections.OrderedDict", {"a": 1})
+
+
+def test_text_that_python_warns_of_is_refused_without_a_warning():
+    with pytest.raises(ValueError, match="instruction STRING"):
+        describe(b"\x80\x02S'\\l'\n.", "f")
