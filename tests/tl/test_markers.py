@@ -9,7 +9,7 @@ from spatialdata.models import ShapesModel, TableModel
 
 import deepspot as ds
 from deepspot import _store, _waves
-from deepspot.datasets._toy_tissue import hex_array
+from deepspot.datasets._toy._tissue import hex_array
 
 COLUMNS = ["group", "gene", "logfoldchange", "score", "p", "p_adj", "p_block", "p_block_adj", "significant", "rank"]
 

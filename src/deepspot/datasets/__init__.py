@@ -1,6 +1,9 @@
 """Slides to try things on: synthetic ones with known answers, and real ones that are public."""
 
 from ._her2st import her2st
+from ._hest import hest
+from ._tcga import tcga
+from ._tls import tls
 from ._toy import toy
 
-__all__ = ["her2st", "toy"]
+__all__ = ["her2st", "hest", "tcga", "tls", "toy"]

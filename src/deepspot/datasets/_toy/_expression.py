@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._toy_tissue import CLASSES, Array, Tissue, disc_mean
+from ._tissue import CLASSES, Array, Tissue, disc_mean
 
 BORDER_UM = 150.0
 PROGRAMS = {"tumour": 0.25, "lymphoid": 0.20, "stroma": 0.15, "necrosis": 0.08, "border": 0.12, "noise": 0.20}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._toy_tissue import CLASSES, DIAMETER_UM, Array, Tissue, disc_mean, sample
+from ._tissue import CLASSES, DIAMETER_UM, Array, Tissue, disc_mean, sample
 
 
 @dataclass(frozen=True)

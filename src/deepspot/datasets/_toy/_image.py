@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.special import expit
 
-from ._toy_cells import LOOKS, Cells, Nuclei
-from ._toy_tissue import CLASSES, GRID_UM, Array, Tissue, smooth_noise
+from ._cells import LOOKS, Cells, Nuclei
+from ._tissue import CLASSES, GRID_UM, Array, Tissue, smooth_noise
 
 HAEMATOXYLIN = (0.62, 0.70, 0.35)
 EOSIN = (0.18, 0.85, 0.46)

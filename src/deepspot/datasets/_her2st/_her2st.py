@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from deepspot._logging import logger
 from deepspot._settings import settings
 
-from ._her2st_files import IMAGES, SHA256, URL, files
-from ._her2st_read import is_prepared, is_raw, read_prepared, read_raw
+from ._files import IMAGES, SHA256, URL, files
+from ._read import is_prepared, is_raw, read_prepared, read_raw
 
 if TYPE_CHECKING:
     from anndata import AnnData

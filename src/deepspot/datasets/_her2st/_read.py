@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from deepspot._logging import logger
 
-from ._her2st_files import files
+from ._files import files
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from deepspot._check import positive
 
-from ._toy_cells import scatter_cells, spot_composition
-from ._toy_expression import PROGRAMS, draw_counts, expected_expression, make_genes, proportions, spot_signals
-from ._toy_image import draw, stain_colours
-from ._toy_tissue import CLASSES, DIAMETER_UM, grow_tissue, hex_array
+from ._cells import scatter_cells, spot_composition
+from ._expression import PROGRAMS, draw_counts, expected_expression, make_genes, proportions, spot_signals
+from ._image import draw, stain_colours
+from ._tissue import CLASSES, DIAMETER_UM, grow_tissue, hex_array
 
 if TYPE_CHECKING:
     from anndata import AnnData

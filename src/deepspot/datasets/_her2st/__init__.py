@@ -1,0 +1,3 @@
+from ._her2st import her2st
+
+__all__ = ["her2st"]

@@ -1,0 +1,3 @@
+from ._hest import hest
+
+__all__ = ["hest"]

@@ -1,0 +1,3 @@
+from ._tcga import tcga
+
+__all__ = ["tcga"]

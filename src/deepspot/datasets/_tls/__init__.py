@@ -1,0 +1,3 @@
+from ._tls import tls
+
+__all__ = ["tls"]

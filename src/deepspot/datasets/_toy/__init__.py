@@ -1,0 +1,3 @@
+from ._toy import toy, toy_slide
+
+__all__ = ["toy", "toy_slide"]
