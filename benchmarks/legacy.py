@@ -156,10 +156,16 @@ def main() -> None:
         table.append(
             f"| {words} | {total:,} | {of.get('converted', 0):,} | {of.get('refused', 0):,} | {total - fine:,} |"
         )
-    table += ["", f"Actions that must not be: {len(done)}. Largest difference from the known outputs: {far:.1e}."]
+    table += [
+        "",
+        f"Actions that must not be: {len(done)}. Largest difference from the known outputs: {far:.1e}. Seed "
+        f"{arguments.seed}, at most {SECONDS} s and {BYTES / 2**30:g} GB more memory per case.",
+    ]
     text = "\n".join(table) + "\n"
     (Path(__file__).parent / "results" / "fuzz_legacy.md").write_text(text)
-    print(text, *sorted(done), *(what for _, what in counts if what.startswith("FINDING")), sep="\n")
+    findings = [*sorted(done), *(what for _, what in counts if what.startswith("FINDING"))]
+    print(text, *findings, sep="\n")
+    sys.exit(bool(findings))
 
 
 def _now() -> int:

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with without_noise():
             return arguments.run(arguments) or 0
-    except (KeyError, OSError, TypeError, ValueError) as error:
+    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
         if not (isinstance(error, OSError) or _is_ours(error)):
             raise
         print(f"deepspot: {_one_line(error)}", file=sys.stderr)
@@ -113,9 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "convert", help="turn a checkpoint of the paper's authors into a model, without running anything in it"
     )
     convert.add_argument("source", type=Path, metavar="FOLDER", help="with final_model.pkl, its .yaml and its genes")
-    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder of the model to write")
+    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder or .zip to write")
     convert.add_argument("--tile-um", type=float, metavar="µM", help="side of the spot tile (default: Visium's 55)")
-    convert.add_argument("--encoder", metavar="NAME", help="of the encoder, where the .yaml is missing")
+    convert.add_argument("--encoder", metavar="NAME", help="of the encoder (default: as the .yaml says)")
     convert.add_argument("--name", help="of the model (default: that of the folder)")
     convert.add_argument("--tissue", default="", help="for its card")
     convert.add_argument("--licence", help="for its card (default: where to look it up)")
@@ -191,6 +191,8 @@ def _cohort(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> None:
     from . import models
 
+    if arguments.out.exists() and not arguments.overwrite:
+        raise FileExistsError(f"{str(arguments.out)!r} exists. Pass --overwrite, or choose another name with --out.")
     model = models.convert_legacy(
         arguments.source, tile_um=arguments.tile_um, encoder=arguments.encoder, name=arguments.name,
         tissue=arguments.tissue, licence=arguments.licence,

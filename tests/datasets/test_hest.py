@@ -198,6 +198,9 @@ def test_logarithms_instead_of_counts(write_hest, tmp_path, toy_files):
     folder = write_hest(tmp_path / "a", adata=adata)
     with pytest.raises(ValueError, match=r"TOY1\.h5ad holds no raw counts, neither in X nor in layers\['counts'\]"):
         ds.datasets.hest("TOY1", folder=folder)
+    adata.layers["counts"] = counts * 2.0**31
+    with pytest.raises(ValueError, match="counts that no sequencer gives"):
+        ds.datasets.hest("TOY1", folder=write_hest(tmp_path / "c", adata=adata))
     adata.layers["counts"] = counts
     sdata = ds.datasets.hest("TOY1", folder=write_hest(tmp_path / "b", adata=adata))
     np.testing.assert_array_equal(sdata.tables["table"].X.toarray(), counts.toarray())

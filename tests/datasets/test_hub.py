@@ -52,14 +52,25 @@ def test_gated(ask, kind):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [fails(errors.LocalEntryNotFoundError), errors.OfflineModeIsEnabled("off"), TimeoutError(), RuntimeError("client")],
+    ("error", "said"),
+    [
+        (fails(errors.LocalEntryNotFoundError), "no connection"),
+        (errors.OfflineModeIsEnabled("off"), "no connection"),
+        (TimeoutError(), "TimeoutError"),
+        (RuntimeError("client"), "RuntimeError: client"),
+    ],
 )
-def test_offline(ask, error):
-    message = rf"'X' is not here, and could not be downloaded \({type(error).__name__}\)\. Copy it\."
+def test_offline(ask, error, said):
+    message = rf"'X' is not here, and could not be downloaded \({said}\)\. Copy it\."
     with pytest.raises(ConnectionError, match=message) as caught:
         ask(error)
     assert caught.value.__cause__ is error
+
+
+def test_a_full_disk_is_no_failed_connection(ask):
+    with pytest.raises(OSError, match="No space left") as caught:
+        ask(OSError(28, "No space left on device"))
+    assert not isinstance(caught.value, ConnectionError)
 
 
 def test_no_such_file(ask):

@@ -68,7 +68,7 @@ def test_the_page_of_the_embedded_model_says_what_matters():
         "1,000 genes", "breast, HER2-positive carcinoma", "Licence: CC BY 4.0", "5 slides of 2 patients",
         "| C | C2 | 187 |", "| tile of a spot | 100 × 100 µm |", "| neighbours | at most 8, within 301 µm |",
         "| name | lite0_stats |", "r 0.226 on 2 held-out patients", "median over genes 0.23", "| below 0.1 | 131 |",
-        "Prediction intervals: none.", "need at least 5", "Its encoder never learnt from histology", "not a cell",
+        "Prediction intervals: none.", "need at least 5", "not stated", "not a cell",
         "timm 1.0.31", "da1946c3c62161cb4b263dd152157689beee51c9580472568b3b1fe810fdf0ab",
     ):  # fmt: skip
         assert told in page, told

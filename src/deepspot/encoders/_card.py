@@ -79,6 +79,11 @@ class EncoderCard(BaseModel):
             raise ValueError(f"`resize_px` ({self.resize_px}) must not be below `input_px` ({self.input_px})")
         return self
 
+    @property
+    def read_px(self) -> int:
+        """Side in pixels at which a tile has to be read, of which the network may see the middle only."""
+        return self.resize_px or self.input_px
+
     def preprocessing(self) -> dict[str, object]:
         """All that a tile goes through before the network; what was the rule before cards said so is left out."""
         always = self.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from deepspot._logging import logger
 from deepspot._neighbors import RINGS
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
             f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
         )
     if not card.encoder_fingerprint:  # a converted checkpoint names its encoder, and no more
+        if ready.card.name != card.encoder.name:  # type: ignore[union-attr]
+            logger.warning(
+                "Model %r needs encoder %r by its card, and %r is used: its predictions mean nothing unless both are "
+                "the same.", card.name, card.encoder.name, ready.card.name,  # type: ignore[union-attr]
+            )  # fmt: skip
         return ready
     if ready.fingerprint != card.encoder_fingerprint:
         raise ValueError(

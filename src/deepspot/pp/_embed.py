@@ -101,7 +101,7 @@ def embed(
             f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {_keys.DIAMETER!r}. Pass "
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
-    geometry = TileGeometry(tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.input_px)
+    geometry = TileGeometry(tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.read_px)
     request = Request(ready, geometry, image_key, shapes_key, subspots, coordinate_system)
     plan = plan_features(sdata, request, key_added=key_added, overwrite=overwrite)
     add_features(plan, device=device, batch_size=batch_size)

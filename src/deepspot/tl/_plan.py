@@ -109,7 +109,7 @@ def plan_slides(
     found = {name: _found(name, sdata, keys, view.tile_um) for name, sdata in slides.items()}
     patients = patients_of({name: sdata.tables[found[name].table] for name, sdata in slides.items()}, patient_key)
     geometry = Geometry(
-        tile=TileGeometry(tile_um=_tile(slides, found, view.tile_um), input_px=view.encoder.card.input_px),
+        tile=TileGeometry(tile_um=_tile(slides, found, view.tile_um), input_px=view.encoder.card.read_px),
         neighbors=_neighbors(slides, found, view),
     )
     measured = [

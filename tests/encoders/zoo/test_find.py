@@ -131,7 +131,7 @@ def test_a_copy_by_its_id(tmp_path, hub):
         (errors.RepositoryNotFoundError, FileNotFoundError, rf"no repository 'MahmoodLab/UNI', or your token.*{WAYS}"),
         (errors.LocalEntryNotFoundError, ConnectionError, rf"cannot be reached\. Pass a file.*{WAYS}"),
         (errors.HfHubHTTPError, ConnectionError, r"huggingface\.co/MahmoodLab/UNI did not give the weights of 'uni'"),
-        (TimeoutError, ConnectionError, r"did not give the weights of 'uni': said so"),
+        (TimeoutError, ConnectionError, r"did not give the weights of 'uni': TimeoutError: said so"),
         (errors.EntryNotFoundError, FileNotFoundError, r"holds none of \['model\.safetensors', 'pytorch_model\.bin'\]"),
     ],
 )  # fmt: skip

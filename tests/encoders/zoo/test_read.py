@@ -76,6 +76,9 @@ def test_something_else_entirely(tmp_path, name):
         ({"state_dict": TENSORS, "epoch": 3}, "holds more than tensors by name: 'state_dict', 'epoch'"),
         ([TENSORS["a.bias"]], "holds no tensors by name, but a list"),
         ({}, "holds no tensors by name, but nothing"),
+        ({"a": torch.zeros(2, dtype=torch.complex64)}, "no plain numbers: a"),
+        ({"a": torch.zeros(2, dtype=torch.int64)}, "no plain numbers: a"),
+        ({"a": torch.zeros(2, device="meta")}, "no plain numbers: a"),
     ],
 )
 def test_only_tensors_by_name(tmp_path, held, said):

@@ -63,10 +63,22 @@ def transform(name):
     if name in ("virchow2", "prov-gigapath"):
         return on_pillow(name), "the authors' page"
     if name == "h-optimus-0_bilinear":
-        card = SPECS[name].card
-        published = v2.Compose([v2.Resize(224, antialias=True), v2.Normalize(card.mean, card.std)])
+        normalize = v2.Normalize((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+        published = v2.Compose([v2.Resize(224, antialias=True), normalize])
         return (lambda tile: published(fractions(tile))), "the published DeepSpot code"
     return model(name).get_transform(), "lazyslide-models"
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What the pages of the weights say, written down here a second time: interpolation, side before the cut, mean, std.
+PAGES = {
+    "uni": ("bilinear", 224, *IMAGENET),
+    "uni2-h": ("bilinear", 224, *IMAGENET),
+    "virchow2": ("bicubic", 224, *IMAGENET),
+    "prov-gigapath": ("bicubic", 256, *IMAGENET),
+    "midnight": ("bilinear", 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "h0-mini": ("bicubic", 224, (0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517)),
+}
 
 
 def on_pillow(name):
@@ -74,11 +86,8 @@ def on_pillow(name):
     from PIL import Image
     from timm.data import create_transform
 
-    card = SPECS[name].card
-    crop = card.input_px / (card.resize_px or card.input_px)
-    made = create_transform(
-        (3, card.input_px, card.input_px), interpolation=card.interpolation, mean=card.mean, std=card.std, crop_pct=crop
-    )
+    interpolation, side, mean, std = PAGES[name]
+    made = create_transform((3, 224, 224), interpolation=interpolation, mean=mean, std=std, crop_pct=224 / side)
     return lambda tile: made(Image.fromarray(tile))
 
 

@@ -133,3 +133,32 @@ def test_what_would_be_called_is_only_noted():
 def test_text_that_python_warns_of_is_refused_without_a_warning():
     with pytest.raises(ValueError, match="instruction STRING"):
         describe(b"\x80\x02S'\\l'\n.", "f")
+
+
+def doubled(times):
+    """A tuple of twice a tuple of twice …, which takes forever to write out."""
+    value = ("x",)
+    for _ in range(times):
+        value = (value, value)
+    return value
+
+
+@pytest.mark.parametrize("name", ["loss_func", "random_seed"])
+def test_hyper_parameters_that_explode_are_not_written_out(authors, publish, name):
+    network = authors.DeepSpot()
+    network._hparams[name] = doubled(60)
+    assert len(ds.models.convert_legacy(publish(network)).card.note) < 300
+
+
+@pytest.mark.parametrize("name", ["spot_context", "input_size", "output_size"])
+def test_nor_are_those_that_are_needed(authors, publish, name):
+    network = authors.DeepSpot()
+    network._hparams[name] = doubled(60)
+    with pytest.raises(ValueError, match=r"contradicts itself"):
+        ds.models.convert_legacy(publish(network))
+
+
+def test_a_forward_function_of_another_kind_is_ignored(authors, publish):
+    network = authors.DeepSpot()
+    network._forward_fn = collections.OrderedDict()
+    assert ds.models.convert_legacy(publish(network)).card.genes

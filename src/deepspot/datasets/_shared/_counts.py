@@ -42,6 +42,8 @@ def counted(adata: AnnData, path: Path, gene_id_key: str | None = None) -> AnnDa
             "it seems to be normalised already. Get the counts, or read it as it is with `anndata.read_h5ad` and "
             "`ds.io.from_anndata`."
         )
+    if counts.shape[1] == 0 or counts.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"{path} holds no genes, or counts that no sequencer gives. Get a new copy.")
     with numbered_later():
         table = AnnData(csr_matrix(counts, dtype=np.int32), obs=adata.obs.copy(), var=adata.var.copy())
     controls = table.var_names.str.startswith(CONTROLS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepspot import _hub
 from deepspot._logging import logger
 
 from ._published import Source
@@ -41,25 +42,24 @@ def fetch(source: Source, repo: str, path: str, *, token: str | None, where: str
     ConnectionError
         If there is no connection.
     """
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
     target = source.cache / path
     if target.is_file():
         return target
     offline = f"{where}, and could not be downloaded ({{}}). {hint}"
+    words = _hub.Words(
+        gated=f"{where}, and Hugging Face does not give it out. Log in at {source.page}, accept the terms there, make "
+        "a token that may read at https://huggingface.co/settings/tokens, and pass it as `token=` or in the "
+        f"environment variable HF_TOKEN. {hint}",
+        missing="",
+        offline=offline.format("no connection"),
+        failed=offline,
+    )
     try:
-        found = download(repo, path, source.cache, token)
-    except RepositoryNotFoundError as error:  # also those of gated repositories, and of tokens that are wrong
-        raise PermissionError(
-            f"{where}, and Hugging Face does not give it out ({type(error).__name__}). Log in at {source.page}, accept "
-            "the terms there, make a token that may read at https://huggingface.co/settings/tokens, and pass it as "
-            f"`token=` or in the environment variable HF_TOKEN. {hint}"
-        ) from error
-    except LocalEntryNotFoundError as error:  # what the client raises without a connection
-        raise ConnectionError(offline.format(type(error).__name__)) from error
+        with _hub.explained(words):
+            found = download(repo, path, source.cache, token)
     except EntryNotFoundError:
         return None
-    except Exception as error:  # errors of the connection are those of the client's own library
-        raise ConnectionError(offline.format(type(error).__name__)) from error
     logger.info("Downloaded %s of %s to %s. Terms: %s, %s.", path, source.title, found, source.licence, source.page)
     return found

@@ -11,15 +11,13 @@ import numpy as np
 from deepspot._fingerprint import digest
 
 from ._build import configuration, model_class, network, without_pooler
+from ._read import COUNTER
 from ._spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor, nn
-
-# Counts steps of training, and is absent from old files.
-COUNTER = "num_batches_tracked"
 
 
 def needed(tensors: dict[str, Tensor], spec: Spec) -> dict[str, Tensor]:

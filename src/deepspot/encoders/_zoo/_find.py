@@ -11,6 +11,10 @@ from ._hub import THREE_WAYS, cached, download
 from ._read import IN_A_FOLDER, SUFFIXES
 from ._spec import Spec
 
+NO_WEIGHTS = (
+    f"{{}} holds no weights: neither {' nor '.join(IN_A_FOLDER)}, nor a single file that ends in {', '.join(SUFFIXES)}."
+)
+
 
 def find(spec: Spec, weights: str | Path | None, token: str | None) -> Path:
     """File with the weights of an encoder; it is downloaded if it is nowhere here."""
@@ -22,6 +26,8 @@ def find(spec: Spec, weights: str | Path | None, token: str | None) -> Path:
             f"There is no folder {str(folder)!r}, where weights should be. Correct `ds.settings.weights_dir` or the "
             "environment variable DEEPSPOT_WEIGHTS."
         )
+    if folder is not None and (folder / spec.folder).is_dir() and at_hand(spec) is None:
+        raise FileNotFoundError(f"{NO_WEIGHTS.format(folder / spec.folder)} Leave the right one there.")
     return at_hand(spec) or download(spec, spec.repositories[0], token)
 
 
@@ -37,10 +43,7 @@ def _given(spec: Spec, weights: str | Path, token: str | None) -> Path:
     if path.is_dir():
         found = _in_folder(path)
         if found is None:
-            raise FileNotFoundError(
-                f"{path} holds no weights: neither {' nor '.join(IN_A_FOLDER)}, nor a single file that ends in "
-                f"{', '.join(SUFFIXES)}. Pass the file itself."
-            )
+            raise FileNotFoundError(f"{NO_WEIGHTS.format(path)} Pass the file itself.")
         return found
     if isinstance(weights, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", weights) and path.suffix not in SUFFIXES:
         return cached((weights,)) or download(spec, weights, token)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepspot import _hub
+from deepspot.encoders._card import EncoderCard
+
 from ._read import IN_A_FOLDER
 from ._spec import Spec
 
@@ -27,32 +30,30 @@ def cached(repositories: tuple[str, ...]) -> Path | None:
 
 def download(spec: Spec, repository: str, token: str | None) -> Path:
     """Weights of a repository, through the cache of Hugging Face."""
-    from huggingface_hub import errors
+    from huggingface_hub.errors import EntryNotFoundError
 
-    name, page = spec.card.name, f"https://huggingface.co/{repository}"
+    page = f"https://huggingface.co/{repository}"
     for file in IN_A_FOLDER:
         try:
-            return _file(repository, file, token)
-        except errors.GatedRepoError as error:
-            raise PermissionError(
-                f"The weights of {name!r} are given on request. Their licence is {spec.card.licence}. Ask for access "
-                f"at {page}, then pass a token of your account as `ds.encoders.get({name!r}, token=...)` or in the "
-                "environment variable HF_TOKEN."
-            ) from error
-        except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-            raise FileNotFoundError(
-                f"Hugging Face has no repository {repository!r}, or your token may not see it. {_ways(name)}"
-            ) from error
-        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-            raise ConnectionError(
-                f"The weights of {name!r} are neither here nor in the cache of Hugging Face, and {page} cannot be "
-                f"reached. {_ways(name)}"
-            ) from error
-        except errors.EntryNotFoundError:
+            with _hub.explained(words(spec.card, page, repository)):
+                return _file(repository, file, token)
+        except EntryNotFoundError:
             continue
-        except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
-            raise ConnectionError(f"{page} did not give the weights of {name!r}: {error}. {_ways(name)}") from error
-    raise FileNotFoundError(f"{page} holds none of {list(IN_A_FOLDER)}. {_ways(name)}")
+    raise FileNotFoundError(f"{page} holds none of {list(IN_A_FOLDER)}. {_ways(spec.card.name)}")
+
+
+def words(card: EncoderCard, page: str, repository: str) -> _hub.Words:
+    """What to do about the errors of Hugging Face."""
+    name, ways = card.name, _ways(card.name)
+    return _hub.Words(
+        gated=f"The weights of {name!r} are given on request. Their licence is {card.licence}. Ask for access at "
+        f"{page}, then pass a token of your account as `ds.encoders.get({name!r}, token=...)` or in the environment "
+        "variable HF_TOKEN.",
+        missing=f"Hugging Face has no repository {repository!r}, or your token may not see it. {ways}",
+        offline=f"The weights of {name!r} are neither here nor in the cache of Hugging Face, and {page} cannot be "
+        f"reached. {ways}",
+        failed=f"{page} did not give the weights of {name!r}: {{}}. {ways}",
+    )
 
 
 def _file(repository: str, name: str, token: str | None) -> Path:

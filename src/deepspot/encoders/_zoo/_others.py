@@ -6,18 +6,26 @@ import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from deepspot import _hub
 from deepspot._check import key_in
 from deepspot.encoders._card import EncoderCard
 from deepspot.encoders._lazyslide import adapt
 
+from ._hub import words
 from ._load import refusal, tell_licence
 
 if TYPE_CHECKING:
     from deepspot.encoders._protocol import Encoder
 
 PREFIX = "lazyslide:"
-# What runs code that comes with weights. The registry does not say so, the source of a class and its module does.
-RUNS_CODE = ("trust_remote_code", "torch.hub", "weights_only=False", "jit.load", "pickle", "joblib")
+# Classes of lazyslide-models 0.1 whose source was read: networks of timm or transformers, weights as bare tensors.
+READ = (
+    "crisp", "crown", "gigapath", "gigapath-flash", "gpfm", "h-optimus-0", "h-optimus-1", "h0-mini", "lunit-bt",
+    "lunit-dino-s16", "lunit-dino-s8", "lunit-dino-s8-moozy", "lunit-mocov2", "lunit-swav", "medsiglip", "midnight",
+    "mstar", "path_orchestra", "phikon", "phikonv2", "plip", "uni", "uni2", "virchow", "virchow2",
+)  # fmt: skip
+# What runs code that comes with weights, should a later version of these do so.
+RUNS_CODE = ("trust_remote_code", "torch.hub", "weights_only=False", '"weights_only"', ".jit", "torch.export", "pickle")
 
 
 def from_lazyslide(name: str) -> Encoder:
@@ -28,17 +36,21 @@ def from_lazyslide(name: str) -> Encoder:
     page = getattr(model, "hf_url", None) or getattr(model, "github_url", None) or ""
     card = EncoderCard(
         name=name, dim=getattr(model, "encode_dim", None) or 1, licence=str(model.license), url=page,
-        remote_code=runs_code(model),
+        remote_code=runs_code(key, model),
     )  # fmt: skip
     if card.remote_code:
         raise refusal(card)
+    with _hub.explained(words(card, page, page)):
+        # No token is handed over: what takes one logs the user in for good. HF_TOKEN is found without.
+        made = adapt(model(), name=name)
     tell_licence(card)
-    # No token is handed over: what takes one logs the user in for good. HF_TOKEN is found without.
-    return adapt(model(), name=name)
+    return made
 
 
-def runs_code(model: type[Any]) -> str:
+def runs_code(key: str, model: type[Any]) -> str:
     """Why a class is not instantiated; empty if it may be."""
+    if key not in READ:
+        return "its class is not one of those whose source was read, so that nobody knows what its weights run"
     for part in model.__mro__:
         if part.__module__.partition(".")[0] != "lazyslide_models":
             continue

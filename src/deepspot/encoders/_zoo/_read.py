@@ -14,20 +14,33 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # How a folder of Hugging Face names its weights, the safe format first.
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
+# Counts steps of training, in whole numbers, and is absent from old files.
+COUNTER = "num_batches_tracked"
 _WANTED = "A file of weights maps names to tensors, as `torch.save(module.state_dict(), path)` makes it."
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """Tensors of a file by name, in float32."""
-    held = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     from torch import Tensor
+
+    held = _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch(path)
 
     if not isinstance(held, dict) or not held:
         raise ValueError(f"{path} holds no tensors by name, but {_kind(held)}. {_WANTED}")
     strange = [repr(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strange:
         raise ValueError(f"{path} holds more than tensors by name: {', '.join(strange[:3])}. {_WANTED}")
+    odd = [name for name, value in held.items() if not _is_plain(value) and not name.endswith(COUNTER)]
+    if odd:
+        raise ValueError(f"{path} holds tensors that are no plain numbers: {', '.join(odd[:3])}. {_WANTED}")
     return {_name(name): value.float() if value.is_floating_point() else value for name, value in held.items()}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor is an array of real numbers: not sparse, quantised, complex, or without values."""
+    import torch
+
+    return value.layout is torch.strided and value.is_floating_point() and not (value.is_meta or value.is_quantized)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._check import positive
+from deepspot._check import positive, text
 from deepspot._geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._logging import logger
 
@@ -54,7 +54,7 @@ def convert_legacy(
         Side of the spot tile in µm. The checkpoint tells it in pixels of images whose scale it does not tell, so that
         without it 55 µm are assumed, the spots of Visium, and that is logged.
     encoder
-        Name of the encoder, where the YAML is missing.
+        Name of the encoder; by default the one that the YAML names.
     name
         Of the model; by default that of the folder.
     tissue, licence
@@ -93,6 +93,10 @@ def convert_legacy(
     from deepspot.models._scaler import Scaler
     from deepspot.models._versions import versions
 
+    for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (licence, "licence")):
+        if given is not None:
+            text(given, argument)
+    tile = VISIUM_UM if tile_um is None else positive(tile_um, "tile_um")
     path = find_model(Path(source).expanduser())
     told = _told(path, encoder)
     genes = read_genes(path.with_name(GENES))
@@ -115,19 +119,19 @@ def convert_legacy(
             "Visium. State it with `tile_um=` if that is wrong.", told.get("spot_diameter", "?"), VISIUM_UM,
         )  # fmt: skip
     preset = look_up("published")
-    loss = LOSSES.get(str(settings.get("loss_func")), "mse")
-    model = DeepSpot(preset="published", network=network.model_dump(), training={"loss": loss}, seed=_seed(settings))
+    loss = LOSSES.get(str(settings.get("loss_func")))
+    training = {} if loss is None else {"loss": loss}  # one that is not known here is told in the note
+    model = DeepSpot(preset="published", network=network.model_dump(), training=training, seed=_seed(settings))
     model.scaler = Scaler(*_scale(checkpoint, n_genes, path))
     model.members = [_network(checkpoint, model.network, dim, n_genes, path)]
     card = _encoder_card(told["image_feature_model"], dim)
-    tile = VISIUM_UM if tile_um is None else positive(tile_um, "tile_um")
     try:
         model.card = ModelCard(
             name=name or path.resolve().parent.name,
-            note=f"Converted from {path.name} of the paper's authors; loss {str(settings.get('loss_func'))[:20]}.",
+            note=_note(path, settings.get("loss_func")),
             tissue=tissue, licence=licence or f"that of the checkpoint; see {PAGE}", genes=genes, dim=dim, encoder=card,
             geometry=Geometry(
-                tile=TileGeometry(tile_um=tile, input_px=card.input_px),
+                tile=TileGeometry(tile_um=tile, input_px=card.read_px),
                 neighbors=_neighbors(told, preset.array_box, path),
             ),
             network=model.network, training=model.training, preset="published", seed=model.seed, versions=versions(),
@@ -137,6 +141,11 @@ def convert_legacy(
         raise ValueError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
     logger.info("Converted %r.", model)
     return model
+
+
+def _note(path: Path, loss: Any) -> str:
+    unlike = "" if loss in LOSSES else ", which deepspot does not have: what the card says of the loss is not true"
+    return f"Converted from {path.name} of the paper's authors, who trained it with the loss {loss}{unlike}."
 
 
 def _told(path: Path, encoder: str | None) -> dict[str, str]:
@@ -221,7 +230,8 @@ def _encoder_card(published: str, dim: int) -> EncoderCard:
     known = card_named(name)
     if known is not None and known.dim == dim:
         return known
-    logger.warning("The checkpoint takes %d numbers per tile from an encoder %r that is not known here.", dim, name)
+    why = "which is not known here" if known is None else f"which gives {known.dim} here"
+    logger.warning("The checkpoint takes %d numbers per tile from encoder %r, %s.", dim, name, why)
     return EncoderCard(name=name, dim=dim, note="Named by the checkpoint; not known to deepspot.")
 
 

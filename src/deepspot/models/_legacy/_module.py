@@ -16,6 +16,8 @@ _LAYERS = "torch.nn.modules"
 PHI = (f"{_LAYERS}.linear.Linear", f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU")
 RHO = (f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU", PHI[0], f"{_LAYERS}.dropout.Dropout")
 
+LONGEST = 100
+
 Layer = tuple[np.ndarray, np.ndarray]
 
 
@@ -55,11 +57,11 @@ def read_checkpoint(archive: Archive) -> Checkpoint:
         raise ValueError(
             f"{file} holds a {found}, not the network itself, which the authors save as `final_model.pkl`. Pass that."
         )
-    settings = _items(_items(root.state, file).get("_hparams"), file)
+    settings = _plain(_items(_items(root.state, file).get("_hparams"), file))
     context = settings.get("spot_context")
-    forward = _items(root.state, file).get("_forward_fn")
-    if isinstance(forward, Node) and forward.args[1] != f"{FORWARD}{context}":
-        raise ValueError(f"{file} contradicts itself about the context: {context!r} or {forward.args[1]!r}.")
+    match _items(root.state, file).get("_forward_fn"):
+        case Node(of="builtins.getattr", args=(_, str(forward))) if forward != f"{FORWARD}{context}":
+            raise ValueError(f"{file} contradicts itself about the context: {context!r} or {forward[:LONGEST]!r}.")
     scaler = _items(root.state, file).get("scaler")
     return Checkpoint(
         settings,
@@ -67,6 +69,16 @@ def read_checkpoint(archive: Archive) -> Checkpoint:
         _ensemble(root, "rho", "Rho", RHO, archive),
         *((None, None) if scaler is None else _scaler(scaler, file)),
     )
+
+
+def _plain(settings: dict[Any, Any]) -> dict[str, Any]:
+    """Hyper-parameters that can be shown and compared: to write out a tuple of tuples of … may never end."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if isinstance(key, str)
+        and (value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST))
+    }
 
 
 def _ensemble(root: Node, name: str, of: str, layers: tuple[str, ...], archive: Archive) -> list[Layer]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepspot import _hub
 from deepspot._logging import logger
 
 from ._files import CARD, PAGE, WEIGHTS
@@ -144,29 +145,20 @@ def explained(address: Address) -> Iterator[None]:
     from huggingface_hub import errors
 
     token = "pass `token=`, or set the environment variable HF_TOKEN"
+    words = _hub.Words(
+        gated=f"{address} is gated. Ask for access at {address.url}, then {token}.",
+        missing=f"There is no repository {address.url}, or it is private. Check its name; if you have access, {token}.",
+        offline=f"{address} is not in the cache, and Hugging Face cannot be reached. On a machine that is online, "
+        f"download {CARD} and {WEIGHTS} from {address.url}, and pass the folder with them.",
+        failed=f"Hugging Face did not answer as expected for {address} ({{}}). Try again; if access is restricted, "
+        f"{token}.",
+    )
     try:
-        yield
-    except errors.GatedRepoError as error:
-        raise PermissionError(f"{address} is gated. Ask for access at {address.url}, then {token}.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"There is no repository {address.url}, or it is private. Check its name; if you have access, {token}."
-        ) from error
+        with _hub.explained(words):
+            yield
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"{address.url} has no revision {address.revision!r}. See its history there."
         ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise ConnectionError(
-            f"{address} is not in the cache, and Hugging Face cannot be reached. On a machine that is online, download "
-            f"{CARD} and {WEIGHTS} from {address.url}, and pass the folder with them."
-        ) from error
     except errors.EntryNotFoundError as error:
         raise FileNotFoundError(f"{address} is no model of deepspot: it lacks {CARD} or {WEIGHTS}.") from error
-    except ValueError:
-        raise
-    except Exception as error:  # libraries for HTTP have errors of their own, and change them
-        raise ConnectionError(
-            f"Hugging Face did not answer as expected for {address} ({type(error).__name__}: {error}). Try again; if "
-            f"access is restricted, {token}."
-        ) from error

@@ -110,13 +110,13 @@ def _encoder(card: ModelCard) -> str:
     if card.encoder is None:
         return f"Not known: the model takes embeddings of length {card.dim:,}."
     encoder = card.encoder
-    seen = "no histology" if encoder.mpp is None else f"histology at {encoder.mpp:g} µm per pixel"
-    access = "gated: access has to be asked for where the weights are" if encoder.gated else "open"
+    seen = "not stated" if encoder.mpp is None else f"histology at {encoder.mpp:g} µm per pixel"
     rows = [
         ["name", plain(encoder.name)], ["learnt from", seen], ["length of an embedding", f"{encoder.dim:,}"],
-        ["licence of its weights", plain(encoder.licence)], ["access", access],
-        ["weights", plain(encoder.source)],
+        ["licence of its weights", plain(encoder.licence)], ["weights", plain(encoder.source)],
     ]  # fmt: skip
+    if encoder.gated:
+        rows.append(["access", "gated: access has to be asked for where the weights are"])
     if HUB_PAGE.fullmatch(encoder.url):
         rows.append(["page", f"<{encoder.url}>"])
     note = f"\n\n{plain(encoder.note)}" if encoder.note else ""
@@ -134,8 +134,6 @@ def _limits(card: ModelCard) -> str:
     ]
     if 0 < patients < 5:
         limits.append(f"{_count(patients, 'patient')} cannot show how much patients differ.")
-    if card.encoder is not None and card.encoder.mpp is None:
-        limits.append("Its encoder never learnt from histology.")
     if card.reliability is None:
         limits.append("How reliable its genes are was not measured.")
     return "\n".join(f"- {limit}" for limit in limits)
