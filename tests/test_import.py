@@ -31,7 +31,8 @@ def test_import_stays_light():
 
 
 def test_import_is_quick():
-    code = "import time; at = time.perf_counter(); import deepspot; print(time.perf_counter() - at)"
+    # Time of the processor: what else the machine does at the time is not our import.
+    code = "import time; at = time.process_time(); import deepspot; print(time.process_time() - at)"
     assert statistics.median(float(run(code)) for _ in range(3)) < 0.3
 
 

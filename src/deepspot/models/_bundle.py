@@ -9,11 +9,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from deepspot._logging import logger
+
 from ._card import ModelCard
 from ._deepspot import DeepSpot
 from ._sharing._card_file import hash_of, read_content, same_card, understood
-from ._sharing._files import CARD, WEIGHTS, opened
+from ._sharing._files import CARD, PAGE, WEIGHTS, opened
 from ._sharing._header import check_header, most_bytes, read_header, shapes_of
+from ._sharing._hub import parse, send
+from ._sharing._read import read_card
 from ._sharing._zip import pack
 from ._tensors import restore, tensors_of
 
@@ -90,17 +94,22 @@ def load(path: Path, *, device: str | None = None, sha256: str | None = None) ->
     return model
 
 
-def read_card(path: Path) -> ModelCard:
-    """Read and check the card of a bundle."""
-    with opened(path) as files:
-        card = understood(read_content(files), files.named(CARD))
-        shapes_of(card, files.named(CARD))
-    return card
-
-
-def largest(card: ModelCard) -> int:
-    """Most bytes that the weights of a model may have."""
-    return most_bytes(shapes_of(card, CARD), card.dim)
+def upload(model: DeepSpot, address: str, *, token: str | None, private: bool, half: bool) -> str:
+    """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
+    place = parse(address)
+    if place.revision is not None:
+        raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
+    with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
+        folder = Path(scratch)
+        write(model, folder, half=half)
+        card = read_card(folder)  # what cannot be read again is not sent
+        (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
+        made = send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
+    logger.info(
+        "Uploaded %r (licence %s) to %s. Its card names %d training slides. `ds.models.load(%r)` loads this very "
+        "version.", card.name, card.licence, place.url, len(card.slides), str(made),
+    )  # fmt: skip
+    return str(made)
 
 
 def _check_fitted(model: DeepSpot) -> ModelCard:

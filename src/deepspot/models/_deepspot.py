@@ -317,7 +317,7 @@ class DeepSpot:
         -------
         Address of this very version, for :func:`deepspot.models.load`.
         """
-        from ._sharing._hub import upload
+        from ._bundle import upload
 
         return upload(self, address, token=token, private=private, half=half)
 

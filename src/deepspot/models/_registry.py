@@ -42,8 +42,8 @@ def available() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ._bundle import read_card
     from ._sharing._at_hand import everything
+    from ._sharing._read import read_card
 
     rows = {}
     for found in everything():

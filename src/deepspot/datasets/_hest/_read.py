@@ -68,7 +68,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """Read the metadata of a sample."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no JSON ({error}). Get it again.") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{path} is no record of a sample, but a {type(meta).__name__}. Get it again.")

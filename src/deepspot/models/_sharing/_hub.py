@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deepspot import _hub
-from deepspot._logging import logger
 
 from ._files import CARD, PAGE, WEIGHTS
-
-if TYPE_CHECKING:
-    from deepspot.models._deepspot import DeepSpot
+from ._read import largest, read_card
 
 # `Path` makes one slash of two.
 _ADDRESS = re.compile(r"(?!.*\.\.)hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
@@ -70,8 +65,6 @@ def fetch(address: Address, *, token: str | None = None) -> Path:
     ValueError
         If the card is no card, or the weights are larger than it says.
     """
-    from deepspot.models._bundle import largest, read_card
-
     with explained(address):
         folder = _download(address.repo, CARD, address.revision, token).parent
     limit, commit = largest(read_card(folder)), folder.name
@@ -86,28 +79,6 @@ def fetch(address: Address, *, token: str | None = None) -> Path:
     )
 
 
-def upload(model: DeepSpot, address: str, *, token: str | None, private: bool, half: bool) -> str:
-    """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
-    from deepspot.models._bundle import read_card, write
-
-    place = parse(address)
-    if place.revision is not None:
-        raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
-    with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
-        folder = Path(scratch)
-        write(model, folder, half=half)
-        card = read_card(folder)
-        (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
-        with explained(place):
-            commit = _send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
-    made = Address(place.repo, commit)
-    logger.info(
-        "Uploaded %r (licence %s) to %s. Its card names %d training slides. `ds.models.load(%r)` loads this very "
-        "version.", card.name, card.licence, place.url, len(card.slides), str(made),
-    )  # fmt: skip
-    return str(made)
-
-
 def _download(repo: str, name: str, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
@@ -118,6 +89,12 @@ def _size(repo: str, name: str, revision: str, token: str | None) -> int | None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), token=token).size
+
+
+def send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> Address:
+    """Write the files of a bundle and its page to a repository in one commit, which is returned."""
+    with explained(place):
+        return Address(place.repo, _send(folder, place, private=private, token=token, message=message))
 
 
 def _send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> str:
