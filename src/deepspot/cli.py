@@ -216,4 +216,5 @@ def _is_ours(error: BaseException) -> bool:
 def _one_line(error: BaseException) -> str:
     # The text of a KeyError is quoted by Python, that of an OSError may carry a number.
     text = error.args[0] if len(error.args) == 1 else error
-    return " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
+    line = " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)  # files name themselves

@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 
+from deepspot.datasets._shared._h5ad import read_table
 from deepspot.datasets._shared._unpack import gunzip, unzip
 
 
@@ -78,3 +79,18 @@ def test_unzip_missing_bomb_and_damage(archive, tmp_path):
     with pytest.raises(ValueError, match="damaged or cut off"):
         unzip(archive, "top/a.h5ad", tmp_path / "b", 1)
     assert nothing_left(tmp_path)
+
+
+def test_files_that_take_from_others_or_are_bombs_are_refused(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["secret"] = [1]
+    with h5py.File(tmp_path / "link.h5ad", "w") as file:
+        file["obs"] = h5py.ExternalLink("other.h5", "secret")
+    with pytest.raises(ValueError, match=r"link\.h5ad takes 'obs' from another file"):
+        read_table(tmp_path / "link.h5ad")
+    with h5py.File(tmp_path / "bomb.h5ad", "w") as file:
+        file.create_dataset("X", (10**6, 10**4), "f4", chunks=(1000, 1000), compression="gzip")
+    with pytest.raises(ValueError, match=r"bomb\.h5ad unpacks to 40\.0 GB"):
+        read_table(tmp_path / "bomb.h5ad")

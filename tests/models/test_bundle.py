@@ -340,3 +340,14 @@ def test_a_blend_and_ridge_alone_survive(bags, targets, tmp_path, weight):
     rewrite(tmp_path / "blend", lambda t: t.pop("novelty.core"))
     with pytest.raises(ValueError, match="novelty"):
         ds.models.load(tmp_path / "blend")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("{}")])
+def test_a_folder_that_only_looks_like_a_bundle_is_not_replaced(model, tmp_path, make):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / WEIGHTS).write_text("precious")
+    make(folder / CARD)
+    with pytest.raises(ValueError, match="no bundle"):
+        model.save(folder, overwrite=True)
+    assert (folder / WEIGHTS).read_text() == "precious"

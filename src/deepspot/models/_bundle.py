@@ -129,13 +129,21 @@ def _check_pin(known: str, wanted: str | None, path: Path) -> None:
 
 def _is_bundle(path: Path, *, zipped: bool) -> bool:
     """Whether there are the two files and nothing else that would be lost."""
-    if path.is_dir():
-        return not zipped and sorted(file.name for file in path.iterdir()) == [CARD, WEIGHTS]
+    if zipped != path.is_file() or path.is_symlink():
+        return False
     try:
-        with zipfile.ZipFile(path) as file:
-            return zipped and sorted(file.namelist()) == [CARD, WEIGHTS]
+        if zipped:
+            with zipfile.ZipFile(path) as file:
+                names = file.namelist()
+        else:
+            names = [f"{file.name}{'' if file.is_file() else '?'}" for file in path.iterdir()]
+        if sorted(names) != [CARD, WEIGHTS]:
+            return False
+        with opened(path) as files:
+            read_content(files)
     except (zipfile.BadZipFile, OSError, ValueError):
         return False
+    return True
 
 
 def _sha256(raw: bytes) -> str:

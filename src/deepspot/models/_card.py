@@ -14,10 +14,11 @@ from ._gate import Gate
 from ._reliability import Reliability
 
 # Beyond anything that is a spot: what is larger would fill the memory of whoever predicts with it.
-MOST_UM, MOST_PX, MOST_PARTS = 1e5, 10_000, 1_000
+LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
 # What is known of every gene, and how far from 0 it may be: float32 has to hold it.
 MOST_LETTERS = 2_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, ends of lines, what turns the direction of writing, and halves of characters.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
 
 
@@ -117,7 +118,8 @@ class ModelCard(BaseModel):
         if self.geometry is not None:
             tile, rule = self.geometry.tile, self.geometry.neighbors
             px = max(px, tile.input_px)
-            if max(tile.tile_um, rule.reach) > MOST_UM or max(tile.grid, rule.cap) > MOST_PARTS:
+            large = max(tile.tile_um, rule.reach) > MOST_UM or max(tile.grid**2, rule.cap) > MOST_PARTS
+            if large or tile.tile_um < LEAST_UM:
                 raise ValueError(f"`geometry` is no geometry of spots: {self.geometry}")
         if px > MOST_PX:
             raise ValueError(f"tiles of {px} px are larger than any encoder takes")

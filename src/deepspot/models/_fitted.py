@@ -31,7 +31,13 @@ def card_of(model: DeepSpot) -> ModelCard:
 def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
     """The encoder that a model was trained on: by its name, or as given."""
     from deepspot import encoders
+    from deepspot.encoders._zoo import PREFIX
 
+    if encoder is None and card.encoder.name.startswith(PREFIX):  # type: ignore[union-attr]
+        raise ValueError(
+            f"Model {card.name!r} needs encoder {card.encoder.name!r}, which loads its own weights with code of "  # type: ignore[union-attr]
+            "lazyslide-models. If you want that, pass it as `encoder=`."
+        )
     ready = encoders.get(card.encoder.name if encoder is None else encoder)  # type: ignore[union-attr]
     if ready.card.dim != card.dim:
         raise ValueError(

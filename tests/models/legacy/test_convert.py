@@ -135,6 +135,23 @@ def test_files_that_do_not_fit_together_are_refused(authors, publish, settings, 
         ds.models.convert_legacy(folder)
 
 
+@pytest.mark.parametrize("context", ["spot_spot", "neighbors_spot", "subspot", ""])
+def test_other_orders_of_the_context_are_refused(authors, publish, context):
+    network = authors.DeepSpot(spot_context="spot_neighbors")
+    network._hparams["spot_context"] = context
+    network._forward_fn = None
+    with pytest.raises(ValueError, match="unknown context"):
+        ds.models.convert_legacy(publish(network))
+
+
+def test_a_wide_table_of_genes_takes_no_more_memory_than_it_is_long(authors, publish):
+    folder = publish(authors.DeepSpot())
+    head = "gene_name,isPredicted," + ",".join("x" * 200_000)
+    rows = [head, *(f"{gene},True" for gene in GENES), *["O,False"] * 2_000]
+    (folder / FILES[2]).write_text("\n".join(rows))
+    assert ds.models.convert_legacy(folder).card.genes == GENES
+
+
 def test_yaml_cannot_construct_or_multiply(authors, publish):
     folder = publish(
         authors.DeepSpot(), settings="x: !!python/object/apply:os.system [exit]\nimage_feature_model: tiny\n"

@@ -19,6 +19,8 @@ POOLED = ("xenium", "visium hd")
 SQUARE_UM = (8.0, 250.0)
 REFUSE, SAY = 0.1, 0.03
 ESTIMATED, EMBEDDED = "pixel_size_um_estimated", "pixel_size_um_embedded"
+# Of a number in the metadata; Python's whole numbers know no end.
+LARGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -136,4 +138,4 @@ def _number(value: Any) -> float | None:
     """Return a number above 0, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if 0 < value < float("inf") else None
+    return float(value) if 0 < value < LARGEST else None

@@ -104,5 +104,7 @@ def _is_tiled(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as file:
             return bool(file.pages.first.is_tiled)
-    except (tifffile.TiffFileError, IndexError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:  # damaged files raise anything
         raise ValueError(f"{path} is damaged or no TIFF ({error}). Get it again.") from error

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
 from typing import IO
 
 PIECE = 2**22
+UNREADABLE = (
+    EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, UnicodeDecodeError,
+    OverflowError, OSError,
+)  # fmt: skip
 
 
 def gunzip(packed: Path, target: Path, max_gb: float) -> Path:
@@ -22,7 +27,8 @@ def gunzip(packed: Path, target: Path, max_gb: float) -> Path:
     try:
         with gzip.open(packed) as source:
             return _copy(source, target, packed, max_gb)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except UNREADABLE as error:
+        _raise_if_of_this_machine(error)
         raise _damaged(packed, error) from error
 
 
@@ -40,7 +46,8 @@ def unzip(archive: Path, member: str, target: Path, max_gb: float) -> Path:
                 raise ValueError(f"{archive} has no {member!r}. Is it the archive that was published? Get it again.")
             with members.open(member) as source:
                 return _copy(source, target, archive, max_gb)
-    except (EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
+        _raise_if_of_this_machine(error)
         raise _damaged(archive, error) from error
 
 
@@ -61,6 +68,12 @@ def _copy(source: IO[bytes] | gzip.GzipFile, target: Path, packed: Path, max_gb:
         return partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _raise_if_of_this_machine(error: Exception) -> None:
+    """A full disk or a missing right is said by the system, with a number; a damaged file by Python, without."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _damaged(packed: Path, error: Exception) -> ValueError:

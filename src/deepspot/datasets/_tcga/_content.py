@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot import _check, _downstream, _on_disk
-from deepspot.datasets._shared._h5ad import reading
+from deepspot.datasets._shared._h5ad import check_extent, reading
 
 ROWS = 1000
 IMAGE = "hires"
@@ -55,6 +55,7 @@ def load(path: Path, genes: str | Sequence[str] | None) -> Content:
     import h5py
     from anndata.io import read_elem
 
+    check_extent(path)
     with ExitStack() as opened:
         with reading(path):
             file = opened.enter_context(h5py.File(path))

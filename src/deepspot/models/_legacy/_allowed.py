@@ -66,6 +66,7 @@ def full_name(module: str, name: str) -> str:
 
 def refusal(name: str) -> str:
     """Why a name that is not allowed stops the conversion."""
+    name = name[:80].encode("unicode_escape").decode()  # it goes to a terminal
     if name.startswith(_SINGLE_CELL):
         return (
             f"is a single-cell checkpoint ({name}). It takes cells and their neighbours through deeper networks than "

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PICKLE = "data.pkl"
 # The description of a network of any size takes some 100 KB, a scaler of 20,000 genes another 1 MB.
-LARGEST_PICKLE = 64_000_000
+LARGEST_PICKLE = 8_000_000
 # What `zipfile` raises on damaged files.
 _UNREADABLE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError,

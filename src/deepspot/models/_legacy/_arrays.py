@@ -29,7 +29,7 @@ def tensor(node: Any, archive: Archive) -> np.ndarray:
                 tuple(stride),
                 *_,
             ),
-        ) if kind in _STORAGES and shape and all(type(side) is int and side > 0 for side in shape):
+        ) if kind in _STORAGES and len(shape) in (1, 2) and all(type(side) is int and side > 0 for side in shape):
             dtype = np.dtype(_STORAGES[kind])
             size = math.prod(shape)
             along = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL, SETTINGS, GENES = "final_model.pkl", "top_param_overall.yaml", "info_highly_variable_genes.csv"
-LARGEST_SETTINGS, LARGEST_GENES = 100_000, 50_000_000
+LARGEST_SETTINGS, LARGEST_GENES = 100_000, 20_000_000
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def find_model(source: Path) -> Path:
@@ -42,16 +43,21 @@ def read_genes(path: Path) -> list[str]:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: without it nobody knows which genes are predicted. Copy it there.")
+    genes = []
     try:
-        rows = list(csv.DictReader(StringIO(_text(path, LARGEST_GENES)), strict=True))
+        rows = csv.reader(StringIO(_text(path, LARGEST_GENES)), strict=True)
+        head = next(rows, [])
+        name, flag = head.index("gene_name"), head.index("isPredicted")
+        for row in rows:
+            if row and FLAGS[row[flag].strip().lower()]:
+                genes.append(row[name])
     except csv.Error as error:
         raise ValueError(f"{path} is no readable CSV ({error}). Get a new copy.") from error
-    flags = {"true": True, "1": True, "false": False, "0": False}
-    try:
-        genes = [row["gene_name"] for row in rows if flags[str(row["isPredicted"]).strip().lower()]]
-    except KeyError as error:
+    except (ValueError, KeyError, IndexError) as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(
-            f"{path} must have the columns 'gene_name' and 'isPredicted' (True or False), and {error} does not fit."
+            f"{path} must have the columns 'gene_name' and 'isPredicted' (True or False), and does not fit ({error})."
         ) from error
     if not all(genes) or len(set(genes)) < len(genes):
         raise ValueError(f"{path} names genes that are empty or there twice. Get a new copy.")
@@ -59,9 +65,11 @@ def read_genes(path: Path) -> list[str]:
 
 
 def _text(path: Path, limit: int) -> str:
-    if path.stat().st_size > limit:
+    with path.open("rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
         raise ValueError(f"{path} is larger than such a file can be ({limit:,} bytes). Get a new copy.")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text ({error}). Get a new copy.") from error

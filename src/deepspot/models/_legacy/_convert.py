@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot, NetworkConfig
     from deepspot.models._network import Network
 
-CONTEXTS = {"spot": "spot", "subspot": "subspots", "neighbors": "neighbors"}
+CONTEXTS: dict[Any, tuple[str, ...]] = {
+    "spot": ("spot",),
+    "spot_subspot": ("spot", "subspots"),
+    "spot_neighbors": ("spot", "neighbors"),
+    "spot_subspot_neighbors": ("spot", "subspots", "neighbors"),
+}
 LOSSES = {"mse": "mse", "cos": "cosine", "mse_cos": "mse_cosine", "pearson": "pearson", "poisson": "poisson"}
 # Names of the encoders in the authors' code.
 ENCODERS = {
@@ -114,9 +119,10 @@ def convert_legacy(
                 "not belong together. Copy both from the same folder."
             )
     if tile_um is None:
+        said = told.get("spot_diameter", "?")[:20].encode("unicode_escape").decode()
         logger.warning(
             "The checkpoint tells its tiles in pixels of unknown size (spot_diameter=%s); %g µm are assumed, as in "
-            "Visium. State it with `tile_um=` if that is wrong.", told.get("spot_diameter", "?"), VISIUM_UM,
+            "Visium. State it with `tile_um=` if that is wrong.", said, VISIUM_UM,
         )  # fmt: skip
     preset = look_up("published")
     loss = LOSSES.get(str(settings.get("loss_func")))
@@ -164,8 +170,8 @@ def _make_up(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
     from deepspot.models._config import NetworkConfig, look_up
 
     settings, phi, rho = checkpoint.settings, checkpoint.phi, checkpoint.rho
-    context = str(settings.get("spot_context")).split("_")
-    if not phi or not rho or not set(context) <= set(CONTEXTS):
+    context = CONTEXTS.get(settings.get("spot_context"), ())
+    if not phi or not rho or not context:
         raise ValueError(f"{path} has no network, or one with an unknown context: {settings.get('spot_context')!r}.")
     (width, dim), (n_genes, _) = (_two(weight, path) for weight, _ in (phi[0], rho[0]))
     for layers, shape in ((phi, (width, dim)), (rho, (n_genes, width * len(context)))):
@@ -174,7 +180,7 @@ def _make_up(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
     if (settings.get("input_size"), settings.get("output_size")) != (dim, n_genes):
         raise ValueError(f"{path} contradicts itself about the number of inputs or genes. Get a new copy.")
     base = look_up("published").network.model_dump()
-    made = {"context": tuple(CONTEXTS[part] for part in context), "width": width, "n_phi": len(phi), "n_rho": len(rho)}
+    made = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
     return NetworkConfig(**base | made), dim
 
 
@@ -214,9 +220,9 @@ def _scale(checkpoint: Checkpoint, n_genes: int, path: Path) -> tuple[np.ndarray
 
 def _neighbors(told: dict[str, str], reach: int | None, path: Path) -> NeighborRule:
     text = told.get("neighbors", str(reach))
-    if not text.isdecimal() or not 0 < int(text) <= 10:
+    if len(text) > 2 or not text.isdecimal() or not 0 < int(text) <= 10:
         raise ValueError(
-            f"{path.with_name(SETTINGS)} has neighbors={text!r}; steps of the array from 1 to 10 are known."
+            f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; steps of the array from 1 to 10 are known."
         )
     return NeighborRule(kind="box", reach=int(text), cap=(2 * int(text) + 1) ** 2 - 1)
 

@@ -16,7 +16,7 @@ _LAYERS = "torch.nn.modules"
 PHI = (f"{_LAYERS}.linear.Linear", f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU")
 RHO = (f"{_LAYERS}.dropout.Dropout", f"{_LAYERS}.activation.ReLU", PHI[0], f"{_LAYERS}.dropout.Dropout")
 
-LONGEST = 100
+LONGEST, MOST_MEMBERS = 100, 100
 
 Layer = tuple[np.ndarray, np.ndarray]
 
@@ -84,6 +84,8 @@ def _plain(settings: dict[Any, Any]) -> dict[str, Any]:
 def _ensemble(root: Node, name: str, of: str, layers: tuple[str, ...], archive: Archive) -> list[Layer]:
     file = str(archive.path)
     members = _modules(_child(root, name, f"{_LAYERS}.container.ModuleList", file), file)
+    if len(members) > MOST_MEMBERS:
+        raise ValueError(f"{file} has an ensemble of {len(members):,}; the published network has 10. Get a new copy.")
     found = []
     for member in members.values():
         if not isinstance(member, Node) or member.of != f"deepspot.spot.model.{of}":
