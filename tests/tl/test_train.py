@@ -110,7 +110,7 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"layer": "raw"}, KeyError, "raw"),
         ({"layer": "expected"}, ValueError, "normalised twice"),
         ({"table_key": "counts"}, KeyError, "counts"),
-        ({"encoder": "uni"}, KeyError, "lite0_stats"),
+        ({"encoder": "nope"}, KeyError, "lite0_stats"),
         ({"preset": "best"}, KeyError, "published"),
         ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
         ({"min_detected": 30}, ValueError, "share from 0 to 1"),
