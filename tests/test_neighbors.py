@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from deepspot._geometry import NeighborRule
-from deepspot._neighbors import NeighborFinder, find_neighbors, padded
+from deepspot._neighbors import NeighborFinder, among, find_neighbors, padded
 
 
 def square(n, pitch=100.0):
@@ -88,3 +88,15 @@ def test_some_at_a_time_are_those_of_all():
         everyone = find_neighbors(xy, rule, array)
         some = np.array([7, 3, 39])
         assert (NeighborFinder(xy, rule, array).of(some) != everyone[some]).nnz == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_columns_of_a_matrix(seed):
+    rng = np.random.default_rng(seed)
+    neighbors = csr_matrix(rng.random((6, 40)) < 0.2)
+    columns = rng.permutation(40)[: rng.integers(1, 40)]
+    found = among(neighbors, columns)
+    assert found.shape == (6, len(columns))
+    assert found.has_sorted_indices
+    np.testing.assert_array_equal(found.toarray(), neighbors[:, columns].toarray())

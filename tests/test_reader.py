@@ -99,7 +99,7 @@ def test_blocks_are_dropped_when_no_tile_needs_them_any_more():
     blocks = _reader._Blocks(in_blocks(IMAGE, 20, 210), boxes)
     held = []
     for row in blocks.order:
-        blocks.paste(row, np.zeros((12, 12, 3), np.uint8))
+        blocks.cut(np.array([row]))
         held.append(len(blocks.cache))
     assert max(held) == 2
     assert held[-1] == 0

@@ -10,6 +10,7 @@ def test_defaults():
     fresh = Settings()
     assert fresh.device is None
     assert fresh.batch_size == 64
+    assert 1 <= fresh.workers <= 4
     assert fresh.progress is True
     assert fresh.seed == 0
     assert fresh.max_table_gb == 4.0
@@ -21,7 +22,7 @@ def test_unknown_name_lists_the_known():
         ds.settings.batchsize = 3
 
 
-@pytest.mark.parametrize("name", ["batch_size", "max_table_gb"])
+@pytest.mark.parametrize("name", ["batch_size", "workers", "max_table_gb"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_values_above_zero(name, value):
     fresh = Settings()

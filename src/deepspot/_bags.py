@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import block_diag, csr_matrix
 
+from ._neighbors import among
+
 OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles"}
 
 
@@ -69,7 +71,7 @@ class Bags:
         near = np.setdiff1d(self.neighbors[rows].indices, rows)
         taken = np.concatenate([rows, near])
         optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in OPTIONAL}
-        return Bags(spot=self.spot[taken], neighbors=self.neighbors[taken][:, taken], **optional)
+        return Bags(spot=self.spot[taken], neighbors=among(self.neighbors[taken], taken), **optional)
 
     @staticmethod
     def concat(bags: Sequence[Bags]) -> Bags:

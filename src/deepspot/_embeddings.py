@@ -53,6 +53,10 @@ class Shelf:
             )  # fmt: skip
             _save(arrays, _file(self.spill, block))
 
+    def holds(self, block: int) -> bool:
+        """Whether there is a file of a block; it may still turn out to be damaged."""
+        return any(_file(folder, block).is_file() for folder in filter(None, (self.folder, self.spill)))
+
     def get(self, block: int, part: str) -> np.ndarray | None:
         """`spot` or `subspots` of a block, or None where they are not kept."""
         from safetensors import SafetensorError, safe_open

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+SubspotsFrom = Literal["tiles", "tokens"]
 
 
 class TileGeometry(BaseModel):
@@ -16,6 +18,9 @@ class TileGeometry(BaseModel):
         Side in pixels to which every tile is resized for the encoder.
     grid
         Sub-spots along one side of a spot (3 gives 3 × 3).
+    subspots
+        What sub-spots are embedded from: ``"tiles"`` of their own, or the ``"tokens"`` that the encoder makes of the
+        spot tile, averaged over the part that shows the sub-spot.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,6 +28,15 @@ class TileGeometry(BaseModel):
     tile_um: float = Field(gt=0)
     input_px: int = Field(gt=0)
     grid: int = Field(default=3, gt=0)
+    subspots: SubspotsFrom = "tiles"
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the default out, which there was no other way to do once: cards and fingerprints stay as they were."""
+        written: dict[str, Any] = write(self)
+        if self.subspots == "tiles":
+            written.pop("subspots", None)
+        return written
 
 
 class NeighborRule(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from ._boxes import Boxes
 from ._fingerprint import digest
+from ._settings import settings
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -21,9 +22,13 @@ GLASS = 255
 """Beyond the border of a slide there is glass: white."""
 
 LARGE_BLOCK = 256 * 2**20
+AT_ONCE, HELD = 64 * 2**20, 256 * 2**20
+"""Bytes of image blocks that are decoded together, and that are kept for tiles to come."""
+
 EXACT_FINGERPRINT = 2**30
 SQUARE = 1024
 PATCH, PATCHES = 64, 256
+FEW = 4
 # Averaging 3 × 3 of the pixels that are kept is enough to draw without moiré, and much faster than averaging all.
 AVERAGED = 3
 # Levels of odd sizes are cut when halved, so that the pixels of a fourth level are 8.003 wide.
@@ -50,7 +55,9 @@ def sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
     return [(level.sizes["y"], level.sizes["x"]) for level in pyramid]
 
 
-def read(level: DataArray, boxes: Boxes, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read(
+    level: DataArray, boxes: Boxes, batch_size: int, *, in_order: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the tiles of boxes, in the order in which the image is stored.
 
     Parameters
@@ -61,18 +68,17 @@ def read(level: DataArray, boxes: Boxes, batch_size: int) -> Iterator[tuple[np.n
         What to read. What lies outside the image is white.
     batch_size
         Tiles in a batch.
+    in_order
+        Keep the order of the boxes, of which those that follow each other should lie close together.
 
     Yields
     ------
     Rows of the boxes (b,) and their tiles (b, side, side, 3) in uint8.
     """
-    blocks = _Blocks(level, boxes)
+    blocks = _Blocks(level, boxes, in_order=in_order)
     for start in range(0, len(blocks.order), batch_size):
         rows = blocks.order[start : start + batch_size]
-        tiles = np.full((len(rows), boxes.side, boxes.side, 3), GLASS, dtype=np.uint8)
-        for tile, row in zip(tiles, rows, strict=True):
-            blocks.paste(row, tile)
-        yield rows, tiles
+        yield rows, blocks.cut(rows)
 
 
 def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -> tuple[np.ndarray, int]:
@@ -138,7 +144,8 @@ def _average(level: DataArray, step: int) -> np.ndarray:
         if y0 % step:
             sums[:1] = waiting
         for x0, x1 in pairwise(across):
-            pixels = _decode(level.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
+            at = int(np.searchsorted(down, y0)), int(np.searchsorted(across, x0))
+            pixels = _decode(level.data, [at], [down, across])[0].transpose(1, 2, 0)
             by_row = _sum(pixels, y0, y1, step, 0)
             sums[:, x0 // step : (x1 - 1) // step + 1] += _sum(by_row, x0, x1, step, 1)
         waiting = sums[-1:].copy()
@@ -167,18 +174,18 @@ def fingerprint(level: DataArray, boxes: Boxes) -> str:
         some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
         corners = [(y, x) for y, x in np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))]
         side = PATCH
-    return digest(list(level.shape), [digest(_decode(level.data[:, y : y + side, x : x + side])) for y, x in corners])
-
-
-def _decode(part: Any) -> np.ndarray:
-    """Pixels of a part of an image, in this thread: within a Dask worker they would be sent to the cluster else."""
-    return np.asarray(part.compute(scheduler="synchronous") if hasattr(part, "compute") else part)
+    squares = [""] * len(corners)
+    for rows, tiles in read(level, Boxes(np.array(corners), side, 0), FEW):
+        for row, tile in zip(rows, tiles, strict=True):
+            y, x = corners[row]
+            squares[row] = digest(tile[: height - y, : width - x].transpose(2, 0, 1))
+    return digest(list(level.shape), squares)
 
 
 class _Blocks:
-    """Decoded blocks of an image, each kept for as long as a tile still needs it."""
+    """Decoded blocks of an image, each kept for as long as a tile still needs it, and there is room."""
 
-    def __init__(self, level: DataArray, boxes: Boxes) -> None:
+    def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
         self.data = level.data
         self.boxes = boxes
         self.edges = [_edges(self.data, axis) for axis in (1, 2)]
@@ -186,10 +193,10 @@ class _Blocks:
         first, last = self._touched()
         self.needs = [
             [(r, c) for r in range(a[0], b[0] + 1) for c in range(a[1], b[1] + 1)]
-            for a, b in zip(first, last, strict=True)
+            for a, b in zip(first.tolist(), last.tolist(), strict=True)
         ]
         self.left = Counter(block for blocks in self.needs for block in blocks)
-        self.order = np.lexsort((first[:, 1], first[:, 0]))
+        self.order = np.arange(len(first)) if in_order else np.lexsort((first[:, 1], first[:, 0]))
         self.cache: dict[tuple[int, int], np.ndarray] = {}
 
     def _touched(self) -> tuple[np.ndarray, np.ndarray]:
@@ -200,23 +207,85 @@ class _Blocks:
         corners, far = self.boxes.corners, self.boxes.corners + self.boxes.side - 1
         return tuple(np.column_stack([block(at[:, 0], 0), block(at[:, 1], 1)]) for at in (corners, far))  # type: ignore[return-value]
 
-    def paste(self, row: int, tile: np.ndarray) -> None:
+    def cut(self, rows: np.ndarray) -> np.ndarray:
+        """Tiles of some of the boxes (b, side, side, 3)."""
+        side = self.boxes.side
+        tiles = np.empty((len(rows), side, side, 3), dtype=np.uint8)
+        corners = self.boxes.corners[rows]
+        size = np.array([edges[-1] for edges in self.edges])
+        tiles[((corners < 0) | (corners + side > size)).any(axis=1)] = GLASS
+        for run in self._runs(rows):
+            for at in run:
+                self._paste(rows[at], tiles[at])
+            self._make_room()
+        return tiles
+
+    def _runs(self, rows: np.ndarray) -> Iterator[range]:
+        """Tiles whose blocks are decoded together: far ones do not fill the memory."""
+        first, new = 0, dict.fromkeys(self._missing(rows[0])) if len(rows) else {}
+        for at in range(1, len(rows)):
+            more = new | dict.fromkeys(self._missing(rows[at]))
+            if len(more) > len(new) and sum(map(self._bytes, more)) > AT_ONCE:
+                self._decode(list(new))
+                yield range(first, at)
+                first, more = at, dict.fromkeys(self._missing(rows[at]))
+            new = more
+        self._decode(list(new))
+        yield range(first, len(rows))
+
+    def _missing(self, row: int) -> list[tuple[int, int]]:
+        return [block for block in self.needs[row] if block not in self.cache]
+
+    def _decode(self, blocks: list[tuple[int, int]]) -> None:
+        self.cache.update(zip(blocks, _decode(self.data, blocks, self.edges), strict=True))
+
+    def _paste(self, row: int, tile: np.ndarray) -> None:
         top, left = self.boxes.corners[row]
         for block in self.needs[row]:
-            pixels, (y, x) = self._decode(block), (self.edges[0][block[0]], self.edges[1][block[1]])
-            y0, y1 = max(top, y), min(top + self.boxes.side, y + pixels.shape[0])
-            x0, x1 = max(left, x), min(left + self.boxes.side, x + pixels.shape[1])
+            pixels, (y, x) = self.cache.pop(block), (self.edges[0][block[0]], self.edges[1][block[1]])
+            y0, y1 = max(top, y), min(top + self.boxes.side, y + pixels.shape[1])
+            x0, x1 = max(left, x), min(left + self.boxes.side, x + pixels.shape[2])
             if y0 < y1 and x0 < x1:
-                tile[y0 - top : y1 - top, x0 - left : x1 - left] = pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+                for colour in range(3):  # one at a time: four times as fast as all three, which lie far apart
+                    tile[y0 - top : y1 - top, x0 - left : x1 - left, colour] = pixels[
+                        colour, y0 - y : y1 - y, x0 - x : x1 - x
+                    ]
             self.left[block] -= 1
-            if not self.left[block]:
-                del self.cache[block]
+            if self.left[block]:
+                self.cache[block] = pixels  # to the end: those at the front were used longest ago
 
-    def _decode(self, block: tuple[int, int]) -> np.ndarray:
-        if block not in self.cache:
-            (y0, y1), (x0, x1) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
-            self.cache[block] = _decode(self.data[:, y0:y1, x0:x1]).transpose(1, 2, 0)
-        return self.cache[block]
+    def _make_room(self) -> None:
+        held = sum(map(self._bytes, self.cache))
+        for block in list(self.cache):
+            if held <= HELD:
+                return
+            held -= self._bytes(block)
+            del self.cache[block]
+
+    def _bytes(self, block: tuple[int, int]) -> int:
+        (top, bottom), (left, right) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
+        return int(3 * (bottom - top) * (right - left))
+
+
+def _decode(data: Any, blocks: list[tuple[int, int]], edges: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pixels (3, height, width) of blocks, in threads of this process and in one go.
+
+    To slice a dask array costs more than to decode a small block, and within a Dask worker pixels would be sent to the
+    cluster.
+    """
+    if not hasattr(data, "chunks"):
+        down, across = edges
+        return [np.asarray(data[:, down[r] : down[r + 1], across[c] : across[c + 1]]) for r, c in blocks]
+    from dask import threaded
+
+    colours = len(data.chunks[0])
+    keys = [(data.name, colour, *block) for block in blocks for colour in range(colours)]
+    if not keys:
+        return []
+    parts = threaded.get(data.__dask_optimize__(data.__dask_graph__(), keys), keys, num_workers=settings.workers)
+    if colours == 1:
+        return [np.asarray(part) for part in parts]
+    return [np.concatenate(parts[at : at + colours]) for at in range(0, len(parts), colours)]
 
 
 def _edges(data: Any, axis: int, in_memory: int | None = None) -> np.ndarray:

@@ -16,6 +16,8 @@ class Settings:
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes CUDA, then MPS, then the CPU.
     batch_size
         Tiles that go through an encoder at once.
+    workers
+        Threads that decode the image, ahead of the encoder.
     progress
         Show progress bars (they stay silent anyway where the output is not a terminal).
     seed
@@ -39,6 +41,7 @@ class Settings:
 
     device: str | None = None
     batch_size: int = 64
+    workers: int = min(4, os.cpu_count() or 1)
     progress: bool = True
     seed: int = 0
     max_table_gb: float = 4.0
@@ -51,7 +54,7 @@ class Settings:
         known = [field.name for field in fields(self)]
         if name not in known:
             raise AttributeError(f"deepspot has no setting {name!r}. Available settings: {known}.")
-        if name in ("batch_size", "max_table_gb") and not value > 0:
+        if name in ("batch_size", "workers", "max_table_gb") and not value > 0:
             raise ValueError(f"`settings.{name}` must be above 0, got {value!r}.")
         if name == "embeddings_gb" and not value >= 0:
             raise ValueError(f"`settings.{name}` must not be below 0, got {value!r}.")

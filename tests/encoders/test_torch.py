@@ -126,3 +126,25 @@ def test_device_that_is_not_there(monkeypatch):
 def test_full_precision_on_the_cpu():
     with autocast(torch.device("cpu")):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("resize_as", ["uint8", "pillow", "float"])
+@pytest.mark.parametrize("resize_px", [None, 11])
+def test_tiles_that_were_resized_ahead_give_the_same(resize_as, resize_px):
+    encoder = TorchEncoder(card(resize_as=resize_as, resize_px=resize_px), convolution())
+    resized = encoder.resize(TILES)
+    assert resized.dtype == np.uint8
+    assert resized.shape == (TILES.shape if resize_as == "float" else (5, resize_px or 8, resize_px or 8, 3))
+    np.testing.assert_array_equal(encoder.encode(resized), encoder.encode(TILES))
+
+
+def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch):
+    encoder = TorchEncoder(card(), convolution())
+    whole, seen = encoder.encode(TILES), []
+    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    encoder.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    np.testing.assert_allclose(encoder.encode(TILES), whole, atol=1e-6)
+    assert seen == [2, 2, 1]
+    encoder.device = torch.device("cuda")
+    assert encoder.at_once(64) == 64

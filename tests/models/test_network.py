@@ -68,7 +68,7 @@ def test_a_spot_without_neighbors_pools_to_zero():
 def test_neighbors_of_nobody_pool_to_zero(lonely):
     network = build()
     batch = whole(lonely, network)
-    assert batch["neighbors"].shape == (len(lonely), 0, 16)
+    assert batch["neighbors"].shape == (len(lonely), 0)
     assert network(batch).shape == (len(lonely), 5)
 
 

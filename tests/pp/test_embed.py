@@ -220,6 +220,7 @@ def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
         ({"key_added": "a/b"}, ValueError, "cannot be a name in SpatialData"),
         ({"key_added": "SPOTS"}, ValueError, "clashes with the element 'spots'"),
         ({"encoder": "nope"}, KeyError, "Key `'nope'` not found in `ds.encoders.available"),
+        ({"subspots": "map"}, KeyError, r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens'\]"),
         ({"batch_size": -5}, ValueError, "`batch_size` must be above 0"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be above 0"),
     ],
@@ -308,3 +309,77 @@ def test_digest_tells_values_types_and_shapes_apart():
     assert len({digest(part) for part in parts}) == len(parts)
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
     assert digest(zeros) == digest(np.asfortranarray(zeros))
+
+
+def test_tokens_take_one_tile_for_a_spot_and_decode_each_block_once(slide_of, exact_encoder):
+    """Ten tiles for a spot, or one; counted, as are the blocks, with spots that lie across the borders of blocks."""
+    from collections import Counter
+
+    import dask.array as da
+
+    decoded = Counter()
+
+    def count(block, block_info=None):
+        decoded[block_info[None]["chunk-location"]] += 1
+        return block
+
+    sdata = slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE, chunks=(3, 64, 64))
+    pixels = sdata["he"].data
+    sdata["he"].data = da.map_blocks(count, pixels, dtype=pixels.dtype, meta=np.empty((0, 0, 0), np.uint8))
+    made = {}
+    for subspots in ("tiles", "tokens"):
+        asked = exact_encoder.n_tiles
+        decoded.clear()
+        ds.pp.embed(sdata, exact_encoder, subspots=subspots, key_added=subspots)
+        made[subspots] = exact_encoder.n_tiles - asked, dict(decoded)
+    assert (made["tiles"][0], made["tokens"][0]) == (60, 6)
+    assert made["tokens"][1] == made["tiles"][1]
+    # All of them once for the fingerprint, and those that a tile lies in once more.
+    assert Counter(made["tokens"][1].values()) == {2: 15, 1: 5}
+
+
+def test_tokens_change_subspots_and_not_the_spot(sdata, exact_encoder, log):
+    ds.pp.embed(sdata, exact_encoder)
+    asked = exact_encoder.n_tiles
+    ds.pp.embed(sdata, exact_encoder, subspots="tokens")
+    ds.pp.embed(sdata, exact_encoder, subspots="tokens")
+    assert exact_encoder.n_tiles == asked + 6
+    assert log[-1].startswith("Using sdata.tables['mean_colour_spots_")
+    tiles, tokens = (sdata[name] for name in sorted(sdata.tables))
+    np.testing.assert_array_equal(tokens.X, tiles.X)
+    np.testing.assert_array_equal(tokens.obsm["subspots"], tiles.obsm["subspots"])
+    about = tokens.uns["deepspot"]
+    assert about["geometry"] == {"tile_um": 60.0, "input_px": 32, "grid": 3, "subspots": "tokens"}
+    assert about["subspots"] == "all"
+    assert about["fingerprint"] != tiles.uns["deepspot"]["fingerprint"]
+
+
+def test_another_way_to_make_tokens_makes_them_again(sdata, exact_encoder, monkeypatch):
+    ds.pp.embed(sdata, exact_encoder, subspots="tokens")
+    monkeypatch.setattr("deepspot.pp._features.VERSION", 2)
+    ds.pp.embed(sdata, exact_encoder, subspots="tokens")
+    assert len(sdata.tables) == 2
+
+
+def test_true_means_tiles_of_their_own(sdata, exact_encoder):
+    for subspots in (True, "tiles", np.True_):
+        ds.pp.embed(sdata, exact_encoder, subspots=subspots)
+    assert list(sdata.tables) == ["mean_colour_spots"]
+
+
+def test_tokens_of_an_encoder_without_any_cost_nothing(sdata, cheap_encoder, monkeypatch):
+    monkeypatch.setattr("deepspot._reader.levels", lambda *_: pytest.fail("pixels were read"))
+    with pytest.raises(ValueError, match=r"'mean_colour' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
+        ds.pp.embed(sdata, cheap_encoder, subspots="tokens")
+    assert list(sdata.tables) == []
+    assert cheap_encoder.n_tiles == 0
+
+
+def test_fingerprints_of_before_tokens(slide_of, cheap_encoder):
+    """As the first tables had them: what is stored in files is found again."""
+    image = (np.add.outer(np.arange(80), np.arange(100))[..., None] % np.array([251, 241, 239])).astype(np.uint8)
+    sdata = slide_of(image, [[40.0, 40.0], [60.0, 30.0]], mpp=1.0, diameter_um=30)
+    ds.pp.embed(sdata, cheap_encoder, key_added="all")
+    ds.pp.embed(sdata, cheap_encoder, key_added="none", subspots=False)
+    found = {name: table.uns["deepspot"]["fingerprint"] for name, table in sdata.tables.items()}
+    assert found == {"all": "091e2591ef1bc2f5", "none": "df5d6a2b1403f182"}

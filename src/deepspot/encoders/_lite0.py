@@ -10,7 +10,7 @@ from ._card import EncoderCard
 if TYPE_CHECKING:
     from torch import nn
 
-    from ._torch import TorchEncoder
+    from ._torch import MapEncoder
 
 LITE0 = EncoderCard(
     name="lite0",
@@ -66,15 +66,18 @@ def identity() -> str:
         return f"tf_efficientnet_lite0, pooled, {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def lite0() -> TorchEncoder:
+def lite0() -> MapEncoder:
     """EfficientNet-Lite0 alone."""
-    from ._torch import TorchEncoder
+    from ._torch import MapEncoder
+    from ._zoo._pooling import Pooled
 
-    return TorchEncoder(LITE0, backbone(), identity=identity())
+    return MapEncoder(LITE0, Pooled(backbone(), LITE0.pooling, 0), identity=identity())
 
 
-def lite0_stats() -> TorchEncoder:
+def lite0_stats() -> MapEncoder:
     """EfficientNet-Lite0 with tile statistics: the default encoder."""
     from ._torch import StatisticsEncoder
+    from ._zoo._pooling import Pooled
 
-    return StatisticsEncoder(LITE0_STATS, backbone(), weight=STATISTICS_WEIGHT, identity=identity())
+    module = Pooled(backbone(), LITE0_STATS.pooling, 0)
+    return StatisticsEncoder(LITE0_STATS, module, weight=STATISTICS_WEIGHT, identity=identity())

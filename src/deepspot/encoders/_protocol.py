@@ -28,3 +28,12 @@ class Encoder(Protocol):
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
         ...
+
+
+@runtime_checkable
+class PartsEncoder(Encoder, Protocol):
+    """What ``subspots="tokens"`` needs besides: a tile and its parts from one pass."""
+
+    def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embed tiles as `encode` does, (n, dim), and their grid × grid parts, row by row, (n, grid², dim)."""
+        ...

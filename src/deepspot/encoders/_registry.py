@@ -164,7 +164,10 @@ def register(
     card
         Name, dimension, input side, normalisation and licence.
     load
-        Builds the module, which maps normalised RGB (n, 3, px, px) to embeddings (n, dim). Called on first use.
+        Builds the module, which maps normalised RGB (n, 3, px, px) to embeddings (n, dim). Called on first use. If it
+        has a method `with_map`, sub-spots can be embedded with ``subspots="tokens"``: that method gives the same
+        embeddings, and a map of the tile (n, rows, columns, dim). The average over a part of the map is taken as the
+        embedding of that part of the tile.
     transform
         Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
     overwrite
@@ -189,9 +192,10 @@ def register(
         raise ValueError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
 
     def build() -> Encoder:
-        from ._torch import TorchEncoder
+        from ._torch import MapEncoder, TorchEncoder
 
-        return TorchEncoder(card, load(), transform)
+        module = load()
+        return (MapEncoder if hasattr(module, "with_map") else TorchEncoder)(card, module, transform)
 
     _registry[card.name] = (card, build)
     _built.pop(card.name, None)

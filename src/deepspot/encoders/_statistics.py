@@ -28,9 +28,25 @@ def statistics(rgb: Tensor) -> Tensor:
     mean gradient of both (2) and the sd of haematoxylin's (1). All are in natural units of the order of 0.1.
     """
     # Every fourth pixel is enough for moments and quantiles, and sorting is what costs.
-    few = rgb[..., ::4, ::4]
+    return _statistics(rgb[..., ::4, ::4], F.avg_pool2d(rgb, 2))
+
+
+def statistics_of_parts(rgb: Tensor, grid: int) -> Tensor:
+    """Statistics (n, grid², 32) of the parts of tiles, row by row: about those of parts as large as a tile.
+
+    A part is cut out of the tile and not read again. What is finer than the pixels of the tile is not in it.
+    """
+    n, half = len(rgb), rgb.shape[-1] // 2
+    # As `statistics` sees an enlarged part: half of its pixels for gradients, a quarter for the rest.
+    fine = F.interpolate(rgb, size=(grid * half, grid * half), mode="bilinear")
+    parts = fine.unflatten(3, (grid, half)).unflatten(2, (grid, half)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return _statistics(parts[..., ::4, ::4], parts).unflatten(0, (n, grid * grid))
+
+
+def _statistics(few: Tensor, smooth: Tensor) -> Tensor:
+    """Moments and quantiles of a few pixels, and gradients of pixels that are twice as large as those of a tile."""
     colours, densities = few.flatten(2), stains(few).flatten(2)
-    smooth = stains(F.avg_pool2d(rgb, 2))
+    smooth = stains(smooth)
     dx = smooth[..., :-1, 1:] - smooth[..., :-1, :-1]
     dy = smooth[..., 1:, :-1] - smooth[..., :-1, :-1]
     gradient = torch.sqrt(dx.square() + dy.square()).flatten(2)

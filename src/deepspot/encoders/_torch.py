@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import CodeType
 from typing import Any
@@ -14,9 +14,13 @@ from deepspot._device import autocast, choose_device
 from deepspot._fingerprint import digest
 
 from ._card import EncoderCard
-from ._resize import prepare
+from ._map import pool
+from ._resize import prepare, resize
 from ._statistics import VERSION as STATISTICS_VERSION
-from ._statistics import statistics
+from ._statistics import statistics, statistics_of_parts
+
+TILES_PER_THREAD = 8
+"""Larger buffers than of so many tiles leave the caches, and are fetched from the system anew for every layer."""
 
 
 class TorchEncoder:
@@ -65,11 +69,24 @@ class TorchEncoder:
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
-        if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
-            raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
+        _check_tiles(tiles)
         with torch.inference_mode(), autocast(self.device):
-            embedding = self.forward(prepare(tiles, self.card, self.device))
-        return embedding.float().cpu().numpy()
+            made = [self.forward(pixels).float().cpu() for pixels in self._prepared(tiles)]
+        return torch.cat(made).numpy()
+
+    def resize(self, tiles: np.ndarray) -> np.ndarray:
+        """Do what a CPU does of the preprocessing: :meth:`encode` gives the same of these tiles, and sooner."""
+        return resize(tiles, self.card)
+
+    def at_once(self, n: int) -> int:
+        """How many of `n` tiles the module is given at once."""
+        few = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
+        return max(1, min(few, n))
+
+    def _prepared(self, tiles: np.ndarray) -> Iterator[Tensor]:
+        few = self.at_once(len(tiles))
+        for at in range(0, max(len(tiles), 1), few):
+            yield prepare(tiles[at : at + few], self.card, self.device)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed resized RGB in 0 to 1."""
@@ -77,10 +94,32 @@ class TorchEncoder:
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
-        return (pixels - mean) / std
+        return (pixels - mean).div_(std)
 
 
-class StatisticsEncoder(TorchEncoder):
+class MapEncoder(TorchEncoder):
+    """A torch encoder whose module has a method `with_map`, see :func:`deepspot.encoders.register`."""
+
+    def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim), row by row."""
+        _check_tiles(tiles)
+        with torch.inference_mode(), autocast(self.device):
+            made = [self.forward_parts(pixels, grid) for pixels in self._prepared(tiles)]
+        spot, parts = (torch.cat(some).float().cpu().numpy() for some in zip(*made, strict=True))
+        return spot, parts
+
+    def forward_parts(self, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        """Embed resized RGB in 0 to 1, and its parts."""
+        spot, cells = self.module.with_map(self.transform(pixels))  # type: ignore[operator]
+        if cells.ndim != 4 or cells.shape[::3] != spot.shape:
+            raise ValueError(
+                f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "
+                f"{tuple(cells.shape)}, which must be (n, rows, columns, {self.card.dim})."
+            )
+        return spot, pool(cells, grid, self.card)
+
+
+class StatisticsEncoder(MapEncoder):
     """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
 
     def __init__(self, card: EncoderCard, module: nn.Module, *, weight: float, identity: str = "") -> None:
@@ -94,6 +133,18 @@ class StatisticsEncoder(TorchEncoder):
         # Half precision is fine for the network, but it would blur differences between the stains.
         with torch.autocast(pixels.device.type, enabled=False):
             return torch.cat([embedding.float(), self.weight * statistics(pixels.float())], dim=1)
+
+    def forward_parts(self, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+        """Embed resized RGB in 0 to 1, and its parts, whose statistics are those of their own pixels."""
+        spot, parts = super().forward_parts(pixels, grid)
+        with torch.autocast(pixels.device.type, enabled=False):
+            whole, cut = statistics(pixels.float()), statistics_of_parts(pixels.float(), grid)
+            return torch.cat([spot.float(), self.weight * whole], dim=1), torch.cat([parts, self.weight * cut], dim=2)
+
+
+def _check_tiles(tiles: np.ndarray) -> None:
+    if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
+        raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
 
 
 def _describe(module: nn.Module) -> list[Any]:

@@ -53,12 +53,9 @@ class BagDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         """One batch: what a DataLoader asks for instead of single spots."""
         rows = self.rows[torch.as_tensor(indices)]
-        batch = {"spot": self.spot[rows]}
+        batch = self._tiles(rows)
         if self.subspots is not None:
             batch["subspots"] = self.subspots[rows].float()
-        if self.neighbors is not None:
-            index = self.neighbors[rows]
-            batch["neighbors"], batch["real"] = self.spot[index.clamp(min=0)], (index >= 0).float()
         if self.slides is not None:
             batch["slide"] = self.slides[rows]
         if self.targets is not None:
@@ -66,6 +63,19 @@ class BagDataset(Dataset):
             batch["mask"] = torch.isfinite(target).float()
             batch["target"] = target.nan_to_num(0.0)
         return batch
+
+    def _tiles(self, rows: Tensor) -> dict[str, Tensor]:
+        """Embeddings of all spot tiles that a batch shows, each once however many spots it is a neighbour of."""
+        if self.neighbors is None:
+            used, spot = rows.unique(return_inverse=True)
+            return {"tiles": self.spot[used], "spot": spot}
+        index = self.neighbors[rows]
+        real = index >= 0
+        shown = torch.cat([rows.unsqueeze(1), torch.where(real, index, rows.unsqueeze(1))], dim=1)
+        used, which = shown.unique(return_inverse=True)
+        return {
+            "tiles": self.spot[used], "spot": which[:, 0], "neighbors": which[:, 1:], "real": real.float(),
+        }  # fmt: skip
 
 
 def keep(batch: Any) -> Any:

@@ -103,7 +103,7 @@ class TilePredictor:
     @property
     def features_model_name(self) -> str:
         """Name of the image model whose features it takes."""
-        parts = "subspots" if self._uses("subspots") else "spot"
+        parts = "tokens" if self._tokens else "subspots" if self._uses("subspots") else "spot"
         return _keys.sanitize(f"{self.card.encoder.name}_{parts}")  # type: ignore[union-attr]
 
     @cached_property
@@ -111,7 +111,7 @@ class TilePredictor:
         """What makes the features in LazySlide, its ``ImageModelProtocol``. Loads the encoder."""
         return TileEncoder(
             encoder_of(self.card, self.encoder), self.features_model_name, self.tile_px, self._grid,
-            self._uses("subspots"), f"{self._tile_um:g} µm at {self.mpp:g} µm per pixel",
+            self._uses("subspots"), f"{self._tile_um:g} µm at {self.mpp:g} µm per pixel", self._tokens,
         )  # fmt: skip
 
     def get_transform(self) -> None:
@@ -175,6 +175,10 @@ class TilePredictor:
     @property
     def _tile_um(self) -> float:
         return self._geometry.tile.tile_um
+
+    @property
+    def _tokens(self) -> bool:
+        return self._uses("subspots") and self._geometry.tile.subspots == "tokens"
 
     def _uses(self, part: str) -> bool:
         return part in self.card.network.context

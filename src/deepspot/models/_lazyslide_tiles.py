@@ -31,6 +31,8 @@ class TileEncoder:
         Whether to embed the sub-spots.
     size
         What the side is in µm, in words.
+    tokens
+        Whether sub-spots are made in one pass with their tile.
     """
 
     model: Encoder
@@ -39,6 +41,7 @@ class TileEncoder:
     grid: int
     subspots: bool
     size: str
+    tokens: bool = False
 
     def get_transform(self) -> Callable[[np.ndarray], np.ndarray]:
         """Pixels as they are, after a check of their number; the encoder has its own preprocessing."""
@@ -64,7 +67,7 @@ class TileEncoder:
         n = len(tiles)
         spot, parts = encode_spots(
             [(np.arange(n), tiles)], n, self.model, grid=self.grid, subspots=self.subspots,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size, tokens=self.tokens,
         )  # fmt: skip
         return spot if parts is None else np.concatenate([spot, parts.reshape(n, -1)], axis=1, dtype=np.float32)
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ._config import NetworkConfig
+from ._median import median
 
 
 class Network(nn.Module):
@@ -33,8 +35,12 @@ class Network(nn.Module):
 
     def represent(self, tiles: Tensor) -> Tensor:
         """φ of tile embeddings (..., dim): (..., width), never negative."""
-        members = torch.stack([self.dropout(phi(tiles)).relu() for phi in self.phi])
-        return members.median(0).values if self.config.phi_average == "median" else members.mean(0)
+        if len(self.phi) == 1:
+            return self.dropout(self.phi[0](tiles)).relu()
+        weight, bias = (self._of_ensemble(self.phi, name) for name in ("weight", "bias"))
+        members = F.linear(tiles, weight, bias).unflatten(-1, (len(self.phi), -1))
+        members = self.dropout(members).relu()
+        return median(members) if self.config.phi_average == "median" else members.mean(-2)
 
     def pool_subspots(self, represented: Tensor, count: int | None = None) -> Tensor:
         """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled up to as many as `count` of them."""
@@ -55,8 +61,18 @@ class Network(nn.Module):
 
     def head(self, pooled: Tensor) -> Tensor:
         """Mean of the ρ ensemble: (n, sets · width) to standardised genes (n, genes)."""
-        members = torch.stack([rho(self.dropout(pooled).relu()) for rho in self.rho])
-        return self.output_dropout(members.mean(0))
+        if len(self.rho) == 1:
+            return self.output_dropout(self.rho[0](self.dropout(pooled).relu()))
+        # The mean of linear layers is one layer of what each of them sees, side by side.
+        shown = torch.cat([self.dropout(pooled).relu() for _ in self.rho], dim=1)
+        weight, bias = (self._of_ensemble(self.rho, name, dim) for name, dim in (("weight", 1), ("bias", 0)))
+        return self.output_dropout(
+            F.linear(shown, weight, bias.unflatten(0, (len(self.rho), -1)).sum(0)) / len(self.rho)
+        )
+
+    @staticmethod
+    def _of_ensemble(layers: nn.ModuleList, name: str, dim: int = 0) -> Tensor:
+        return torch.cat([layer.get_parameter(name) for layer in layers], dim)
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Standardised genes (n, genes) of a batch of bags.
@@ -64,16 +80,20 @@ class Network(nn.Module):
         Parameters
         ----------
         batch
-            ``spot`` (n, d), ``subspots`` (n, s, d), ``neighbors`` (n, k, d) and ``real`` (n, k), as far as used.
+            ``tiles`` (t, d), each once; which of them are a ``spot`` (n,) and its ``neighbors`` (n, k), of which those
+            that are ``real`` (n, k) count; ``subspots`` (n, s, d). As far as used.
         """
         pooled = []
+        tiles = batch["tiles"]
+        if self.config.context != ("subspots",):
+            tiles = self.represent(tiles)
         for part in self.config.context:
-            represented = self.represent(batch[part])
             if part == "subspots":
-                represented = self.pool_subspots(represented)
+                pooled.append(self.pool_subspots(self.represent(batch[part])))
             elif part == "neighbors":
-                represented = self.pool_neighbors(represented, batch["real"])
-            pooled.append(represented)
+                pooled.append(self.pool_neighbors(F.embedding(batch[part], tiles), batch["real"]))
+            else:
+                pooled.append(F.embedding(batch[part], tiles))
         return self.head(torch.cat(pooled, dim=1))
 
     @torch.no_grad()

@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deepspot import _check, _choose, _keys
-from deepspot._geometry import TileGeometry
+from deepspot._geometry import SubspotsFrom, TileGeometry
 
-from ._features import Request, add_features, plan_features
+from ._features import Request, add_features, plan_features, subspots_from
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -20,7 +20,7 @@ def embed(
     image_key: str | None = None,
     shapes_key: str | None = None,
     tile_um: float | None = None,
-    subspots: bool = True,
+    subspots: bool | SubspotsFrom = True,
     coordinate_system: str | None = None,
     key_added: str | None = None,
     overwrite: bool = False,
@@ -43,7 +43,8 @@ def embed(
     tile_um
         Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
     subspots
-        Embed the sub-spots too (nine tenths of the work).
+        Whether to embed the sub-spots, and from what. True, or ``"tiles"``: each from a tile of its own (nine tenths of
+        the work). ``"tokens"``: from what the encoder sees in the tile of their spot, in one pass for all.
     coordinate_system
         Coordinate system to relate spots and image with, should they share several that disagree.
     key_added
@@ -74,8 +75,8 @@ def embed(
     Raises
     ------
     ValueError
-        If the scale is unknown or too coarse, a spot lies outside the image, the image is not RGB uint8, or the result
-        would be larger than `settings.max_table_gb`.
+        If the scale is unknown or too coarse, a spot lies outside the image, the image is not RGB uint8, the encoder
+        gives no tokens but they are asked for, or the result would be larger than `settings.max_table_gb`.
 
     References
     ----------
@@ -93,6 +94,7 @@ def embed(
 
     if tile_um is not None:
         _check.positive(tile_um, "tile_um")
+    made_from = subspots_from(subspots)
     ready = encoders.get(encoder)
     image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
     side = _choose.known_diameter(sdata, shapes_key) if tile_um is None else tile_um
@@ -101,7 +103,9 @@ def embed(
             f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {_keys.DIAMETER!r}. Pass "
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
-    geometry = TileGeometry(tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.read_px)
-    request = Request(ready, geometry, image_key, shapes_key, subspots, coordinate_system)
+    geometry = TileGeometry(
+        tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.read_px, subspots=made_from or "tiles"
+    )
+    request = Request(ready, geometry, image_key, shapes_key, made_from is not None, coordinate_system)
     plan = plan_features(sdata, request, key_added=key_added, overwrite=overwrite)
     add_features(plan, device=device, batch_size=batch_size)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
 from deepspot import _boxes, _check, _coords, _keys, _reader, _store, _tables
 from deepspot._fingerprint import digest
-from deepspot._geometry import TileGeometry
+from deepspot._geometry import SubspotsFrom, TileGeometry
 from deepspot._logging import logger, track
 from deepspot._settings import settings
+from deepspot.encoders._parts import VERSION, gives_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
     from deepspot.encoders import Encoder
+    from deepspot.encoders._encode import Tiling
 
 # Spots read at once: their tiles and sub-spots are all the pixels that are held beside the image blocks.
 SPOTS = 64
@@ -51,10 +53,19 @@ class Request:
     coordinate_system: str | None = None
     only_central: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tokens:
+            gives_parts(self.encoder)
+
     @property
     def n_subspots(self) -> int:
         """How many sub-spots of a spot are embedded."""
         return 0 if not self.subspots else 1 if self.only_central else self.geometry.grid**2
+
+    @property
+    def tokens(self) -> bool:
+        """Whether sub-spots are made of what the encoder sees in the tile of their spot."""
+        return self.subspots and self.geometry.subspots == "tokens"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +92,33 @@ class Site:
         self, rows: np.ndarray, *, device: str | None = None, batch_size: int | None = None, progress: str | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Embed some of the spots: (b, d) in float32, and their sub-spots (b, s, d) in float16, if asked for."""
-        from deepspot.encoders._encode import encode_spots
+        from deepspot.encoders._encode import gather
+
+        embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size)
+        if progress is not None:
+            embedded = track(embedded, progress, total=-(-len(rows) // SPOTS), unit="batch")
+        return gather(embedded, len(rows), self.request.encoder.card.dim, self._tiling(batch_size))
+
+    def stream(
+        self, rows: np.ndarray, *, in_order: bool = True, device: str | None = None, batch_size: int | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Embed some of the spots as :meth:`embed` does, a few at a time: where in `rows` they are, and the two.
+
+        They come `in_order`, and those that follow each other should lie close together; else as the image is stored.
+        """
+        from deepspot.encoders._encode import stream_spots
+
+        batches = _reader.read(self.level, self.boxes[rows], SPOTS, in_order=in_order)
+        return stream_spots(batches, self.request.encoder.to(device), self._tiling(batch_size))
+
+    def _tiling(self, batch_size: int | None) -> Tiling:
+        from deepspot.encoders._encode import Tiling
 
         request = self.request
-        batches: Iterable[tuple[np.ndarray, np.ndarray]] = _reader.read(self.level, self.boxes[rows], SPOTS)
-        if progress is not None:
-            batches = track(batches, progress, total=-(-len(rows) // SPOTS), unit="batch")
-        return encode_spots(
-            batches, len(rows), request.encoder.to(device), grid=request.geometry.grid, subspots=request.subspots,
-            batch_size=settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
-            only_central=request.only_central,
+        return Tiling(
+            request.geometry.grid, request.subspots,
+            settings.batch_size if batch_size is None else int(_check.positive(batch_size, "batch_size")),
+            request.only_central, request.tokens,
         )  # fmt: skip
 
     def provenance(self) -> dict[str, Any]:
@@ -117,7 +145,9 @@ def survey(sdata: SpatialData, request: Request, placement: _coords.Placement | 
     name = f"image {request.image_key!r}"
     boxes = _boxes.make_boxes(placement.centers, placement.mpp, _reader.sizes(pyramid), geometry, name=name)
     level = pyramid[boxes.level]
-    parts = "central" if request.n_subspots == 1 and request.only_central else request.subspots
+    parts: Any = "central" if request.n_subspots == 1 and request.only_central else request.subspots
+    if request.tokens:
+        parts = [parts, VERSION]
     fingerprint = digest(
         _reader.fingerprint(level, boxes), placement.centers.round(3), placement.mpp, geometry.model_dump(),
         [boxes.level, boxes.side], encoder.fingerprint, parts,
@@ -210,3 +240,10 @@ def _check_size(n: int, request: Request) -> None:
             "`subspots=False` and a model that does not use them, or stream the prediction to disk with "
             "`ds.tl.predict(…, out='predicted.zarr')`, which needs no feature table."
         )
+
+
+def subspots_from(subspots: bool | str) -> SubspotsFrom | None:
+    """What sub-spots are embedded from, or None for none of them; True is what there was before there was a choice."""
+    if not isinstance(subspots, str):
+        return "tiles" if subspots else None
+    return cast("SubspotsFrom", _check.key_in(subspots, get_args(SubspotsFrom), "subspots"))

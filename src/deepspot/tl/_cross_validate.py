@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from deepspot._logging import logger
 from deepspot._oversample import require
 from deepspot._settings import settings
+from deepspot.pp._features import subspots_from
 
 from ._training_set import Oversample, choose_genes
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from deepspot._geometry import SubspotsFrom
     from deepspot.encoders import Encoder
 
     from ._validation._result import CrossValidation
@@ -43,7 +45,7 @@ def cross_validate(
     max_neighbors: int = 8,
     array_box: int | None = None,
     tiles_px: int | None = None,
-    subspots: bool = True,
+    subspots: bool | SubspotsFrom = True,
     oversample: Oversample | None = None,
     n_bootstrap: int = 10_000,
     out: str | Path | None = None,
@@ -109,7 +111,9 @@ def cross_validate(
     tiles_px
         Side in pixels at which tiles are read for models that learn from pixels, such as ``"stnet_finetuned"``.
     subspots
-        Embed the sub-spots too (nine tenths of the work). Without them every model needs a `context` that has none.
+        Whether to embed the sub-spots, and from what. True, or ``"tiles"``: each from a tile of its own (nine tenths of
+        the work). ``"tokens"``: in one pass with the tile of their spot; see :func:`deepspot.pp.embed`. Without them
+        every model needs a `context` that has none.
     oversample
         Repeat training spots until clusters are of one size: ``"leiden"`` or ``"aestetik"``.
     n_bootstrap
@@ -174,10 +178,13 @@ def cross_validate(
     seed = int(settings.seed if seed is None else seed)
     choose_device(device)
     systems = choose_systems(models, grid)
-    check_systems(systems, seed, device, tiles=tiles_px is not None, subspots=subspots, described=out is not None)
+    made_from = subspots_from(subspots)
+    check_systems(
+        systems, seed, device, tiles=tiles_px is not None, subspots=made_from is not None, described=out is not None
+    )
 
     keys = Keys(image_key, shapes_key, table_key, layer, coordinate_system)
-    view = View(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors, subspots)
+    view = View(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors, made_from)
     plan = plan_slides(sdatas, patient_key, keys, view)
     slides = plan.measured
     wanted = _at_least(genes, 1, "genes") if isinstance(genes, Integral) else choose_genes(slides, genes)

@@ -10,8 +10,9 @@ import numpy as np
 
 from deepspot import _check, _choose, _coords, _tables
 from deepspot._bags import Bags
-from deepspot._geometry import Geometry, NeighborRule, TileGeometry
+from deepspot._geometry import Geometry, NeighborRule, SubspotsFrom, TileGeometry
 from deepspot._neighbors import RINGS, check_array
+from deepspot.encoders._parts import gives_parts
 from deepspot.pp._features import Plan, Request, add_features, plan_features
 from deepspot.pp._tiles import read_tiles
 
@@ -50,7 +51,7 @@ class View:
     max_neighbors
         At most so many neighbours in the radius, the nearest first.
     subspots
-        Whether sub-spots are needed.
+        What sub-spots are embedded from; None where they are not needed.
     """
 
     encoder: Encoder
@@ -58,7 +59,7 @@ class View:
     radius_um: float | None = None
     array_box: int | None = None
     max_neighbors: int = 8
-    subspots: bool = True
+    subspots: SubspotsFrom | None = "tiles"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +105,18 @@ def plan_slides(
 ) -> SlidePlan:
     """Check slides, their patients, counts and scale. Changes nothing."""
     slides = as_mapping(sdatas)
+    if view.subspots == "tokens":
+        gives_parts(view.encoder)
     if view.tile_um is not None:
         _check.positive(view.tile_um, "tile_um")
     found = {name: _found(name, sdata, keys, view.tile_um) for name, sdata in slides.items()}
     patients = patients_of({name: sdata.tables[found[name].table] for name, sdata in slides.items()}, patient_key)
     geometry = Geometry(
-        tile=TileGeometry(tile_um=_tile(slides, found, view.tile_um), input_px=view.encoder.card.read_px),
+        tile=TileGeometry(
+            tile_um=_tile(slides, found, view.tile_um),
+            input_px=view.encoder.card.read_px,
+            subspots=view.subspots or "tiles",
+        ),
         neighbors=_neighbors(slides, found, view),
     )
     measured = [
@@ -120,8 +127,9 @@ def plan_slides(
     for name, sdata in slides.items():
         check_array(geometry.neighbors, _tables.array_positions(sdata, found[name].shapes))
         request = Request(
-            view.encoder, geometry.tile, found[name].image, found[name].shapes, view.subspots, keys.coordinate_system
-        )
+            view.encoder, geometry.tile, found[name].image, found[name].shapes, view.subspots is not None,
+            keys.coordinate_system,
+        )  # fmt: skip
         plans[name] = plan_features(sdata, request)
     return SlidePlan(slides, {name: found[name].shapes for name in slides}, measured, geometry, plans)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from deepspot import _on_disk, _tables
+from deepspot._ahead import ahead
 from deepspot._bags import Bags
 from deepspot._embeddings import Shelf, shelf
 from deepspot._fingerprint import digest
-from deepspot._logging import track
-from deepspot._neighbors import NeighborFinder
+from deepspot._logging import bar, track
+from deepspot._neighbors import NeighborFinder, among
+from deepspot._portions import Portions
 from deepspot.models._fitted import ood_score
 from deepspot.pp._features import Site, survey
 
@@ -59,15 +61,16 @@ def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
         shelf(digest(site.fingerprint, order, ROWS), _bytes(site), draft.parent) as kept,
     ):
         spots = _Spots(job, site, kept, order)
-        score = [
-            ood_score(model, spots.embedding(block))
-            for block in track(range(spots.n_blocks), f"Embedding {request.shapes_key}", unit="block")
-        ]
+        spots.embed()
+        score = [ood_score(model, spots.embedding(block)) for block in range(spots.n_blocks)]
         table = bare_table(
             sdata, model, request.shapes_key, site.placement.index[spots.order], site.placement.centers[spots.order],
             np.concatenate(score), provenance={"image_key": request.image_key, "resolution": "spot"},
         )  # fmt: skip
-        blocks = track(_predicted(spots, half), f"Predicting {request.shapes_key}", total=spots.n_blocks, unit="block")
+        # The next block is predicted while one is written.
+        blocks = track(
+            ahead(_predicted(spots, half), 1), f"Predicting {request.shapes_key}", total=spots.n_blocks, unit="block"
+        )
         _on_disk.write_table(_without_image(sdata, request.shapes_key, job.key, table), job.key, blocks, draft)
     return _on_disk.lazy_table(table, out, job.key)
 
@@ -107,6 +110,25 @@ class _Spots:
     def rows(self, block: int) -> np.ndarray:
         return self.order[block * ROWS : (block + 1) * ROWS]
 
+    def embed(self) -> None:
+        """Embed the blocks that are not kept, in one go: tiles and image blocks at their borders belong to several."""
+        missing = [block for block in range(self.n_blocks) if not self.kept.holds(block)]
+        if not missing:
+            return
+        rows = [self.rows(block) for block in missing]
+        embedded = self.site.stream(np.concatenate(rows), device=self.job.device, batch_size=self.job.batch_size)
+        spot, parts = Portions(), Portions()
+        waiting = deque(zip(missing, map(len, rows), strict=True))
+        with bar(f"Embedding {self.site.request.shapes_key}", total=len(missing), unit="block") as progress:
+            for _, some, some_parts in embedded:
+                spot.put(some)
+                if some_parts is not None:
+                    parts.put(some_parts)
+                while waiting and spot.n >= waiting[0][1]:
+                    block, n = waiting.popleft()
+                    self.kept.put(block, spot.take(n), parts.take(n) if parts.n else None)
+                    progress.update()
+
     def embedding(self, block: int) -> np.ndarray:
         """(b, d) embeddings of the spot tiles of a block, in the precision in which they are kept."""
         return self._get(block, "spot").astype(np.float32)
@@ -117,7 +139,7 @@ class _Spots:
         near = self.neighbors.of(rows)
         around = np.setdiff1d(near.indices, rows)
         spot = np.concatenate([self.embedding(block), self._embeddings_of(around)])
-        neighbors = csr_matrix(near[:, np.concatenate([rows, around])])
+        neighbors = among(near, np.concatenate([rows, around]))
         neighbors.resize(len(spot), len(spot))
         subspots = None
         if self.site.request.subspots:

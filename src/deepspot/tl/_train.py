@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deepspot import _check
 from deepspot._logging import logger
 from deepspot._oversample import require
+from deepspot.pp._features import subspots_from
 
 from ._residuals import out_of_fold_residuals
 from ._training_set import Oversample, choose_genes, targets, training_set
@@ -14,6 +15,7 @@ from ._training_set import Oversample, choose_genes, targets, training_set
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+    from deepspot._geometry import SubspotsFrom
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
     from deepspot.models._card import ModelCard
@@ -34,6 +36,7 @@ def train(
     tile_um: float | None = None,
     radius_um: float | None = None,
     max_neighbors: int = 8,
+    subspots: SubspotsFrom = "tiles",
     oversample: Oversample | None = None,
     preset: str = "default",
     network: dict[str, Any] | None = None,
@@ -81,6 +84,10 @@ def train(
         ``"paper"`` and ``"published"`` take a box of the spot array instead, unless a radius is given.
     max_neighbors
         At most so many neighbours in the radius, the nearest first.
+    subspots
+        What sub-spots are embedded from, here and in every prediction of the model: ``"tiles"`` of their own, or the
+        ``"tokens"`` that the encoder makes of the tile of their spot, which is one pass instead of ten; see
+        :func:`deepspot.pp.embed`.
     oversample
         Repeat spots of small clusters until all clusters of a slide are as large as the largest: ``"leiden"`` clusters
         the expression, ``"aestetik"`` expression and place together (``pip install "deepspot[oversample]"``, or
@@ -109,7 +116,8 @@ def train(
     Raises
     ------
     ValueError
-        If counts are not raw, the slides share too few genes, patients are not stated, or the scale is unknown.
+        If counts are not raw, the slides share too few genes, patients are not stated, the scale is unknown, or the
+        encoder gives no tokens but they are asked for.
     KeyError
         If a named gene, column, table or layer does not exist.
 
@@ -140,10 +148,12 @@ def train(
     choose_device(device)
     if oversample is not None:
         require(oversample)
+    made_from = subspots_from(subspots)
+    if made_from is None:
+        raise ValueError("A model has sub-spots or not by its `context`. Pass `subspots='tiles'` or `'tokens'`.")
     ready = encoders.get(encoder)
-    view = View(
-        ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, "subspots" in model.network.context
-    )
+    needed = made_from if "subspots" in model.network.context else None
+    view = View(ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, needed)
     plan = plan_slides(sdatas, patient_key, Keys(image_key, shapes_key, table_key, layer, coordinate_system), view)
     chosen = choose_genes(plan.measured, genes, min_detected)
     expression, depth = targets(plan.measured, chosen)

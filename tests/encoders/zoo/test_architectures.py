@@ -6,6 +6,10 @@ from deepspot.encoders._zoo._build import network
 from deepspot.encoders._zoo._pooling import Pooled
 
 
+def patch_of(spec):
+    return spec.options.get("patch_size", 14)
+
+
 @pytest.mark.parametrize("name", list(SPECS))
 def test_card_and_real_architecture_agree(name):
     spec = SPECS[name]
@@ -14,12 +18,17 @@ def test_card_and_real_architecture_agree(name):
         module = Pooled(network(spec), card.pooling, spec.prefix_tokens).eval()
         pixels = torch.empty(2, 3, card.input_px, card.input_px)
     assert module(pixels).shape == (2, card.dim)
+    spot, cells = module.with_map(pixels)
+    side = (
+        card.input_px // 32 - (name == "inception_v3") if card.pooling == "pooled" else card.input_px // patch_of(spec)
+    )
+    assert (spot.shape, cells.shape) == ((2, card.dim), (2, side, side, card.dim))
     parameters = sum(weights.numel() for weights in module.parameters()) / 1e6
     assert parameters == pytest.approx(spec.parameters, rel=0.02)
     if card.pooling == "pooled":
         return
-    tokens, patch = module.tokens(pixels), spec.options.get("patch_size", 14)
-    assert tokens.shape[1] == spec.prefix_tokens + (card.input_px // patch) ** 2
+    tokens = module.tokens(pixels)
+    assert tokens.shape[1] == spec.prefix_tokens + side**2
     assert tokens.shape[2] * (1 + (card.pooling == "cls+mean")) == card.dim
     if spec.library == "timm":
         assert module.network.num_prefix_tokens == spec.prefix_tokens

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepspot.encoders._torch import TorchEncoder
+from deepspot.encoders._resize import prepare
+from deepspot.encoders._torch import MapEncoder, TorchEncoder
 from deepspot.encoders._zoo import SPECS
 from deepspot.encoders._zoo._pooling import Pooled
 
@@ -31,6 +32,33 @@ def test_registers_take_no_part(pooling, dim):
     torch.testing.assert_close(before, after)
     assert after.shape == (2, dim)
     assert after[0].tolist() == [0, 1, 2, 21, 22, 23][:dim]
+
+
+@pytest.mark.parametrize(("pooling", "dim"), [("cls", 3), ("cls+mean", 6)])
+def test_a_map_holds_patches_and_no_registers(pooling, dim):
+    tokens = torch.arange(27.0).view(1, 9, 3)
+    tokens[:, 1:5] = torch.nan
+    pooled = Pooled(Tokens(tokens), pooling, 5)
+    spot, cells = pooled.with_map(torch.empty(2, 3, 8, 8))
+    torch.testing.assert_close(spot, pooled(torch.empty(2, 3, 8, 8)))
+    assert cells.shape == (2, 2, 2, dim)
+    assert cells[0, :, :, -1].tolist() == [[17, 20], [23, 26]]
+    if pooling == "cls+mean":
+        assert (cells[..., :3] == tokens[0, 0]).all()
+        torch.testing.assert_close(cells.mean(dim=(1, 2)), spot)
+
+
+@pytest.mark.parametrize("name", ["uni", "h0-mini", "phikon", "prov-gigapath"])
+def test_parts_of_a_transformer_are_averages_of_its_patches(upstream, weights_of, three_tiles, name):
+    spec = upstream.reduced(SPECS[name])
+    _, module = weights_of(spec)
+    encoder = MapEncoder(spec.card, Pooled(module, spec.card.pooling, spec.prefix_tokens))
+    spot, parts = encoder.encode_parts(three_tiles, 1)
+    np.testing.assert_array_equal(spot, encoder.encode(three_tiles))
+    tokens = encoder.module.tokens(encoder.transform(prepare(three_tiles, spec.card, encoder.device)))
+    mean = tokens[:, spec.prefix_tokens :].mean(dim=1).numpy()
+    np.testing.assert_allclose(parts[:, 0, -mean.shape[1] :], mean, atol=1e-5 * np.abs(mean).max())
+    assert encoder.encode_parts(three_tiles, 3)[1].shape == (3, 9, spec.card.dim)
 
 
 @pytest.mark.parametrize("name", ["virchow2", "h0-mini", "h-optimus-0", "uni2-h"])
@@ -87,3 +115,6 @@ def test_networks_of_photographs_are_those_of_torchvision(upstream, three_tiles,
     with torch.inference_mode():
         expected = published(pixels).numpy()
     np.testing.assert_allclose(encoder.encode(three_tiles), expected, atol=1e-5 * np.abs(expected).max())
+    spot, parts = encoder.encode_parts(three_tiles, 1)
+    np.testing.assert_array_equal(spot, encoder.encode(three_tiles))
+    np.testing.assert_allclose(parts[:, 0], spot, atol=1e-5 * np.abs(expected).max())

@@ -11,7 +11,7 @@ from ._find import find
 from ._spec import Spec
 
 if TYPE_CHECKING:
-    from deepspot.encoders._torch import TorchEncoder
+    from deepspot.encoders._torch import MapEncoder
 
 _told: set[str] = set()
 
@@ -26,9 +26,9 @@ class Zoo:
         """File with the weights."""
         return find(self.spec, weights, token)
 
-    def load(self, path: Path) -> TorchEncoder:
+    def load(self, path: Path) -> MapEncoder:
         """Encoder with the weights in a file, which are checked first."""
-        from deepspot.encoders._torch import TorchEncoder
+        from deepspot.encoders._torch import MapEncoder
 
         from ._build import model_class
         from ._fill import check_finite, content, fill, needed
@@ -42,7 +42,7 @@ class Zoo:
         check_finite(tensors, path)
         module = Pooled(fill(spec, tensors, path), spec.card.pooling, spec.prefix_tokens)
         tell_licence(spec.card)
-        return TorchEncoder(spec.card, module, identity=identity(spec, content(tensors)))
+        return MapEncoder(spec.card, module, identity=identity(spec, content(tensors)))
 
 
 class Refused:

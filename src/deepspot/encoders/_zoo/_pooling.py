@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,24 @@ class Pooled(nn.Module):
         """Embed normalised RGB (n, 3, px, px) as (n, dim)."""
         if self.pooling == "pooled":
             return self.network(pixels)
+        return self._one_vector(self.tokens(pixels))
+
+    def with_map(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed as before, and what is seen where (n, rows, columns, dim): averaged over a part, its embedding.
+
+        A cell is a position of the last feature map, or a patch token with, or in place of, the class token.
+        """
+        if self.pooling == "pooled":
+            features = self.network.forward_features(pixels)  # type: ignore[operator]
+            return self.network.forward_head(features), features.permute(0, 2, 3, 1)  # type: ignore[operator]
         tokens = self.tokens(pixels)
+        patches = tokens[:, self.prefix_tokens :]
+        side = math.isqrt(patches.shape[1])
+        if self.pooling == "cls+mean":
+            patches = torch.cat([tokens[:, :1].expand_as(patches), patches], dim=-1)
+        return self._one_vector(tokens), patches.unflatten(1, (side, side))
+
+    def _one_vector(self, tokens: Tensor) -> Tensor:
         if self.pooling == "cls":
             return tokens[:, 0]
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=-1)

@@ -98,7 +98,8 @@ def _geometry(card: ModelCard) -> str:
         ["resized to", f"{tile.input_px} × {tile.input_px} px ({tile.tile_um / tile.input_px:.2f} µm per pixel)"],
     ]
     if "subspots" in card.network.context:
-        rows.append(["sub-spots", f"{tile.grid} × {tile.grid}, each {tile.tile_um / tile.grid:.3g} µm wide"])
+        made = ", from one pass over the tile" if tile.subspots == "tokens" else ""
+        rows.append(["sub-spots", f"{tile.grid} × {tile.grid}, each {tile.tile_um / tile.grid:.3g} µm wide{made}"])
     if "neighbors" in card.network.context:
         rows.append(["neighbours", f"at most {rule.cap}, {reach}"])
     return "Slides of any resolution are resampled to it; the µm per pixel of the slide have to be known.\n\n" + table(

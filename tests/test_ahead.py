@@ -1,0 +1,59 @@
+import threading
+import time
+
+import pytest
+
+from deepspot._ahead import ahead
+
+
+def names():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-ahead")]
+
+
+def test_everything_comes_in_order():
+    assert list(ahead(range(20), 3)) == list(range(20))
+    assert list(ahead([], 3)) == []
+    assert list(ahead([None, None], 1)) == [None, None]
+
+
+def test_it_works_in_a_thread_and_so_far_ahead_and_no_further():
+    begun, where = [], set()
+
+    def work():
+        for item in range(10):
+            begun.append(item)
+            where.add(threading.current_thread())
+            yield item
+
+    coming = ahead(work(), 2)
+    assert next(coming) == 0
+    deadline = time.monotonic() + 10
+    while len(begun) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert begun == [0, 1, 2]
+    assert where.isdisjoint({threading.current_thread()})
+    coming.close()
+    assert not names()
+
+
+def test_errors_are_raised_where_the_items_are_used():
+    def broken():
+        yield 1
+        raise KeyError("lost")
+
+    coming = ahead(broken(), 2)
+    assert next(coming) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(coming)
+    assert not names()
+
+
+def test_the_thread_ends_where_the_user_has_an_error():
+    def use():
+        for item in ahead(iter(int, 1), 2):  # zeros without end
+            raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        use()
+    assert not names()

@@ -1,0 +1,169 @@
+"""How much work there is, counted: what would make a prediction slower makes one of these numbers grow."""
+
+import tracemalloc
+from collections import Counter
+from itertools import chain
+
+import dask.array as da
+import numpy as np
+import pytest
+import torch
+
+import deepspot as ds
+from deepspot import _reader
+from deepspot._boxes import Boxes
+from deepspot._geometry import NeighborRule
+from deepspot._neighbors import find_neighbors
+from deepspot.models._batches import BagDataset
+from deepspot.models._config import NetworkConfig
+from deepspot.models._infer import infer
+from deepspot.models._network import Network
+from deepspot.tl import _stream
+
+SPOTS = 30
+TILES = 10 * SPOTS
+
+
+@pytest.fixture(scope="module")
+def model(toy, mean_colour):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    return ds.tl.train(
+        slides, patient_key="patient", genes=5, encoder=mean_colour(),
+        network={"width": 8, "members": 1}, training={"epochs": 1, "max_epochs": 1, "gate": "off"},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def decoded(slide):
+    """How often each block of the slide's image was decoded."""
+    count = Counter()
+
+    def decode(block, block_info=None):
+        count[block_info[None]["chunk-location"][1:]] += 1
+        return block
+
+    image = next(iter(slide.images))
+    pixels = _reader.levels(slide, image)[0]
+    raw = da.from_array(np.asarray(pixels.data), chunks=(3, 128, 128))
+    counted = raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
+    slide.images[image] = slide.images[image].copy(data=counted)
+    count.clear()  # what checks of the image looked at
+    return count
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batch_size):
+    ds.pp.embed(slide, cheap_encoder, batch_size=batch_size)
+    assert cheap_encoder.n_tiles == TILES
+    assert len(cheap_encoder.seen) == -(-SPOTS // batch_size) + -(-9 * SPOTS // batch_size)
+
+
+@pytest.mark.parametrize("out", [None, "out.zarr"])
+def test_every_block_is_decoded_once_for_its_hash_and_once_for_its_tiles(
+    slide, model, cheap_encoder, decoded, tmp_path, monkeypatch, out
+):
+    monkeypatch.setattr(_stream, "ROWS", 7)
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    options = {} if out is None else {"out": tmp_path / out}
+    ds.tl.predict(slide, model, encoder=cheap_encoder, **options)
+    assert len(decoded) > 10
+    assert max(decoded.values()) == 2
+    assert cheap_encoder.n_tiles == TILES
+    assert len(cheap_encoder.seen) == 1 + 5  # batches of 64 run on across blocks
+
+
+def test_blocks_are_decoded_again_only_where_they_do_not_fit(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 255, (3, 160, 160), dtype=np.uint8)
+    level = _in_blocks(image)
+    at = np.array([(y, x) for y in range(0, 140, 10) for x in range(0, 140, 10)])
+    asked = []
+    monkeypatch.setattr(_reader, "_decode", _noting(_reader._decode, asked))
+    for rows, tiles in _reader.read(level, Boxes(at, 20, 0), 16, in_order=True):
+        np.testing.assert_array_equal(
+            tiles[0], image[:, at[rows[0], 0] :, at[rows[0], 1] :][:, :20, :20].transpose(1, 2, 0)
+        )
+    assert max(Counter(chain.from_iterable(asked)).values()) == 1
+    assert len(asked) <= 2 * -(-len(at) // 16)  # many at once, as asking costs
+    asked.clear()
+    monkeypatch.setattr(_reader, "HELD", 3 * 40 * 40)
+    monkeypatch.setattr(_reader, "AT_ONCE", 3 * 40 * 40)
+    for rows, tiles in _reader.read(level, Boxes(at, 20, 0), 16, in_order=True):
+        np.testing.assert_array_equal(
+            tiles[-1], image[:, at[rows[-1], 0] :, at[rows[-1], 1] :][:, :20, :20].transpose(1, 2, 0)
+        )
+    assert max(Counter(chain.from_iterable(asked)).values()) > 1
+    assert max(map(len, asked)) <= 4  # those of one tile
+
+
+def _in_blocks(image):
+    from xarray import DataArray
+
+    return DataArray(da.from_array(image, chunks=(3, 40, 40)), dims=("c", "y", "x"))
+
+
+def _noting(decode, asked):
+    def noted(data, blocks, edges):
+        asked.extend([blocks] if blocks else [])
+        return decode(data, blocks, edges)
+
+    return noted
+
+
+@pytest.fixture
+def grid():
+    """20 × 20 spots with 8 neighbours each inside."""
+    at = np.column_stack(np.divmod(np.arange(400), 20)) * 100.0
+    rng = np.random.default_rng(0)
+    spot, parts = rng.normal(size=(400, 8)), rng.normal(size=(400, 9, 8))
+    return ds.models.Bags(
+        spot.astype(np.float32), parts.astype(np.float16), find_neighbors(at, NeighborRule(reach=150))
+    )
+
+
+@pytest.fixture
+def network():
+    """A network that counts the rows which go through φ."""
+    made = Network(NetworkConfig(width=4), 8, 3)
+    made.rows = 0
+
+    def count(_, args):
+        made.rows += args[0].shape[:-1].numel()
+
+    made.phi[0].register_forward_pre_hook(count)
+    return made
+
+
+def test_phi_sees_every_tile_of_a_batch_once(grid, network):
+    inner = [row * 20 + column for row in range(5, 15) for column in range(5, 15)]
+    network(BagDataset(grid, network.config.context).__getitems__(inner))
+    assert network.rows == 12 * 12 + 9 * 100  # and not (1 + 9 + 8) · 100
+    network.rows = 0
+    network(BagDataset(grid, ("spot", "subspots", "neighbors")).__getitems__([21, 21]))
+    assert network.rows == 9 + 2 * 9
+
+
+def test_inference_puts_every_tile_through_phi_once(grid, network):
+    infer(network, grid, "cpu", rows=64)
+    assert network.rows == 10 * 400
+
+
+def test_ensembles_are_one_product_each(grid, monkeypatch):
+    network = Network(NetworkConfig(width=4, n_phi=10, n_rho=10, phi_average="median"), 8, 3)
+    products = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *args: products.append(1) or linear(*args))
+    network(BagDataset(grid, network.config.context).__getitems__(list(range(50))))
+    assert len(products) == 3  # φ of tiles, φ of sub-spots, ρ
+
+
+def test_neighbours_take_memory_in_proportion_to_spots():
+    n = 10_000
+    at = np.column_stack(np.divmod(np.arange(n), 100)) * 100.0
+    find_neighbors(at[:100], NeighborRule(reach=150))
+    tracemalloc.start()
+    find_neighbors(at, NeighborRule(reach=150))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * n / 2  # bytes: a matrix of all pairs would take n²
