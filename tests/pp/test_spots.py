@@ -220,7 +220,14 @@ def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
     small = np.full((1000, 1250, 3), 120, np.uint8)
     finest = da.zeros((3, 32_000, 40_000), dtype=np.uint8, chunks=(3, 1024, 1024))
     read = []
-    monkeypatch.setattr(_reader, "_decode", lambda part: read.append(part.nbytes) or np.asarray(part))
+    decode = _reader._decode
+
+    def decode_and_count(data, blocks, edges):
+        parts = decode(data, blocks, edges)
+        read.extend(part.nbytes for part in parts)
+        return parts
+
+    monkeypatch.setattr(_reader, "_decode", decode_and_count)
     sdata = make()
     sdata["he"] = pyramid_of([finest, da.from_array(small.transpose(2, 0, 1), chunks=(3, 512, 512))])
     ds.pp.set_scale(sdata, mpp=0.25)
