@@ -19,7 +19,7 @@ from ._resize import prepare, resize
 from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics, statistics_of_parts
 
-TILES_PER_THREAD = 8
+TILES_PER_THREAD = 4
 """Larger buffers than of so many tiles leave the caches, and are fetched from the system anew for every layer."""
 
 
