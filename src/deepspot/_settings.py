@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+RUNTIMES = ("torch", "onnx")
+
 
 @dataclass
 class Settings:
@@ -18,6 +20,9 @@ class Settings:
         Tiles that go through an encoder at once.
     workers
         Threads that decode the image, ahead of the encoder.
+    runtime
+        What computes an encoder on a CPU: ``"torch"``, or ``"onnx"`` for ONNX Runtime, which gives the same numbers to
+        rounding and takes about half the time for the embedded encoder (``pip install "deepspot[onnx]"``).
     progress
         Show progress bars (they stay silent anyway where the output is not a terminal).
     seed
@@ -42,6 +47,7 @@ class Settings:
     device: str | None = None
     batch_size: int = 64
     workers: int = min(4, os.cpu_count() or 1)
+    runtime: str = "torch"
     progress: bool = True
     seed: int = 0
     max_table_gb: float = 4.0
@@ -58,6 +64,8 @@ class Settings:
             raise ValueError(f"`settings.{name}` must be above 0, got {value!r}.")
         if name == "embeddings_gb" and not value >= 0:
             raise ValueError(f"`settings.{name}` must not be below 0, got {value!r}.")
+        if name == "runtime" and value not in RUNTIMES:
+            raise ValueError(f"`settings.runtime` must be one of {list(RUNTIMES)}, got {value!r}.")
         super().__setattr__(name, value)
 
     def cache(self, *parts: str) -> Path:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from deepspot._device import autocast, choose_device
 from deepspot._fingerprint import digest
+from deepspot._settings import settings
 
 from ._card import EncoderCard
 from ._map import pool
+from ._onnx import OnnxNetwork
 from ._resize import prepare, resize
 from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics, statistics_of_parts
@@ -54,6 +56,7 @@ class TorchEncoder:
         self.identity = identity
         self.device = torch.device("cpu")
         self.appended: list[str | float] = []
+        self.translated: dict[tuple[str, int], OnnxNetwork] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,7 +93,16 @@ class TorchEncoder:
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Embed resized RGB in 0 to 1."""
-        return self.module(self.transform(pixels))
+        return self.compute("forward", self.transform(pixels))
+
+    def compute(self, method: str, pixels: Tensor) -> Any:
+        """What a method of the module makes of pixels that were normalised, in the runtime of the settings."""
+        if settings.runtime == "torch" or self.device.type != "cpu":
+            return getattr(self.module, method)(pixels)
+        key = method, torch.get_num_threads()
+        if key not in self.translated:
+            self.translated[key] = OnnxNetwork(self.module, method, pixels, self.card.name)
+        return self.translated[key](pixels)
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
@@ -110,7 +122,7 @@ class MapEncoder(TorchEncoder):
 
     def forward_parts(self, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
         """Embed resized RGB in 0 to 1, and its parts."""
-        spot, cells = self.module.with_map(self.transform(pixels))  # type: ignore[operator]
+        spot, cells = self.compute("with_map", self.transform(pixels))
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
             raise ValueError(
                 f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "

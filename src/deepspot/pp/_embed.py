@@ -44,7 +44,8 @@ def embed(
         Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
     subspots
         Whether to embed the sub-spots, and from what. True, or ``"tiles"``: each from a tile of its own (nine tenths of
-        the work). ``"tokens"``: from what the encoder sees in the tile of their spot, in one pass for all.
+        the work). ``"tokens"``: from what the encoder sees in the tile of their spot, in one pass for all. Models
+        on these are a little less accurate: on the embedded encoder by about 0.01 of r.
     coordinate_system
         Coordinate system to relate spots and image with, should they share several that disagree.
     key_added
