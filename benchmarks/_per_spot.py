@@ -17,6 +17,11 @@ from deepspot.encoders._torch import TorchEncoder
 MEMBERS, WIDTH = 10, 512
 
 
+def operations(dim: int, genes: int) -> tuple[int, int]:
+    """Floating-point operations of ten φ for one tile, and of one ρ for one spot."""
+    return 2 * MEMBERS * dim * WIDTH, 2 * 3 * WIDTH * genes
+
+
 class Published(nn.Module):
     """φ and ρ in ensembles of ten: median of φ, sub-spots summed, neighbours by maximum, mean of ρ."""
 
@@ -62,7 +67,8 @@ def tiles_of(image: np.ndarray, corners: np.ndarray, side: int, near: np.ndarray
 def embed(encoder: TorchEncoder, tiles: list[np.ndarray]) -> Tensor:
     """Embeddings (1 + 9 + k, d) of the tiles of a spot."""
     with autocast(encoder.device):
-        return encoder.forward(torch.cat([prepare(tile[None], encoder.card, encoder.device) for tile in tiles])).float()
+        pixels = torch.cat([prepare(tile[None], encoder.card, encoder.device) for tile in tiles])
+        return encoder.forward(encoder.transform(pixels), encoder.appendix(pixels))
 
 
 @torch.inference_mode()

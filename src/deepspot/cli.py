@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._logging import without_noise
+from ._settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
+RUNTIME = "what computes the encoder on a CPU (default: %(default)s)"
 MODEL = "folder, zip or hf:// address of a model (default: the embedded one)"
 
 
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     arguments.command = shlex.join(["deepspot", *(sys.argv[1:] if argv is None else argv)])
+    settings.runtime = vars(arguments).get("runtime", settings.runtime)
     try:
         with without_noise():
             return arguments.run(arguments) or 0
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--image-key", help="image, if there are several")
     predict.add_argument("--shapes-key", help="spots, if there are several")
     predict.add_argument("--key-added", help="name of the new table (default: deepspot_<shapes>)")
+    predict.add_argument("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
     predict.set_defaults(run=_predict)
 
     report = commands.add_parser(
@@ -105,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     cohort.add_argument("--full", action="store_true", help="all bits of float32 (default: the precision of float16)")
     cohort.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    cohort.add_argument("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
     cohort.add_argument("--batch-size", type=_count, metavar="N", help="tiles that go through the encoder at once")
     cohort.add_argument("--overwrite", action="store_true", help="replace slides that were made otherwise")
     cohort.set_defaults(run=_cohort)

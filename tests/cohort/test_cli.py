@@ -39,19 +39,20 @@ def test_options_arrive(arguments, monkeypatch, tmp_path):
     seen = {}
 
     def cohort(manifest, model, out, **options):
-        seen.update(options, manifest=manifest.name, model=model, out=out)
+        seen.update(options, manifest=manifest.name, model=model, out=out, runtime=ds.settings.runtime)
         return pd.DataFrame({"status": ["done"]})
 
     monkeypatch.setattr(ds.tl, "cohort", cohort)
+    monkeypatch.setattr(ds.settings, "runtime", "torch")
     options = (
         "--scheduler tcp://here:1 --diameter-um 60 --distance-um 120 --layout hexagonal --tissue all --full "
-        "--device cpu --batch-size 8 --overwrite"
+        "--device cpu --runtime onnx --batch-size 8 --overwrite"
     )
     assert cli.main([*arguments, *options.split()]) == 0
     assert seen == {
         "client": "tcp://here:1", "diameter_um": 60.0, "distance_um": 120.0, "layout": "hexagonal", "tissue": None,
         "half": False, "device": "cpu", "batch_size": 8, "overwrite": True, "manifest": "manifest.csv",
-        "model": str(tmp_path / "bundle"), "out": tmp_path / "out",
+        "model": str(tmp_path / "bundle"), "out": tmp_path / "out", "runtime": "onnx",
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepspot._ahead import ahead
 from deepspot._device import autocast, choose_device
 from deepspot._fingerprint import digest
 from deepspot._settings import settings
@@ -74,7 +76,7 @@ class TorchEncoder:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
         _check_tiles(tiles)
         with torch.inference_mode(), autocast(self.device):
-            made = [self.forward(pixels).float().cpu() for pixels in self._prepared(tiles)]
+            made = [self.forward(*ready).cpu() for ready in self._ready(tiles, self.appendix)]
         return torch.cat(made).numpy()
 
     def resize(self, tiles: np.ndarray) -> np.ndarray:
@@ -86,19 +88,32 @@ class TorchEncoder:
         few = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
         return max(1, min(few, n))
 
-    def _prepared(self, tiles: np.ndarray) -> Iterator[Tensor]:
+    def _ready(self, tiles: np.ndarray, append: Callable[[Tensor], Any]) -> Iterator[tuple[Tensor, Any]]:
+        """Normalised pixels and what is appended to their embeddings, a few tiles at a time."""
         few = self.at_once(len(tiles))
-        for at in range(0, max(len(tiles), 1), few):
-            yield prepare(tiles[at : at + few], self.card, self.device)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Embed resized RGB in 0 to 1."""
-        return self.compute("forward", self.transform(pixels))
+        @torch.inference_mode()
+        def make() -> Iterator[tuple[Tensor, Any]]:
+            for at in range(0, max(len(tiles), 1), few):
+                pixels = prepare(tiles[at : at + few], self.card, self.device)
+                yield self.transform(pixels), append(pixels)
+
+        # The next ones are made while the module is busy. A GPU gets all at once.
+        return ahead(make(), 1) if few < len(tiles) else make()
+
+    def appendix(self, pixels: Tensor) -> Tensor:
+        """What is appended to the embeddings of RGB in 0 to 1: (n, 0)."""
+        return pixels.new_empty(len(pixels), 0)
+
+    def forward(self, pixels: Tensor, appendix: Tensor) -> Tensor:
+        """Embed normalised pixels."""
+        return torch.cat([self.compute("forward", pixels).float(), appendix], dim=1)
 
     def compute(self, method: str, pixels: Tensor) -> Any:
         """What a method of the module makes of pixels that were normalised, in the runtime of the settings."""
         if settings.runtime == "torch" or self.device.type != "cpu":
-            return getattr(self.module, method)(pixels)
+            # Called as a whole, as hooks on it expect.
+            return self.module(pixels) if method == "forward" else getattr(self.module, method)(pixels)
         key = method, torch.get_num_threads()
         if key not in self.translated:
             self.translated[key] = OnnxNetwork(self.module, method, pixels, self.card.name)
@@ -115,20 +130,29 @@ class MapEncoder(TorchEncoder):
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
         """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim), row by row."""
         _check_tiles(tiles)
+
+        def append(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            return self.appendix(pixels), self.appendix_of_parts(pixels, grid)
+
         with torch.inference_mode(), autocast(self.device):
-            made = [self.forward_parts(pixels, grid) for pixels in self._prepared(tiles)]
-        spot, parts = (torch.cat(some).float().cpu().numpy() for some in zip(*made, strict=True))
+            made = [self.forward_parts(pixels, *appended) for pixels, appended in self._ready(tiles, append)]
+        spot, parts = (torch.cat(some).cpu().numpy() for some in zip(*made, strict=True))
         return spot, parts
 
-    def forward_parts(self, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-        """Embed resized RGB in 0 to 1, and its parts."""
-        spot, cells = self.compute("with_map", self.transform(pixels))
+    def appendix_of_parts(self, pixels: Tensor, grid: int) -> Tensor:
+        """What is appended to the embeddings of the parts of RGB in 0 to 1: (n, grid², 0)."""
+        return pixels.new_empty(len(pixels), grid * grid, 0)
+
+    def forward_parts(self, pixels: Tensor, appendix: Tensor, of_parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed normalised pixels, and their parts: as many as there are appendices."""
+        spot, cells = self.compute("with_map", pixels)
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
             raise ValueError(
                 f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "
                 f"{tuple(cells.shape)}, which must be (n, rows, columns, {self.card.dim})."
             )
-        return spot, pool(cells, grid, self.card)
+        parts = pool(cells, math.isqrt(of_parts.shape[1]), self.card)
+        return torch.cat([spot.float(), appendix], dim=1), torch.cat([parts.float(), of_parts], dim=2)
 
 
 class StatisticsEncoder(MapEncoder):
@@ -139,19 +163,16 @@ class StatisticsEncoder(MapEncoder):
         self.weight = weight
         self.appended = ["statistics", STATISTICS_VERSION, weight]
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Embed resized RGB in 0 to 1."""
-        embedding = super().forward(pixels)
+    def appendix(self, pixels: Tensor) -> Tensor:
+        """Statistics of RGB in 0 to 1 (n, 32)."""
         # Half precision is fine for the network, but it would blur differences between the stains.
         with torch.autocast(pixels.device.type, enabled=False):
-            return torch.cat([embedding.float(), self.weight * statistics(pixels.float())], dim=1)
+            return self.weight * statistics(pixels)
 
-    def forward_parts(self, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
-        """Embed resized RGB in 0 to 1, and its parts, whose statistics are those of their own pixels."""
-        spot, parts = super().forward_parts(pixels, grid)
+    def appendix_of_parts(self, pixels: Tensor, grid: int) -> Tensor:
+        """Statistics of the parts of RGB in 0 to 1 (n, grid², 32), each of its own pixels."""
         with torch.autocast(pixels.device.type, enabled=False):
-            whole, cut = statistics(pixels.float()), statistics_of_parts(pixels.float(), grid)
-            return torch.cat([spot.float(), self.weight * whole], dim=1), torch.cat([parts, self.weight * cut], dim=2)
+            return self.weight * statistics_of_parts(pixels, grid)
 
 
 def _check_tiles(tiles: np.ndarray) -> None:
