@@ -145,8 +145,11 @@ def test_phi_sees_every_tile_of_a_batch_once(grid, network):
 
 
 def test_inference_puts_every_tile_through_phi_once(grid, network):
-    infer(network, grid, "cpu", rows=64)
+    infer(network, grid, "cpu")
     assert network.rows == 10 * 400
+    network.rows = 0
+    infer(network, grid, "cpu", rows=np.arange(100))
+    assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbour
 
 
 def test_ensembles_are_one_product_each(grid, monkeypatch):

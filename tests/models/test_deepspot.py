@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deepspot._metrics import pearson
-from deepspot.models import DeepSpot
+from deepspot.models import DeepSpot, Ridge
 from deepspot.models._rows import held_out
 
 # The network by itself: what ridge has to say is tested in test_assess.py.
@@ -82,6 +82,15 @@ def test_members_are_trained_apart(bags, targets):
 def test_prediction_is_on_the_scale_of_the_targets(bags, targets, fitted):
     predicted = DeepSpot(**SMALL).fit(bags, targets * 10 + 100).predict(bags)
     np.testing.assert_allclose(predicted, fitted.predict(bags) * 10 + 100, atol=0.05)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
+def test_some_spots_are_predicted_as_among_all(bags, targets, monkeypatch, weight):
+    model = DeepSpot(**QUICK).fit(bags, targets)
+    model.ridge = Ridge().fit(bags, targets)
+    monkeypatch.setattr(DeepSpot, "weight", weight)
+    rows = np.array([7, 3, 11])
+    np.testing.assert_allclose(model.predict(bags, rows=rows), model.predict(bags)[rows], rtol=1e-5, atol=1e-5)
 
 
 def test_missing_genes_are_masked_and_slides_with_other_panels_train_together(bags, targets):

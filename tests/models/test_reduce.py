@@ -13,7 +13,7 @@ def test_the_network_that_takes_whole_embeddings_predicts_the_same(bags, config)
     small = Network(config, 5, 4).collapse().eval()
     whole = reduction.unfold(small)
     assert whole.phi[0].in_features == bags.dim
-    np.testing.assert_allclose(infer(whole, bags, "cpu", 64), infer(small, reduction.bags(bags), "cpu", 64), atol=1e-5)
+    np.testing.assert_allclose(infer(whole, bags, "cpu"), infer(small, reduction.bags(bags), "cpu"), atol=1e-5)
 
 
 def test_as_many_components_as_dimensions_lose_nothing(bags):

@@ -56,7 +56,7 @@ def assess(
             bags, targets, replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, "),
             rows=learnt, validation=held_out(learnt, patients, recipe.seed), slides=slides,
         )  # fmt: skip
-        network[held] = scaler.restore(infer_members(members, bags, recipe.device))[held]
+        network[held] = scaler.restore(infer_members(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
         linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags)[held]

@@ -202,7 +202,7 @@ class DeepSpot:
         )  # fmt: skip
         return self
 
-    def predict(self, bags: Bags, *, device: str | None = None) -> np.ndarray:
+    def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression (n, genes) in float32; it may fall slightly below 0.
 
         Every tile goes through φ once, and neighbours are looked up.
@@ -214,6 +214,8 @@ class DeepSpot:
             the tile that it was trained with (``card.geometry``), the sum is scaled to that number.
         device
             Where to compute; None takes the one of the model.
+        rows
+            Which of the spots to predict (n,), in that order; the others are there as neighbours. By default all.
 
         Raises
         ------
@@ -227,13 +229,14 @@ class DeepSpot:
         if bags.dim != self.card.dim:
             raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
         self._check_context(bags)
-        weight, expression = self.weight, np.zeros((len(bags), len(self.card.genes)), dtype=np.float32)
+        rows = np.arange(len(bags)) if rows is None else rows
+        weight, expression = self.weight, np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
         if weight > 0:
             count = None if self.card.geometry is None else self.card.geometry.tile.grid**2
-            scores = infer_members(self.members, bags, device or self.device, count=count)
+            scores = infer_members(self.members, bags, device or self.device, rows=rows, count=count)
             expression += weight * self.scaler.restore(scores)
         if self.ridge is not None:
-            expression += (1 - weight) * self.ridge.predict(bags)
+            expression += (1 - weight) * self.ridge.predict(bags)[rows]
         return expression
 
     @property

@@ -37,10 +37,11 @@ def predict_subspots(model: DeepSpot, bags: Bags, *, device: str | None, rows: i
     n, s = bags.subspots.shape[:2]  # type: ignore[union-attr]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)  # type: ignore[union-attr]
     for block, part in blocks(bags, rows):
-        whole = model.predict(part, device=device)[: len(block)]
+        own = np.arange(len(block))
+        whole = model.predict(part, device=device, rows=own)
         for k in range(s):
             alone = replace(part, subspots=part.subspots[:, [k]])  # type: ignore[index]
-            expression[block, k] = model.predict(alone, device=device)[: len(block)]
+            expression[block, k] = model.predict(alone, device=device, rows=own)
         for at in range(0, len(block), CONSERVED):
             some = block[at : at + CONSERVED]
             expression[some] = conserve(expression[some], whole[at : at + CONSERVED])

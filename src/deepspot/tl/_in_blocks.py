@@ -18,7 +18,7 @@ def predict_in_blocks(model: DeepSpot, bags: Bags, *, device: str | None, rows: 
     """Predict log-expression (n, genes) as the model does, at most `rows` spots and their neighbours at once."""
     expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)  # type: ignore[union-attr]
     for block, part in blocks(bags, rows):
-        expression[block] = model.predict(part, device=device)[: len(block)]
+        expression[block] = model.predict(part, device=device, rows=np.arange(len(block)))
     return expression
 
 

@@ -174,7 +174,8 @@ def _along_curve(centers: np.ndarray) -> np.ndarray:
 
 def _predicted(spots: _Spots, half: bool) -> Iterator[np.ndarray]:
     for block in range(spots.n_blocks):
-        expression = spots.job.model.predict(spots.bags(block), device=spots.job.device)[: len(spots.rows(block))]
+        own = np.arange(len(spots.rows(block)))
+        expression = spots.job.model.predict(spots.bags(block), device=spots.job.device, rows=own)
         expression = np.maximum(expression, 0)
         yield rounded(expression) if half else expression
 
