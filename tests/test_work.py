@@ -18,6 +18,7 @@ from deepspot.models._batches import BagDataset
 from deepspot.models._config import NetworkConfig
 from deepspot.models._infer import infer
 from deepspot.models._network import Network
+from deepspot.pp import _features
 from deepspot.tl import _stream
 
 SPOTS = 30
@@ -54,7 +55,8 @@ def decoded(slide):
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
-def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batch_size):
+def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batch_size, monkeypatch):
+    monkeypatch.setattr(_features, "SPOTS", 4)  # are read at once
     ds.pp.embed(slide, cheap_encoder, batch_size=batch_size)
     assert cheap_encoder.n_tiles == TILES
     assert len(cheap_encoder.seen) == -(-SPOTS // batch_size) + -(-9 * SPOTS // batch_size)
