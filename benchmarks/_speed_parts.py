@@ -98,7 +98,10 @@ def tiles(run: Run, table: Table) -> None:
             SpatialData(images={"image": image}).write(path)
             level = _reader.levels(read_zarr(path), "image")[0]
             array = zarr.open_array(next(path.glob("images/image/*/zarr.json")).parent, mode="r")
-            blocks = sorted({(y // chunk, x // chunk) for y, x in corners})
+            near, far = corners // chunk, (corners + TILE - 1) // chunk
+            blocks = sorted(
+                {(y, x) for a, b in zip(near, far, strict=True) for y in (a[0], b[0]) for x in (a[1], b[1])}
+            )
             seconds = in_turn(
                 {
                     "ours": lambda level=level: list(map(len, _reader.read(level, Boxes(corners, TILE, 0), 64))),
@@ -195,17 +198,20 @@ def head(run: Run, table: Table) -> None:
     limit = n * ours / flops_per_second(run.device)
     rate = f"{n / np.median(seconds['published']):,.0f} spots a second"
     table.add("uncollapsed, one spot at a time ÷ published model here", alone / seconds["published"], "≥ 5", rate)
-    table.add("uncollapsed, batches of 256 ÷ published model here", batched / seconds["published"])
+    table.add("uncollapsed, batches of 256 ÷ published model here", batched / seconds["published"], "≥ 5")
     table.write("floating-point operations of the two", f"{(18 * phi + 10 * rho) / ours:.2f}")
     rate = f"{n / np.median(seconds['default']):,.0f} spots a second"
-    table.add("uncollapsed, batches of 256 ÷ default model (3 members)", batched / seconds["default"], "", rate)
+    table.add("uncollapsed, batches of 256 ÷ default model (3 members)", batched / seconds["default"], "≥ 5", rate)
     table.add(
         "published model here ÷ its operations at the rate of a matrix product", seconds["published"] / limit, "→ 1"
     )
 
 
 def training(run: Run, table: Table) -> None:
-    """An epoch on real sections, and r on a section that was left out, with as many epochs."""
+    """An epoch on real sections, and r on a section that was left out, with as many epochs and another seed a round.
+
+    Batches are of 128: the published 1,024 are more spots than there are, and an epoch would be one step.
+    """
     names, test = (["C2"] if run.quick else ["C2", "C3", "C4"]), "C5"
     genes, epochs = (1_000, 4) if run.quick else (GENES, 12)
     slides = load([*names, test])
@@ -217,46 +223,46 @@ def training(run: Run, table: Table) -> None:
     truth, scaler = targets(known, chosen)[0][-1], Scaler.fit(data.targets[data.rows])
     standard = np.nan_to_num(scaler.standardize(data.targets))
     columns = [chosen.index(gene) for gene in frequent if gene in chosen]
-    fits: dict[str, object] = {}
+    r: dict[str, list[float]] = {"published": [], "same": [], "default": []}
+
+    def judge(name: str, predicted: np.ndarray) -> None:
+        here = predicted[known[-1].rows][:, columns]
+        r[name].append(float(np.nanmean(pearson(here, truth[:, columns]))))
 
     def ours(name: str, **options: object) -> Callable[[], None]:
-        settings = {"epochs": epochs, "gate": "off"} | dict(options.pop("training", {}))
-        model = ds.models.DeepSpot(training=settings, device=str(run.device), seed=0, **options)
+        settings = {"epochs": epochs, "gate": "off", "batch_size": 128} | dict(options.pop("training", {}))
 
         def call() -> None:
-            fits[name] = model.fit(data.bags, data.targets, **data.options).predict(bags[test])
+            model = ds.models.DeepSpot(training=settings, device=str(run.device), seed=len(r[name]), **options)
+            judge(name, model.fit(data.bags, data.targets, **data.options).predict(bags[test]))
 
         return call
 
     def published() -> None:
-        network = train(data.bags, standard, epochs, 128, run.device)
-        fits["published"] = scaler.restore(predict(network, bags[test], run.device))
+        network = train(data.bags, standard, epochs, 128, run.device, seed=len(r["published"]))
+        judge("published", scaler.restore(predict(network, bags[test], run.device)))
 
-    same = {"preset": "published", "training": {"batch_size": 128}}
     train(data.bags, standard, 0, 128, run.device)  # loads what is loaded once
     ds.models.DeepSpot(network={"members": 1}, training={"epochs": 1, "gate": "off"}, device=str(run.device)).fit(
         data.bags, data.targets[:, :10], **data.options
     )
-    calls = {"published": published, "same": ours("same", **same), "default": ours("default")}
-    seconds = in_turn(calls, 1, run.device, warm=False)
-    r = {
-        name: np.nanmean(pearson(values[known[-1].rows][:, columns], truth[:, columns]))
-        for name, values in fits.items()
-    }
+    calls = {"published": published, "same": ours("same", preset="published"), "default": ours("default")}
+    seconds = in_turn(calls, 1 if run.quick else 3, run.device, warm=False)
     table.add(
-        f"published way ÷ default model (3 members, 512 components), {epochs} epochs, {genes:,} genes",
+        f"published way ÷ default model (3 members, 512 components), {epochs} epochs, {genes:,} genes, batches of 128",
         seconds["published"] / seconds["default"], "≥ 3", of(seconds["default"], epochs, "epoch"),
     )  # fmt: skip
     table.add("published way ÷ the published network here", seconds["published"] / seconds["same"], "≥ 3")
     phi, rho = _per_spot.operations(data.bags.dim, genes)
     # Forth and back; φ has nothing before it that learns. Ten ρ each see a dropout of their own.
     operations = [2 * tiles * phi + 3 * 10 * rho for tiles in (18, 10)]
-    table.write(
-        "floating-point operations of the two, no tile in two batches", f"{operations[0] / operations[1]:.2f}"
-    )
+    table.write("floating-point operations of the two, no tile in two batches", f"{operations[0] / operations[1]:.2f}")
     texts = {"published": "published way", "same": "the published network here", "default": "default model"}
     for name, text in texts.items():
-        table.write(f"r on section {test}, {len(columns)} genes: {text}", f"{r[name]:.3f}", "no less")
+        found = f"{np.mean(r[name]):.3f}" + (f" ({min(r[name]):.3f} to {max(r[name]):.3f})" if len(r[name]) > 1 else "")
+        table.write(
+            f"r on section {test}, {len(columns)} genes: {text}", found, "no less" if name != "published" else ""
+        )
 
 
 def end_to_end(run: Run, table: Table) -> None:
@@ -294,7 +300,9 @@ def end_to_end(run: Run, table: Table) -> None:
         "≤ 1.10",
     )  # fmt: skip
     table.add(
-        f"predict to disk ÷ forward of the backbone, batches of {batch}", seconds["disk"] / seconds["forward"], "≤ 1.10"
+        f"predict to disk ÷ forward of the backbone, batches of {batch}",
+        seconds["disk"] / seconds["forward"],
+        "≤ 1.10",
     )
     if "onnx" in seconds:
         faster = seconds["memory"] / seconds["onnx"]

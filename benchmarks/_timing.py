@@ -26,8 +26,10 @@ def in_turn(
 
 def wait(device: torch.device) -> None:
     """Until the device has done all that was asked of it."""
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 @dataclass

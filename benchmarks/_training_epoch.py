@@ -1,4 +1,4 @@
-"""A training epoch the published way: 1 + 9 + k tiles of every spot through ten φ, batches of 1,024."""
+"""A training epoch the published way: 1 + 9 + k tiles of every spot through ten φ."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ class Spots(Dataset):
         return self.spot[row], self.subspots[row].float(), tiles, (near >= 0).float(), self.targets[row]
 
 
-def train(bags: Bags, targets: np.ndarray, epochs: int, batch_size: int, device: torch.device) -> Published:
+def train(
+    bags: Bags, targets: np.ndarray, epochs: int, batch_size: int, device: torch.device, seed: int = 0
+) -> Published:
     """Train the published network on standardised genes."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = Published(bags.dim, targets.shape[1]).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=1e-6)
     loader = DataLoader(Spots(bags, targets), batch_size=batch_size, shuffle=True)

@@ -1,13 +1,15 @@
 """How close every step comes to what the hardware allows, and how far it is from predicting one spot at a time.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/speed.py [--quick] [--device cuda] [--only tiles head] [--fresh]
+    DEEPSPOT_DATA=../shared/data taskset -c 0 python benchmarks/speed.py --only embedding predict --name one_core
 
 Two limits: the floating-point operations of the encoder over the rate of a large matrix product in the same precision,
 and the pixels to decode over the rate at which their codec decodes them. Two pipelines: this package, and the field's
 (benchmarks/_per_spot.py): 1 + 9 + k tiles of a spot, one spot at a time, with the same encoder and preprocessing on the
 same device. All that is compared is measured in turn in this run; a ratio is given as its median over the rounds, with
 its range. Parts that are done are kept in the cache, so that a run that was stopped goes on (`--fresh` forgets them).
-Writes benchmarks/results/speed.md, or speed_quick.md.
+Both pipelines and the limits have the same threads: all that torch takes by itself, unless OMP_NUM_THREADS says
+otherwise. On one core nothing can be done beside the encoder. Writes benchmarks/results/speed.md, or speed_<name>.md.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import streaming
 import torch
 from _speed_parts import PARTS, Run
 from _timing import Table
@@ -36,6 +40,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about three minutes on two cores")
     parser.add_argument("--device")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--name", help="of the file to write (default: none, or quick)")
     parser.add_argument("--fresh", action="store_true", help="forget the parts that are done")
     asked = parser.parse_args()
     logging.getLogger("deepspot").setLevel(logging.ERROR)
@@ -54,7 +59,8 @@ def main() -> None:
         rows += json.loads(kept.read_text()) if kept.exists() else []
     lines = ["| | compared | ratio, median (range) | goal | ours |", "|---|---|---|---|---|"]
     lines += [f"| {row['part']} | {row['what']} | {row['ratio']} | {row['goal']} | {row['absolute']} |" for row in rows]
-    out = RESULTS / ("speed_quick.md" if asked.quick else "speed.md")
+    name = asked.name or ("quick" if asked.quick else "")
+    out = RESULTS / (f"speed_{name}.md" if name else "speed.md")
     out.write_text("\n".join([*lines, "", machine, ""]))
     print(out.read_text())
 
@@ -62,12 +68,17 @@ def main() -> None:
 def about(run: Run) -> str:
     """Machine, versions and the command."""
     cuda = run.device.type == "cuda"
-    chip = torch.cuda.get_device_name(run.device) if cuda else f"{processor()}, {torch.get_num_threads()} threads"
+    cores = f"{torch.get_num_threads()} threads of torch on {usable_cores()} cores"
+    chip = torch.cuda.get_device_name(run.device) if cuda else f"{processor()}, {cores}"
     packages = ("deepspot", "torch", "timm", "zarr", "dask", "spatialdata", "numpy")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     command = f"python benchmarks/speed.py{' --quick' if run.quick else ''}"
     system = f"{platform.system()}, Python {platform.python_version()}"
     return f"Device {run.device} ({chip}); {system}, {versions}. `{command}`"
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:
@@ -83,7 +94,7 @@ def processor() -> str:
 def sources() -> list[str]:
     """What was measured: results of other code are not taken for those of this."""
     root = Path(ds.__file__).parent
-    files = [*sorted(root.rglob("*.py")), *sorted(Path(__file__).parent.glob("_*.py"))]
+    files = [*sorted(root.rglob("*.py")), *sorted(Path(__file__).parent.glob("_*.py")), Path(streaming.__file__)]
     return [path.read_text() for path in files]
 
 

@@ -7,7 +7,8 @@ in a process of its own. Model, encoder and libraries are loaded and used once o
 the base. Reported is the peak of resident memory above it (VmHWM, reset before) while a slide is predicted to disk. Two
 encoders: the embedded one, without sub-spots (with them, the tenfold slide would take an hour on this CPU), and mean
 colours of sub-tiles, projected to as many numbers, with sub-spots and up to ninety times as many spots: everything but
-the encoder. The largest slide is that of Visium HD in bins of 16 µm, with a tile of 55 µm around each.
+the encoder. The largest slide is that of Visium HD in bins of 16 µm, with a tile of 55 µm around each. Neighbours are
+those of the embedded model: the nearest eight within 301 µm, where bins of 16 µm have a thousand.
 Seconds are of a shared machine. Writes benchmarks/results/streaming.md; with `--quick` the two smallest slides of the
 cheap encoder, and nothing is written.
 """
@@ -28,6 +29,7 @@ import tifffile
 from PIL import Image
 
 import deepspot as ds
+from deepspot._geometry import NeighborRule
 
 MPP, SECTION = 0.69, "her2st/C2.jpg"
 DISTANCE_UM = 50.0
@@ -38,6 +40,7 @@ RUNS = {
     "lite0": ((800, DISTANCE_UM), (8_000, DISTANCE_UM)),
     CHEAP: ((2_000, DISTANCE_UM), (20_000, DISTANCE_UM), (20_000, BINS_UM), (187_000, BINS_UM)),
 }
+NEIGHBORS = NeighborRule(reach=301, cap=8)
 OUT = Path(__file__).parent / "results" / "streaming.md"
 
 
@@ -113,7 +116,7 @@ def child(encoder: str, slide: Path, distance: float) -> None:
     logging.getLogger("deepspot").setLevel(logging.ERROR)
     ds.settings.embeddings_gb = 0  # they are as large as they are on disk, and gone afterwards
     ready = ds.encoders.get("lite0_stats") if encoder == "lite0" else MeanColours()
-    model = make_model(ready, subspots=encoder != "lite0", distance=distance)
+    model = make_model(ready, subspots=encoder != "lite0")
     with tempfile.TemporaryDirectory(dir=slide.parent) as name:
         folder = Path(name)
         predict(slide, model, ready, folder / "few.zarr", distance, few=50)
@@ -136,9 +139,9 @@ def predict(
     return len(sdata.shapes["spots"])
 
 
-def make_model(encoder: ds.encoders.Encoder, *, subspots: bool, distance: float = DISTANCE_UM) -> ds.models.DeepSpot:
+def make_model(encoder: ds.encoders.Encoder, *, subspots: bool) -> ds.models.DeepSpot:
     """A model of the make-up of the default; what its weights say does not matter here."""
-    from deepspot._geometry import Geometry, NeighborRule, TileGeometry
+    from deepspot._geometry import Geometry, TileGeometry
 
     rng = np.random.default_rng(0)
     d, genes = encoder.card.dim, 5_000
@@ -150,9 +153,7 @@ def make_model(encoder: ds.encoders.Encoder, *, subspots: bool, distance: float 
     model = ds.models.DeepSpot(
         network={"context": context}, training={"epochs": 1, "max_epochs": 1, "gate": "off"}, seed=0
     ).fit(bags, np.abs(rng.normal(size=(64, genes))).astype(np.float32))
-    model.card.geometry = Geometry(
-        tile=TileGeometry(tile_um=55, input_px=encoder.card.input_px), neighbors=NeighborRule(reach=1.5 * distance)
-    )
+    model.card.geometry = Geometry(tile=TileGeometry(tile_um=55, input_px=encoder.card.input_px), neighbors=NEIGHBORS)
     model.card.encoder, model.card.encoder_fingerprint = encoder.card, encoder.fingerprint
     return model
 

@@ -67,13 +67,19 @@ def test_too_few_spots_for_neighbours(n):
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 40), reach=st.floats(1, 100), cap=st.integers(1, 10))
-def test_equals_brute_force(seed, n, reach, cap):
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), reach=st.floats(1, 100), cap=st.integers(1, 10),
+    step=st.sampled_from([None, 10.0, 50.0]),
+)  # fmt: skip
+def test_equals_brute_force(seed, n, reach, cap, step):
     xy = np.random.default_rng(seed).uniform(0, 100, (n, 2))
+    if step is not None:  # many are equally far, and some in the same place
+        xy = np.round(xy / step) * step
     distance = np.linalg.norm(xy[:, None] - xy, axis=-1)
     neighbors = find_neighbors(xy, NeighborRule(reach=reach, cap=cap))
     for spot in range(n):
-        near = [other for other in np.argsort(distance[spot]) if other != spot and distance[spot, other] <= reach]
+        order = np.argsort(distance[spot], kind="stable")
+        near = [other for other in order if other != spot and distance[spot, other] <= reach]
         assert sorted(of(neighbors, spot)) == sorted(near[:cap])
 
 

@@ -160,15 +160,20 @@ def test_ensembles_are_one_product_each(grid, monkeypatch):
     linear = torch.nn.functional.linear
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *args: products.append(1) or linear(*args))
     network(BagDataset(grid, network.config.context).__getitems__(list(range(50))))
-    assert len(products) == 3  # φ of tiles, φ of sub-spots, ρ
+    assert len(products) == 2 + 10  # φ of tiles, φ of sub-spots, and each ρ
+    products.clear()
+    network.collapse()(BagDataset(grid, network.config.context).__getitems__(list(range(50))))
+    assert len(products) == 3
 
 
-def test_neighbours_take_memory_in_proportion_to_spots():
+@pytest.mark.parametrize("reach", [150, 3_000])
+def test_neighbours_take_memory_in_proportion_to_spots(reach):
     n = 10_000
     at = np.column_stack(np.divmod(np.arange(n), 100)) * 100.0
     find_neighbors(at[:100], NeighborRule(reach=150))
     tracemalloc.start()
-    find_neighbors(at, NeighborRule(reach=150))
+    found = find_neighbors(at, NeighborRule(reach=reach))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < n * n / 2  # bytes: a matrix of all pairs would take n²
+    assert np.diff(found.indptr)[5050] == 8
+    assert peak < 3_000 * n  # bytes, however many spots lie in reach

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 END = object()
 
 
-def ahead(items: Iterable[T], n: int) -> Iterator[T]:
+def ahead(items: Iterable[T], n: int) -> Generator[T, None, None]:
     """Run through an iterable in a thread of its own, `n` items ahead. Its errors are raised here.
 
     The thread ends with the iterator, whether that is exhausted, closed or left by an error.

@@ -7,6 +7,8 @@ from ._geometry import NeighborRule
 
 # In distances between spots: reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
 RINGS = 1.5
+# Distances of a lattice that are equal but for rounding.
+AS_FAR = 1 + 1e-9
 
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
@@ -49,9 +51,14 @@ class NeighborFinder:
 
     def of(self, rows: np.ndarray) -> csr_matrix:
         """Boolean matrix (rows, n): which spots are the neighbours of these."""
-        # A box of the array is a ball in the Chebyshev metric.
-        metric = 2 if self.rule.kind == "radius" else np.inf
-        found = self.tree.query_ball_point(self.points[rows], self.rule.reach, p=metric)  # type: ignore[index]
+        points, reach = self.points[rows], self.rule.reach  # type: ignore[index]
+        if self.rule.kind == "radius":
+            # Thousands may lie in reach: no farther than the last that counts, and those that are as far as it.
+            count = min(self.rule.cap + 1, len(self.centers))
+            farthest = self.tree.query(points, k=[count])[0][:, 0]
+            found = self.tree.query_ball_point(points, np.minimum(reach, farthest * AS_FAR))
+        else:  # a box of the array is a ball in the Chebyshev metric
+            found = self.tree.query_ball_point(points, reach, p=np.inf)
         source = np.repeat(np.arange(len(rows)), [len(near) for near in found])
         target = np.fromiter((spot for near in found for spot in near), dtype=np.int64, count=len(source))
         other = target != rows[source]

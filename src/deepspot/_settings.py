@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ class Settings:
         Threads that decode the image, ahead of the encoder.
     runtime
         What computes an encoder on a CPU: ``"torch"``, or ``"onnx"`` for ONNX Runtime, which gives the same numbers to
-        rounding and takes about half the time for the embedded encoder (``pip install "deepspot[onnx]"``).
+        rounding and takes about half the time for the embedded encoder (``pip install "deepspot[onnx]"``). It holds the
+        weights a second time. Encoders that are no torch modules are not affected.
     progress
         Show progress bars (they stay silent anyway where the output is not a terminal).
     seed
@@ -66,6 +68,8 @@ class Settings:
             raise ValueError(f"`settings.{name}` must not be below 0, got {value!r}.")
         if name == "runtime" and value not in RUNTIMES:
             raise ValueError(f"`settings.runtime` must be one of {list(RUNTIMES)}, got {value!r}.")
+        if name == "runtime" and value == "onnx":
+            _check_onnx()
         super().__setattr__(name, value)
 
     def cache(self, *parts: str) -> Path:
@@ -86,6 +90,15 @@ class Settings:
         """Folder in which models are found by name (it is not created here)."""
         folder = self.models_dir or os.environ.get("DEEPSPOT_MODELS")
         return Path(folder).expanduser() if folder else self.cache("models")
+
+
+def _check_onnx() -> None:
+    missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
+            "`pip install \"deepspot[onnx]\"`, or leave it at 'torch'."
+        )
 
 
 settings = Settings()

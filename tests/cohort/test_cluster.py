@@ -92,10 +92,10 @@ def test_settings_reach_the_workers(client, monkeypatch, tmp_path):
 def test_workers_use_the_threads_they_were_given():
     import torch
 
-    before = torch.get_num_threads()
-    with _worker._as_asked({}, 1):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+    before = torch.get_num_threads(), ds.settings.workers
+    with _worker._as_asked({"workers": 7}, 1):
+        assert (torch.get_num_threads(), ds.settings.workers) == (1, 1)
+    assert (torch.get_num_threads(), ds.settings.workers) == before
 
 
 def test_encoder_that_workers_do_not_know_is_told_before_anything_runs(run, client, tmp_path):

@@ -21,6 +21,21 @@ def test_embeddings_come_back_in_the_order_of_the_spots(cheap_encoder):
     assert parts.shape == (7, 9, 27)
 
 
+def test_an_encoder_may_use_its_memory_again_and_have_attributes_of_its_own(cheap_encoder):
+    known = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
+    memory, encode = np.empty((5, 27), dtype=np.float32), cheap_encoder.encode
+
+    def again(tiles):
+        memory[: len(tiles)] = encode(tiles)
+        return memory[: len(tiles)]
+
+    cheap_encoder.encode, cheap_encoder.resize = again, 224
+    for found, wanted in zip(
+        encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5), known, strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 def test_batches_are_no_larger_than_asked(cheap_encoder, batch_size):
     encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=batch_size)

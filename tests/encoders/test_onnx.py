@@ -1,6 +1,7 @@
 """ONNX Runtime computes what torch does. What it saves is measured in benchmarks/runtimes.py."""
 
-import builtins
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -101,7 +102,9 @@ class Moody(nn.Module):
 
 def test_what_cannot_be_translated_is_told(onnx):
     encoder = TorchEncoder(CARD.model_copy(update={"dim": 3}), Moody())
-    with pytest.raises(ValueError, match=r"encoder 'mine' cannot be translated .*Set `ds.settings.runtime = 'torch'`"):
+    with pytest.raises(
+        ValueError, match=r"encoder 'mine' cannot be translated .*\(\w+: \w.*Set `ds.settings.runtime = 'torch'`"
+    ):
         encoder.encode(TILES)
 
 
@@ -112,17 +115,45 @@ def test_a_translation_that_computes_something_else_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnxscript"])
-def test_a_missing_library_is_named(onnx, monkeypatch, missing):
-    there = builtins.__import__
+def test_a_missing_library_is_named_when_the_setting_is_made(monkeypatch, missing):
+    monkeypatch.setattr("deepspot._settings.find_spec", lambda name: None if name == missing else object())
+    with pytest.raises(ImportError, match=rf"needs {missing}\. Install with `pip install \"deepspot\[onnx\]\"`"):
+        ds.settings.runtime = "onnx"
+    assert ds.settings.runtime == "torch"
 
-    def without(name, *args, **kwargs):
-        if name.partition(".")[0] == missing:
-            raise ImportError(f"No module named {name!r}", name=name)
-        return there(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=rf"needs {missing}\. Install it with `pip install \"deepspot\[onnx\]\"`"):
-        TorchEncoder(CARD, Mapped()).encode(TILES)
+@pytest.mark.parametrize("take_along", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
+def test_an_encoder_that_was_used_can_be_copied_and_sent(onnx, take_along):
+    encoder = TorchEncoder(CARD, Mapped(), transform=nn.Identity())
+    embedded = encoder.encode(TILES)
+    assert encoder.translated
+    other = take_along(encoder)
+    assert not other.translated
+    np.testing.assert_allclose(other.encode(TILES), embedded, rtol=1e-5, atol=1e-6)
+
+
+def test_no_tiles_are_no_reason_to_translate(onnx):
+    encoder = TorchEncoder(CARD, Mapped())
+    assert encoder.encode(TILES[:0]).shape == (0, 4)
+    assert not encoder.translated
+
+
+def test_what_depends_on_the_other_tiles_is_translated_as_such(onnx):
+    class Together(Mapped):
+        def forward(self, pixels):
+            return super().forward(pixels) - super().forward(pixels).mean(0)
+
+    encoder = TorchEncoder(CARD, Together())
+    encoder.compute("forward", torch.rand(5, 3, 18, 18))
+    np.testing.assert_allclose(encoder.compute("forward", torch.rand(5, 3, 18, 18)).mean(0), 0, atol=1e-6)
+
+
+def test_weights_beyond_what_one_message_holds_go_through_a_file(onnx, monkeypatch):
+    monkeypatch.setattr("deepspot.encoders._onnx.LARGEST", 0)
+    encoder = TorchEncoder(CARD, Mapped())
+    embedded = encoder.encode(TILES)
+    ds.settings.runtime = "torch"
+    np.testing.assert_allclose(encoder.encode(TILES), embedded, rtol=1e-5, atol=1e-6)
 
 
 def test_other_runtimes_are_refused():

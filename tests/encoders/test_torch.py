@@ -133,7 +133,7 @@ def test_full_precision_on_the_cpu():
 @pytest.mark.parametrize("resize_px", [None, 11])
 def test_tiles_that_were_resized_ahead_give_the_same(resize_as, resize_px):
     encoder = TorchEncoder(card(resize_as=resize_as, resize_px=resize_px), convolution())
-    resized = encoder.resize(TILES)
+    resized = encoder.resize_ahead(TILES)
     assert resized.dtype == np.uint8
     assert resized.shape == (TILES.shape if resize_as == "float" else (5, resize_px or 8, resize_px or 8, 3))
     ahead, together = (prepare(tiles, encoder.card, encoder.device) for tiles in (resized, TILES))

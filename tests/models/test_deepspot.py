@@ -93,6 +93,13 @@ def test_some_spots_are_predicted_as_among_all(bags, targets, monkeypatch, weigh
     np.testing.assert_allclose(model.predict(bags, rows=rows), model.predict(bags)[rows], rtol=1e-5, atol=1e-5)
 
 
+def test_spots_to_predict_are_checked(bags, fitted):
+    mask = np.arange(len(bags)) == 3
+    np.testing.assert_allclose(fitted.predict(bags, rows=mask), fitted.predict(bags)[[3]], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="`rows` must be row numbers from 0 to"):
+        fitted.predict(bags, rows=np.array([len(bags)]))
+
+
 def test_missing_genes_are_masked_and_slides_with_other_panels_train_together(bags, targets):
     rows = np.arange(len(bags))
     mixed = targets.copy()

@@ -1,5 +1,7 @@
 """What is streamed to disk is what is predicted in memory."""
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -171,6 +173,33 @@ def test_an_encoder_that_fails_leaves_nothing(streamed, slide, cheap_encoder, tm
         streamed()
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert "deepspot_spots" not in slide.tables
+
+
+def test_a_write_that_fails_leaves_nothing(streamed, tmp_path, monkeypatch):
+    """Who predicts the next block must have ended when its folders go, or it would make its embeddings anew."""
+    begun, going_on, found = threading.Event(), threading.Event(), []
+
+    def late(self, bags, **options):
+        if found:  # the second block is predicted while the first is written
+            begun.set()
+            going_on.wait(5)
+        found.append(list(tmp_path.glob(".out.zarr*")))
+        return np.zeros((len(options["rows"]), 10), dtype=np.float32)
+
+    def fail(sdata, key, blocks, draft):
+        next(iter(blocks))
+        begun.wait(5)
+        threading.Timer(0.3, going_on.set).start()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    monkeypatch.setattr(ds.models.DeepSpot, "predict", late)
+    monkeypatch.setattr("deepspot._on_disk.write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        streamed()
+    assert len(found) == 2
+    assert all(found)
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
 
 
 def test_boxes_of_the_array_are_neighbours_too(slide, cheap_encoder, mean_colour, toy, tmp_path):

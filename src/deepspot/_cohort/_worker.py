@@ -90,6 +90,7 @@ def _as_asked(asked: dict[str, Any], threads: int) -> Iterator[None]:
     try:
         for name, value in asked.items():
             setattr(settings, name, value)
+        settings.workers = threads
         torch.set_num_threads(threads)
         # Or else dask would send the reading of image blocks to the scheduler, as tasks of their own.
         with dask.config.set(scheduler="threads", num_workers=threads):

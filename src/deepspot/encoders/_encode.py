@@ -12,7 +12,7 @@ from deepspot._portions import Portions
 
 from ._checked import checked
 from ._parts import encode_parts, gives_parts
-from ._protocol import Encoder, PartsEncoder
+from ._protocol import Encoder, PartsEncoder, ResizingEncoder
 
 AHEAD = 2
 """Batches of tiles that are read and cut while the encoder is busy with one."""
@@ -94,7 +94,7 @@ def stream_spots(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """Embed the tile and the sub-spots of every spot as they come, in whole batches.
 
-    The next tiles are read, cut and, if the encoder has a method `resize`, resized while it computes.
+    The next tiles are read, cut and, if the encoder has a method `resize_ahead`, resized while it computes.
 
     Parameters
     ----------
@@ -113,7 +113,8 @@ def stream_spots(
     lanes = _lanes(encoder, tiling)
     begun: deque[np.ndarray] = deque()
     made = [Portions() for _ in lanes]
-    loads = _loads(batches, begun, lanes, getattr(encoder, "resize", None), tiling.batch_size)
+    resize = encoder.resize_ahead if isinstance(encoder, ResizingEncoder) else None
+    loads = _loads(batches, begun, lanes, resize, tiling.batch_size)
     for number, tiles in ahead(loads, AHEAD):
         made[number].put(lanes[number].encode(tiles))
         while begun and all(line.n >= len(begun[0]) * lane.tiles for line, lane in zip(made, lanes, strict=True)):
@@ -137,7 +138,8 @@ class _Lane:
 
 def _lanes(encoder: Encoder, tiling: Tiling) -> list[_Lane]:
     def encode(tiles: np.ndarray) -> np.ndarray:
-        return checked(np.asarray(encoder.encode(tiles)), encoder, (len(tiles), encoder.card.dim))
+        # A copy: they wait for the rest of their spots, and an encoder may use its memory again.
+        return checked(np.array(encoder.encode(tiles)), encoder, (len(tiles), encoder.card.dim))
 
     def cut(tiles: np.ndarray) -> np.ndarray:
         return central(tiles, tiling.grid) if tiling.only_central else split(tiles, tiling.grid)
@@ -152,9 +154,7 @@ def _lanes(encoder: Encoder, tiling: Tiling) -> list[_Lane]:
 
 
 def _with_parts(tiles: np.ndarray, encoder: PartsEncoder, tiling: Tiling) -> np.ndarray:
-    spot, parts = encode_parts(
-        tiles, encoder, grid=tiling.grid, batch_size=tiling.batch_size, only_central=tiling.only_central
-    )
+    spot, parts = encode_parts(tiles, encoder, grid=tiling.grid, only_central=tiling.only_central)
     return np.concatenate([spot[:, None], parts], axis=1)
 
 

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 # Of two runtimes that add up in another order, relative to the largest number; a wrong graph is off by far more.
 ROUNDING = 1e-3
+# Of one tile, a translation would not know that their number can change; it is compared on another number of them.
+EXAMPLES, COMPARED = 2, 3
+# What protobuf can hold.
+LARGEST = 2**31 - 2**24
 
 
 class OnnxNetwork:
@@ -23,30 +27,28 @@ class OnnxNetwork:
     module, method
         What computes.
     pixels
-        As the module gets them (n, 3, px, px); what it makes of these is compared.
+        As the module gets them, at least one tile (n, 3, px, px): what it makes of such is compared.
     name
         Of the encoder, for errors.
 
     Raises
     ------
-    ImportError
-        If ONNX Runtime, or what translates for it, is not installed.
     ValueError
         If the network cannot be translated, or computes something else then.
     """
 
     def __init__(self, module: nn.Module, method: str, pixels: Tensor, name: str) -> None:
-        # Of one tile or none, a translation would not know that their number can change.
-        example = pixels[:1].expand(2, -1, -1, -1).clone() if len(pixels) else torch.rand(2, *pixels.shape[1:])
         network = _Method(module, method).eval()
-        self.session = _session(network, example, name)
+        self.session = _session(network, torch.rand(EXAMPLES, *pixels.shape[1:]), name)
+        # Tiles that differ: one of the slide, that one upside down, and others.
+        known = torch.cat([pixels[:1], pixels[:1].flip(2), torch.rand(COMPARED - 2, *pixels.shape[1:])])
         with torch.no_grad():
-            pairs = list(zip(_several(network(example)), _several(self(example)), strict=True))
-        off = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs)
-        if not off < ROUNDING:
+            pairs = list(zip(_several(network(known)), _several(self(known)), strict=True))
+        off = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs]
+        if not all(each < ROUNDING for each in off):  # nor what is no number
             raise ValueError(
-                f"In ONNX Runtime the network of encoder {name!r} gives something else than in torch: {off:.2g} of its "
-                "largest number. Set `ds.settings.runtime = 'torch'`."
+                f"In ONNX Runtime the network of encoder {name!r} gives something else than in torch: {max(off):.2g} "
+                "of its largest number. Set `ds.settings.runtime = 'torch'`."
             )
 
     def __call__(self, pixels: Tensor) -> Any:
@@ -72,34 +74,43 @@ def _several(made: Any) -> tuple[Tensor, ...]:
 
 
 def _session(network: nn.Module, example: Tensor, name: str) -> Any:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  # torch asks for it only when it translates
-    except ImportError as error:
-        raise ImportError(
-            f"`ds.settings.runtime = 'onnx'` needs {error.name}. Install it with `pip install \"deepspot[onnx]\"`, or "
-            "set it to 'torch'."
-        ) from error
+    import onnxruntime
+
     onnxruntime.disable_telemetry_events()  # of builds for Windows; nothing may leave the machine
+    try:
+        # Inference mode makes tensors that cannot be traced.
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network, (example.clone(),), dynamo=True, verbose=False,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            )  # fmt: skip
+        return _load(program, sum(weight.nbytes for weight in network.state_dict().values()))
+    # Torch has errors of its own for this, and so has ONNX Runtime; what they stem from is told.
+    except Exception as error:  # networks of anybody fail in any way
+        raise ValueError(
+            f"The network of encoder {name!r} cannot be translated for ONNX Runtime ({_cause(error)}). Set "
+            "`ds.settings.runtime = 'torch'`."
+        ) from error
+
+
+def _load(program: Any, size: int) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    chosen: dict[str, Any] = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+    if size < LARGEST:
+        return onnxruntime.InferenceSession(program.model_proto.SerializeToString(), **chosen)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "network.onnx"
-        try:
-            # Inference mode makes tensors that cannot be traced.
-            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")
-                torch.onnx.export(
-                    network, (example.clone(),), path, dynamo=True, verbose=False, external_data=True,
-                    dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                )  # fmt: skip
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(
-                f"The network of encoder {name!r} cannot be translated for ONNX Runtime ({_first_line(error)}). Set "
-                "`ds.settings.runtime = 'torch'`."
-            ) from error
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        program.save(path, external_data=True)
+        return onnxruntime.InferenceSession(path, **chosen)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _cause(error: BaseException) -> str:
+    """The first error of a chain, in one line: later ones only say at which step it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}".removesuffix(": ")

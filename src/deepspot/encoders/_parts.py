@@ -23,15 +23,10 @@ def gives_parts(encoder: Encoder) -> PartsEncoder:
 
 
 def encode_parts(
-    tiles: np.ndarray, encoder: PartsEncoder, *, grid: int, batch_size: int, only_central: bool = False
+    tiles: np.ndarray, encoder: PartsEncoder, *, grid: int, only_central: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embed tiles (n, side, side, 3) as (n, d), and their parts, or the one in the middle, as (n, s, d)."""
-    dim, made = encoder.card.dim, []
-    for at in range(0, len(tiles), batch_size):
-        some = tiles[at : at + batch_size]
-        spot, parts = (np.asarray(array) for array in encoder.encode_parts(some, grid))
-        checked(spot, encoder, (len(some), dim))
-        checked(parts, encoder, (len(some), grid * grid, dim))
-        made.append((spot, parts[:, [grid * grid // 2]] if only_central else parts))
-    whole, cut = zip(*made, strict=True)
-    return np.concatenate(whole), np.concatenate(cut)
+    spot, parts = (np.asarray(array) for array in encoder.encode_parts(tiles, grid))
+    checked(spot, encoder, (len(tiles), encoder.card.dim))
+    checked(parts, encoder, (len(tiles), grid * grid, encoder.card.dim))
+    return spot, parts[:, [grid * grid // 2]] if only_central else parts

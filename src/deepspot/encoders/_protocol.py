@@ -31,6 +31,15 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class ResizingEncoder(Encoder, Protocol):
+    """What resizes tiles in a thread while it encodes others."""
+
+    def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
+        """Resize tiles (n, height, width, 3) in uint8: `encode` gives the same of these as of the tiles."""
+        ...
+
+
+@runtime_checkable
 class PartsEncoder(Encoder, Protocol):
     """What ``subspots="tokens"`` needs besides: a tile and its parts from one pass."""
 

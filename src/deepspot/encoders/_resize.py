@@ -38,7 +38,9 @@ def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
 
 
 def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
-    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=True)
+    # Enlarged, it is the same with and without, and without takes half the time.
+    antialias = pixels.dtype == torch.uint8 or max(pixels.shape[-2:]) > side
+    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=antialias)
 
 
 def _with_pillow(tiles: np.ndarray, side: int, interpolation: str) -> np.ndarray:

@@ -28,7 +28,8 @@ def statistics(rgb: Tensor) -> Tensor:
     mean gradient of both (2) and the sd of haematoxylin's (1). All are in natural units of the order of 0.1.
     """
     # Every fourth pixel is enough for moments and quantiles, and sorting is what costs.
-    return _statistics(rgb[..., ::4, ::4], F.avg_pool2d(rgb, 2))
+    half = F.interpolate(rgb, scale_factor=0.5, mode="bilinear")  # the mean of 2 × 2, in half the time of pooling
+    return _statistics(rgb[..., ::4, ::4], half)
 
 
 def statistics_of_parts(rgb: Tensor, grid: int) -> Tensor:

@@ -60,6 +60,9 @@ class TorchEncoder:
         self.appended: list[str | float] = []
         self.translated: dict[tuple[str, int], OnnxNetwork] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"translated": {}}  # these stay in their process
+
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of all that an embedding depends on: input, preprocessing, module, weights, what is appended."""
@@ -79,8 +82,8 @@ class TorchEncoder:
             made = [self.forward(*ready).cpu() for ready in self._ready(tiles, self.appendix)]
         return torch.cat(made).numpy()
 
-    def resize(self, tiles: np.ndarray) -> np.ndarray:
-        """Do what a CPU does of the preprocessing: :meth:`encode` gives the same of these tiles, and sooner."""
+    def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
+        """Do what is done on 8-bit images of the preprocessing: :meth:`encode` gives the same of these tiles."""
         return resize(tiles, self.card)
 
     def at_once(self, n: int) -> int:
@@ -111,7 +114,7 @@ class TorchEncoder:
 
     def compute(self, method: str, pixels: Tensor) -> Any:
         """What a method of the module makes of pixels that were normalised, in the runtime of the settings."""
-        if settings.runtime == "torch" or self.device.type != "cpu":
+        if settings.runtime == "torch" or self.device.type != "cpu" or len(pixels) == 0:
             # Called as a whole, as hooks on it expect.
             return self.module(pixels) if method == "forward" else getattr(self.module, method)(pixels)
         key = method, torch.get_num_threads()
@@ -121,7 +124,7 @@ class TorchEncoder:
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         mean, std = (torch.tensor(v, device=pixels.device).view(1, 3, 1, 1) for v in (self.card.mean, self.card.std))
-        return (pixels - mean).div_(std)
+        return torch.addcmul(-mean / std, pixels, 1 / std)
 
 
 class MapEncoder(TorchEncoder):

@@ -215,12 +215,14 @@ class DeepSpot:
         device
             Where to compute; None takes the one of the model.
         rows
-            Which of the spots to predict (n,), in that order; the others are there as neighbours. By default all.
+            Which of the spots to predict, as numbers in the wanted order or as a mask; the others are there as
+            neighbours. By default all.
 
         Raises
         ------
         ValueError
-            If the model is not fitted, or the embeddings have another length or lack a set that it uses.
+            If the model is not fitted, the embeddings have another length or lack a set that it uses, or there are no
+            such rows.
         """
         from ._infer import infer_members
 
@@ -229,7 +231,7 @@ class DeepSpot:
         if bags.dim != self.card.dim:
             raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
         self._check_context(bags)
-        rows = np.arange(len(bags)) if rows is None else rows
+        rows = which_rows(rows, len(bags))
         weight, expression = self.weight, np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
         if weight > 0:
             count = None if self.card.geometry is None else self.card.geometry.tile.grid**2

@@ -28,7 +28,8 @@ def infer(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.as_tensor(array).to(where).float()
 
-    spot = torch.cat([network.represent(tensor(bags.spot[at : at + ROWS])) for at in range(0, len(bags), ROWS)])
+    if {"spot", "neighbors"} & set(network.config.context):
+        spot = torch.cat([network.represent(tensor(bags.spot[at : at + ROWS])) for at in range(0, len(bags), ROWS)])
     near = torch.as_tensor(padded(bags.neighbors[rows])).to(where)
     out = []
     for at in range(0, len(rows), ROWS):

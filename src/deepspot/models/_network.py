@@ -37,7 +37,7 @@ class Network(nn.Module):
         """φ of tile embeddings (..., dim): (..., width), never negative."""
         if len(self.phi) == 1:
             return self.dropout(self.phi[0](tiles)).relu()
-        weight, bias = (self._of_ensemble(self.phi, name) for name in ("weight", "bias"))
+        weight, bias = (torch.cat([phi.get_parameter(name) for phi in self.phi]) for name in ("weight", "bias"))
         members = F.linear(tiles, weight, bias).unflatten(-1, (len(self.phi), -1))
         members = self.dropout(members).relu()
         return median(members) if self.config.phi_average == "median" else members.mean(-2)
@@ -61,18 +61,11 @@ class Network(nn.Module):
 
     def head(self, pooled: Tensor) -> Tensor:
         """Mean of the ρ ensemble: (n, sets · width) to standardised genes (n, genes)."""
-        if len(self.rho) == 1:
-            return self.output_dropout(self.rho[0](self.dropout(pooled).relu()))
-        # The mean of linear layers is one layer of what each of them sees, side by side.
-        shown = torch.cat([self.dropout(pooled).relu() for _ in self.rho], dim=1)
-        weight, bias = (self._of_ensemble(self.rho, name, dim) for name, dim in (("weight", 1), ("bias", 0)))
-        return self.output_dropout(
-            F.linear(shown, weight, bias.unflatten(0, (len(self.rho), -1)).sum(0)) / len(self.rho)
-        )
-
-    @staticmethod
-    def _of_ensemble(layers: nn.ModuleList, name: str, dim: int = 0) -> Tensor:
-        return torch.cat([layer.get_parameter(name) for layer in layers], dim)
+        # One by one: side by side they are one product, but thousands of genes make that a copy of all weights a step.
+        total = self.rho[0](self.dropout(pooled).relu())
+        for rho in self.rho[1:]:
+            total = total + rho(self.dropout(pooled).relu())
+        return self.output_dropout(total / len(self.rho))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Standardised genes (n, genes) of a batch of bags.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,11 +68,10 @@ def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
             sdata, model, request.shapes_key, site.placement.index[spots.order], site.placement.centers[spots.order],
             np.concatenate(score), provenance={"image_key": request.image_key, "resolution": "spot"},
         )  # fmt: skip
-        # The next block is predicted while one is written.
-        blocks = track(
-            ahead(_predicted(spots, half), 1), f"Predicting {request.shapes_key}", total=spots.n_blocks, unit="block"
-        )
-        _on_disk.write_table(_without_image(sdata, request.shapes_key, job.key, table), job.key, blocks, draft)
+        # The next block is predicted while one is written. If that fails, the thread has to end before its folders do.
+        with closing(ahead(_predicted(spots, half), 1)) as predicted:
+            blocks = track(predicted, f"Predicting {request.shapes_key}", total=spots.n_blocks, unit="block")
+            _on_disk.write_table(_without_image(sdata, request.shapes_key, job.key, table), job.key, blocks, draft)
     return _on_disk.lazy_table(table, out, job.key)
 
 
