@@ -2,6 +2,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from deepspot._ahead import ahead
 
@@ -57,3 +58,15 @@ def test_the_thread_ends_where_the_user_has_an_error():
     with pytest.raises(ValueError, match="0"):
         use()
     assert not names()
+
+
+def test_torch_may_compute_alone_there_and_stays_as_it_was_elsewhere():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(ahead((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
+        assert list(ahead((torch.get_num_threads() for _ in range(2)), 1, alone=True)) == [1, 1]
+        assert torch.get_num_threads() == 2
+        assert list(ahead((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
+    finally:
+        torch.set_num_threads(before)

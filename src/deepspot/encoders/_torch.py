@@ -102,7 +102,7 @@ class TorchEncoder:
                 yield self.transform(pixels), append(pixels)
 
         # The next ones are made while the module is busy. A GPU gets all at once.
-        return ahead(make(), 1) if few < len(tiles) else make()
+        return ahead(make(), 1, alone=True) if few < len(tiles) else make()
 
     def appendix(self, pixels: Tensor) -> Tensor:
         """What is appended to the embeddings of RGB in 0 to 1: (n, 0)."""
