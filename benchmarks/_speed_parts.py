@@ -42,6 +42,7 @@ class Run:
 
     device: torch.device
     quick: bool
+    spots: int | None = None
 
     @property
     def rounds(self) -> int:
@@ -55,7 +56,7 @@ class Run:
     def slide(self) -> SpatialData:
         """A part of a real section: spots that are neighbours of each other."""
         sdata = ds.datasets.her2st("C5")
-        n = 24 if self.quick else 64
+        n = self.spots or (24 if self.quick else 64)
         xy = np.column_stack([sdata.shapes["spots"].geometry.x, sdata.shapes["spots"].geometry.y])
         near = np.argsort(np.linalg.norm(xy - np.median(xy, axis=0), axis=1))[:n]
         sdata.shapes["spots"] = sdata.shapes["spots"].iloc[np.sort(near)]

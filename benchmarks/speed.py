@@ -1,7 +1,7 @@
 """How close every step comes to what the hardware allows, and how far it is from predicting one spot at a time.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/speed.py [--quick] [--device cuda] [--only tiles head] [--fresh]
-    DEEPSPOT_DATA=../shared/data taskset -c 0 python benchmarks/speed.py --only embedding predict --name one_core
+    DEEPSPOT_DATA=../shared/data python benchmarks/speed.py --only predict --spots 1000 --name section
 
 Two limits: the floating-point operations of the encoder over the rate of a large matrix product in the same precision,
 and the pixels to decode over the rate at which their codec decodes them. Two pipelines: this package, and the field's
@@ -9,7 +9,8 @@ and the pixels to decode over the rate at which their codec decodes them. Two pi
 same device. All that is compared is measured in turn in this run; a ratio is given as its median over the rounds, with
 its range. Parts that are done are kept in the cache, so that a run that was stopped goes on (`--fresh` forgets them).
 Both pipelines and the limits have the same threads: all that torch takes by itself, unless OMP_NUM_THREADS says
-otherwise. On one core nothing can be done beside the encoder. Writes benchmarks/results/speed.md, or speed_<name>.md.
+otherwise. `--spots 1000` takes all spots of the section, on which what a prediction costs whatever the slide weighs
+less. Writes benchmarks/results/speed.md, or speed_<name>.md.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="about three minutes on two cores")
     parser.add_argument("--device")
+    parser.add_argument("--spots", type=int, help="of the slide that is embedded and predicted (default: 64)")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--name", help="of the file to write (default: none, or quick)")
     parser.add_argument("--fresh", action="store_true", help="forget the parts that are done")
@@ -46,7 +48,7 @@ def main() -> None:
     logging.getLogger("deepspot").setLevel(logging.ERROR)
     ds.settings.progress = False
     warnings.filterwarnings("ignore", module="spatialdata|contextlib|zarr")
-    run = Run(choose_device(asked.device), quick=asked.quick)
+    run = Run(choose_device(asked.device), quick=asked.quick, spots=asked.spots)
     machine = about(run)
     rows = []
     for part in PARTS:
@@ -72,7 +74,8 @@ def about(run: Run) -> str:
     chip = torch.cuda.get_device_name(run.device) if cuda else f"{processor()}, {cores}"
     packages = ("deepspot", "torch", "timm", "zarr", "dask", "spatialdata", "numpy")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    command = f"python benchmarks/speed.py{' --quick' if run.quick else ''}"
+    spots = f" --spots {run.spots}" if run.spots else ""
+    command = f"python benchmarks/speed.py{' --quick' if run.quick else ''}{spots}"
     system = f"{platform.system()}, Python {platform.python_version()}"
     return f"Device {run.device} ({chip}); {system}, {versions}. `{command}`"
 
