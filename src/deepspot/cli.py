@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     arguments.command = shlex.join(["deepspot", *(sys.argv[1:] if argv is None else argv)])
-    settings.runtime = vars(arguments).get("runtime", settings.runtime)
     try:
+        settings.runtime = vars(arguments).get("runtime", settings.runtime)
         with without_noise():
             return arguments.run(arguments) or 0
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:

@@ -141,6 +141,20 @@ def test_tiles_that_were_resized_ahead_give_the_same(resize_as, resize_px):
     np.testing.assert_allclose(encoder.encode(resized), encoder.encode(TILES), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize_as", ["float", "uint8"])
+@pytest.mark.parametrize("side", [5, 16, 40])
+def test_tiles_are_resized_as_with_antialiasing(interpolation, resize_as, side):
+    from torchvision.transforms.v2 import functional as F
+
+    made = prepare(TILES, card(input_px=side, interpolation=interpolation, resize_as=resize_as), torch.device("cpu"))
+    pixels = torch.from_numpy(TILES).permute(0, 3, 1, 2)
+    pixels = pixels.float() / 255 if resize_as == "float" else pixels
+    expected = F.resize(pixels, [side, side], F.InterpolationMode(interpolation), antialias=True)
+    expected = expected if resize_as == "float" else expected.float() / 255
+    torch.testing.assert_close(made, expected, rtol=0, atol=2e-6)
+
+
 def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch):
     encoder = TorchEncoder(card(), convolution())
     whole, seen = encoder.encode(TILES), []
