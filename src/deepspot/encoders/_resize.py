@@ -38,10 +38,7 @@ def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
 
 
 def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
-    # Enlarged linearly it is the same without antialiasing, in half the time. Cubic kernels are others then, and bytes.
-    linear = interpolation == "bilinear" and pixels.is_floating_point()
-    antialias = not (linear and max(pixels.shape[-2:]) <= side)
-    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=antialias)
+    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=True)
 
 
 def _with_pillow(tiles: np.ndarray, side: int, interpolation: str) -> np.ndarray:
