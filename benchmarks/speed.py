@@ -1,7 +1,7 @@
 """How close every step comes to what the hardware allows, and how far it is from predicting one spot at a time.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/speed.py [--quick] [--device cuda] [--only tiles head] [--fresh]
-    DEEPSPOT_DATA=../shared/data python benchmarks/speed.py --only predict --spots 1000 --name section
+    DEEPSPOT_DATA=../shared/data python benchmarks/speed.py --only embedding predict --spots 1000 --name section
 
 Two limits: the floating-point operations of the encoder over the rate of a large matrix product in the same precision,
 and the pixels to decode over the rate at which their codec decodes them. Two pipelines: this package, and the field's
