@@ -265,7 +265,7 @@ def training(run: Run, table: Table) -> None:
     seconds = in_turn(calls, 1 if run.quick else 2, run.device, warm=False)
     table.add(
         f"published way ÷ default model (3 members, 512 components), {epochs} epochs, {genes:,} genes, batches of 128",
-        seconds["published"] / seconds["default"], "≥ 3", of(seconds["default"], epochs, "epoch"),
+        seconds["published"] / seconds["default"], "≥ 3", of(seconds["default"], epochs, "an epoch"),
     )  # fmt: skip
     table.add("published way ÷ the published network here", seconds["published"] / seconds["same"], "≥ 3")
     phi, rho = _per_spot.operations(data.bags.dim, genes)

@@ -53,4 +53,4 @@ class Table:
 def of(seconds: np.ndarray, n: int, unit: str) -> str:
     """Median time of one of `n`, in words."""
     each = float(np.median(seconds)) / n
-    return f"{each * 1e3:.3g} ms a {unit}" if each < 1 else f"{each:.3g} s a {unit}"
+    return f"{each * 1e3:.3g} ms {unit}" if each < 1 else f"{each:.3g} s {unit}"

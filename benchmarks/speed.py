@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import platform
+import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +53,7 @@ def main() -> None:
     machine = about(run)
     rows = []
     for part in PARTS:
-        kept = ds.settings.cache("benchmarks", f"speed_{part}_{digest(machine, sources())}.json")
+        kept = ds.settings.cache("benchmarks", f"speed_{part}_{digest(machine, run.quick, run.spots, sources())}.json")
         if part in asked.only and (asked.fresh or not kept.exists()):
             table = Table(part)
             PARTS[part](run, table)
@@ -63,21 +64,20 @@ def main() -> None:
     lines += [f"| {row['part']} | {row['what']} | {row['ratio']} | {row['goal']} | {row['absolute']} |" for row in rows]
     name = asked.name or ("quick" if asked.quick else "")
     out = RESULTS / (f"speed_{name}.md" if name else "speed.md")
-    out.write_text("\n".join([*lines, "", machine, ""]))
+    command = " ".join(["python benchmarks/speed.py", *(word for word in sys.argv[1:] if word != "--fresh")])
+    out.write_text("\n".join([*lines, "", f"{machine} `{command}`", ""]))
     print(out.read_text())
 
 
 def about(run: Run) -> str:
-    """Machine, versions and the command."""
+    """Machine and versions."""
     cuda = run.device.type == "cuda"
     cores = f"{torch.get_num_threads()} threads of torch on {usable_cores()} cores"
     chip = torch.cuda.get_device_name(run.device) if cuda else f"{processor()}, {cores}"
     packages = ("deepspot", "torch", "timm", "zarr", "dask", "spatialdata", "numpy")
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    spots = f" --spots {run.spots}" if run.spots else ""
-    command = f"python benchmarks/speed.py{' --quick' if run.quick else ''}{spots}"
     system = f"{platform.system()}, Python {platform.python_version()}"
-    return f"Device {run.device} ({chip}); {system}, {versions}. `{command}`"
+    return f"Device {run.device} ({chip}); {system}, {versions}."
 
 
 def usable_cores() -> int:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ def test_defaults():
     fresh = Settings()
     assert fresh.device is None
     assert fresh.batch_size == 64
-    assert 1 <= fresh.workers <= 4
+    assert fresh.workers == min(4, os.cpu_count() or 1)
     assert fresh.progress is True
     assert fresh.seed == 0
     assert fresh.max_table_gb == 4.0

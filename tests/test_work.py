@@ -154,7 +154,7 @@ def test_inference_puts_every_tile_through_phi_once(grid, network):
     assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbour
 
 
-def test_ensembles_are_one_product_each(grid, monkeypatch):
+def test_an_ensemble_is_one_product_but_for_the_rho_of_a_training(grid, monkeypatch):
     network = Network(NetworkConfig(width=4, n_phi=10, n_rho=10, phi_average="median"), 8, 3)
     products = []
     linear = torch.nn.functional.linear

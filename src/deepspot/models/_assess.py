@@ -59,7 +59,7 @@ def assess(
         network[held] = scaler.restore(infer_members(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
         linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
-        ridge[held] = linear.predict(bags)[held]
+        ridge[held] = linear.predict(bags, rows=held)
         # A gene that only the held-out side measured could not be learnt, which is no fault of either.
         truth[np.ix_(held, ~np.isfinite(targets[learnt]).any(axis=0))] = np.nan
     gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)

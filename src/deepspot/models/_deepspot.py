@@ -238,7 +238,7 @@ class DeepSpot:
             scores = infer_members(self.members, bags, device or self.device, rows=rows, count=count)
             expression += weight * self.scaler.restore(scores)
         if self.ridge is not None:
-            expression += (1 - weight) * self.ridge.predict(bags)[rows]
+            expression += (1 - weight) * self.ridge.predict(bags, rows=rows)
         return expression
 
     @property

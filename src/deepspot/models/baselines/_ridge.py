@@ -126,16 +126,16 @@ class Ridge:
         self.alpha, self.scores, self.scaler = best, scores, path.scaler
         return self
 
-    def predict(self, bags: Bags) -> np.ndarray:
-        """Predict log-expression (n, genes)."""
-        scores = self.predict_standardized(bags)
+    def predict(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
+        """Predict log-expression (n, genes) of all spots, or of the `rows` (n,), whose neighbours the others may be."""
+        scores = self.predict_standardized(bags, rows=rows)
         return self.scaler.restore(scores).astype(np.float32)  # type: ignore[union-attr]
 
-    def predict_standardized(self, bags: Bags) -> np.ndarray:
+    def predict_standardized(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict standardised genes (n, genes), from `coef` and `intercept`."""
         if self.coef is None or self.intercept is None or self.scaler is None:
             raise not_fitted(self)
-        features = context_features(bags, self.context)
+        features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
             raise ValueError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")
         return features @ self.coef + self.intercept
