@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import deepspot as ds
-from deepspot._bags import Bags
-from deepspot.models._folds import make_folds
-from deepspot.models._rows import labels, which_rows
+from deepspot._features.bags import Bags
+from deepspot.models._confidence.folds import labels, make_folds, which_rows
 
 
 class Columns:
@@ -98,7 +97,7 @@ class CountLikelihood:
         self.dispersion, self.model = dispersion, ds.models.DeepSpot(**params)
 
     def fit(self, bags: Bags, targets: np.ndarray, **options: Any) -> CountLikelihood:
-        with patch("deepspot.models._fit.make_loss", self._make_loss):
+        with patch("deepspot.models._network.fit.make_loss", self._make_loss):
             self.model.fit(bags, targets, **options)
         return self
 

@@ -11,7 +11,7 @@ import pandas as pd
 import tifffile
 
 import deepspot as ds
-from deepspot._coords import place
+from deepspot._spatial.transforms import place_spots
 
 SVS = "CMU-1-Small-Region"
 LEVELS, TILE = 3, 256
@@ -27,7 +27,7 @@ def write(names: list[str], folder: Path) -> pd.DataFrame:
             sdata = ds.datasets.her2st(name)
             image = sdata.images[f"{name}_image"]
             level = image["scale0"]["image"] if hasattr(image, "children") else image
-            pyramid(path, level.to_numpy().transpose(1, 2, 0), place(sdata, f"{name}_image", "spots").mpp)
+            pyramid(path, level.to_numpy().transpose(1, 2, 0), place_spots(sdata, f"{name}_image", "spots").mpp)
         rows.append({"path": str(path), "patient": name[0]})
     copy = folder / f"{SVS}.svs"
     shutil.copy(Path(os.environ["DEEPSPOT_DATA"]) / "wsi" / f"{SVS}.svs", copy)

@@ -21,16 +21,15 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
-from deepspot import _reader
-from deepspot._boxes import Boxes
-from deepspot._geometry import TileGeometry
-from deepspot._metrics import pearson
-from deepspot._neighbors import find_neighbors, padded
-from deepspot.models._scaler import Scaler
-from deepspot.pp._features import Request, Site, survey
-from deepspot.tl._bags_of import bags_of
-from deepspot.tl._slides import measure
-from deepspot.tl._training_set import choose_genes, targets, training_set
+from deepspot._features.feature_table import Request, Site, bags_of, survey
+from deepspot._image.tiles import pyramid_levels, read_tiles
+from deepspot._spatial.boxes import Boxes
+from deepspot._spatial.geometry import TileGeometry
+from deepspot._spatial.neighbors import find_neighbors, padded
+from deepspot._stats.metrics import pearson
+from deepspot.models._network.scaler import Scaler
+from deepspot.tl._train.slides import measure
+from deepspot.tl._train.targets import choose_genes, targets, training_set
 
 TILE, DISTANCE = 224, 200
 GENES = 5_000
@@ -95,7 +94,7 @@ class Run:
 
         @torch.inference_mode()
         def call() -> None:
-            from deepspot._device import autocast
+            from deepspot._core.device import autocast
 
             with autocast(self.device):
                 for at in range(0, n, at_once):
@@ -109,7 +108,7 @@ def tiles(run: Run, table: Table) -> None:
     """Tiles of 224 px every 200 px, from zarr."""
     size = 3_000 if run.quick else 6_000
     section = ds.datasets.her2st("C5")
-    pixels = np.asarray(_reader.levels(section, next(iter(section.images)))[0].data)[:, 1500:4000, 1500:4000]
+    pixels = np.asarray(pyramid_levels(section, next(iter(section.images)))[0].data)[:, 1500:4000, 1500:4000]
     pixels = np.tile(pixels, (1, 3, 3))[:, :size, :size]
     at = np.arange(0, size - TILE, DISTANCE)
     corners = np.array([(y, x) for y in at for x in at])
@@ -118,7 +117,7 @@ def tiles(run: Run, table: Table) -> None:
             path = Path(name) / "image.zarr"
             image = Image2DModel.parse(pixels, dims=("c", "y", "x"), chunks=(3, chunk, chunk))
             SpatialData(images={"image": image}).write(path)
-            level = _reader.levels(read_zarr(path), "image")[0]
+            level = pyramid_levels(read_zarr(path), "image")[0]
             array = zarr.open_array(next(path.glob("images/image/*/zarr.json")).parent, mode="r")
             near, far = corners // chunk, (corners + TILE - 1) // chunk
             blocks = sorted(
@@ -126,7 +125,7 @@ def tiles(run: Run, table: Table) -> None:
             )
             seconds = in_turn(
                 {
-                    "ours": lambda level=level: list(map(len, _reader.read(level, Boxes(corners, TILE, 0), 64))),
+                    "ours": lambda level=level: list(map(len, read_tiles(level, Boxes(corners, TILE, 0), 64))),
                     "decode": lambda array=array, blocks=blocks, chunk=chunk: decode(array, blocks, chunk),
                     "alone": lambda array=array: [_per_spot.cut(array, corner, TILE) for corner in corners],
                 },
@@ -178,7 +177,7 @@ def head(run: Run, table: Table) -> None:
     n = 512 if run.quick else 2_048
     rng, dim = np.random.default_rng(0), run.encoder.card.dim
     grid = np.column_stack(np.divmod(np.arange(n), int(n**0.5))) * 1.0
-    from deepspot._geometry import NeighborRule
+    from deepspot._spatial.geometry import NeighborRule
 
     bags = ds.models.Bags(
         rng.normal(size=(n, dim)).astype(np.float32), rng.normal(size=(n, 9, dim)).astype(np.float16),

@@ -8,8 +8,8 @@ from _per_spot import Published
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from deepspot._bags import Bags
-from deepspot._neighbors import padded
+from deepspot._features.bags import Bags
+from deepspot._spatial.neighbors import padded
 
 
 class Spots(Dataset):

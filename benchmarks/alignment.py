@@ -22,9 +22,9 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData, deepcopy
 
 import deepspot as ds
-from deepspot._alignment import N_CHANCE, Alignment
-from deepspot._alignment_moves import AS_IS, SYMMETRIES
-from deepspot._coords import pitch_px, place
+from deepspot._spatial.transforms import pitch_px, place_spots
+from deepspot.tl._alignment.align import N_CHANCE, Alignment
+from deepspot.tl._alignment.moves import AS_IS, SYMMETRIES
 
 TRAINING, TESTS, SEED = ["C2", "C3", "C4"], ["C5", "B4"], 0
 OPTIONS = {"patient_key": "patient", "genes": 200, "min_detected": 0.3, "network": {"members": 1}, "seed": SEED}
@@ -130,7 +130,7 @@ def mirrored_in_the_image(sdata: SpatialData, model: ds.models.DeepSpot) -> Case
 
 
 def place_of(name: str, sdata: SpatialData):
-    return place(sdata, f"{name}_image", "spots")
+    return place_spots(sdata, f"{name}_image", "spots")
 
 
 def centers_um(name: str, sdata: SpatialData) -> tuple[np.ndarray, float]:

@@ -21,10 +21,10 @@ import deepspot as ds
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import TorchEncoder
 from deepspot.encoders._zoo import REFUSED, SPECS
-from deepspot.encoders._zoo._build import network
-from deepspot.encoders._zoo._fill import check_finite, content, fill, needed
-from deepspot.encoders._zoo._pooling import Pooled
-from deepspot.encoders._zoo._read import read
+from deepspot.encoders._zoo.build import network
+from deepspot.encoders._zoo.fill import check_finite, content, fill, needed
+from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.encoders._zoo.read import read
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "encoders" / "zoo"))
 import upstream

@@ -19,11 +19,11 @@ from _sections import HARD_TOY
 from scipy.optimize import nnls
 
 import deepspot as ds
-from deepspot._metrics import mean_r
-from deepspot.models._folds import Folds
-from deepspot.models._gate import Gate, judge
-from deepspot.tl._plan import Keys, View, plan_slides
-from deepspot.tl._training_set import targets, training_set
+from deepspot._stats.metrics import mean_r
+from deepspot.models._confidence.folds import Folds
+from deepspot.models._confidence.gate import Gate, judge
+from deepspot.tl._train.plan import Keys, View, plan_slides
+from deepspot.tl._train.targets import targets, training_set
 
 COHORTS = {f"seed {seed}": {"seed": seed} for seed in (1, 2, 3, 4)} | {
     f"seed {seed}, stains apart": {"seed": seed, "stain_shift": 1.8} for seed in (11, 12)

@@ -25,7 +25,7 @@ from dask.array import Array
 from spatialdata import SpatialData
 
 import deepspot as ds
-from deepspot.tl import _stream
+from deepspot.tl._predict.predict import stream
 
 mpl.use("Agg")
 KEY, GROUP = "deepspot_spots", "half"
@@ -83,7 +83,7 @@ def calls(sdata: SpatialData, model: ds.models.DeepSpot, folder: Path) -> dict[s
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("deepspot").setLevel(logging.ERROR)
-    _stream.ROWS = 100  # several blocks of a small slide
+    stream.ROWS = 100  # several blocks of a small slide
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ds.settings.cache_dir = folder

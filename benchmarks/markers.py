@@ -27,7 +27,7 @@ from spatialdata import SpatialData
 from spatialdata.models import ShapesModel, TableModel
 
 import deepspot as ds
-from deepspot.datasets._toy._tissue import hex_array
+from deepspot.datasets._toy.tissue import hex_array
 
 N_GENES, N_MARKERS, N_REPEATS, N_PERMUTATIONS = 200, 30, 20, 999
 RANGES, SHARE, WIDTHS = (0, 1, 2, 3, 5), 0.35, (3, 6)

@@ -21,8 +21,8 @@ from _sections import load
 from spatialdata import SpatialData
 
 import deepspot as ds
-from deepspot.models._folds import make_folds
-from deepspot.models._novelty import SHARE_BELOW, Novelty
+from deepspot.models._confidence.folds import make_folds
+from deepspot.models._confidence.ood import SHARE_BELOW, Novelty
 
 C = ["C2", "C3", "C4", "C5"]
 SPLITS = [([name for name in C if name != test], test) for test in C[::-1]]

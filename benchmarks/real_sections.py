@@ -18,11 +18,11 @@ import numpy as np
 from _sections import load
 
 import deepspot as ds
-from deepspot import _tables
-from deepspot._metrics import pearson
-from deepspot.tl._bags_of import bags_of
-from deepspot.tl._slides import MeasuredSlide, measure
-from deepspot.tl._training_set import choose_genes, targets, training_set
+from deepspot._features.feature_table import bags_of
+from deepspot._sdata.tables import array_positions
+from deepspot._stats.metrics import pearson
+from deepspot.tl._train.slides import MeasuredSlide, measure
+from deepspot.tl._train.targets import choose_genes, targets, training_set
 
 SPLITS = {"B4": ["C2", "C3", "C4", "C5"], "C5": ["C2", "C3", "C4"]}
 MEANING = {"C5": "near-replicate of the training sections", "B4": "another patient; development data"}
@@ -110,7 +110,7 @@ def predict_all(training: dict, known: list[MeasuredSlide], slide, genes: list[s
 
 def spatial_blocks(slide, truth: MeasuredSlide) -> list[np.ndarray]:
     """Spots in squares of the array: neighbours are alike, so single spots must not be resampled."""
-    array = _tables.array_positions(slide, "spots")[truth.rows] // BLOCK
+    array = array_positions(slide, "spots")[truth.rows] // BLOCK
     _, block = np.unique(array, axis=0, return_inverse=True)
     return [np.flatnonzero(block == number) for number in range(block.max() + 1)]
 

@@ -25,9 +25,9 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 import deepspot as ds
-from deepspot._alignment_parts import parts
-from deepspot._coords import pitch_px, place
-from deepspot._metrics import pearson, rmse
+from deepspot._spatial.transforms import pitch_px, place_spots
+from deepspot._stats.metrics import pearson, rmse
+from deepspot.tl._alignment.parts import parts
 
 SECTIONS, TESTS, MISPLACED, SEED = ["C2", "C3", "C4", "C5"], ["C5", "B4"], ["C2", "C3"], 0
 OPTIONS = {"patient_key": "patient", "genes": 1000, "min_detected": 0.1, "seed": SEED}
@@ -114,7 +114,7 @@ def verdicts_of(verdicts: list[tuple[float, str]]) -> str:
 
 
 def misplaced(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[str]:
-    placement = place(sdata, next(iter(sdata.images)), "spots")
+    placement = place_spots(sdata, next(iter(sdata.images)), "spots")
     um = placement.centers * placement.mpp
     pitch, counts = pitch_px(um), sdata.tables["table"].X.toarray().astype(int)
     lines = [

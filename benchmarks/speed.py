@@ -31,8 +31,8 @@ from _speed_parts import PARTS, Run
 from _timing import Table
 
 import deepspot as ds
-from deepspot._device import choose_device
-from deepspot._fingerprint import digest
+from deepspot._core.device import choose_device
+from deepspot._core.hashing import digest
 
 RESULTS = Path(__file__).parent / "results"
 

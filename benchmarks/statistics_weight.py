@@ -16,12 +16,12 @@ from _sections import load
 from real_sections import measured
 
 import deepspot as ds
-from deepspot._bags import Bags
-from deepspot._geometry import NeighborRule
-from deepspot._metrics import pearson
+from deepspot._features.bags import Bags
+from deepspot._features.feature_table import bags_of
+from deepspot._spatial.geometry import NeighborRule
+from deepspot._stats.metrics import pearson
 from deepspot.encoders._lite0 import LITE0, STATISTICS_WEIGHT
-from deepspot.tl._bags_of import bags_of
-from deepspot.tl._training_set import choose_genes, targets, training_set
+from deepspot.tl._train.targets import choose_genes, targets, training_set
 
 WEIGHTS, SEED = (0, 0.3, 1, 3, 10), 0
 C = ["C2", "C3", "C4"]

@@ -29,7 +29,7 @@ import tifffile
 from PIL import Image
 
 import deepspot as ds
-from deepspot._geometry import NeighborRule
+from deepspot._spatial.geometry import NeighborRule
 
 MPP, SECTION = 0.69, "her2st/C2.jpg"
 DISTANCE_UM = 50.0
@@ -141,7 +141,7 @@ def predict(
 
 def make_model(encoder: ds.encoders.Encoder, *, subspots: bool) -> ds.models.DeepSpot:
     """A model of the make-up of the default; what its weights say does not matter here."""
-    from deepspot._geometry import Geometry, TileGeometry
+    from deepspot._spatial.geometry import Geometry, TileGeometry
 
     rng = np.random.default_rng(0)
     d, genes = encoder.card.dim, 5_000

@@ -22,9 +22,9 @@ import torch
 from streaming import DISTANCE_UM, MPP, make_model, write_mosaic
 
 import deepspot as ds
-from deepspot._geometry import TileGeometry
-from deepspot.pp._features import SPOTS, Request, survey
-from deepspot.tl._stream import ROWS, rounded
+from deepspot._features.feature_table import SPOTS, Request, survey
+from deepspot._spatial.geometry import TileGeometry
+from deepspot.tl._predict.stream import ROWS, rounded
 
 REPEATS, READ, EMBEDDED = 3, 4_000, 24
 RESULTS = Path(__file__).parent / "results"
@@ -70,15 +70,15 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
 
 
 def tiles(site: object) -> None:
-    from deepspot import _reader
+    from deepspot._image.tiles import read_tiles
 
-    for _ in _reader.read(site.level, site.boxes, SPOTS):
+    for _ in read_tiles(site.level, site.boxes, SPOTS):
         pass
 
 
 def of_block(dim: int) -> ds.models.Bags:
-    from deepspot._geometry import NeighborRule
-    from deepspot._neighbors import find_neighbors
+    from deepspot._spatial.geometry import NeighborRule
+    from deepspot._spatial.neighbors import find_neighbors
 
     rng = np.random.default_rng(0)
     spot = rng.normal(size=(ROWS, dim)).astype(np.float32)
@@ -93,10 +93,10 @@ def write_block(path: Path, values: np.ndarray) -> None:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from deepspot import _on_disk
+    from deepspot._sdata.zarr_store import write_table_in_blocks
 
     table = AnnData(shape=values.shape)
-    _on_disk.write_table(SpatialData(tables={"table": table}), "table", [values], path)
+    write_table_in_blocks(SpatialData(tables={"table": table}), "table", [values], path)
     shutil.rmtree(path)
 
 

@@ -24,7 +24,10 @@ from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
-from deepspot import _coords, _keys, _reader, _tissue
+from deepspot._core.keys import ARRAY
+from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
+from deepspot._image.tissue import PER_TILE
+from deepspot._spatial.transforms import centers_px, microns_per_pixel, place_spots
 from deepspot.pp._spots import RULES
 
 SECTIONS, DIAMETER_UM = ["B4", "C2", "C3", "C4", "C5"], 100.0
@@ -79,20 +82,20 @@ def agreement(slides: dict[str, SpatialData]) -> list[str]:
 
 def places(name: str, sdata: SpatialData) -> tuple[np.ndarray, np.ndarray, float]:
     """Pixels of the spots that were measured, and of the other places of the array that lie in the image."""
-    placement = _coords.place(sdata, f"{name}_image", "spots")
-    array = sdata.tables["table"].obs[list(_keys.ARRAY)].to_numpy(dtype=float)
+    placement = place_spots(sdata, f"{name}_image", "spots")
+    array = sdata.tables["table"].obs[list(ARRAY)].to_numpy(dtype=float)
     plane = np.linalg.lstsq(np.column_stack([array, np.ones(len(array))]), placement.centers, rcond=None)[0]
     have = {tuple(at) for at in array}
     free = np.array([(row, col) for row in range(40) for col in range(40) if (row, col) not in have])
     others = np.column_stack([free, np.ones(len(free))]) @ plane
-    height, width = _reader.sizes(_reader.levels(sdata, f"{name}_image"))[0]
+    height, width = level_sizes(pyramid_levels(sdata, f"{name}_image"))[0]
     radius = DIAMETER_UM / placement.mpp / 2
     inside = ((others >= radius) & (others <= np.array([width, height]) - radius)).all(axis=1)
     return placement.centers, others[inside], placement.mpp
 
 
 def coarse(sdata: SpatialData, side: float) -> tuple[np.ndarray, np.ndarray]:
-    return _reader.coarse(_reader.levels(sdata, next(iter(sdata.images))), side / _tissue.PER_TILE)
+    return coarse_image(pyramid_levels(sdata, next(iter(sdata.images))), side / PER_TILE)
 
 
 def decide(rule: str, rgb: np.ndarray, scale: np.ndarray, centers: np.ndarray, side: float) -> np.ndarray:
@@ -102,8 +105,8 @@ def decide(rule: str, rgb: np.ndarray, scale: np.ndarray, centers: np.ndarray, s
 def planted(sdata: SpatialData) -> tuple[list[str], SpatialData]:
     """C2 with defects, and what the rules make of places that lie in them."""
     image_key = next(iter(sdata.images))
-    mpp = 2 * _coords.microns_per_pixel(sdata, image_key)
-    clean = _reader.coarse(_reader.levels(sdata, image_key), 2)[0]
+    mpp = 2 * microns_per_pixel(sdata, image_key)
+    clean = coarse_image(pyramid_levels(sdata, image_key), 2)[0]
     sdata = slide_of(clean, mpp)
     dirty, masks = clean.astype(np.float32), {}
     size = np.array(clean.shape[1::-1])
@@ -118,7 +121,7 @@ def planted(sdata: SpatialData) -> tuple[list[str], SpatialData]:
     marked = slide_of(dirty.round().clip(1, 255).astype(np.uint8), mpp)
 
     ds.pp.spots(marked, tissue=None, key_added="all")
-    centers, side = _coords.centers(marked, "marked_image", "all"), 55 / mpp
+    centers, side = centers_px(marked, "marked_image", "all"), 55 / mpp
     found = {
         (rule, state): decide(rule, *coarse(made, side), centers, side)
         for rule in RULES
@@ -182,11 +185,11 @@ def draw(slides: dict[str, SpatialData]) -> None:
     figure, axes = plt.subplots(len(RULES), len(slides), figsize=(5 * len(slides), 4.6 * len(RULES)), squeeze=False)
     for column, (name, sdata) in enumerate(slides.items()):
         image_key = next(iter(sdata.images))
-        rgb, scale = _reader.coarse(_reader.levels(sdata, image_key), 8 if name != "CMU-1" else 3)
+        rgb, scale = coarse_image(pyramid_levels(sdata, image_key), 8 if name != "CMU-1" else 3)
         for row, rule in enumerate(RULES):
             ds.pp.spots(sdata, image_key=image_key, tissue=rule, key_added="drawn", overwrite=True)
-            centers = _coords.centers(sdata, image_key, "drawn") / scale
-            side = 55 / _coords.microns_per_pixel(sdata, image_key) / scale[0]
+            centers = centers_px(sdata, image_key, "drawn") / scale
+            side = 55 / microns_per_pixel(sdata, image_key) / scale[0]
             ax = axes[row, column]
             ax.imshow(rgb)
             circles = {"facecolors": "none", "edgecolors": "#00a000", "linewidths": 0.7}

@@ -29,9 +29,9 @@ import deepspot as ds
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._encode import encode_spots
 from deepspot.encoders._torch import MapEncoder
-from deepspot.encoders._zoo._pooling import Pooled
-from deepspot.tl._validation._scores import filled
-from deepspot.tl._validation._statistics import draws, spread
+from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.tl._validation.scores import filled
+from deepspot.tl._validation.summary import draws, spread
 
 AROUND = ("spot", "neighbors")
 LITE0 = 1280

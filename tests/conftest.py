@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot._boxes import split
-from deepspot._logging import logger
+from deepspot._core.logging import logger
+from deepspot._spatial.boxes import split
 
 mpl.use("Agg")
 ds.settings.progress = False

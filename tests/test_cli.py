@@ -76,7 +76,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, store, bundle, capsys
 
 
 def test_a_runtime_that_is_not_installed_is_told_in_one_line(monkeypatch, store, capsys):
-    monkeypatch.setattr("deepspot._settings.find_spec", lambda name: None)
+    monkeypatch.setattr("deepspot._core.settings.find_spec", lambda name: None)
     assert cli.main(["predict", str(store), "--runtime", "onnx"]) == 2
     assert "needs onnxruntime and onnxscript" in capsys.readouterr().err
     assert ds.settings.runtime == "torch"

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import deepspot as ds
-from deepspot import _reader
-from deepspot._boxes import Boxes
-from deepspot._geometry import NeighborRule
-from deepspot._neighbors import find_neighbors
-from deepspot.models._batches import BagDataset
-from deepspot.models._config import NetworkConfig
-from deepspot.models._infer import infer
-from deepspot.models._network import Network
-from deepspot.pp import _features
-from deepspot.tl import _stream
+from deepspot._features import feature_table
+from deepspot._image import tiles as _tiles
+from deepspot._spatial.boxes import Boxes
+from deepspot._spatial.geometry import NeighborRule
+from deepspot._spatial.neighbors import find_neighbors
+from deepspot.models._network.batches import BagDataset
+from deepspot.models._network.config import NetworkConfig
+from deepspot.models._network.infer import infer
+from deepspot.models._network.network import Network
+from deepspot.tl._predict.predict import stream
 
 SPOTS = 30
 TILES = 10 * SPOTS
@@ -46,7 +46,7 @@ def decoded(slide):
         return block
 
     image = next(iter(slide.images))
-    pixels = _reader.levels(slide, image)[0]
+    pixels = _tiles.pyramid_levels(slide, image)[0]
     raw = da.from_array(np.asarray(pixels.data), chunks=(3, 128, 128))
     counted = raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
     slide.images[image] = slide.images[image].copy(data=counted)
@@ -56,7 +56,7 @@ def decoded(slide):
 
 @pytest.mark.parametrize("batch_size", [7, 64])
 def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batch_size, monkeypatch):
-    monkeypatch.setattr(_features, "SPOTS", 4)  # are read at once
+    monkeypatch.setattr(feature_table, "SPOTS", 4)  # are read at once
     ds.pp.embed(slide, cheap_encoder, batch_size=batch_size)
     assert cheap_encoder.n_tiles == TILES
     assert len(cheap_encoder.seen) == -(-SPOTS // batch_size) + -(-9 * SPOTS // batch_size)
@@ -66,7 +66,7 @@ def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batc
 def test_every_block_is_decoded_once_for_its_hash_and_once_for_its_tiles(
     slide, model, cheap_encoder, decoded, tmp_path, monkeypatch, out
 ):
-    monkeypatch.setattr(_stream, "ROWS", 7)
+    monkeypatch.setattr(stream, "ROWS", 7)
     monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
     options = {} if out is None else {"out": tmp_path / out}
     ds.tl.predict(slide, model, encoder=cheap_encoder, **options)
@@ -81,17 +81,17 @@ def test_blocks_are_decoded_again_only_where_they_do_not_fit(monkeypatch):
     level = _in_blocks(image)
     at = np.array([(y, x) for y in range(0, 140, 10) for x in range(0, 140, 10)])
     asked = []
-    monkeypatch.setattr(_reader, "_decode", _noting(_reader._decode, asked))
-    for rows, tiles in _reader.read(level, Boxes(at, 20, 0), 16, in_order=True):
+    monkeypatch.setattr(_tiles, "_decode", _noting(_tiles._decode, asked))
+    for rows, tiles in _tiles.read_tiles(level, Boxes(at, 20, 0), 16, in_order=True):
         np.testing.assert_array_equal(
             tiles[0], image[:, at[rows[0], 0] :, at[rows[0], 1] :][:, :20, :20].transpose(1, 2, 0)
         )
     assert max(Counter(chain.from_iterable(asked)).values()) == 1
     assert len(asked) <= 2 * -(-len(at) // 16)  # many at once, as asking costs
     asked.clear()
-    monkeypatch.setattr(_reader, "HELD", 3 * 40 * 40)
-    monkeypatch.setattr(_reader, "AT_ONCE", 3 * 40 * 40)
-    for rows, tiles in _reader.read(level, Boxes(at, 20, 0), 16, in_order=True):
+    monkeypatch.setattr(_tiles, "HELD", 3 * 40 * 40)
+    monkeypatch.setattr(_tiles, "AT_ONCE", 3 * 40 * 40)
+    for rows, tiles in _tiles.read_tiles(level, Boxes(at, 20, 0), 16, in_order=True):
         np.testing.assert_array_equal(
             tiles[-1], image[:, at[rows[-1], 0] :, at[rows[-1], 1] :][:, :20, :20].transpose(1, 2, 0)
         )

@@ -4,8 +4,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ._embeddings import clear_cache
-from ._settings import settings
+from ._core.settings import settings
+from ._features.cache import clear_cache
 
 if TYPE_CHECKING:
     from . import datasets, encoders, io, models, pl, pp, tl

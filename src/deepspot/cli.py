@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._logging import without_noise
-from ._settings import RUNTIMES, settings
+from ._core.logging import without_noise
+from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 RUNTIME = "what computes the encoder on a CPU (default: %(default)s)"
@@ -138,7 +138,7 @@ def _count(text: str) -> int:
 def _demo(arguments: argparse.Namespace) -> None:
     import matplotlib
 
-    from ._demo import run_demo
+    from ._demo.run import run_demo
 
     matplotlib.use("Agg")  # figures go to files; a window would stop the run
     print(run_demo(arguments.out, toy=arguments.toy, seed=arguments.seed)["summary"])
@@ -171,7 +171,8 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     import matplotlib
 
-    from ._workflow import Plan, run_report
+    from ._workflow.plan import Plan
+    from ._workflow.run import run_report
 
     matplotlib.use("Agg")
     print(run_report(Plan(**{key: value for key, value in vars(arguments).items() if key != "run"})))
@@ -179,7 +180,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _cohort(arguments: argparse.Namespace) -> int:
     from . import tl
-    from ._cohort import local_workers
+    from .tl._cohort.dask_cluster import local_workers
 
     with local_workers(arguments.workers) as workers:
         runs = tl.cohort(

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from anndata import AnnData
 
-from deepspot import _coords, settings
+from deepspot import settings
+from deepspot._spatial.transforms import centers_px, microns_per_pixel
 
 META = {
     "pixel_size_um_embedded": 0.2125,
@@ -44,9 +45,9 @@ class Toy:
 
     def __init__(self, sdata, name):
         self.image = sdata.images[f"{name}_image"].to_numpy().transpose(1, 2, 0)
-        self.mpp = _coords.microns_per_pixel(sdata, f"{name}_image")
+        self.mpp = microns_per_pixel(sdata, f"{name}_image")
         self.table = sdata.tables["table"]
-        self.centers = _coords.centers(sdata, f"{name}_image", "spots")
+        self.centers = centers_px(sdata, f"{name}_image", "spots")
 
     def adata(self, **changes):
         """A table as HEST has it."""

@@ -8,8 +8,7 @@ import pytest
 
 from deepspot import settings
 from deepspot.datasets._her2st import her2st
-from deepspot.datasets._her2st._files import IMAGES, SHA256, files
-from deepspot.datasets._her2st._read import microns_per_pixel, read_prepared, read_raw
+from deepspot.datasets._her2st.her2st import IMAGES, SHA256, files, microns_per_pixel, read_prepared, read_raw
 
 DATA = Path(os.environ.get("DEEPSPOT_DATA", "nowhere"))
 needs_raw = pytest.mark.skipif(

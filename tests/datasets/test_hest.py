@@ -8,18 +8,19 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 
 import deepspot as ds
-from deepspot import _coords, _reader
-from deepspot.datasets._shared import _hub
+from deepspot._image.tiles import pyramid_levels
+from deepspot._spatial.transforms import place_spots
+from deepspot.datasets._shared import hub
 
 
 def place_of(sdata, sample="TOY1"):
-    return _coords.place(sdata, f"{sample}_image", "spots")
+    return place_spots(sdata, f"{sample}_image", "spots")
 
 
 def test_as_published(write_hest, tmp_path, toy_files, log):
     sdata = ds.datasets.hest("TOY1", folder=write_hest(tmp_path / "hest"), download=False)
     assert list(sdata.images) == ["TOY1_image"]
-    assert len(_reader.levels(sdata, "TOY1_image")) == 2
+    assert len(pyramid_levels(sdata, "TOY1_image")) == 2
     placement = place_of(sdata)
     np.testing.assert_allclose(placement.centers, toy_files.centers, atol=1e-6)
     assert placement.mpp == pytest.approx(toy_files.mpp * 1.002)
@@ -284,7 +285,7 @@ def test_downloads_what_is_missing(write_hest, tmp_path, nothing_here, monkeypat
         (folder / path).write_bytes((source / path).read_bytes())
         return folder / path
 
-    monkeypatch.setattr(_hub, "download", download)
+    monkeypatch.setattr(hub, "download", download)
     ds.datasets.hest("TOY1", token="mine")
     assert [path for _, path, _ in asked] == ["st/TOY1.h5ad", "metadata/TOY1.json", "wsis/TOY1.tif"]
     assert {(repo, token) for repo, _, token in asked} == {("MahmoodLab/hest", "mine")}
@@ -298,7 +299,7 @@ def test_offline(nothing_here, monkeypatch):
     def download(*_):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(_hub, "download", download)
+    monkeypatch.setattr(hub, "download", download)
     with pytest.raises(
         ConnectionError, match=r"could not be downloaded .* `deepspot\.datasets\.hest\('TENX1'\)`"
     ) as caught:

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import errors
 
-from deepspot.datasets._hest._files import REPO, SOURCE
-from deepspot.datasets._shared import _hub
-from deepspot.datasets._shared._hub import fetch
+from deepspot.datasets._hest.files import REPO, SOURCE
+from deepspot.datasets._shared import hub
+from deepspot.datasets._shared.hub import fetch
 
 
 def fails(kind):
@@ -27,7 +27,7 @@ def ask(nothing_here, monkeypatch):
             (folder / path).write_bytes(outcome)
             return folder / path
 
-        monkeypatch.setattr(_hub, "download", download)
+        monkeypatch.setattr(hub, "download", download)
         return fetch(SOURCE, REPO, path, token=token, where="Sample 'X' is not here", hint="Copy it.")
 
     asked = ask.asked = []
@@ -82,5 +82,5 @@ def test_the_client_is_asked_for_one_file(monkeypatch, tmp_path):
 
     asked = []
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path / "x"))
-    assert _hub.download("org/name", "st/X.h5ad", tmp_path, None) == tmp_path / "x"
+    assert hub.download("org/name", "st/X.h5ad", tmp_path, None) == tmp_path / "x"
     assert asked == [(("org/name", "st/X.h5ad"), {"repo_type": "dataset", "local_dir": tmp_path, "token": None})]

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspot.datasets._hest._files import SOURCE
-from deepspot.datasets._shared._published import at_hand, check_name, locate
+from deepspot.datasets._hest.files import SOURCE
+from deepspot.datasets._shared.published import at_hand, check_name, locate
 
 
 @pytest.mark.parametrize("name", ["TENX152", "INT1", "TCGA-BF-AAP6-01Z-00-DX1.EFF1D6E1-CDBC-4401-A10A"])

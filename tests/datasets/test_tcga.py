@@ -6,8 +6,9 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import deepspot as ds
-from deepspot import _coords, settings
-from deepspot.datasets._shared import _hub
+from deepspot import settings
+from deepspot._spatial.transforms import centers_px, microns_per_pixel
+from deepspot.datasets._shared import hub as _hub
 
 SLIDE = "TCGA-BF-AAP6-01Z-00-DX1.EFF1D6E1-CDBC"
 SIDE, SHRUNK = 40, 10
@@ -29,8 +30,8 @@ def test_as_published(folder, predicted, toy_files, nothing_here, log):
     assert list(sdata.images) == [key]
     places = predicted.obs[["y_pixel", "x_pixel"]].to_numpy()
     np.testing.assert_allclose(table.obsm["spatial"], places)
-    np.testing.assert_allclose(_coords.centers(sdata, key, "spots"), places / SHRUNK)
-    assert _coords.microns_per_pixel(sdata, key) == pytest.approx(MPP * SHRUNK)
+    np.testing.assert_allclose(centers_px(sdata, key, "spots"), places / SHRUNK)
+    assert microns_per_pixel(sdata, key) == pytest.approx(MPP * SHRUNK)
     assert sdata.shapes["spots"]["diameter_um"].unique() == pytest.approx([SIDE * MPP])
     np.testing.assert_allclose(sdata.shapes["spots"]["radius"], SIDE / 2)
     obs = table.obs
@@ -98,7 +99,7 @@ def test_the_scale_may_be_in_the_file(write_tcga, predicted, tmp_path):
     predicted.uns["spatial"]["library_id"]["scalefactors"] = {"microns_per_pixel": 0.2465}
     write_tcga(tmp_path, predicted)
     sdata = ds.datasets.tcga(SLIDE, folder=tmp_path)
-    assert _coords.microns_per_pixel(sdata, "spots") == pytest.approx(0.2465)
+    assert microns_per_pixel(sdata, "spots") == pytest.approx(0.2465)
 
 
 def test_an_unlikely_scale_is_said(folder, log):
@@ -112,7 +113,7 @@ def test_without_an_image(write_tcga, predicted, tmp_path):
     write_tcga(tmp_path, predicted)
     sdata = ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path)
     assert not sdata.images
-    assert _coords.microns_per_pixel(sdata, "spots") == pytest.approx(MPP)
+    assert microns_per_pixel(sdata, "spots") == pytest.approx(MPP)
 
 
 def test_an_image_of_other_places_is_left_out(write_tcga, predicted, tmp_path, log):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot import _coords
+from deepspot._spatial.transforms import microns_per_pixel, place_spots
 
 
 def test_from_the_archive(archive_of, tmp_path, nothing_here, toy_files, log):
     folder = archive_of(tmp_path / "zenodo", "LC1", "KC2")
     sdata = ds.datasets.tls("LC1", folder=folder, download=False)
-    placement = _coords.place(sdata, "LC1_image", "spots")
+    placement = place_spots(sdata, "LC1_image", "spots")
     np.testing.assert_allclose(placement.centers, toy_files.centers)
     assert placement.mpp == pytest.approx(toy_files.mpp, rel=1e-3)
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [55.0]
@@ -46,7 +46,7 @@ def test_unpacked(nothing_here, toy_files, tmp_path, where):
 
 def test_a_stated_scale(archive_of, tmp_path):
     sdata = ds.datasets.tls("LC1", folder=archive_of(tmp_path, "LC1"), mpp=0.4)
-    assert _coords.microns_per_pixel(sdata, "LC1_image") == pytest.approx(0.4)
+    assert microns_per_pixel(sdata, "LC1_image") == pytest.approx(0.4)
     with pytest.raises(ValueError, match="`mpp` must be above 0"):
         ds.datasets.tls("LC1", folder=tmp_path, mpp=0)
 

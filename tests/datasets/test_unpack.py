@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from deepspot.datasets._shared._h5ad import read_table
-from deepspot.datasets._shared._unpack import gunzip, unzip
+from deepspot.datasets._shared.h5ad import read_table
+from deepspot.datasets._shared.unpack import gunzip, unzip
 
 
 @pytest.fixture

@@ -8,11 +8,10 @@ import pytest
 import spatialdata
 
 import deepspot as ds
-from deepspot._demo import _data, run_demo
-from deepspot._demo._compare import score, summarise
-from deepspot._demo._data import ToySetup
-from deepspot._demo._figures import chosen_genes
-from deepspot._demo._folder import claim
+from deepspot._demo.compare import score, summarise
+from deepspot._demo.data import ToySetup, load_slides
+from deepspot._demo.figures import chosen_genes
+from deepspot._demo.run import claim, run_demo
 
 TINY = ToySetup(n_patients=3, n_rows=3, n_cols=4, n_genes=12)
 
@@ -74,14 +73,14 @@ def test_falls_back_to_toy_slides_and_says_why(monkeypatch, log):
         raise ConnectionError("no network here")
 
     monkeypatch.setattr(ds.datasets, "her2st", offline)
-    slides = _data.load_slides(toy=False, seed=0, setup=TINY)
+    slides = load_slides(toy=False, seed=0, setup=TINY)
     assert not slides.real
     assert "no network here" in slides.why_toy
     assert any("synthetic" in message for message in log)
 
 
 def test_real_sections_keep_the_unseen_one_apart(data):
-    slides = _data.load_slides(toy=False, seed=0, setup=TINY)
+    slides = load_slides(toy=False, seed=0, setup=TINY)
     assert slides.real
     assert slides.name == "C5"
     assert list(slides.train) == ["C2", "C3"]

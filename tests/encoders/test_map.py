@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepspot.encoders import EncoderCard
-from deepspot.encoders._map import pool, weights
+from deepspot.encoders._parts import pool, weights
 
 WHOLE = EncoderCard(name="whole", dim=2)
 CUT = EncoderCard(name="cut", dim=2, resize_px=256)

@@ -6,7 +6,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import join_spatialelement_table, read_zarr
 
 import deepspot as ds
-from deepspot import _coords
+from deepspot._spatial.transforms import centers_px, microns_per_pixel
 
 PITCH = 50.0
 
@@ -44,8 +44,8 @@ def test_what_it_makes(adata, image, log):
     assert [name for _, name, _ in sdata.gen_elements()] == ["S1_image", "spots", "table"]
     assert set(sdata.coordinate_systems) == {"global", "microns"}
     np.testing.assert_array_equal(sdata["S1_image"].transpose("y", "x", "c").to_numpy(), image)
-    np.testing.assert_allclose(_coords.centers(sdata, "S1_image", "spots"), adata.obsm["spatial"])
-    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
+    np.testing.assert_allclose(centers_px(sdata, "S1_image", "spots"), adata.obsm["spatial"])
+    assert microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
     np.testing.assert_array_equal(sdata["table"].X.toarray(), adata.X.toarray())
     assert sdata["table"].obs_names.tolist() == adata.obs_names.tolist()
     assert "spatial" not in sdata["table"].uns
@@ -66,18 +66,18 @@ def test_input_stays_as_it_was(adata, image):
 @pytest.mark.parametrize("part", ["metadata", "scalefactors"])
 def test_scale_of_the_object(adata, image, part):
     state_scale(adata, 2.0, part)
-    assert _coords.microns_per_pixel(ds.io.from_anndata(adata, image), "S1_image") == pytest.approx(2.0)
+    assert microns_per_pixel(ds.io.from_anndata(adata, image), "S1_image") == pytest.approx(2.0)
 
 
 def test_scale_from_the_pitch(adata, image):
     sdata = ds.io.from_anndata(adata, image, spot_pitch_um=100)
-    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(100 / PITCH)
+    assert microns_per_pixel(sdata, "S1_image") == pytest.approx(100 / PITCH)
 
 
 def test_scales_that_nearly_agree_are_fine(adata, image):
     state_scale(adata, 2.0)
     sdata = ds.io.from_anndata(adata, image, mpp=2.05, spot_pitch_um=np.float32(99))
-    assert _coords.microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
+    assert microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
 
 
 def test_contradictory_scales(adata, image):
@@ -184,8 +184,8 @@ def test_image_that_was_scaled_down(adata, image, factor):
     adata.uns["spatial"]["S1"]["scalefactors"]["spot_diameter_fullres"] = 32.5 * step
     large = ds.io.from_anndata(adata, wide, mpp=2.0 * factor)
     small = ds.io.from_anndata(adata, image, mpp=2.0 * factor, image_scale=factor)
-    assert _coords.microns_per_pixel(small, "S1_image") == pytest.approx(2.0)
-    np.testing.assert_allclose(_coords.centers(small, "S1_image", "spots") * step, adata.obsm["spatial"])
+    assert microns_per_pixel(small, "S1_image") == pytest.approx(2.0)
+    np.testing.assert_allclose(centers_px(small, "S1_image", "spots") * step, adata.obsm["spatial"])
     assert set(small["spots"]["diameter_um"]) == set(large["spots"]["diameter_um"]) == {55.0}
 
 
@@ -302,7 +302,7 @@ def test_visium_of_squidpy(data, cheap_encoder):
     adata = read_h5ad(folder / "test_data.h5ad")
     sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", spot_pitch_um=100)
     (image_key,) = sdata.images
-    assert _coords.microns_per_pixel(sdata, image_key) == pytest.approx(65 / 89.44, rel=0.005)
+    assert microns_per_pixel(sdata, image_key) == pytest.approx(65 / 89.44, rel=0.005)
     assert set(sdata["spots"]["diameter_um"]) == {55.0}
     ds.pp.embed(sdata, cheap_encoder)
     (key,) = [key for key in sdata.tables if key != "table"]
@@ -315,7 +315,7 @@ def test_spatial_transcriptomics_of_her2st(data):
     sdata = ds.io.from_anndata(adata, data / "her2st" / "C2.jpg")
     assert sdata["table"].n_obs == 187
     assert list(sdata.images) == ["C2_image"]
-    assert _coords.microns_per_pixel(sdata, "C2_image") == pytest.approx(0.69, abs=0.01)
+    assert microns_per_pixel(sdata, "C2_image") == pytest.approx(0.69, abs=0.01)
     np.testing.assert_allclose(sdata["spots"]["diameter_um"], 100, rtol=0.01)
 
 
@@ -325,6 +325,4 @@ def test_pitch_of_spots_that_jitter(data):
     sdata = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
     del adata.uns["spatial"]["C2"]["metadata"]
     stated = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
-    assert _coords.microns_per_pixel(stated, "C2_image") == pytest.approx(
-        _coords.microns_per_pixel(sdata, "C2_image"), rel=0.01
-    )
+    assert microns_per_pixel(stated, "C2_image") == pytest.approx(microns_per_pixel(sdata, "C2_image"), rel=0.01)

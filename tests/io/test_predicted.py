@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot.tl import _stream
+from deepspot.tl._predict.predict import stream
 
 INDEX = [3, 0]
 
 
 @pytest.fixture
 def store(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(_stream, "ROWS", 7)
+    monkeypatch.setattr(stream, "ROWS", 7)
     monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
     ds.tl.predict(slide, quick_model_of_io, encoder=cheap_encoder, out=tmp_path / "slide.zarr")
     return tmp_path / "slide.zarr"
@@ -75,6 +75,6 @@ def test_nothing_there(tmp_path):
 
 
 def test_a_region_needs_a_scale(store, monkeypatch):
-    monkeypatch.setattr("deepspot._coords.has_scale", lambda sdata, key: False)
+    monkeypatch.setattr("deepspot._spatial.transforms.has_scale", lambda sdata, key: False)
     with pytest.raises(ValueError, match=r"no coordinate system 'microns'.*set_scale"):
         ds.io.predicted(store, within=(0, 0, 1, 1))

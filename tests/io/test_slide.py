@@ -7,7 +7,9 @@ import tifffile
 from spatialdata import bounding_box_query, read_zarr
 
 import deepspot as ds
-from deepspot import _coords, _fingerprint, _reader
+from deepspot._core.hashing import hash_file
+from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels, read_tiles
+from deepspot._spatial.transforms import _affines, microns_per_pixel
 
 
 def pixels_of(sdata):
@@ -59,8 +61,8 @@ def opened(scanned):
 
 def test_levels_and_pixels(opened, picture):
     assert list(opened.images) == ["S_1_image"]
-    pyramid = _reader.levels(opened, "S_1_image")
-    assert _reader.sizes(pyramid) == [(1200, 1600), (600, 800), (300, 400)]
+    pyramid = pyramid_levels(opened, "S_1_image")
+    assert level_sizes(pyramid) == [(1200, 1600), (600, 800), (300, 400)]
     np.testing.assert_array_equal(pixels_of(opened), picture)
     halves = picture.reshape(600, 2, 800, 2, 3).mean(axis=(1, 3)).round()
     np.testing.assert_array_equal(pyramid[1].to_numpy().transpose(1, 2, 0), halves)
@@ -69,14 +71,14 @@ def test_levels_and_pixels(opened, picture):
 def test_what_it_says_of_itself(opened, scanned):
     assert opened.attrs["deepspot_slide"] == {
         "path": str(scanned),
-        "fingerprint": _fingerprint.of_file(scanned),
+        "fingerprint": hash_file(scanned),
         "mpp": 0.5,
         "mpp_from": "file",
         "name": "S_1",
     }
     assert set(opened.coordinate_systems) == {"global", "microns"}
-    assert _coords.microns_per_pixel(opened, "S_1_image") == pytest.approx(0.5)
-    np.testing.assert_array_equal(_coords._affines(opened.images["S_1_image"])["global"], np.eye(3))
+    assert microns_per_pixel(opened, "S_1_image") == pytest.approx(0.5)
+    np.testing.assert_array_equal(_affines(opened.images["S_1_image"])["global"], np.eye(3))
 
 
 def test_one_line_is_logged(scanned, log):
@@ -90,9 +92,9 @@ def test_nothing_is_read_before_it_is_needed(picture, tmp_path):
     assert sorted(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match=rf"{path} is damaged: .* of level 0 at x = .* cannot be read"):
         pixels_of(sdata)
-    level = _reader.levels(sdata, "bad_image")[0]
+    level = pyramid_levels(sdata, "bad_image")[0]
     with pytest.raises(OSError, match=r"bad\.tif is damaged"):
-        _reader.coarse([level], 8)
+        coarse_image([level], 8)
 
 
 def test_levels_are_cut_where_the_finest_is(opened):
@@ -111,14 +113,14 @@ def test_levels_are_cut_where_the_finest_is(opened):
 
 
 def test_tiles_of_a_coarser_level_lie_where_those_of_the_finest_do(opened, picture):
-    from deepspot._boxes import make_boxes
-    from deepspot._geometry import TileGeometry
+    from deepspot._spatial.boxes import make_boxes
+    from deepspot._spatial.geometry import TileGeometry
 
-    pyramid = _reader.levels(opened, "S_1_image")
+    pyramid = pyramid_levels(opened, "S_1_image")
     centers = np.array([[402, 302], [1202, 502], [1102, 1042]])
-    boxes = make_boxes(centers, 0.5, _reader.sizes(pyramid), TileGeometry(tile_um=100, input_px=15))
+    boxes = make_boxes(centers, 0.5, level_sizes(pyramid), TileGeometry(tile_um=100, input_px=15))
     assert (boxes.level, boxes.side) == (2, 51)
-    ((rows, tiles),) = _reader.read(pyramid[2], boxes, 4)
+    ((rows, tiles),) = read_tiles(pyramid[2], boxes, 4)
     for (x, y), tile in zip(centers[rows], tiles, strict=True):
         fine = picture[y - 102 : y + 102, x - 102 : x + 102]
         np.testing.assert_allclose(tile, fine.reshape(51, 4, 51, 4, 3).mean(axis=(1, 3)), atol=1.01)
@@ -129,11 +131,11 @@ def test_it_can_be_written_and_read(opened, picture, tmp_path):
     copy = read_zarr(tmp_path / "copy.zarr")
     np.testing.assert_array_equal(pixels_of(copy), picture)
     assert copy.attrs["deepspot_slide"] == opened.attrs["deepspot_slide"]
-    for ours, theirs in zip(_reader.levels(opened, "S_1_image"), _reader.levels(copy, "S_1_image"), strict=True):
+    for ours, theirs in zip(pyramid_levels(opened, "S_1_image"), pyramid_levels(copy, "S_1_image"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_allclose(ours.coords["x"], theirs.coords["x"])
         np.testing.assert_allclose(ours.coords["y"], theirs.coords["y"])
-    assert _coords.microns_per_pixel(copy, "S_1_image") == pytest.approx(0.5)
+    assert microns_per_pixel(copy, "S_1_image") == pytest.approx(0.5)
 
 
 def test_the_header_does_not_come_along(opened):
@@ -142,7 +144,7 @@ def test_the_header_does_not_come_along(opened):
 
 
 def test_it_can_be_sent_to_another_process(opened, picture):
-    level = pickle.loads(pickle.dumps(_reader.levels(opened, "S_1_image")[0].data))
+    level = pickle.loads(pickle.dumps(pyramid_levels(opened, "S_1_image")[0].data))
     np.testing.assert_array_equal(level[:, :50, :60].compute().transpose(1, 2, 0), picture[:50, :60])
 
 
@@ -161,7 +163,7 @@ def test_a_stated_scale_fills_in(picture, tmp_path, log):
         ds.io.slide(path)
     sdata = ds.io.slide(path, mpp=0.25)
     assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
-    assert _coords.microns_per_pixel(sdata, "a_image") == pytest.approx(0.25)
+    assert microns_per_pixel(sdata, "a_image") == pytest.approx(0.25)
     assert len(log) == 1
 
 
@@ -246,5 +248,5 @@ def test_a_pyramid_of_a_real_section(data, tmp_path):
     part = image.isel(x=slice(1500, 2701), y=slice(1000, 2100)).to_numpy().transpose(1, 2, 0)
     sdata = ds.io.slide(write_slide(tmp_path / "C2.tif", part, mpp=0.69, levels=4))
     np.testing.assert_array_equal(pixels_of(sdata), part)
-    assert len(_reader.levels(sdata, "C2_image")) == 4
+    assert len(pyramid_levels(sdata, "C2_image")) == 4
     assert sdata.attrs["deepspot_slide"]["mpp"] == pytest.approx(0.69)

@@ -9,7 +9,8 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import deepspot as ds
-from deepspot import _coords, _tables
+from deepspot._sdata.tables import array_positions
+from deepspot._spatial.transforms import microns_per_pixel
 
 MPP = 0.5
 ROWS = COLS = 5
@@ -114,9 +115,9 @@ def test_elements(full):
 
 
 def test_scale_is_fitted_on_the_array(full):
-    assert _coords.microns_per_pixel(full, "outs_full_image") == pytest.approx(MPP, rel=0.005)
-    assert _coords.microns_per_pixel(full, "outs_hires_image") == pytest.approx(MPP / HIRES, rel=0.005)
-    assert _coords.microns_per_pixel(full, "outs_lowres_image") == pytest.approx(MPP / LOWRES, rel=0.005)
+    assert microns_per_pixel(full, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert microns_per_pixel(full, "outs_hires_image") == pytest.approx(MPP / HIRES, rel=0.005)
+    assert microns_per_pixel(full, "outs_lowres_image") == pytest.approx(MPP / LOWRES, rel=0.005)
 
 
 def test_spots_measure_55_and_are_drawn_as_65(full):
@@ -131,7 +132,7 @@ def test_embedding_takes_the_full_image_by_itself(full, cheap_encoder):
     np.testing.assert_array_equal(table.X, np.tile([colour(i) for i in range(25)], 9))
     assert {tiles.shape[1] for tiles in cheap_encoder.seen} == {111, 37}
     array = full["table"].obs[["array_row", "array_col"]]
-    np.testing.assert_array_equal(_tables.array_positions(full, "outs"), array)
+    np.testing.assert_array_equal(array_positions(full, "outs"), array)
 
 
 def test_without_full_image(outs, cheap_encoder, log):
@@ -162,7 +163,7 @@ def test_old_positions_without_a_header(outs):
     (outs / "spatial" / "tissue_positions.csv").unlink()
     write_positions(outs, header=False)
     sdata = ds.io.visium(outs, fullres_image_file="slide.tif")
-    assert _coords.microns_per_pixel(sdata, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert microns_per_pixel(sdata, "outs_full_image") == pytest.approx(MPP, rel=0.005)
     assert sdata["table"].n_obs == 25
 
 
@@ -171,7 +172,7 @@ def test_scale_that_contradicts_the_drawn_diameter(outs):
     with pytest.raises(ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead"):
         ds.io.visium(outs)
     sdata = ds.io.visium(outs, fullres_image_file="slide.tif", mpp=0.6)
-    assert _coords.microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
+    assert microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
 
 
 def test_stated_scale_is_checked(outs):
@@ -231,5 +232,5 @@ def test_survives_writing(full, tmp_path):
 
     full.write(tmp_path / "a.zarr")
     again = read_zarr(tmp_path / "a.zarr")
-    assert _coords.microns_per_pixel(again, "outs_full_image") == pytest.approx(MPP, rel=0.005)
+    assert microns_per_pixel(again, "outs_full_image") == pytest.approx(MPP, rel=0.005)
     assert set(again["outs"]["diameter_um"]) == {55.0}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from deepspot._bags import Bags
-from deepspot._geometry import NeighborRule
-from deepspot._neighbors import find_neighbors
+from deepspot._features.bags import Bags
+from deepspot._spatial.geometry import NeighborRule
+from deepspot._spatial.neighbors import find_neighbors
 
 SIDE = 12
 

@@ -19,9 +19,9 @@ from mutations import CARD, WEIGHTS, crafted, fields, header, listing, numbers, 
 from scipy.sparse import csr_matrix
 
 import deepspot as ds
-from deepspot._geometry import Geometry, NeighborRule, TileGeometry
-from deepspot.models._novelty import Novelty
-from deepspot.models._scaler import Scaler
+from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
+from deepspot.models._confidence.ood import Novelty
+from deepspot.models._network.scaler import Scaler
 
 GENES, DIM, SECONDS = 4, 6, 5.0
 Load = Callable[[Path], None]
@@ -30,7 +30,7 @@ Family = Callable[[random.Random], tuple[Path, Load]]
 
 def tiny_model() -> ds.models.DeepSpot:
     """A model with all that a bundle can hold, made in no time."""
-    from deepspot.models._network import Network
+    from deepspot.models._network.network import Network
 
     rng = np.random.default_rng(0)
     model = ds.models.DeepSpot(network={"width": 3, "n_phi": 2, "members": 2}, seed=0, device="cpu")
@@ -99,7 +99,7 @@ class Tamper:
 
     def load(self, path: Path) -> None:
         """Load, and raise AssertionError if what was loaded is not sound."""
-        from deepspot.models._bundle import load
+        from deepspot.models._bundle.bundle import load
 
         model = load(path, device="cpu")
         if (path / WEIGHTS).is_file():

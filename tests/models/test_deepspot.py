@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from deepspot._metrics import pearson
+from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
-from deepspot.models._rows import held_out
+from deepspot.models._confidence.folds import held_out
 
 # The network by itself: what ridge has to say is tested in test_assess.py.
 NO_GATE = {"gate": "off"}
@@ -169,7 +169,7 @@ def test_rows_can_be_a_mask_and_must_exist(bags, targets):
 
 
 def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets, monkeypatch):
-    from deepspot.models import _fit
+    from deepspot.models._network.fit import _Task
 
     model = DeepSpot(**QUICK).fit(bags, targets)
     before = model.predict(bags)
@@ -177,7 +177,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(_fit._Task, "training_step", fail)
+    monkeypatch.setattr(_Task, "training_step", fail)
     with pytest.raises(MemoryError):
         model.fit(bags, targets + 100)
     np.testing.assert_array_equal(model.predict(bags), before)
@@ -207,7 +207,7 @@ def test_callbacks_of_the_user_join_ours(bags, targets):
 
 @pytest.mark.parametrize("change", ["neighbors", "subspots", "patients", "targets", "epochs"])
 def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tmp_path, change):
-    from deepspot._bags import Bags
+    from deepspot._features.bags import Bags
 
     config = {**QUICK, "training": {**NO_GATE, "epochs": 2, "max_epochs": 2}}
     DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
@@ -244,25 +244,25 @@ def test_rows_outside_the_training_set_are_not_learnt_from(bags, targets):
 
 
 def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path, monkeypatch):
-    from deepspot.models import _fit
+    from deepspot.models._network.fit import _Task
 
     config = {**QUICK, "training": {**NO_GATE, "epochs": 6}}
     whole = DeepSpot(**config).fit(bags, targets).predict(bags)
-    step = _fit._Task.training_step
+    step = _Task.training_step
     starts = []
-    monkeypatch.setattr(_fit._Task, "on_train_start", lambda task: starts.append(1), raising=False)
+    monkeypatch.setattr(_Task, "on_train_start", lambda task: starts.append(1), raising=False)
 
     def die(task, *batch):
         if task.current_epoch == 4 and len(starts) == 2:
             raise KeyboardInterrupt
         return step(task, *batch)
 
-    monkeypatch.setattr(_fit._Task, "training_step", die)
+    monkeypatch.setattr(_Task, "training_step", die)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
     monkeypatch.undo()
     steps = []
-    monkeypatch.setattr(_fit._Task, "training_step", lambda *a: steps.append(1) or step(*a))
+    monkeypatch.setattr(_Task, "training_step", lambda *a: steps.append(1) or step(*a))
     resumed = DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
     np.testing.assert_array_equal(resumed.predict(bags), whole)
     assert len(steps) < 2 * 6 * 2 / 2
@@ -311,14 +311,14 @@ def test_unknown_preset_lists_the_known(bags):
 
 
 def test_bags_of_another_length_are_refused(bags, fitted):
-    from deepspot._bags import Bags
+    from deepspot._features.bags import Bags
 
     with pytest.raises(ValueError, match="length 16, got 8"):
         fitted.predict(Bags(bags.spot[:, :8], bags.subspots[..., :8], bags.neighbors))
 
 
 def test_missing_subspots_are_refused(bags, fitted):
-    from deepspot._bags import Bags
+    from deepspot._features.bags import Bags
 
     with pytest.raises(ValueError, match="subspots=True"):
         fitted.predict(Bags(bags.spot, None, bags.neighbors))

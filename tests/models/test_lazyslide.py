@@ -8,7 +8,7 @@ import tifffile
 import torch
 
 import deepspot as ds
-from deepspot._geometry import NeighborRule
+from deepspot._spatial.geometry import NeighborRule
 from deepspot.models._lazyslide import _steps
 
 zs = pytest.importorskip("lazyslide", reason="needs LazySlide, which is in the extra `test`")

@@ -2,7 +2,7 @@ import pytest
 
 import deepspot as ds
 from deepspot.models import _registry
-from deepspot.models._sharing._files import CARD
+from deepspot.models._bundle.files import CARD
 
 COLUMNS = ["source", "tissue", "licence", "genes", "encoder", "encoder_licence", "tile_um", "path"]
 

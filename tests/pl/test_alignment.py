@@ -2,9 +2,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from deepspot._alignment import align
-from deepspot._alignment_moves import SYMMETRIES
 from deepspot.pl._alignment import alignment as draw
+from deepspot.tl._alignment.align import align
+from deepspot.tl._alignment.moves import SYMMETRIES
 
 
 @pytest.fixture(scope="module")

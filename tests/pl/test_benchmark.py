@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 
 from deepspot.pl._benchmark import GREY, benchmark
-from deepspot.tl._validation._files import tidy
-from deepspot.tl._validation._result import CrossValidation
+from deepspot.tl._validation.result import CrossValidation, tidy
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot.pl import _values
-from deepspot.pl._tiles import cut_tiles, tile_side
+from deepspot.pl._map.tiles import cut_tiles, tile_side
+from deepspot.pl._map.values import measured_values
 
 SIDE = 60
 
@@ -95,7 +95,7 @@ def test_measured_and_layers(slide, add_table):
     gene = table.var_names[0]
     axes = ds.pl.gallery(slide, gene, table_key="table", n=2)
     assert axes[0].figure.get_suptitle() == f"{gene} measured (log1p of counts per 10,000)"
-    highest = _values.measured(slide, "spots", "table", [gene]).max()
+    highest = measured_values(slide, "spots", "table", [gene]).max()
     assert axes[0].get_title() == f"{highest:.2f}"
     n = len(slide.shapes["spots"])
     add_table(slide, np.ones((n, 1)), ["A"], layers={"lower": np.arange(n)[:, None]})

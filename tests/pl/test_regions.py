@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 import deepspot as ds
-from deepspot.pl import _values
+from deepspot.pl._map.values import measured_values
 from deepspot.pl._regions import holm
 
 
@@ -87,7 +87,7 @@ def test_measured_counts_are_put_on_the_log_scale(regional):
     ax = ds.pl.regions(regional, gene, table_key="table")
     assert names(ax) == ["left", "right"]  # of the shapes, as the table has no such column
     assert ax.get_title() == f"{gene} measured"
-    expected = _values.measured(regional, "spots", "table", [gene])[:, 0]
+    expected = measured_values(regional, "spots", "table", [gene])[:, 0]
     dots = [c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets()) == 15]
     np.testing.assert_allclose(np.concatenate(dots), expected)
 

@@ -3,7 +3,7 @@ import pytest
 
 import deepspot as ds
 from deepspot.models import ModelCard, NetworkConfig, TrainingConfig
-from deepspot.models._reliability import Reliability
+from deepspot.models._confidence.reliability import Reliability
 
 
 def model_with(reliability, genes):

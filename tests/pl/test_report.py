@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import deepspot as ds
-from deepspot._report._section import words
-from deepspot._report._survey import Wishes, survey
+from deepspot.pl._report.section import words
+from deepspot.pl._report.survey import Wishes, survey
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 GENES = ["UP", "FLAT", "<b>&amp;"]
@@ -247,11 +247,11 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
 
 
 def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
-    from deepspot import _keys
+    from deepspot._core import keys as _keys
 
     if not hasattr(_keys, "subspots"):
         pytest.skip("no finer predictions")
-    key = _keys.subspots("spots")
+    key = _keys.subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
     words = read(ds.pl.report(predicted, tmp_path / "report.html", n_genes=1)).words

@@ -3,17 +3,17 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot._metrics import pearson
-from deepspot.pl import _values
-from deepspot.pl._backdrop import cut_backdrop
-from deepspot.pl._panel import bar_length, limits
+from deepspot._stats.metrics import pearson
+from deepspot.pl._map.backdrop import cut_backdrop
+from deepspot.pl._map.panel import bar_length, limits
+from deepspot.pl._map.values import measured_values
 
 
 @pytest.fixture
 def predicted(slide, add_table):
     """A slide whose second gene is predicted without variation, and whose third was never measured."""
     gene = slide.tables["table"].var_names[0]
-    truth = _values.measured(slide, "spots", "table", [gene])[:, 0]
+    truth = measured_values(slide, "spots", "table", [gene])[:, 0]
     noisy = truth + np.random.default_rng(0).normal(0, 0.1, len(truth))
     values = np.column_stack([noisy, np.ones_like(truth), truth])
     add_table(slide, values, [gene, slide.tables["table"].var_names[1], "ABSENT1"])
@@ -28,7 +28,7 @@ def spots(ax):
 def test_draws_measured_and_predicted_with_r(predicted):
     gene = predicted.tables["deepspot_spots"].var_names[0]
     left, right = ds.pl.spatial(predicted, gene)
-    measured = _values.measured(predicted, "spots", "table", [gene])
+    measured = measured_values(predicted, "spots", "table", [gene])
     np.testing.assert_allclose(spots(left).get_array(), measured[:, 0])
     ours = predicted.tables["deepspot_spots"].X[:, :1]
     np.testing.assert_allclose(spots(right).get_array(), ours[:, 0])
@@ -40,23 +40,23 @@ def test_measured_is_log1p_of_ten_thousand(slide):
     table = slide.tables["table"]
     counts = table.X.toarray().astype(float)
     expected = np.log1p(1e4 * counts[:, 3] / counts.sum(axis=1))
-    ours = _values.measured(slide, "spots", "table", [table.var_names[3]])[:, 0]
+    ours = measured_values(slide, "spots", "table", [table.var_names[3]])[:, 0]
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     table.X = np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
     table.uns["log1p"] = {}  # as scanpy does
-    again = _values.measured(slide, "spots", "table", [table.var_names[3]])[:, 0]
+    again = measured_values(slide, "spots", "table", [table.var_names[3]])[:, 0]
     np.testing.assert_allclose(again, expected, rtol=1e-5)
 
 
 def test_counts_in_a_layer_are_used_although_x_is_logged(slide):
     table = slide.tables["table"]
-    expected = _values.measured(slide, "spots", "table", table.var_names)
+    expected = measured_values(slide, "spots", "table", table.var_names)
     table.layers["counts"] = table.X.copy()
     table.X = table.X.log1p()
     table.uns["log1p"] = {}
-    np.testing.assert_allclose(_values.measured(slide, "spots", "table", table.var_names, layer="counts"), expected)
+    np.testing.assert_allclose(measured_values(slide, "spots", "table", table.var_names, layer="counts"), expected)
     with pytest.raises(KeyError, match="'raw'"):
-        _values.measured(slide, "spots", "table", table.var_names, layer="raw")
+        measured_values(slide, "spots", "table", table.var_names, layer="raw")
 
 
 def test_rows_are_matched_by_instance(predicted):
@@ -155,7 +155,7 @@ def corrected(predicted, add_table):
     """The same slide after a correction by hand: two genes of three quarters prediction, one that the model lacks."""
     table = predicted.tables["table"]
     genes = list(table.var_names[:3])
-    measured = _values.measured(predicted, "spots", "table", genes)
+    measured = measured_values(predicted, "spots", "table", genes)
     guess = measured.mean(axis=0) * np.ones_like(measured)
     guess[:, 2] = np.nan
     weight = np.full_like(measured, 0.25)
@@ -261,7 +261,7 @@ def test_scale_bar_is_a_round_number(width, length):
 def test_real_section_with_a_large_image(data, add_table):
     sdata = ds.datasets.her2st("C2", download=False)
     genes = ["ERBB2", "FASN"]
-    values = _values.measured(sdata, "spots", "table", genes)
+    values = measured_values(sdata, "spots", "table", genes)
     add_table(sdata, values, genes)
     axes = ds.pl.spatial(sdata, "ERBB2")
     assert "r = 1.00" in axes[1].get_title()

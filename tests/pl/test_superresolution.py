@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot.pl import _values
+from deepspot.pl._map.values import predicted_values
 
 GENES = ["A", "B"]
 
@@ -112,7 +112,7 @@ def test_several_finer_predictions_have_to_be_chosen_from(fine):
 
 
 def test_leaves_the_object_alone(fine):
-    before = _values.predicted(fine, "spots_subspots", "deepspot_spots_subspots", GENES)
+    before = predicted_values(fine, "spots_subspots", "deepspot_spots_subspots", GENES)
     names = sorted(name for _, name, _ in fine.gen_elements())
     ds.pl.superresolution(fine, "A")
     np.testing.assert_array_equal(before, fine.tables["deepspot_spots_subspots"].X)

@@ -10,7 +10,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import Affine, Identity, Scale, set_transformation
 
 import deepspot as ds
-from deepspot import _tables
+from deepspot._sdata.tables import labels_of
 
 WHITE = np.full((100, 100, 3), 255, np.uint8)
 XY = np.array([[10.0, 10], [30, 10], [50, 10], [70, 10], [90, 90]])
@@ -244,7 +244,7 @@ def test_tables_that_hold_several_slides(slides):
         ds.pp.annotate(joint, frame(box(-1e6, -1e6, 1e6, 1e6), name=[label]), shapes_key=key)
     assert joint["table"].obs["annotation"].tolist() == ["one"] * half + ["two"] * (both.n_obs - half)
     assert "two" not in joint["a"]["annotation"].cat.categories
-    assert _tables.labels(joint, "table", "annotation").cat.categories.tolist() == ["one", "two"]
+    assert labels_of(joint, "table", "annotation").cat.categories.tolist() == ["one", "two"]
 
 
 def test_summaries_by_region_are_those_of_scanpy(slide):

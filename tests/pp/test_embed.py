@@ -3,7 +3,7 @@ import pytest
 from spatialdata.models import ShapesModel
 
 import deepspot as ds
-from deepspot._fingerprint import digest
+from deepspot._core.hashing import digest
 
 SIDE = 60
 GRID = np.array([[60.0, 60.0], [160.0, 60.0], [260.0, 60.0], [60.0, 160.0], [160.0, 160.0], [260.0, 160.0]])
@@ -356,7 +356,7 @@ def test_tokens_change_subspots_and_not_the_spot(sdata, exact_encoder, log):
 
 def test_another_way_to_make_tokens_makes_them_again(sdata, exact_encoder, monkeypatch):
     ds.pp.embed(sdata, exact_encoder, subspots="tokens")
-    monkeypatch.setattr("deepspot.pp._features.VERSION", 2)
+    monkeypatch.setattr("deepspot._features.feature_table.VERSION", 2)
     ds.pp.embed(sdata, exact_encoder, subspots="tokens")
     assert len(sdata.tables) == 2
 
@@ -368,7 +368,7 @@ def test_true_means_tiles_of_their_own(sdata, exact_encoder):
 
 
 def test_tokens_of_an_encoder_without_any_cost_nothing(sdata, cheap_encoder, monkeypatch):
-    monkeypatch.setattr("deepspot._reader.levels", lambda *_: pytest.fail("pixels were read"))
+    monkeypatch.setattr("deepspot._image.tiles.levels", lambda *_: pytest.fail("pixels were read"))
     with pytest.raises(ValueError, match=r"'mean_colour' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
         ds.pp.embed(sdata, cheap_encoder, subspots="tokens")
     assert list(sdata.tables) == []

@@ -3,7 +3,7 @@ import pytest
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
-from deepspot import _coords
+from deepspot._spatial.transforms import centers_px, has_scale, microns_per_pixel
 
 WHITE = np.full((200, 300, 3), 255, np.uint8)
 XY = np.array([[50.0, 50.0], [90.0, 50.0], [130.0, 50.0], [50.0, 90.0], [90.0, 90.0], [130.0, 90.0]])
@@ -16,21 +16,21 @@ def bare(slide_of):
 
 def test_microns_per_pixel(bare, log):
     assert ds.pp.set_scale(bare, mpp=0.5) is None
-    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.5)
+    assert microns_per_pixel(bare, "he") == pytest.approx(0.5)
     assert log == ["Set 0.5 µm per pixel for 'he' and 1 related elements."]
     assert "diameter_um" not in bare["spots"]
 
 
 def test_pitch(bare):
     ds.pp.set_scale(bare, spot_pitch_um=100)
-    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(100 / 40)
+    assert microns_per_pixel(bare, "he") == pytest.approx(100 / 40)
 
 
 def test_pitch_is_measured_in_pixels_of_the_image(slide_of):
     double = np.diag([2.0, 2.0, 1])
     sdata = slide_of(WHITE, XY, image_to={"global": double})
     ds.pp.set_scale(sdata, spot_pitch_um=100)
-    assert _coords.microns_per_pixel(sdata, "he") == pytest.approx(100 / 20)
+    assert microns_per_pixel(sdata, "he") == pytest.approx(100 / 20)
 
 
 def test_diameter_becomes_the_default_tile(bare, cheap_encoder):
@@ -57,7 +57,7 @@ def test_one_way_to_state_it(bare, arguments):
 def test_sizes_are_positive(bare, arguments, offender):
     with pytest.raises(ValueError, match=f"`{offender}.*` must be above 0"):
         ds.pp.set_scale(bare, **arguments)
-    assert not _coords.has_scale(bare, "he")
+    assert not has_scale(bare, "he")
     assert "diameter_um" not in bare["spots"]
 
 
@@ -66,25 +66,25 @@ def test_several_images_are_listed(bare):
     with pytest.raises(ValueError, match=r"`sdata.images` holds several candidates: \['he', 'other'\]"):
         ds.pp.set_scale(bare, mpp=0.5)
     ds.pp.set_scale(bare, mpp=0.5, image_key="other")
-    assert _coords.microns_per_pixel(bare, "other") == pytest.approx(0.5)
+    assert microns_per_pixel(bare, "other") == pytest.approx(0.5)
 
 
 def test_correcting_the_scale_moves_nothing(bare):
     ds.pp.set_scale(bare, mpp=0.5)
     ds.pp.set_scale(bare, mpp=0.25)
-    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.25)
-    np.testing.assert_allclose(_coords.centers(bare, "he", "spots"), XY)
+    assert microns_per_pixel(bare, "he") == pytest.approx(0.25)
+    np.testing.assert_allclose(centers_px(bare, "he", "spots"), XY)
 
 
 @pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"spot_pitch_um": 20}])
 def test_a_scale_that_was_far_off_can_be_corrected(bare, arguments):
     ds.pp.set_scale(bare, mpp=50, spot_diameter_um=55)
     ds.pp.set_scale(bare, **arguments)
-    assert _coords.microns_per_pixel(bare, "he") == pytest.approx(0.5)
+    assert microns_per_pixel(bare, "he") == pytest.approx(0.5)
 
 
 def test_pyramid(slide_of):
     sdata = slide_of(WHITE, XY, scale_factors=[2, 2])
     ds.pp.set_scale(sdata, mpp=0.5)
-    assert _coords.microns_per_pixel(sdata, "he") == pytest.approx(0.5)
-    np.testing.assert_allclose(_coords.centers(sdata, "he", "spots"), XY)
+    assert microns_per_pixel(sdata, "he") == pytest.approx(0.5)
+    np.testing.assert_allclose(centers_px(sdata, "he", "spots"), XY)

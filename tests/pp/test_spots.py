@@ -7,7 +7,8 @@ from spatialdata.models import Image2DModel
 from xarray import Dataset, DataTree
 
 import deepspot as ds
-from deepspot import _coords, _reader
+from deepspot._image import tiles
+from deepspot._spatial.transforms import _affines, centers_px, place_spots
 
 RNG = np.random.default_rng(0)
 GLASS = (243, 238, 242)
@@ -48,7 +49,7 @@ def pyramid_of(levels):
 
 
 def centers_of(sdata, key="spots"):
-    return _coords.centers(sdata, "he", key)
+    return centers_px(sdata, "he", key)
 
 
 @pytest.mark.parametrize("tissue", ["brightness", "saturation"])
@@ -74,7 +75,7 @@ def test_what_is_added(blank):
     assert set(spots["radius"]) == {20.0}
     assert spots[["array_row", "array_col"]].dtypes.tolist() == [np.int64, np.int64]
     assert spots.index.tolist() == list(range(len(spots)))
-    assert _coords._affines(spots).keys() == _coords._affines(blank["he"]).keys() == {"global", "microns"}
+    assert _affines(spots).keys() == _affines(blank["he"]).keys() == {"global", "microns"}
     nearest, _ = cKDTree(centers_of(blank)).query(centers_of(blank), k=2)
     np.testing.assert_allclose(nearest[:, 1], 80)
 
@@ -130,7 +131,7 @@ def test_transformations_of_the_image_are_those_of_the_spots(make):
     for sdata in (turned, plain):
         ds.pp.spots(sdata)
     np.testing.assert_allclose(centers_of(turned), centers_of(plain))
-    assert _coords.place(turned, "he", "spots").mpp == pytest.approx(1)
+    assert place_spots(turned, "he", "spots").mpp == pytest.approx(1)
 
 
 @pytest.mark.parametrize("scale_factors", [None, [2, 2]])
@@ -144,9 +145,9 @@ def test_it_survives_writing(make, scale_factors, tmp_path):
 
 
 def test_a_toy_slide_gets_its_own_spots_back_and_a_prediction(slide, cheap_encoder):
-    known = _coords.centers(slide, "P1_S1_image", "spots")
+    known = centers_px(slide, "P1_S1_image", "spots")
     ds.pp.spots(slide, key_added="dense", distance_um=40)
-    found = _coords.centers(slide, "P1_S1_image", "dense")
+    found = centers_px(slide, "P1_S1_image", "dense")
     assert (cKDTree(found).query(known)[0] < 40).all()
     ds.pp.embed(slide, cheap_encoder, shapes_key="dense")
     assert slide.tables["mean_colour_dense"].n_obs == len(found)
@@ -220,14 +221,14 @@ def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
     small = np.full((1000, 1250, 3), 120, np.uint8)
     finest = da.zeros((3, 32_000, 40_000), dtype=np.uint8, chunks=(3, 1024, 1024))
     read = []
-    decode = _reader._decode
+    decode = tiles._decode
 
     def decode_and_count(data, blocks, edges):
         parts = decode(data, blocks, edges)
         read.extend(part.nbytes for part in parts)
         return parts
 
-    monkeypatch.setattr(_reader, "_decode", decode_and_count)
+    monkeypatch.setattr(tiles, "_decode", decode_and_count)
     sdata = make()
     sdata["he"] = pyramid_of([finest, da.from_array(small.transpose(2, 0, 1), chunks=(3, 512, 512))])
     ds.pp.set_scale(sdata, mpp=0.25)

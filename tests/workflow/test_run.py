@@ -7,11 +7,13 @@ import pytest
 import spatialdata
 
 import deepspot as ds
-from deepspot import _oversample, cli, encoders
-from deepspot._workflow import Plan, run_report
-from deepspot._workflow._groups import choose_groups
-from deepspot._workflow._predict import predict
-from deepspot._workflow._read import read_slide
+from deepspot import cli, encoders
+from deepspot._stats import oversample
+from deepspot._workflow.groups import choose_groups
+from deepspot._workflow.plan import Plan
+from deepspot._workflow.predict import predict
+from deepspot._workflow.read import read_slide
+from deepspot._workflow.run import run_report
 
 # anndata writes scanpy's record arrays in a way that zarr warns of; the command line keeps that to itself.
 pytestmark = pytest.mark.filterwarnings("ignore:The data type")
@@ -159,7 +161,7 @@ def test_another_model_does_not_replace_the_prediction(plan, trained, slide, che
 
 
 def clustered(monkeypatch, labels):
-    monkeypatch.setattr(_oversample, "leiden", lambda latent, seed: np.asarray(labels))
+    monkeypatch.setattr(oversample, "leiden", lambda latent, seed: np.asarray(labels))
 
 
 def test_clusters_are_found_where_there_are_no_groups(plan, trained, slide, cheap_encoder, monkeypatch):
@@ -176,7 +178,7 @@ def test_without_igraph_the_report_says_how_to_get_clusters(plan, monkeypatch):
     def missing(latent, seed):
         raise ImportError('Clusters need igraph: `pip install "deepspot[oversample]"`.')
 
-    monkeypatch.setattr(_oversample, "leiden", missing)
+    monkeypatch.setattr(oversample, "leiden", missing)
     run_report(replace(plan, groupby=None))
     assert "deepspot[oversample]" in plan.out.read_text()
 
@@ -214,7 +216,7 @@ def test_says_what_is_wrong(change, error, message, plan, tmp_path, monkeypatch)
 
 
 def test_gene_sets_that_are_named_replace_those_that_are_there(plan, slide, monkeypatch):
-    from deepspot._workflow._run import _enrich
+    from deepspot._workflow.run import _enrich
 
     calls = []
     monkeypatch.setattr(ds.tl, "enrich", lambda *args, **_: calls.append(args[1]))

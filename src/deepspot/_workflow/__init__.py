@@ -1,6 +1,1 @@
-"""``deepspot report``: from a slide to its report in one call."""
-
-from ._plan import Plan
-from ._run import run_report
-
-__all__ = ["Plan", "run_report"]
+"""From a file to a report in one call, for the command line."""

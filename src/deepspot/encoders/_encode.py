@@ -6,13 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deepspot._ahead import ahead
-from deepspot._boxes import central, split
-from deepspot._portions import Portions
+from deepspot._core.prefetch import RowBuffer, prefetch
+from deepspot._spatial.boxes import central, split
 
-from ._checked import checked
 from ._parts import encode_parts, gives_parts
-from ._protocol import Encoder, PartsEncoder, ResizingEncoder
+from ._protocol import Encoder, PartsEncoder, ResizingEncoder, checked
 
 AHEAD = 2
 """Batches of tiles that are read and cut while the encoder is busy with one."""
@@ -112,10 +110,10 @@ def stream_spots(
     """
     lanes = _lanes(encoder, tiling)
     begun: deque[np.ndarray] = deque()
-    made = [Portions() for _ in lanes]
+    made = [RowBuffer() for _ in lanes]
     resize = encoder.resize_ahead if isinstance(encoder, ResizingEncoder) else None
     loads = _loads(batches, begun, lanes, resize, tiling.batch_size)
-    for number, tiles in ahead(loads, AHEAD):
+    for number, tiles in prefetch(loads, AHEAD):
         made[number].put(lanes[number].encode(tiles))
         while begun and all(line.n >= len(begun[0]) * lane.tiles for line, lane in zip(made, lanes, strict=True)):
             rows = begun.popleft()
@@ -166,7 +164,7 @@ def _loads(
     batch_size: int,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Whole batches for the encoder, each from one lane, and at the end what is left. Rows are written to `begun`."""
-    waiting = [Portions() for _ in lanes]
+    waiting = [RowBuffer() for _ in lanes]
 
     def load(number: int, n: int) -> tuple[int, np.ndarray]:
         tiles = waiting[number].take(n)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._check import text
-from deepspot._device import choose_device
-from deepspot._fingerprint import digest
+from deepspot._core.device import choose_device
+from deepspot._core.hashing import digest
+from deepspot._core.validate import check_text
 
 from ._card import EncoderCard
 
@@ -85,7 +85,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
             "object a `fingerprint`: text that changes with all that its embeddings depend on."
         )
     transform = model.get_transform()
-    called = text(model.name if name is None else name, "name")
+    called = check_text(model.name if name is None else name, "name")
     dim = getattr(model, "encode_dim", None)
     card = EncoderCard(
         name=called, dim=dim if isinstance(dim, int) else 1, **_preprocessing(transform), **_terms(model)

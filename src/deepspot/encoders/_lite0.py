@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
 from ._card import EncoderCard
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ._torch import MapEncoder
+
 
 LITE0 = EncoderCard(
     name="lite0",
@@ -46,8 +51,6 @@ def pooled(architecture: str, weights: str | Path) -> nn.Module:
     import timm
     import torch
 
-    from ._fuse import fuse_batch_norm
-
     model = timm.create_model(architecture, pretrained=False)
     published = torch.load(weights, map_location="cpu", weights_only=True)
     ours = model.state_dict()
@@ -69,7 +72,7 @@ def identity() -> str:
 def lite0() -> MapEncoder:
     """EfficientNet-Lite0 alone."""
     from ._torch import MapEncoder
-    from ._zoo._pooling import Pooled
+    from ._zoo.pooling import Pooled
 
     return MapEncoder(LITE0, Pooled(backbone(), LITE0.pooling, 0), identity=identity())
 
@@ -77,7 +80,20 @@ def lite0() -> MapEncoder:
 def lite0_stats() -> MapEncoder:
     """EfficientNet-Lite0 with tile statistics: the default encoder."""
     from ._torch import StatisticsEncoder
-    from ._zoo._pooling import Pooled
+    from ._zoo.pooling import Pooled
 
     module = Pooled(backbone(), LITE0_STATS.pooling, 0)
     return StatisticsEncoder(LITE0_STATS, module, weight=STATISTICS_WEIGHT, identity=identity())
+
+
+def fuse_batch_norm(module: nn.Module) -> nn.Module:
+    """Fold timm's batch normalisations into the convolutions before them: same function, a fifth less time on a CPU."""
+    before: tuple[str, nn.Module] | None = None
+    for name, child in list(module.named_children()):
+        if isinstance(child, BatchNormAct2d) and before is not None and isinstance(before[1], nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, child.act)
+        elif not isinstance(child, nn.Conv2d):
+            fuse_batch_norm(child)
+        before = (name, child)
+    return module

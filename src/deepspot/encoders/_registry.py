@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspot._check import key_in
+from deepspot._core.validate import key_in
 
 from ._card import EncoderCard
 from ._lazyslide import adapt

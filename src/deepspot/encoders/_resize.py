@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from deepspot._settings import settings
+from deepspot._core.settings import settings
 
 from ._card import EncoderCard
 

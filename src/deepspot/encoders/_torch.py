@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepspot._ahead import ahead
-from deepspot._device import autocast, choose_device
-from deepspot._fingerprint import digest
-from deepspot._settings import settings
+from deepspot._core.device import autocast, choose_device
+from deepspot._core.hashing import digest
+from deepspot._core.prefetch import prefetch
+from deepspot._core.settings import settings
 
 from ._card import EncoderCard
-from ._map import pool
 from ._onnx import OnnxNetwork
+from ._parts import pool
 from ._resize import prepare, resize
 from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics, statistics_of_parts
@@ -102,7 +102,7 @@ class TorchEncoder:
                 yield self.transform(pixels), append(pixels)
 
         # The next ones are made while the module is busy. A GPU gets all at once.
-        return ahead(make(), 1, alone=True) if few < len(tiles) else make()
+        return prefetch(make(), 1, alone=True) if few < len(tiles) else make()
 
     def appendix(self, pixels: Tensor) -> Tensor:
         """What is appended to the embeddings of RGB in 0 to 1: (n, 0)."""

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _coords, _keys
-from deepspot._boxes import check_inside
-from deepspot._logging import logger
-from deepspot._store import survive
+from deepspot._core.keys import DIAMETER, LINK, valid_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive, one_key
+from deepspot._sdata.write import check_writable
+from deepspot._spatial.boxes import check_inside
+from deepspot._spatial.transforms import pitch_px, scaling, write_scale
 
-from ._genes import name_genes
+from ._genes import name_genes, tissue_diameter
 from ._image import CHUNK, load_image
-from ._spot import tissue_diameter
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -93,22 +94,22 @@ def from_anndata(
                 "`spot_diameter_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
             )
         spot_diameter_um = tissue_diameter(float(drawn) * mpp)
-    _check.positive(spot_diameter_um, "spot_diameter_um")
-    _check.positive(image_scale, "image_scale")
+    check_positive(spot_diameter_um, "spot_diameter_um")
+    check_positive(image_scale, "image_scale")
     check_inside(centers * image_scale, pixels.shape[:2], "the image")
 
-    name = _keys.sanitize(name or library or "slide")
+    name = valid_name(name or library or "slide")
     table = adata.copy()
     for stale in ("spatial", "spatialdata_attrs"):  # the second is there if the table came from a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
     spots = np.arange(len(table))
     # Annotators like to call a column "region": theirs stays as it is.
-    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in _keys.LINK)
+    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in LINK)
     table.obs[region_key] = "spots"
     table.obs[region_key] = table.obs[region_key].astype("category")
     table.obs[instance_key] = spots
-    survive(table)
+    check_writable(table)
     circles = ShapesModel.parse(
         centers,
         geometry=0,
@@ -116,7 +117,7 @@ def from_anndata(
         index=spots,
         transformations={"global": Identity()},
     )
-    circles[_keys.DIAMETER] = float(spot_diameter_um)
+    circles[DIAMETER] = float(spot_diameter_um)
     sdata = SpatialData(
         images={
             f"{name}_image": Image2DModel.parse(
@@ -124,13 +125,13 @@ def from_anndata(
                 dims=("c", "y", "x"),
                 c_coords=["r", "g", "b"],
                 chunks=(3, CHUNK, CHUNK),
-                transformations={"global": _coords.scaling(1 / image_scale)},
+                transformations={"global": scaling(1 / image_scale)},
             )
         },
         shapes={"spots": circles},
         tables={"table": TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)},
     )
-    _coords.set_scale(sdata, "spots", mpp)
+    write_scale(sdata, "spots", mpp)
     logger.info(
         "Read %s: %s spots × %s genes, %.4g µm per pixel, spots of %g µm.",
         name, f"{table.n_obs:,}", f"{table.n_vars:,}", mpp, spot_diameter_um,
@@ -142,7 +143,7 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     libraries = adata.uns.get("spatial", {})
     if not libraries and library_id is None:
         return None, {}
-    key = _check.one_key(library_id, libraries, "adata.uns['spatial']", "library_id")
+    key = one_key(library_id, libraries, "adata.uns['spatial']", "library_id")
     return key, dict(libraries[key])
 
 
@@ -165,9 +166,9 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_p
         if "microns_per_pixel" in entry.get(part, {}):
             stated[f"adata.uns['spatial'][…][{part!r}]"] = float(entry[part]["microns_per_pixel"])
     if mpp is not None:
-        stated["`mpp`"] = _check.positive(mpp, "mpp")
+        stated["`mpp`"] = check_positive(mpp, "mpp")
     if spot_pitch_um is not None:
-        stated["`spot_pitch_um`"] = _check.positive(spot_pitch_um, "spot_pitch_um") / _coords.pitch_px(centers)
+        stated["`spot_pitch_um`"] = check_positive(spot_pitch_um, "spot_pitch_um") / pitch_px(centers)
     if not stated:
         raise ValueError(
             "The scale is unknown: `adata.uns['spatial']` has no 'microns_per_pixel'. Pass `mpp=` (µm per "

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _coords, _keys, _on_disk, _tables
-from deepspot._logging import logger
+from deepspot._core.keys import MICRONS
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_genes, one_key
+from deepspot._sdata.tables import rows_of
+from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
+from deepspot._spatial.transforms import has_scale
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -60,24 +64,24 @@ def predicted(
     region = str(table.uns["spatialdata_attrs"]["region"])
     columns = slice(None)
     if genes is not None:
-        columns = table.var_names.get_indexer(_check.genes(genes, table.var_names, f"the store {path.name!r}"))
+        columns = table.var_names.get_indexer(check_genes(genes, table.var_names, f"the store {path.name!r}"))
     rows: Any = slice(None)
     shapes: GeoDataFrame = sdata.shapes[region]
     if within is not None:
         low, high = _corners(within)
-        if not _coords.has_scale(sdata, region):
+        if not has_scale(sdata, region):
             raise ValueError(
-                f"The spots {region!r} have no coordinate system {_keys.MICRONS!r}, so nobody knows where they lie in "
+                f"The spots {region!r} have no coordinate system {MICRONS!r}, so nobody knows where they lie in "
                 "µm. State the scale of the slide with `ds.pp.set_scale`, and predict it again."
             )
         shapes = bounding_box_query(shapes, axes=("x", "y"), min_coordinate=low, max_coordinate=high,
-                                    target_coordinate_system=_keys.MICRONS)  # fmt: skip
+                                    target_coordinate_system=MICRONS)  # fmt: skip
         if shapes is None or not len(shapes):
             raise ValueError(f"No spot of {region!r} lies within {tuple(within)} µm. {_extent(sdata, region)}")
-        rows = np.flatnonzero(_tables.rows_of(table, region).isin(shapes.index))
+        rows = np.flatnonzero(rows_of(table, region).isin(shapes.index))
     if genes is not None or within is not None:
         table = table[rows, columns]
-        _on_disk.check_room(table.shape, "Choose fewer with `genes=` and `within=`")
+        check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within=`")
         table = table.to_memory()
     logger.info("Opened %s: %s spots × %s genes%s.", path, f"{table.n_obs:,}", f"{table.n_vars:,}",
                 "" if genes is not None or within is not None else ", which stay on disk")  # fmt: skip
@@ -92,9 +96,9 @@ def _lazily(path: Path) -> tuple[AnnData, str]:
 
     root: Any = zarr.open_group(path, mode="r")
     tables = list(root["tables"]) if "tables" in root else []
-    key = _check.one_key(None, tables, f"tables of {path.name}", "table_key")
+    key = one_key(None, tables, f"tables of {path.name}", "table_key")
     parts = {part: read_elem(root[f"tables/{key}/{part}"]) for part in ("obs", "var", "obsm", "uns")}
-    return AnnData(_on_disk.lazy_X(path, key), **parts), key
+    return AnnData(lazy_X(path, key), **parts), key
 
 
 def _corners(within: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -107,6 +111,6 @@ def _corners(within: Sequence[float]) -> tuple[list[float], list[float]]:
 def _extent(sdata: SpatialData, region: str) -> str:
     from spatialdata import get_extent
 
-    extent = get_extent(sdata[region], coordinate_system=_keys.MICRONS)
+    extent = get_extent(sdata[region], coordinate_system=MICRONS)
     (x0, x1), (y0, y1) = extent["x"], extent["y"]
     return f"They lie within ({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _coords, _fingerprint, _keys
-from deepspot._logging import logger
+from deepspot._core.hashing import hash_file
+from deepspot._core.keys import SLIDE, valid_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive, check_text
+from deepspot._spatial.transforms import write_scale
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -63,15 +66,15 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     if not file.is_file():
         raise FileNotFoundError(f"There is no slide {file}. Pass the path of a file that a slide scanner wrote.")
     if mpp is not None:
-        mpp = _plausible(float(_check.positive(mpp, "mpp")), "`mpp`")
+        mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
     reader = _open(file)
     scale, stated_by = _scale(reader, file, mpp)
-    name = _keys.sanitize(file.stem if name is None else _check.text(name, "name"))
+    name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
     sdata = SpatialData(images={image_key: _pyramid(_Named(reader, file))})
-    _coords.set_scale(sdata, image_key, scale)
-    sdata.attrs[_keys.SLIDE] = {
-        "path": str(file), "fingerprint": _fingerprint.of_file(file), "mpp": scale, "mpp_from": stated_by, "name": name,
+    write_scale(sdata, image_key, scale)
+    sdata.attrs[SLIDE] = {
+        "path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": stated_by, "name": name,
     }  # fmt: skip
     height, width = reader.properties.shape
     logger.info(

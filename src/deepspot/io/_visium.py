@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check, _coords, _keys, _reader
-from deepspot._boxes import check_inside
-from deepspot._logging import logger
-from deepspot._store import set_column, survive
+from deepspot._core.keys import ARRAY, DIAMETER, valid_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive, key_in
+from deepspot._image.tiles import level_sizes, pyramid_levels
+from deepspot._sdata.write import check_writable, set_column
+from deepspot._spatial.boxes import check_inside
+from deepspot._spatial.transforms import centers_px, pitch_from_array, write_scale
 
-from ._genes import name_genes, say_numbered
-from ._spot import SPACE_RANGER_UM, VISIUM_UM
+from ._genes import SPACE_RANGER_UM, VISIUM_UM, name_genes, say_numbered
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -77,7 +79,7 @@ def visium(
     factors = _scale_factors(folder)
     if dataset_id is None and not any(folder.glob("*_filtered_feature_bc_matrix.h5")):
         dataset_id = folder.resolve().name
-    dataset_id = dataset_id and _keys.sanitize(dataset_id)
+    dataset_id = dataset_id and valid_name(dataset_id)
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Variable names are not unique")  # said below, with the way out
@@ -90,13 +92,13 @@ def visium(
     if gene_id_key is None and len(numbered):
         say_numbered(list(numbered))
     name_genes(table, gene_id_key)
-    survive(table)
-    set_column(sdata, shapes_key, _keys.DIAMETER, VISIUM_UM)
-    _coords.set_scale(sdata, shapes_key, _scale(sdata, shapes_key, factors, mpp))
+    check_writable(table)
+    set_column(sdata, shapes_key, DIAMETER, VISIUM_UM)
+    write_scale(sdata, shapes_key, _scale(sdata, shapes_key, factors, mpp))
     if image_file is not None:
         image_key = f"{shapes_key}_full_image"
-        size = _reader.sizes(_reader.levels(sdata, image_key))[0]
-        check_inside(_coords.centers(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
+        size = level_sizes(pyramid_levels(sdata, image_key))[0]
+        check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     if image_file is None:
         logger.warning(
             "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "
@@ -120,16 +122,16 @@ def _check_files(folder: Path, fullres_image_file: str | Path | None) -> None:
 
 def _scale_factors(folder: Path) -> dict[str, float]:
     factors = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())
-    _check.key_in("spot_diameter_fullres", factors, "scalefactors_json.json")
+    key_in("spot_diameter_fullres", factors, "scalefactors_json.json")
     return factors
 
 
 def _scale(sdata: SpatialData, shapes_key: str, factors: dict[str, float], mpp: float | None) -> float:
     if mpp is not None:
-        return _check.positive(mpp, "mpp")
+        return check_positive(mpp, "mpp")
     points = np.column_stack([sdata.shapes[shapes_key].geometry.x, sdata.shapes[shapes_key].geometry.y])
-    array = sdata.tables["table"].obs[list(_keys.ARRAY)].to_numpy(dtype=float) * STEPS
-    fitted = PITCH_UM / _coords.pitch_from_array(points, array)
+    array = sdata.tables["table"].obs[list(ARRAY)].to_numpy(dtype=float) * STEPS
+    fitted = PITCH_UM / pitch_from_array(points, array)
     diameter = factors["spot_diameter_fullres"] * fitted
     if abs(diameter / SPACE_RANGER_UM - 1) > TOLERANCE:
         raise ValueError(

@@ -1,26 +1,16 @@
 """Models on embeddings, and their bundles."""
 
-from deepspot._bags import Bags
+from deepspot._features.bags import Bags
 
-from ._card import ModelCard
-from ._config import NetworkConfig, TrainingConfig
+from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
+from ._bundle.card import ModelCard
+from ._confidence.gate import Gate
+from ._confidence.reliability import Reliability
 from ._deepspot import DeepSpot
 from ._estimator import Estimator
-from ._gate import Gate
 from ._legacy import convert_legacy
+from ._network.config import NetworkConfig, TrainingConfig
 from ._registry import available, load
-from ._reliability import Reliability
-from .baselines import (
-    BLEEP,
-    MLP,
-    Linear,
-    PositionOnly,
-    RandomForest,
-    Ridge,
-    ShuffledImages,
-    STNet,
-    TrainingMean,
-)
 
 __all__ = [
     "BLEEP",

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._bags import Bags
-from deepspot._check import same_length
-from deepspot._fingerprint import digest
-from deepspot._settings import settings
+from deepspot._core.hashing import digest
+from deepspot._core.settings import settings
+from deepspot._core.validate import check_same_length
+from deepspot._features.bags import Bags
 
-from ._card import ModelCard
-from ._config import changed, look_up
-from ._rows import held_out, labels, which_rows
-from ._scaler import Scaler
-from ._versions import versions
+from ._bundle.card import ModelCard, versions
+from ._confidence.folds import held_out, labels, which_rows
+from ._network.config import changed, look_up
+from ._network.scaler import Scaler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,10 +22,10 @@ if TYPE_CHECKING:
 
     from deepspot.encoders import Encoder
 
+    from ._baselines import Ridge
+    from ._confidence.ood import Novelty
     from ._lazyslide import TilePredictor
-    from ._network import Network
-    from ._novelty import Novelty
-    from .baselines import Ridge
+    from ._network.network import Network
 
 
 class DeepSpot:
@@ -161,12 +160,12 @@ class DeepSpot:
         ValueError
             If arrays do not fit together, a gene has no finite target, or the bags lack a set that the network uses.
         """
-        from ._assess import assess
-        from ._novelty import Novelty
-        from ._train_members import Recipe, train_members
-        from .baselines import Ridge
+        from ._baselines import Ridge
+        from ._confidence.assess import assess
+        from ._confidence.ood import Novelty
+        from ._network.train_members import Recipe, train_members
 
-        same_length(bags.spot, targets, "`bags` and `targets`")
+        check_same_length(bags.spot, targets, "`bags` and `targets`")
         self._check_context(bags)
         rows, slides = which_rows(rows, len(bags)), labels(slides, len(bags), "slides")
         patients = labels(patients, len(bags), "patients")
@@ -224,7 +223,7 @@ class DeepSpot:
             If the model is not fitted, the embeddings have another length or lack a set that it uses, or there are no
             such rows.
         """
-        from ._infer import infer_members
+        from ._network.infer import infer_members
 
         if self.card is None or self.scaler is None:
             raise ValueError("The model is not fitted yet. Call `fit`, or load one with `ds.models.load`.")
@@ -302,7 +301,7 @@ class DeepSpot:
         overwrite
             Replace a bundle that is there.
         """
-        from ._bundle import save
+        from ._bundle.bundle import save
 
         save(self, Path(path), half=half, overwrite=overwrite)
 
@@ -322,14 +321,14 @@ class DeepSpot:
         -------
         Address of this very version, for :func:`deepspot.models.load`.
         """
-        from ._bundle import upload
+        from ._bundle.bundle import upload
 
         return upload(self, address, token=token, private=private, half=half)
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> DeepSpot:
         """Load a bundle; see :func:`deepspot.models.load`."""
-        from ._bundle import load
+        from ._bundle.bundle import load
 
         return load(Path(path), device=device)
 

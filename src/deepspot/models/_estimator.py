@@ -4,7 +4,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from deepspot._bags import Bags
+from deepspot._features.bags import Bags
 
 
 @runtime_checkable

@@ -5,11 +5,11 @@ from typing import get_args
 
 import numpy as np
 
-from deepspot._bags import Bags
-from deepspot._check import key_in
-from deepspot._neighbors import padded
+from deepspot._core.validate import key_in
+from deepspot._features.bags import Bags
+from deepspot._spatial.neighbors import padded
 
-from ._config import Context
+from ._network.config import Context
 
 CONTEXT: tuple[Context, ...] = get_args(Context)
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._logging import logger
-from deepspot._neighbors import RINGS
+from deepspot._core.logging import logger
+from deepspot._spatial.neighbors import RINGS
 
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
-    from deepspot.models._card import ModelCard
+
+    from . import DeepSpot
+    from ._bundle.card import ModelCard
 
 
 def card_of(model: DeepSpot) -> ModelCard:

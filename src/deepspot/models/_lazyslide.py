@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from deepspot import _keys
-from deepspot._bags import Bags
-from deepspot._boxes import MIN_TILE_PX, tile_px
-from deepspot._check import positive
-from deepspot._device import choose_device
-from deepspot._logging import logger
-from deepspot._neighbors import find_neighbors
+from deepspot._core.device import choose_device
+from deepspot._core.keys import valid_name
+from deepspot._core.logging import logger
+from deepspot._core.settings import settings
+from deepspot._core.validate import check_positive
+from deepspot._features.bags import Bags
+from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
+from deepspot._spatial.neighbors import find_neighbors
 
+from ._confidence.ood import MANY_STRANGE
 from ._fitted import card_of, encoder_of, ood_score, spacing_of
-from ._lazyslide_tiles import TileEncoder
-from ._novelty import MANY_STRANGE
 
 if TYPE_CHECKING:
-    from ._card import ModelCard
+    from deepspot.encoders import Encoder
+
+    from ._bundle.card import ModelCard
     from ._deepspot import DeepSpot
+
 
 # Of the distance to the nearest tile: what is farther than one step along an axis, and nearer than one across.
 NEAR = 1.2
@@ -57,7 +61,7 @@ class TilePredictor:
 
     def __post_init__(self) -> None:
         card_of(self.model)
-        positive(self.mpp, "mpp")
+        check_positive(self.mpp, "mpp")
         if tile_px(self._tile_um, self.mpp) < MIN_TILE_PX:
             raise ValueError(
                 f"The slide is too coarse: at {self.mpp:g} µm per pixel a tile of {self._tile_um:g} µm has fewer than "
@@ -67,7 +71,7 @@ class TilePredictor:
     @property
     def name(self) -> str:
         """Name of the model, and first half of the name of the table that LazySlide makes."""
-        return _keys.sanitize(self.card.name)
+        return valid_name(self.card.name)
 
     @property
     def card(self) -> ModelCard:
@@ -104,7 +108,7 @@ class TilePredictor:
     def features_model_name(self) -> str:
         """Name of the image model whose features it takes."""
         parts = "tokens" if self._tokens else "subspots" if self._uses("subspots") else "spot"
-        return _keys.sanitize(f"{self.card.encoder.name}_{parts}")  # type: ignore[union-attr]
+        return valid_name(f"{self.card.encoder.name}_{parts}")  # type: ignore[union-attr]
 
     @cached_property
     def image_model(self) -> TileEncoder:
@@ -230,3 +234,70 @@ def _steps(origins: np.ndarray) -> np.ndarray:
         )
     step = nearest[np.abs(nearest / step - 1) < NEAR - 1].mean()
     return np.floor((origins - origins[0]) / step + 0.5).astype(np.int64)
+
+
+@dataclass(eq=False)
+class TileEncoder:
+    """LazySlide's ``ImageModelProtocol``: embeds a tile, and its sub-spots, as :func:`deepspot.pp.embed` does.
+
+    Attributes
+    ----------
+    model
+        The encoder.
+    name
+        First half of the name of the table that LazySlide makes.
+    side, grid
+        Pixels along a tile, and sub-spots.
+    subspots
+        Whether to embed the sub-spots.
+    size
+        What the side is in µm, in words.
+    tokens
+        Whether sub-spots are made in one pass with their tile.
+    """
+
+    model: Encoder
+    name: str
+    side: int
+    grid: int
+    subspots: bool
+    size: str
+    tokens: bool = False
+
+    def get_transform(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Pixels as they are, after a check of their number; the encoder has its own preprocessing."""
+        return partial(_check_tile, side=self.side, size=self.size)
+
+    def to(self, device: Any) -> TileEncoder:
+        """Move to a device (None chooses one)."""
+        self.model.to(device)
+        return self
+
+    def try_compile(self, **options: Any) -> None:
+        """Nothing: the encoder is the one that the model knows, and stays as it is."""
+
+    def encode_image(self, image: Any) -> np.ndarray:
+        """Embed tiles (n, side, side, 3) in uint8 as float32 (n, dim), or (n, (1 + grid²) · dim) with sub-spots."""
+        from deepspot.encoders._encode import encode_spots
+
+        tiles = np.asarray(image.cpu() if hasattr(image, "cpu") else image)
+        if tiles.ndim != 4:
+            raise ValueError(f"`image` must be of shape (n, {self.side}, {self.side}, 3), got {tiles.shape}.")
+        for tile in tiles[:1]:  # all of a batch are alike
+            _check_tile(tile, side=self.side, size=self.size)
+        n = len(tiles)
+        spot, parts = encode_spots(
+            [(np.arange(n), tiles)], n, self.model, grid=self.grid, subspots=self.subspots,
+            batch_size=settings.batch_size, tokens=self.tokens,
+        )  # fmt: skip
+        return spot if parts is None else np.concatenate([spot, parts.reshape(n, -1)], axis=1, dtype=np.float32)
+
+
+def _check_tile(tile: np.ndarray, *, side: int, size: str) -> np.ndarray:
+    if tile.dtype != np.uint8 or tile.shape != (side, side, 3):
+        raise ValueError(
+            f"A tile is {tile.dtype} of shape {tile.shape}, the model takes uint8 of shape ({side}, {side}, 3), that "
+            f"is {size}. Lay tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)`, without `mpp=`, and extract "
+            "features without `transform=`."
+        )
+    return tile

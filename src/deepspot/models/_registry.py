@@ -3,16 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspot._logging import logger
+from deepspot._core.logging import logger
 
+from ._bundle.local import FOLDER, named
 from ._deepspot import DeepSpot
-from ._sharing._at_hand import FOLDER, named
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ._card import ModelCard
-    from ._sharing._at_hand import Found
+    from ._bundle.card import ModelCard
+    from ._bundle.local import Found
 
 EMBEDDED = "her2st"
 WARNING = (
@@ -42,8 +42,8 @@ def available() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ._sharing._at_hand import everything
-    from ._sharing._read import read_card
+    from ._bundle.card_file import read_card
+    from ._bundle.local import everything
 
     rows = {}
     for found in everything():
@@ -101,7 +101,7 @@ def load(
     >>> len(ds.models.load().card.genes)
     1000
     """
-    from ._bundle import load
+    from ._bundle.bundle import load
 
     path = _find(model, token)
     loaded = load(path, device=device, sha256=sha256)
@@ -118,13 +118,13 @@ def load(
 
 def _find(model: str | Path | None, token: str | None) -> Path:
     """Folder or zip of a model."""
-    from ._sharing import _hub
-    from ._sharing._files import CARD
+    from ._bundle.files import CARD
+    from ._bundle.hub import fetch, is_address, parse
 
     if model is None:
         return FOLDER / EMBEDDED
-    if _hub.is_address(model):
-        return _hub.fetch(_hub.parse(str(model)), token=token)
+    if is_address(model):
+        return fetch(parse(str(model)), token=token)
     path = Path(model).expanduser()
     if path.is_file() or (path / CARD).is_file():
         return path

@@ -3,17 +3,16 @@
 from ._alignment import alignment
 from ._benchmark import benchmark
 from ._bulk_agreement import bulk_agreement
-from ._classification import classification
 from ._enrichment import enrichment
 from ._gallery import gallery
 from ._markers import markers
 from ._pathways import pathways
 from ._regions import regions
 from ._reliability import reliability
-from ._report import report
+from ._report.report import report
+from ._resampled import classification, survival
 from ._spatial import spatial
 from ._superresolution import superresolution
-from ._survival import survival
 from ._training import training
 from ._umap import umap
 

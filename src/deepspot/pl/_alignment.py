@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._alignment_moves import AS_IS, STEP, SYMMETRIES
+from deepspot.tl._alignment.moves import AS_IS, STEP, SYMMETRIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-    from deepspot._alignment import Alignment
+    from deepspot.tl._alignment.align import Alignment
 
 COLUMNS = 4
 PANEL_INCHES = 2.6

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from deepspot.tl._validation._result import CrossValidation
+    from deepspot.tl._validation.result import CrossValidation
 
 # Okabe and Ito, told apart by colour-blind readers; their yellow is darker here, as it is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B3A800")
@@ -102,7 +102,7 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
     """Statistic over folds and its standard error, for every model and number of genes."""
     import pandas as pd
 
-    from deepspot.tl._validation._statistics import draws
+    from deepspot.tl._validation.summary import draws
 
     reduce: Callable[..., Any] = np.median if statistic == "median" else np.mean
     rows = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from deepspot.tl._patients._agreement import BulkAgreement
+    from deepspot.tl._patients.agreement import BulkAgreement
 
 LINES = ("-", "--", ":", "-.")
 
@@ -65,7 +65,7 @@ def bulk_agreement(
     """
     import matplotlib.pyplot as plt
 
-    from deepspot.tl._patients._agreement import BulkAgreement
+    from deepspot.tl._patients.agreement import BulkAgreement
 
     drawn = named(results, BulkAgreement)
     curves = {name: result.curve(order=order, top=top, statistic=statistic) for name, result in drawn.items()}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _tables
-from deepspot._expression import check_counts, normalize
-from deepspot._logging import logger
-from deepspot._on_disk import check_room
+from deepspot._core.logging import logger
+from deepspot._sdata.tables import is_deepspot_table
+from deepspot._sdata.zarr_store import check_fits_in_memory
+from deepspot._stats.normalize import check_counts, normalize
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +29,7 @@ def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
 
 
 def _logged(table: AnnData, table_key: str) -> Any:
-    if _tables.is_ours(table) or "log1p" in table.uns:
+    if is_deepspot_table(table) or "log1p" in table.uns:
         return table.X
     return normalize(check_counts(table.X, f"X of table {table_key!r}"))
 
@@ -41,7 +41,7 @@ def _compute(X: Any, table_key: str, seed: int) -> np.ndarray:
     if X.shape[0] < FEWEST:
         raise ValueError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
     if hasattr(X, "dask"):  # for what lies on disk, scanpy's PCA wants one more package
-        check_room(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
+        check_fits_in_memory(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
         X = X.compute()
     copy = AnnData(X.copy())
     sc.pp.pca(copy, n_comps=min(COMPONENTS, *(size - 1 for size in copy.shape)), random_state=seed)

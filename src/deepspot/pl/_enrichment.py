@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _tables
+from deepspot._core.validate import check_same_length
+from deepspot._sdata.tables import find_result
 
-from ._results import groups_of
+from ._map.values import groups_of
 from ._training import BLUE, GREY
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def enrichment(
     """
     if n_top < 1:
         raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = _tables.results_of(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
+    table_key, results = find_result(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
     groups = groups_of(results, group, "group")
     if not groups:
         raise ValueError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")
@@ -137,7 +138,7 @@ def _axes(ax: Axes | Sequence[Axes] | None, top: list[pd.DataFrame], figsize: tu
 
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))
-        _check.same_length(given, top, "`ax` and the groups")
+        check_same_length(given, top, "`ax` and the groups")
         return given
     columns = min(COLUMNS, len(top))
     most = [max(map(len, top[first : first + columns])) for first in range(0, len(top), columns)]

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _choose, _tables
+from deepspot._core.validate import check_positive, check_same_length
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import find_expression_table, known_genes
 
-from . import _values
-from ._panel import bar_length, draw_scale_bar
-from ._tiles import cut_tiles, draw_tile, tile_side
+from ._map.panel import bar_length, draw_scale_bar
+from ._map.tiles import cut_tiles, draw_tile, tile_side
+from ._map.values import describe_values, expression_values, shapes_of, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,16 +88,16 @@ def gallery(
     >>> len(ds.pl.gallery(sdata, model.card.genes[0], n=4))
     8
     """
-    table_key = _tables.expression_key(sdata, table_key)
-    shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
+    table_key = find_expression_table(sdata, table_key)
+    shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    (gene,) = _tables.known_genes(gene, sdata, [table_key])
-    values = _values.expression(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
-    ends = _ends(values, int(_check.positive(n, "n")), gene, shapes_key)
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
+    (gene,) = known_genes(gene, sdata, [table_key])
+    values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
+    ends = _ends(values, int(check_positive(n, "n")), gene, shapes_key)
 
     tiles = cut_tiles(sdata, image_key, shapes_key, np.concatenate(ends), tile_um)
-    title = f"{gene} {_values.said(sdata, table_key, layer)} ({_values.unit(sdata, table_key, layer)})"
+    title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
     axes = _axes(ax, len(ends[0]), figsize, title)
     half = tile_um / 2
     for panel, tile, value in zip(axes, tiles, values[np.concatenate(ends)], strict=True):
@@ -123,7 +125,7 @@ def _axes(ax: Sequence[Axes] | None, n: int, figsize: tuple[float, float] | None
 
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))
-        _check.same_length(given, range(2 * n), "`ax` and the images")
+        check_same_length(given, range(2 * n), "`ax` and the images")
         return given
     size = (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
     figure, grid = plt.subplots(2, n, figsize=figsize or size, squeeze=False, layout="constrained")

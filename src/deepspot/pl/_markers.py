@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _tables
+from deepspot._sdata.tables import find_result
 
-from ._panel import draw_colour_bar
-from ._results import groups_of
+from ._map.panel import draw_colour_bar
+from ._map.values import groups_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +91,7 @@ def markers(
 
     if n_top < 1:
         raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = _tables.results_of(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = find_result(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
     drawn = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
     top = top_genes(results, drawn, n_top)

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _choose, _tables
+from deepspot._core.validate import check_positive, key_in
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import find_result, match_rows
 
-from . import _values
-from ._axes import map_axes, shape_of
-from ._backdrop import backdrop_of, place_spots
-from ._panel import QUANTILES, draw_colour_bar, draw_panel
+from ._map.axes import map_axes, shape_of
+from ._map.backdrop import backdrop_of, place_spots
+from ._map.panel import QUANTILES, draw_colour_bar, draw_panel
+from ._map.values import shapes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,12 +99,12 @@ def pathways(
     >>> len(ds.pl.pathways(sdata))
     2
     """
-    table_key, scores = _tables.results_of(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
-    shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
+    table_key, scores = find_result(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
+    shapes_key = shapes_of(sdata, table_key, shapes_key)
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
     chosen = _chosen(scores, pathways, n_top, f"sdata.tables[{table_key!r}].obsm[{key!r}]")
 
-    rows, positions = _tables.match(sdata.tables[table_key], sdata, shapes_key)
+    rows, positions = match_rows(sdata.tables[table_key], sdata, shapes_key)
     values = np.full((len(sdata.shapes[shapes_key]), len(chosen)), np.nan)
     values[positions] = scores[chosen].to_numpy(dtype=float)[rows]
     if relative:
@@ -126,8 +128,8 @@ def pathways(
 def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: int, where: str) -> list[str]:
     if pathways is None:
         spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
-        return [str(name) for name in spread.index[: int(_check.positive(n_top, "n_top"))]]
+        return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
     wanted = [pathways] if isinstance(pathways, str) else list(pathways)
     if not wanted:
         raise ValueError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
-    return [_check.key_in(name, scores.columns, where) for name in wanted]
+    return [key_in(name, scores.columns, where) for name in wanted]

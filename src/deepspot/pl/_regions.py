@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot import _check, _tables
+from deepspot._core.validate import key_in
+from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
 
-from . import _values
-from ._colours import label_colours
+from ._map.coloring import label_colours
+from ._map.values import describe_values, expression_values, shapes_of, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,8 +99,8 @@ def regions(
     """
     import matplotlib.pyplot as plt
 
-    table_key = _tables.expression_key(sdata, table_key)
-    _tables.known_genes(gene, sdata, [table_key])
+    table_key = find_expression_table(sdata, table_key)
+    known_genes(gene, sdata, [table_key])
     frame = _frame(sdata, table_key, gene, groupby, layer)
     names = _groups(frame, groups, groupby)
     samples = {name: frame.loc[frame["group"] == name, "value"].to_numpy() for name in names}
@@ -110,8 +111,8 @@ def regions(
         _, ax = plt.subplots(figsize=figsize or (1.6 + 1.05 * len(names), 4.6), layout="constrained")
     _draw(ax, samples, label_colours(sdata.tables[table_key], groupby, list(frame["group"].cat.categories)))
     _brackets(ax, samples, list(zip(chosen, p, strict=True)))
-    ax.set_ylabel(_values.unit(sdata, table_key, layer))
-    ax.set_title(f"{gene} {_values.said(sdata, table_key, layer)}")
+    ax.set_ylabel(unit_label(sdata, table_key, layer))
+    ax.set_title(f"{gene} {describe_values(sdata, table_key, layer)}")
     small = [FLATTER] if chosen else []
     ax.set_xlabel("\n".join([*small, *_blocks(sdata, table_key, gene, groupby, names)]), fontsize="x-small")
     return ax
@@ -130,10 +131,10 @@ def holm(p: Sequence[float]) -> np.ndarray:
 def _frame(sdata: SpatialData, table_key: str, gene: str, groupby: str, layer: str | None) -> pd.DataFrame:
     """Value and group of every spot that has both."""
     table = sdata.tables[table_key]
-    labels = _tables.labels(sdata, table_key, groupby)
-    shapes_key = _values.shapes_of(sdata, table_key, None)
-    rows, positions = _tables.match(table, sdata, shapes_key)
-    values = _values.expression(sdata, shapes_key, table_key, [gene], layer=layer)[positions, 0]
+    labels = labels_of(sdata, table_key, groupby)
+    shapes_key = shapes_of(sdata, table_key, None)
+    rows, positions = match_rows(table, sdata, shapes_key)
+    values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[positions, 0]
     frame = pd.DataFrame({"group": labels.iloc[rows].to_numpy(), "value": values}).dropna()
     return frame.assign(group=pd.Categorical(frame["group"], labels.cat.categories))
 
@@ -142,7 +143,7 @@ def _groups(frame: pd.DataFrame, groups: Sequence[str] | None, groupby: str) -> 
     size = frame["group"].value_counts(sort=False)
     where = f"groups of {groupby!r}"
     if groups is not None:
-        names = [_check.key_in(str(name), size.index, where) for name in dict.fromkeys(groups)]
+        names = [key_in(str(name), size.index, where) for name in dict.fromkeys(groups)]
     else:
         names = [str(name) for name in size.index[size >= MIN_SPOTS]]
     small = [name for name in names if size[name] < MIN_SPOTS]
@@ -164,7 +165,7 @@ def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | No
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise ValueError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
-    return [(_check.key_in(str(a), names, "drawn regions"), _check.key_in(str(b), names, "drawn regions"))
+    return [(key_in(str(a), names, "drawn regions"), key_in(str(b), names, "drawn regions"))
             for a, b in pairs]  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """
     import matplotlib.pyplot as plt
 
-    from deepspot._check import key_in
+    from deepspot._core.validate import key_in
 
     card = model.card
     if card is None or card.reliability is None:

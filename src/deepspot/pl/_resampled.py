@@ -10,7 +10,8 @@ from ._benchmark import COLOURS, GREY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deepspot.tl._patients._results import Resampled
+    from deepspot.tl._patients.results import Classification, Resampled, Survival
+
 
 Result = TypeVar("Result")
 # Rows are this far apart; a name of a result takes one row.
@@ -104,3 +105,83 @@ def _label(ax: Axes, ticks: Mapping[float, str], names: set[str], score: str) ->
     ax.set_axisbelow(True)
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
+
+
+def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = None) -> Axes:
+    """Draw how well profiles tell who dies first.
+
+    For each number of training patients the mean concordance over the splits and the range of 95 % of them; below it,
+    in grey, the same with permuted outcomes, which must lie about the line at 0.5. The range is that of splits of these
+    patients. It is no confidence interval: splits share patients.
+
+    Parameters
+    ----------
+    results
+        From :func:`deepspot.tl.survival`, or several by their names, such as ``{"bulk RNA": …, "FFPE": …}``.
+    ax
+        Axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    TypeError
+        If this is no such result.
+    ValueError
+        If there is none.
+
+    References
+    ----------
+    DeepSpot, figure 6C.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> found = ds.tl.survival(profiles, time="months", status="dead", event=1, patient="patient")  # doctest: +SKIP
+    >>> ax = ds.pl.survival({"FFPE": found})  # doctest: +SKIP
+    """
+    from deepspot.tl._patients.results import Survival
+
+    return draw(results, Survival, score="concordance", what="outcomes", ax=ax, chance=0.5)
+
+
+def classification(results: Classification | Mapping[str, Classification], *, ax: Axes | None = None) -> Axes:
+    """Draw how well profiles tell classes of patients apart.
+
+    For each number of training patients the mean macro F1 over the splits and the range of 95 % of them; below it, in
+    grey, the same with permuted labels, which is what chance reaches here. The range is that of splits of these
+    patients. It is no confidence interval: splits share patients.
+
+    Parameters
+    ----------
+    results
+        From :func:`deepspot.tl.classify`, or several by their names.
+    ax
+        Axes to draw into; by default a new figure.
+
+    Returns
+    -------
+    The axes.
+
+    Raises
+    ------
+    TypeError
+        If this is no such result.
+    ValueError
+        If there is none.
+
+    References
+    ----------
+    DeepSpot, figure 6D.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> found = ds.tl.classify(profiles, label="tumour_type", patient="patient")  # doctest: +SKIP
+    >>> ax = ds.pl.classification(found)  # doctest: +SKIP
+    """
+    from deepspot.tl._patients.results import Classification
+
+    return draw(results, Classification, score="macro F1", what="labels", ax=ax)

@@ -5,13 +5,22 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepspot import _choose, _keys, _tables
-from deepspot._metrics import pearson
+from deepspot._core.keys import PREDICTION
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import check_shared_genes, known_genes, tables_of_kind
+from deepspot._stats.metrics import pearson
 
-from . import _values
-from ._axes import map_axes
-from ._backdrop import backdrop_of, place_spots
-from ._panel import draw_panel
+from ._map.axes import map_axes
+from ._map.backdrop import backdrop_of, place_spots
+from ._map.panel import draw_panel
+from ._map.values import (
+    corrected_table_key,
+    measured_table_key,
+    measured_values,
+    predicted_values,
+    prediction_table_key,
+    unit_label,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,21 +108,21 @@ def spatial(
     >>> len(ds.pl.spatial(sdata, model.card.genes[0]))
     2
     """
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
-    corrected_key = _values.corrected_key(sdata, shapes_key, corrected_key)
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
+    corrected_key = corrected_table_key(sdata, shapes_key, corrected_key)
     source, source_layer = _prediction(sdata, shapes_key, prediction_key, corrected_key)
-    asked, table_key = table_key is not None, _values.measured_key(sdata, shapes_key, table_key)
+    asked, table_key = table_key is not None, measured_table_key(sdata, shapes_key, table_key)
     if asked and table_key is not None:
-        _tables.check_shared(list(sdata.tables[source].var_names), sdata.tables[table_key], table_key)
-    genes = _tables.known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
+        check_shared_genes(list(sdata.tables[source].var_names), sdata.tables[table_key], table_key)
+    genes = known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
 
-    predicted = _values.predicted(sdata, shapes_key, source, genes, layer=source_layer)
+    predicted = predicted_values(sdata, shapes_key, source, genes, layer=source_layer)
     measured, corrected, weight = (np.full_like(predicted, np.nan) for _ in range(3))
     if table_key is not None:
-        measured = _values.measured(sdata, shapes_key, table_key, genes, layer=layer)
+        measured = measured_values(sdata, shapes_key, table_key, genes, layer=layer)
     if corrected_key is not None:
         corrected, mixed, weight = (
-            _values.predicted(sdata, shapes_key, corrected_key, genes, layer=name)
+            predicted_values(sdata, shapes_key, corrected_key, genes, layer=name)
             for name in (None, "predicted", "weight")
         )
         weight[~np.isfinite(mixed)] = np.nan  # what the model lacks was not corrected
@@ -124,7 +133,7 @@ def spatial(
     backdrop = backdrop_of(sdata, image_key, spots)
     axes = map_axes(ax, drawn, aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1], figsize=figsize)
     units = [
-        "" if key is None else _values.unit(sdata, key, layer if side == MEASURED else None)
+        "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
     for panel, (column, side) in zip(axes, np.argwhere(drawn), strict=True):
@@ -139,9 +148,9 @@ def _prediction(
     sdata: SpatialData, shapes_key: str, key: str | None, corrected_key: str | None
 ) -> tuple[str, str | None]:
     """Table with the prediction and, where only a corrected one holds it, its layer."""
-    if key is None and corrected_key is not None and not _tables.of_kind(sdata, shapes_key, _keys.PREDICTION):
+    if key is None and corrected_key is not None and not tables_of_kind(sdata, shapes_key, PREDICTION):
         return corrected_key, "predicted"
-    return _values.prediction_key(sdata, shapes_key, key), None
+    return prediction_table_key(sdata, shapes_key, key), None
 
 
 def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> str:

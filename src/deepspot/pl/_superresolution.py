@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _choose, _keys, _tables
+from deepspot._core.keys import grid_name, subspots_name
+from deepspot._core.validate import key_in
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import known_genes
 
-from . import _values
-from ._axes import map_axes, shape_of
-from ._backdrop import backdrop_of, place_spots
-from ._panel import draw_colour_bar, draw_panel, limits
+from ._map.axes import map_axes, shape_of
+from ._map.backdrop import backdrop_of, place_spots
+from ._map.panel import draw_colour_bar, draw_panel, limits
+from ._map.values import predicted_values, prediction_table_key, shapes_of, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,12 +90,12 @@ def superresolution(
     >>> len(ds.pl.superresolution(sdata, "FASN"))
     3
     """
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
-    prediction_key = _values.prediction_key(sdata, shapes_key, prediction_key)
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
+    prediction_key = prediction_table_key(sdata, shapes_key, prediction_key)
     layers = [(prediction_key, shapes_key), *_finer(sdata, shapes_key, fine_key)]
     for key, _ in layers:
-        (gene,) = _tables.known_genes(gene, sdata, [key])
-    values = [_values.predicted(sdata, shapes, key, [gene])[:, 0] for key, shapes in layers]
+        (gene,) = known_genes(gene, sdata, [key])
+    values = [predicted_values(sdata, shapes, key, [gene])[:, 0] for key, shapes in layers]
     spots = [place_spots(sdata, image_key, shapes) for _, shapes in layers]
     everything = np.concatenate(values)
 
@@ -108,7 +111,7 @@ def superresolution(
         drawn = draw_panel(
             panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
         )
-    draw_colour_bar(drawn, axes, everything, _values.unit(sdata, prediction_key))
+    draw_colour_bar(drawn, axes, everything, unit_label(sdata, prediction_key))
     return axes
 
 
@@ -116,11 +119,11 @@ def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None
     """Names of the tables with finer predictions, and of the shapes that they describe."""
     if keys is not None:
         keys = [keys] if isinstance(keys, str) else list(keys)
-        keys = [_check.key_in(key, sdata.tables, "sdata.tables") for key in keys]
-        found = [(key, _values.shapes_of(sdata, key, None)) for key in keys]
+        keys = [key_in(key, sdata.tables, "sdata.tables") for key in keys]
+        found = [(key, shapes_of(sdata, key, None)) for key in keys]
     else:
-        usual = [name for name in (_keys.subspots(shapes_key), _keys.grid(shapes_key)) if name in sdata.shapes]
-        found = [(_values.prediction_key(sdata, name, None, argument="fine_key"), name) for name in usual]
+        usual = [name for name in (subspots_name(shapes_key), grid_name(shapes_key)) if name in sdata.shapes]
+        found = [(prediction_table_key(sdata, name, None, argument="fine_key"), name) for name in usual]
     if not found:
         raise KeyError(
             f"No table holds a finer prediction of {shapes_key!r}. Call "
@@ -130,6 +133,6 @@ def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None
 
 
 def _called(shapes: str, shapes_key: str) -> str:
-    return {shapes_key: "spots", _keys.grid(shapes_key): "grid points", _keys.subspots(shapes_key): "sub-spots"}.get(
+    return {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}.get(
         shapes, "parts"
     )

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot import _check, _choose, _tables
-from deepspot._settings import settings
+from deepspot._core.settings import settings
+from deepspot._core.validate import check_positive, check_same_length
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import find_expression_table, match_rows
 
-from . import _values
-from ._colouring import colouring
 from ._embedding import spread, umap_of
-from ._tiles import cut_tiles, draw_tile, tile_side
+from ._map.coloring import colouring
+from ._map.tiles import cut_tiles, draw_tile, tile_side
+from ._map.values import shapes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,12 +97,12 @@ def umap(
     >>> len(ds.pl.umap(sdata, color=model.card.genes[0]))
     2
     """
-    table_key = _tables.expression_key(sdata, table_key)
-    shapes_key = _values.shapes_of(sdata, table_key, shapes_key)
+    table_key = find_expression_table(sdata, table_key)
+    shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    n_images = int(_check.positive(n_images, "n_images"))
-    rows, positions = _tables.match(sdata.tables[table_key], sdata, shapes_key)
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
+    n_images = int(check_positive(n_images, "n_images"))
+    rows, positions = match_rows(sdata.tables[table_key], sdata, shapes_key)
     colours = None if color is None else colouring(sdata, table_key, color, rows, cmap)
     left, right = axes = _axes(ax, figsize)
 
@@ -143,7 +145,7 @@ def _axes(ax: Sequence[Axes] | None, figsize: tuple[float, float] | None) -> lis
 
     if ax is not None:
         given = list(np.ravel(np.asarray(ax, dtype=object)))
-        _check.same_length(given, range(2), "`ax` and the panels")
+        check_same_length(given, range(2), "`ax` and the panels")
         return given
     size = (PANEL_INCHES * 2 + 1, PANEL_INCHES + 0.4)
     return list(plt.subplots(1, 2, figsize=figsize or size, layout="constrained")[1])

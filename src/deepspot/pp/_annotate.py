@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot import _check, _choose, _coords, _keys, _store, _tables
-from deepspot._logging import logger
+from deepspot._core.keys import PARENT
+from deepspot._core.logging import logger
+from deepspot._core.validate import key_in, one_key
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import tables_annotating
+from deepspot._sdata.write import add_labels
+from deepspot._spatial.transforms import centers_px
 
 from ._regions import Regions, read, regions_of
 
@@ -99,11 +104,11 @@ def annotate(
     shapes_key = _spots(sdata, name, shapes_key)
     if name is not None:
         drawn = regions_of(sdata.shapes[name], label_key)
-        centers = _coords.centers(sdata, name, shapes_key, coordinate_system)
+        centers = centers_px(sdata, name, shapes_key, coordinate_system)
     else:
         drawn = regions_of(_outside(sdata, regions), label_key)
-        image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key)
-        centers = _coords.centers(sdata, image_key, shapes_key, coordinate_system)
+        image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
+        centers = centers_px(sdata, image_key, shapes_key, coordinate_system)
     found = drawn.cover(centers)
     if (found < 0).all():
         raise ValueError(_apart(centers, drawn, shapes_key, name))
@@ -113,7 +118,7 @@ def annotate(
     colours = None
     if drawn.colours:
         colours = [drawn.colours.get(category, GREY) for category in categories]
-    tables = _store.add_labels(sdata, shapes_key, key_added, column, colours=colours, overwrite=overwrite)
+    tables = add_labels(sdata, shapes_key, key_added, column, colours=colours, overwrite=overwrite)
     inside, counts = int((found >= 0).sum()), Counter(label for label in labels if label is not None)
     logger.info(
         "Labelled %s of %s spots: %s. Added %r to sdata.shapes[%r] and obs of the tables %s.%s",
@@ -125,11 +130,11 @@ def annotate(
 def _spots(sdata: SpatialData, regions: str | None, shapes_key: str | None) -> str:
     """Name of the shapes to label: those that tables annotate, if there are any."""
     if shapes_key is not None:
-        return _check.key_in(shapes_key, sdata.shapes, "sdata.shapes")
+        return key_in(shapes_key, sdata.shapes, "sdata.shapes")
     names = [name for name in sdata.shapes if name != regions]
-    spots = [name for name in names if _keys.PARENT not in sdata.shapes[name]]
-    measured = [name for name in spots if _tables.annotating(sdata, name)]
-    return _check.one_key(None, measured or spots, "sdata.shapes", "shapes_key")
+    spots = [name for name in names if PARENT not in sdata.shapes[name]]
+    measured = [name for name in spots if tables_annotating(sdata, name)]
+    return one_key(None, measured or spots, "sdata.shapes", "shapes_key")
 
 
 def _outside(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFrame:

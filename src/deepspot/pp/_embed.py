@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot import _check, _choose, _keys
-from deepspot._geometry import SubspotsFrom, TileGeometry
-
-from ._features import Request, add_features, plan_features, subspots_from
+from deepspot._core.keys import DIAMETER
+from deepspot._core.validate import check_positive
+from deepspot._features.feature_table import Request, add_features, plan_features, subspots_from
+from deepspot._sdata.select import known_diameter, select_image_and_shapes
+from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -94,18 +95,18 @@ def embed(
     from deepspot import encoders
 
     if tile_um is not None:
-        _check.positive(tile_um, "tile_um")
+        check_positive(tile_um, "tile_um")
     made_from = subspots_from(subspots)
     ready = encoders.get(encoder)
-    image_key, shapes_key = _choose.image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    side = _choose.known_diameter(sdata, shapes_key) if tile_um is None else tile_um
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
+    side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
     if side is None:
         raise ValueError(
-            f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {_keys.DIAMETER!r}. Pass "
+            f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {DIAMETER!r}. Pass "
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
     geometry = TileGeometry(
-        tile_um=_check.positive(side, _keys.DIAMETER), input_px=ready.card.read_px, subspots=made_from or "tiles"
+        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=made_from or "tiles"
     )
     request = Request(ready, geometry, image_key, shapes_key, made_from is not None, coordinate_system)
     plan = plan_features(sdata, request, key_added=key_added, overwrite=overwrite)

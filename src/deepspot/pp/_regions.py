@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot import _check
+from deepspot._core.validate import key_in
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -91,7 +91,7 @@ def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
 def _labels(shapes: GeoDataFrame, label_key: str | None) -> tuple[list[str | None], dict[str, str]]:
     if label_key is not None:
         columns = [column for column in shapes.columns if column != shapes.geometry.name]
-        _check.key_in(label_key, columns, "columns of the regions")
+        key_in(label_key, columns, "columns of the regions")
     for column in GUESSES if label_key is None else [label_key]:
         if column in shapes:
             classes = [_class(value) for value in shapes[column]]

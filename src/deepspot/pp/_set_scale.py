@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot import _check, _choose, _coords, _keys, _store
-from deepspot._logging import logger
+from deepspot._core.keys import DIAMETER
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive, one_key
+from deepspot._sdata.select import select_shapes
+from deepspot._sdata.write import set_column
+from deepspot._spatial.transforms import centers_px, pitch_px, write_scale
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -52,17 +56,17 @@ def set_scale(
     """
     if (mpp is None) == (spot_pitch_um is None):
         raise ValueError("Pass either `mpp` (µm per pixel) or `spot_pitch_um` (µm between neighbouring spots).")
-    image_key = _check.one_key(image_key, sdata.images, "sdata.images", "image_key")
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
     if spot_pitch_um is not None or spot_diameter_um is not None:
-        shapes_key = _choose.only_shapes(sdata, image_key, shapes_key)
+        shapes_key = select_shapes(sdata, image_key, shapes_key)
     if spot_pitch_um is not None:
-        pitch = _coords.pitch_px(_coords.centers(sdata, image_key, str(shapes_key)))
-        mpp = _check.positive(spot_pitch_um, "spot_pitch_um") / pitch
-    scale = float(_check.positive(mpp, "mpp"))  # type: ignore[arg-type]
+        pitch = pitch_px(centers_px(sdata, image_key, str(shapes_key)))
+        mpp = check_positive(spot_pitch_um, "spot_pitch_um") / pitch
+    scale = float(check_positive(mpp, "mpp"))  # type: ignore[arg-type]
     hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     if spot_diameter_um is not None:
-        _check.positive(spot_diameter_um, "spot_diameter_um")
-        _store.set_column(sdata, str(shapes_key), _keys.DIAMETER, spot_diameter_um)
+        check_positive(spot_diameter_um, "spot_diameter_um")
+        set_column(sdata, str(shapes_key), DIAMETER, spot_diameter_um)
         hint += " The diameter stays in memory until the shapes are written anew." if sdata.is_backed() else ""
-    related = _coords.set_scale(sdata, image_key, scale)
+    related = write_scale(sdata, image_key, scale)
     logger.info("Set %.4g µm per pixel for %r and %d related elements.%s", scale, image_key, len(related) - 1, hint)

@@ -4,13 +4,19 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepspot import _check, _coords, _keys, _lattice, _reader, _store, _tissue
+from deepspot._core.keys import ARRAY
+from deepspot._core.validate import check_positive, one_key
+from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
+from deepspot._image.tissue import PER_TILE, tissue_by_brightness, tissue_by_saturation
+from deepspot._sdata.write import add_shapes, check_new_key
+from deepspot._spatial.boxes import LAYOUTS, spot_grid
+from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray
 
-RULES = {"brightness": _tissue.by_brightness, "saturation": _tissue.by_saturation}
+RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
 
 
 def spots(
@@ -86,28 +92,28 @@ def spots(
     """
     import pandas as pd
 
-    image_key = _check.one_key(image_key, sdata.images, "sdata.images", "image_key")
-    _store.check_key(sdata, key_added, overwrite=overwrite, kind="shapes")
-    if layout not in _lattice.LAYOUTS:
-        raise ValueError(f"`layout` must be one of {list(_lattice.LAYOUTS)}, got {layout!r}.")
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+    check_new_key(sdata, key_added, overwrite=overwrite, kind="shapes")
+    if layout not in LAYOUTS:
+        raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
     if tissue is not None and tissue not in RULES:
         raise ValueError(f"`tissue` must be one of {list(RULES)}, or None for spots everywhere, got {tissue!r}.")
-    side = _check.positive(diameter_um, "diameter_um")
-    distance = _check.positive(distance_um, "distance_um")
-    mpp = _coords.microns_per_pixel(sdata, image_key)
-    pyramid = _reader.levels(sdata, image_key)
-    height, width = _reader.sizes(pyramid)[0]
+    side = check_positive(diameter_um, "diameter_um")
+    distance = check_positive(distance_um, "distance_um")
+    mpp = microns_per_pixel(sdata, image_key)
+    pyramid = pyramid_levels(sdata, image_key)
+    height, width = level_sizes(pyramid)[0]
     _check_fits(image_key, (width * mpp, height * mpp), mpp, side, distance)
 
-    centers, array = _lattice.lay(width, height, distance / mpp, side / mpp, layout)
+    centers, array = spot_grid(width, height, distance / mpp, side / mpp, layout)
     places = len(centers)
     if tissue is not None:
         keep = _on_tissue(pyramid, centers, side / mpp, tissue, f"Image {image_key!r}")
         centers, array = centers[keep], array[keep]
-    placement = _coords.Placement(centers=centers, mpp=mpp, index=pd.RangeIndex(len(centers)))
-    made = _coords.circles(sdata, image_key, image_key, placement, side)
-    made[list(_keys.ARRAY)] = array
-    _store.add_shapes(sdata, key_added, made, what=_what(len(centers), places, tissue), overwrite=overwrite)
+    placement = Placement(centers=centers, mpp=mpp, index=pd.RangeIndex(len(centers)))
+    made = circles_at(sdata, image_key, image_key, placement, side)
+    made[list(ARRAY)] = array
+    add_shapes(sdata, key_added, made, what=_what(len(centers), places, tissue), overwrite=overwrite)
 
 
 def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: float, distance: float) -> None:
@@ -121,7 +127,7 @@ def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: flo
 
 
 def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule: str, name: str) -> np.ndarray:
-    rgb, scale = _reader.coarse(pyramid, side / _tissue.PER_TILE)
+    rgb, scale = coarse_image(pyramid, side / PER_TILE)
     keep = RULES[rule](rgb, centers / scale, side / scale, name)
     if not keep.any():
         other = next(key for key in RULES if key != rule)

@@ -1,25 +1,23 @@
 """Tools: train, predict, and know how good a prediction is."""
 
-from deepspot._alignment import Alignment
-
-from ._bulk_agreement import bulk_agreement
-from ._check_alignment import check_alignment
-from ._classify import classify
-from ._cohort import cohort
-from ._cohort_cost import cohort_cost
-from ._correct import correct
-from ._cross_validate import cross_validate
-from ._enrich import enrich
-from ._evaluate import evaluate
-from ._markers import markers
-from ._pathways import pathways
-from ._patients._agreement import BulkAgreement
-from ._patients._results import Classification, Survival
-from ._predict import predict
-from ._pseudobulk import pseudobulk
-from ._survival import survival
-from ._train import train
-from ._validation._result import CrossValidation
+from ._alignment.align import Alignment
+from ._alignment.check_alignment import check_alignment
+from ._analysis.enrich import enrich
+from ._analysis.markers import markers
+from ._analysis.pathways import pathways
+from ._cohort.cohort import cohort, cohort_cost
+from ._correct.correct import correct
+from ._patients.agreement import BulkAgreement
+from ._patients.bulk_agreement import bulk_agreement
+from ._patients.classify import classify
+from ._patients.pseudobulk import pseudobulk
+from ._patients.results import Classification, Survival
+from ._patients.survival import survival
+from ._predict.predict import predict
+from ._train.train import train
+from ._validation.cross_validate import cross_validate
+from ._validation.evaluate import evaluate
+from ._validation.result import CrossValidation
 
 __all__ = [
     "Alignment",

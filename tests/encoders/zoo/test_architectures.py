@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from deepspot.encoders._zoo import SPECS
-from deepspot.encoders._zoo._build import network
-from deepspot.encoders._zoo._pooling import Pooled
+from deepspot.encoders._zoo.build import network
+from deepspot.encoders._zoo.pooling import Pooled
 
 
 def patch_of(spec):

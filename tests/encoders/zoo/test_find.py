@@ -3,8 +3,9 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 import deepspot as ds
-from deepspot.encoders._zoo import SPECS, _hub
-from deepspot.encoders._zoo._find import at_hand, find
+from deepspot.encoders._zoo import SPECS
+from deepspot.encoders._zoo import hub as _hub
+from deepspot.encoders._zoo.hub import at_hand, find
 
 UNI = SPECS["uni"]
 WAYS = r"weights=\.\.\.\).*ds\.settings\.weights_dir.*once while online"

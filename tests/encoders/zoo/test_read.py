@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepspot.encoders._zoo._read import read
+from deepspot.encoders._zoo.read import read
 
 
 class Bomb:

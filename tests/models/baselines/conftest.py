@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepspot._bags import Bags
-from deepspot._geometry import NeighborRule
-from deepspot._neighbors import find_neighbors
+from deepspot._features.bags import Bags
+from deepspot._spatial.geometry import NeighborRule
+from deepspot._spatial.neighbors import find_neighbors
 
 SIDE, DIM, GENES, PX = 12, 6, 6, 8
 

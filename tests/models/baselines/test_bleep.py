@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepspot.models.baselines import BLEEP
-from deepspot.models.baselines._bleep_network import Projection, contrastive_loss
+from deepspot.models._baselines import BLEEP
+from deepspot.models._baselines.bleep import Projection, contrastive_loss
 
 
 def test_more_neighbors_than_spots_are_the_mean_of_all(world):

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepspot.models.baselines import Linear
+from deepspot.models._baselines import Linear
 
 
 def test_it_is_least_squares_on_the_spot(world):

@@ -1,6 +1,6 @@
 import numpy as np
 
-from deepspot.models.baselines import MLP
+from deepspot.models._baselines import MLP
 
 
 def test_it_is_the_network_of_the_definition(world):

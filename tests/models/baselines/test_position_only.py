@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepspot.models.baselines import PositionOnly
+from deepspot.models._baselines import PositionOnly
 
 
 def test_it_sees_no_image(world):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepspot.models.baselines import RandomForest
+from deepspot.models._baselines import RandomForest
 
 
 def test_it_has_the_trees_of_the_benchmark_and_sees_the_spot_alone(world):

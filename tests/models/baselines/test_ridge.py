@@ -8,10 +8,10 @@ from sklearn.linear_model import Ridge as Regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deepspot.models._baselines import Ridge
+from deepspot.models._baselines.ridge import RidgePath
 from deepspot.models._features import context_features
-from deepspot.models._scaler import Scaler
-from deepspot.models.baselines import Ridge
-from deepspot.models.baselines._ridge_path import RidgePath
+from deepspot.models._network.scaler import Scaler
 
 PATIENTS = np.repeat(["a", "b", "c"], 48)
 

@@ -2,8 +2,8 @@ from functools import partial
 
 import numpy as np
 
-from deepspot._metrics import pearson
-from deepspot.models.baselines import Linear, Ridge, ShuffledImages
+from deepspot._stats.metrics import pearson
+from deepspot.models._baselines import Linear, Ridge, ShuffledImages
 
 
 class Recorder(Linear):

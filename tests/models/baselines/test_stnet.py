@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from deepspot.models.baselines import STNet
-from deepspot.models.baselines._backbone import make_backbone
-from deepspot.models.baselines._symmetries import turn, turn_each
+from deepspot.models._baselines import STNet
+from deepspot.models._baselines.backbone import make_backbone
+from deepspot.models._baselines.head_training import turn, turn_each
 
 
 def tiny():

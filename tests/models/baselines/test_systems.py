@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from deepspot._metrics import pearson
+from deepspot._stats.metrics import pearson
+from deepspot.models._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet
+from deepspot.models._baselines import TrainingMean as Mean
 from deepspot.models._estimator import Estimator
-from deepspot.models.baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet
-from deepspot.models.baselines import TrainingMean as Mean
 
 
 def tiny():

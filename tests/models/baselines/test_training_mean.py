@@ -1,7 +1,7 @@
 import numpy as np
 
-from deepspot._metrics import pearson
-from deepspot.models.baselines import TrainingMean
+from deepspot._stats.metrics import pearson
+from deepspot.models._baselines import TrainingMean
 
 
 def test_training_mean_is_the_null_model(bags, targets):

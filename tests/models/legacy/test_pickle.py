@@ -11,7 +11,7 @@ import torch
 from sklearn.preprocessing import MinMaxScaler
 
 import deepspot as ds
-from deepspot.models._legacy._pickle import Node, describe
+from deepspot.models._legacy.pickle import Node, describe
 
 from .conftest import FILES, rewrite
 

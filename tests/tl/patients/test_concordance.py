@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from lifelines.utils import concordance_index
 
-from deepspot.tl._patients._concordance import concordance
+from deepspot.tl._patients.cox import concordance
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from lifelines import CoxPHFitter
 
-from deepspot.tl._patients import _cox
+from deepspot.tl._patients.cox import STRENGTHS, _path, _standard, fit
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,8 @@ def patients():
 
 def test_weights_are_those_of_lifelines_at_a_tiny_penalty(patients):
     X, time, died = patients
-    mean, scale = _cox._standard(X)
-    (weights,) = _cox._path((X - mean) / scale, time, died, [1e-5], 0.5, tol=1e-9)
+    mean, scale = _standard(X)
+    (weights,) = _path((X - mean) / scale, time, died, [1e-5], 0.5, tol=1e-9)
     known = CoxPHFitter().fit(pd.DataFrame((X - mean) / scale).assign(time=time, died=died), "time", "died")
     assert len(np.unique(time[died])) < died.sum() / 2
     np.testing.assert_allclose(weights, known.params_, atol=1e-3)
@@ -26,23 +26,23 @@ def test_weights_are_those_of_lifelines_at_a_tiny_penalty(patients):
 
 def test_strongest_penalty_leaves_nothing_and_a_weaker_one_does(patients):
     X, time, died = patients
-    mean, scale = _cox._standard(X)
-    nothing, something = _cox._path((X - mean) / scale, time, died, [1.001, 0.9], 0.5, tol=1e-6)
+    mean, scale = _standard(X)
+    nothing, something = _path((X - mean) / scale, time, died, [1.001, 0.9], 0.5, tol=1e-6)
     assert not nothing.any()
     assert something.any()
 
 
 def test_risk_is_on_the_scale_of_the_profiles(patients):
     X, time, died = patients
-    fitted = _cox.fit(X, time, died, l1_ratio=0.5, seed=0)
-    assert fitted.strength in _cox.STRENGTHS
+    fitted = fit(X, time, died, l1_ratio=0.5, seed=0)
+    assert fitted.strength in STRENGTHS
     assert fitted.risk(X).mean() == pytest.approx(0, abs=1e-9)
-    moved = _cox.fit(10 * X + 3, time, died, l1_ratio=0.5, seed=0)
+    moved = fit(10 * X + 3, time, died, l1_ratio=0.5, seed=0)
     np.testing.assert_allclose(moved.risk(10 * X + 3), fitted.risk(X), atol=1e-6)
     assert np.corrcoef(fitted.risk(X), X[:, 0] - 0.2 * X[:, 1])[0, 1] > 0.9
 
 
 def test_genes_that_do_not_vary(patients):
     _, time, died = patients
-    fitted = _cox.fit(np.ones((120, 3)), time, died, l1_ratio=0.5, seed=0)
+    fitted = fit(np.ones((120, 3)), time, died, l1_ratio=0.5, seed=0)
     assert not fitted.weights.any()

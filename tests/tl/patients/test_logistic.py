@@ -1,7 +1,7 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from deepspot.tl._patients import _logistic
+from deepspot.tl._patients.classify import STRENGTHS, predict
 
 
 def test_turning_the_axes_changes_nothing():
@@ -10,9 +10,9 @@ def test_turning_the_axes_changes_nothing():
     labels = np.where(X[:, :10].sum(axis=1) > 10, "a", "b")
     X = np.column_stack([X, np.ones(60)])  # one that does not vary
     unseen = np.column_stack([unseen, np.full(200, 5.0)])
-    found, strength = _logistic.predict(X, labels, unseen, seed=0)
+    found, strength = predict(X, labels, unseen, seed=0)
     mean, scale = X[:, :200].mean(axis=0), X[:, :200].std(axis=0) * np.sqrt(200)
     plain = LogisticRegression(C=strength, max_iter=5000, tol=1e-8).fit((X[:, :200] - mean) / scale, labels)
-    assert strength in _logistic.STRENGTHS
+    assert strength in STRENGTHS
     assert (found == plain.predict((unseen[:, :200] - mean) / scale)).mean() > 0.99
     assert 0.5 < (found == np.where(unseen[:, :10].sum(axis=1) > 10, "a", "b")).mean() < 1

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from deepspot import _metrics
-from deepspot.tl._patients._shuffled import p_values, shuffled_r, undefined
+from deepspot._stats.metrics import pearson
+from deepspot.tl._patients.agreement import p_values, shuffled_r, undefined
 
 
 @pytest.mark.parametrize("slides_of", [1, 2, "some"])
@@ -15,7 +15,7 @@ def test_r_is_pearsons_of_the_shuffled_profiles(slides_of):
     found = shuffled_r(slides, bulk, rows, 5, seed=7)
     drawn = np.random.default_rng(7)
     for r in found:
-        np.testing.assert_allclose(r, _metrics.pearson(slides, bulk[drawn.permutation(9)][rows]), atol=1e-6)
+        np.testing.assert_allclose(r, pearson(slides, bulk[drawn.permutation(9)][rows]), atol=1e-6)
 
 
 def test_p_is_never_0():

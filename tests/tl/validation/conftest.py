@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from deepspot._bags import Bags
-from deepspot.tl._slides import MeasuredSlide
-from deepspot.tl._validation._factories import System
-from deepspot.tl._validation._plan import plan_folds
-from deepspot.tl._validation._records import Records
-from deepspot.tl._validation._run import Runner
+from deepspot._features.bags import Bags
+from deepspot.tl._train.slides import MeasuredSlide
+from deepspot.tl._validation.factories import System
+from deepspot.tl._validation.fold import plan_folds
+from deepspot.tl._validation.records import Records
+from deepspot.tl._validation.run import Runner
 
 
 class LeastSquares:

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix, hstack
 
-from deepspot._expression import normalize
-from deepspot.tl._validation._factories import System
-from deepspot.tl._validation._fold import fold_data, plan_fold
-from deepspot.tl._validation._plan import plan_folds
-from deepspot.tl._validation._splits import outer_splits
+from deepspot._stats.normalize import normalize
+from deepspot.tl._validation.factories import System
+from deepspot.tl._validation.fold import fold_data, plan_fold, plan_folds
+from deepspot.tl._validation.splits import outer_splits
 
 
 def changed(slides, number, seed=9):

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepspot.tl._validation._factories import System
-from deepspot.tl._validation._files import tidy
-from deepspot.tl._validation._result import CrossValidation
+from deepspot.tl._validation.factories import System
+from deepspot.tl._validation.result import CrossValidation, tidy
 
 INNER = ["model", "fold", "inner_fold", "setting", "area"]
 

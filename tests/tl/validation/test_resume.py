@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import deepspot
-from deepspot.tl._validation._factories import System, describe, plain
+from deepspot.tl._validation.factories import System, describe, plain
 
 
 class Noisy:
@@ -144,9 +144,9 @@ def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, m
     if change == "bags":
         bags = _with_bags(bags)
     if change == "code":
-        monkeypatch.setattr("deepspot.tl._validation._run.source", lambda: "other")
+        monkeypatch.setattr("deepspot.tl._validation.run.source", lambda: "other")
     if change == "version":
-        monkeypatch.setattr("deepspot.tl._validation._run.version", lambda _: "99")
+        monkeypatch.setattr("deepspot.tl._validation.run.version", lambda _: "99")
     run((slides, bags, centers), [plain_system], **options)
     assert Noisy.fits == 6  # every fold has seen what changed, on one side or the other
 

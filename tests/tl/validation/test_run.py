@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from deepspot._expression import normalize
-from deepspot.tl._validation._factories import System
-from deepspot.tl._validation._records import Records, _read
-from deepspot.tl._validation._scores import score
+from deepspot._stats.normalize import normalize
+from deepspot.tl._validation.factories import System
+from deepspot.tl._validation.records import Records, _read
+from deepspot.tl._validation.scores import score
 
 
 @pytest.fixture(scope="module")

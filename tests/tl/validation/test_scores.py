@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepspot.tl._validation._scores import area, clip, curve, filled, mean_known, score
+from deepspot.tl._validation.scores import area, clip, curve, filled, mean_known, score
 
 
 def test_which_side_made_r_undefined():

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from deepspot.tl._slides import MeasuredSlide
-from deepspot.tl._validation._copies import check_copies
-from deepspot.tl._validation._splits import Split, inner_splits, outer_splits, part
+from deepspot.tl._train.slides import MeasuredSlide
+from deepspot.tl._validation.splits import Split, check_copies, inner_splits, outer_splits, part
 
 
 def bare(name, patient, n=6):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from deepspot.tl._validation._statistics import draws, gene_intervals, holm, p_value, spread
+from deepspot.tl._validation.summary import draws, gene_intervals, holm, p_value, spread
 
 
 @pytest.mark.parametrize("p", [[0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.02], [0.9, 0.001, 0.001, 1.0, 0.03]])

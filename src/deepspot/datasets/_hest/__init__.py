@@ -1,3 +1,5 @@
-from ._hest import hest
+"""Samples of HEST-1k."""
+
+from .hest import hest
 
 __all__ = ["hest"]

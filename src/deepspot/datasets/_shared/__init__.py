@@ -1,1 +1,1 @@
-"""What the readers of published data have in common."""
+"""What the readers of published data share."""

@@ -1,3 +1,5 @@
-from ._tcga import tcga
+"""Predictions of the authors of the paper for TCGA."""
+
+from .tcga import tcga
 
 __all__ = ["tcga"]

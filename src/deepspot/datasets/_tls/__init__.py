@@ -1,3 +1,5 @@
-from ._tls import tls
+"""Sections with tertiary lymphoid structures."""
+
+from .tls import tls
 
 __all__ = ["tls"]

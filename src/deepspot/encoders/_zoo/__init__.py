@@ -1,12 +1,9 @@
 """Encoders whose weights others publish: cards, networks, and how weights are found and read."""
 
-from ._find import at_hand
-from ._imagenet import SPECS as IMAGENET
-from ._load import Refused, Zoo
-from ._others import PREFIX, from_lazyslide
-from ._pathology import SPECS as PATHOLOGY
-from ._refused import REFUSED
-from ._spec import Spec
+from .hub import at_hand
+from .load import Refused, Zoo
+from .others import PREFIX, from_lazyslide
+from .specs import IMAGENET, PATHOLOGY, REFUSED, Spec
 
 SPECS = {spec.card.name: spec for spec in (*PATHOLOGY, *IMAGENET)}
 

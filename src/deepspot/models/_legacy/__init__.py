@@ -1,5 +1,5 @@
-"""Checkpoints of the paper's authors become models; nothing in them is ever executed."""
+"""Checkpoints of the authors of the paper."""
 
-from ._convert import convert_legacy
+from .convert import convert_legacy
 
 __all__ = ["convert_legacy"]

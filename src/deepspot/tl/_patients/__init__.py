@@ -1,1 +1,1 @@
-"""From profiles of slides to what is known of patients: matched with bulk RNA, survival, classes."""
+"""From slides to patients: pseudobulk, agreement with bulk, survival, classification."""

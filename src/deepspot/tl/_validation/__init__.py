@@ -1,1 +1,1 @@
-"""Nested cross-validation without leakage: splits, scores, records and statistics. Arrays in, arrays out."""
+"""Cross-validation by patient, and agreement with measured genes."""

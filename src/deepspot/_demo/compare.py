@@ -1,0 +1,112 @@
+"""DeepSpot, ridge on the same features and the training mean, gene by gene against what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from deepspot._stats.metrics import pearson
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+    from deepspot._features.bags import Bags
+    from deepspot.models import DeepSpot
+    from deepspot.tl._train.targets import TrainingSet
+
+    from .data import Slides
+
+SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
+
+DETECTED = 0.3
+
+
+def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
+    """Fit the baselines on the training slides, and score all systems on the unseen one.
+
+    Parameters
+    ----------
+    slides
+        Embedded slides; the unseen one with predicted genes.
+    model
+        The model that predicted.
+    prediction_key
+        Table with the predicted genes.
+
+    Returns
+    -------
+    One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
+    of those that were learnt from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
+    MSE of the training mean. Toy slides add `program`.
+    """
+    from deepspot.models import Ridge, TrainingMean
+    from deepspot.pl._map.values import measured_values, predicted_values
+
+    genes = model.card.genes  # type: ignore[union-attr]
+    data, unseen = _training_set(slides.train, model), _bags(slides.test, model)
+    predicted = {
+        "deepspot": predicted_values(slides.test, "spots", prediction_key, genes),
+        "ridge": np.maximum(Ridge().fit(data.bags, data.targets, **data.options).predict(unseen), 0),
+        "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(unseen),
+    }
+    measured = measured_values(slides.test, "spots", "table", genes)
+    scores = score(predicted, measured, genes)
+    scores.insert(2, "detected_training", (data.targets[data.rows] > 0).mean(axis=0))
+    known = slides.test.tables["table"].var.loc[genes]
+    return scores.assign(program=known["program"].astype(str)) if "program" in known else scores
+
+
+def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[str]) -> pd.DataFrame:
+    """Score predictions (n, genes) by system; the table is that of :func:`compare`."""
+    scores = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    scores["measured_mean"], scores["detected"] = measured.mean(axis=0), (measured > 0).mean(axis=0)
+    error = {name: ((values - measured) ** 2).mean(axis=0) for name, values in predicted.items()}
+    base = error["training_mean"]
+    for name, values in predicted.items():
+        scores[f"r_{name}"] = pearson(values, measured)
+        scores[f"skill_{name}"] = 1 - np.divide(error[name], base, out=np.full(len(genes), np.nan), where=base > 0)
+    return scores
+
+
+def well_measured(scores: pd.DataFrame) -> pd.DataFrame:
+    """The genes that most of the signal is in, chosen on the training slides; empty where that is no choice."""
+    chosen = scores[scores["detected_training"] >= DETECTED]
+    return chosen if len(chosen) < len(scores) else chosen[:0]
+
+
+def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+    """One row per system: mean and median r over the genes where it is defined, how many are not, median skill."""
+    rows = {}
+    for system, name in SYSTEMS.items():
+        r = scores[f"r_{system}"].dropna()
+        rows[name] = {
+            "mean_r": r.mean() if len(r) else np.nan,
+            "median_r": r.median() if len(r) else np.nan,
+            "undefined": len(scores) - len(r),
+            "median_skill": scores[f"skill_{system}"].median(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").astype({"undefined": int})
+
+
+def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet:
+    """The very spots and targets that the model learnt from."""
+    from deepspot.tl._train.slides import measure
+    from deepspot.tl._train.targets import targets, training_set
+
+    patients = {slide.slide: slide.patient for slide in model.card.slides}  # type: ignore[union-attr]
+    measured = [
+        measure(name, sdata, "spots", "table", patient=patients[name], layer=None) for name, sdata in train.items()
+    ]
+    expression, _ = targets(measured, model.card.genes)  # type: ignore[union-attr]
+    return training_set(measured, {name: _bags(sdata, model) for name, sdata in train.items()}, expression)
+
+
+def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
+    from deepspot._core.keys import features_name
+    from deepspot._features.feature_table import bags_of
+
+    card = model.card
+    features = features_name(card.encoder.name, "spots")  # type: ignore[union-attr]
+    return bags_of(sdata, features, "spots", card.geometry.neighbors)  # type: ignore[union-attr]

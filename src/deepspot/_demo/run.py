@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepspot._core.logging import logger
+
+from .data import ToySetup, load_slides
+from .report import Outcome, summary, write_report
+
+
+def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | None = None) -> dict[str, Any]:
+    """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
+
+    Parameters
+    ----------
+    out
+        Folder to write: ``slide.zarr``, ``model``, ``figures``, ``metrics.csv``, ``report.html``. It has to be new, or
+        from an earlier demo.
+    toy
+        Take synthetic slides even where real sections can be had.
+    seed
+        Seed of everything random.
+
+    Returns
+    -------
+    `metrics` (data frame, one row per gene), `real` (whether the slides are measured ones), `seconds` by step,
+    `report` (path) and `summary` (text).
+
+    Raises
+    ------
+    FileExistsError
+        If `out` holds something else.
+    """
+    from deepspot import pp, tl
+
+    from .compare import compare
+    from .figures import draw_histogram, draw_maps, draw_reliability
+
+    seconds: dict[str, float] = {}
+    setup = _setup or ToySetup()
+    claim(out)
+    with _step("Reading the slides", seconds):
+        slides = load_slides(toy=toy, seed=seed, setup=setup)
+    # Real slides get the defaults of the package, whatever makes the synthetic ones quick.
+    encoder, network, training = (None, None, None) if slides.real else (setup.encoder, setup.network, setup.training)
+    with _step("Embedding the images", seconds):
+        for sdata in (*slides.train.values(), slides.test):
+            pp.embed(sdata, encoder)
+    with _step("Training", seconds):
+        model = tl.train(
+            slides.train, patient_key="patient", genes=slides.genes, encoder=encoder, network=network,
+            training=training, seed=seed, name="demo",
+            tissue="HER2-positive breast cancer" if slides.real else "synthetic",
+            licence="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
+        )  # fmt: skip
+        model.save(out / "model")
+    with _step("Predicting the unseen slide", seconds):
+        tl.predict(slides.test, model, encoder=encoder)
+    with _step("Comparing with ridge and the training mean", seconds):
+        scores = compare(slides, model, prediction_key="deepspot_spots")
+        scores.to_csv(out / "metrics.csv", float_format="%.4f")
+    with _step("Writing the slide", seconds):
+        slides.test.write(out / "slide.zarr")
+    with _step("Drawing", seconds):
+        maps = draw_maps(slides.test, scores["r_deepspot"], out / "figures")
+        histogram = draw_histogram(scores, out / "figures")
+        reliability = draw_reliability(model, out / "figures")
+
+    command = f"python -m deepspot demo --out {out}{' --toy' if toy else ''} --seed {seed}"
+    outcome = Outcome(slides, model, scores, maps, histogram, reliability, seconds, command)
+    report = write_report(outcome, out / "report.html")
+    return {
+        "metrics": scores,
+        "real": slides.real,
+        "seconds": seconds,
+        "report": report,
+        "summary": summary(outcome, out),
+    }
+
+
+@contextmanager
+def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    logger.info("── %s", name)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+MARKER = ".deepspot-demo"
+CONTENT = ("model", "slide.zarr", "figures", "metrics.csv", "report.html")
+
+
+def claim(out: Path) -> Path:
+    """Make the folder for the results, or clear what an earlier demo wrote into it.
+
+    Parameters
+    ----------
+    out
+        A folder that does not exist, is empty, or was made by the demo.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something else.
+    """
+    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{str(out)!r} exists and was not made by `deepspot demo`, so nothing was written. Choose another folder "
+            "with --out."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).write_text("Made by `deepspot demo`, which replaces its own files here when it is run again.\n")
+    for name in CONTENT:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    (out / "figures").mkdir()
+    return out

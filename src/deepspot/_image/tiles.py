@@ -1,0 +1,305 @@
+"""Door 2: the only file that touches pixels. Boxes become padded uint8 tiles, each image block decoded once."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot._core.hashing import digest
+from deepspot._core.settings import settings
+from deepspot._spatial.boxes import Boxes
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+    from xarray import DataArray
+
+GLASS = 255
+"""Beyond the border of a slide there is glass: white."""
+
+LARGE_BLOCK = 256 * 2**20
+AT_ONCE, HELD = 64 * 2**20, 256 * 2**20
+"""Bytes of image blocks that are decoded together, and that are kept for tiles to come."""
+
+EXACT_FINGERPRINT = 2**30
+SQUARE = 1024
+PATCH, PATCHES = 64, 256
+FEW = 4
+# Averaging 3 × 3 of the pixels that are kept is enough to draw without moiré, and much faster than averaging all.
+AVERAGED = 3
+# Levels of odd sizes are cut when halved, so that the pixels of a fourth level are 8.003 wide.
+ODD = 1.02
+
+
+def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
+    """Resolution levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
+    image: Any = sdata.images[image_key]
+    # A pyramid is a tree of levels; a plain image is an array.
+    pyramid = [image[name]["image"] for name in image] if hasattr(image, "children") else [image]
+    finest = pyramid[0]
+    if finest.sizes.get("c") != 3 or finest.dtype != np.uint8:
+        raise ValueError(
+            f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}. "
+            "Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
+            "`spatialdata.models.Image2DModel.parse`."
+        )
+    return [level.transpose("c", "y", "x") for level in pyramid]
+
+
+def level_sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
+    """Height and width of every level."""
+    return [(level.sizes["y"], level.sizes["x"]) for level in pyramid]
+
+
+def read_tiles(
+    level: DataArray, boxes: Boxes, batch_size: int, *, in_order: bool = False
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the tiles of boxes, in the order in which the image is stored.
+
+    Parameters
+    ----------
+    level
+        The level that the boxes were made for.
+    boxes
+        What to read. What lies outside the image is white.
+    batch_size
+        Tiles in a batch.
+    in_order
+        Keep the order of the boxes, of which those that follow each other should lie close together.
+
+    Yields
+    ------
+    Rows of the boxes (b,) and their tiles (b, side, side, 3) in uint8.
+    """
+    blocks = _Blocks(level, boxes, in_order=in_order)
+    for start in range(0, len(blocks.order), batch_size):
+        rows = blocks.order[start : start + batch_size]
+        yield rows, blocks.cut(rows)
+
+
+def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -> tuple[np.ndarray, int]:
+    """Cut out a part of a level and scale it down to draw it.
+
+    Parameters
+    ----------
+    level
+        The level.
+    first, last
+        x and y of the first pixel, and of the one behind the last.
+    max_px
+        Limit of the longer side; it may be exceeded by half.
+
+    Returns
+    -------
+    Pixels (h, w, 3) in uint8, and how many pixels of the level went into one of them, along a side.
+    """
+    step = max(1, int((last - first).max() / max_px))
+    stride = max(1, step // AVERAGED)
+    block = max(1, min(step // stride, *((last - first) // stride)))
+    part = level.isel(x=slice(first[0], last[0], stride), y=slice(first[1], last[1], stride))
+    small = np.asarray(part.coarsen(x=block, y=block, boundary="trim").mean().data) if block > 1 else part.to_numpy()
+    return np.round(small).astype(np.uint8).transpose(1, 2, 0), block * stride
+
+
+def coarse_image(pyramid: list[DataArray], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Make a small image of a whole slide, for which no more than a block and the small image are in memory.
+
+    Parameters
+    ----------
+    pyramid
+        Levels, full resolution first.
+    factor
+        About so many pixels of full resolution, along a side, go into one of the small image, or fewer.
+
+    Returns
+    -------
+    Pixels (h, w, 3) in uint8, averaged from the coarsest level that is fine enough, and how many pixels of full
+    resolution (2,) each is wide and high.
+    """
+    full = np.array(level_sizes(pyramid))
+    factors = full[0] / full
+    limit = max(factor, 1) * ODD
+    fine = np.flatnonzero(factors.max(axis=1) <= limit)
+    level, factors = pyramid[fine[-1]], factors[fine[-1]]
+    step = int(limit / factors.max())
+    return _average(level, step), factors[::-1] * step
+
+
+def _average(level: DataArray, step: int) -> np.ndarray:
+    """Average squares of `step` × `step` pixels (h, w, 3), rounded to uint8; those at the far borders may be cut."""
+    height, width = level.sizes["y"], level.sizes["x"]
+    down, across = (_edges(level.data, axis, SQUARE) for axis in (1, 2))
+    _warn_large(level.data, [down, across])
+    small = np.empty((-(-height // step), -(-width // step), 3), dtype=np.uint8)
+    wide = np.diff(np.append(np.arange(0, width, step), width)).astype(np.uint32)[:, None]
+    # Squares may lie in several blocks: sums of a row of them wait until the blocks below have been read.
+    waiting = np.zeros((1, small.shape[1], 3), dtype=np.uint32)
+    for y0, y1 in pairwise(down):
+        first, last = y0 // step, (y1 - 1) // step
+        sums = np.zeros((last - first + 1, *small.shape[1:]), dtype=np.uint32)
+        if y0 % step:
+            sums[:1] = waiting
+        for x0, x1 in pairwise(across):
+            at = int(np.searchsorted(down, y0)), int(np.searchsorted(across, x0))
+            pixels = _decode(level.data, [at], [down, across])[0].transpose(1, 2, 0)
+            by_row = _sum(pixels, y0, y1, step, 0)
+            sums[:, x0 // step : (x1 - 1) // step + 1] += _sum(by_row, x0, x1, step, 1)
+        waiting = sums[-1:].copy()
+        edges = np.minimum(np.arange(first, last + 2) * step, height)
+        count = np.diff(edges).astype(np.uint32)[:, None, None] * wide
+        sums += count // 2  # rounds, without copies in floating point
+        sums //= count
+        small[first : last + 1] = sums
+    return small
+
+
+def _sum(pixels: np.ndarray, first: int, last: int, step: int, axis: int) -> np.ndarray:
+    """Sum the pixels from `first` to `last` of an image by the square that they belong to."""
+    starts = np.append(first, np.arange((first // step + 1) * step, last, step)) - first
+    return np.add.reduceat(pixels, starts, axis=axis, dtype=np.uint32)
+
+
+def image_fingerprint(level: DataArray, boxes: Boxes) -> str:
+    """Content hash of a level: of all its pixels up to 1 GB, beyond that of patches in up to 256 of the tiles."""
+    height, width = level.sizes["y"], level.sizes["x"]
+    if level.nbytes <= EXACT_FINGERPRINT:
+        # In squares of one size, so that neither memory nor the hash depends on how the image is stored.
+        corners = [(y, x) for y in range(0, height, SQUARE) for x in range(0, width, SQUARE)]
+        side = SQUARE
+    else:
+        some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
+        corners = [(y, x) for y, x in np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))]
+        side = PATCH
+    squares = [""] * len(corners)
+    for rows, tiles in read_tiles(level, Boxes(np.array(corners), side, 0), FEW):
+        for row, tile in zip(rows, tiles, strict=True):
+            y, x = corners[row]
+            squares[row] = digest(tile[: height - y, : width - x].transpose(2, 0, 1))
+    return digest(list(level.shape), squares)
+
+
+class _Blocks:
+    """Decoded blocks of an image, each kept for as long as a tile still needs it, and there is room."""
+
+    def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
+        self.data = level.data
+        self.boxes = boxes
+        self.edges = [_edges(self.data, axis) for axis in (1, 2)]
+        _warn_large(self.data, self.edges)
+        first, last = self._touched()
+        self.needs = [
+            [(r, c) for r in range(a[0], b[0] + 1) for c in range(a[1], b[1] + 1)]
+            for a, b in zip(first.tolist(), last.tolist(), strict=True)
+        ]
+        self.left = Counter(block for blocks in self.needs for block in blocks)
+        self.order = np.arange(len(first)) if in_order else np.lexsort((first[:, 1], first[:, 0]))
+        self.cache: dict[tuple[int, int], np.ndarray] = {}
+
+    def _touched(self) -> tuple[np.ndarray, np.ndarray]:
+        def block(position: np.ndarray, axis: int) -> np.ndarray:
+            edges = self.edges[axis]
+            return np.searchsorted(edges, np.clip(position, 0, edges[-1] - 1), side="right") - 1
+
+        corners, far = self.boxes.corners, self.boxes.corners + self.boxes.side - 1
+        return tuple(np.column_stack([block(at[:, 0], 0), block(at[:, 1], 1)]) for at in (corners, far))  # type: ignore[return-value]
+
+    def cut(self, rows: np.ndarray) -> np.ndarray:
+        """Tiles of some of the boxes (b, side, side, 3)."""
+        side = self.boxes.side
+        tiles = np.empty((len(rows), side, side, 3), dtype=np.uint8)
+        corners = self.boxes.corners[rows]
+        size = np.array([edges[-1] for edges in self.edges])
+        tiles[((corners < 0) | (corners + side > size)).any(axis=1)] = GLASS
+        for run in self._runs(rows):
+            for at in run:
+                self._paste(rows[at], tiles[at])
+            self._make_room()
+        return tiles
+
+    def _runs(self, rows: np.ndarray) -> Iterator[range]:
+        """Tiles whose blocks are decoded together: far ones do not fill the memory."""
+        first, new = 0, dict.fromkeys(self._missing(rows[0])) if len(rows) else {}
+        for at in range(1, len(rows)):
+            more = new | dict.fromkeys(self._missing(rows[at]))
+            if len(more) > len(new) and sum(map(self._bytes, more)) > AT_ONCE:
+                self._decode(list(new))
+                yield range(first, at)
+                first, more = at, dict.fromkeys(self._missing(rows[at]))
+            new = more
+        self._decode(list(new))
+        yield range(first, len(rows))
+
+    def _missing(self, row: int) -> list[tuple[int, int]]:
+        return [block for block in self.needs[row] if block not in self.cache]
+
+    def _decode(self, blocks: list[tuple[int, int]]) -> None:
+        self.cache.update(zip(blocks, _decode(self.data, blocks, self.edges), strict=True))
+
+    def _paste(self, row: int, tile: np.ndarray) -> None:
+        top, left = self.boxes.corners[row]
+        for block in self.needs[row]:
+            pixels, (y, x) = self.cache.pop(block), (self.edges[0][block[0]], self.edges[1][block[1]])
+            y0, y1 = max(top, y), min(top + self.boxes.side, y + pixels.shape[1])
+            x0, x1 = max(left, x), min(left + self.boxes.side, x + pixels.shape[2])
+            if y0 < y1 and x0 < x1:
+                for colour in range(3):  # one at a time: four times as fast as all three, which lie far apart
+                    tile[y0 - top : y1 - top, x0 - left : x1 - left, colour] = pixels[
+                        colour, y0 - y : y1 - y, x0 - x : x1 - x
+                    ]
+            self.left[block] -= 1
+            if self.left[block]:
+                self.cache[block] = pixels  # to the end: those at the front were used longest ago
+
+    def _make_room(self) -> None:
+        held = sum(map(self._bytes, self.cache))
+        for block in list(self.cache):
+            if held <= HELD:
+                return
+            held -= self._bytes(block)
+            del self.cache[block]
+
+    def _bytes(self, block: tuple[int, int]) -> int:
+        (top, bottom), (left, right) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
+        return int(3 * (bottom - top) * (right - left))
+
+
+def _decode(data: Any, blocks: list[tuple[int, int]], edges: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pixels (3, height, width) of blocks, in threads of this process and in one go.
+
+    To slice a dask array costs more than to decode a small block, and within a Dask worker pixels would be sent to the
+    cluster.
+    """
+    if not hasattr(data, "chunks"):
+        down, across = edges
+        return [np.asarray(data[:, down[r] : down[r + 1], across[c] : across[c + 1]]) for r, c in blocks]
+    from dask import threaded
+
+    colours = len(data.chunks[0])
+    keys = [(data.name, colour, *block) for block in blocks for colour in range(colours)]
+    if not keys:
+        return []
+    parts = threaded.get(data.__dask_optimize__(data.__dask_graph__(), keys), keys, num_workers=settings.workers)
+    if colours == 1:
+        return [np.asarray(part) for part in parts]
+    return [np.concatenate(parts[at : at + colours]) for at in range(0, len(parts), colours)]
+
+
+def _edges(data: Any, axis: int, in_memory: int | None = None) -> np.ndarray:
+    """Where the blocks of an image begin and end; an image in memory is one, or cut into squares of a side."""
+    if hasattr(data, "chunks"):
+        return np.concatenate([[0], np.cumsum(data.chunks[axis])])
+    return np.append(np.arange(0, data.shape[axis], in_memory or data.shape[axis]), data.shape[axis])
+
+
+def _warn_large(data: Any, edges: list[np.ndarray]) -> None:
+    block = 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())
+    if hasattr(data, "chunks") and block > LARGE_BLOCK:
+        warnings.warn(
+            f"The image is stored in blocks of up to {block / 2**20:.0f} MB, each of which has to be in memory. "
+            "Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to zarr.",
+            stacklevel=4,
+        )

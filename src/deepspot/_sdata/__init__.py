@@ -1,0 +1,1 @@
+"""Elements of a SpatialData: selected, matched by instance, written."""

@@ -1,0 +1,262 @@
+"""Door 3: the only file that writes to a SpatialData. What it adds is known to survive being written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot._core.logging import logger
+
+from .tables import rows_of, tables_annotating
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+
+def make_table(
+    X: Any, *, region: str, instances: pd.Index, region_key: str, instance_key: str, **anndata_fields: Any
+) -> AnnData:
+    """Build a table that annotates a shapes element and can be written.
+
+    Parameters
+    ----------
+    X
+        (n, g) matrix.
+    region
+        Name of the shapes element.
+    instances
+        Its index, in the order of the rows.
+    region_key, instance_key
+        Columns of `obs` to link with.
+    anndata_fields
+        `obs`, `var`, `obsm`, `layers`, `uns` of the table.
+
+    Raises
+    ------
+    TypeError
+        If a column or an entry could not be written to disk.
+    """
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata.models import TableModel
+
+    obs = anndata_fields.pop("obs", pd.DataFrame(index=pd.Index(instances).astype(str)))
+    obs = obs.assign(**{region_key: pd.Categorical([region] * len(obs)), instance_key: np.asarray(instances)})
+    adata = AnnData(X, obs=obs, **anndata_fields)
+    check_writable(adata)
+    return TableModel.parse(adata, region=region, region_key=region_key, instance_key=instance_key)
+
+
+def check_writable(adata: AnnData) -> None:
+    """Strip index names, and raise if something in a table could not be written."""
+    from anndata import AnnData
+    from spatialdata.models import TableModel
+
+    frames = [adata.obs, adata.var] + ([] if adata.raw is None else [adata.raw.var])
+    for frame in frames:
+        # An index name that is also a column makes the write fail halfway, which breaks the whole store.
+        frame.index.name = None
+    try:
+        TableModel().validate(adata)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThese names cannot be written. Rename them, or call `spatialdata.sanitize_table(adata)`."
+        ) from error
+    small = _without_matrices(adata)
+    broken = _refusal(small)
+    if broken is None and adata.raw is not None:
+        broken = _refusal(AnnData(var=adata.raw.var))
+    if broken is not None:
+        where = next((name for name, part in _parts(small, adata.raw) if _refusal(part) is not None), "The table")
+        raise TypeError(
+            f"{where} cannot be written ({broken}). Convert it to text or numbers, or remove it."
+        ) from broken
+
+
+def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
+    """Raise unless a table (or an element of another kind, such as ``"shapes"``) may be added under this name."""
+    if not key or not all(letter.isalnum() or letter in "_-." for letter in key) or key.startswith(("__", ".")):
+        raise ValueError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
+    names = [name for _, name, _ in sdata.gen_elements()]
+    if key in getattr(sdata, kind):
+        if overwrite:
+            return
+        raise ValueError(f"sdata.{kind}[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
+    clashes = [name for name in names if name.lower() == key.lower()]
+    if clashes:
+        raise ValueError(f"{key!r} clashes with the element {clashes[0]!r}: names must differ by more than case.")
+
+
+def add_table(
+    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, rows: str = "spots"
+) -> None:
+    """Add a table and log one line."""
+    check_new_key(sdata, key, overwrite=overwrite)
+    sdata.tables[key] = table
+    logger.info("Added %s %s × %s %s to sdata.tables[%r].%s", *_line(sdata, key, table, what, rows))
+
+
+def add_shapes(sdata: SpatialData, key: str, shapes: GeoDataFrame, *, what: str, overwrite: bool = False) -> None:
+    """Add a shapes element and log one line."""
+    check_new_key(sdata, key, overwrite=overwrite, kind="shapes")
+    shapes.index.name = None
+    sdata.shapes[key] = shapes
+    logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
+
+
+def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
+    """Set a column of a shapes element to one number."""
+    sdata.shapes[shapes_key][column] = float(value)
+
+
+def check_columns(sdata: SpatialData, key: str, columns: Iterable[str], *, overwrite: bool = False) -> None:
+    """Raise unless columns may be added to `var` of a table under these names."""
+    taken = [name for name in columns if name in sdata.tables[key].var]
+    if taken and not overwrite:
+        raise ValueError(f"var of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True` to replace them.")
+
+
+def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
+    """Add columns of numbers, indexed by the genes of a table, to its `var`, and log one line."""
+    check_columns(sdata, key, columns, overwrite=overwrite)
+    var = sdata.tables[key].var
+    for name, values in columns.reindex(var.index).items():
+        var[name] = values.to_numpy()
+    logger.info("Added %s to var of sdata.tables[%r].", what, key)
+
+
+def check_entries(
+    sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
+) -> None:
+    """Raise unless entries may be added to `uns` or `obsm` of a table under these names."""
+    taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
+    if taken and not overwrite:
+        other = f", or another `{argument}`" if argument else ""
+        raise ValueError(f"{slot} of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True`{other}.")
+
+
+def add_entries(
+    sdata: SpatialData, key: str, slot: str, entries: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Add entries to `uns` or `obsm` of a table, which are known to survive; what they are is for the caller to log."""
+    from anndata import AnnData
+
+    check_entries(sdata, key, slot, entries, overwrite=overwrite)
+    table = sdata.tables[key]
+    check_writable(AnnData(obs=table.obs[[]].copy(), **{slot: dict(entries)}))
+    for name, value in entries.items():
+        getattr(table, slot)[name] = value
+
+
+def add_labels(
+    sdata: SpatialData, shapes_key: str, key: str, labels: pd.Series, *, colours: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[str]:  # fmt: skip
+    """Add labels to a shapes element and to `obs` of all tables that annotate it.
+
+    Parameters
+    ----------
+    sdata
+        Where they are added.
+    shapes_key
+        The shapes.
+    key
+        Name of the column.
+    labels
+        Categorical, by the index of the shapes.
+    colours
+        One for each category, kept as scanpy keeps them.
+    overwrite
+        Replace columns of this name.
+
+    Returns
+    -------
+    Names of the tables.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    shapes, tables = sdata.shapes[shapes_key], tables_annotating(sdata, shapes_key)
+    rows = {name: rows_of(sdata.tables[name], shapes_key) for name in tables}
+    taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
+    for name in tables:
+        # A table may also describe other shapes, whose labels are no obstacle.
+        if key in sdata.tables[name].obs and sdata.tables[name].obs[key].iloc[rows[name].index].notna().any():
+            taken.append(f"obs of sdata.tables[{name!r}]")
+    if taken and not overwrite:
+        raise ValueError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+    check_writable(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
+    shapes[key] = labels.reindex(shapes.index)
+    for name in tables:
+        table = sdata.tables[name]
+        others = table.obs[key].astype(object) if key in table.obs else pd.Series(None, table.obs_names, dtype=object)
+        others.iloc[rows[name].index] = labels.reindex(rows[name]).astype(object).to_numpy()
+        present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
+        table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
+        table.uns.pop(f"{key}_colors", None)
+        if colours is not None and not present:
+            table.uns[f"{key}_colors"] = list(colours)
+    return tables
+
+
+def _line(sdata: SpatialData, key: str, table: AnnData, what: str, rows: str) -> tuple[str, str, str, str, str, str]:
+    return f"{table.n_obs:,}", rows, f"{table.n_vars:,}", what, key, _hint(sdata, key)
+
+
+def _hint(sdata: SpatialData, key: str) -> str:
+    hint = ""
+    if sdata.is_backed():
+        on_disk = any(path.endswith(f"/{key}") for path in sdata.elements_paths_on_disk())
+        hint = f" It is in memory: `sdata.write_element({key!r})` saves it."
+        if on_disk:
+            hint = (
+                f" It is in memory: `sdata.delete_element_from_disk({key!r})` and `write_element` replace it on disk."
+            )
+    return hint
+
+
+def _without_matrices(adata: AnnData) -> AnnData:
+    """All of a table that may hold any Python object; arrays of numbers always survive."""
+    from anndata import AnnData
+
+    frames = {
+        axis: {key: value for key, value in getattr(adata, axis).items() if hasattr(value, "columns")}
+        for axis in ("obsm", "varm")
+    }
+    return AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames)
+
+
+def _parts(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
+    from anndata import AnnData
+
+    for axis in ("obs", "var"):
+        for column in getattr(adata, axis):
+            yield f"{axis}[{column!r}]", AnnData(**{axis: getattr(adata, axis)[[column]]})
+    for axis, frame in (("obsm", "obs"), ("varm", "var")):
+        index = getattr(adata, frame)[[]]
+        for key, value in getattr(adata, axis).items():
+            yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
+    if raw is not None:
+        yield "raw.var", AnnData(var=raw.var)
+    for key, value in adata.uns.items():
+        yield f"uns[{key!r}]", AnnData(uns={key: value})
+
+
+def _refusal(adata: AnnData) -> Exception | None:
+    """Rehearse the write in memory, the only sure way to know: what can be written differs between versions."""
+    import warnings
+
+    import zarr
+    from anndata.io import write_elem
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            write_elem(zarr.group(store=zarr.storage.MemoryStore()), "rehearsal", adata)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it would have broken the user's store
+        return error
+    return None

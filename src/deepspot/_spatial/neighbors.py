@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .geometry import NeighborRule
+
+# In distances between spots: reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
+RINGS = 1.5
+# Distances of a lattice that are equal but for rounding.
+AS_FAR = 1 + 1e-9
+
+
+def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
+    """Neighbours of every spot.
+
+    Parameters
+    ----------
+    centers_um
+        (n, 2) positions in µm.
+    rule
+        Which spots are neighbours.
+    array
+        (n, 2) row and column in the spot array, needed by the rule ``"box"``.
+
+    Returns
+    -------
+    Boolean matrix (n, n): row i marks the neighbours of spot i, without itself.
+
+    Raises
+    ------
+    ValueError
+        If the rule is a box and array positions are missing.
+    """
+    return NeighborFinder(centers_um, rule, array).of(np.arange(len(centers_um)))
+
+
+class NeighborFinder:
+    """Finds the neighbours of some spots at a time, for slides whose neighbours are too many to hold at once.
+
+    Arguments are those of :func:`find_neighbors`.
+    """
+
+    def __init__(self, centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> None:
+        from scipy.spatial import cKDTree
+
+        check_array(rule, array)
+        self.centers, self.rule = centers_um, rule
+        self.points = centers_um if rule.kind == "radius" else array
+        self.tree = cKDTree(self.points)
+
+    def of(self, rows: np.ndarray) -> csr_matrix:
+        """Boolean matrix (rows, n): which spots are the neighbours of these."""
+        points, reach = self.points[rows], self.rule.reach  # type: ignore[index]
+        if self.rule.kind == "radius":
+            # Thousands may lie in reach: no farther than the last that counts, and those that are as far as it.
+            count = min(self.rule.cap + 1, len(self.centers))
+            farthest = self.tree.query(points, k=[count])[0][:, 0]
+            found = self.tree.query_ball_point(points, np.minimum(reach, farthest * AS_FAR))
+        else:  # a box of the array is a ball in the Chebyshev metric
+            found = self.tree.query_ball_point(points, reach, p=np.inf)
+        source = np.repeat(np.arange(len(rows)), [len(near) for near in found])
+        target = np.fromiter((spot for near in found for spot in near), dtype=np.int64, count=len(source))
+        other = target != rows[source]
+        source, target = source[other], target[other]
+        distance = np.linalg.norm(self.centers[rows[source]] - self.centers[target], axis=1)
+        source, target = _nearest(source, target, distance, self.rule.cap)
+        return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
+
+
+def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
+    """Raise if a rule needs array positions and there are none."""
+    if rule.kind == "box" and array is None:
+        raise ValueError(
+            "The model takes neighbours from the spot array, but the spots have no array positions: add columns "
+            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbours lie in a radius."
+        )
+
+
+def among(neighbors: csr_matrix, columns: np.ndarray) -> csr_matrix:
+    """Some columns of a neighbour matrix, in this order, in a time that does not grow with the number of all."""
+    order = np.argsort(columns)
+    known = columns[order]
+    at = np.minimum(np.searchsorted(known, neighbors.indices), len(known) - 1)
+    kept = known[at] == neighbors.indices
+    starts = np.concatenate([[0], np.cumsum(kept)])[neighbors.indptr]
+    shape = (neighbors.shape[0], len(columns))
+    found = csr_matrix((neighbors.data[kept], order[at[kept]], starts), shape=shape)
+    found.sort_indices()
+    return found
+
+
+def padded(neighbors: csr_matrix) -> np.ndarray:
+    """Neighbour matrix as indices (n, k), k being the largest number of neighbours; -1 where there are fewer."""
+    counts = np.diff(neighbors.indptr)
+    table = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int64)
+    table[np.arange(table.shape[1]) < counts[:, None]] = neighbors.indices
+    return table
+
+
+def _nearest(source: np.ndarray, target: np.ndarray, distance: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((target, distance, source))  # ties go to the smaller index, so that results can be repeated
+    source, target = source[order], target[order]
+    rank = np.arange(len(source)) - np.searchsorted(source, source, side="left")
+    return source[rank < cap], target[rank < cap]

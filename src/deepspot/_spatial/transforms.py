@@ -1,0 +1,229 @@
+"""Door 1: the only file that knows transformations. Spots of any coordinate system become pixels of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepspot._core.keys import DIAMETER, MICRONS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from geopandas import GeoDataFrame
+    from spatialdata import SpatialData
+
+# Paths through different coordinate systems may differ by rounding, not by more.
+AGREE_PX = 0.5
+AGREE_SHARE = 1e-4
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the spots of a shapes element lie in an image.
+
+    Attributes
+    ----------
+    centers
+        (n, 2) float64: x and y in pixels of the full-resolution image; the centre of the first pixel is (0.5, 0.5).
+    mpp
+        µm per pixel of the full-resolution image.
+    index
+        Index of the shapes element, in the same order.
+    """
+
+    centers: np.ndarray
+    mpp: float
+    index: pd.Index
+
+
+def place_spots(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> Placement:
+    """Place the spots of a shapes element in the pixels of an image of known scale."""
+    return Placement(
+        centers=centers_px(sdata, image_key, shapes_key, coordinate_system),
+        mpp=microns_per_pixel(sdata, image_key),
+        index=sdata.shapes[shapes_key].index,
+    )
+
+
+def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
+    """Centres (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between.
+
+    Other shapes may stand in for the image, such as the outlines of regions; then these are in their coordinates.
+    """
+    xy = _finite_centroids(sdata.shapes[shapes_key], shapes_key)
+    paths = _paths(sdata, image_key, shapes_key, coordinate_system)
+    places = [_apply(path, xy) for path in paths.values()]
+    worst = max(np.abs(other - places[0]).max() for other in places)
+    image = image_key in sdata.images
+    if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(places[0])):
+        raise ValueError(
+            f"Coordinate systems {list(paths)} place the shapes {shapes_key!r} up to {worst:.1f}{' px' * image} apart "
+            f"in {_noun(sdata, image_key)}. Choose one with `coordinate_system=`."
+        )
+    return places[0]
+
+
+def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
+    """Centres (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
+    return _finite_centroids(sdata.shapes[shapes_key], shapes_key)
+
+
+def circles_at(
+    sdata: SpatialData,
+    image_key: str,
+    shapes_key: str,
+    placement: Placement,
+    diameter_um: float,
+    coordinate_system: str | None = None,
+) -> GeoDataFrame:
+    """Circles at pixels of an image, in the coordinates of an element and with all of its transformations.
+
+    The element is named by `shapes_key`: shapes, or, for a slide without any, the image itself.
+    """
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    path = next(iter(_paths(sdata, image_key, shapes_key, coordinate_system).values()))
+    back = np.linalg.inv(path)
+    stretch = float(np.sqrt(abs(np.linalg.det(back[:2, :2]))))
+    made = ShapesModel.parse(
+        _apply(back, placement.centers),
+        geometry=0,
+        radius=diameter_um / placement.mpp / 2 * stretch,
+        index=placement.index,
+        transformations=dict(get_transformation(sdata[shapes_key], get_all=True)),
+    )
+    made[DIAMETER] = float(diameter_um)
+    return made
+
+
+def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None) -> dict[str, np.ndarray]:
+    """Matrices from a shapes element to the pixels of an image, by the coordinate system that each goes through."""
+    image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
+    shared = [name for name in shapes if name in image]
+    if coordinate_system is not None:
+        if coordinate_system not in shared:
+            raise ValueError(
+                f"Coordinate system {coordinate_system!r} is not shared by {_noun(sdata, image_key)} and shapes "
+                f"{shapes_key!r}. They share {shared}."
+            )
+        shared = [coordinate_system]
+    shared = _independent(shared)
+    if not shared:
+        noun = _noun(sdata, image_key)
+        raise ValueError(
+            f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
+            "coordinate system, so nobody knows where the spots lie. Relate them with "
+            "`spatialdata.transformations.set_transformation`."
+        )
+    return {name: np.linalg.inv(image[name]) @ shapes[name] for name in shared}
+
+
+def has_scale(sdata: SpatialData, image_key: str) -> bool:
+    """Whether the µm per pixel of an image are known."""
+    return MICRONS in _affines(sdata[image_key])
+
+
+def share_coordinate_system(sdata: SpatialData, image_key: str, shapes_key: str) -> bool:
+    """Whether an image and a shapes element can be related."""
+    return not _affines(sdata[image_key]).keys().isdisjoint(_affines(sdata[shapes_key]))
+
+
+def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
+    """µm per pixel of the full-resolution image, from its transformation to the coordinate system of µm."""
+    if not has_scale(sdata, image_key):
+        raise ValueError(
+            f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. State it "
+            f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
+            "between neighbouring spots is known, with `spot_pitch_um=` (100 for Visium)."
+        )
+    linear = _affines(sdata[image_key])[MICRONS][:2, :2]
+    along = np.linalg.svd(linear, compute_uv=False)
+    if along[0] > 1.02 * along[1]:
+        raise ValueError(
+            f"Pixels of image {image_key!r} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the image, "
+            f"or correct its transformation to {MICRONS!r}."
+        )
+    return float(np.sqrt(along.prod()))
+
+
+def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
+    """Relate an image, and all that shares a coordinate system with it, to µm. Return the names of these elements."""
+    image = _affines(sdata[image_key])
+    to_microns = np.diag([mpp, mpp, 1.0])
+    related = [image_key]
+    _set_affine(sdata[image_key], to_microns)
+    for _, name, element in list(sdata.gen_spatial_elements()):
+        systems = _affines(element)
+        shared = _independent([system for system in systems if system in image])
+        if name != image_key and shared:
+            _set_affine(element, to_microns @ np.linalg.inv(image[shared[0]]) @ systems[shared[0]])
+            related.append(name)
+    return related
+
+
+def pitch_px(points: np.ndarray) -> float:
+    """Distance between neighbouring spots: the median distance that (n, 2) points have to those around them."""
+    from scipy.spatial import cKDTree
+
+    if len(points) < 2:
+        raise ValueError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
+    distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
+    # Where spots jitter the nearest alone is too near; a second ring would be at 1.41 (square) or 1.73 (hexagons).
+    return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))
+
+
+def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
+    """Pixels per step, fitted on array positions (n, 2) that are in units of the pitch: exact to rounding of pixels."""
+    design = np.column_stack([array, np.ones(len(array))])
+    if np.linalg.matrix_rank(design) < 3:
+        return pitch_px(points)  # a single row or column of spots fixes no plane
+    linear = np.linalg.lstsq(design, points, rcond=None)[0][:2]
+    return float(np.sqrt(abs(np.linalg.det(linear))))
+
+
+def scaling(factor: float) -> Any:
+    """Transformation that multiplies x and y."""
+    from spatialdata.transformations import Scale
+
+    return Scale([factor, factor], axes=("x", "y"))
+
+
+def _noun(sdata: SpatialData, key: str) -> str:
+    return f"{'image' if key in sdata.images else 'shapes'} {key!r}"
+
+
+def _independent(systems: list[str]) -> list[str]:
+    """Leave µm out beside others: they are derived from these, and change when a scale is corrected."""
+    return [name for name in systems if name != MICRONS] or systems
+
+
+def _finite_centroids(shapes: GeoDataFrame, name: str) -> np.ndarray:
+    points = shapes.geometry.centroid
+    xy = np.column_stack([points.x, points.y]).astype(np.float64)
+    broken = ~np.isfinite(xy).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(xy)} shapes in {name!r} have no finite coordinates, first at index "
+            f"{shapes.index[broken][0]!r}. Remove them first."
+        )
+    return xy
+
+
+def _affines(element: Any) -> dict[str, np.ndarray]:
+    from spatialdata.transformations import get_transformation
+
+    known = get_transformation(element, get_all=True)
+    return {name: known[name].to_affine_matrix(("x", "y"), ("x", "y")) for name in known}
+
+
+def _set_affine(element: Any, matrix: np.ndarray) -> None:
+    from spatialdata.transformations import Affine, set_transformation
+
+    set_transformation(element, Affine(matrix, ("x", "y"), ("x", "y")), to_coordinate_system=MICRONS)
+
+
+def _apply(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    return xy @ matrix[:2, :2].T + matrix[:2, 2]

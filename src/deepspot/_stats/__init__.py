@@ -1,0 +1,1 @@
+"""Statistics of expression: normalization, agreement, spatial null models, the gamma-Poisson posterior."""

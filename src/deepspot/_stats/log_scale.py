@@ -1,0 +1,107 @@
+"""Expression as the analyses after a prediction take it: on the log scale, checked, and transformed if asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import issparse
+
+from deepspot._core.validate import key_in
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+PAPER = "paper"
+NEXT = "Call `sc.pp.normalize_total(table, target_sum=1e4)` and `sc.pp.log1p(table)` on a copy"
+
+
+def log_expression(table: AnnData, table_key: str, layer: str | None, transform: str | None) -> tuple[Any, np.ndarray]:
+    """Expression of a table, which is not changed.
+
+    Parameters
+    ----------
+    table
+        The table.
+    table_key
+        Its name, for messages.
+    layer
+        Layer, by default `X`.
+    transform
+        ``"paper"``: negative values become 0, then 1 is added. None: as it is.
+
+    Returns
+    -------
+    Matrix (n, known genes), a copy, and whether a gene is known (genes,): those with missing values are left out, such
+    as the genes of a corrected table that the model lacks.
+
+    Raises
+    ------
+    KeyError
+        If there is no such layer.
+    ValueError
+        If the values are not on the log scale, nothing is known, gene names repeat, or `transform` has no such option.
+    """
+    check_transform(transform)
+    where = f"X of table {table_key!r}"
+    if layer is not None:
+        where = f"Layer {key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
+    X = table.X if layer is None else table.layers[layer]
+    if X is None:
+        raise ValueError(f"{where} is empty, so there are no genes to analyse.")
+    if not table.var_names.is_unique:
+        raise ValueError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
+    check_log_scale(X, where, said="log1p" in table.uns, other=", or name the layer that is on it with `layer=`")
+    if issparse(X):
+        known = np.asarray(np.isfinite(X.sum(axis=0))).ravel()
+        X = X.tocsr()[:, known].copy()
+        if transform == PAPER:
+            X = X.toarray()
+    else:
+        X = np.asarray(X)
+        known = np.isfinite(X).all(axis=0)
+        X = X[:, known].copy()
+    if not known.any():
+        raise ValueError(f"{where} holds missing values for all genes.")
+    return (np.maximum(X, 0) + 1 if transform == PAPER else X), known
+
+
+def check_transform(transform: str | None) -> None:
+    """Raise unless there is such a transform."""
+    if transform not in (None, PAPER):
+        raise ValueError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
+
+
+def check_log_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
+    """Raise unless values are on the log scale, as far as can be known.
+
+    Parameters
+    ----------
+    X
+        All values, or some rows: a numpy or sparse array.
+    where
+        What they are, for messages.
+    said
+        Whether the table says that it is on the log scale.
+    other
+        Another way out, for the message about raw counts.
+    """
+    if look_like_counts(X):
+        raise ValueError(
+            f"{where} holds whole numbers, so these seem to be raw counts; expression on the log scale is needed. "
+            f"{NEXT}{other}."
+        )
+    if not said:
+        raise ValueError(
+            f"{where} is on a scale that nobody stated: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
+            "sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
+        )
+
+
+def look_like_counts(X: Any) -> bool:
+    """Whether values seem to be raw counts, and not logarithms: a numpy or sparse array."""
+    values = X.data if issparse(X) else np.asarray(X)
+    values = values[np.isfinite(values)]
+    # A handful of values tells counts from logarithms, and zeros tell nothing.
+    positive = values[values > 0][:100_000]
+    return bool(len(positive)) and bool((positive == np.round(positive)).all())

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from deepspot._features.bags import Bags
+from deepspot.models._features import context_features
+
+from .inputs import fill_unknown, not_fitted, rows_to_learn
+
+
+class Regression:
+    """What the baselines on scikit-learn share: features of a spot go in, and expression of all genes comes out."""
+
+    def __init__(self) -> None:
+        self.regressor: Any = None
+
+    def fit(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
+    ) -> Self:
+        """Fit to measured expression.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots.
+        targets
+            (n, genes) log-expression; where a slide did not measure a gene (NaN) the mean stands in.
+        rows
+            Spots to learn from, maybe several times; by default all.
+        slides, patients
+            Not used.
+        """
+        rows = rows_to_learn(bags, targets, rows)
+        self.regressor = self._learn(self._features(bags)[rows], fill_unknown(targets[rows]))
+        return self
+
+    def predict(self, bags: Bags) -> np.ndarray:
+        """Predict log-expression (n, genes)."""
+        if self.regressor is None:
+            raise not_fitted(self)
+        return self.regressor.predict(self._features(bags)).reshape(len(bags), -1).astype(np.float32)
+
+    def _features(self, bags: Bags) -> np.ndarray:
+        """Features (n, d) that the regression sees."""
+        return bags.spot.astype(np.float32)
+
+    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+        """Return a fitted regressor of scikit-learn."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _columns(expression: np.ndarray) -> np.ndarray:
+        # scikit-learn wants a vector, not a column, where there is one gene.
+        return expression[:, 0] if expression.shape[1] == 1 else expression
+
+
+class Linear(Regression):
+    """Ordinary least squares on the embedding of the spot tile.
+
+    With fewer spots than features it takes the solution of least norm. Sub-spots and neighbours are not seen.
+
+    Attributes
+    ----------
+    regressor
+        The fitted regression of scikit-learn.
+
+    References
+    ----------
+    "Linear regression" of the DeepSpot paper.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> spot = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    >>> bags = ds.models.Bags(spot, None, csr_matrix((40, 40), dtype=bool))
+    >>> ds.models.Linear().fit(bags, spot[:, :2]).predict(bags).shape
+    (40, 2)
+    """
+
+    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+        from sklearn.linear_model import LinearRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        # Half of the digits would be lost on features that are nearly copies of one another.
+        return make_pipeline(StandardScaler(), LinearRegression()).fit(features.astype(np.float64), expression)
+
+
+class MLP(Regression):
+    """Multilayer perceptron on the standardised embedding of the spot tile: ReLU, Adam, squared error.
+
+    Parameters
+    ----------
+    hidden
+        Width of each hidden layer; the paper also tried (1024, 1024).
+    lr
+        Learning rate.
+    alpha
+        Strength of the L2 penalty.
+    max_iter
+        At most so many passes over the data.
+    seed
+        Same seed, same weights.
+
+    Attributes
+    ----------
+    regressor
+        The fitted pipeline of scikit-learn.
+
+    References
+    ----------
+    "MLP" of the DeepSpot paper. Here features are standardised, so that one learning rate fits all encoders.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> spot = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    >>> bags = ds.models.Bags(spot, None, csr_matrix((40, 40), dtype=bool))
+    >>> ds.models.MLP(hidden=(8,), max_iter=20).fit(bags, spot[:, :2]).predict(bags).shape
+    (40, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden: Sequence[int] = (512, 512),
+        lr: float = 1e-3,
+        alpha: float = 1e-4,
+        max_iter: int = 200,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.lr = lr
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.seed = seed
+
+    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPRegressor
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        network = MLPRegressor(
+            hidden_layer_sizes=tuple(self.hidden),
+            solver="adam",
+            activation="relu",
+            alpha=self.alpha,
+            learning_rate_init=self.lr,
+            max_iter=self.max_iter,
+            random_state=self.seed,
+        )
+        with warnings.catch_warnings():
+            # The number of passes is part of the definition, converged or not.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return make_pipeline(StandardScaler(), network).fit(features, self._columns(expression))
+
+
+class RandomForest(Regression):
+    """Random forest on the context features of a spot, all genes in the same trees.
+
+    Parameters
+    ----------
+    n_trees
+        Number of trees.
+    context
+        Sets to use, as in :class:`Ridge`; the benchmark has the spot alone.
+    n_jobs
+        Processor cores to use; None is one, -1 all.
+    seed
+        Same seed, same forest.
+
+    Attributes
+    ----------
+    regressor
+        The fitted forest of scikit-learn.
+
+    References
+    ----------
+    Jaume et al., HEST-1k, 2024: 70 trees, there on 50 genes. Here the number of genes is up to the caller.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> spot = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    >>> bags = ds.models.Bags(spot, None, csr_matrix((40, 40), dtype=bool))
+    >>> ds.models.RandomForest(n_trees=5).fit(bags, spot[:, :2]).predict(bags).shape
+    (40, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_trees: int = 70,
+        context: Sequence[str] = ("spot",),
+        n_jobs: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.n_trees = n_trees
+        self.context = context
+        self.n_jobs = n_jobs
+        self.seed = seed
+
+    def _features(self, bags: Bags) -> np.ndarray:
+        return context_features(bags, self.context)
+
+    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+        from sklearn.ensemble import RandomForestRegressor
+
+        forest = RandomForestRegressor(n_estimators=self.n_trees, random_state=self.seed, n_jobs=self.n_jobs)
+        return forest.fit(features, self._columns(expression))
+
+
+class PositionOnly(Regression):
+    """The null model that knows where a spot is, and sees no image.
+
+    A random forest on x, y, the distance to the middle of the slide's spots, all in µm, and the number of neighbours.
+    A system that does not beat it may have learnt the outline of a section only.
+
+    Parameters
+    ----------
+    n_trees
+        Number of trees.
+    n_jobs
+        Processor cores to use; None is one, -1 all.
+    seed
+        Same seed, same forest.
+
+    Attributes
+    ----------
+    regressor
+        The fitted forest of scikit-learn.
+
+    Raises
+    ------
+    ValueError
+        In `fit` and `predict`, if the bags have no positions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> position = np.random.default_rng(0).normal(size=(40, 2))
+    >>> bags = ds.models.Bags(np.zeros((40, 4), "float32"), None, csr_matrix((40, 40), dtype=bool), position)
+    >>> ds.models.PositionOnly(n_trees=5).fit(bags, position).predict(bags).shape
+    (40, 2)
+    """
+
+    def __init__(self, *, n_trees: int = 100, n_jobs: int | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.n_trees = n_trees
+        self.n_jobs = n_jobs
+        self.seed = seed
+
+    def _features(self, bags: Bags) -> np.ndarray:
+        if bags.position is None:
+            raise ValueError(
+                "PositionOnly needs positions, but the bags have none. Make them with `Bags(position=...)`."
+            )
+        middle = np.linalg.norm(bags.position, axis=1)
+        return np.column_stack([bags.position, middle, np.diff(bags.neighbors.indptr)]).astype(np.float32)
+
+    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+        from sklearn.ensemble import RandomForestRegressor
+
+        # Leaves of several spots: measured expression of one spot is noisy.
+        forest = RandomForestRegressor(self.n_trees, min_samples_leaf=5, random_state=self.seed, n_jobs=self.n_jobs)
+        return forest.fit(features, self._columns(expression))

@@ -1,0 +1,1 @@
+"""Models as files: the card, the tensors, and where both are kept."""

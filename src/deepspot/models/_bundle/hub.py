@@ -1,0 +1,141 @@
+"""Models in repositories of Hugging Face: the only file that talks to it about models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepspot._core.hub import HubErrors, explain_hub_errors
+
+from .card_file import largest, read_card
+from .files import CARD, PAGE, WEIGHTS
+
+# `Path` makes one slash of two.
+_ADDRESS = re.compile(r"(?!.*\.\.)hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A repository, and what of its history is meant; None is its main branch."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"https://huggingface.co/{self.repo}"
+
+
+def is_address(model: object) -> bool:
+    """Whether something is meant as a repository."""
+    return str(model).startswith("hf:")
+
+
+def parse(text: str) -> Address:
+    """Read ``hf://org/name`` or ``hf://org/name@revision``."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"{text!r} is no address. Write 'hf://organisation/name' or 'hf://organisation/name@revision'."
+        )
+    return Address(found["repo"], found["revision"])
+
+
+def fetch(address: Address, *, token: str | None = None) -> Path:
+    """Folder with the two files of a bundle, out of the hub's own cache, downloaded if it is not there.
+
+    The card comes first: what it says bounds the weights, and a card that is not understood stops the download. Both
+    are of one commit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such repository, revision or file, or it is private.
+    PermissionError
+        If access has to be asked for.
+    ConnectionError
+        If it is not in the cache and cannot be reached.
+    ValueError
+        If the card is no card, or the weights are larger than it says.
+    """
+    with explained(address):
+        folder = _download(address.repo, CARD, address.revision, token).parent
+    limit, commit = largest(read_card(folder)), folder.name
+    if (folder / WEIGHTS).is_file():
+        return folder
+    with explained(address):
+        size = _size(address.repo, WEIGHTS, commit, token)
+        if size is None or size <= limit:
+            return _download(address.repo, WEIGHTS, commit, token).parent
+    raise ValueError(
+        f"{WEIGHTS} in {address} has {size:,} bytes, and by its card it may have {limit:,}. It was not downloaded."
+    )
+
+
+def _download(repo: str, name: str, revision: str | None, token: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, name, revision=revision, token=token, library_name="deepspot"))
+
+
+def _size(repo: str, name: str, revision: str, token: str | None) -> int | None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), token=token).size
+
+
+def send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> Address:
+    """Write the files of a bundle and its page to a repository in one commit, which is returned."""
+    with explained(place):
+        return Address(place.repo, _send(folder, place, private=private, token=token, message=message))
+
+
+def _send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    api = HfApi(token=token, library_name="deepspot")
+    try:
+        known = api.model_info(place.repo)
+    except RepositoryNotFoundError:
+        known = None
+    if known is None:
+        api.create_repo(place.repo, private=private)
+    elif private and not known.private:
+        raise ValueError(f"{place.url} is public. Pass `private=False` to publish the model, or another name.")
+    done = api.upload_folder(
+        repo_id=place.repo, folder_path=folder, commit_message=message, allow_patterns=[CARD, WEIGHTS, PAGE]
+    )
+    return done.oid
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Say what to do about the errors of Hugging Face."""
+    from huggingface_hub import errors
+
+    token = "pass `token=`, or set the environment variable HF_TOKEN"
+    words = HubErrors(
+        gated=f"{address} is gated. Ask for access at {address.url}, then {token}.",
+        missing=f"There is no repository {address.url}, or it is private. Check its name; if you have access, {token}.",
+        offline=f"{address} is not in the cache, and Hugging Face cannot be reached. On a machine that is online, "
+        f"download {CARD} and {WEIGHTS} from {address.url}, and pass the folder with them.",
+        failed=f"Hugging Face did not answer as expected for {address} ({{}}). Try again; if access is restricted, "
+        f"{token}.",
+    )
+    try:
+        with explain_hub_errors(words):
+            yield
+    except errors.RevisionNotFoundError as error:
+        raise FileNotFoundError(
+            f"{address.url} has no revision {address.revision!r}. See its history there."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise FileNotFoundError(f"{address} is no model of deepspot: it lacks {CARD} or {WEIGHTS}.") from error

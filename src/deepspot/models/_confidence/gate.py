@@ -1,0 +1,138 @@
+"""The ridge gate: whether the network is better than tuned ridge on units that neither has seen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from deepspot._stats.metrics import mean_r
+
+from .folds import Folds, Unit
+
+Verdict = Literal["network", "blend", "ridge"]
+# Of the network. No rule that chose a blend's share did better than one half, on toy cohorts that are reported nowhere
+# else (benchmarks/gate.py).
+SHARES: dict[Verdict, float] = {"ridge": 0.0, "blend": 0.5, "network": 1.0}
+LEVEL = 0.9
+UNITS = {"patients": "patients", "slides": "slides of one patient", "blocks": "blocks of one slide"}
+
+
+class Gate(BaseModel):
+    """What a network gained over tuned ridge on the same context features, and what was made of it.
+
+    Attributes
+    ----------
+    unit, n
+        What was held out in turn, and how many: patients; with one patient its slides; with one slide parts of it.
+        Only patients say something of the next patient.
+    r_ridge, r_network, r_used
+        Mean Pearson r over genes within held-out slides, mean over units: of ridge, of the network alone, and of what
+        predicts now. The last one was chosen by these numbers, and is a little too high for that.
+    gain, low, high
+        Of the network over ridge: the mean over units, and its 90 % interval (Student's t).
+    blend_gain, blend_low, blend_high
+        The same for the blend, half network and half ridge.
+    weight
+        Share of the network in the prediction; the rest is ridge.
+    verdict
+        ``"network"``, ``"blend"`` or ``"ridge"``: what predicts. A network never does whose interval holds 0.
+    binding
+        Whether the verdict was obeyed, or the network predicts whatever the verdict (presets that reproduce others).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: Unit
+    n: int
+    r_ridge: float
+    r_network: float
+    r_used: float
+    gain: float
+    low: float
+    high: float
+    blend_gain: float
+    blend_low: float
+    blend_high: float
+    weight: float
+    verdict: Verdict
+    binding: bool = True
+
+    def __str__(self) -> str:
+        doubt = "its gain is beyond doubt" if self.blend_low > 0 else "its gain is not beyond doubt"
+        used = {
+            "network": "the network predicts",
+            "blend": f"a blend predicts ({self.weight:.0%} network), {doubt}",
+            "ridge": "no gain, so ridge predicts alone",
+        }[self.verdict]
+        if not self.binding:
+            used = "the network predicts, as its preset says"
+        blend = self.verdict != "network" and self.binding
+        gain, low, high = (
+            (self.blend_gain, self.blend_low, self.blend_high) if blend else (self.gain, self.low, self.high)
+        )
+        return (
+            f"r {self.r_used:.3f} on {self.n} held-out {UNITS[self.unit]}; {'blend' if blend else 'network'} over "
+            f"tuned ridge {gain:+.3f} (90 % interval {low:+.3f} to {high:+.3f}): {used}"
+        )
+
+
+def judge(
+    network: np.ndarray, ridge: np.ndarray, targets: np.ndarray, *, folds: Folds, slides: np.ndarray, binding: bool
+) -> Gate:
+    """Compare two out-of-fold predictions, and choose what shall predict.
+
+    The network predicts where it is better than its blend with ridge, and the lower 90 % bound of its gain over ridge
+    is above 0. Else the blend does, unless it gains nothing; then ridge.
+
+    Parameters
+    ----------
+    network, ridge
+        (n, genes) predictions by fits that did not see the row's unit, NaN for rows that were never held out.
+    targets
+        (n, genes) what was measured.
+    folds
+        Units.
+    slides
+        (n,) r is computed within slides: shifts between them are no skill.
+    binding
+        Whether the verdict is obeyed; else the network predicts.
+    """
+    held = np.concatenate([rows for _, rows in folds.splits])
+    units = [held[folds.labels[held] == unit] for unit in np.unique(folds.labels[held])]
+    r = {
+        name: np.array([
+            mean_r(share * network[rows] + (1 - share) * ridge[rows], targets[rows], slides[rows]) for rows in units
+        ])
+        for name, share in SHARES.items()
+    }  # fmt: skip
+    gain, low, high = interval(r["network"] - r["ridge"])
+    blend_gain, blend_low, blend_high = interval(r["blend"] - r["ridge"])
+    verdict: Verdict = "network" if low > 0 and gain > blend_gain else "blend" if blend_gain > 0 else "ridge"
+    used = verdict if binding else "network"
+    return Gate(
+        unit=folds.unit,
+        n=len(units),
+        r_ridge=float(r["ridge"].mean()),
+        r_network=float(r["network"].mean()),
+        r_used=float(r[used].mean()),
+        gain=gain,
+        low=low,
+        high=high,
+        blend_gain=blend_gain,
+        blend_low=blend_low,
+        blend_high=blend_high,
+        weight=SHARES[used],
+        verdict=verdict,
+        binding=binding,
+    )
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of one value per unit (two or more), and its 90 % interval by Student's t, which knows how few they are."""
+    from scipy.stats import t
+
+    mean = float(values.mean())
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half

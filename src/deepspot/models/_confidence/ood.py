@@ -1,0 +1,145 @@
+"""How unlike the training data a spot looks: spots unlike all that a model learnt from deserve no trust."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from .folds import Folds, make_folds
+
+NEIGHBORS = 5
+CORE = 512
+SHARE_BELOW = 0.95
+ENOUGH = 3
+# Above this share of strange spots the slide is another tissue, stain or scanner; 5 % are flagged on similar slides.
+MANY_STRANGE = 0.25
+# Below the rounding of float32, so that training spots that are all alike give a threshold to divide by.
+LEAST = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """Out-of-distribution score of spots: cosine distance to the nearest training embeddings.
+
+    Kept are embeddings of at most 512 training spots, drawn at random. The score of a spot is its mean distance to the
+    five nearest of them, over a threshold that 95 % of the spots of a typical held-out patient stay below (with fewer
+    than three patients: of a typical held-out slide, so that spots of another patient are flagged more often).
+
+    Attributes
+    ----------
+    core
+        (m, d) training embeddings of length 1.
+    threshold
+        (1,) distance that counts as strange.
+
+    References
+    ----------
+    Sun, Ming, Zhu and Li, "Out-of-distribution detection with deep nearest neighbors", ICML 2022. Compared with
+    Mahalanobis distances in ``benchmarks/novelty.py``.
+    """
+
+    core: np.ndarray
+    threshold: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        spot: np.ndarray,
+        rows: np.ndarray,
+        slides: np.ndarray,
+        patients: np.ndarray,
+        *,
+        position: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Learn what is familiar.
+
+        Parameters
+        ----------
+        spot
+            (n, d) embeddings of the spot tiles.
+        rows
+            Spots to learn from; one that is there several times counts once.
+        slides, patients
+            (n,) labels. The threshold comes from spots of patients that were left out of the core, the median over
+            patients; with fewer than three patients of slides; with one slide of each, of parts of the slides.
+        position
+            (n, 2) centres of the spots.
+        seed
+            Seed of the draw.
+
+        Raises
+        ------
+        ValueError
+            If fewer than two spots are given.
+        """
+        once = np.unique(rows)
+        reached = []
+        for folds in _folds(once, slides, patients, position):
+            for _, held in folds.splits:
+                learnt = np.setdiff1d(once, held)
+                distance, units = _distance(_core(spot[learnt], seed), spot[held]), folds.labels[held]
+                reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
+        threshold = max(float(np.median(reached)), LEAST)
+        return cls(_core(spot[np.unique(rows)], seed), np.array([threshold], dtype=np.float32))
+
+    def score(self, spot: np.ndarray) -> np.ndarray:
+        """Score of every spot (n,) in float32: larger is stranger, above 1 is stranger than the threshold."""
+        if spot.ndim != 2 or spot.shape[1] != self.core.shape[1]:
+            raise ValueError(f"`spot` must be of shape (n, {self.core.shape[1]}), got {spot.shape}.")
+        return (_distance(self.core, spot) / self.threshold).astype(np.float32)
+
+    def flag(self, spot: np.ndarray) -> np.ndarray:
+        """Whether a spot is unlike the training data (n,)."""
+        return self.score(spot) > 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that has to be kept to make it again with :meth:`from_arrays`."""
+        return {"core": self.core, "threshold": self.threshold}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Any]) -> Self:
+        """Make it from what :meth:`arrays` gave.
+
+        Raises
+        ------
+        ValueError
+            If the arrays do not fit together.
+        """
+        core, threshold = (np.asarray(arrays[name], dtype=np.float32) for name in ("core", "threshold"))
+        if core.ndim != 2 or not core.size or not np.isfinite(core).all():
+            raise ValueError(f"`core` must be a finite matrix of embeddings, got one of shape {core.shape}.")
+        if threshold.shape != (1,) or not 0 < threshold[0] < np.inf:
+            raise ValueError(f"`threshold` must be one number above 0, got {threshold}.")
+        return cls(core, threshold)
+
+
+def _folds(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, position: np.ndarray | None) -> list[Folds]:
+    """What is left out to find the threshold."""
+    known = np.unique(patients[once])
+    if len(known) >= ENOUGH:
+        return [make_folds(once, slides, patients, position=position)]
+    # The distance between two patients is no measure of what is strange: it can be as large as to another species.
+    alike = np.zeros(len(slides))
+    if any(len(np.unique(slides[once][patients[once] == patient])) > 1 for patient in known):
+        return [make_folds(once, slides, alike, position=position)]
+    parts = [once[slides[once] == slide] for slide in np.unique(slides[once])]
+    return [make_folds(part, alike, alike, position=position) for part in parts if len(part) > 1] or [
+        make_folds(once, alike, alike, position=position)
+    ]
+
+
+def _core(spot: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.preprocessing import normalize
+
+    kept = np.sort(np.random.default_rng(seed).permutation(len(spot))[:CORE])
+    return normalize(spot[kept].astype(np.float32))
+
+
+def _distance(core: np.ndarray, spot: np.ndarray) -> np.ndarray:
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(core)), metric="cosine").fit(core)
+    return nearest.kneighbors(spot.astype(np.float32))[0].mean(axis=1)

@@ -1,0 +1,1 @@
+"""The network of the paper: its configuration, layers, losses, training and inference."""

@@ -1,0 +1,1 @@
+"""What maps share: axes, image, colors, values, panels."""

@@ -1,0 +1,108 @@
+"""Spots, and the part of an image that lies under them, small enough to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot._core.keys import DIAMETER
+from deepspot._image.tiles import level_sizes, pyramid_levels, shrink
+from deepspot._spatial import transforms
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+MAX_PX = 1500
+# Share of the distance between spots, where their size is unknown.
+LOOSE = 0.55
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Where spots lie, and how wide they are.
+
+    Attributes
+    ----------
+    centers
+        (n, 2) x and y in pixels of the full-resolution image.
+    mpp
+        µm per pixel of that image.
+    diameter
+        Of the tissue that a spot measures, in µm.
+    """
+
+    centers: np.ndarray
+    mpp: float
+    diameter: float
+
+    @property
+    def xy(self) -> np.ndarray:
+        """Centres in µm from the corner of the image."""
+        return self.centers * self.mpp
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """A picture and where it lies.
+
+    Attributes
+    ----------
+    pixels
+        (h, w, 3) uint8.
+    extent
+        Left, right, bottom and top edge in µm from the corner of the full-resolution image, as matplotlib takes them.
+    """
+
+    pixels: np.ndarray
+    extent: tuple[float, float, float, float]
+
+
+def place_spots(sdata: SpatialData, image_key: str, shapes_key: str) -> Spots:
+    """Place the spots of a shapes element in an image, as wide as the tissue that they measure."""
+    placement = transforms.place_spots(sdata, image_key, shapes_key)
+    known = sdata.shapes[shapes_key].get(DIAMETER)
+    loose = LOOSE * transforms.pitch_px(placement.centers) * placement.mpp if known is None else float(known.median())
+    return Spots(placement.centers, placement.mpp, loose)
+
+
+def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
+    """Cut the image to the spots and a little tissue around them."""
+    margin = max(0.04 * float(np.ptp(spots.xy, axis=0).max()), 2 * spots.diameter)
+    return cut_backdrop(sdata, image_key, spots.centers, mpp=spots.mpp, margin_um=margin)
+
+
+def cut_backdrop(
+    sdata: SpatialData, image_key: str, centers: np.ndarray, *, mpp: float, margin_um: float, max_px: int = MAX_PX
+) -> Backdrop:
+    """Cut the image to the spots and a margin, and scale it down.
+
+    Parameters
+    ----------
+    sdata
+        Where the image is.
+    image_key
+        Its name.
+    centers
+        (n, 2) x and y of the spots in pixels of the full-resolution image.
+    mpp
+        µm per pixel of that image.
+    margin_um
+        Tissue to show around the spots, in µm.
+    max_px
+        Limit of the longer side of the picture in pixels; it may be exceeded by half.
+    """
+    pyramid = pyramid_levels(sdata, image_key)
+    sizes = np.array(level_sizes(pyramid))[:, ::-1]  # as (width, height), like the centres
+    low = np.clip(np.floor(centers.min(axis=0) - margin_um / mpp), 0, sizes[0] - 1)
+    high = np.clip(np.ceil(centers.max(axis=0) + margin_um / mpp), low + 1, sizes[0])
+    factors = sizes[0] / sizes
+    enough = np.flatnonzero(((high - low) / factors).max(axis=1) >= max_px)
+    level = int(enough[-1]) if len(enough) else 0
+    first = np.floor(low / factors[level]).astype(int)
+    last = np.ceil(high / factors[level]).astype(int)
+    pixels, step = shrink(pyramid[level], first, last, max_px)
+    left, top = first * factors[level] * mpp
+    right, bottom = (left, top) + np.array(pixels.shape[1::-1]) * step * factors[level] * mpp
+    return Backdrop(pixels, (float(left), float(right), float(bottom), float(top)))

@@ -1,0 +1,155 @@
+"""Measured, predicted and corrected genes of the spots of a shapes element, on one scale and in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from deepspot._core.keys import CORRECTED, PREDICTION, SCALE, UNS
+from deepspot._core.validate import key_in, one_key
+from deepspot._sdata.tables import (
+    find_measured_table,
+    is_deepspot_table,
+    kind_of,
+    match_rows,
+    regions_of,
+    tables_annotating,
+    tables_of_kind,
+)
+from deepspot._stats.normalize import check_counts, normalize
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def shapes_of(sdata: SpatialData, table_key: str, shapes_key: str | None) -> str:
+    """Name of the shapes element that a table describes, to be chosen where it describes several."""
+    names = regions_of(sdata, table_key)
+    return one_key(shapes_key, names, f"shapes that sdata.tables[{table_key!r}] annotates", "shapes_key")
+
+
+def prediction_table_key(
+    sdata: SpatialData, shapes_key: str, key: str | None, *, argument: str = "prediction_key"
+) -> str:
+    """Name of the table with the predicted genes of a shapes element."""
+    tables = tables_annotating(sdata, shapes_key)
+    if key is None:
+        tables = tables_of_kind(sdata, shapes_key, PREDICTION)
+        if not tables:
+            raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
+    return one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
+
+
+def corrected_table_key(sdata: SpatialData, shapes_key: str, key: str | Literal[False] | None) -> str | None:
+    """Name of the table with the corrected genes of a shapes element, or None if there is none or `key` is False."""
+    tables = tables_of_kind(sdata, shapes_key, CORRECTED)
+    if key is False or (key is None and not tables):
+        return None
+    return one_key(key, tables, f"corrected genes of {shapes_key!r} in sdata.tables", "corrected_key")
+
+
+def measured_table_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str | None:
+    """Name of the table with the measured genes of a shapes element, or None if nothing was measured."""
+    tables = [name for name in tables_annotating(sdata, shapes_key) if not is_deepspot_table(sdata.tables[name])]
+    return None if key is None and not tables else find_measured_table(sdata, shapes_key, key)
+
+
+def measured_values(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Measured genes as log1p of counts per 10,000.
+
+    Parameters
+    ----------
+    sdata
+        Where the table is.
+    shapes_key, table_key
+        The spots, and the table with their counts.
+    genes
+        Names.
+    layer
+        Layer with raw counts. By default `X`, which is taken as it is where ``uns["log1p"]`` says that it is on the log
+        scale already.
+
+    Returns
+    -------
+    (n, genes) in the order of the shapes; NaN where a spot or a gene was not measured.
+    """
+    table = sdata.tables[table_key]
+    if layer is None and "log1p" in table.uns:
+        return _spread(table, sdata, shapes_key, table.X, genes)
+    where = f"X of table {table_key!r}"
+    if layer is not None:
+        where = f"Layer {key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
+    counts = check_counts(table.X if layer is None else table.layers[layer], where)
+    known = [gene for gene in genes if gene in table.var_names]
+    depth = np.asarray(counts.sum(axis=1)).ravel()
+    values = normalize(counts[:, _columns(table, known)], depth)
+    return _spread(table[:, known], sdata, shapes_key, values, genes)
+
+
+def predicted_values(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Genes (n, genes) of a table of this package, in the order of the shapes; NaN where there is no value."""
+    table = sdata.tables[table_key]
+    if layer is not None:
+        key_in(layer, table.layers, f"layers of table {table_key!r}")
+    return _spread(table, sdata, shapes_key, table.X if layer is None else table.layers[layer], genes)
+
+
+def expression_values(
+    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+) -> np.ndarray:
+    """Genes (n, genes) of any table: a `layer` of a measured one is counts, of one of this package as it is."""
+    read = predicted_values if is_deepspot_table(sdata.tables[table_key]) else measured_values
+    return read(sdata, shapes_key, table_key, genes, layer=layer)
+
+
+def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
+    """What the title of a gene says of its values: measured, predicted, corrected, or the name of a layer."""
+    what = kind_of(sdata.tables[table_key])
+    if what is None or layer == "measured":
+        return "measured"
+    if layer is not None and layer != CORRECTED:
+        return layer
+    return {PREDICTION: "predicted"}.get(what, what)
+
+
+def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
+    """What the colour bar of a gene says."""
+    table = sdata.tables[table_key]
+    if layer is None and "log1p" in table.uns and not is_deepspot_table(table):
+        return "log expression, as in the table"
+    return str(table.uns.get(UNS, {}).get("scale", SCALE))
+
+
+def _columns(table: AnnData, genes: Sequence[str]) -> np.ndarray:
+    if not table.var_names.is_unique:
+        raise ValueError("Gene names of the table are not unique. Call `var_names_make_unique` on it first.")
+    return table.var_names.get_indexer(list(genes))
+
+
+def _spread(table: AnnData, sdata: SpatialData, shapes_key: str, X: Any, genes: Sequence[str]) -> np.ndarray:
+    rows, positions = match_rows(table, sdata, shapes_key)
+    columns = _columns(table, genes)
+    known = np.flatnonzero(columns >= 0)
+    part = X[:, columns[known]][rows]
+    values = np.full((len(sdata.shapes[shapes_key]), len(columns)), np.nan)
+    values[np.ix_(positions, known)] = part.toarray() if hasattr(part, "toarray") else np.asarray(part)
+    return values
+
+
+def groups_of(results: pd.DataFrame, groups: str | Sequence[str] | None, argument: str) -> list[str]:
+    """Names of the groups of a result as text, in their order there; all, or those that were asked for."""
+    known = list(dict.fromkeys(results["group"].astype(str)))
+    if groups is None:
+        return known
+    wanted = [groups] if isinstance(groups, str) else [str(group) for group in groups]
+    if not wanted:
+        raise ValueError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")
+    return [key_in(group, known, "groups of the result") for group in wanted]

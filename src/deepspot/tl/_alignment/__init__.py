@@ -1,0 +1,1 @@
+"""Whether measured spots lie where the image says."""

@@ -1,0 +1,128 @@
+"""How well two fields of expression agree under many moves, how sure that is, and what chance would give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from deepspot._spatial.transforms import pitch_px
+
+SMALL = 1e-9
+BLOCK_PITCHES = 2.0
+LARGEST_GROUP = 64
+
+
+class Agreement:
+    """Correlation of a measured field with a predicted one under every move.
+
+    It is Pearson's r over spots and genes together, every gene in units of its standard deviation on the slide and
+    centred over the spots that overlap. Where all overlap this is the mean over genes of Pearson's r, and elsewhere
+    nearly so, but it needs a few products of matrices instead of one correlation for each gene and move.
+
+    Parameters
+    ----------
+    nearest
+        (c, n) predicted spot of every measured one, -1 where there is none.
+    predicted
+        (m, genes) standardised field.
+    """
+
+    def __init__(self, nearest: np.ndarray, predicted: np.ndarray) -> None:
+        self.nearest, self.predicted = nearest, predicted
+        self.kept = (nearest >= 0).astype(np.float32)
+        self.count = self.kept.sum(axis=1)
+        self.norm = (predicted**2).sum(axis=1)
+        used = np.zeros((len(nearest), len(predicted)), dtype=np.float32)
+        move, spot = np.nonzero(nearest >= 0)
+        np.add.at(used, (move, nearest[move, spot]), 1)
+        self.mean = used @ predicted / self.count[:, None]
+        self.variance = np.maximum(used @ self.norm / self.count - (self.mean**2).sum(axis=1), SMALL)
+
+    def r(self, measured: np.ndarray) -> np.ndarray:
+        """Agreement (c,) of a standardised field (n, genes)."""
+        mean, variance = self._moments(measured)
+        covariance = self._pairs(measured).sum(axis=1) / self.count - (mean * self.mean).sum(axis=1)
+        return covariance / np.sqrt(variance * self.variance)
+
+    def contributions(self, measured: np.ndarray) -> np.ndarray:
+        """What every spot adds to the error of the agreement: its influence (c, n), divided by the number of spots."""
+        mean, variance = self._moments(measured)
+        at = np.maximum(self.nearest, 0)
+        product = self._pairs(measured) - (measured @ self.mean.T).T
+        product -= np.take_along_axis(mean @ self.predicted.T, at, 1)
+        product += (mean * self.mean).sum(axis=1)[:, None]
+        a = (measured**2).sum(axis=1) - 2 * (measured @ mean.T).T + (mean**2).sum(axis=1)[:, None]
+        b = self.norm[at] - 2 * np.take_along_axis(self.mean @ self.predicted.T, at, 1)
+        b += (self.mean**2).sum(axis=1)[:, None]
+        scale = np.sqrt(variance * self.variance)[:, None]
+        spread = (a / variance[:, None] + b / self.variance[:, None]) / 2
+        influence = product / scale - self.r(measured)[:, None] * spread
+        return influence * self.kept / self.count[:, None]
+
+    def _moments(self, measured: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean = self.kept @ measured / self.count[:, None]
+        variance = self.kept @ (measured**2).sum(axis=1) / self.count - (mean**2).sum(axis=1)
+        return mean, np.maximum(variance, SMALL)
+
+    def _pairs(self, measured: np.ndarray) -> np.ndarray:
+        products = measured @ self.predicted.T
+        return products[np.arange(len(measured)), np.maximum(self.nearest, 0)] * self.kept
+
+
+def standardize(field: np.ndarray) -> np.ndarray:
+    """Genes of a field (n, genes) in units of their standard deviation; squares of a row sum to about 1."""
+    centred = field - field.mean(axis=0)
+    return (centred / np.maximum(centred.std(axis=0), SMALL) / np.sqrt(field.shape[1])).astype(np.float32)
+
+
+def block_noise(
+    contributions: np.ndarray, centers_um: np.ndarray, pitch: float, n: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Errors (c, n draws) of the agreement, by a bootstrap over blocks of neighbouring spots.
+
+    Each block is multiplied by +1 or -1 (the wild bootstrap), the same for all moves, so that the errors of two moves
+    can be subtracted.
+    """
+    cells = np.floor((centers_um - centers_um.min(axis=0)) / (BLOCK_PITCHES * pitch)).astype(int)
+    _, block = np.unique(cells, axis=0, return_inverse=True)
+    signs = rng.choice(np.array([-1, 1], dtype=np.float32), size=(block.max() + 1, n))
+    return contributions @ signs[block.ravel()]
+
+
+def shuffles(field: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Fields whose spots change places: chance where neighbours have nothing in common, and a few spots stand out."""
+    for _ in range(n):
+        yield rng.permutation(field)
+
+
+def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Fields that look like a measured one but lie elsewhere.
+
+    Patches keep their sizes and genes their correlations: the field is written in the waves of the spot array (Moran's
+    eigenvectors), and waves of similar length are rotated into one another, all genes alike.
+
+    References
+    ----------
+    Wagner and Dray 2015, Generating spatially constrained null models for irregularly spaced data using Moran spectral
+    randomization methods. Methods in Ecology and Evolution 6.
+    """
+    from scipy.linalg import eigh
+    from scipy.spatial.distance import pdist, squareform
+    from scipy.stats import ortho_group
+
+    near = np.exp(-squareform(pdist(centers_um / pitch_px(centers_um), "sqeuclidean")) / 2)
+    near -= near.mean(axis=0)
+    near -= near.mean(axis=1)[:, None]
+    waves = eigh(near)[1][:, ::-1].astype(np.float32)
+    weights = waves.T @ field
+    # Octaves: two of the longest waves, four of the next, and so on.
+    edges = np.cumsum([0, *np.minimum(2.0 ** np.arange(1, 32), LARGEST_GROUP)])
+    groups = [weights[int(a) : int(b)] for a, b in pairwise(edges) if a < len(weights)]
+    for _ in range(n):
+        turned = [
+            ortho_group.rvs(len(part), random_state=rng).astype(np.float32) @ part if len(part) > 1 else part
+            for part in groups
+        ]
+        yield waves @ np.concatenate(turned)

@@ -1,0 +1,1 @@
+"""Analysis of predicted genes: markers, enrichment, pathways."""

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+
+from deepspot._core.keys import valid_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive, key_in
+from deepspot._sdata.tables import find_expression_table
+from deepspot._sdata.write import add_entries, check_entries
+from deepspot._stats.log_scale import log_expression
+
+from .download import fetch
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+SCORE, P = "score_mlm", "padj_mlm"
+COLUMNS = ("source", "target", "weight")
+
+
+def pathways(
+    sdata: SpatialData,
+    net: pd.DataFrame | str | Path | None = None,
+    *,
+    table_key: str | None = None,
+    layer: str | None = None,
+    transform: Literal["paper"] | None = None,
+    top: int = 500,
+    tmin: int = 5,
+    organism: str = "human",
+    overwrite: bool = False,
+) -> None:
+    """Score the activity of pathways in every spot.
+
+    decoupler fits the expression of each spot by the weights that genes have in all pathways at once (``mlm``). A score
+    is the t-value of a pathway: above 0 if its genes are higher than others in the direction of their weights.
+    Scores compare spots of one slide; their zero depends on which genes are known.
+
+    Parameters
+    ----------
+    sdata
+        Object with predicted, corrected or measured genes.
+    net
+        Weights of genes in pathways: a DataFrame with the columns ``source`` (pathway), ``target`` (gene) and
+        ``weight``, or the path of a CSV file with them. By default PROGENy, which is downloaded once and kept in the
+        cache.
+    table_key
+        Table with the genes on the log scale; by default the one with predicted or corrected genes.
+    layer
+        Layer of the table, by default `X`.
+    transform
+        ``"paper"`` sets negative values to 0 and adds 1 to all, on a copy. The 1 does not change scores.
+    top
+        Genes to take of each pathway of PROGENy, by their p-value. A `net` that is given is taken as it is.
+    tmin
+        Leave out pathways with fewer genes than this in the table.
+    organism
+        Whose PROGENy to download, as decoupler names it.
+    overwrite
+        Replace results of an earlier call.
+
+    Returns
+    -------
+    None. Adds to the table:
+
+    ``obsm["score_mlm"]``
+        DataFrame (n, pathways), float64: the scores. NaN for a spot without any expression.
+    ``obsm["padj_mlm"]``
+        DataFrame (n, pathways), float64: p-values as decoupler gives them. In spite of their name decoupler 2.2 does
+        not adjust those of ``mlm``. They take genes for independent, which they are not: sort by them, do not decide.
+    ``uns["deepspot_pathways"]``
+        Parameters of this call.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table or layer, or the network lacks a column.
+    FileNotFoundError
+        If there is no such file.
+    ConnectionError
+        If PROGENy is not in the cache and cannot be downloaded.
+    ValueError
+        If there are several candidates for the table, its values are not on the log scale, too few genes are in the
+        network, pathways cannot be told apart, a pair of pathway and gene repeats, or entries exist already.
+
+    References
+    ----------
+    DeepSpot, section 4.4.4. Badia-i-Mompel et al., "decoupleR", Bioinformatics Advances 2022. Schubert et al.,
+    "Perturbation-response genes reveal signaling footprints in cancer gene expression", Nature Communications 2018.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> import pandas as pd
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
+    >>> table = sdata.tables["table"]
+    >>> table.X, table.uns["log1p"] = table.layers["expected"], {}
+    >>> net = pd.DataFrame({"source": list(table.var["program"]), "target": list(table.var_names), "weight": 1.0})
+    >>> net = net[net["source"].isin(["tumour", "lymphoid"])]
+    >>> ds.tl.pathways(sdata, net, table_key="table")
+    >>> table.obsm["score_mlm"].shape
+    (12, 2)
+    """
+    import decoupler as dc
+
+    table_key = find_expression_table(sdata, table_key)
+    check_entries(sdata, table_key, "obsm", [SCORE, P], overwrite=overwrite)
+    added = "deepspot_pathways"
+    check_entries(sdata, table_key, "uns", [added], overwrite=overwrite)
+    table = sdata.tables[table_key]
+    X, known = log_expression(table, table_key, layer, transform)
+    genes = table.var_names[known]
+    weights, source = _network(net, int(check_positive(top, "top")), organism)
+    n_targets = _targets(weights, genes, tmin, table_key, source)
+
+    # Spots by number: decoupler drops those without expression, and takes names for text.
+    frame = pd.DataFrame(X.toarray() if issparse(X) else X, columns=genes).astype(float)
+    frame.index = frame.index.astype(str)
+    try:
+        score, p = dc.mt.mlm(frame, weights, tmin=tmin)
+    except (AssertionError, np.linalg.LinAlgError) as error:
+        raise ValueError(
+            f"The pathways ({source}) cannot be told apart by the {len(genes):,} genes of table {table_key!r}: "
+            f"{list(n_targets.index)}. Leave out those that share all of their genes with others."
+        ) from error
+    results = {}
+    for name, values in ((SCORE, score), (P, p)):
+        columns = [str(column) for column in values.columns]
+        results[name] = pd.DataFrame(values.reindex(frame.index).to_numpy(), table.obs_names, columns)
+    parameters = {
+        "net": source, "layer": layer or "X", "transform": transform or "none", "tmin": tmin,
+        "n_targets": {str(name): int(n) for name, n in n_targets.items()}, "decoupler": version("decoupler"),
+    }  # fmt: skip
+    add_entries(sdata, table_key, "obsm", results, overwrite=overwrite)
+    add_entries(sdata, table_key, "uns", {added: parameters}, overwrite=overwrite)
+    logger.info(
+        "Scored %s pathways (%s, %s to %s genes each) in %s spots of sdata.tables[%r].%s",
+        score.shape[1], source, n_targets.min(), n_targets.max(), f"{len(score):,}", table_key,
+        f" Left out: {(~known).sum():,} genes with missing values." if not known.all() else "",
+    )  # fmt: skip
+
+
+def _network(net: pd.DataFrame | str | Path | None, top: int, organism: str) -> tuple[pd.DataFrame, str]:
+    """Network with one row for each pathway and gene, and where it comes from in a few words."""
+    if net is None:
+        name = f"progeny_{organism}_top{top}.csv"
+        net = fetch(
+            valid_name(name), lambda: _download(organism, top), f"PROGENy ({organism})",
+            "Offline, pass a table with the columns source, target and weight as `net=`, such as "
+            "https://github.com/saezlab/progeny offers.",
+        )  # fmt: skip
+    if isinstance(net, str | Path):
+        path = Path(net)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        table, source = pd.read_csv(path, sep="\t" if path.suffix in (".tsv", ".txt") else ","), path.name
+    elif isinstance(net, pd.DataFrame):
+        table, source = net, "DataFrame"
+    else:
+        raise TypeError(f"`net` must be a DataFrame or the path of a CSV file, got {type(net).__name__}.")
+    for column in COLUMNS:
+        key_in(column, table.columns, f"columns of the network ({source})")
+    table = table[list(COLUMNS)].dropna()
+    twice = table[table.duplicated(["source", "target"])]
+    if len(twice):
+        first = twice.iloc[0]
+        raise ValueError(
+            f"The network ({source}) has {len(twice):,} pairs of pathway and gene more than once, first "
+            f"{first['source']!r} and {first['target']!r}. Call `drop_duplicates(['source', 'target'])` on it."
+        )
+    return table, source
+
+
+def _download(organism: str, top: int) -> str:
+    import decoupler as dc
+
+    return dc.op.progeny(organism=organism, top=top)[list(COLUMNS)].to_csv(index=False)
+
+
+def _targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str, source: str) -> pd.Series:
+    """How many genes of each pathway are known, without the pathways that have too few."""
+    known = net[net["target"].isin(genes)]
+    number = known["source"].value_counts().sort_index()
+    enough = number[number >= tmin]
+    if enough.empty:
+        raise ValueError(
+            f"No pathway ({source}) has {tmin} genes or more in table {table_key!r}; they share {len(known):,} of its "
+            f"{len(genes):,} genes, at most {number.max() if len(number) else 0} for a pathway. Genes of the table are "
+            f"like {list(genes[:3])}, those of the network like {list(net['target'][:3])}: another species, or other "
+            "identifiers? Else pass a smaller `tmin`."
+        )
+    if len(genes) < len(enough) + 2:
+        raise ValueError(
+            f"{len(genes)} genes cannot tell {len(enough)} pathways apart: more genes than pathways are needed."
+        )
+    return enough

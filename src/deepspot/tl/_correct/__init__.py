@@ -1,0 +1,1 @@
+"""Measured genes corrected by the prediction."""

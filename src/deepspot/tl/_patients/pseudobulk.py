@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS
+from deepspot._core.logging import logger, track
+from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
+from deepspot._stats.log_scale import check_log_scale
+from deepspot.tl._predict.subspots import ROWS
+from deepspot.tl._train.slides import as_mapping
+
+from .profile import HOW, profile
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+
+def pseudobulk(
+    sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    *,
+    table_key: str | None = None,
+    how: Literal["mean", "median"] = "mean",
+    groupby: str | None = None,
+) -> AnnData:
+    """Make one profile of all spots of a slide, or of each of its regions.
+
+    The profile is the mean over spots of expression on the log scale, as in the paper, and not the logarithm of a
+    mean. Negative values count as 0. Tables whose `X` stays on disk are read block by block, never as a whole.
+
+    Slides need not hold the same genes: those that all hold are kept, in the order of the first slide. With a NaN
+    for each gene that one slide lacks, nothing that follows could use it, so there is no such option.
+
+    Parameters
+    ----------
+    sdatas
+        One slide, several, or a mapping from names to slides. Without a mapping, slides that :func:`deepspot.io.slide`
+        opened go by the names that it gave them.
+    table_key
+        Table with genes on the log scale; by default the one with predicted or corrected genes.
+    how
+        ``"mean"`` or ``"median"`` over spots. The median of a gene that most spots lack is 0.
+    groupby
+        Column with regions, in `obs` of the table or in its shapes, such as ``"annotation"`` of
+        :func:`deepspot.pp.annotate`: a profile for each. Spots without one are left out.
+
+    Returns
+    -------
+    Profiles (n, genes), float32, one for each slide or slide and region, whose names are those of the slides, or
+    ``<slide>: <region>``.
+
+    ``obs``
+        `slide`; `region`, if `groupby` is given; `spots`, how many; `ood_share`, the share of them that is unlike the
+        training, NaN if unknown. Join clinical columns to it, ``profiles.obs.join(clinical, on="slide")``.
+    ``var``
+        That of the first slide, if all were predicted by one model.
+    ``uns["deepspot"]``
+        `kind` (``"pseudobulk"``), `how`, `scale`, `groupby`, and `model` and `fingerprint` of what predicted.
+
+    Raises
+    ------
+    KeyError
+        If there is no such table or column.
+    ValueError
+        If there are several candidates for the table, its values are not log1p of counts per 10,000 as far as can be
+        known, slides were predicted by different models, they share under half of their genes, or have no spot with a
+        region.
+
+    References
+    ----------
+    DeepSpot, section 4.3.1.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> import scanpy as sc
+    >>> slides = ds.datasets.toy(n_patients=2)
+    >>> for sdata in slides.values():
+    ...     sc.pp.normalize_total(sdata["table"], target_sum=1e4)
+    ...     sc.pp.log1p(sdata["table"])
+    >>> ds.tl.pseudobulk(slides, table_key="table").obs["spots"].to_dict()
+    {'P1_S1': 120, 'P2_S1': 120}
+    """
+    from anndata import AnnData
+
+    if how not in HOW:
+        raise ValueError(f"`how` must be one of {list(HOW)}, got {how!r}.")
+    slides = _named(sdatas)
+    keys = {name: find_expression_table(sdata, table_key) for name, sdata in slides.items()}
+    tables = {name: sdata.tables[keys[name]] for name, sdata in slides.items()}
+    for name, table in tables.items():
+        _check_table(name, keys[name], table)
+    made = _made(tables)
+    genes = _common(tables)
+    regions = {name: _regions(name, sdata, keys[name], groupby) for name, sdata in slides.items()}
+    X, rows = [], {}
+    for name, table in track(tables.items(), "Profiles", total=len(tables), unit="slide"):
+        columns = table.var_names.get_indexer(genes)
+        for region, members in regions[name].items():
+            X.append(profile(table.X, how, members)[columns])
+            label = {} if region is None else {"region": region}
+            ood_share = float(table.obs["ood"].to_numpy()[members].mean()) if "ood" in table.obs else np.nan
+            row = {"slide": name, **label, "spots": int(members.sum()), "ood_share": ood_share}
+            rows[name if region is None else f"{name}: {region}"] = row
+    obs = pd.DataFrame.from_dict(rows, orient="index")
+    var = next(iter(tables.values())).var.loc[genes] if "fingerprint" in made else pd.DataFrame(index=genes)
+    uns = {"log1p": {}, UNS: {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | made}
+    if groupby is not None:
+        uns[UNS]["groupby"] = groupby
+    profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns=uns)
+    logger.info(
+        "Made %d profiles of %s genes: the %s over the spots of %d slides.",
+        len(obs),
+        f"{len(genes):,}",
+        how,
+        len(tables),
+    )
+    return profiles
+
+
+def _named(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
+    """Name the slides; those that know their names keep them."""
+    slides = as_mapping(sdatas)
+    if not isinstance(sdatas, Mapping):
+        names = [sdata.attrs.get(SLIDE, {}).get("name") for sdata in slides.values()]
+        if all(names) and len(set(names)) == len(names):
+            return dict(zip(map(str, names), slides.values(), strict=True))
+    return slides
+
+
+def _check_table(name: str, key: str, table: AnnData) -> None:
+    where = f"Table {key!r} of slide {name!r}"
+    if table.X is None or not table.n_obs:
+        raise ValueError(f"{where} is empty, so there is nothing to make a profile of.")
+    if not table.var_names.is_unique:
+        raise ValueError(f"{where} has gene names that are not unique. Call `var_names_make_unique` on it first.")
+    said = table.uns.get(UNS, {}).get("scale")
+    if said is not None:
+        if said != SCALE:
+            raise ValueError(f"{where} is on the scale {said!r}. Profiles are made of {SCALE!r}.")
+        return
+    head = table.X[:ROWS]
+    check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
+
+
+def _made(tables: Mapping[str, AnnData]) -> dict[str, Any]:
+    """Which model predicted, one for all slides; empty if none did."""
+    known = {name: table.uns.get(UNS, {}) for name, table in tables.items()}
+    models = {name: (made.get("model"), made.get("fingerprint")) for name, made in known.items()}
+    if len(set(models.values())) > 1:
+        first = next(iter(models))
+        other = next(name for name in models if models[name] != models[first])
+        raise ValueError(
+            f"Slides {first!r} and {other!r} are not of one model, but of {models[first][0]!r} and "
+            f"{models[other][0]!r} (fingerprints {models[first][1]!r} and {models[other][1]!r}). Profiles of different "
+            "models differ for that reason alone. Predict all slides with one, or make profiles for each."
+        )
+    name, fingerprint = next(iter(models.values()))
+    return {} if fingerprint is None else {"model": name, "fingerprint": fingerprint}
+
+
+def _common(tables: Mapping[str, AnnData]) -> pd.Index:
+    """Genes that all slides hold, in the order of the first."""
+    first, *others = tables.values()
+    genes = first.var_names
+    for table in others:
+        genes = genes[genes.isin(table.var_names)]
+    smallest = min(tables, key=lambda name: tables[name].n_vars)
+    if len(genes) < MIN_SHARED_GENES * tables[smallest].n_vars:
+        examples = {name: list(table.var_names[:2]) for name, table in list(tables.items())[:4]}
+        raise ValueError(
+            f"The slides share {len(genes)} genes, under half of the {tables[smallest].n_vars:,} of slide "
+            f"{smallest!r}. They name genes like {examples}: symbols in one and other identifiers in another, or "
+            "other species? Bring them to the same names (`gene_id_key` when reading)."
+        )
+    if len(genes) < max(table.n_vars for table in tables.values()):
+        logger.warning("Slides differ in their genes: the %s that all hold are kept.", f"{len(genes):,}")
+    return genes
+
+
+def _regions(name: str, sdata: SpatialData, key: str, groupby: str | None) -> dict[str | None, np.ndarray]:
+    """Which rows (n,) of a table belong to each region, or all of them."""
+    if groupby is None:
+        return {None: np.ones(sdata.tables[key].n_obs, dtype=bool)}
+    labels = labels_of(sdata, key, groupby)
+    if labels.isna().all():
+        raise ValueError(f"No spot of slide {name!r} has a region in {groupby!r}. Leave the slide out, or label spots.")
+    return {str(region): (labels == region).to_numpy(dtype=bool) for region in labels.cat.categories}

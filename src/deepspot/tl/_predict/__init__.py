@@ -1,0 +1,1 @@
+"""Prediction of spots, sub-spots and grids, in memory or streamed to disk."""

@@ -1,0 +1,153 @@
+"""What a model predicted becomes a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.keys import PREDICTION, UNS, prediction_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import key_in
+from deepspot._sdata.tables import link_keys, match_rows, tables_of_kind
+from deepspot._sdata.write import make_table
+from deepspot._spatial.transforms import AGREE_PX
+from deepspot.models._fitted import card_of, expected_r, ood_score
+
+from .resolution import Source, at_spots, make_job
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from deepspot.models import DeepSpot
+
+    from .resolution import Predicted
+
+
+def prediction_table(
+    sdata: SpatialData,
+    model: DeepSpot,
+    predicted: Predicted,
+    *,
+    resolution: str,
+    unclipped: bool,
+    half_width: np.ndarray | None,
+) -> AnnData:
+    """Build the table of a prediction, as :func:`deepspot.tl.predict` describes it.
+
+    Parameters
+    ----------
+    sdata
+        Object that the table is for; it is not changed.
+    model
+        What predicted.
+    predicted
+        What it predicted.
+    resolution
+        To be recorded.
+    unclipped
+        Keep the prediction as it left the model.
+    half_width
+        (genes,) of the intervals; None adds none.
+    """
+    expression = predicted.expression
+    layers: dict[str, Any] = {"unclipped": expression} if unclipped else {}
+    if half_width is not None:
+        layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
+    features = sdata.tables[predicted.features_key]
+    score = ood_score(model, np.asarray(features.X))[predicted.rows]
+    made = {"features": predicted.features_key, "image_key": features.uns[UNS]["image_key"]}
+    return bare_table(
+        sdata, model, predicted.shapes_key, predicted.index, predicted.centers, score,
+        provenance=made | {"resolution": resolution} | predicted.provenance,
+        X=np.maximum(expression, 0, out=None if layers else expression), layers=layers,
+    )  # fmt: skip
+
+
+def bare_table(
+    sdata: SpatialData,
+    model: DeepSpot,
+    shapes_key: str,
+    index: pd.Index,
+    centers: np.ndarray,
+    score: np.ndarray,
+    *,
+    provenance: dict[str, Any],
+    **matrices: Any,
+) -> AnnData:
+    """Build all of the table but its matrices, which come as `X` and `layers`; see :func:`prediction_table`."""
+    region_key, instance_key = link_keys(sdata, shapes_key)
+    obs = pd.DataFrame(index=index.astype(str))
+    if model.novelty is not None:
+        obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
+    ood_share = float("nan") if model.novelty is None else float(obs["ood"].mean())
+    return make_table(
+        matrices.pop("X", None), region=shapes_key, instances=index, region_key=region_key, instance_key=instance_key,
+        obs=obs, var=expected_r(card_of(model)), obsm={"spatial": centers},
+        uns={"log1p": {}, UNS: _provenance(model, ood_share) | provenance}, **matrices,
+    )  # fmt: skip
+
+
+def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
+    card = card_of(model)
+    return {
+        "kind": PREDICTION,
+        "scale": card.scale,
+        "depth": card.depth,
+        "ood_share": ood_share,
+        "model": card.name,
+        "fingerprint": model.fingerprint,
+        "preset": card.preset,
+        "gate": str(card.gate) if card.gate else "not measured",
+        "expected_r_from": f"{known.n} {known.unit}" if (known := card.reliability) else "not measured",
+        "licence": card.licence,
+        "tissue": card.tissue,
+        "versions": card.versions,
+    }
+
+
+def predicted(sdata: SpatialData, model: DeepSpot, source: Source, centers: np.ndarray) -> AnnData:
+    """Table of predicted genes by this model, for the spots where they lie now (n, 2 centres in pixels)."""
+    key = find(sdata, model, source.image_key, source.shapes_key, centers)
+    if key is not None:
+        return sdata.tables[key]
+    job = make_job(sdata, model, source, prediction_name(source.shapes_key))
+    return prediction_table(sdata, model, at_spots(job), resolution="spot", unclipped=False, half_width=None)
+
+
+def find(sdata: SpatialData, model: DeepSpot, image_key: str, shapes_key: str, centers: np.ndarray) -> str | None:
+    """Name of a table that still holds what this model predicts for the spots where they lie now, if there is one."""
+    genes = card_of(model).genes
+    for key in tables_of_kind(sdata, shapes_key, PREDICTION):
+        table = sdata.tables[key]
+        made = table.uns[UNS]
+        same = made.get("fingerprint") == model.fingerprint and made.get("image_key", image_key) == image_key
+        if same and _is_whole(table, genes) and _is_current(table, sdata, shapes_key, centers):
+            logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
+            return key
+    return None
+
+
+def stored(sdata: SpatialData, key: str, shapes_key: str, centers: np.ndarray) -> AnnData:
+    """A table of predicted genes, by name."""
+    known = tables_of_kind(sdata, shapes_key, PREDICTION)
+    table = sdata.tables[key_in(key, known, f"predicted tables of {shapes_key!r}")]
+    if not _is_current(table, sdata, shapes_key, centers):
+        raise ValueError(
+            f"Table {key!r} was predicted when the spots {shapes_key!r} lay elsewhere in the image. Predict again with "
+            "`ds.tl.predict(…, overwrite=True)`."
+        )
+    return table
+
+
+def _is_whole(table: AnnData, genes: list[str]) -> bool:
+    """Whether a table is still as it was predicted: people cut and scale tables in place."""
+    X = table.X if hasattr(table.X, "dask") else np.asarray(table.X)  # on disk it is looked at block by block
+    return list(table.var_names) == genes and (X.size == 0 or bool(np.isfinite(X).all() and X.min() >= 0))
+
+
+def _is_current(table: AnnData, sdata: SpatialData, shapes_key: str, centers: np.ndarray) -> bool:
+    ours, rows = match_rows(table, sdata, shapes_key)
+    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - centers[rows]).max(initial=0) <= AGREE_PX)

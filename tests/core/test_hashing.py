@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from deepspot._core import hashing
+from deepspot._core.hashing import hash_file
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(hashing, "PIECE", 10)
+    monkeypatch.setattr(hashing, "PIECES", 5)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content):
+        (tmp_path / "file").write_bytes(content)
+        return tmp_path / "file"
+
+    return write
+
+
+def changed(content, at):
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+CONTENT = np.random.default_rng(0).bytes(1000)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 50])
+def test_every_byte_of_a_small_file_counts(small_pieces, write, size):
+    content = CONTENT[:size]
+    same = hash_file(write(content))
+    assert len(same) == 16
+    assert hash_file(write(content)) == same
+    assert all(hash_file(write(changed(content, at))) != same for at in range(size))
+    assert hash_file(write(content + b"\0")) != same
+
+
+def test_a_large_file_is_read_in_pieces(small_pieces, write):
+    same = hash_file(write(CONTENT))
+    pieces = [start + at for start in (0, 247, 495, 742, 990) for at in range(10)]
+    assert all(hash_file(write(changed(CONTENT, at))) != same for at in pieces)
+    assert all(hash_file(write(changed(CONTENT, at))) == same for at in (10, 246, 500 + 10, 989))
+    assert hash_file(write(CONTENT[:-1])) != same
+
+
+def test_a_file_of_many_gigabytes_takes_no_longer(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    assert len(hash_file(path)) == 16

@@ -1,0 +1,72 @@
+import threading
+import time
+
+import pytest
+import torch
+
+from deepspot._core.prefetch import prefetch
+
+
+def names():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-ahead")]
+
+
+def test_everything_comes_in_order():
+    assert list(prefetch(range(20), 3)) == list(range(20))
+    assert list(prefetch([], 3)) == []
+    assert list(prefetch([None, None], 1)) == [None, None]
+
+
+def test_it_works_in_a_thread_and_so_far_ahead_and_no_further():
+    begun, where = [], set()
+
+    def work():
+        for item in range(10):
+            begun.append(item)
+            where.add(threading.current_thread())
+            yield item
+
+    coming = prefetch(work(), 2)
+    assert next(coming) == 0
+    deadline = time.monotonic() + 10
+    while len(begun) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert begun == [0, 1, 2]
+    assert where.isdisjoint({threading.current_thread()})
+    coming.close()
+    assert not names()
+
+
+def test_errors_are_raised_where_the_items_are_used():
+    def broken():
+        yield 1
+        raise KeyError("lost")
+
+    coming = prefetch(broken(), 2)
+    assert next(coming) == 1
+    with pytest.raises(KeyError, match="lost"):
+        next(coming)
+    assert not names()
+
+
+def test_the_thread_ends_where_the_user_has_an_error():
+    def use():
+        for item in prefetch(iter(int, 1), 2):  # zeros without end
+            raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        use()
+    assert not names()
+
+
+def test_torch_may_compute_alone_there_and_stays_as_it_was_elsewhere():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
+        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1, alone=True)) == [1, 1]
+        assert torch.get_num_threads() == 2
+        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
+    finally:
+        torch.set_num_threads(before)

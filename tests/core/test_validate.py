@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from deepspot._core.validate import check_positive, check_same_length, key_in, one_key
+
+
+def test_key_in():
+    assert key_in("a", {"a": 1, "b": 2}, "sdata.images") == "a"
+    with pytest.raises(KeyError, match=r"Key `'x'` not found in `sdata.images`. Available keys: \['a', 'b'\]."):
+        key_in("x", {"a": 1, "b": 2}, "sdata.images")
+
+
+def test_one_key():
+    assert one_key(None, ["only"], "sdata.images", "image_key") == "only"
+    assert one_key("b", ["a", "b"], "sdata.images", "image_key") == "b"
+    with pytest.raises(
+        ValueError, match=r"`sdata.images` holds several candidates: \['a', 'b'\]. Choose one with `image"
+    ):
+        one_key(None, ["a", "b"], "sdata.images", "image_key")
+    with pytest.raises(KeyError, match=r"`sdata.images` holds nothing that fits, so `image_key` cannot be chosen"):
+        one_key(None, [], "sdata.images", "image_key")
+    with pytest.raises(KeyError, match="Key `'x'` not found"):
+        one_key("x", ["only"], "sdata.images", "image_key")
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(3)])
+def test_positive_takes_any_number(value):
+    assert check_positive(value, "mpp") == value
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), np.float32(0)])
+def test_positive_refuses(value):
+    with pytest.raises(ValueError, match="`mpp` must be above 0"):
+        check_positive(value, "mpp")
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [1.0]])
+def test_positive_wants_a_number(value):
+    with pytest.raises(TypeError, match=f"`mpp` must be a number, got {type(value).__name__}"):
+        check_positive(value, "mpp")
+
+
+def test_same_length():
+    check_same_length([1, 2], "ab", "X and y")
+    with pytest.raises(ValueError, match="X and y must have the same number of rows, got 2 and 3"):
+        check_same_length([1, 2], "abc", "X and y")

@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from deepspot._features.bags import Bags
+from deepspot._features.feature_table import bags_of
+from deepspot._spatial.geometry import NeighborRule
+
+
+def bags(n, *, d=4, s=9, fill=0.0, subspots=True):
+    ring = csr_matrix(np.roll(np.eye(n, dtype=bool), 1, axis=1))
+    return Bags(np.full((n, d), fill, np.float32), np.full((n, s, d), fill, np.float16) if subspots else None, ring)
+
+
+def test_size():
+    assert len(bags(3)) == 3
+    assert bags(3, d=5).dim == 5
+
+
+def test_no_neighbourhood_crosses_slides():
+    both = Bags.concat([bags(3, fill=1), bags(2, fill=2)])
+    assert len(both) == 5
+    np.testing.assert_array_equal(both.spot[:, 0], [1, 1, 1, 2, 2])
+    np.testing.assert_array_equal(both.subspots[:, 0, 0], [1, 1, 1, 2, 2])
+    assert both.subspots.dtype == np.float16
+    assert both.neighbors.dtype == bool
+    np.testing.assert_array_equal(
+        both.neighbors.toarray(),
+        [[0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]],
+    )
+
+
+def test_without_subspots():
+    assert Bags.concat([bags(3, subspots=False), bags(2, subspots=False)]).subspots is None
+
+
+def test_some_with_and_some_without_subspots():
+    for pair in ([bags(3), bags(2, subspots=False)], [bags(3, subspots=False), bags(2)]):
+        with pytest.raises(ValueError, match="Some slides have sub-spots and some have not"):
+            Bags.concat(pair)
+
+
+def test_shapes_have_to_agree():
+    with pytest.raises(ValueError, match=r"`neighbors` must be of shape \(3, 3\), got \(2, 2\)"):
+        Bags(np.zeros((3, 4)), None, csr_matrix((2, 2), dtype=bool))
+    for wrong in ((2, 9, 4), (3, 9, 5)):
+        with pytest.raises(ValueError, match=r"`subspots` must be of shape \(3, s, 4\)"):
+            Bags(np.zeros((3, 4)), np.zeros(wrong), csr_matrix((3, 3), dtype=bool))
+
+
+def test_a_bag_needs_a_spot():
+    with pytest.raises(ValueError, match="`spot` is empty: a bag needs at least one spot"):
+        Bags(np.zeros((0, 4)), None, csr_matrix((0, 0), dtype=bool))
+
+
+def test_a_spot_is_no_neighbour_of_its_own():
+    with pytest.raises(ValueError, match="`neighbors` has entries on its diagonal"):
+        Bags(np.zeros((2, 4)), None, csr_matrix(np.eye(2)))
+
+
+def test_neighbours_become_boolean_without_stored_zeros():
+    weights = csr_matrix((np.array([0.0, 0.0, 2.5]), ([0, 0, 1], [0, 1, 0])), shape=(2, 2))
+    neighbors = Bags(np.zeros((2, 4)), None, weights).neighbors
+    assert neighbors.dtype == bool
+    assert neighbors.nnz == 1
+    assert weights.nnz == 3
+
+
+def test_bags_of_a_feature_table_have_neighbours_in_microns(slide, cheap_encoder):
+    import deepspot as ds
+
+    ds.pp.embed(slide, cheap_encoder)
+    features = slide["mean_colour_spots"]
+    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=101))
+    np.testing.assert_array_equal(made.spot, features.X)
+    np.testing.assert_array_equal(made.subspots, features.obsm["subspots"])
+    # In a hexagonal array of 5 × 6 spots the inner ones have 6 neighbours.
+    degree = np.asarray(made.neighbors.sum(axis=1)).ravel()
+    assert degree.max() == 6
+    assert degree.min() == 2
+    assert bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=99)).neighbors.nnz == 0
+
+
+def test_bags_of_a_feature_table_with_boxes(slide, cheap_encoder):
+    import deepspot as ds
+
+    ds.pp.embed(slide, cheap_encoder)
+    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(kind="box", reach=1))
+    array = slide["table"].obs[["array_row", "array_col"]].to_numpy()
+    steps = np.abs(array[:, None] - array).max(axis=-1)
+    np.testing.assert_array_equal(made.neighbors.toarray(), (steps <= 1) & (steps > 0))
+
+
+def test_some_spots_with_their_neighbours_around_them():
+    whole = bags(6)
+    whole = Bags(np.arange(24, dtype=np.float32).reshape(6, 4), whole.subspots, whole.neighbors, np.ones((6, 2)))
+    part = whole.around(np.array([4, 0]))  # each is a neighbour of the one before it
+    np.testing.assert_array_equal(part.spot[:, 0] / 4, [4, 0, 1, 5])
+    assert part.subspots.shape == (4, 9, 4)
+    assert part.position.shape == (4, 2)
+    assert part.tiles is None
+    np.testing.assert_array_equal(part.neighbors[:2].toarray(), [[0, 0, 0, 1], [0, 0, 1, 0]])

@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import deepspot as ds
+from deepspot._features.cache import EmbeddingCache, embedding_cache
+
+RNG = np.random.default_rng(0)
+SPOT, SUBSPOTS = RNG.normal(size=(5, 7)).astype(np.float32), RNG.normal(size=(5, 9, 7)).astype(np.float32)
+BYTES = 1_000
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+    return tmp_path / "cache" / "embeddings"
+
+
+def fill(fingerprint, tmp_path, expected=BYTES):
+    with embedding_cache(fingerprint, expected, tmp_path) as kept:
+        (kept.folder / "block_000000.safetensors").write_bytes(b"x" * expected)
+    return kept.folder
+
+
+def test_what_is_put_comes_back_in_half_precision(tmp_path):
+    kept = EmbeddingCache(tmp_path / "slide")
+    kept.put(3, SPOT, SUBSPOTS)
+    np.testing.assert_array_equal(kept.get(3, "spot"), SPOT.astype(np.float16))
+    np.testing.assert_array_equal(kept.get(3, "subspots"), SUBSPOTS.astype(np.float16))
+    assert kept.get(4, "spot") is None
+    assert [path.name for path in kept.folder.iterdir()] == ["block_000003.safetensors"]
+
+
+def test_a_damaged_file_is_as_good_as_none(tmp_path):
+    kept = EmbeddingCache(tmp_path)
+    kept.put(0, SPOT, None)
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-10])
+    assert kept.get(0, "spot") is None
+    kept.put(0, SPOT, None)
+    assert kept.get(0, "spot") is not None
+
+
+def test_nobody_else_may_look_into_it(cache, tmp_path):
+    with embedding_cache("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, None)
+    assert kept.folder == cache / "abc"
+    assert kept.folder.stat().st_mode & 0o077 == 0
+
+
+def test_those_not_used_for_longest_make_room(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 2.5 * BYTES / 1e9)
+    for age, name in enumerate(("b", "a"), start=1):
+        os.utime(fill(name, tmp_path), (1e9 - age, 1e9 - age))
+    fill("b", tmp_path)  # used again
+    fill("c", tmp_path)
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["b", "c"]
+
+
+@pytest.mark.parametrize("limit", [0, 0.5 * BYTES / 1e9])
+def test_off_or_too_large_they_are_gone_afterwards(cache, tmp_path, monkeypatch, limit, log):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", limit)
+    with embedding_cache("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, None)
+        assert kept.folder.parent == tmp_path
+    assert not kept.folder.exists()
+    assert not cache.exists()
+    assert any("are not kept" in line for line in log) == (limit > 0)
+
+
+def test_the_path_is_stated(cache, tmp_path, log):
+    fill("abc", tmp_path)
+    assert str(cache / "abc") in log[-1]
+    assert "clear_cache" in log[-1]
+
+
+def test_clear_cache_leaves_downloads(cache, tmp_path):
+    fill("abc", tmp_path)
+    (cache.parent / "her2st").mkdir()
+    ds.clear_cache()
+    assert sorted(path.name for path in cache.parent.iterdir()) == ["embeddings.lock", "her2st"]
+    ds.clear_cache()  # nothing there: no complaint
+
+
+def test_what_others_are_about_to_write_counts(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 2.5 * BYTES / 1e9)
+    names = ["a", "b", "c"]
+    for age, name in enumerate(names):
+        with embedding_cache(name, BYTES, tmp_path) as kept:  # nothing is written yet
+            os.utime(kept.folder, (1e9 + age, 1e9 + age))
+    assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["b", "c"]
+
+
+def test_a_shelf_that_made_room_while_it_was_in_use(cache, tmp_path):
+    with embedding_cache("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, None)
+        ds.clear_cache()
+        assert kept.get(0, "spot") is None
+        kept.put(0, SPOT, None)
+        assert kept.get(0, "spot") is not None
+
+
+def test_a_full_disk_of_the_cache_costs_nothing_but_the_cache(cache, tmp_path, monkeypatch, log):
+    from deepspot._features import cache as _cache
+
+    real = _cache._save
+
+    def full(arrays, path):
+        if path.parent == cache / "abc":
+            raise OSError(28, "No space left on device")
+        real(arrays, path)
+
+    monkeypatch.setattr(_cache, "_save", full)
+    with embedding_cache("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, SUBSPOTS)
+        np.testing.assert_array_equal(kept.get(0, "subspots"), SUBSPOTS.astype(np.float16))
+    assert any("No space left" in line and "embeddings_gb" in line for line in log)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_processes_that_make_room_at_once(tmp_path):
+    """Each of them finds room or makes it, and none trips over what another one deletes."""
+    code = f"""
+import numpy as np, deepspot as ds
+from pathlib import Path
+from deepspot._features.cache import shelf
+ds._settings.settings.cache_dir, ds._settings.settings.embeddings_gb = {str(tmp_path / "cache")!r}, 3e-5
+rng = np.random.default_rng()
+for _ in range(60):
+    with shelf(f"slide_{{rng.integers(9)}}", 10_000, Path({str(tmp_path)!r})) as kept:
+        kept.put(0, np.ones((10, 400)), None)
+"""
+    started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert len([path for path in (tmp_path / "cache" / "embeddings").iterdir() if path.is_dir()]) <= 4

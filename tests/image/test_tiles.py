@@ -1,0 +1,225 @@
+import warnings
+from collections import Counter
+
+import dask.array as da
+import numpy as np
+import pytest
+from spatialdata.models import Image2DModel
+from xarray import DataArray
+
+from deepspot._image import tiles as _tiles
+from deepspot._spatial.boxes import Boxes
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
+CORNERS = np.array(
+    [[60, 100], [0, 0], [-20, -20], [130, 190], [-20, 190], [35, 35], [149 - 20, 0], [60, 100], [75, 203], [39, 69]]
+)
+
+
+def level(data):
+    return DataArray(data, dims=("c", "y", "x"))
+
+
+def in_blocks(image, *chunks):
+    return level(da.from_array(image.transpose(2, 0, 1), chunks=(3, *chunks)))
+
+
+def collect(level, boxes, batch_size=4):
+    tiles = np.zeros((len(boxes.corners), boxes.side, boxes.side, 3), np.uint8)
+    rows = []
+    for at, batch in _tiles.read_tiles(level, boxes, batch_size):
+        assert len(batch) <= batch_size
+        assert batch.dtype == np.uint8
+        tiles[at] = batch
+        rows.extend(at)
+    assert sorted(rows) == list(range(len(boxes.corners)))
+    return tiles
+
+
+def sliced(image, boxes):
+    """The same tiles, the slow and simple way."""
+    pad = 100
+    wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), constant_values=255)
+    return np.stack([wide[y + pad : y + pad + boxes.side, x + pad : x + pad + boxes.side] for y, x in boxes.corners])
+
+
+@pytest.mark.parametrize("chunks", [(150, 210), (40, 70), (33, 17), (8, 8)])
+@pytest.mark.parametrize("side", [1, 21, 60])
+def test_tiles_equal_slices(chunks, side):
+    boxes = Boxes(CORNERS, side, 0)
+    np.testing.assert_array_equal(collect(in_blocks(IMAGE, *chunks), boxes), sliced(IMAGE, boxes))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_batch_size_changes_nothing(batch_size):
+    boxes = Boxes(CORNERS, 21, 0)
+    tiles = collect(in_blocks(IMAGE, 40, 70), boxes, batch_size)
+    np.testing.assert_array_equal(tiles, sliced(IMAGE, boxes))
+
+
+def test_image_in_memory():
+    boxes = Boxes(CORNERS, 21, 0)
+    np.testing.assert_array_equal(collect(level(IMAGE.transpose(2, 0, 1)), boxes), sliced(IMAGE, boxes))
+
+
+def test_channels_in_blocks_of_their_own():
+    boxes = Boxes(CORNERS, 21, 0)
+    channels = level(da.from_array(IMAGE.transpose(2, 0, 1), chunks=(1, 40, 70)))
+    np.testing.assert_array_equal(collect(channels, boxes), sliced(IMAGE, boxes))
+
+
+def test_border_tiles_are_white_and_of_exact_size():
+    tiles = collect(in_blocks(np.zeros_like(IMAGE), 40, 70), Boxes(np.array([[-5, -7], [140, 200]]), 21, 0))
+    assert (tiles[0, :5] == 255).all()
+    assert (tiles[0, :, :7] == 255).all()
+    assert (tiles[0, 5:, 7:] == 0).all()
+    assert (tiles[1, :10, :10] == 0).all()
+    assert (tiles[1, 10:] == 255).all()
+    assert (tiles[1, :, 10:] == 255).all()
+
+
+def test_each_block_is_decoded_once_and_only_if_needed():
+    decoded = Counter()
+
+    def decode(block, block_info=None):
+        decoded[block_info[None]["chunk-location"][1:]] += 1
+        return block
+
+    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, 40, 70))
+    counted = level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)))
+    rng = np.random.default_rng(1)
+    boxes = Boxes(np.column_stack([rng.integers(0, 60, 40), rng.integers(-20, 200, 40)]), 21, 0)
+    tiles = collect(counted, boxes)
+    np.testing.assert_array_equal(tiles, sliced(IMAGE, boxes))
+    assert decoded == dict.fromkeys([(r, c) for r in (0, 1) for c in (0, 1, 2)], 1)
+
+
+def test_blocks_are_dropped_when_no_tile_needs_them_any_more():
+    boxes = Boxes(np.column_stack([np.repeat(np.arange(0, 130, 10), 5), np.tile(np.arange(0, 200, 40), 13)]), 12, 0)
+    blocks = _tiles._Blocks(in_blocks(IMAGE, 20, 210), boxes)
+    held = []
+    for row in blocks.order:
+        blocks.cut(np.array([row]))
+        held.append(len(blocks.cache))
+    assert max(held) == 2
+    assert held[-1] == 0
+
+
+def test_no_boxes():
+    assert list(_tiles.read_tiles(in_blocks(IMAGE, 40, 70), Boxes(np.empty((0, 2), int), 21, 0), 4)) == []
+
+
+def test_levels_of_a_pyramid(slide_of):
+    image = np.kron(IMAGE[::4, ::4], np.ones((8, 8, 1), np.uint8))
+    sdata = slide_of(image, [[5, 5]], scale_factors=[2, 2])
+    pyramid = _tiles.pyramid_levels(sdata, "he")
+    height, width = image.shape[:2]
+    assert _tiles.level_sizes(pyramid) == [(height, width), (height // 2, width // 2), (height // 4, width // 4)]
+    boxes = Boxes(np.array([[10, 20], [-4, -4]]), 21, 1)
+    np.testing.assert_array_equal(
+        collect(pyramid[1], boxes), sliced(np.asarray(pyramid[1].data).transpose(1, 2, 0), boxes)
+    )
+    np.testing.assert_array_equal(np.asarray(pyramid[1].data).transpose(1, 2, 0), image[::2, ::2])
+
+
+def test_plain_image_has_one_level(slide_of):
+    pyramid = _tiles.pyramid_levels(slide_of(IMAGE, [[5, 5]]), "he")
+    assert _tiles.level_sizes(pyramid) == [(150, 210)]
+    assert pyramid[0].dims == ("c", "y", "x")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (np.zeros((4, 30, 30), np.uint8), "4 channels of uint8"),
+        (np.zeros((1, 30, 30), np.uint8), "1 channels of uint8"),
+        (np.zeros((3, 30, 30), np.uint16), "3 channels of uint16"),
+        (np.zeros((3, 30, 30), np.float32), "3 channels of float32"),
+    ],
+)
+def test_only_rgb_in_uint8(slide_of, pixels, found):
+    sdata = slide_of(IMAGE, [[5, 5]])
+    sdata["other"] = Image2DModel.parse(pixels, dims=("c", "y", "x"))
+    with pytest.raises(ValueError, match=rf"Image 'other' must be RGB in uint8, got {found}"):
+        _tiles.pyramid_levels(sdata, "other")
+
+
+def test_large_blocks_are_named_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(_tiles, "LARGE_BLOCK", 150 * 210 * 3 - 1)
+    boxes = Boxes(np.array([[0, 0]]), 21, 0)
+    with pytest.warns(UserWarning, match=r"blocks of up to 0 MB.*chunks=\(3, 2048, 2048\)"):
+        collect(in_blocks(IMAGE, 150, 210), boxes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        collect(in_blocks(IMAGE, 75, 210), boxes)
+
+
+ALL = Boxes(CORNERS, 21, 0)
+
+
+def test_fingerprint_sees_every_pixel():
+    changed = IMAGE.copy()
+    changed[77, 133, 1] ^= 1
+    prints = {_tiles.image_fingerprint(in_blocks(image, 40, 70), ALL) for image in (IMAGE, changed, IMAGE[:-1])}
+    assert len(prints) == 3
+    assert _tiles.image_fingerprint(in_blocks(IMAGE.copy(), 17, 23), ALL) in prints
+
+
+def test_fingerprint_of_a_large_image_is_of_patches_under_the_tiles(monkeypatch):
+    monkeypatch.setattr(_tiles, "EXACT_FINGERPRINT", 0)
+    changed = IMAGE.copy()
+    changed[80:84, 110:114] ^= 1
+    prints = {_tiles.image_fingerprint(in_blocks(image, 40, 70), ALL) for image in (IMAGE, changed)}
+    assert len(prints) == 2
+    assert _tiles.image_fingerprint(in_blocks(IMAGE.copy(), 80, 110), ALL) in prints
+    elsewhere = Boxes(np.array([[0, 0]]), 21, 0)
+    assert len({_tiles.image_fingerprint(in_blocks(image, 40, 70), elsewhere) for image in (IMAGE, changed)}) == 1
+
+
+def shrunk(image, step):
+    """The same small image, the slow and simple way."""
+    height, width = image.shape[:2]
+    rows = [image[y : y + step] for y in range(0, height, step)]
+    return np.stack([[row[:, x : x + step].mean(axis=(0, 1)) for x in range(0, width, step)] for row in rows])
+
+
+@pytest.mark.parametrize("chunks", [None, (150, 210), (40, 70), (33, 17), (7, 210)])
+@pytest.mark.parametrize("step", [1, 2, 7, 33, 500])
+def test_coarse_averages_squares_whatever_the_blocks(chunks, step):
+    image = level(IMAGE.transpose(2, 0, 1)) if chunks is None else in_blocks(IMAGE, *chunks)
+    small = _tiles._average(image, step)
+    assert small.dtype == np.uint8
+    assert np.abs(small - shrunk(IMAGE, step)).max() <= 0.5
+
+
+def test_coarse_reads_each_block_once_and_holds_one():
+    decoded = Counter()
+
+    def decode(block, block_info=None):
+        decoded[block_info[None]["chunk-location"][1:]] += 1
+        return block
+
+    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, 40, 70))
+    counted = level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)))
+    _tiles.coarse_image([counted], 7)
+    assert decoded == {(r, c): 1 for r in range(4) for c in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("factor", "of", "step"),
+    [(0.3, 0, 1), (1.9, 0, 1), (2, 1, 1), (3.9, 1, 1), (4, 1, 2), (8, 2, 1), (17, 2, 2), (40, 2, 5)],
+)
+def test_coarse_starts_from_the_coarsest_level_that_is_fine_enough(factor, of, step):
+    # Odd sizes are cut when halved, so that the second level is a little coarser than 2.
+    sizes = [(1601, 3202), (800, 1600), (200, 400)]
+    pyramid = [level(np.full((3, *size), 10 * i, np.uint8)) for i, size in enumerate(sizes)]
+    small, scale = _tiles.coarse_image(pyramid, factor)
+    assert (small == 10 * of).all()
+    np.testing.assert_allclose(scale, np.array(sizes[0][::-1]) / sizes[of][::-1] * step)
+    assert scale.max() <= 1.02 * max(factor, 1)
+
+
+def test_coarse_warns_of_blocks_that_are_large(monkeypatch):
+    monkeypatch.setattr(_tiles, "LARGE_BLOCK", 150 * 210 * 3 - 1)
+    with pytest.warns(UserWarning, match=r"blocks of up to 0 MB"):
+        _tiles.coarse_image([in_blocks(IMAGE, 150, 210)], 4)

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+
+from deepspot._image import tissue
+
+SIDES = np.array([8.0, 8.0])
+RNG = np.random.default_rng(0)
+GLASS, EOSIN, NUCLEI = (243, 238, 242), (214, 150, 190), (105, 80, 150)
+INKS = {"blue": (30, 60, 170), "dark blue": (25, 35, 130), "green": (20, 120, 70), "black": (30, 30, 34),
+        "red": (205, 25, 40)}  # fmt: skip
+
+
+def noisy(pixels):
+    return np.clip(pixels + RNG.normal(0, 2, pixels.shape), 1, 255).round().astype(np.uint8)
+
+
+def stained(height, width):
+    """Tissue: pink with a fifth of nuclei."""
+    nuclei = RNG.random((height, width, 1)) < 0.2
+    return np.where(nuclei, NUCLEI, EOSIN).astype(float)
+
+
+@pytest.fixture
+def scene():
+    """Glass, with tissue in the right half; tiles are numbered row by row, ten in a row."""
+    rgb = np.tile(np.array(GLASS, float), (80, 80, 1))
+    rgb[:, 40:] = stained(80, 40)
+    return rgb
+
+
+CENTERS = np.array([(8.0 * col + 4, 8.0 * row + 4) for row in range(10) for col in range(10)])
+RIGHT = CENTERS[:, 0] > 40
+
+
+def test_brightness_is_the_mean_of_the_tile():
+    levels = np.array([199, 200, 201, 255, 1, 100]).repeat(8)
+    rgb = np.repeat(np.broadcast_to(levels, (8, 48))[..., None], 3, axis=2).astype(np.uint8)
+    centers = np.array([(8.0 * i + 4, 4) for i in range(6)])
+    assert tissue.tissue_by_brightness(rgb, centers, SIDES).tolist() == [True, True, False, False, True, True]
+
+
+def test_brightness_equals_the_rule_at_full_resolution():
+    """Means of tiles on averaged pixels: tiles do not begin where coarse pixels do, and sides are no whole number."""
+    smooth = RNG.integers(150, 250, (12, 15, 3)).repeat(64, axis=0).repeat(64, axis=1)
+    full = np.clip(smooth + RNG.normal(0, 20, smooth.shape), 1, 255).round().astype(np.uint8)
+    side = 83
+    corners = RNG.integers(0, np.array(full.shape[1::-1]) - side, (300, 2))
+    exact = np.array([full[y : y + side, x : x + side].mean() for x, y in corners])
+    step = side // tissue.PER_TILE
+    height, width = (size // step for size in full.shape[:2])
+    squares = full[: height * step, : width * step].reshape(height, step, width, step, 3)
+    coarse = squares.mean(axis=(1, 3)).round().astype(np.uint8)
+    inside = ((corners + side) <= np.array([width, height]) * step).all(axis=1)
+    centers = (corners[inside] + side / 2) / step
+    found = tissue.tile_means(coarse, lambda part: part.mean(axis=2), centers, np.full(2, side / step))
+    assert np.abs(found - exact[inside]).max() < 1.5
+    clear = np.abs(exact[inside] - 200) > 1.5
+    keep = tissue.tissue_by_brightness(coarse, centers, np.full(2, side / step))
+    np.testing.assert_array_equal(keep[clear], (exact[inside] <= 200)[clear])
+    assert 0.2 < keep.mean() < 0.8
+
+
+def test_means_weigh_pixels_at_the_border_by_their_share(monkeypatch):
+    rgb = RNG.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+
+    def first(part):
+        return part[..., 0].astype(float)
+
+    centers = np.array([[10.25, 20.5], [0.0, 0.0], [39.9, 29.0]])
+    fine = rgb[..., 0].repeat(8, axis=0).repeat(8, axis=1).astype(float)
+    expected = []
+    for x, y in centers:
+        (x0, x1), (y0, y1) = ((max(0, round(at * 8) - 12), round(at * 8) + 12) for at in (x, y))
+        expected.append(fine[y0:y1, x0:x1].mean())
+    found = tissue.tile_means(rgb, first, centers, np.array([3.0, 3.0]))
+    np.testing.assert_allclose(found[:2], expected[:2])
+    monkeypatch.setattr(tissue, "BAND", 7)
+    np.testing.assert_allclose(tissue.tile_means(rgb, first, centers, np.array([3.0, 3.0])), found)
+
+
+@pytest.mark.parametrize("rule", [tissue.tissue_by_brightness, tissue.tissue_by_saturation])
+def test_both_rules_tell_tissue_from_glass(scene, rule):
+    np.testing.assert_array_equal(rule(noisy(scene), CENTERS, SIDES), RIGHT)
+
+
+@pytest.mark.parametrize("left", [0.3, 0.4])
+def test_a_pale_stain_is_found_by_saturation_only(scene, left):
+    pale = noisy(243 - (243 - scene) * left)
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(pale, CENTERS, SIDES), RIGHT)
+    assert not tissue.tissue_by_brightness(pale, CENTERS, SIDES).any()
+
+
+@pytest.mark.parametrize("colour", INKS.values(), ids=INKS)
+def test_ink_is_no_tissue(scene, colour):
+    scene[:, 8:24] = colour
+    scene[0:8, 64:72] = colour
+    expected = RIGHT & ~((CENTERS[:, 0] == 68) & (CENTERS[:, 1] == 4))
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), expected)
+    assert tissue.tissue_by_brightness(noisy(scene), CENTERS, SIDES)[1:3].all()
+
+
+def test_specks_leave_a_spot(scene):
+    """Pigment and refracting edges have the colours of ink, but are thin."""
+    scene[:, 64:66] = INKS["black"]
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), RIGHT)
+
+
+def test_tiles_of_nothing_beside_much(scene):
+    """Sums of what was left out come from differences of large sums, and must not be negative."""
+    scene = np.tile(scene, (3, 9, 1))
+    scene[60:190, 400:600] = INKS["green"]
+    centers = RNG.uniform((420, 80), (580, 170), (500, 2))
+    assert not tissue.tissue_by_saturation(noisy(scene), centers, SIDES * 1.03).any()
+
+
+def test_folds_do_not_hide_the_rest(scene):
+    scene[:, 44:60] = (70, 25, 90)
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), RIGHT)
+
+
+def test_a_shadow_is_no_tissue(scene):
+    scene[:, 8:24] *= 0.6
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), RIGHT)
+    assert tissue.tissue_by_brightness(noisy(scene), CENTERS, SIDES)[1:3].all()
+
+
+def test_tinted_glass_is_no_tissue(scene):
+    tinted = noisy(scene * np.array([1.0, 0.93, 0.97]))
+    np.testing.assert_array_equal(tissue.tissue_by_saturation(tinted, CENTERS, SIDES), RIGHT)
+
+
+@pytest.mark.parametrize("rule", [tissue.tissue_by_brightness, tissue.tissue_by_saturation])
+def test_what_was_never_scanned_is_glass(scene, rule):
+    pixels = noisy(scene)
+    pixels[:, :30] = 0
+    np.testing.assert_array_equal(rule(pixels, CENTERS, SIDES), RIGHT)
+
+
+def test_a_slide_that_is_all_tissue_is_kept():
+    assert tissue.tissue_by_saturation(noisy(stained(80, 80)), CENTERS, SIDES).all()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.full((80, 80, 3), 255.0),
+        np.tile(np.array(GLASS, float), (80, 80, 1)),
+        np.tile(np.linspace(120, 240, 80)[:, None, None], (1, 80, 3)),
+        np.zeros((80, 80, 3)),
+        np.tile(np.array(INKS["blue"], float), (80, 80, 1)),
+    ],
+    ids=["white", "glass", "shade", "never scanned", "ink"],
+)
+def test_nothing_coloured_is_refused(pixels):
+    rgb = pixels.astype(np.uint8) if not pixels.any() else noisy(pixels)
+    with pytest.raises(ValueError, match=r"Image 'a' shows no tissue: its most coloured parts .* as glass has"):
+        tissue.tissue_by_saturation(rgb, CENTERS, SIDES, "Image 'a'")

@@ -1,0 +1,121 @@
+"""Counts and predictions combined by their noise, against planted truths."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from deepspot._stats.gamma_poisson import level_shift, posterior, residuals
+
+GENES, SPOTS = 6, 4000
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """True rates with known dispersion about a prediction, and counts of spots of very different depth."""
+    rng = np.random.default_rng(0)
+    spread = np.array([0.05, 0.1, 0.3, 0.5, 1.0, 2.0])
+    expected = rng.lognormal(2, 0.5, size=(SPOTS, GENES))
+    truth = expected * rng.gamma(1 / spread, spread, size=expected.shape)
+    exposure = rng.uniform(0.05, 1.0, size=SPOTS)
+    return rng.poisson(truth * exposure[:, None]), exposure, expected, spread, truth
+
+
+def test_dispersion_is_what_is_left_without_counting_noise(planted):
+    counts, exposure, expected, spread, _ = planted
+    found, level = residuals([(counts, exposure, expected)])
+    np.testing.assert_allclose(found, spread, rtol=0.25)
+    np.testing.assert_allclose(level, 1, rtol=0.1)
+
+
+def test_a_prediction_without_error_has_no_dispersion_however_shallow(planted):
+    _, exposure, expected, _, _ = planted
+    counts = np.random.default_rng(1).poisson(expected * exposure[:, None] * 0.05)
+    mean = expected * exposure[:, None] * 0.05
+    error = np.sqrt((mean + 2 * mean**2).sum(axis=0)) / (mean**2).sum(axis=0)  # of the estimate, from Poisson noise
+    assert (residuals([(counts, exposure * 0.05, expected)])[0] < 3 * error).all()
+
+
+def test_levels_of_slides_are_no_dispersion(planted):
+    counts, exposure, expected, _, _ = planted
+    one = residuals([(counts, exposure, expected)])
+    other = residuals([(counts, exposure, expected * 3)])
+    np.testing.assert_allclose(one[0], other[0])
+    np.testing.assert_allclose(one[1], other[1] * 3)
+
+
+def test_unknown_entries_and_genes_that_no_slide_shows_are_left_out(planted):
+    counts, exposure, expected, _, _ = planted
+    holes = expected.copy()
+    holes[::2, 0] = np.nan
+    holes[:, 1] = np.nan
+    counts = counts.copy()
+    counts[:, 2] = 0
+    found, level = residuals([(counts, exposure, holes)])
+    half, _ = residuals([(counts[1::2], exposure[1::2], expected[1::2])])
+    assert found[0] == pytest.approx(half[0])
+    assert np.isnan([found[1], level[1], found[2], level[2]]).all()
+
+
+def test_the_posterior_is_nearer_to_the_truth_than_either(planted):
+    counts, exposure, expected, spread, truth = planted
+
+    def error(rate):
+        return np.sqrt(np.mean((rate - truth) ** 2, axis=0))
+
+    rate, weight = posterior(counts, exposure, expected, spread)
+    assert (error(rate) < error(counts / exposure[:, None])).all()
+    assert (error(rate) < error(expected)).all()
+    # It is the best mixture: other weights do worse.
+    for factor in (0.5, 2.0):
+        other, _ = posterior(counts, exposure, expected, spread * factor)
+        assert error(rate).mean() < error(other).mean()
+    deep = exposure > 0.9
+    assert (weight[deep].mean(axis=0) > weight[exposure < 0.15].mean(axis=0)).all()
+    assert (np.diff(weight.mean(axis=0)) > 0).all()  # what the image tells little of keeps its measurement
+
+
+def test_a_spot_without_counts_gets_what_is_expected():
+    rate, weight = posterior(np.zeros((2, 1)), np.array([0.0, 1.0]), np.full((2, 1), 3.0), np.ones(1))
+    assert (rate[0, 0], weight[0, 0]) == (3.0, 0.0)
+    assert 0 < rate[1, 0] < 3
+
+
+def test_a_prediction_of_zero_can_be_changed_by_counts():
+    expected = np.array([[0.0], [4.0]])
+    rate, _ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))
+    assert rate[0, 0] > 0
+
+
+@given(
+    counts=arrays(int, (5, 3), elements=st.integers(0, 50)),
+    expected=arrays(float, (5, 3), elements=st.floats(0, 100)),
+    depth=arrays(float, 5, elements=st.just(0.0) | st.floats(1e-4, 3)),
+    spread=arrays(float, 3, elements=st.floats(0, 10)),
+)
+def test_a_posterior_lies_between_measured_and_expected(counts, expected, depth, spread):
+    counts = np.where(depth[:, None] > 0, counts, 0)
+    rate, weight = posterior(counts, depth, expected, spread)
+    measured = np.divide(counts, depth[:, None], out=np.zeros_like(expected), where=depth[:, None] > 0)
+    assert ((weight >= 0) & (weight <= 1)).all()
+    low, high = np.minimum(measured, expected), np.maximum(measured, expected)
+    slack = 1e-9 * (1 + high)
+    assert ((rate >= low - slack) & (rate <= high + slack)).all()
+
+
+def test_a_level_shift_is_found_and_shrunk(planted):
+    _, exposure, expected, _, _ = planted
+    planted_shift = np.array([0.5, 1.0, 2.0, 1.0, 3.0, 1.0])
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(expected * planted_shift * exposure[:, None])
+    np.testing.assert_allclose(level_shift(counts, exposure, expected), planted_shift, rtol=0.1)
+    few = rng.poisson(expected[:4] * planted_shift * 0.01)
+    shrunk = level_shift(few, np.full(4, 0.01), expected[:4])
+    assert (np.abs(shrunk - 1) < np.abs((few.sum(axis=0) / (expected[:4] * 0.01).sum(axis=0)) - 1) + 1e-9).all()
+
+
+def test_without_shifts_levels_stay(planted):
+    _, exposure, expected, _, _ = planted
+    counts = np.random.default_rng(3).poisson(expected[:50] * exposure[:50, None] * 0.1)
+    np.testing.assert_allclose(level_shift(counts, exposure[:50] * 0.1, expected[:50]), 1, atol=0.15)

@@ -1,0 +1,233 @@
+"""Denoising and replacing measured genes."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+from spatialdata import read_zarr
+
+import deepspot as ds
+from deepspot._stats.gamma_poisson import posterior
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A model of one synthetic slide, and another one with its prediction."""
+    slides = ds.datasets.toy(2, 1, n_rows=9, n_cols=10, stain_shift=0.1, n_genes=60)
+    model = ds.tl.train(slides["P1_S1"], genes=40, network={"members": 1, "width": 16}, training={"epochs": 3}, seed=0)
+    ds.tl.predict(slides["P2_S1"], model)
+    return slides["P2_S1"], model
+
+
+@pytest.fixture
+def slide(pair):
+    from spatialdata import deepcopy
+
+    return deepcopy(pair[0])
+
+
+@pytest.fixture
+def model(pair):
+    return pair[1]
+
+
+def thin(slide, share, seed=0):
+    """Keep a share of the counts; return the others."""
+    table = slide.tables["table"]
+    counts = table.X.toarray().astype(int)
+    kept = np.random.default_rng(seed).binomial(counts, share)
+    table.X = csr_matrix(kept)
+    return counts - kept
+
+
+def logged(counts):
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True))
+
+
+def mean_r(a, b):
+    return np.mean([np.corrcoef(x, y)[0, 1] for x, y in zip(a.T, b.T, strict=True)])
+
+
+@pytest.mark.parametrize("share", [0.25, 0.05])
+def test_corrected_counts_are_nearer_to_the_rest_of_the_counts_than_measured_and_predicted(slide, model, share):
+    rest = logged(thin(slide, share))
+    ds.tl.correct(slide, model, check_registration=False)
+    table = slide.tables["table_corrected"]
+    known = table.var["in_model"].to_numpy()
+    r = {name: mean_r(table.layers[name][:, known], rest[:, known]) for name in ("measured", "predicted", "corrected")}
+    error = {
+        name: np.sqrt(np.mean((table.layers[name][:, known] - rest[:, known]) ** 2))
+        for name in ("measured", "predicted", "corrected")
+    }
+    assert r["corrected"] > max(r["measured"], r["predicted"])
+    assert error["corrected"] < min(error["measured"], error["predicted"])
+
+
+def test_the_table_says_what_it_was_made_of(slide, model, log):
+    before = slide.tables["table"].copy()
+    ds.tl.correct(slide, model)
+    table = slide.tables["table_corrected"]
+    assert table.shape == before.shape
+    assert list(table.obs["spot_id"]) == list(slide.shapes["spots"].index)
+    layers = {name: np.asarray(values) for name, values in table.layers.items()}
+    assert all(values.dtype == np.float32 for values in layers.values())
+    np.testing.assert_allclose(layers["measured"], logged(before.X.toarray()), atol=1e-5)
+    known = table.var["in_model"].to_numpy()
+    prediction = slide.tables["deepspot_spots"]
+    np.testing.assert_array_equal(layers["predicted"][:, known], prediction[:, table.var_names[known]].X)
+    np.testing.assert_allclose(layers["change"], layers["corrected"] - layers["measured"], atol=1e-6)
+    np.testing.assert_array_equal(table.X, layers["corrected"])
+    exposure = table.obs["depth"].to_numpy(dtype=float) / 1e4
+    expected = np.expm1(prediction[:, table.var_names[known]].X) * table.var["level_shift"].to_numpy()[known]
+    rate, weight = posterior(
+        before.X.toarray()[:, known], exposure, expected, table.var["dispersion"].to_numpy(dtype=float)[known]
+    )
+    np.testing.assert_allclose(layers["corrected"][:, known], np.log1p(rate), atol=1e-4)
+    np.testing.assert_allclose(layers["weight"][:, known], weight, atol=1e-4)
+    assert np.isnan(layers["predicted"][:, ~known]).all()
+    np.testing.assert_array_equal(layers["corrected"][:, ~known], layers["measured"][:, ~known])
+    assert (layers["weight"][:, ~known] == 1).all()
+    said = table.uns["deepspot"]
+    assert (said["kind"], said["method"], said["measured"], said["in_model"]) == ("corrected", "posterior", "table", 40)
+    assert said["registration"].startswith("Aligned")
+    assert said["fingerprint"] == model.fingerprint
+    assert "log1p" in table.uns
+    assert {"patient", "ood", "ood_score", "depth"} <= set(table.obs)
+    assert any("20 genes that the model lacks" in line for line in log)
+    assert (before.X != slide.tables["table"].X).nnz == 0
+    assert list(before.uns) == list(slide.tables["table"].uns)
+
+
+def test_deep_spots_keep_more_of_their_measurement(slide, model):
+    table = slide.tables["table"]
+    counts = table.X.toarray().astype(int)
+    counts[:45] = np.random.default_rng(0).binomial(counts[:45], 0.1)
+    table.X = csr_matrix(counts)
+    ds.tl.correct(slide, model, check_registration=False)
+    made = slide.tables["table_corrected"]
+    weight = np.asarray(made.layers["weight"])[:, made.var["in_model"].to_numpy()]
+    odds = np.median(weight / (1 - weight), axis=1)
+    # With a tenth of the counts the odds of the measurement are a tenth.
+    assert np.median(odds[:45]) / np.median(odds[45:]) == pytest.approx(0.1, rel=0.3)
+
+
+def test_a_spot_without_counts_is_predicted(slide, model):
+    table = slide.tables["table"]
+    counts = table.X.toarray()
+    counts[3] = 0
+    table.X = csr_matrix(counts)
+    ds.tl.correct(slide, model, check_registration=False)
+    made = slide.tables["table_corrected"]
+    known = made.var["in_model"].to_numpy()
+    assert (np.asarray(made.layers["weight"])[3, known] == 0).all()
+    assert (np.asarray(made.X)[3, known] > 0).any()
+    assert made.obs["depth"].iloc[3] == 0
+
+
+def test_counts_in_the_wrong_place_are_noticed_and_replaced(slide, model):
+    table = slide.tables["table"]
+    right = table.X.copy()
+    table.X = table.X[::-1]  # the array turned by half
+    before = sorted(slide.tables)
+    with pytest.raises(ValueError, match=r"(?s)do not lie.*method='replace'.*check_registration=False"):
+        ds.tl.correct(slide, model)
+    assert sorted(slide.tables) == before
+    ds.tl.correct(slide, model, method="replace")
+    made = slide.tables["table_corrected"]
+    assert list(made.var_names) == [gene for gene in table.var_names if gene in set(model.card.genes)]
+    np.testing.assert_array_equal(made.X, made.layers["predicted"])
+    assert (np.asarray(made.layers["weight"]) == 0).all()
+    truth = logged(right.toarray())[:, table.var_names.get_indexer(made.var_names)]
+    assert mean_r(made.X, truth) > mean_r(made.layers["measured"], truth) + 0.2
+    assert made.uns["deepspot"]["method"] == "replace"
+
+
+def test_half_a_slide_in_the_wrong_place_is_noticed(slide, model):
+    table = slide.tables["table"]
+    x = np.asarray(slide.tables["deepspot_spots"].obsm["spatial"])[:, 0]
+    left = np.flatnonzero(x < np.median(x))
+    counts = table.X.toarray()
+    counts[left] = counts[left[::-1]]
+    table.X = csr_matrix(counts)
+    with pytest.raises(ValueError, match="left half"):
+        ds.tl.correct(slide, model)
+    assert "table_corrected" not in slide.tables
+
+
+def test_genes_can_be_named(slide, model):
+    genes = [model.card.genes[3], *[g for g in slide.tables["table"].var_names if g not in model.card.genes][:1]]
+    ds.tl.correct(slide, model, genes=genes, check_registration=False, key_added="some")
+    ds.tl.correct(slide, model, check_registration=False)
+    some, every = slide.tables["some"], slide.tables["table_corrected"]
+    assert list(some.var_names) == genes
+    # What comes of a gene does not depend on which others are kept.
+    np.testing.assert_allclose(some.X, every[:, genes].X, rtol=1e-6)
+
+
+def test_rows_are_matched_by_instance(slide, model):
+    ds.tl.correct(slide, model, check_registration=False)
+    first = slide.tables["table_corrected"]
+    order = np.random.default_rng(0).permutation(slide.tables["table"].n_obs)
+    slide.tables["table"] = slide.tables["table"][order].copy()
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    np.testing.assert_allclose(slide.tables["table_corrected"].X, first.X, rtol=1e-6)
+
+
+def test_the_table_survives_the_disk(slide, model, tmp_path):
+    ds.tl.correct(slide, model, check_registration=False)
+    slide.write(tmp_path / "slide.zarr")
+    again = read_zarr(tmp_path / "slide.zarr").tables["table_corrected"]
+    np.testing.assert_array_equal(again.layers["weight"], slide.tables["table_corrected"].layers["weight"])
+    assert again.uns["deepspot"]["kind"] == "corrected"
+
+
+def test_bad_input_is_refused_before_anything_is_done(slide, model):
+    before = sorted(slide.tables)
+    with pytest.raises(KeyError, match="posterior"):
+        ds.tl.correct(slide, model, method="average")
+    with pytest.raises(KeyError, match="Similar names"):
+        ds.tl.correct(slide, model, genes=[f"{model.card.genes[0]}x"])
+    with pytest.raises(ValueError, match="exists"):
+        ds.tl.correct(slide, model, key_added="deepspot_spots")
+    slide.tables["table"].X = slide.tables["table"].X * 0.5
+    with pytest.raises(ValueError, match="raw counts"):
+        ds.tl.correct(slide, model)
+    assert sorted(slide.tables) == before
+
+
+def test_a_model_that_does_not_know_its_residuals_can_only_replace(slide, model):
+    from copy import copy
+
+    older = copy(model)
+    known = model.card.reliability.model_copy(update={"dispersion": None})
+    older.card = model.card.model_copy(update={"reliability": known})
+    with pytest.raises(ValueError, match="method='replace'"):
+        ds.tl.correct(slide, older)
+    ds.tl.correct(slide, older, method="replace")
+
+
+def test_what_is_too_large_for_the_memory_is_refused(slide, model, monkeypatch):
+    monkeypatch.setattr(ds.settings, "max_table_gb", 1e-6)
+    with pytest.raises(ValueError, match="max_table_gb"):
+        ds.tl.correct(slide, model)
+
+
+def test_a_stored_prediction_that_was_changed_is_not_used(slide, model):
+    ds.tl.correct(slide, model, check_registration=False)
+    first = slide.tables["table_corrected"].X.copy()
+    prediction = slide.tables["deepspot_spots"]
+    slide.tables["deepspot_spots"] = prediction[:, :10].copy()
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    np.testing.assert_allclose(slide.tables["table_corrected"].X, first, rtol=1e-5)
+    prediction.X = prediction.X - prediction.X.mean(axis=0)
+    slide.tables["deepspot_spots"] = prediction
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    np.testing.assert_allclose(slide.tables["table_corrected"].X, first, rtol=1e-5)
+
+
+def test_a_prediction_from_another_image_is_not_used(slide, model, log):
+    slide.tables["deepspot_spots"].uns["deepspot"]["image_key"] = "another_image"
+    ds.tl.correct(slide, model, check_registration=False)
+    assert not any(line.startswith("Using sdata.tables['deepspot_spots']") for line in log)
+    slide.tables["deepspot_spots"].uns["deepspot"]["image_key"] = "P2_S1_image"
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    assert any(line.startswith("Using sdata.tables['deepspot_spots']") for line in log)
