@@ -22,7 +22,7 @@ from spatialdata import SpatialData
 
 import deepspot as ds
 from deepspot.models._confidence.folds import make_folds
-from deepspot.models._confidence.ood import SHARE_BELOW, Novelty
+from deepspot.models._confidence.ood import SHARE_BELOW, OODDetector
 
 C = ["C2", "C3", "C4", "C5"]
 SPLITS = [([name for name in C if name != test], test) for test in C[::-1]]
@@ -65,7 +65,8 @@ def embeddings(sdata: SpatialData) -> np.ndarray:
 
 
 def nearest(spot: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> tuple[Flag, str]:
-    return Novelty.fit(spot, np.arange(len(spot)), slides, patients).flag, ""
+    detector = OODDetector.fit(spot, np.arange(len(spot)), slides, patients)
+    return lambda spot: detector.score(spot) > 1, ""
 
 
 def mahalanobis(components: tuple[int, ...]) -> Callable[..., tuple[Flag, str]]:

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 import deepspot as ds
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
-from deepspot.models._confidence.ood import Novelty
+from deepspot.models._confidence.ood import OODDetector
 from deepspot.models._network.scaler import Scaler
 
 GENES, DIM, SECONDS = 4, 6, 5.0
@@ -42,7 +42,7 @@ def tiny_model() -> ds.models.DeepSpot:
     model.scaler = model.ridge.scaler = Scaler(np.ones(GENES, np.float32), np.ones(GENES, np.float32))
     model.ridge.scaler = Scaler(np.zeros(GENES, np.float32), np.ones(GENES, np.float32))
     core = rng.normal(size=(5, DIM)).astype(np.float32)
-    model.novelty = Novelty(core / np.linalg.norm(core, axis=1, keepdims=True), np.array([0.1], np.float32))
+    model.ood = OODDetector(core / np.linalg.norm(core, axis=1, keepdims=True), np.array([0.1], np.float32))
     known = [0.5, 0.25, None, 0.1]
     model.card = ds.models.ModelCard(
         name="tiny", genes=list("ABCD"), dim=DIM, network=model.network, training=model.training, preset="default",
@@ -99,9 +99,7 @@ class Tamper:
 
     def load(self, path: Path) -> None:
         """Load, and raise AssertionError if what was loaded is not sound."""
-        from deepspot.models._bundle.bundle import load
-
-        model = load(path, device="cpu")
+        model = ds.models.DeepSpot.load(path, device="cpu")
         if (path / WEIGHTS).is_file():
             weights = (path / WEIGHTS).read_bytes()
         else:
@@ -114,7 +112,7 @@ class Tamper:
                 *(np.ones((3, *more, model.card.dim), np.float32) for more in ((), (9,))), bags.neighbors
             )
         assert np.isfinite(model.predict(bags)).all(), "a prediction is not finite"
-        assert model.novelty is None or np.isfinite(model.novelty.score(bags.spot)).all(), "a score is not finite"
+        assert np.isfinite(model.ood_score(bags.spot)).all() or not model.ood.known, "a score is not finite"
         assert repr(model)
         assert "\n---\n" in model.card.to_markdown(), "no page"
 

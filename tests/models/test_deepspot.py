@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
@@ -327,4 +328,18 @@ def test_missing_subspots_are_refused(bags, fitted):
 def test_an_unfitted_model_says_so(bags):
     with pytest.raises(ValueError, match="not fitted"):
         DeepSpot().predict(bags)
+    for ask in ("card", "scaler", "history", "weight", "fingerprint", "geometry"):
+        with pytest.raises(NotFittedError, match=r"Call `fit`, or load one with `ds\.models\.load`"):
+            getattr(DeepSpot(), ask)
     assert repr(DeepSpot()) == "DeepSpot(preset='default'), not fitted"
+    with pytest.raises(AttributeError, match="has no attribute 'cart'"):
+        DeepSpot().cart  # noqa: B018
+
+
+def test_nothing_that_is_fitted_is_none(fitted):
+    kept = ("card", "scaler", "members", "ridge", "ood", "history")
+    assert all(getattr(fitted, name) is not None for name in kept)
+    with pytest.raises(ValueError, match="bare arrays"):
+        fitted.geometry  # noqa: B018
+    with pytest.raises(ValueError, match="bare arrays"):
+        fitted.encoder_card  # noqa: B018

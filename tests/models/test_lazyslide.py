@@ -276,7 +276,7 @@ def test_tiles_unlike_the_training(predictor, model, log):
     assert log[-1].startswith("100 % of the tiles are unlike the spots that the model learnt from")
     log.clear()
     unknowing = pickle.loads(pickle.dumps(model))
-    unknowing.novelty = None
+    unknowing.ood = type(model.ood).unknown(27)
     unknowing.on_tiles(mpp=1.0).predict(strange, np.zeros((4, 2)))
     assert log == []
 

@@ -45,5 +45,7 @@ def test_slides_of_one_patient_are_no_evidence_of_the_next(model):
 
 
 def test_a_model_that_does_not_know_says_so():
-    with pytest.raises(ValueError, match="does not know how reliable"):
+    with pytest.raises(ValueError, match="not fitted"):
         ds.pl.reliability(ds.models.DeepSpot())
+    with pytest.raises(ValueError, match="does not know how reliable"):
+        ds.pl.reliability(model_with(None, ["A"]))

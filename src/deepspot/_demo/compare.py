@@ -44,7 +44,7 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
     from deepspot.models import Ridge, TrainingMean
     from deepspot.pl._map.values import measured_values, predicted_values
 
-    genes = model.card.genes  # type: ignore[union-attr]
+    genes = model.card.genes
     data, unseen = _training_set(slides.train, model), _bags(slides.test, model)
     predicted = {
         "deepspot": predicted_values(slides.test, "spots", prediction_key, genes),
@@ -95,11 +95,11 @@ def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet
     from deepspot.tl._train.slides import measure
     from deepspot.tl._train.targets import targets, training_set
 
-    patients = {slide.slide: slide.patient for slide in model.card.slides}  # type: ignore[union-attr]
+    patients = {slide.slide: slide.patient for slide in model.card.slides}
     measured = [
         measure(name, sdata, "spots", "table", patient=patients[name], layer=None) for name, sdata in train.items()
     ]
-    expression, _ = targets(measured, model.card.genes)  # type: ignore[union-attr]
+    expression, _ = targets(measured, model.card.genes)
     return training_set(measured, {name: _bags(sdata, model) for name, sdata in train.items()}, expression)
 
 
@@ -107,6 +107,5 @@ def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
     from deepspot._core.keys import features_name
     from deepspot._features.feature_table import bags_of
 
-    card = model.card
-    features = features_name(card.encoder.name, "spots")  # type: ignore[union-attr]
-    return bags_of(sdata, features, "spots", card.geometry.neighbors)  # type: ignore[union-attr]
+    features = features_name(model.encoder_card.name, "spots")
+    return bags_of(sdata, features, "spots", model.geometry.neighbors)

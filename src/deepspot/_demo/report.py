@@ -56,7 +56,7 @@ class Outcome:
 def write_report(outcome: Outcome, path: Path) -> Path:
     """Write the report."""
     slides, card = outcome.slides, outcome.model.card
-    diameter = card.geometry.tile.tile_um  # type: ignore[union-attr]
+    diameter = outcome.model.geometry.tile.tile_um
     body = Template(BODY).substitute(
         lead=lead(slides, len(outcome.scores)),
         limits=limits(slides),

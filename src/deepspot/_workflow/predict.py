@@ -55,7 +55,7 @@ def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepS
         logger.info("Using sdata.tables[%r], which the slide holds.", key)
         return key, None
     model = models.load(plan.model)
-    _check_genes(plan, model.card.genes)  # type: ignore[union-attr]
+    _check_genes(plan, model.card.genes)
     image_key, _ = select_image_and_shapes(sdata, plan.image_key, shapes_key)
     found = find(sdata, model, image_key, shapes_key, centers_px(sdata, image_key, shapes_key))
     if found is not None:

@@ -12,23 +12,22 @@ from deepspot._features.bags import Bags
 
 from ._bundle.card import ModelCard, versions
 from ._confidence.folds import held_out, labels, which_rows
+from ._fitted import FittedModel, check_context
 from ._network.config import changed, look_up
 from ._network.scaler import Scaler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pandas as pd
+    from torch import Tensor
 
     from deepspot.encoders import Encoder
 
-    from ._baselines import Ridge
-    from ._confidence.ood import Novelty
     from ._lazyslide import TilePredictor
     from ._network.network import Network
 
 
-class DeepSpot:
+class DeepSpot(FittedModel):
     """The deep-set network of the paper as an estimator on embeddings.
 
     :func:`deepspot.tl.train` makes one from slides; this class is for those who have arrays.
@@ -87,16 +86,9 @@ class DeepSpot:
         self.training = changed(chosen.training, training, "training")
         self.seed = int(settings.seed if seed is None else seed)
         self.device = device
-        self.card: ModelCard | None = None
-        self.history: pd.DataFrame | None = None
-        self.scaler: Scaler | None = None
-        self.members: list[Network] = []
-        self.ridge: Ridge | None = None
-        self.novelty: Novelty | None = None
-        self.out_of_fold: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        if self.card is None:
+        if not self._is_fitted:
             return f"DeepSpot(preset={self.preset!r}), not fitted"
         patients = {slide.patient for slide in self.card.slides}
         encoder = self.card.encoder.name if self.card.encoder else f"{self.card.dim} features"
@@ -162,11 +154,11 @@ class DeepSpot:
         """
         from ._baselines import Ridge
         from ._confidence.assess import assess
-        from ._confidence.ood import Novelty
+        from ._confidence.ood import OODDetector
         from ._network.train_members import Recipe, train_members
 
         check_same_length(bags.spot, targets, "`bags` and `targets`")
-        self._check_context(bags)
+        check_context(self.network.context, bags)
         rows, slides = which_rows(rows, len(bags)), labels(slides, len(bags), "slides")
         patients = labels(patients, len(bags), "patients")
         names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else [str(gene) for gene in genes]
@@ -185,77 +177,21 @@ class DeepSpot:
             gate, reliability, unseen = assess(bags, targets, recipe, **known, binding=self.training.gate == "bind")
             weight = gate.weight
         members: list[Network] = []
-        scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, None
+        scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
         if weight > 0:
             members, scaler, history, epochs = train_members(
                 bags, targets, recipe, rows=rows, validation=held_out(rows, patients, self.seed), slides=slides
             )
         if weight < 1:
-            ridge = Ridge(context=self.network.context).fit(bags, targets, **known)
-        novelty = Novelty.fit(bags.spot, **known, position=bags.position, seed=self.seed)
-        self.members, self.scaler, self.history, self.ridge, self.novelty = members, scaler, history, ridge, novelty
-        self.out_of_fold = unseen
+            ridge.fit(bags, targets, **known)
+        ood = OODDetector.fit(bags.spot, **known, position=bags.position, seed=self.seed)
+        self.scaler, self.members, self.ridge, self.ood = scaler, members, ridge, ood
+        self.history, self.out_of_fold = history, unseen
         self.card = ModelCard(
             genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
             epochs=epochs, seed=self.seed, versions=versions(), gate=gate, reliability=reliability,
         )  # fmt: skip
         return self
-
-    def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
-        """Predict log-expression (n, genes) in float32; it may fall slightly below 0.
-
-        Every tile goes through φ once, and neighbours are looked up.
-
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots. Where the model sums over sub-spots, and the bags hold another number of them than
-            the tile that it was trained with (``card.geometry``), the sum is scaled to that number.
-        device
-            Where to compute; None takes the one of the model.
-        rows
-            Which of the spots to predict, as numbers in the wanted order or as a mask; the others are there as
-            neighbours. By default all.
-
-        Raises
-        ------
-        ValueError
-            If the model is not fitted, the embeddings have another length or lack a set that it uses, or there are no
-            such rows.
-        """
-        from ._network.infer import infer_members
-
-        if self.card is None or self.scaler is None:
-            raise ValueError("The model is not fitted yet. Call `fit`, or load one with `ds.models.load`.")
-        if bags.dim != self.card.dim:
-            raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
-        self._check_context(bags)
-        rows = which_rows(rows, len(bags))
-        weight, expression = self.weight, np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
-        if weight > 0:
-            count = None if self.card.geometry is None else self.card.geometry.tile.grid**2
-            scores = infer_members(self.members, bags, device or self.device, rows=rows, count=count)
-            expression += weight * self.scaler.restore(scores)
-        if self.ridge is not None:
-            expression += (1 - weight) * self.ridge.predict(bags, rows=rows)
-        return expression
-
-    @property
-    def weight(self) -> float:
-        """Share of the network in the prediction; the rest is ridge."""
-        return 1.0 if self.card is None or self.card.gate is None else self.card.gate.weight
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash of all that a prediction depends on: weights, scale, genes, make-up, geometry and encoder."""
-        if self.card is None or self.scaler is None:
-            raise ValueError("The model is not fitted yet. Call `fit` first.")
-        weights = [
-            [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
-        ]
-        needs = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
-        ridge = [] if self.ridge is None else [self.ridge.coef, self.ridge.intercept]
-        return digest(self.scaler.mean, self.scaler.std, weights, needs, self.weight, *ridge)
 
     def on_tiles(self, *, mpp: float, encoder: str | Encoder | None = None) -> TilePredictor:
         """Make of the model what LazySlide can predict with: ``zs.tl.feature_prediction(wsi, predictor)``.
@@ -289,52 +225,38 @@ class DeepSpot:
 
         return TilePredictor(self, mpp, encoder)
 
-    def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
-        """Save as a bundle: ``model.safetensors`` and ``card.json`` in a folder or a zip.
-
-        Parameters
-        ----------
-        path
-            Folder to make, or zip if it ends in ``.zip``.
-        half
-            Keep the weights in float16, half as large; expression changes in the third decimal.
-        overwrite
-            Replace a bundle that is there.
-        """
-        from ._bundle.bundle import save
-
-        save(self, Path(path), half=half, overwrite=overwrite)
-
-    def upload(self, address: str, *, token: str | None = None, private: bool = True, half: bool = False) -> str:
-        """Upload the bundle, and its card as a page, to a repository on Hugging Face.
-
-        Parameters
-        ----------
-        address
-            ``"hf://organisation/name"``. The repository is made if there is none.
-        token, half
-            Access token that may write; None takes ``HF_TOKEN`` or that of the machine. Half precision, as in `save`.
-        private
-            Keep it private, and refuse a public repository. The card names slides and patients.
-
-        Returns
-        -------
-        Address of this very version, for :func:`deepspot.models.load`.
-        """
-        from ._bundle.bundle import upload
-
-        return upload(self, address, token=token, private=private, half=half)
-
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> DeepSpot:
         """Load a bundle; see :func:`deepspot.models.load`."""
-        from ._bundle.bundle import load
+        from ._bundle.bundle import read_bundle
 
-        return load(Path(path), device=device)
+        return cls.from_tensors(*read_bundle(Path(path)), device=device)
 
-    def _check_context(self, bags: Bags) -> None:
-        if "subspots" in self.network.context and bags.subspots is None:
-            raise ValueError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")
+    @classmethod
+    def from_tensors(cls, card: ModelCard, tensors: dict[str, Tensor], *, device: str | None = None) -> DeepSpot:
+        """Make the fitted model whose card and :meth:`tensors` these are."""
+        from ._baselines import Ridge
+        from ._confidence.ood import OODDetector
+        from ._network.network import Network
+
+        arrays = {name: value.numpy() for name, value in tensors.items() if not name.startswith("members.")}
+        model = cls(preset=card.preset, seed=card.seed, device=device)
+        model.network, model.training, model.card = card.network, card.training, card
+        model.scaler = Scaler(arrays["scaler.mean"], arrays["scaler.std"])
+        model.members = []
+        for number in range(card.network.members if model.weight > 0 else 0):
+            prefix = f"members.{number}."
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            model.members.append(Network.from_state(card.network, own))
+        model.ridge = Ridge(context=card.network.context)
+        if model.weight < 1:
+            model.ridge.coef, model.ridge.intercept = arrays["ridge.coef"], arrays["ridge.intercept"]
+            model.ridge.scaler = Scaler(arrays["ridge.mean"], arrays["ridge.std"])
+        model.ood = OODDetector.unknown(card.dim)
+        if "novelty.core" in arrays:
+            model.ood = OODDetector(arrays["novelty.core"], arrays["novelty.threshold"])
+        model.history = model.out_of_fold = None
+        return model
 
 
 def _check_genes(names: list[str], targets: np.ndarray) -> None:

@@ -1,110 +1,284 @@
-"""What a fitted model says of itself, as far as prediction needs it."""
+"""A fitted model: what it knows, what it predicts, and how it is kept."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from deepspot._core.hashing import digest
 from deepspot._core.logging import logger
+from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
 
+from ._confidence.folds import which_rows
+
 if TYPE_CHECKING:
-    from deepspot.encoders import Encoder
+    from torch import Tensor
 
-    from . import DeepSpot
+    from deepspot._spatial.geometry import Geometry
+    from deepspot.encoders import Encoder, EncoderCard
+
+    from ._baselines import Ridge
     from ._bundle.card import ModelCard
+    from ._confidence.ood import OODDetector
+    from ._network.network import Network
+    from ._network.scaler import Scaler
 
 
-def card_of(model: DeepSpot) -> ModelCard:
-    """Card of a model that was trained on slides."""
-    if model.card is None:
-        raise ValueError("The model is not fitted yet. Train one with `ds.tl.train`.")
-    if model.card.geometry is None or model.card.encoder is None:
-        raise ValueError(
+class FittedModel:
+    """What is known once a model is fitted, and all that needs no more than that.
+
+    Attributes
+    ----------
+    card
+        Genes, make-up, and what the model learnt from.
+    scaler
+        Scale of the genes.
+    members
+        Networks, whose mean is the network's prediction; empty where ridge predicts alone.
+    ridge
+        The rest of the prediction; not fitted where the network predicts alone.
+    ood
+        Out-of-distribution detector; its scores are NaN where the training data are not known.
+    history, out_of_fold
+        Loss curves, and predictions by fits that had not seen the spot. None where ridge predicts alone, where the gate
+        is off, and after loading.
+    device
+        Where to compute.
+    """
+
+    card: ModelCard
+    scaler: Scaler
+    members: list[Network]
+    ridge: Ridge
+    ood: OODDetector
+    history: pd.DataFrame | None
+    out_of_fold: np.ndarray | None
+    device: str | None = None
+
+    if not TYPE_CHECKING:  # an attribute that does not exist shall stay an error for the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what to do where something is asked of a model that is not fitted yet."""
+            # A property that asks for the card of such a model ends here too.
+            if not self._is_fitted and (name in FittedModel.__annotations__ or hasattr(type(self), name)):
+                from sklearn.exceptions import NotFittedError
+
+                raise NotFittedError("The model is not fitted yet. Call `fit`, or load one with `ds.models.load`.")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _is_fitted(self) -> bool:
+        return "card" in vars(self)
+
+    @property
+    def weight(self) -> float:
+        """Share of the network in the prediction; the rest is ridge."""
+        return 1.0 if self.card.gate is None else self.card.gate.weight
+
+    @property
+    def geometry(self) -> Geometry:
+        """Tiles and neighbors of the training; a ValueError where the model was fitted to arrays."""
+        if self.card.geometry is None or self.card.encoder is None:
+            raise self._no_slides()
+        return self.card.geometry
+
+    @property
+    def encoder_card(self) -> EncoderCard:
+        """Card of the encoder of the training; a ValueError where the model was fitted to arrays."""
+        if self.card.geometry is None or self.card.encoder is None:
+            raise self._no_slides()
+        return self.card.encoder
+
+    @staticmethod
+    def _no_slides() -> ValueError:
+        return ValueError(
             "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides with "
             "`ds.tl.train`, or call `model.predict(bags)` on arrays."
         )
-    return model.card
 
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of all that a prediction depends on: weights, scale, genes, make-up, geometry and encoder."""
+        weights = [
+            [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
+        ]
+        needs = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
+        ridge = [self.ridge.coef, self.ridge.intercept] if self.weight < 1 else []
+        return digest(self.scaler.mean, self.scaler.std, weights, needs, self.weight, *ridge)
 
-def encoder_of(card: ModelCard, encoder: str | Encoder | None) -> Encoder:
-    """The encoder that a model was trained on: by its name, or as given."""
-    from deepspot import encoders
-    from deepspot.encoders._zoo import PREFIX
+    def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
+        """Predict log-expression (n, genes) in float32; it may fall slightly below 0.
 
-    if encoder is None and card.encoder.name.startswith(PREFIX):  # type: ignore[union-attr]
-        raise ValueError(
-            f"Model {card.name!r} needs encoder {card.encoder.name!r}, which loads its own weights with code of "  # type: ignore[union-attr]
-            "lazyslide-models. If you want that, pass it as `encoder=`."
-        )
-    ready = encoders.get(card.encoder.name if encoder is None else encoder)  # type: ignore[union-attr]
-    if ready.card.dim != card.dim:
-        raise ValueError(
-            f"Model {card.name!r} takes {card.dim} numbers per tile, and encoder {ready.card.name!r} gives "
-            f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
-        )
-    if not card.encoder_fingerprint:  # a converted checkpoint names its encoder, and no more
-        if ready.card.name != card.encoder.name:  # type: ignore[union-attr]
+        Every tile goes through φ once, and neighbours are looked up.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots. Where the model sums over sub-spots, and the bags hold another number of them than
+            the tile that it was trained with (``card.geometry``), the sum is scaled to that number.
+        device
+            Where to compute; None takes the one of the model.
+        rows
+            Which of the spots to predict, as numbers in the wanted order or as a mask; the others are there as
+            neighbours. By default all.
+
+        Raises
+        ------
+        ValueError
+            If the model is not fitted, the embeddings have another length or lack a set that it uses, or there are no
+            such rows.
+        """
+        from ._network.infer import infer_members
+
+        if bags.dim != self.card.dim:
+            raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
+        check_context(self.card.network.context, bags)
+        rows = which_rows(rows, len(bags))
+        expression = np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
+        if self.weight > 0:
+            count = None if self.card.geometry is None else self.card.geometry.tile.grid**2
+            scores = infer_members(self.members, bags, device or self.device, rows=rows, count=count)
+            expression += self.weight * self.scaler.restore(scores)
+        if self.weight < 1:
+            expression += (1 - self.weight) * self.ridge.predict(bags, rows=rows)
+        return expression
+
+    def ood_score(self, spot: np.ndarray) -> np.ndarray:
+        """How unlike the training data every spot (n, d) is (n,), above 1 if strange; NaN where they are not known."""
+        return self.ood.score(spot)
+
+    def expected_r(self) -> pd.DataFrame:
+        """Expected r of every gene and its interval, for `var` of a prediction; NaN where it was not measured."""
+        var = pd.DataFrame(index=pd.Index(self.card.genes))
+        for column, field in {"expected_r": "r", "expected_r_low": "r_low", "expected_r_high": "r_high"}.items():
+            values = np.nan if self.card.reliability is None else getattr(self.card.reliability, field)
+            var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
+        return var
+
+    def half_width(self) -> np.ndarray:
+        """Half width (genes,) of the interval of every gene; a ValueError where the model has none."""
+        reliability = self.card.reliability
+        if reliability is None or reliability.half_width is None:
+            why = "its gate was switched off" if reliability is None else reliability.why_no_interval
+            raise ValueError(
+                f"Model {self.card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on "
+                "more patients."
+            )
+        return np.array(reliability.half_width, dtype=np.float32)
+
+    def residuals(self) -> pd.DataFrame:
+        """`dispersion` and `level` of every gene; the median of the others where a gene's own are unknown."""
+        known = self.card.reliability
+        if known is None or known.dispersion is None or known.rate_level is None:
+            raise ValueError(
+                f"Model {self.card.name!r} does not know how far its predictions are off "
+                "(`card.reliability.dispersion`), so a measurement cannot be weighed against them. Train it again with "
+                "`ds.tl.train`, or take `method='replace'`."
+            )
+        values = {"dispersion": known.dispersion, "level": known.rate_level}
+        found = pd.DataFrame(values, index=pd.Index(self.card.genes), dtype=float)
+        return found.fillna(found.median()).fillna({"dispersion": 0.0, "level": 1.0})
+
+    @property
+    def spacing_um(self) -> float:
+        """Distance in µm between the spots of the training; a ValueError where the card does not say it."""
+        rule = self.geometry.neighbors
+        if rule.kind != "radius":
+            raise ValueError(
+                f"Model {self.card.name!r} counts its neighbours in steps of an array of spots, and its card does not "
+                "say how far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
+            )
+        return round(rule.reach / RINGS, 1)
+
+    def get_encoder(self, given: str | Encoder | None = None) -> Encoder:
+        """The encoder that the model was trained on: by the name in its card, or as given."""
+        from deepspot import encoders
+        from deepspot.encoders._zoo import PREFIX
+
+        card, needed = self.card, self.encoder_card.name
+        if given is None and needed.startswith(PREFIX):
+            raise ValueError(
+                f"Model {card.name!r} needs encoder {needed!r}, which loads its own weights with code of "
+                "lazyslide-models. If you want that, pass it as `encoder=`."
+            )
+        ready = encoders.get(needed if given is None else given)
+        if ready.card.dim != card.dim:
+            raise ValueError(
+                f"Model {card.name!r} takes {card.dim} numbers per tile, and encoder {ready.card.name!r} gives "
+                f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
+            )
+        if card.encoder_fingerprint and ready.fingerprint != card.encoder_fingerprint:
+            raise ValueError(
+                f"The model was trained on encoder {needed!r} with other weights or preprocessing than "
+                f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
+            )
+        if not card.encoder_fingerprint and ready.card.name != needed:  # a converted checkpoint knows no more
             logger.warning(
                 "Model %r needs encoder %r by its card, and %r is used: its predictions mean nothing unless both are "
-                "the same.", card.name, card.encoder.name, ready.card.name,  # type: ignore[union-attr]
-            )  # fmt: skip
+                "the same.",
+                *(card.name, needed, ready.card.name),
+            )
         return ready
-    if ready.fingerprint != card.encoder_fingerprint:
-        raise ValueError(
-            f"The model was trained on encoder {card.encoder.name!r} with other weights or preprocessing than "  # type: ignore[union-attr]
-            f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
-        )
-    return ready
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All numbers that a prediction needs, by the names that they have in a bundle."""
+        import torch
+
+        arrays: dict[str, Any] = {"scaler.mean": self.scaler.mean, "scaler.std": self.scaler.std}
+        if self.weight < 1 and self.ridge.scaler is not None:
+            arrays |= {"ridge.coef": self.ridge.coef, "ridge.intercept": self.ridge.intercept}
+            arrays |= {"ridge.mean": self.ridge.scaler.mean, "ridge.std": self.ridge.scaler.std}
+        if self.ood.known:
+            arrays |= {"novelty.core": self.ood.core, "novelty.threshold": self.ood.threshold}
+        members = {
+            f"members.{number}.{name}": value
+            for number, member in enumerate(self.members)
+            for name, value in member.state_dict().items()
+        }
+        return members | {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+    def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
+        """Save as a bundle: ``model.safetensors`` and ``card.json`` in a folder or a zip.
+
+        Parameters
+        ----------
+        path
+            Folder to make, or zip if it ends in ``.zip``.
+        half
+            Keep the weights in float16, half as large; expression changes in the third decimal.
+        overwrite
+            Replace a bundle that is there.
+        """
+        from ._bundle.bundle import write_bundle
+
+        write_bundle(self.card, self.tensors(), Path(path), half=half, overwrite=overwrite)
+
+    def upload(self, address: str, *, token: str | None = None, private: bool = True, half: bool = False) -> str:
+        """Upload the bundle, and its card as a page, to a repository on Hugging Face.
+
+        Parameters
+        ----------
+        address
+            ``"hf://organisation/name"``. The repository is made if there is none.
+        token, half
+            Access token that may write; None takes ``HF_TOKEN`` or that of the machine. Half precision, as in `save`.
+        private
+            Keep it private, and refuse a public repository. The card names slides and patients.
+
+        Returns
+        -------
+        Address of this very version, for :func:`deepspot.models.load`.
+        """
+        from ._bundle.bundle import upload
+
+        return upload(self.card, self.tensors(), address, token=token, private=private, half=half)
 
 
-def spacing_of(card: ModelCard) -> float:
-    """Distance in µm between the spots that a model was trained on."""
-    rule = card.geometry.neighbors  # type: ignore[union-attr]
-    if rule.kind != "radius":
-        raise ValueError(
-            f"Model {card.name!r} counts its neighbours in steps of an array of spots, and its card does not say how "
-            "far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
-        )
-    return round(rule.reach / RINGS, 1)
-
-
-def half_width(card: ModelCard) -> np.ndarray:
-    """Half width of the interval of every gene."""
-    reliability = card.reliability
-    if reliability is None or reliability.half_width is None:
-        why = "its gate was switched off" if reliability is None else reliability.why_no_interval
-        raise ValueError(
-            f"Model {card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on more "
-            "patients."
-        )
-    return np.array(reliability.half_width, dtype=np.float32)
-
-
-def ood_score(model: DeepSpot, spot: np.ndarray) -> np.ndarray:
-    """How unlike the training data every spot (n, d) is (n,); NaN where the model does not know its training data."""
-    return np.full(len(spot), np.nan, dtype=np.float32) if model.novelty is None else model.novelty.score(spot)
-
-
-def expected_r(card: ModelCard) -> pd.DataFrame:
-    """Reliability of every gene, for `var`."""
-    var = pd.DataFrame(index=pd.Index(card.genes))
-    for column, field in {"expected_r": "r", "expected_r_low": "r_low", "expected_r_high": "r_high"}.items():
-        values = np.nan if card.reliability is None else getattr(card.reliability, field)
-        var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
-    return var
-
-
-def residuals_of(card: ModelCard) -> pd.DataFrame:
-    """`dispersion` and `level` of every gene of a model; the median of the others where a gene's own are unknown."""
-    known = card.reliability
-    if known is None or known.dispersion is None or known.rate_level is None:
-        raise ValueError(
-            f"Model {card.name!r} does not know how far its predictions are off (`card.reliability.dispersion`), so a "
-            "measurement cannot be weighed against them. Train it again with `ds.tl.train`, or take `method='replace'`."
-        )
-    values = {"dispersion": known.dispersion, "level": known.rate_level}
-    found = pd.DataFrame(values, index=pd.Index(card.genes), dtype=float)
-    return found.fillna(found.median()).fillna({"dispersion": 0.0, "level": 1.0})
+def check_context(context: tuple[str, ...], bags: Bags) -> None:
+    """Raise if bags lack a set that a model uses."""
+    if "subspots" in context and bags.subspots is None:
+        raise ValueError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")

@@ -20,14 +20,13 @@ from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
 from deepspot._spatial.neighbors import find_neighbors
 
 from ._confidence.ood import MANY_STRANGE
-from ._fitted import card_of, encoder_of, ood_score, spacing_of
+from ._fitted import FittedModel
 
 if TYPE_CHECKING:
+    from deepspot._spatial.geometry import Geometry
     from deepspot.encoders import Encoder
 
     from ._bundle.card import ModelCard
-    from ._deepspot import DeepSpot
-
 
 # Of the distance to the nearest tile: what is farther than one step along an axis, and nearer than one across.
 NEAR = 1.2
@@ -53,14 +52,13 @@ class TilePredictor:
         True: all tiles have to come at once, as some are the neighbours of others.
     """
 
-    model: DeepSpot
+    model: FittedModel
     mpp: float
     encoder: Any = None
     device: Any = None
     whole_slide: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        card_of(self.model)
         check_positive(self.mpp, "mpp")
         if tile_px(self._tile_um, self.mpp) < MIN_TILE_PX:
             raise ValueError(
@@ -76,7 +74,7 @@ class TilePredictor:
     @property
     def card(self) -> ModelCard:
         """Card of the model."""
-        return self.model.card  # type: ignore[return-value]
+        return self.model.card
 
     @property
     def tile_px(self) -> int:
@@ -92,7 +90,7 @@ class TilePredictor:
                 "say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
             )
-        return round(spacing_of(self.card) / self.mpp)
+        return round(self.model.spacing_um / self.mpp)
 
     @property
     def width(self) -> int:
@@ -108,13 +106,13 @@ class TilePredictor:
     def features_model_name(self) -> str:
         """Name of the image model whose features it takes."""
         parts = "tokens" if self._tokens else "subspots" if self._uses("subspots") else "spot"
-        return valid_name(f"{self.card.encoder.name}_{parts}")  # type: ignore[union-attr]
+        return valid_name(f"{self.model.encoder_card.name}_{parts}")
 
     @cached_property
     def image_model(self) -> TileEncoder:
         """What makes the features in LazySlide, its ``ImageModelProtocol``. Loads the encoder."""
         return TileEncoder(
-            encoder_of(self.card, self.encoder), self.features_model_name, self.tile_px, self._grid,
+            self.model.get_encoder(self.encoder), self.features_model_name, self.tile_px, self._grid,
             self._uses("subspots"), f"{self._tile_um:g} µm at {self.mpp:g} µm per pixel", self._tokens,
         )  # fmt: skip
 
@@ -169,8 +167,8 @@ class TilePredictor:
         return dict(zip(self.card.genes, expression.T, strict=True))
 
     @property
-    def _geometry(self) -> Any:
-        return self.card.geometry
+    def _geometry(self) -> Geometry:
+        return self.model.geometry
 
     @property
     def _grid(self) -> int:
@@ -188,7 +186,7 @@ class TilePredictor:
         return part in self.card.network.context
 
     def _contents(self) -> str:
-        encoder, dim = self.card.encoder.name, self.card.dim  # type: ignore[union-attr]
+        encoder, dim = self.model.encoder_card.name, self.card.dim
         if not self._uses("subspots"):
             return f"{dim:,} columns: a tile as {encoder!r} embeds it"
         return (
@@ -197,7 +195,7 @@ class TilePredictor:
         )
 
     def _warn_if_strange(self, bags: Bags) -> None:
-        strange = float((ood_score(self.model, bags.spot) > 1).mean())
+        strange = float((self.model.ood_score(bags.spot) > 1).mean())
         if strange > MANY_STRANGE:
             logger.warning(
                 "%.0f %% of the tiles are unlike the spots that the model learnt from: its predictions for them are "

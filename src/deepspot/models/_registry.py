@@ -101,11 +101,11 @@ def load(
     >>> len(ds.models.load().card.genes)
     1000
     """
-    from ._bundle.bundle import load
+    from ._bundle.bundle import read_bundle
 
     path = _find(model, token)
-    loaded = load(path, device=device, sha256=sha256)
-    card: ModelCard = loaded.card  # type: ignore[assignment]
+    card, tensors = read_bundle(path, sha256)
+    loaded = DeepSpot.from_tensors(card, tensors, device=device)
     if card.sha256 in _told:
         logger.info("Loaded %r again.", card.name)
     else:

@@ -56,10 +56,9 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     from deepspot._core.validate import key_in
 
     card = model.card
-    if card is None or card.reliability is None:
+    if card.reliability is None:
         raise ValueError(
-            "The model does not know how reliable it is: it is not fitted, or its gate was switched off. Train it with "
-            "`ds.tl.train`."
+            "The model does not know how reliable it is: its gate was switched off. Train it with `ds.tl.train`."
         )
     found = card.reliability
     r, low, high = (np.array(values, dtype=float) for values in (found.r, found.r_low, found.r_high))

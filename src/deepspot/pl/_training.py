@@ -52,7 +52,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
 
     if model.history is None:
         raise ValueError(
-            "The model has no training history: it is not fitted, ridge alone predicts (see `model.card.gate`), or it "
+            "The model has no training history: ridge alone predicts (see `model.card.gate`), or it "
             "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.tl.train`."
         )
     if ax is None:

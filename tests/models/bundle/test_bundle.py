@@ -267,15 +267,17 @@ def test_a_model_can_be_pinned(bags, small):
 
 def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny, tmp_path):
     """As a converted checkpoint is."""
-    tiny.novelty, tiny.ridge = None, None
+    from deepspot.models._confidence.ood import OODDetector
+
+    tiny.ood = OODDetector.unknown(tiny.card.dim)
     tiny.card = tiny.card.model_copy(update={"encoder_fingerprint": "", "gate": None, "reliability": None})
     tiny.save(tmp_path / "model")
     again = ds.models.load(tmp_path / "model")
-    assert again.novelty is None
+    assert not again.ood.known
     assert again.card.encoder_fingerprint == ""
     assert again.fingerprint == tiny.fingerprint
     again.save(tmp_path / "again.zip")
-    assert ds.models.load(tmp_path / "again.zip").novelty is None
+    assert ds.models.load(tmp_path / "again.zip").ood.core.size == 0
 
 
 def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
@@ -330,14 +332,14 @@ def test_a_blend_and_ridge_alone_survive(bags, targets, tmp_path, weight):
         model.members = (
             ds.models.DeepSpot(**config | {"training": {"epochs": 2, "gate": "off"}}).fit(bags, targets).members
         )
-    if model.ridge is None:
+    if model.ridge.coef is None:
         model.ridge = ds.models.Ridge().fit(bags, targets)
     model.save(tmp_path / "blend")
     again = ds.models.load(tmp_path / "blend")
     np.testing.assert_allclose(again.predict(bags), model.predict(bags), atol=1e-5)
     assert again.fingerprint == model.fingerprint
     assert again.card.reliability == model.card.reliability
-    np.testing.assert_array_equal(again.novelty.score(bags.spot), model.novelty.score(bags.spot))
+    np.testing.assert_array_equal(again.ood_score(bags.spot), model.ood_score(bags.spot))
     assert len(again.members) == (weight > 0)
     rewrite(tmp_path / "blend", lambda t: t.pop("novelty.core"))
     with pytest.raises(ValueError, match="novelty"):

@@ -45,7 +45,7 @@ def test_a_converted_model_survives_saving(vector, tmp_path):
     model.save(tmp_path / "bundle")
     loaded = ds.models.load(tmp_path / "bundle")
     np.testing.assert_array_equal(loaded.predict(bags), model.predict(bags))
-    assert loaded.novelty is None
+    assert not loaded.ood.known
 
 
 @pytest.mark.parametrize("context", ["spot", "spot_subspot", "spot_neighbors", "spot_subspot_neighbors"])

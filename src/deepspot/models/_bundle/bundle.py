@@ -8,19 +8,22 @@ import re
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepspot._core.logging import logger
-from deepspot.models._deepspot import DeepSpot
 
 from .card import ModelCard
 from .card_file import hash_of, read_card, read_content, same_card, understood
 from .files import CARD, PAGE, WEIGHTS, opened, pack
 from .header import check_header, most_bytes, read_header, shapes_of
 from .hub import parse, send
-from .tensors import restore, tensors_of
+from .tensors import check_tensors, stored
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
+def write_bundle(card: ModelCard, tensors: dict[str, Tensor], path: Path, *, half: bool, overwrite: bool) -> None:
     """Write a bundle; what was there stays whole until the new one is complete."""
     if re.match(r"hf:/", str(path)):
         raise ValueError(f"`save` writes to this machine. To send a model to {str(path)!r} call `model.upload`.")
@@ -29,15 +32,14 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
     zipped = path.suffix.lower() == ".zip"
     if path.exists() and not _is_bundle(path, zipped=zipped):
         raise ValueError(f"{path} exists and is no bundle, so it is not replaced. Choose another path.")
-    _check_fitted(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
         new.mkdir()
-        write(model, new, half=half)
+        write(card, tensors, new, half=half)
         if zipped:
             pack(new, new := Path(scratch) / "new.zip")
-        load(new)  # what cannot be read again is not kept
+        read_bundle(new)  # what cannot be read again is not kept
         if path.exists():
             path.rename(old)
         try:
@@ -48,20 +50,19 @@ def save(model: DeepSpot, path: Path, *, half: bool, overwrite: bool) -> None:
             raise
 
 
-def write(model: DeepSpot, folder: Path, *, half: bool) -> None:
+def write(card: ModelCard, tensors: dict[str, Tensor], folder: Path, *, half: bool) -> None:
     """Write the two files of a bundle into a folder."""
     from safetensors.torch import save_file
 
-    card = _check_fitted(model)
     told = hash_of(json.loads(card.model_dump_json()))
-    save_file(tensors_of(model, half=half), folder / WEIGHTS, metadata={"card": told})
+    save_file(stored(tensors, half=half), folder / WEIGHTS, metadata={"card": told})
     card = card.model_copy(update={"sha256": _sha256((folder / WEIGHTS).read_bytes())})
     (folder / CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
     (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors lets nobody else read it
 
 
-def load(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot:
-    """Read a bundle, refusing what is truncated, altered, from the future, or larger than its card says.
+def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Read card and tensors, refusing what is truncated, altered, from the future, or larger than its card says.
 
     Every check comes before what it protects: the card is bounded before it is parsed, the weights are bounded by the
     card before they are read, their header is compared with the card before a tensor is made.
@@ -86,20 +87,20 @@ def load(path: Path, *, device: str | None = None, sha256: str | None = None) ->
         tensors = {name: value.float() for name, value in parse(raw).items()}
     except SafetensorError as error:
         raise ValueError(f"{file} is no readable safetensors file ({error}). Get a new copy.") from error
-    model = DeepSpot(preset=card.preset, seed=card.seed, device=device)
-    model.network, model.training, model.card = card.network, card.training, card
-    restore(model, card, tensors, file)
-    return model
+    check_tensors(tensors, file)
+    return card, tensors
 
 
-def upload(model: DeepSpot, address: str, *, token: str | None, private: bool, half: bool) -> str:
+def upload(
+    card: ModelCard, tensors: dict[str, Tensor], address: str, *, token: str | None, private: bool, half: bool
+) -> str:
     """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
     place = parse(address)
     if place.revision is not None:
         raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
     with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
         folder = Path(scratch)
-        write(model, folder, half=half)
+        write(card, tensors, folder, half=half)
         card = read_card(folder)  # what cannot be read again is not sent
         (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
         made = send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
@@ -108,12 +109,6 @@ def upload(model: DeepSpot, address: str, *, token: str | None, private: bool, h
         "version.", card.name, card.licence, place.url, len(card.slides), str(made),
     )  # fmt: skip
     return str(made)
-
-
-def _check_fitted(model: DeepSpot) -> ModelCard:
-    if model.card is None or model.scaler is None:
-        raise ValueError("The model is not fitted yet, so there is nothing to save. Call `fit` first.")
-    return model.card
 
 
 def _check_pin(known: str, wanted: str | None, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -20,7 +20,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Novelty:
+class OODDetector:
     """Out-of-distribution score of spots: cosine distance to the nearest training embeddings.
 
     Kept are embeddings of at most 512 training spots, drawn at random. The score of a spot is its mean distance to the
@@ -85,35 +85,23 @@ class Novelty:
         threshold = max(float(np.median(reached)), LEAST)
         return cls(_core(spot[np.unique(rows)], seed), np.array([threshold], dtype=np.float32))
 
+    @classmethod
+    def unknown(cls, dim: int) -> Self:
+        """A detector without training data, such as that of a converted checkpoint: all its scores are NaN."""
+        return cls(np.empty((0, dim), dtype=np.float32), np.array([np.nan], dtype=np.float32))
+
+    @property
+    def known(self) -> bool:
+        """Whether there are training data to compare with."""
+        return len(self.core) > 0
+
     def score(self, spot: np.ndarray) -> np.ndarray:
         """Score of every spot (n,) in float32: larger is stranger, above 1 is stranger than the threshold."""
         if spot.ndim != 2 or spot.shape[1] != self.core.shape[1]:
             raise ValueError(f"`spot` must be of shape (n, {self.core.shape[1]}), got {spot.shape}.")
+        if not self.known:
+            return np.full(len(spot), np.nan, dtype=np.float32)
         return (_distance(self.core, spot) / self.threshold).astype(np.float32)
-
-    def flag(self, spot: np.ndarray) -> np.ndarray:
-        """Whether a spot is unlike the training data (n,)."""
-        return self.score(spot) > 1
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All that has to be kept to make it again with :meth:`from_arrays`."""
-        return {"core": self.core, "threshold": self.threshold}
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Any]) -> Self:
-        """Make it from what :meth:`arrays` gave.
-
-        Raises
-        ------
-        ValueError
-            If the arrays do not fit together.
-        """
-        core, threshold = (np.asarray(arrays[name], dtype=np.float32) for name in ("core", "threshold"))
-        if core.ndim != 2 or not core.size or not np.isfinite(core).all():
-            raise ValueError(f"`core` must be a finite matrix of embeddings, got one of shape {core.shape}.")
-        if threshold.shape != (1,) or not 0 < threshold[0] < np.inf:
-            raise ValueError(f"`threshold` must be one number above 0, got {threshold}.")
-        return cls(core, threshold)
 
 
 def _folds(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, position: np.ndarray | None) -> list[Folds]:

@@ -90,12 +90,12 @@ def convert_legacy(
     >>> model = ds.models.convert_legacy("DeepSpot_pretrained_model_weights/Colon_HEST1K")  # doctest: +SKIP
     >>> model.save("colon")  # doctest: +SKIP
     """
+    import torch
     from pydantic import ValidationError
 
     from deepspot.models._bundle.card import ModelCard, versions
     from deepspot.models._deepspot import DeepSpot
     from deepspot.models._network.config import look_up
-    from deepspot.models._network.scaler import Scaler
 
     for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (licence, "licence")):
         if given is not None:
@@ -127,11 +127,11 @@ def convert_legacy(
     loss = LOSSES.get(str(settings.get("loss_func")))
     training = {} if loss is None else {"loss": loss}  # one that is not known here is told in the note
     model = DeepSpot(preset="published", network=network.model_dump(), training=training, seed=_seed(settings))
-    model.scaler = Scaler(*_scale(checkpoint, n_genes, path))
-    model.members = [_network(checkpoint, model.network, dim, n_genes, path)]
+    mean, scale = (torch.from_numpy(part) for part in _scale(checkpoint, n_genes, path))
+    member = _network(checkpoint, model.network, dim, n_genes, path).state_dict()
     card = _encoder_card(told["image_feature_model"], dim)
     try:
-        model.card = ModelCard(
+        made = ModelCard(
             name=name or path.resolve().parent.name,
             note=_note(path, settings.get("loss_func")),
             tissue=tissue, licence=licence or f"that of the checkpoint; see {PAGE}", genes=genes, dim=dim, encoder=card,
@@ -144,6 +144,8 @@ def convert_legacy(
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
         raise ValueError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
+    tensors = {"scaler.mean": mean, "scaler.std": scale} | {f"members.0.{part}": member[part] for part in member}
+    model = DeepSpot.from_tensors(made, tensors)
     logger.info("Converted %r.", model)
     return model
 

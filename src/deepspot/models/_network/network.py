@@ -41,6 +41,15 @@ class Network(nn.Module):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
 
+    @classmethod
+    def from_state(cls, config: NetworkConfig, state: dict[str, Tensor]) -> Network:
+        """A trained network with collapsed ρ, of its weights."""
+        genes, dim = len(state["rho.0.bias"]), state["phi.0.weight"].shape[1]
+        with torch.device("meta"):  # takes neither memory nor random numbers
+            network = cls(config.model_copy(update={"n_rho": 1}), dim, genes)
+        network.load_state_dict(state, assign=True)
+        return network.eval()
+
     def represent(self, tiles: Tensor) -> Tensor:
         """φ of tile embeddings (..., dim): (..., width), never negative."""
         if len(self.phi) == 1:

@@ -155,12 +155,12 @@ def slide_name(image_key: str, shapes_key: str) -> str:
 
 def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
     """Card of the model that made a table: the one that was given, or the embedded one."""
-    from deepspot.models._bundle.bundle import load
+    from deepspot.models import DeepSpot
     from deepspot.models._registry import EMBEDDED, FOLDER
 
     made_by = table.uns[UNS]
     if model is None and made_by.get("model") == EMBEDDED:
-        embedded = load(FOLDER / EMBEDDED, device="cpu")
+        embedded = DeepSpot.load(FOLDER / EMBEDDED, device="cpu")
         return embedded.card if embedded.fingerprint == made_by.get("fingerprint") else None
     if model is not None and model.fingerprint != made_by.get("fingerprint"):
         raise ValueError(

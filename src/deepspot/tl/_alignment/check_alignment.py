@@ -13,7 +13,6 @@ from deepspot._core.validate import check_positive
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import check_shared_genes, find_measured_table, match_rows
 from deepspot._spatial.transforms import place_spots
-from deepspot.models._fitted import card_of
 from deepspot.tl._predict.resolution import Source
 from deepspot.tl._predict.table import predicted, stored
 from deepspot.tl._train.slides import MeasuredSlide, measure
@@ -124,7 +123,7 @@ def check_alignment(
     ready, tile_um = None, None
     if prediction_key is None:
         ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-        tile_um = card_of(ready).geometry.tile.tile_um  # type: ignore[union-attr]
+        tile_um = ready.geometry.tile.tile_um
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     table_key = find_measured_table(sdata, shapes_key, table_key)
     measured = measure("slide", sdata, shapes_key, table_key, patient="unknown", layer=layer)
@@ -138,7 +137,7 @@ def check_alignment(
         table = stored(sdata, str(prediction_key), shapes_key, placement.centers)
         check_shared_genes(list(table.var_names), sdata.tables[table_key], table_key)
     else:
-        check_shared_genes(card_of(ready).genes, sdata.tables[table_key], table_key)
+        check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
         source = Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
         table = predicted(sdata, ready, source, placement.centers)
     ours, rows = match_rows(table, sdata, shapes_key)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from deepspot._core.validate import check_positive, key_in
-from deepspot.models._fitted import card_of, encoder_of, spacing_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,11 +124,11 @@ def cohort(
         raise TypeError("`out` is missing: the folder for results.")
     slides = read_manifest(manifest)
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    card = card_of(ready)
+    geometry = ready.geometry
     if client is None:
-        encoder_of(card, encoder)
-    diameter = card.geometry.tile.tile_um if diameter_um is None else diameter_um  # type: ignore[union-attr]
-    distance = spacing_of(card) if distance_um is None else distance_um
+        ready.get_encoder(encoder)
+    diameter = geometry.tile.tile_um if diameter_um is None else diameter_um
+    distance = ready.spacing_um if distance_um is None else distance_um
     key_in(layout, get_args(Layout), "layout")
     if tissue is not None:
         key_in(tissue, get_args(Tissue), "tissue")

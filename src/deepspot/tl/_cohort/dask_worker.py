@@ -46,14 +46,12 @@ def work(job: Job, asked: dict[str, Any], threads: int | None = None) -> Outcome
 
 def obstacle(job: Job, asked: dict[str, Any]) -> str | None:
     """Why a worker could do no job of this cohort, if that is so: asked before any is sent."""
-    from deepspot.models._fitted import card_of, encoder_of
-
     if not (job.out / LOCK).exists():
         return f"there is no folder {str(job.out)!r}. Workers and this process have to share `out` and the slides"
     with _one_at_a_time, _as_asked(asked, _threads()):
         try:
             choose_device(job.device)
-            encoder_of(card_of(_model(job)), job.encoder)
+            _model(job).get_encoder(job.encoder)
         except Exception as error:  # noqa: BLE001 - it is told where it can be mended
             return one_line(error)
     return None

@@ -12,7 +12,6 @@ import pandas as pd
 
 from deepspot._core.keys import PSEUDOBULK, UNS
 from deepspot._core.logging import bar, logger
-from deepspot.models._fitted import expected_r
 
 from .folder import Folder
 from .job import Outcome
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from deepspot.models import DeepSpot
-    from deepspot.models._bundle.card import ModelCard
 
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
@@ -151,7 +149,7 @@ def collect(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: Deep
     import zarr
     from anndata import AnnData
 
-    card: ModelCard = model.card  # type: ignore[assignment]
+    card = model.card
     done = table.frame[table.frame["status"] == DONE]
     rows = [
         zarr.open_array(folder.slide(str(name)) / "tables" / TABLE / "var" / PROFILE, mode="r")[:]
@@ -167,7 +165,7 @@ def collect(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: Deep
     made = {
         "kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint,
     }  # fmt: skip
-    return AnnData(X, obs=obs, var=expected_r(card), uns={UNS: made, "log1p": {}})
+    return AnnData(X, obs=obs, var=model.expected_r(), uns={UNS: made, "log1p": {}})
 
 
 def save(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: DeepSpot) -> None:

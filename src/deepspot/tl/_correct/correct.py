@@ -14,7 +14,6 @@ from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import check_shared_genes, find_measured_table, match_rows
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._spatial.transforms import Placement, place_spots
-from deepspot.models._fitted import card_of, residuals_of
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
 from deepspot.tl._predict.resolution import Source
@@ -161,13 +160,12 @@ def correct(
 
     key_in(method, get_args(Method), "methods")
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    card = card_of(ready)
-    tile_um = card.geometry.tile.tile_um  # type: ignore[union-attr]
+    card, tile_um = ready.card, ready.geometry.tile.tile_um
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     table_key = find_measured_table(sdata, shapes_key, table_key)
     key = key_added or corrected_name(table_key)
     check_new_key(sdata, key, overwrite=overwrite)
-    spread = residuals_of(card) if method == "posterior" else None
+    spread = ready.residuals() if method == "posterior" else None
     check_shared_genes(card.genes, sdata.tables[table_key], table_key)
     measured = Measured(sdata, shapes_key, table_key, layer, genes, card.genes, replace=method == "replace")
     placement = place_spots(sdata, image_key, shapes_key, coordinate_system)

@@ -10,7 +10,6 @@ from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.models._confidence.ood import MANY_STRANGE
-from deepspot.models._fitted import card_of, half_width
 
 from .resolution import CALLED, Resolution, Source, at_grid, at_spots, at_subspots, make_job, target
 from .stream import stream
@@ -19,7 +18,6 @@ from .table import prediction_table
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from deepspot._spatial.geometry import Geometry
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
     from deepspot.models._bundle.card import ModelCard
@@ -179,15 +177,14 @@ def predict(
     from deepspot import models
 
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    card = card_of(ready)
-    geometry: Geometry = card.geometry  # type: ignore[assignment]
+    card, geometry = ready.card, ready.geometry
     key_in(resolution, get_args(Resolution), "resolution")
     _check_finer(resolution, card, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, geometry.tile.tile_um)
     _check_spots(sdata, shapes_key)
     key = key_added or prediction_name(target(resolution, shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
-    width = half_width(card) if intervals else None
+    width = ready.half_width() if intervals else None
     _check_out(out, half, resolution, layers=unclipped or intervals)
     if out is not None:
         check_new_path(Path(out), overwrite=overwrite)

@@ -17,7 +17,6 @@ from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.tables import array_positions, rows_of
 from deepspot._spatial.neighbors import check_array, find_neighbors
 from deepspot._spatial.transforms import Placement, place_spots
-from deepspot.models._fitted import card_of, encoder_of
 
 from .layout import add_circles, grid_neighbors, lay_grid, lay_subspots, plan_circles
 from .subspots import predict_in_blocks, predict_subspots
@@ -76,7 +75,7 @@ class Job:
     @property
     def geometry(self) -> Geometry:
         """Tile and neighbour rule of the model."""
-        return self.model.card.geometry  # type: ignore[union-attr, return-value]
+        return self.model.geometry
 
     def spots(self) -> Placement:
         """Where the spots lie."""
@@ -116,12 +115,11 @@ class Predicted:
 
 def make_job(sdata: SpatialData, model: DeepSpot, source: Source, key: str, **options: Any) -> Job:
     """Check that the encoder is the model's and the spots have what its neighbours need. Changes nothing."""
-    card, shapes_key = card_of(model), source.shapes_key
-    geometry: Geometry = card.geometry  # type: ignore[assignment]
+    shapes_key, geometry = source.shapes_key, model.geometry
     check_array(geometry.neighbors, array_positions(sdata, shapes_key))
     request = Request(
-        encoder_of(card, source.encoder), geometry.tile, source.image_key, shapes_key,
-        "subspots" in card.network.context, source.coordinate_system,
+        model.get_encoder(source.encoder), geometry.tile, source.image_key, shapes_key,
+        "subspots" in model.card.network.context, source.coordinate_system,
     )  # fmt: skip
     return Job(sdata, model, request, key, device=source.device, batch_size=source.batch_size, **options)
 
@@ -188,7 +186,7 @@ def at_grid(job: Job) -> Predicted:
 
 
 def _check_size(job: Job, n: int, what: str) -> None:
-    genes = len(job.model.card.genes)  # type: ignore[union-attr]
+    genes = len(job.model.card.genes)
     gb = n * genes * job.copies * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
         raise ValueError(

@@ -21,7 +21,6 @@ from deepspot._features.feature_table import Site, survey
 from deepspot._sdata.tables import array_positions
 from deepspot._sdata.zarr_store import lazy_table, write_atomically, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, among
-from deepspot.models._fitted import ood_score
 
 from .table import bare_table
 
@@ -63,7 +62,7 @@ def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
     ):
         spots = _Spots(job, site, kept, order)
         spots.embed()
-        score = [ood_score(model, spots.embedding(block)) for block in range(spots.n_blocks)]
+        score = [model.ood_score(spots.embedding(block)) for block in range(spots.n_blocks)]
         table = bare_table(
             sdata, model, request.shapes_key, site.placement.index[spots.order], site.placement.centers[spots.order],
             np.concatenate(score), provenance={"image_key": request.image_key, "resolution": "spot"},

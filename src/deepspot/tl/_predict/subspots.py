@@ -18,7 +18,7 @@ ROWS = 1024
 
 def predict_in_blocks(model: DeepSpot, bags: Bags, *, device: str | None, rows: int = ROWS) -> np.ndarray:
     """Predict log-expression (n, genes) as the model does, at most `rows` spots and their neighbours at once."""
-    expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)  # type: ignore[union-attr]
+    expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
     for block, part in blocks(bags, rows):
         expression[block] = model.predict(part, device=device, rows=np.arange(len(block)))
     return expression
@@ -57,7 +57,7 @@ def predict_subspots(model: DeepSpot, bags: Bags, *, device: str | None, rows: i
         Spots at once, beside their neighbours.
     """
     n, s = bags.subspots.shape[:2]  # type: ignore[union-attr]
-    expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)  # type: ignore[union-attr]
+    expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
     for block, part in blocks(bags, rows):
         own = np.arange(len(block))
         whole = model.predict(part, device=device, rows=own)

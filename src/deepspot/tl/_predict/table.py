@@ -13,7 +13,6 @@ from deepspot._core.validate import key_in
 from deepspot._sdata.tables import link_keys, match_rows, tables_of_kind
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
-from deepspot.models._fitted import card_of, expected_r, ood_score
 
 from .resolution import Source, at_spots, make_job
 
@@ -57,7 +56,7 @@ def prediction_table(
     if half_width is not None:
         layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
     features = sdata.tables[predicted.features_key]
-    score = ood_score(model, np.asarray(features.X))[predicted.rows]
+    score = model.ood_score(np.asarray(features.X))[predicted.rows]
     made = {"features": predicted.features_key, "image_key": features.uns[UNS]["image_key"]}
     return bare_table(
         sdata, model, predicted.shapes_key, predicted.index, predicted.centers, score,
@@ -80,18 +79,18 @@ def bare_table(
     """Build all of the table but its matrices, which come as `X` and `layers`; see :func:`prediction_table`."""
     region_key, instance_key = link_keys(sdata, shapes_key)
     obs = pd.DataFrame(index=index.astype(str))
-    if model.novelty is not None:
+    if model.ood.known:
         obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
-    ood_share = float("nan") if model.novelty is None else float(obs["ood"].mean())
+    ood_share = float(obs["ood"].mean()) if model.ood.known else float("nan")
     return make_table(
         matrices.pop("X", None), region=shapes_key, instances=index, region_key=region_key, instance_key=instance_key,
-        obs=obs, var=expected_r(card_of(model)), obsm={"spatial": centers},
+        obs=obs, var=model.expected_r(), obsm={"spatial": centers},
         uns={"log1p": {}, UNS: _provenance(model, ood_share) | provenance}, **matrices,
     )  # fmt: skip
 
 
 def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
-    card = card_of(model)
+    card = model.card
     return {
         "kind": PREDICTION,
         "scale": card.scale,
@@ -119,7 +118,7 @@ def predicted(sdata: SpatialData, model: DeepSpot, source: Source, centers: np.n
 
 def find(sdata: SpatialData, model: DeepSpot, image_key: str, shapes_key: str, centers: np.ndarray) -> str | None:
     """Name of a table that still holds what this model predicts for the spots where they lie now, if there is one."""
-    genes = card_of(model).genes
+    genes = model.card.genes
     for key in tables_of_kind(sdata, shapes_key, PREDICTION):
         table = sdata.tables[key]
         made = table.uns[UNS]

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from deepspot._spatial.geometry import SubspotsFrom
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
-    from deepspot.models._bundle.card import ModelCard
 
 
 def train(
@@ -164,7 +163,7 @@ def train(
         data.bags, data.targets, genes=chosen, checkpoint_dir=checkpoint_dir, trainer_kwargs=trainer_kwargs,
         **data.options,
     )  # fmt: skip
-    card: ModelCard = model.card  # type: ignore[assignment]
+    card = model.card
     reliability, unseen = card.reliability, model.out_of_fold
     if reliability is not None and unseen is not None:
         spots = [len(bags[slide.name]) for slide in plan.measured]
