@@ -9,8 +9,7 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import deepspot as ds
-from deepspot._sdata.tables import array_positions
-from deepspot._spatial.transforms import microns_per_pixel
+from deepspot import _choose, _coords, _tables
 
 MPP = 0.5
 ROWS = COLS = 5
@@ -191,6 +190,12 @@ def test_ensembl_is_a_choice(outs, log):
     assert table.var_names.tolist() == ["ENSG0", "ENSG1", "ENSG2", "ENSG3"]
     assert table.var["former_name"].tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
     assert not any("more than once" in line for line in log)
+
+
+@pytest.mark.parametrize("tile_um", [None, 55, 100, 200])
+def test_the_full_image_is_used_without_asking(full, tile_um):
+    # With tiles of 100 µm the hires image has enough pixels too.
+    assert _choose.image_and_shapes(full, None, None, tile_um) == ("outs_full_image", "outs")
 
 
 def test_no_folder(tmp_path):

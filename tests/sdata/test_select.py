@@ -28,13 +28,72 @@ def test_small_copies_are_no_candidates(slide_of):
     assert select_image_and_shapes(sdata, None, None) == ("he", "spots")
 
 
-def test_the_tile_decides_what_is_small(slide_of):
+@pytest.mark.parametrize("tile_um", [100, 250])
+def test_the_full_resolution_image_is_taken_beside_coarser_ones(slide_of, tile_um):
     sdata = slide_of(GREY, XY)
     small_copy(sdata, "hires", 0.1)
-    write_scale(sdata, "he", 1.0)
-    assert select_image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
-    with pytest.raises(ValueError, match=r"several candidates: \['he', 'hires'\]. Choose one with `image_key=`"):
-        select_image_and_shapes(sdata, None, None, tile_um=250)
+    small_copy(sdata, "a_lowres", 0.02)  # the order of names decides nothing
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None, tile_um=tile_um) == ("he", "spots")
+
+
+def test_the_full_resolution_image_is_taken_whatever_the_size_of_the_spots(slide_of):
+    sdata = slide_of(GREY, XY)  # without a diameter
+    small_copy(sdata, "hires", 0.17)
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None) == ("he", "spots")
+
+
+def test_the_full_resolution_image_may_be_a_pyramid(slide_of):
+    sdata = slide_of(GREY, XY, scale_factors=[2])
+    small_copy(sdata, "hires", 0.5)
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.98])
+def test_images_of_one_scale_are_all_candidates(slide_of, factor):
+    sdata = slide_of(GREY, XY)
+    small_copy(sdata, "second_scan", factor)
+    small_copy(sdata, "hires", 0.5)
+    _coords.set_scale(sdata, "he", 1.0)
+    with pytest.raises(ValueError, match=r"several candidates: .*Choose one with `image_key=`"):
+        _choose.image_and_shapes(sdata, None, None, tile_um=100)
+    assert _choose.image_and_shapes(sdata, "second_scan", None, tile_um=100) == ("second_scan", "spots")
+
+
+def test_an_enlarged_part_of_the_tissue_is_not_taken_for_the_full_image(slide_of):
+    sdata = slide_of(GREY, XY)
+    detail = np.zeros((3, 300, 300), np.uint8)  # 150 µm of the slide, with one of the two spots
+    sdata["detail"] = Image2DModel.parse(
+        detail, dims=("c", "y", "x"), transformations={"global": Scale([0.5, 0.5], axes=("x", "y"))}
+    )
+    _coords.set_scale(sdata, "he", 1.0)
+    with pytest.raises(ValueError, match="several candidates"):
+        _choose.image_and_shapes(sdata, None, None, tile_um=100)
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((1, 1200, 1600), np.uint8), np.zeros((3, 1200, 1600), np.uint16)])
+def test_an_image_that_is_no_histology_is_not_taken_for_the_full_image(slide_of, pixels):
+    sdata = slide_of(GREY, XY)
+    sdata["dapi"] = Image2DModel.parse(
+        pixels, dims=("c", "y", "x"), transformations={"global": Scale([0.5, 0.5], axes=("x", "y"))}
+    )
+    _coords.set_scale(sdata, "he", 1.0)
+    with pytest.raises(ValueError, match="several candidates"):
+        _choose.image_and_shapes(sdata, None, None, tile_um=100)
+
+
+def test_coordinate_systems_that_disagree_do_not_keep_the_image_from_being_chosen(slide_of):
+    sdata = slide_of(
+        GREY,
+        XY,
+        image_to={"global": np.eye(3), "other": np.eye(3)},
+        spots_to={"global": np.eye(3), "other": np.diag([1.5, 1.5, 1])},
+    )
+    small_copy(sdata, "hires", 0.5)
+    _coords.set_scale(sdata, "he", 1.0)
+    assert _choose.image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
 
 
 def test_small_copies_alone_are_refused(slide_of):

@@ -37,11 +37,9 @@ ODD = 1.02
 
 def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     """Resolution levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
-    image: Any = sdata.images[image_key]
-    # A pyramid is a tree of levels; a plain image is an array.
-    pyramid = [image[name]["image"] for name in image] if hasattr(image, "children") else [image]
-    finest = pyramid[0]
-    if finest.sizes.get("c") != 3 or finest.dtype != np.uint8:
+    pyramid = _pyramid(sdata, image_key)
+    if not is_rgb(sdata, image_key):
+        finest = pyramid[0]
         raise ValueError(
             f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}. "
             "Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
@@ -50,7 +48,24 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     return [level.transpose("c", "y", "x") for level in pyramid]
 
 
-def level_sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
+def _pyramid(sdata: SpatialData, image_key: str) -> list[DataArray]:
+    image: Any = sdata.images[image_key]
+    # A pyramid is a tree of levels; a plain image is an array.
+    return [image[name]["image"] for name in image] if hasattr(image, "children") else [image]
+
+
+def is_rgb(sdata: SpatialData, image_key: str) -> bool:
+    """Whether an image is one that tiles can be read from: RGB in uint8."""
+    finest = _pyramid(sdata, image_key)[0]
+    return finest.sizes.get("c") == 3 and finest.dtype == np.uint8
+
+
+def size(sdata: SpatialData, image_key: str) -> tuple[int, int]:
+    """Height and width of the full resolution of an image of any kind."""
+    return sizes(_pyramid(sdata, image_key))[0]
+
+
+def sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
     """Height and width of every level."""
     return [(level.sizes["y"], level.sizes["x"]) for level in pyramid]
 

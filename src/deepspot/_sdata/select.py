@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot._core.keys import DIAMETER, PARENT
-from deepspot._core.validate import key_in, one_key
-from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
-from deepspot._spatial.transforms import has_scale, microns_per_pixel, share_coordinate_system
+from . import _boxes, _check, _coords, _keys, _reader
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from spatialdata import SpatialData
+
+# Small copies have whole pixels, so that their scale is not exact; images nearer than this have the same scale.
+FINER = 1.05
 
 
 def select_image_and_shapes(
     sdata: SpatialData, image_key: str | None, shapes_key: str | None, tile_um: float | None = None
 ) -> tuple[str, str]:
-    """Names of the image and the shapes to work on."""
-    shapes_key = select_shapes(sdata, image_key, shapes_key)
+    """Names of the image and the shapes to work on.
+
+    Without `image_key` the image is the one that is related to the shapes and has enough pixels in a tile. Of several
+    the full-resolution image is taken, if it is clear which one that is: see `_full_resolution`.
+    """
+    shapes_key = only_shapes(sdata, image_key, shapes_key)
     if image_key is not None:
         return key_in(image_key, sdata.images, "sdata.images"), shapes_key
     related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
@@ -30,7 +36,8 @@ def select_image_and_shapes(
             f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have {px} px, "
             f"at least {MIN_TILE_PX} are needed. Add the full-resolution image that the slide scanner wrote."
         )
-    return one_key(None, fine, "sdata.images", "image_key"), shapes_key
+    full = _full_resolution(sdata, fine, shapes_key)
+    return _check.one_key(full, fine, "sdata.images", "image_key"), shapes_key
 
 
 def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
@@ -58,4 +65,21 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
 def _is_fine(sdata: SpatialData, image_key: str, tile_um: float | None) -> bool:
     if tile_um is None or not has_scale(sdata, image_key):
         return True  # the scale is asked for later, with the way to state it
-    return tile_px(tile_um, microns_per_pixel(sdata, image_key)) >= MIN_TILE_PX
+    return _boxes.tile_px(tile_um, _coords.microns_per_pixel(sdata, image_key)) >= _boxes.MIN_TILE_PX
+
+
+def _full_resolution(sdata: SpatialData, images: Sequence[str], shapes_key: str) -> str | None:
+    """Name of the image that others are coarser versions of; None where there is no such image.
+
+    It has to be finer than every other one, to be RGB in uint8 (an image of fluorescence beside an H&E image is not
+    meant), and to show every spot that any of them shows (an enlarged part of the tissue is not the full image).
+    Nothing is known of images without a scale, so that these stay ambiguous.
+    """
+    if len(images) < 2 or not all(_coords.has_scale(sdata, key) for key in images):
+        return None
+    scale = {key: _coords.microns_per_pixel(sdata, key) for key in images}
+    finest, second, *_ = sorted(images, key=lambda key: scale[key])
+    if scale[second] < FINER * scale[finest] or not _reader.is_rgb(sdata, finest):
+        return None
+    shown = {key: _coords.n_inside(sdata, key, shapes_key, _reader.size(sdata, key)) for key in images}
+    return finest if shown[finest] == max(shown.values()) else None
