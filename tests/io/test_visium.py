@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import deepspot as ds
-from deepspot import _choose, _coords, _tables
+from deepspot import _choose
 
 MPP = 0.5
 ROWS = COLS = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import _boxes, _check, _coords, _keys, _reader
+from . import _boxes, _check, _coords, _reader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

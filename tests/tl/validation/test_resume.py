@@ -5,9 +5,10 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from deepspot.tl._validation._factories import System, describe, plain
 
 import deepspot
-from deepspot.tl._validation.factories import System, describe, plain
+from deepspot.models._systems import NULLS, SYSTEMS
 
 
 class Noisy:
@@ -124,7 +125,7 @@ def _with_bags(bags):
     return bags | {"P0_S0": replace(bags["P0_S0"], spot=spot)}
 
 
-@pytest.mark.parametrize("change", ["seed", "params", "counts", "bags", "genes", "factory", "version", "code"])
+@pytest.mark.parametrize("change", ["seed", "params", "counts", "bags", "genes", "factory", "version", "fits"])
 def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, monkeypatch):
     slides, bags, centers = data
     plain_system = System("noisy", Noisy)
@@ -143,12 +144,22 @@ def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, m
         slides = _with_counts(slides)
     if change == "bags":
         bags = _with_bags(bags)
-    if change == "code":
-        monkeypatch.setattr("deepspot.tl._validation.run.source", lambda: "other")
+    if change == "fits":
+        monkeypatch.setattr("deepspot.tl._validation._run.FITS", 99)
     if change == "version":
         monkeypatch.setattr("deepspot.tl._validation.run.version", lambda _: "99")
     run((slides, bags, centers), [plain_system], **options)
     assert Noisy.fits == 6  # every fold has seen what changed, on one side or the other
+
+
+def test_finished_fits_outlive_a_moved_file(data, run, tmp_path, monkeypatch):
+    system = System("mean", deepspot.models.TrainingMean)
+    first = run(data, [system], folder=tmp_path)
+    made = {path.name for path in tmp_path.iterdir()}
+    monkeypatch.setattr(deepspot.models.TrainingMean, "__module__", "deepspot.models._elsewhere")
+    monkeypatch.setattr(deepspot.models.TrainingMean, "fit", None)  # nothing is fitted again
+    same(run(data, [system], folder=tmp_path), first)
+    assert {path.name for path in tmp_path.iterdir()} == made
 
 
 def test_what_has_no_content_is_refused_with_a_way_out():
@@ -163,7 +174,9 @@ def test_what_has_no_content_is_refused_with_a_way_out():
 def test_content_of_a_factory():
     assert describe(Noisy) != describe(functools.partial(Noisy, seed=1)) != describe(functools.partial(Noisy, seed=2))
     assert "left = None" in describe(Noisy)[2]
-    assert describe(deepspot.models.Ridge)[2] == ""
+    assert describe(deepspot.models.Ridge) == ["deepspot", "Ridge", ""]
+    makers = [describe(maker) for maker in (*SYSTEMS.values(), *NULLS.values())]
+    assert all(makers.count(maker) == 1 for maker in makers)
     assert plain({"a": (1, np.float64(2)), "b": np.arange(2), "c": {"d": None}}) == {
         "a": [1, 2.0], "b": [0, 1], "c": {"d": None},
     }  # fmt: skip

@@ -119,7 +119,8 @@ def cross_validate(
         Bootstrap samples of patients.
     out
         Folder for finished fits: the same call goes on where a killed one stopped, and gives the same result. A file is
-        named by the content of all that its fit depended on, and holds the predictions of the held-out slides.
+        named by the content of all that its fit depended on (for models of this package by the version of the package,
+        for others by their source), and holds the predictions of the held-out slides.
     seed
         Same seed, same result on the same machine. None falls back to the settings.
     device

@@ -13,9 +13,10 @@ import pandas as pd
 from deepspot._core.hashing import digest
 from deepspot._core.logging import bar, logger
 from deepspot._features.bags import Bags
+from deepspot.models._systems import FITS
 from deepspot.tl._train.targets import Oversample
 
-from .factories import System, describe, plain, source
+from .factories import System, describe, plain
 from .fold import Fold, FoldData, HeldSlide, fold_data
 from .records import Arrays, Records
 from .scores import UNDEFINED, area, clip, curve, filled, mean_known, score
@@ -124,7 +125,7 @@ class Runner:
             return work()
         params = plain(system.grid[setting])
         versions = {name: version(name) for name in PACKAGES}
-        key = digest(kind, versions, source(), describe(system.factory), params, self.seed, data.digest)
+        key = digest(kind, versions, FITS, describe(system.factory), params, self.seed, data.digest)
         return self.records.get(key, work, {"model": system.name, "params": params, **about})
 
     def _predict(self, system: System, setting: int, data: FoldData) -> list[np.ndarray]:
