@@ -4,10 +4,11 @@
 
 A model of C2-C4 predicts C5 (the same patient) and B4 (another one). Shallow: the counts of the section are thinned
 (binomial) to a share, corrected, and compared with the complementary counts, which hold none of the thinned ones; r and
-root mean squared error by gene on the log scale, mean over genes. Misplaced: the counts of half of a section come from
-wrong places, and are compared with the right ones within that half; C2 and C3 are predicted by models of the other
-three C sections. The rule for parts of a slide was made on C4, C5, B4 and toy slides, the level shift on C4, B4 and toy
-slides: of what is reported here C5 is independent evidence for the correction, C2 and C3 for the registration. Writes
+root mean squared error by gene on the log scale, mean over genes, and the mean rate (counts per 10,000) relative to
+that of the complementary counts. Misplaced: the counts of half of a section come from wrong places, and are compared
+with the right ones within that half; C2 and C3 are predicted by models of the other three C sections. The rule for
+parts of a slide was made on C4, C5, B4 and toy slides, the level shift on C4, B4 and toy slides: of what is reported
+here C5 is independent evidence for the correction, C2 and C3 for the registration. Writes
 benchmarks/results/rescue_shallow.md and rescue_misplaced.md.
 """
 
@@ -82,8 +83,9 @@ def thinned(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[st
                     there = np.isfinite(truth).all(axis=1)
                     r = np.nan_to_num(pearson(values[there], truth[there][:, genes]))
                     error = rmse(values[there], truth[there][:, genes])
-                    rows.append((share, repeat, panel, layer, r.mean(), error.mean(), int(np.sum(genes))))
-    found = pd.DataFrame(rows, columns=["share", "repeat", "panel", "layer", "r", "rmse", "genes"])
+                    rate = np.expm1(values[there]).mean() / np.expm1(truth[there][:, genes]).mean()
+                    rows.append((share, repeat, panel, layer, r.mean(), error.mean(), rate, int(np.sum(genes))))
+    found = pd.DataFrame(rows, columns=["share", "repeat", "panel", "layer", "r", "rmse", "rate", "genes"])
     depth = int(np.median(counts.sum(axis=1)))
     return [*table_of(name, depth, found), "", verdicts_of(verdicts)]
 
@@ -92,8 +94,9 @@ def table_of(name: str, depth: int, found: pd.DataFrame) -> list[str]:
     lines = [
         f"### Shallow counts of {name} (median {depth:,} counts a spot)", "",
         "| counts kept | genes | r measured | r predicted | r corrected | corrected - better of both | "
-        "error measured | error predicted | error corrected | corrected - better of both |",
-        "|" + "---|" * 10,
+        "error measured | error predicted | error corrected | corrected - better of both | "
+        "rate predicted | rate corrected |",
+        "|" + "---|" * 12,
     ]  # fmt: skip
     for (panel, share), part in found.groupby(["panel", "share"], sort=False):
         cells = [f"{share:.0%}", f"{part['genes'].iloc[0]:,}" + (f", in {DETECTED:.0%} of spots" * (panel == "often"))]
@@ -103,6 +106,8 @@ def table_of(name: str, depth: int, found: pd.DataFrame) -> list[str]:
             gain = wide["corrected"] - best(wide["measured"], wide["predicted"])
             low, high = np.quantile(gain, [0.025, 0.975])
             cells.append(f"{gain.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+        rate = part.groupby("layer")["rate"].mean()
+        cells += [f"{rate[layer]:.2f}" for layer in ("predicted", "corrected")]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -6,6 +6,7 @@ from scipy.sparse import csr_matrix
 from spatialdata import join_spatialelement_table, read_zarr
 
 import deepspot as ds
+from deepspot._sdata.tables import find_measured_table
 from deepspot._spatial.transforms import centers_px, microns_per_pixel
 
 PITCH = 50.0
@@ -265,7 +266,7 @@ def test_a_users_own_column_called_region_stays(adata, image, cheap_encoder):
     assert sdata["table"].obs["spot_id"].tolist() == [f"s{i}" for i in range(16)]
     ds.pp.embed(sdata, cheap_encoder)
     assert sdata["mean_colour_spots"].n_obs == 16
-    assert ds._tables.measured_key(sdata, "spots", None) == "table"
+    assert find_measured_table(sdata, "spots", None) == "table"
 
 
 def test_index_name_that_is_also_a_column(adata, image, tmp_path):

@@ -9,7 +9,9 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import deepspot as ds
-from deepspot import _choose
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import array_positions
+from deepspot._spatial.transforms import microns_per_pixel
 
 MPP = 0.5
 ROWS = COLS = 5
@@ -195,7 +197,7 @@ def test_ensembl_is_a_choice(outs, log):
 @pytest.mark.parametrize("tile_um", [None, 55, 100, 200])
 def test_the_full_image_is_used_without_asking(full, tile_um):
     # With tiles of 100 µm the hires image has enough pixels too.
-    assert _choose.image_and_shapes(full, None, None, tile_um) == ("outs_full_image", "outs")
+    assert select_image_and_shapes(full, None, None, tile_um) == ("outs_full_image", "outs")
 
 
 def test_no_folder(tmp_path):

@@ -33,22 +33,22 @@ def test_the_full_resolution_image_is_taken_beside_coarser_ones(slide_of, tile_u
     sdata = slide_of(GREY, XY)
     small_copy(sdata, "hires", 0.1)
     small_copy(sdata, "a_lowres", 0.02)  # the order of names decides nothing
-    _coords.set_scale(sdata, "he", 1.0)
-    assert _choose.image_and_shapes(sdata, None, None, tile_um=tile_um) == ("he", "spots")
+    write_scale(sdata, "he", 1.0)
+    assert select_image_and_shapes(sdata, None, None, tile_um=tile_um) == ("he", "spots")
 
 
 def test_the_full_resolution_image_is_taken_whatever_the_size_of_the_spots(slide_of):
     sdata = slide_of(GREY, XY)  # without a diameter
     small_copy(sdata, "hires", 0.17)
-    _coords.set_scale(sdata, "he", 1.0)
-    assert _choose.image_and_shapes(sdata, None, None) == ("he", "spots")
+    write_scale(sdata, "he", 1.0)
+    assert select_image_and_shapes(sdata, None, None) == ("he", "spots")
 
 
 def test_the_full_resolution_image_may_be_a_pyramid(slide_of):
     sdata = slide_of(GREY, XY, scale_factors=[2])
     small_copy(sdata, "hires", 0.5)
-    _coords.set_scale(sdata, "he", 1.0)
-    assert _choose.image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
+    write_scale(sdata, "he", 1.0)
+    assert select_image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.98])
@@ -56,10 +56,10 @@ def test_images_of_one_scale_are_all_candidates(slide_of, factor):
     sdata = slide_of(GREY, XY)
     small_copy(sdata, "second_scan", factor)
     small_copy(sdata, "hires", 0.5)
-    _coords.set_scale(sdata, "he", 1.0)
+    write_scale(sdata, "he", 1.0)
     with pytest.raises(ValueError, match=r"several candidates: .*Choose one with `image_key=`"):
-        _choose.image_and_shapes(sdata, None, None, tile_um=100)
-    assert _choose.image_and_shapes(sdata, "second_scan", None, tile_um=100) == ("second_scan", "spots")
+        select_image_and_shapes(sdata, None, None, tile_um=100)
+    assert select_image_and_shapes(sdata, "second_scan", None, tile_um=100) == ("second_scan", "spots")
 
 
 def test_an_enlarged_part_of_the_tissue_is_not_taken_for_the_full_image(slide_of):
@@ -68,9 +68,9 @@ def test_an_enlarged_part_of_the_tissue_is_not_taken_for_the_full_image(slide_of
     sdata["detail"] = Image2DModel.parse(
         detail, dims=("c", "y", "x"), transformations={"global": Scale([0.5, 0.5], axes=("x", "y"))}
     )
-    _coords.set_scale(sdata, "he", 1.0)
+    write_scale(sdata, "he", 1.0)
     with pytest.raises(ValueError, match="several candidates"):
-        _choose.image_and_shapes(sdata, None, None, tile_um=100)
+        select_image_and_shapes(sdata, None, None, tile_um=100)
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 1200, 1600), np.uint8), np.zeros((3, 1200, 1600), np.uint16)])
@@ -79,9 +79,9 @@ def test_an_image_that_is_no_histology_is_not_taken_for_the_full_image(slide_of,
     sdata["dapi"] = Image2DModel.parse(
         pixels, dims=("c", "y", "x"), transformations={"global": Scale([0.5, 0.5], axes=("x", "y"))}
     )
-    _coords.set_scale(sdata, "he", 1.0)
+    write_scale(sdata, "he", 1.0)
     with pytest.raises(ValueError, match="several candidates"):
-        _choose.image_and_shapes(sdata, None, None, tile_um=100)
+        select_image_and_shapes(sdata, None, None, tile_um=100)
 
 
 def test_coordinate_systems_that_disagree_do_not_keep_the_image_from_being_chosen(slide_of):
@@ -92,8 +92,8 @@ def test_coordinate_systems_that_disagree_do_not_keep_the_image_from_being_chose
         spots_to={"global": np.eye(3), "other": np.diag([1.5, 1.5, 1])},
     )
     small_copy(sdata, "hires", 0.5)
-    _coords.set_scale(sdata, "he", 1.0)
-    assert _choose.image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
+    write_scale(sdata, "he", 1.0)
+    assert select_image_and_shapes(sdata, None, None, tile_um=100) == ("he", "spots")
 
 
 def test_small_copies_alone_are_refused(slide_of):

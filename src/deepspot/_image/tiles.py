@@ -60,12 +60,12 @@ def is_rgb(sdata: SpatialData, image_key: str) -> bool:
     return finest.sizes.get("c") == 3 and finest.dtype == np.uint8
 
 
-def size(sdata: SpatialData, image_key: str) -> tuple[int, int]:
+def image_size(sdata: SpatialData, image_key: str) -> tuple[int, int]:
     """Height and width of the full resolution of an image of any kind."""
-    return sizes(_pyramid(sdata, image_key))[0]
+    return level_sizes(_pyramid(sdata, image_key))[0]
 
 
-def sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
+def level_sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
     """Height and width of every level."""
     return [(level.sizes["y"], level.sizes["x"]) for level in pyramid]
 

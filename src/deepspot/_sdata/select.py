@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import _boxes, _check, _coords, _reader
+from deepspot._core.keys import DIAMETER, PARENT
+from deepspot._core.validate import key_in, one_key
+from deepspot._image.tiles import image_size, is_rgb
+from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
+from deepspot._spatial.transforms import has_scale, microns_per_pixel, n_inside, share_coordinate_system
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from spatialdata import SpatialData
 
 # Small copies have whole pixels, so that their scale is not exact; images nearer than this have the same scale.
@@ -23,7 +26,7 @@ def select_image_and_shapes(
     Without `image_key` the image is the one that is related to the shapes and has enough pixels in a tile. Of several
     the full-resolution image is taken, if it is clear which one that is: see `_full_resolution`.
     """
-    shapes_key = only_shapes(sdata, image_key, shapes_key)
+    shapes_key = select_shapes(sdata, image_key, shapes_key)
     if image_key is not None:
         return key_in(image_key, sdata.images, "sdata.images"), shapes_key
     related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
@@ -37,7 +40,7 @@ def select_image_and_shapes(
             f"at least {MIN_TILE_PX} are needed. Add the full-resolution image that the slide scanner wrote."
         )
     full = _full_resolution(sdata, fine, shapes_key)
-    return _check.one_key(full, fine, "sdata.images", "image_key"), shapes_key
+    return one_key(full, fine, "sdata.images", "image_key"), shapes_key
 
 
 def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
@@ -65,7 +68,7 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
 def _is_fine(sdata: SpatialData, image_key: str, tile_um: float | None) -> bool:
     if tile_um is None or not has_scale(sdata, image_key):
         return True  # the scale is asked for later, with the way to state it
-    return _boxes.tile_px(tile_um, _coords.microns_per_pixel(sdata, image_key)) >= _boxes.MIN_TILE_PX
+    return tile_px(tile_um, microns_per_pixel(sdata, image_key)) >= MIN_TILE_PX
 
 
 def _full_resolution(sdata: SpatialData, images: Sequence[str], shapes_key: str) -> str | None:
@@ -75,11 +78,11 @@ def _full_resolution(sdata: SpatialData, images: Sequence[str], shapes_key: str)
     meant), and to show every spot that any of them shows (an enlarged part of the tissue is not the full image).
     Nothing is known of images without a scale, so that these stay ambiguous.
     """
-    if len(images) < 2 or not all(_coords.has_scale(sdata, key) for key in images):
+    if len(images) < 2 or not all(has_scale(sdata, key) for key in images):
         return None
-    scale = {key: _coords.microns_per_pixel(sdata, key) for key in images}
+    scale = {key: microns_per_pixel(sdata, key) for key in images}
     finest, second, *_ = sorted(images, key=lambda key: scale[key])
-    if scale[second] < FINER * scale[finest] or not _reader.is_rgb(sdata, finest):
+    if scale[second] < FINER * scale[finest] or not is_rgb(sdata, finest):
         return None
-    shown = {key: _coords.n_inside(sdata, key, shapes_key, _reader.size(sdata, key)) for key in images}
+    shown = {key: n_inside(sdata, key, shapes_key, image_size(sdata, key)) for key in images}
     return finest if shown[finest] == max(shown.values()) else None

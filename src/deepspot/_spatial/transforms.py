@@ -71,12 +71,12 @@ def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[in
     Where coordinate systems disagree, that of the one which places most of them there: which one is meant is decided
     later, by `coordinate_system`.
     """
-    xy = _intrinsic_centers(sdata.shapes[shapes_key], shapes_key)
+    xy = _finite_centroids(sdata.shapes[shapes_key], shapes_key)
     places = [_apply(path, xy) for path in _paths(sdata, image_key, shapes_key, None).values()]
     return max(int(((place >= 0) & (place <= size[::-1])).all(axis=1).sum()) for place in places)
 
 
-def own_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
+def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     """Centres (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
     return _finite_centroids(sdata.shapes[shapes_key], shapes_key)
 

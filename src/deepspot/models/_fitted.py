@@ -171,17 +171,16 @@ class FittedModel:
         return np.array(reliability.half_width, dtype=np.float32)
 
     def residuals(self) -> pd.DataFrame:
-        """`dispersion` and `level` of every gene; the median of the others where a gene's own are unknown."""
+        """`dispersion` of every gene; the median of the others where a gene's own is unknown."""
         known = self.card.reliability
-        if known is None or known.dispersion is None or known.rate_level is None:
+        if known is None or known.dispersion is None:
             raise ValueError(
                 f"Model {self.card.name!r} does not know how far its predictions are off "
                 "(`card.reliability.dispersion`), so a measurement cannot be weighed against them. Train it again with "
                 "`ds.tl.train`, or take `method='replace'`."
             )
-        values = {"dispersion": known.dispersion, "level": known.rate_level}
-        found = pd.DataFrame(values, index=pd.Index(self.card.genes), dtype=float)
-        return found.fillna(found.median()).fillna({"dispersion": 0.0, "level": 1.0})
+        found = pd.DataFrame({"dispersion": known.dispersion}, index=pd.Index(self.card.genes), dtype=float)
+        return found.fillna(found.median()).fillna(0.0)
 
     @property
     def spacing_um(self) -> float:

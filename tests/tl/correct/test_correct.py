@@ -7,6 +7,7 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot._stats.gamma_poisson import posterior
+from deepspot.tl._correct.table import Measured, corrected_table
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,44 @@ def test_corrected_counts_are_nearer_to_the_rest_of_the_counts_than_measured_and
     }
     assert r["corrected"] > max(r["measured"], r["predicted"])
     assert error["corrected"] < min(error["measured"], error["predicted"])
+
+
+def with_rate_level(model, level):
+    """The model with another level in its card, as if its out-of-fold fits had been further off."""
+    from copy import copy
+
+    other = copy(model)
+    levels = [level] * len(model.card.genes)
+    known = model.card.reliability.model_copy(update={"rate_level": levels})
+    other.card = model.card.model_copy(update={"reliability": known})
+    return other
+
+
+@pytest.mark.parametrize("level", [0.4, 1.0, 2.55])
+def test_corrected_rates_have_the_level_of_the_counts(slide, model, level):
+    rest = logged(thin(slide, 0.1))
+    ds.tl.correct(slide, with_rate_level(model, level), check_registration=False)
+    made = slide.tables["table_corrected"]
+    known = made.var["in_model"].to_numpy()
+    layers = {name: np.asarray(made.layers[name])[:, known] for name in ("measured", "predicted", "corrected")}
+    truth = rest[:, known]
+    ratio = np.expm1(layers["corrected"]).mean(axis=0) / np.expm1(truth).mean(axis=0)
+    assert np.median(ratio) == pytest.approx(1, abs=0.1)
+    assert np.expm1(layers["corrected"]).mean() == pytest.approx(np.expm1(truth).mean(), rel=0.1)
+    error = {name: np.sqrt(np.mean((values - truth) ** 2)) for name, values in layers.items()}
+    assert error["corrected"] < min(error["measured"], error["predicted"])
+
+
+def test_a_prediction_that_is_too_low_throughout_is_brought_to_the_level_of_the_counts(slide, model):
+    thin(slide, 0.1)
+    ds.tl.correct(slide, model, check_registration=False)
+    usual = np.expm1(slide.tables["table_corrected"].X).mean()
+    prediction = slide.tables["deepspot_spots"]
+    low = prediction.copy()
+    low.X = np.log1p(np.expm1(prediction.X) / 2.5)
+    measured = Measured(slide, "spots", "table", None, None, model.card.genes, replace=False)
+    made = corrected_table(measured, low, model.residuals())
+    assert np.expm1(made.X).mean() == pytest.approx(usual, rel=0.05)
 
 
 def test_the_table_says_what_it_was_made_of(slide, model, log):

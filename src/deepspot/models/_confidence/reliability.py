@@ -34,8 +34,9 @@ class Reliability(BaseModel):
     dispersion, rate_level
         How true rates (in counts) lie about out-of-fold predictions, see
         :func:`deepspot._stats.gamma_poisson.residuals`: their variance relative to the square of the expected rate,
-        without counting noise; and how much higher they are on the whole. None for a model that was fitted to arrays,
-        as they need the depth of spots.
+        without counting noise; and how much higher they are on the whole. The level tells of the fits without the
+        held-out units as much as of the genes, so that a correction takes it from the slide instead. None for a model
+        that was fitted to arrays, as they need the depth of spots.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

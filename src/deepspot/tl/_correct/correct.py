@@ -64,8 +64,10 @@ def correct(
 
     with rates in counts per 10,000 and the depth of the spot in units of 10,000 counts. So deep spots, abundant genes
     and genes that the image tells little of keep their measurement; shallow ones move towards the prediction. The level
-    shift is a factor for each gene: slides of other patients have more or less of a gene on the whole, and the total of
-    a slide tells how much even where its spots are shallow.
+    shift is a factor for each gene, its counts on the slide relative to the predicted ones: slides of other patients
+    have more or less of a gene on the whole, predictions of mean logarithms lie below mean counts, and the total of a
+    slide tells how much even where its spots are shallow. So corrected rates have the level of the counts, and not that
+    of the prediction.
 
     Counts in the wrong place are not noisy, and a posterior would trust them. So the registration of the slide and of
     its parts is checked first (:func:`deepspot.tl.check_alignment`). ``method="replace"`` is for such slides: it takes

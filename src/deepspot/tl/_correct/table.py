@@ -140,10 +140,11 @@ def _combine(
         made = {"predicted": expression, "corrected": expression, "weight": np.zeros_like(expression)}
         return made, pd.DataFrame(index=genes)
     facts = spread.loc[genes]
-    expected = np.expm1(expression.astype(float)) * facts["level"].to_numpy()
+    expected = np.expm1(expression.astype(float))
+    # All of the ratio between counts and prediction is taken from the slide: what it holds of the gap between the mean
+    # of logarithms and the logarithm of the mean differs from slide to slide, and between the fits of a training.
     shift = level_shift(counts, exposure, expected)
-    # The level tells the shift and no more: without counts a spot gets what is predicted, on the scale of predictions.
-    rate, weight = posterior(counts, exposure, np.expm1(expression) * shift, facts["dispersion"].to_numpy())
+    rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
     made = {"predicted": expression, "corrected": np.log1p(rate), "weight": weight}
     return made, pd.DataFrame({"dispersion": facts["dispersion"], "level_shift": shift})
 
