@@ -21,8 +21,9 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
-from deepspot._features.feature_table import Request, Site, bags_of, survey
+from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import pyramid_levels, read_tiles
+from deepspot._sdata.view import SlideView
 from deepspot._spatial.boxes import Boxes
 from deepspot._spatial.geometry import TileGeometry
 from deepspot._spatial.neighbors import find_neighbors, padded
@@ -62,9 +63,9 @@ class Run:
         return sdata
 
     @cached_property
-    def site(self) -> Site:
+    def site(self) -> SlideFeatures:
         geometry = TileGeometry(tile_um=100, input_px=self.encoder.card.input_px)
-        return survey(self.slide, Request(self.encoder, geometry, next(iter(self.slide.images)), "spots"))
+        return SlideFeatures(SlideView.select(self.slide), self.encoder, geometry)
 
     @property
     def alone(self) -> np.ndarray:

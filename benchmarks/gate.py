@@ -22,7 +22,7 @@ import deepspot as ds
 from deepspot._stats.metrics import mean_r
 from deepspot.models._confidence.folds import Folds
 from deepspot.models._confidence.gate import Gate, judge
-from deepspot.tl._train.plan import Keys, View, plan_slides
+from deepspot.tl._train.plan import Keys, Tiling, plan_slides
 from deepspot.tl._train.targets import targets, training_set
 
 COHORTS = {f"seed {seed}": {"seed": seed} for seed in (1, 2, 3, 4)} | {
@@ -47,7 +47,7 @@ def main() -> None:
 
 def predictions(slides: dict) -> list[Pair]:
     """Leave every slide out once; all genes are measured in all of them."""
-    plan = plan_slides(slides, "patient", Keys(), View(ds.encoders.get()))
+    plan = plan_slides(slides, "patient", Keys(), Tiling(ds.encoders.get()))
     bags, genes = plan.embed(), list(plan.measured[0].genes)
     found = []
     for out in plan.measured:

@@ -25,7 +25,7 @@ from dask.array import Array
 from spatialdata import SpatialData
 
 import deepspot as ds
-from deepspot.tl._predict.predict import stream
+from deepspot.tl._predict import stream
 
 mpl.use("Agg")
 KEY, GROUP = "deepspot_spots", "half"

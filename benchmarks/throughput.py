@@ -22,7 +22,8 @@ import torch
 from streaming import DISTANCE_UM, MPP, make_model, write_mosaic
 
 import deepspot as ds
-from deepspot._features.feature_table import SPOTS, Request, survey
+from deepspot._features.feature_table import SPOTS, SlideFeatures
+from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import TileGeometry
 from deepspot.tl._predict.stream import ROWS, rounded
 
@@ -47,8 +48,7 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     write_mosaic(slide, READ)
     sdata = ds.io.slide(slide)
     ds.pp.spots(sdata, diameter_um=55, distance_um=DISTANCE_UM, layout="square", tissue=None)
-    request = Request(encoder, TileGeometry(tile_um=55, input_px=224), next(iter(sdata.images)), "spots")
-    site = survey(sdata, request)
+    site = SlideFeatures(SlideView.select(sdata), encoder, TileGeometry(tile_um=55, input_px=224))
     n = len(site.placement.centers)
     read = median(lambda: tiles(site))
     embed = median(lambda: site.embed(np.arange(EMBEDDED)))

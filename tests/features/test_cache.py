@@ -126,11 +126,11 @@ def test_processes_that_make_room_at_once(tmp_path):
     code = f"""
 import numpy as np, deepspot as ds
 from pathlib import Path
-from deepspot._features.cache import shelf
-ds._settings.settings.cache_dir, ds._settings.settings.embeddings_gb = {str(tmp_path / "cache")!r}, 3e-5
+from deepspot._features.cache import embedding_cache
+ds.settings.cache_dir, ds.settings.embeddings_gb = {str(tmp_path / "cache")!r}, 3e-5
 rng = np.random.default_rng()
 for _ in range(60):
-    with shelf(f"slide_{{rng.integers(9)}}", 10_000, Path({str(tmp_path)!r})) as kept:
+    with embedding_cache(f"slide_{{rng.integers(9)}}", 10_000, Path({str(tmp_path)!r})) as kept:
         kept.put(0, np.ones((10, 400)), None)
 """
     started = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -368,7 +368,7 @@ def test_true_means_tiles_of_their_own(sdata, exact_encoder):
 
 
 def test_tokens_of_an_encoder_without_any_cost_nothing(sdata, cheap_encoder, monkeypatch):
-    monkeypatch.setattr("deepspot._image.tiles.levels", lambda *_: pytest.fail("pixels were read"))
+    monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
     with pytest.raises(ValueError, match=r"'mean_colour' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
         ds.pp.embed(sdata, cheap_encoder, subspots="tokens")
     assert list(sdata.tables) == []

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from deepspot._core.keys import PREDICTION, prediction_name, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import tables_of_kind
-from deepspot._spatial.transforms import centers_px
+from deepspot._sdata.view import SlideView
 
 from .plan import Plan
 
@@ -56,8 +55,7 @@ def predict(sdata: SpatialData, plan: Plan, shapes_key: str) -> tuple[str, DeepS
         return key, None
     model = models.load(plan.model)
     _check_genes(plan, model.card.genes)
-    image_key, _ = select_image_and_shapes(sdata, plan.image_key, shapes_key)
-    found = find(sdata, model, image_key, shapes_key, centers_px(sdata, image_key, shapes_key))
+    found = find(SlideView.select(sdata, plan.image_key, shapes_key), model)
     if found is not None:
         return found, model
     usual = prediction_name(shapes_key)

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.keys import DIAMETER
 from deepspot._core.validate import check_positive
-from deepspot._features.feature_table import Request, add_features, plan_features, subspots_from
-from deepspot._sdata.select import known_diameter, select_image_and_shapes
+from deepspot._features.feature_table import SlideFeatures, subspots_from
+from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
 
 if TYPE_CHECKING:
@@ -98,16 +98,15 @@ def embed(
         check_positive(tile_um, "tile_um")
     made_from = subspots_from(subspots)
     ready = encoders.get(encoder)
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
+    view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
+    side = view.diameter_um if tile_um is None else tile_um
     if side is None:
         raise ValueError(
-            f"The size of a spot is unknown: sdata.shapes[{shapes_key!r}] has no column {DIAMETER!r}. Pass "
+            f"The size of a spot is unknown: sdata.shapes[{view.shapes_key!r}] has no column {DIAMETER!r}. Pass "
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
     geometry = TileGeometry(
         tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=made_from or "tiles"
     )
-    request = Request(ready, geometry, image_key, shapes_key, made_from is not None, coordinate_system)
-    plan = plan_features(sdata, request, key_added=key_added, overwrite=overwrite)
-    add_features(plan, device=device, batch_size=batch_size)
+    features = SlideFeatures(view, ready, geometry, made_from is not None)
+    features.plan(key_added=key_added, overwrite=overwrite).add(device=device, batch_size=batch_size)

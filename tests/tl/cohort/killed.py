@@ -24,8 +24,9 @@ import wsidata  # noqa: F401
 
 import deepspot as ds
 from deepspot._features.cache import EmbeddingCache
-from deepspot._sdata import zarr_store
+from deepspot.tl._cohort import run_slide
 from deepspot.tl._cohort.folder import Folder
+from deepspot.tl._predict import stream
 
 
 def die(*_, **__):
@@ -76,9 +77,9 @@ def arm(phase):
     if phase == "predicting":
         ds.models.DeepSpot.predict = then_die(ds.models.DeepSpot.predict)
     if phase == "writing":
-        zarr_store.write_table_in_blocks = then_die(zarr_store.write_table_in_blocks)
+        stream.write_table_in_blocks = then_die(stream.write_table_in_blocks)
     if phase == "completing":
-        zarr_store.complete = then_die(zarr_store.complete)
+        run_slide.complete = then_die(run_slide.complete)
     if phase == "placed":
         Folder.place = then_die(Folder.place)
     if phase == "run_table":

@@ -6,8 +6,9 @@ from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import deepspot as ds
+from deepspot._sdata.view import SlideView
 from deepspot._stats.gamma_poisson import posterior
-from deepspot.tl._correct.table import Measured, corrected_table
+from deepspot.tl._correct.table import corrected_table
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +97,9 @@ def test_a_prediction_that_is_too_low_throughout_is_brought_to_the_level_of_the_
     prediction = slide.tables["deepspot_spots"]
     low = prediction.copy()
     low.X = np.log1p(np.expm1(prediction.X) / 2.5)
-    measured = Measured(slide, "spots", "table", None, None, model.card.genes, replace=False)
-    made = corrected_table(measured, low, model.residuals())
+    view = SlideView.select(slide)
+    measured = view.measured("table")
+    made = corrected_table(view, measured, low, measured.genes, model.residuals())
     assert np.expm1(made.X).mean() == pytest.approx(usual, rel=0.05)
 
 

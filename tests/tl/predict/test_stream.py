@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 import deepspot as ds
 from deepspot._sdata.tables import match_rows
-from deepspot.tl._predict.predict import stream
+from deepspot.tl._predict import stream
 from deepspot.tl._predict.stream import rounded
 
 HALF = 2.0**-11
@@ -195,7 +195,7 @@ def test_a_write_that_fails_leaves_nothing(streamed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
     monkeypatch.setattr(ds.models.DeepSpot, "predict", late)
-    monkeypatch.setattr("deepspot._sdata.zarr_store.write_table", fail)
+    monkeypatch.setattr("deepspot.tl._predict.stream.write_table_in_blocks", fail)
     with pytest.raises(OSError, match="disk full"):
         streamed()
     assert len(found) == 2

@@ -13,7 +13,7 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.gate import Gate
-from deepspot.tl._predict.subspots import conserve, predict_in_blocks, predict_subspots
+from deepspot.tl._predict.resolution import conserve, predict_in_blocks, predict_subspots
 
 GEOMETRY = Geometry(tile=TileGeometry(tile_um=55, input_px=32), neighbors=NeighborRule(reach=150))
 DEFAULT = {"network": {"width": 16, "members": 2}}

@@ -5,8 +5,9 @@ import pytest
 from spatialdata import deepcopy
 
 import deepspot as ds
-from deepspot._features.feature_table import Request, survey
+from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.tables import match_rows
+from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import TileGeometry
 from deepspot.models._lazyslide import TilePredictor
 
@@ -105,7 +106,7 @@ def test_a_model_without_subspots_knows_nothing_of_it(slides, exact):
 
 
 def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, quick, monkeypatch):
-    monkeypatch.setattr("deepspot._image.tiles.levels", lambda *_: pytest.fail("pixels were read"))
+    monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
     monkeypatch.setattr("deepspot.tl._train.plan.measure", lambda *_, **__: pytest.fail("counts were read"))
     with pytest.raises(ValueError, match="'mean_colour' gives one vector for a tile"):
         ds.tl.train(slides, subspots="tokens", **quick)
@@ -135,7 +136,8 @@ def test_size_limits_count_what_is_kept(slide, exact_encoder):
     """One pass, and ten embeddings all the same."""
     sizes = []
     for way in ("tiles", "tokens"):
-        request = Request(exact_encoder, TileGeometry(tile_um=55, input_px=32, subspots=way), "P1_S1_image", "spots")
-        sizes.append(request.n_subspots)
-        assert survey(slide, request).request.tokens == (way == "tokens")
+        geometry = TileGeometry(tile_um=55, input_px=32, subspots=way)
+        features = SlideFeatures(SlideView.select(slide), exact_encoder, geometry)
+        sizes.append(features.n_subspots)
+        assert features.tokens == (way == "tokens")
     assert sizes == [9, 9]

@@ -9,7 +9,16 @@ from deepspot.tl._train.targets import choose_genes, common_genes, targets
 
 def slide(name, genes, counts):
     counts = csr_matrix(np.asarray(counts, dtype=np.float32))
-    return MeasuredSlide(name, name, counts, pd.Index(list(genes)), np.arange(counts.shape[0]))
+    return MeasuredSlide(
+        name=name,
+        patient=name,
+        table_key="table",
+        layer=None,
+        counts=counts,
+        genes=pd.Index(list(genes)),
+        rows=np.arange(counts.shape[0]),
+        table_rows=np.arange(counts.shape[0]),
+    )
 
 
 def test_genes_are_matched_by_name_not_by_order():

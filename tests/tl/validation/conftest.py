@@ -62,9 +62,17 @@ def cohort():
             spot = rng.normal(size=(n_spots, 5)).astype(np.float32)
             counts = csr_matrix(rng.poisson(np.exp(level + spot @ weights)))
             slides.append(
-                MeasuredSlide(name, f"P{patient}", counts, pd.Index([f"g{i}" for i in range(n_genes)]),
-                              np.arange(n_spots))
-            )  # fmt: skip
+                MeasuredSlide(
+                    name=name,
+                    table_key="table",
+                    layer=None,
+                    counts=counts,
+                    genes=pd.Index([f"g{i}" for i in range(n_genes)]),
+                    rows=np.arange(n_spots),
+                    table_rows=np.arange(n_spots),
+                    patient=f"P{patient}",
+                )
+            )
             bags[name] = Bags(spot, spot[:, None], csr_matrix((n_spots, n_spots), dtype=bool))
             centers[name] = np.column_stack([np.arange(n_spots), np.zeros(n_spots)])
         return slides, bags, centers

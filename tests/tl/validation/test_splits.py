@@ -12,7 +12,16 @@ from deepspot.tl._validation.splits import Split, check_copies, inner_splits, ou
 
 
 def bare(name, patient, n=6):
-    return MeasuredSlide(name, patient, csr_matrix((n, 1), dtype=int), pd.Index(["g"]), np.arange(n))
+    return MeasuredSlide(
+        name=name,
+        patient=patient,
+        table_key="table",
+        layer=None,
+        counts=csr_matrix((n, 1), dtype=int),
+        genes=pd.Index(["g"]),
+        rows=np.arange(n),
+        table_rows=np.arange(n),
+    )
 
 
 def spots(side):

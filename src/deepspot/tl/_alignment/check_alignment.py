@@ -10,20 +10,19 @@ import pandas as pd
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
-from deepspot._sdata.select import select_image_and_shapes
-from deepspot._sdata.tables import check_shared_genes, find_measured_table, match_rows
-from deepspot._spatial.transforms import place_spots
-from deepspot.tl._predict.resolution import Source
+from deepspot._sdata.tables import check_shared_genes, match_rows
+from deepspot._sdata.view import SlideView
 from deepspot.tl._predict.table import predicted, stored
-from deepspot.tl._train.slides import MeasuredSlide, measure
 from deepspot.tl._train.targets import targets
 
 from .align import MAX_GENES, MIN_SPOTS, Alignment, align
 from .parts import align_parts, misplaced
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
+    from deepspot._sdata.measured import MeasuredCounts
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
@@ -124,53 +123,50 @@ def check_alignment(
     if prediction_key is None:
         ready = model if isinstance(model, models.DeepSpot) else models.load(model)
         tile_um = ready.geometry.tile.tile_um
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    table_key = find_measured_table(sdata, shapes_key, table_key)
-    measured = measure("slide", sdata, shapes_key, table_key, patient="unknown", layer=layer)
+    view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
+    table_key = view.measured_key(table_key)
+    measured = view.measured(table_key, layer=layer).without_empty()
     if len(measured.rows) < MIN_SPOTS:
         raise ValueError(
-            f"Only {len(measured.rows)} spots of {shapes_key!r} have counts in table {table_key!r}, at least "
+            f"Only {len(measured.rows)} spots of {view.shapes_key!r} have counts in table {table_key!r}, at least "
             f"{MIN_SPOTS} are needed to tell where they lie."
         )
-    placement = place_spots(sdata, image_key, shapes_key, coordinate_system)
     if ready is None:
-        table = stored(sdata, str(prediction_key), shapes_key, placement.centers)
+        table = stored(view, str(prediction_key))
         check_shared_genes(list(table.var_names), sdata.tables[table_key], table_key)
     else:
         check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
-        source = Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
-        table = predicted(sdata, ready, source, placement.centers)
-    ours, rows = match_rows(table, sdata, shapes_key)
-    field = pd.DataFrame(np.asarray(table.X)[ours], columns=table.var_names)
-    result = registration(measured, field, rows, placement.centers * placement.mpp, max_shift=max_shift, seed=seed)
+        table = predicted(view, ready, encoder, device=device, batch_size=batch_size)
+    result = registration(view, measured, table, max_shift=max_shift, seed=seed)
     (logger.warning if result.is_wrong else logger.info)("%r", result)
     return result
 
 
 def registration(
-    measured: MeasuredSlide,
-    predicted: pd.DataFrame,
-    rows: np.ndarray,
-    centers_um: np.ndarray,
+    view: SlideView,
+    measured: MeasuredCounts,
+    prediction: AnnData,
     *,
     max_shift: float = 3.0,
     seed: int | None = None,
 ) -> Alignment:
-    """Judge where a measured slide lies, as a whole and by parts.
+    """Judge where measured spots lie, as a whole and by parts.
 
     Parameters
     ----------
+    view
+        The slide.
     measured
-        Counts of the slide.
-    predicted, rows
-        Predicted log-expression by gene, and the positions of its spots among the shapes.
-    centers_um
-        (n, 2) centres of all shapes in µm.
+        Counts of its spots that have any.
+    prediction
+        Table of its predicted genes.
     max_shift, seed
         As in :func:`check_alignment`.
     """
+    table_rows, rows = match_rows(prediction, view.sdata, view.shapes_key)
+    predicted = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
     ours, theirs = _comparable(measured, predicted)
-    fields = ours, centers_um[measured.rows], theirs, centers_um[rows]
+    fields = ours, view.centers_um[measured.rows], theirs, view.centers_um[rows]
     options: dict[str, Any] = {"max_shift": max_shift, "seed": settings.seed if seed is None else seed}
     result = align(*fields, **options)
     if result.verdict == "misaligned":
@@ -179,7 +175,7 @@ def registration(
     return replace(result, verdict="partly misaligned", misplaced=tuple(wrong)) if wrong else result
 
 
-def _comparable(measured: MeasuredSlide, predicted: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _comparable(measured: MeasuredCounts, predicted: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Expression of the genes that are seen in most spots, chosen without a look at how well they are predicted."""
     genes = [gene for gene in predicted.columns if gene in measured.genes]
     ours, theirs = targets([measured], genes)[0][0], predicted[genes].to_numpy()

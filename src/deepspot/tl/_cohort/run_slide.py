@@ -45,14 +45,14 @@ def run_slide(job: Job, model: DeepSpot) -> Outcome:
 
 def _run(job: Job, model: DeepSpot, folder: Folder, attempt: Path, start: float) -> Outcome:
     from deepspot.io import slide
-    from deepspot.pp import spots
+    from deepspot.pp import spots as lay_spots
     from deepspot.tl._patients.profile import profile
     from deepspot.tl._predict.predict import predict
 
     recipe, store = job.recipe, attempt / "slide.zarr"
     seen = looks(Path(job.path)) if Path(job.path).is_file() else None
     sdata = slide(job.path, mpp=job.mpp, name=job.slide)
-    spots(
+    lay_spots(
         sdata, diameter_um=recipe.diameter_um, distance_um=recipe.distance_um, layout=recipe.layout,
         tissue=recipe.tissue, key_added=SHAPES,
     )  # fmt: skip

@@ -4,28 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
-import pandas as pd
-
 from deepspot._core.keys import UNS, corrected_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import key_in
-from deepspot._sdata.select import select_image_and_shapes
-from deepspot._sdata.tables import check_shared_genes, find_measured_table, match_rows
+from deepspot._sdata.tables import check_shared_genes
+from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
-from deepspot._spatial.transforms import Placement, place_spots
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
-from deepspot.tl._predict.resolution import Source
 from deepspot.tl._predict.table import predicted
-from deepspot.tl._train.slides import with_counts
 
-from .table import Measured, corrected_table
+from .table import corrected_table, genes_to_keep
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from deepspot._sdata.measured import MeasuredCounts
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
@@ -162,22 +157,22 @@ def correct(
 
     key_in(method, get_args(Method), "methods")
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    card, tile_um = ready.card, ready.geometry.tile.tile_um
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    table_key = find_measured_table(sdata, shapes_key, table_key)
+    view = SlideView.select(
+        sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
+    )
+    table_key = view.measured_key(table_key)
     key = key_added or corrected_name(table_key)
     check_new_key(sdata, key, overwrite=overwrite)
     spread = ready.residuals() if method == "posterior" else None
-    check_shared_genes(card.genes, sdata.tables[table_key], table_key)
-    measured = Measured(sdata, shapes_key, table_key, layer, genes, card.genes, replace=method == "replace")
-    placement = place_spots(sdata, image_key, shapes_key, coordinate_system)
+    check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
+    measured = view.measured(table_key, layer=layer)
+    kept = genes_to_keep(view, measured, genes, ready.card.genes, replace=method == "replace")
 
-    source = Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
-    prediction = predicted(sdata, ready, source, placement.centers)
+    prediction = predicted(view, ready, encoder, device=device, batch_size=batch_size)
     found = "not checked"
     if spread is not None and check_registration:
-        found = _registration(measured, prediction, placement, seed)
-    table = corrected_table(measured, prediction, spread)
+        found = _registration(view, measured, prediction, seed)
+    table = corrected_table(view, measured, prediction, kept, spread)
     table.uns[UNS] |= {"method": method, "registration": found}
     add_table(sdata, key, table, what=f"{'replaced' if spread is None else 'corrected'} genes", overwrite=overwrite)
     lacking = int((~table.var["in_model"]).sum())
@@ -185,15 +180,13 @@ def correct(
         logger.info("Left %s genes that the model lacks as measured.", f"{lacking:,}")
 
 
-def _registration(measured: Measured, prediction: AnnData, placement: Placement, seed: int | None) -> str:
+def _registration(view: SlideView, measured: MeasuredCounts, prediction: AnnData, seed: int | None) -> str:
     """What the registration check finds, in a sentence; raise if counts lie in the wrong place."""
-    slide = with_counts("slide", "unknown", measured.counts, measured.table.var_names, measured.at)
-    if len(slide.rows) < MIN_SPOTS:
-        logger.warning("With %d spots nobody can tell whether counts lie where they belong.", len(slide.rows))
+    counted = measured.without_empty()
+    if len(counted.rows) < MIN_SPOTS:
+        logger.warning("With %d spots nobody can tell whether counts lie where they belong.", len(counted.rows))
         return "too few spots to check"
-    ours, rows = match_rows(prediction, measured.sdata, measured.shapes_key)
-    field = pd.DataFrame(np.asarray(prediction.X)[ours], columns=prediction.var_names)
-    found = registration(slide, field, rows, placement.centers * placement.mpp, seed=seed)
+    found = registration(view, counted, prediction, seed=seed)
     if found.is_wrong:
         mend = "Leave these spots out" if found.misplaced else "Mend the coordinates (`ds.tl.check_alignment` says how)"
         raise ValueError(

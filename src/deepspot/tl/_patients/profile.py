@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from deepspot.tl._predict.subspots import ROWS
+from deepspot.tl._predict.resolution import ROWS
 
 HOW = ("mean", "median")
 # What a block of genes takes when the median of all spots is found.

@@ -10,7 +10,7 @@ from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS
 from deepspot._core.logging import logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
-from deepspot.tl._predict.subspots import ROWS
+from deepspot.tl._predict.resolution import ROWS
 from deepspot.tl._train.slides import as_mapping
 
 from .profile import HOW, profile

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-    from deepspot._features.feature_table import Request
+    from deepspot._sdata.view import SlideView
 
 
 # The paper's grid is about four times as dense as the spots: 30 px for a distance of 130.
@@ -29,6 +29,8 @@ FINER = 4
 # square has 1.41; where a spot is missing there are 2.
 BETWEEN = 1.7
 EDGE_PX = 0.01
+# Circles that are there already count as the same if they lie no farther off.
+SAME_PX = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,11 +161,8 @@ def _between(points: np.ndarray, spots: np.ndarray, longest: float) -> np.ndarra
     return inside
 
 
-SAME_PX = 0.01
-
-
 def plan_circles(
-    sdata: SpatialData, key: str, request: Request, layout: Layout, *, table_key: str, overwrite: bool
+    view: SlideView, key: str, tile: TileGeometry, layout: Layout, *, table_key: str, overwrite: bool
 ) -> GeoDataFrame | None:
     """Make the circles of a layout in the coordinates of its spots, or None where they are there. Changes nothing.
 
@@ -175,16 +174,16 @@ def plan_circles(
     """
     if key.lower() == table_key.lower():
         raise ValueError(f"{key!r} will be the name of the shapes, so the table needs another `key_added`.")
-    tile, system = request.geometry, request.coordinate_system
+    sdata = view.sdata
     circles = circles_at(
-        sdata, request.image_key, request.shapes_key, layout.placement, tile.tile_um / tile.grid, system
+        sdata, view.image_key, view.shapes_key, layout.placement, tile.tile_um / tile.grid, view.coordinate_system
     )
-    circles[PARENT] = np.asarray(sdata.shapes[request.shapes_key].index)[layout.parents]
+    circles[PARENT] = np.asarray(view.index)[layout.parents]
     circles["row"], circles["col"] = layout.row, layout.col
     if key not in sdata.shapes:
         check_new_key(sdata, key, kind="shapes")
         return circles
-    if _same(sdata, key, request, circles, layout.placement.centers):
+    if _same(view, key, circles, layout.placement.centers):
         return None
     if not overwrite or PARENT not in sdata.shapes[key]:
         raise ValueError(
@@ -206,11 +205,11 @@ def add_circles(sdata: SpatialData, key: str, circles: GeoDataFrame | None, *, w
         add_shapes(sdata, key, circles, what=what, overwrite=True)
 
 
-def _same(sdata: SpatialData, key: str, request: Request, circles: GeoDataFrame, centers: np.ndarray) -> bool:
-    old = sdata.shapes[key]
+def _same(view: SlideView, key: str, circles: GeoDataFrame, centers: np.ndarray) -> bool:
+    old = view.sdata.shapes[key]
     if not np.array_equal(old.index, circles.index) or not {PARENT, DIAMETER} <= set(old.columns):
         return False
     if not np.array_equal(old[PARENT], circles[PARENT]):
         return False
-    there = centers_px(sdata, request.image_key, key, request.coordinate_system)
+    there = centers_px(view.sdata, view.image_key, key, view.coordinate_system)
     return bool(np.allclose(old[DIAMETER], circles[DIAMETER]) and np.abs(there - centers).max() <= SAME_PX)

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from deepspot._core.keys import PARENT, UNS, prediction_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, key_in
-from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.models._confidence.ood import MANY_STRANGE
 
-from .resolution import CALLED, Resolution, Source, at_grid, at_spots, at_subspots, make_job, target
+from .resolution import PLACES, Resolution, at_grid, at_spots, at_subspots, features_of, target
 from .stream import stream
 from .table import prediction_table
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
-    from deepspot.models._bundle.card import ModelCard
-
-    from .resolution import Resolution
 
 
 def predict(
@@ -177,39 +174,45 @@ def predict(
     from deepspot import models
 
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    card, geometry = ready.card, ready.geometry
     key_in(resolution, get_args(Resolution), "resolution")
-    _check_finer(resolution, card, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, geometry.tile.tile_um)
-    _check_spots(sdata, shapes_key)
-    key = key_added or prediction_name(target(resolution, shapes_key))
+    _check_finer(resolution, ready, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
+    view = SlideView.select(
+        sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
+    )
+    _check_spots(view)
+    key = key_added or prediction_name(target(resolution, view.shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
     width = ready.half_width() if intervals else None
     _check_out(out, half, resolution, layers=unclipped or intervals)
     if out is not None:
         check_new_path(Path(out), overwrite=overwrite)
         check_replaceable(Path(out), sdata)
-    source = Source(image_key, shapes_key, encoder, coordinate_system, device, batch_size)
-    options = {"overwrite": overwrite, "copies": 1 + unclipped + 2 * intervals, "grid_um": grid_um}
-    job = make_job(sdata, ready, source, key, **options)
+    features = features_of(view, ready, encoder)
+    compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
     if out is not None:
-        table = stream(job, Path(out), half=half, overwrite=overwrite)
+        table = stream(features, ready, Path(out), key, half=half, overwrite=overwrite, **compute)
     else:
-        run = {"spot": at_spots, "subspot": at_subspots, "grid": at_grid}
-        made = run[resolution](job)
-        table = prediction_table(sdata, ready, made, resolution=resolution, unclipped=unclipped, half_width=width)
-    called = CALLED[resolution]
-    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=called)
-    strange = table.uns[UNS]["ood_share"]
-    if strange > MANY_STRANGE:
+        if resolution == "spot":
+            predicted = at_spots(features, ready, copies=1 + unclipped + 2 * intervals, **compute)
+        elif resolution == "subspot":
+            predicted = at_subspots(features, ready, table_key=key, overwrite=overwrite, **compute)
+        else:
+            predicted = at_grid(features, ready, grid_um, table_key=key, overwrite=overwrite, **compute)
+        table = prediction_table(sdata, ready, predicted, resolution=resolution, unclipped=unclipped, half_width=width)
+    what = PLACES[resolution]
+    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=what)
+    share = table.uns[UNS]["ood_share"]
+    if share > MANY_STRANGE:
         logger.warning(
             "%.0f %% of the %s are unlike the spots that the model learnt from (obs['ood']): its predictions for them "
-            "are not to be trusted.", 100 * strange, called,
-        )  # fmt: skip
+            "are not to be trusted.",
+            100 * share,
+            what,
+        )
 
 
 def _check_finer(
-    resolution: Resolution, card: ModelCard, *, grid_um: float | None, unclipped: bool, intervals: bool
+    resolution: Resolution, model: DeepSpot, *, grid_um: float | None, unclipped: bool, intervals: bool
 ) -> None:
     """Raise if an argument does not go with the resolution."""
     if grid_um is not None:
@@ -228,7 +231,7 @@ def _check_finer(
             f"`unclipped` is for spots: with `resolution={resolution!r}` negative values are gone before the table is "
             "made. Leave it out, or take `resolution='spot'`."
         )
-    grid = card.geometry.tile.grid  # type: ignore[union-attr]
+    card, grid = model.card, model.geometry.tile.grid
     if resolution == "subspot" and ("subspots" not in card.network.context or grid == 1):
         raise ValueError(
             f"Model {card.name!r} does not use sub-spots, so that all of a spot would be predicted alike. Take "
@@ -251,9 +254,9 @@ def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, la
         )
 
 
-def _check_spots(sdata: SpatialData, shapes_key: str) -> None:
-    if PARENT in sdata.shapes[shapes_key]:
+def _check_spots(view: SlideView) -> None:
+    if PARENT in view.sdata.shapes[view.shapes_key]:
         raise ValueError(
-            f"sdata.shapes[{shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbours among "
+            f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbours among "
             "them would be nearer than in training. Pass the spots as `shapes_key`, and a `resolution`."
         )

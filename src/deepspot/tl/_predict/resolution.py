@@ -1,9 +1,9 @@
-"""The three resolutions of a prediction: spots, their sub-spots, a finer grid. Checks first, then the work."""
+"""The three resolutions of a prediction: spots, their sub-spots, a finer grid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,80 +12,24 @@ import pandas as pd
 from deepspot._core.keys import grid_name, subspots_name
 from deepspot._core.settings import settings
 from deepspot._features.bags import Bags
-from deepspot._features.feature_table import Request, add_features, bags_of, plan_features
-from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._sdata.tables import array_positions, rows_of
+from deepspot._features.feature_table import SlideFeatures, bags_of
+from deepspot._image.tiles import level_sizes
+from deepspot._sdata.tables import rows_of
 from deepspot._spatial.neighbors import check_array, find_neighbors
-from deepspot._spatial.transforms import Placement, place_spots
 
 from .layout import add_circles, grid_neighbors, lay_grid, lay_subspots, plan_circles
-from .subspots import predict_in_blocks, predict_subspots
 
 if TYPE_CHECKING:
-    from spatialdata import SpatialData
-
-    from deepspot._spatial.geometry import Geometry
+    from deepspot._sdata.view import SlideView
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
 Resolution = Literal["spot", "subspot", "grid"]
-CALLED = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a prediction is made from, and where; see :func:`deepspot.tl.predict`."""
-
-    image_key: str
-    shapes_key: str
-    encoder: str | Encoder | None = None
-    coordinate_system: str | None = None
-    device: str | None = None
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A checked prediction.
-
-    Attributes
-    ----------
-    sdata, model, request
-        Object, fitted model, and the features of the spots.
-    key, overwrite
-        Table to make.
-    copies
-        Layers that it will have, with `X`.
-    grid_um
-        Distance between the points of a grid.
-    device, batch_size
-        Where to compute, and how many tiles at once.
-    """
-
-    sdata: SpatialData
-    model: DeepSpot
-    request: Request
-    key: str
-    overwrite: bool = False
-    copies: int = 1
-    grid_um: float | None = None
-    device: str | None = None
-    batch_size: int | None = None
-
-    @property
-    def geometry(self) -> Geometry:
-        """Tile and neighbour rule of the model."""
-        return self.model.geometry
-
-    def spots(self) -> Placement:
-        """Where the spots lie."""
-        request = self.request
-        return place_spots(self.sdata, request.image_key, request.shapes_key, request.coordinate_system)
-
-    def features(self) -> str:
-        """Embed the spots, unless that was done before. Return the name of the table."""
-        plan = plan_features(self.sdata, self.request)
-        return add_features(plan, device=self.device, batch_size=self.batch_size)
+PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
+# Spots that are predicted at once: what is held beside the result does not grow with the slide.
+ROWS = 1024
+# Spots whose sub-spots are on the scale of counts, in double precision, at once.
+CONSERVED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,84 +54,160 @@ class Predicted:
     centers: np.ndarray
     features_key: str
     rows: np.ndarray
-    provenance: dict[str, Any]
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
-def make_job(sdata: SpatialData, model: DeepSpot, source: Source, key: str, **options: Any) -> Job:
-    """Check that the encoder is the model's and the spots have what its neighbours need. Changes nothing."""
-    shapes_key, geometry = source.shapes_key, model.geometry
-    check_array(geometry.neighbors, array_positions(sdata, shapes_key))
-    request = Request(
-        model.get_encoder(source.encoder), geometry.tile, source.image_key, shapes_key,
-        "subspots" in model.card.network.context, source.coordinate_system,
-    )  # fmt: skip
-    return Job(sdata, model, request, key, device=source.device, batch_size=source.batch_size, **options)
+def features_of(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None) -> SlideFeatures:
+    """The features that a model takes of a slide; raise if it lacks what their making needs. Changes nothing."""
+    check_array(model.geometry.neighbors, view.array_positions)
+    needs_subspots = "subspots" in model.card.network.context
+    return SlideFeatures(view, model.get_encoder(encoder), model.geometry.tile, needs_subspots)
 
 
 def target(resolution: Resolution, shapes_key: str) -> str:
     """Name of the shapes that a prediction is for."""
-    names: dict[str, Callable[[str], str]] = {"subspot": subspots_name, "grid": grid_name}
-    return names[resolution](shapes_key) if resolution in names else shapes_key
+    return {"spot": shapes_key, "subspot": subspots_name(shapes_key), "grid": grid_name(shapes_key)}[resolution]
 
 
-def at_spots(job: Job) -> Predicted:
-    """Predict the spots themselves."""
-    sdata, shapes_key = job.sdata, job.request.shapes_key
-    _check_size(job, len(sdata.shapes[shapes_key]), CALLED["spot"])
-    key = job.features()
-    bags = bags_of(sdata, key, shapes_key, job.geometry.neighbors)
-    expression = predict_in_blocks(job.model, bags, device=job.device)
-    features = sdata.tables[key]
-    index = pd.Index(rows_of(features, shapes_key))
-    centers = np.asarray(features.obsm["spatial"])
-    return Predicted(expression, shapes_key, index, centers, key, np.arange(len(bags)), {})
+def at_spots(features: SlideFeatures, model: DeepSpot, *, copies: int = 1, **compute: Any) -> Predicted:
+    """Predict the spots themselves.
+
+    Parameters
+    ----------
+    features
+        What the model takes.
+    model
+        A model that was trained on slides.
+    copies
+        Layers that the table will have, with `X`.
+    compute
+        `device` and `batch_size`.
+    """
+    view = features.view
+    _check_size(model, features.n_spots, PLACES["spot"], copies)
+    key = features.plan().add(**compute)
+    bags = bags_of(view.sdata, key, view.shapes_key, model.geometry.neighbors)
+    expression = predict_in_blocks(model, bags, device=compute.get("device"))
+    table = view.sdata.tables[key]
+    index, centers = pd.Index(rows_of(table, view.shapes_key)), np.asarray(table.obsm["spatial"])
+    return Predicted(expression, view.shapes_key, index, centers, key, np.arange(len(bags)))
 
 
-def at_subspots(job: Job) -> Predicted:
+def at_subspots(
+    features: SlideFeatures, model: DeepSpot, *, table_key: str, overwrite: bool, **compute: Any
+) -> Predicted:
     """Predict the sub-spots of every spot, on average the spot."""
-    sdata, request, made = job.sdata, job.request, subspots_name(job.request.shapes_key)
-    layout = lay_subspots(job.spots(), request.geometry)
-    _check_size(job, len(layout.parents), CALLED["subspot"])
-    circles = plan_circles(sdata, made, request, layout, table_key=job.key, overwrite=job.overwrite)
-    key = job.features()
-    bags = bags_of(sdata, key, request.shapes_key, job.geometry.neighbors)
-    expression = predict_subspots(job.model, bags, device=job.device)
-    add_circles(sdata, made, circles, what=f"{CALLED['subspot']} of {request.shapes_key!r}")
-    return Predicted(
-        expression.reshape(len(layout.parents), -1), made, layout.placement.index, layout.placement.centers, key,
-        layout.parents, {},
-    )  # fmt: skip
+    view, geometry = features.view, model.geometry
+    made = subspots_name(view.shapes_key)
+    layout = lay_subspots(view.placement, geometry.tile)
+    _check_size(model, len(layout.parents), PLACES["subspot"])
+    circles = plan_circles(view, made, geometry.tile, layout, table_key=table_key, overwrite=overwrite)
+    key = features.plan().add(**compute)
+    bags = bags_of(view.sdata, key, view.shapes_key, geometry.neighbors)
+    expression = predict_subspots(model, bags, device=compute.get("device")).reshape(len(layout.parents), -1)
+    add_circles(view.sdata, made, circles, what=f"{PLACES['subspot']} of {view.shapes_key!r}")
+    return Predicted(expression, made, layout.placement.index, layout.placement.centers, key, layout.parents)
 
 
-def at_grid(job: Job) -> Predicted:
+def at_grid(
+    features: SlideFeatures,
+    model: DeepSpot,
+    grid_um: float | None,
+    *,
+    table_key: str,
+    overwrite: bool,
+    **compute: Any,
+) -> Predicted:
     """Predict a finer grid over the spots: a spot tile around each point, and its central sub-spot."""
-    sdata, request, made = job.sdata, job.request, grid_name(job.request.shapes_key)
-    spots, rule = job.spots(), job.geometry.neighbors
-    size = level_sizes(pyramid_levels(sdata, request.image_key))[0]
-    if job.grid_um is not None:  # spots alone hold so many: too many are refused before they are laid out
-        _check_size(job, len(spots.centers) * int(request.geometry.tile_um / job.grid_um) ** 2 // 2, CALLED["grid"])
-    layout = lay_grid(spots, size, request.geometry.tile_um, job.grid_um)
-    _check_size(job, len(layout.parents), CALLED["grid"])
-    circles = plan_circles(sdata, made, request, layout, table_key=job.key, overwrite=job.overwrite)
-    finer = replace(request, shapes_key=made, only_central=True)
-    plan = plan_features(sdata, finer, placement=layout.placement)
-    array = array_positions(sdata, request.shapes_key) if rule.kind == "box" else None
-    neighbors = grid_neighbors(layout, spots, find_neighbors(spots.centers * spots.mpp, rule, array))
-    add_circles(sdata, made, circles, what=f"{CALLED['grid']} over {request.shapes_key!r}")
-    key = add_features(plan, device=job.device, batch_size=job.batch_size)
-    features, centers = sdata.tables[key], layout.placement.centers
-    bags = Bags(np.asarray(features.X, dtype=np.float32), features.obsm.get("subspots"), neighbors,
-                (centers * spots.mpp).astype(np.float32))  # fmt: skip
-    expression = predict_in_blocks(job.model, bags, device=job.device)
-    return Predicted(
-        np.maximum(expression, 0, out=expression), made, layout.placement.index, centers, key,
-        np.arange(len(bags)), {"grid_um": layout.step * spots.mpp},
-    )  # fmt: skip
+    view, geometry = features.view, model.geometry
+    sdata, spots, tile_um = view.sdata, view.placement, geometry.tile.tile_um
+    made = grid_name(view.shapes_key)
+    if grid_um is not None:  # spots alone hold so many: too many are refused before they are laid out
+        _check_size(model, len(spots.centers) * int(tile_um / grid_um) ** 2 // 2, PLACES["grid"])
+    layout = lay_grid(spots, level_sizes(view.pyramid)[0], tile_um, grid_um)
+    _check_size(model, len(layout.parents), PLACES["grid"])
+    circles = plan_circles(view, made, geometry.tile, layout, table_key=table_key, overwrite=overwrite)
+    plan = replace(features, view=view.of_planned(made, layout.placement), only_central=True).plan()
+    array = view.array_positions if geometry.neighbors.kind == "box" else None
+    neighbors = grid_neighbors(layout, spots, find_neighbors(view.centers_um, geometry.neighbors, array))
+    add_circles(sdata, made, circles, what=f"{PLACES['grid']} over {view.shapes_key!r}")
+    key = plan.add(**compute)
+    table, centers = sdata.tables[key], layout.placement.centers
+    position = (centers * spots.mpp).astype(np.float32)
+    bags = Bags(np.asarray(table.X, dtype=np.float32), table.obsm.get("subspots"), neighbors, position)
+    expression = predict_in_blocks(model, bags, device=compute.get("device"))
+    np.maximum(expression, 0, out=expression)
+    provenance = {"grid_um": layout.step * spots.mpp}
+    return Predicted(expression, made, layout.placement.index, centers, key, np.arange(len(bags)), provenance)
 
 
-def _check_size(job: Job, n: int, what: str) -> None:
-    genes = len(job.model.card.genes)
-    gb = n * genes * job.copies * np.dtype(np.float32).itemsize / 1e9
+def predict_in_blocks(model: DeepSpot, bags: Bags, *, device: str | None, rows: int = ROWS) -> np.ndarray:
+    """Predict log-expression (n, genes) as the model does, at most `rows` spots and their neighbors at once."""
+    expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
+    for block, part in _blocks(bags, rows):
+        expression[block] = model.predict(part, device=device, rows=np.arange(len(block)))
+    return expression
+
+
+def predict_subspots(model: DeepSpot, bags: Bags, *, device: str | None, rows: int = ROWS) -> np.ndarray:
+    """Predict log-expression (n, s, genes) of sub-spots, never negative, that averages to the spot's on counts.
+
+    A sub-spot stands alone where all s stood in training, as if there were s of them that look like it. Spot and
+    neighbors stay.
+    """
+    subspots = bags.subspots
+    if subspots is None:
+        raise ValueError("The bags hold no sub-spots, so there is nothing to tell them apart by.")
+    n, s = subspots.shape[:2]
+    expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
+    for block, part in _blocks(bags, rows):
+        own, around = np.arange(len(block)), part.subspots
+        whole = model.predict(part, device=device, rows=own)
+        for k in range(s):
+            alone = replace(part, subspots=None if around is None else around[:, [k]])
+            expression[block, k] = model.predict(alone, device=device, rows=own)
+        for at in range(0, len(block), CONSERVED):
+            some = block[at : at + CONSERVED]
+            expression[some] = conserve(expression[some], whole[at : at + CONSERVED])
+    return expression
+
+
+def conserve(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """Scale sub-spots so that they average to their spot.
+
+    Parameters
+    ----------
+    children
+        (n, s, genes) log1p of expression; negative values count as 0.
+    parents
+        (n, genes) the same of the spots.
+
+    Returns
+    -------
+    (n, s, genes) in float32, not below 0: on the scale of counts (``expm1``) the mean over s is that of the spot. Where
+    all sub-spots are 0 and the spot is not, they are all like the spot.
+    """
+    mass = np.expm1(np.maximum(children, 0, dtype=np.float64))
+    whole = np.expm1(np.maximum(parents, 0, dtype=np.float64))[:, None]
+    mean = mass.mean(axis=1, keepdims=True)
+    share = np.divide(mass, mean, out=np.ones_like(mass), where=mean > 0)
+    return np.log1p(share * whole).astype(np.float32)
+
+
+def _blocks(bags: Bags, rows: int) -> Iterator[tuple[np.ndarray, Bags]]:
+    """Rows of a block (b,), and bags whose first b spots are these. The others serve as neighbors only."""
+    if len(bags) <= rows:
+        yield np.arange(len(bags)), bags
+        return
+    # Strips across the slide have few neighbors outside, in whatever order the spots come.
+    order = np.arange(len(bags)) if bags.position is None else np.argsort(bags.position[:, 1], kind="stable")
+    for at in range(0, len(order), rows):
+        yield order[at : at + rows], bags.around(order[at : at + rows])
+
+
+def _check_size(model: DeepSpot, n: int, what: str, copies: int = 1) -> None:
+    genes = len(model.card.genes)
+    gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
         raise ValueError(
             f"The prediction of {n:,} {what} × {genes:,} genes would take {gb:.1f} GB in memory, above "

@@ -17,8 +17,7 @@ from deepspot._core.logging import bar, track
 from deepspot._core.prefetch import RowBuffer, prefetch
 from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
-from deepspot._features.feature_table import Site, survey
-from deepspot._sdata.tables import array_positions
+from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_atomically, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, among
 
@@ -28,50 +27,69 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from .resolution import Job
+    from deepspot.models import DeepSpot
 
 
 ROWS = 512
 """Spots in a block: what is held, what a kill loses, and the height of a chunk on disk."""
 
 
-def stream(job: Job, out: Path, *, half: bool, overwrite: bool) -> AnnData:
+def stream(
+    features: SlideFeatures,
+    model: DeepSpot,
+    out: Path,
+    key: str,
+    *,
+    half: bool,
+    overwrite: bool,
+    device: str | None,
+    batch_size: int | None,
+) -> AnnData:
     """Embed and predict the spots of a slide, and write them to a SpatialData store.
 
     Parameters
     ----------
-    job
-        What to predict; it has been checked.
+    features, model
+        What to embed, and what predicts.
     out
         Store to make: spots and table, without the image. It gets its name when it is whole.
+    key
+        Name of the table.
     half
         Keep as many significant bits as float16 has, in float32.
     overwrite
         Replace a store of that name.
+    device, batch_size
+        Where to compute, and how many tiles at once.
 
     Returns
     -------
     The table, with `X` left on disk.
     """
-    sdata, request, model = job.sdata, job.request, job.model
-    site = survey(sdata, request)
-    order = _along_curve(site.placement.centers)
+    view = features.view
+    order = _along_curve(view.centers)
+    n_bytes = features.n_spots * (1 + features.n_subspots) * features.encoder.card.dim * np.dtype(np.float16).itemsize
     with (
         write_atomically(out, overwrite=overwrite) as draft,
-        embedding_cache(digest(site.fingerprint, order, ROWS), _bytes(site), draft.parent) as kept,
+        embedding_cache(digest(features.fingerprint, order, ROWS), n_bytes, draft.parent) as kept,
     ):
-        spots = _Spots(job, site, kept, order)
-        spots.embed()
-        score = [model.ood_score(spots.embedding(block)) for block in range(spots.n_blocks)]
+        blocks = _Blocks(features, model, kept, order, device, batch_size)
+        blocks.embed()
+        score = [model.ood_score(blocks.embedding(block)) for block in range(blocks.n)]
         table = bare_table(
-            sdata, model, request.shapes_key, site.placement.index[spots.order], site.placement.centers[spots.order],
-            np.concatenate(score), provenance={"image_key": request.image_key, "resolution": "spot"},
-        )  # fmt: skip
+            view.sdata,
+            model,
+            view.shapes_key,
+            view.index[order],
+            view.centers[order],
+            np.concatenate(score),
+            provenance={"image_key": view.image_key, "resolution": "spot"},
+        )
         # The next block is predicted while one is written. If that fails, the thread has to end before its folders do.
-        with closing(prefetch(_predicted(spots, half), 1)) as predicted:
-            blocks = track(predicted, f"Predicting {request.shapes_key}", total=spots.n_blocks, unit="block")
-            write_table_in_blocks(_without_image(sdata, request.shapes_key, job.key, table), job.key, blocks, draft)
-    return lazy_table(table, out, job.key)
+        with closing(prefetch(blocks.predict(half=half), 1)) as predicted:
+            rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
+            write_table_in_blocks(_without_image(view.sdata, view.shapes_key, key, table), key, rows, draft)
+    return lazy_table(table, out, key)
 
 
 def _without_image(sdata: SpatialData, shapes_key: str, key: str, table: AnnData) -> SpatialData:
@@ -81,13 +99,15 @@ def _without_image(sdata: SpatialData, shapes_key: str, key: str, table: AnnData
 
 
 @dataclass(frozen=True, eq=False)
-class _Spots:
+class _Blocks:
     """The spots of a slide in blocks of near ones, and their embeddings, made when they are needed."""
 
-    job: Job
-    site: Site
+    features: SlideFeatures
+    model: DeepSpot
     kept: EmbeddingCache
     order: np.ndarray
+    device: str | None
+    batch_size: int | None
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -98,12 +118,11 @@ class _Spots:
 
     @cached_property
     def neighbors(self) -> NeighborFinder:
-        rule, request = self.job.geometry.neighbors, self.site.request
-        array = array_positions(self.job.sdata, request.shapes_key) if rule.kind == "box" else None
-        return NeighborFinder(self.site.placement.centers * self.site.placement.mpp, rule, array)
+        view, rule = self.features.view, self.model.geometry.neighbors
+        return NeighborFinder(view.centers_um, rule, view.array_positions if rule.kind == "box" else None)
 
     @property
-    def n_blocks(self) -> int:
+    def n(self) -> int:
         return -(-len(self.order) // ROWS)
 
     def rows(self, block: int) -> np.ndarray:
@@ -111,29 +130,36 @@ class _Spots:
 
     def embed(self) -> None:
         """Embed the blocks that are not kept, in one go: tiles and image blocks at their borders belong to several."""
-        missing = [block for block in range(self.n_blocks) if not self.kept.holds(block)]
+        missing = [block for block in range(self.n) if not self.kept.holds(block)]
         if not missing:
             return
         rows = [self.rows(block) for block in missing]
-        embedded = self.site.stream(np.concatenate(rows), device=self.job.device, batch_size=self.job.batch_size)
-        spot, parts = RowBuffer(), RowBuffer()
+        embedded = self.features.stream(np.concatenate(rows), device=self.device, batch_size=self.batch_size)
+        spot, subspots = RowBuffer(), RowBuffer()
         waiting = deque(zip(missing, map(len, rows), strict=True))
-        with bar(f"Embedding {self.site.request.shapes_key}", total=len(missing), unit="block") as progress:
-            for _, some, some_parts in embedded:
+        with bar(f"Embedding {self.features.view.shapes_key}", total=len(missing), unit="block") as progress:
+            for _, some, some_subspots in embedded:
                 spot.put(some)
-                if some_parts is not None:
-                    parts.put(some_parts)
+                if some_subspots is not None:
+                    subspots.put(some_subspots)
                 while waiting and spot.n >= waiting[0][1]:
                     block, n = waiting.popleft()
-                    self.kept.put(block, spot.take(n), parts.take(n) if parts.n else None)
+                    self.kept.put(block, spot.take(n), subspots.take(n) if subspots.n else None)
                     progress.update()
 
     def embedding(self, block: int) -> np.ndarray:
         """(b, d) embeddings of the spot tiles of a block, in the precision in which they are kept."""
         return self._get(block, "spot").astype(np.float32)
 
-    def bags(self, block: int) -> Bags:
-        """Bags whose first spots are those of a block; the others serve as neighbours only."""
+    def predict(self, *, half: bool) -> Iterator[np.ndarray]:
+        """Expression (b, genes) of every block, not below 0."""
+        for block in range(self.n):
+            own = np.arange(len(self.rows(block)))
+            expression = np.maximum(self.model.predict(self._bags(block), device=self.device, rows=own), 0)
+            yield rounded(expression) if half else expression
+
+    def _bags(self, block: int) -> Bags:
+        """Bags whose first spots are those of a block; the others serve as neighbors only."""
         rows = self.rows(block)
         near = self.neighbors.of(rows)
         around = np.setdiff1d(near.indices, rows)
@@ -141,14 +167,14 @@ class _Spots:
         neighbors = among(near, np.concatenate([rows, around]))
         neighbors.resize(len(spot), len(spot))
         subspots = None
-        if self.site.request.subspots:
+        if self.features.subspots:
             own = self._get(block, "subspots")
             subspots = np.concatenate([own, np.zeros((len(around), *own.shape[1:]), own.dtype)])
         return Bags(spot, subspots, neighbors)
 
     def _embeddings_of(self, spots: np.ndarray) -> np.ndarray:
         block, row = np.divmod(self.place[spots], ROWS)
-        found = np.empty((len(spots), self.site.request.encoder.card.dim), dtype=np.float32)
+        found = np.empty((len(spots), self.features.encoder.card.dim), dtype=np.float32)
         for one in np.unique(block):
             found[block == one] = self.embedding(one)[row[block == one]]
         return found
@@ -156,8 +182,8 @@ class _Spots:
     def _get(self, block: int, part: str) -> np.ndarray:
         found = self.kept.get(block, part)
         if found is None or len(found) != len(self.rows(block)):
-            spot, subspots = self.site.embed(self.rows(block), device=self.job.device, batch_size=self.job.batch_size)
-            self.kept.put(block, spot, subspots)
+            embedded = self.features.embed(self.rows(block), device=self.device, batch_size=self.batch_size)
+            self.kept.put(block, *embedded)
             found = self.kept.get(block, part)
         if found is None:
             raise OSError(f"Embeddings vanish from {self.kept.folder} while they are in use. What is cleaning it up?")
@@ -171,21 +197,8 @@ def _along_curve(centers: np.ndarray) -> np.ndarray:
     return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
 
 
-def _predicted(spots: _Spots, half: bool) -> Iterator[np.ndarray]:
-    for block in range(spots.n_blocks):
-        own = np.arange(len(spots.rows(block)))
-        expression = spots.job.model.predict(spots.bags(block), device=spots.job.device, rows=own)
-        expression = np.maximum(expression, 0)
-        yield rounded(expression) if half else expression
-
-
 def rounded(values: np.ndarray) -> np.ndarray:
     """Float32 values, each to the nearest with 11 significant bits; the others are 0, and pack to nothing."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     return ((bits + np.uint32(0x0FFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-def _bytes(site: Site) -> int:
-    tiles = 1 + site.request.n_subspots
-    return len(site.placement.centers) * tiles * site.request.encoder.card.dim * np.dtype(np.float16).itemsize

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, prediction_name
+from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import logger
 from deepspot._core.validate import key_in
-from deepspot._sdata.tables import link_keys, match_rows, tables_of_kind
+from deepspot._sdata.tables import link_keys, match_rows
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
 
-from .resolution import Source, at_spots, make_job
+from .resolution import at_spots, features_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from deepspot._sdata.view import SlideView
+    from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
     from .resolution import Predicted
@@ -107,36 +109,36 @@ def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
     }
 
 
-def predicted(sdata: SpatialData, model: DeepSpot, source: Source, centers: np.ndarray) -> AnnData:
-    """Table of predicted genes by this model, for the spots where they lie now (n, 2 centres in pixels)."""
-    key = find(sdata, model, source.image_key, source.shapes_key, centers)
+def predicted(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
+    """Table of the genes that a model predicts for the spots where they lie now: the stored one, else a new one."""
+    key = find(view, model)
     if key is not None:
-        return sdata.tables[key]
-    job = make_job(sdata, model, source, prediction_name(source.shapes_key))
-    return prediction_table(sdata, model, at_spots(job), resolution="spot", unclipped=False, half_width=None)
+        return view.sdata.tables[key]
+    made = at_spots(features_of(view, model, encoder), model, **compute)
+    return prediction_table(view.sdata, model, made, resolution="spot", unclipped=False, half_width=None)
 
 
-def find(sdata: SpatialData, model: DeepSpot, image_key: str, shapes_key: str, centers: np.ndarray) -> str | None:
+def find(view: SlideView, model: DeepSpot) -> str | None:
     """Name of a table that still holds what this model predicts for the spots where they lie now, if there is one."""
     genes = model.card.genes
-    for key in tables_of_kind(sdata, shapes_key, PREDICTION):
-        table = sdata.tables[key]
+    for key in view.tables(PREDICTION):
+        table = view.sdata.tables[key]
         made = table.uns[UNS]
-        same = made.get("fingerprint") == model.fingerprint and made.get("image_key", image_key) == image_key
-        if same and _is_whole(table, genes) and _is_current(table, sdata, shapes_key, centers):
+        same = made.get("fingerprint") == model.fingerprint and made.get("image_key", view.image_key) == view.image_key
+        if same and _is_whole(table, genes) and _is_current(table, view):
             logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
             return key
     return None
 
 
-def stored(sdata: SpatialData, key: str, shapes_key: str, centers: np.ndarray) -> AnnData:
+def stored(view: SlideView, key: str) -> AnnData:
     """A table of predicted genes, by name."""
-    known = tables_of_kind(sdata, shapes_key, PREDICTION)
-    table = sdata.tables[key_in(key, known, f"predicted tables of {shapes_key!r}")]
-    if not _is_current(table, sdata, shapes_key, centers):
+    known = view.tables(PREDICTION)
+    table = view.sdata.tables[key_in(key, known, f"predicted tables of {view.shapes_key!r}")]
+    if not _is_current(table, view):
         raise ValueError(
-            f"Table {key!r} was predicted when the spots {shapes_key!r} lay elsewhere in the image. Predict again with "
-            "`ds.tl.predict(…, overwrite=True)`."
+            f"Table {key!r} was predicted when the spots {view.shapes_key!r} lay elsewhere in the image. Predict again "
+            "with `ds.tl.predict(…, overwrite=True)`."
         )
     return table
 
@@ -147,6 +149,6 @@ def _is_whole(table: AnnData, genes: list[str]) -> bool:
     return list(table.var_names) == genes and (X.size == 0 or bool(np.isfinite(X).all() and X.min() >= 0))
 
 
-def _is_current(table: AnnData, sdata: SpatialData, shapes_key: str, centers: np.ndarray) -> bool:
-    ours, rows = match_rows(table, sdata, shapes_key)
-    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - centers[rows]).max(initial=0) <= AGREE_PX)
+def _is_current(table: AnnData, view: SlideView) -> bool:
+    ours, rows = match_rows(table, view.sdata, view.shapes_key)
+    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - view.centers[rows]).max(initial=0) <= AGREE_PX)

@@ -10,12 +10,11 @@ import numpy as np
 
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
-from deepspot._features.feature_table import Plan, Request, add_features, bags_of, plan_features, read_spot_tiles
-from deepspot._sdata.select import known_diameter, select_image_and_shapes
-from deepspot._sdata.tables import array_positions, find_measured_table
+from deepspot._features.feature_table import FeaturePlan, SlideFeatures, bags_of
+from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import Geometry, NeighborRule, SubspotsFrom, TileGeometry
 from deepspot._spatial.neighbors import RINGS, check_array
-from deepspot._spatial.transforms import pitch_px, place_spots
+from deepspot._spatial.transforms import pitch_px
 from deepspot.encoders._parts import gives_parts
 
 from .slides import MeasuredSlide, as_mapping, measure, patients_of
@@ -38,8 +37,8 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class View:
-    """How slides are looked at.
+class Tiling:
+    """What is embedded of every slide.
 
     Attributes
     ----------
@@ -69,21 +68,17 @@ class SlidePlan:
 
     Attributes
     ----------
-    slides, shapes
-        The objects, and the name of their spots.
     measured
-        Counts and patients, in the same order.
+        Counts and patients.
     geometry
-        Tile and neighbour rule.
+        Tile and neighbor rule.
     features
-        What has to be embedded.
+        What has to be embedded, by the name of the slide, in the same order.
     """
 
-    slides: dict[str, SpatialData]
-    shapes: dict[str, str]
     measured: list[MeasuredSlide]
     geometry: Geometry
-    features: dict[str, Plan]
+    features: dict[str, FeaturePlan]
 
     def embed(
         self, *, device: str | None = None, batch_size: int | None = None, tiles_px: int | None = None
@@ -91,10 +86,11 @@ class SlidePlan:
         """Embed what is not embedded yet, and return the bags of all spots of every slide, with tiles if asked for."""
         bags = {}
         for name, plan in self.features.items():
-            key = add_features(plan, device=device, batch_size=batch_size)
-            bags[name] = bags_of(self.slides[name], key, self.shapes[name], self.geometry.neighbors)
+            view = plan.features.view
+            key = plan.add(device=device, batch_size=batch_size)
+            bags[name] = bags_of(view.sdata, key, view.shapes_key, self.geometry.neighbors)
             if tiles_px is not None:
-                bags[name] = replace(bags[name], tiles=read_spot_tiles(plan, tiles_px))
+                bags[name] = replace(bags[name], tiles=plan.features.read_spot_tiles(tiles_px))
         return bags
 
 
@@ -102,78 +98,64 @@ def plan_slides(
     sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     patient_key: str | Mapping[str, str] | None,
     keys: Keys,
-    view: View,
+    tiling: Tiling,
 ) -> SlidePlan:
     """Check slides, their patients, counts and scale. Changes nothing."""
     slides = as_mapping(sdatas)
-    if view.subspots == "tokens":
-        gives_parts(view.encoder)
-    if view.tile_um is not None:
-        check_positive(view.tile_um, "tile_um")
-    found = {name: _found(name, sdata, keys, view.tile_um) for name, sdata in slides.items()}
-    patients = patients_of({name: sdata.tables[found[name].table] for name, sdata in slides.items()}, patient_key)
-    geometry = Geometry(
-        tile=TileGeometry(
-            tile_um=_tile(slides, found, view.tile_um),
-            input_px=view.encoder.card.read_px,
-            subspots=view.subspots or "tiles",
-        ),
-        neighbors=_neighbors(slides, found, view),
+    if tiling.subspots == "tokens":
+        gives_parts(tiling.encoder)
+    if tiling.tile_um is not None:
+        check_positive(tiling.tile_um, "tile_um")
+    views, tables = {}, {}
+    for name, sdata in slides.items():
+        try:
+            views[name] = SlideView.select(
+                sdata, keys.image, keys.shapes, coordinate_system=keys.coordinate_system, tile_um=tiling.tile_um
+            )
+            tables[name] = views[name].measured_key(keys.table)
+        except (KeyError, ValueError) as error:
+            error.add_note(f"This happened on slide {name!r}.")
+            raise
+    patients = patients_of({name: slides[name].tables[table] for name, table in tables.items()}, patient_key)
+    tile = TileGeometry(
+        tile_um=_tile_um(views, tiling.tile_um),
+        input_px=tiling.encoder.card.read_px,
+        subspots=tiling.subspots or "tiles",
     )
+    geometry = Geometry(tile=tile, neighbors=_neighbors(views, tiling))
     measured = [
-        measure(name, sdata, found[name].shapes, found[name].table, patient=patients[name], layer=keys.layer)
-        for name, sdata in slides.items()
+        measure(name, view.sdata, view.shapes_key, tables[name], patient=patients[name], layer=keys.layer)
+        for name, view in views.items()
     ]
     plans = {}
-    for name, sdata in slides.items():
-        check_array(geometry.neighbors, array_positions(sdata, found[name].shapes))
-        request = Request(
-            view.encoder, geometry.tile, found[name].image, found[name].shapes, view.subspots is not None,
-            keys.coordinate_system,
-        )  # fmt: skip
-        plans[name] = plan_features(sdata, request)
-    return SlidePlan(slides, {name: found[name].shapes for name in slides}, measured, geometry, plans)
+    for name, view in views.items():
+        check_array(geometry.neighbors, view.array_positions)
+        plans[name] = SlideFeatures(view, tiling.encoder, geometry.tile, tiling.subspots is not None).plan()
+    return SlidePlan(measured, geometry, plans)
 
 
-@dataclass(frozen=True)
-class _Found:
-    image: str
-    shapes: str
-    table: str
-    coordinate_system: str | None
-
-
-def _found(name: str, sdata: SpatialData, keys: Keys, tile_um: float | None) -> _Found:
-    try:
-        image, shapes = select_image_and_shapes(sdata, keys.image, keys.shapes, tile_um)
-        return _Found(image, shapes, find_measured_table(sdata, shapes, keys.table), keys.coordinate_system)
-    except (KeyError, ValueError) as error:
-        error.add_note(f"This happened on slide {name!r}.")
-        raise
-
-
-def _tile(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], tile_um: float | None) -> float:
+def _tile_um(views: Mapping[str, SlideView], tile_um: float | None) -> float:
     if tile_um is not None:
         return tile_um
-    sides = {name: known_diameter(sdata, keys[name].shapes) for name, sdata in slides.items()}
-    if None in sides.values() or len(set(sides.values())) > 1:
+    sides = {name: view.diameter_um for name, view in views.items()}
+    side, *others = set(sides.values())
+    if side is None or others:
         raise ValueError(
             f"The slides do not agree on the size of a spot in µm: {sides}. Pass the side of the tiles that all shall "
             "be read with as `tile_um=`."
         )
-    return float(next(iter(sides.values())))  # type: ignore[arg-type]
+    return float(side)
 
 
-def _neighbors(slides: Mapping[str, SpatialData], keys: Mapping[str, _Found], view: View) -> NeighborRule:
-    cap = int(check_positive(view.max_neighbors, "max_neighbors"))
-    if view.radius_um is not None:
-        return NeighborRule(reach=check_positive(view.radius_um, "radius_um"), cap=cap)
-    if view.array_box is not None:
-        return NeighborRule(kind="box", reach=view.array_box, cap=(2 * view.array_box + 1) ** 2 - 1)
+def _neighbors(views: Mapping[str, SlideView], tiling: Tiling) -> NeighborRule:
+    cap = int(check_positive(tiling.max_neighbors, "max_neighbors"))
+    if tiling.radius_um is not None:
+        return NeighborRule(reach=check_positive(tiling.radius_um, "radius_um"), cap=cap)
+    if tiling.array_box is not None:
+        return NeighborRule(kind="box", reach=tiling.array_box, cap=(2 * tiling.array_box + 1) ** 2 - 1)
     pitches = []
-    for name, sdata in slides.items():
-        placement = place_spots(sdata, keys[name].image, keys[name].shapes, keys[name].coordinate_system)
-        if len(placement.centers) < 2:
+    for name, view in views.items():
+        if len(view.centers) < 2:
             raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
-        pitches.append(pitch_px(placement.centers) * placement.mpp)
+        pitches.append(pitch_px(view.centers) * view.mpp)
     return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))), cap=cap)

@@ -8,41 +8,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
-from deepspot._core.logging import logger
 from deepspot._core.validate import key_in
-from deepspot._sdata.tables import array_positions, match_rows, rows_of
-from deepspot._stats.normalize import check_counts
+from deepspot._sdata.measured import MeasuredCounts, measured_counts
+from deepspot._sdata.tables import array_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
 
-@dataclass(frozen=True)
-class MeasuredSlide:
-    """Counts of the spots of one slide that have any.
+@dataclass(frozen=True, eq=False)
+class MeasuredSlide(MeasuredCounts):
+    """Counts of the spots of one training slide that have any.
 
     Attributes
     ----------
-    name, patient
+    patient
         Whose slide it is.
-    counts
-        (n, genes) raw counts.
-    genes
-        Their names.
-    rows
-        (n,) positions of these spots among the shapes.
     array
-        (n, 2) their rows and columns in the spot array, if known.
+        (n, 2) rows and columns of the spots in the spot array, if known.
     """
 
-    name: str
     patient: str
-    counts: csr_matrix
-    genes: pd.Index
-    rows: np.ndarray
     array: np.ndarray | None = None
 
 
@@ -91,41 +79,7 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
 def measure(
     name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, patient: str, layer: str | None
 ) -> MeasuredSlide:
-    """Counts of a slide, matched to its shapes by instance."""
-    counts, _, rows = matched_counts(name, sdata, shapes_key, table_key, layer=layer)
-    array, genes = array_positions(sdata, shapes_key), sdata.tables[table_key].var_names
-    return with_counts(name, patient, counts, genes, rows, array)
-
-
-def with_counts(
-    name: str, patient: str, counts: csr_matrix, genes: pd.Index, rows: np.ndarray, array: np.ndarray | None = None
-) -> MeasuredSlide:
-    """The spots that have any counts; `array` are the positions of all shapes."""
-    seen = np.asarray(counts.sum(axis=1)).ravel() > 0
-    if not seen.any():
-        raise ValueError(f"Slide {name!r} has no spot with counts. Leave it out, or name another table or layer.")
-    if not seen.all():
-        logger.warning("Slide %r: %d spots without counts are left out.", name, int((~seen).sum()))
-    return MeasuredSlide(name, patient, counts[seen], genes, rows[seen], None if array is None else array[rows[seen]])
-
-
-def matched_counts(
-    name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None
-) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
-    """Raw counts of the spots that a table shares with shapes, their rows in it, and their positions among these."""
-    table = sdata.tables[table_key]
-    where = f"X of table {table_key!r} of slide {name!r}"
-    if layer is not None:
-        where = f"Layer {layer!r} of table {table_key!r} of slide {name!r}"
-        key_in(layer, table.layers, f"layers of table {table_key!r} of slide {name!r}")
-    if not table.var_names.is_unique:
-        raise ValueError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
-    counts = check_counts(table.X if layer is None else table.layers[layer], where)
-    ours, rows = match_rows(table, sdata, shapes_key)
-    if len(ours) == 0:
-        raise ValueError(
-            f"Table {table_key!r} of slide {name!r} and shapes {shapes_key!r} have no spot in common: the table has "
-            f"{list(rows_of(table, shapes_key)[:3])}, the shapes have "
-            f"{list(sdata.shapes[shapes_key].index[:3])}. Give both the same identifiers, of the same type."
-        )
-    return counts[ours], ours, rows
+    """Counts of a training slide, matched to its shapes by instance."""
+    counts = measured_counts(sdata, shapes_key, table_key, layer=layer, name=name).without_empty()
+    array = array_positions(sdata, shapes_key)
+    return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])

@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
+from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot._stats.gamma_poisson import residuals
 from deepspot._stats.normalize import TARGET_SUM, most_variable, normalize
@@ -130,7 +131,7 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     return wanted
 
 
-def common_genes(slides: Sequence[MeasuredSlide]) -> pd.Index:
+def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
     """Genes that all slides measure, in the order of the first; at least half of the smallest panel."""
     common = slides[0].genes
     for slide in slides[1:]:
@@ -144,7 +145,7 @@ def common_genes(slides: Sequence[MeasuredSlide]) -> pd.Index:
     return common
 
 
-def targets(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> tuple[list[np.ndarray], str]:
+def targets(slides: Sequence[MeasuredCounts], genes: Sequence[str]) -> tuple[list[np.ndarray], str]:
     """Log-expression (n, genes) of every slide, NaN where it did not measure a gene, and what the depth was.
 
     With one panel the depth of a spot is its total; with mixed panels it is summed over the genes that all share, or
@@ -156,7 +157,7 @@ def targets(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> tuple[list
     return [target(slide, genes, counted) for slide, counted in zip(slides, genes_of_depth, strict=True)], depth
 
 
-def depth_genes(slides: Sequence[MeasuredSlide]) -> tuple[list[pd.Index], str]:
+def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
     """Genes over which the depth of a spot is summed on every slide, and what they are in words."""
     common = common_genes(slides)
     if all(len(slide.genes) == len(common) for slide in slides):
@@ -164,14 +165,9 @@ def depth_genes(slides: Sequence[MeasuredSlide]) -> tuple[list[pd.Index], str]:
     return [common] * len(slides), f"the {len(common):,} genes that all training slides share"
 
 
-def depth_of(slide: MeasuredSlide, genes: pd.Index) -> np.ndarray:
-    """Counts (n,) of every spot over some genes."""
-    return np.asarray(slide.counts[:, slide.genes.get_indexer(genes)].sum(axis=1)).ravel()
-
-
-def target(slide: MeasuredSlide, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+def target(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
     """Log-expression (n, genes) of one slide, with the depth summed over the genes that are counted."""
-    columns, depth = slide.genes.get_indexer(pd.Index(genes)), depth_of(slide, counted)
+    columns, depth = slide.genes.get_indexer(pd.Index(genes)), slide.depth(counted)
     expression: csr_matrix = normalize(slide.counts[:, columns[columns >= 0]], depth)
     target = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
     target[:, columns >= 0] = expression.toarray()
@@ -208,7 +204,7 @@ def out_of_fold_residuals(
     """
     starts, parts = np.cumsum([0, *spots]), []
     for slide, measured, counted, start in zip(slides, expression, depth_genes(slides)[0], starts, strict=False):
-        exposure = depth_of(slide, counted) / TARGET_SUM
+        exposure = slide.depth(counted) / TARGET_SUM
         predicted = np.clip(out_of_fold[start + slide.rows], 0, HIGHEST)
         parts.append((np.expm1(measured) * exposure[:, None], exposure, np.expm1(predicted)))
     return {

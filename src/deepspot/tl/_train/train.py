@@ -136,7 +136,7 @@ def train(
     from deepspot.models._bundle.card import TrainingSlide
     from deepspot.models._network.config import look_up
 
-    from .plan import Keys, View, plan_slides
+    from .plan import Keys, Tiling, plan_slides
 
     for argument, text in {"name": name, "tissue": tissue, "licence": licence}.items():
         check_text(text, argument)
@@ -151,8 +151,8 @@ def train(
         raise ValueError("A model has sub-spots or not by its `context`. Pass `subspots='tiles'` or `'tokens'`.")
     ready = encoders.get(encoder)
     needed = made_from if "subspots" in model.network.context else None
-    view = View(ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, needed)
-    plan = plan_slides(sdatas, patient_key, Keys(image_key, shapes_key, table_key, layer, coordinate_system), view)
+    tiling = Tiling(ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, needed)
+    plan = plan_slides(sdatas, patient_key, Keys(image_key, shapes_key, table_key, layer, coordinate_system), tiling)
     chosen = choose_genes(plan.measured, genes, min_detected)
     expression, depth = targets(plan.measured, chosen)
 

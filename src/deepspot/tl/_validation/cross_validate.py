@@ -157,7 +157,7 @@ def cross_validate(
     """
     from deepspot import encoders
     from deepspot._core.device import choose_device
-    from deepspot.tl._train.plan import Keys, View, plan_slides
+    from deepspot.tl._train.plan import Keys, Tiling, plan_slides
 
     from .factories import check_systems, choose_systems
     from .fold import plan_folds
@@ -183,13 +183,13 @@ def cross_validate(
     )
 
     keys = Keys(image_key, shapes_key, table_key, layer, coordinate_system)
-    view = View(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors, made_from)
-    plan = plan_slides(sdatas, patient_key, keys, view)
+    tiling = Tiling(encoders.get(encoder), tile_um, radius_um, array_box, max_neighbors, made_from)
+    plan = plan_slides(sdatas, patient_key, keys, tiling)
     slides = plan.measured
     wanted = _at_least(genes, 1, "genes") if isinstance(genes, Integral) else choose_genes(slides, genes)
     folds = plan_folds(
         slides,
-        {name: features.site.placement.centers for name, features in plan.features.items()},
+        {name: feature.features.view.centers for name, feature in plan.features.items()},
         wanted,
         min_detected=min_detected,
         leave_out=leave_out,

@@ -8,12 +8,12 @@ import pandas as pd
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import logger
 from deepspot._core.validate import key_in, one_key
+from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind_of, match_rows, tables_annotating
 from deepspot._sdata.write import add_columns, check_columns
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import lee, pearson, rmse, spearman
-from deepspot.tl._train.slides import measure
 from deepspot.tl._train.targets import targets
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def evaluate(
     table_key = find_measured_table(sdata, shapes_key, table_key)
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
-    truth = measure(prediction_key, sdata, shapes_key, table_key, patient="", layer=layer)
+    truth = measured_counts(sdata, shapes_key, table_key, layer=layer, name=prediction_key).without_empty()
 
     rows, at = match_rows(prediction, sdata, shapes_key)
     _, ours, theirs = np.intersect1d(at, truth.rows, return_indices=True)

@@ -1,0 +1,87 @@
+"""Measured genes of a slide, matched to its spots by instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from deepspot._core.logging import logger
+from deepspot._core.validate import key_in
+from deepspot._stats.normalize import check_counts
+
+from .tables import match_rows, rows_of
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredCounts:
+    """Raw counts of the spots that a table shares with shapes.
+
+    Attributes
+    ----------
+    name
+        Name of the slide, for messages.
+    table_key, layer
+        Where the counts come from; no layer is `X`.
+    counts
+        (n, genes) raw counts.
+    genes
+        Their names.
+    rows
+        (n,) positions of these spots among the shapes.
+    table_rows
+        (n,) their rows in the table.
+    """
+
+    name: str
+    table_key: str
+    layer: str | None
+    counts: csr_matrix
+    genes: pd.Index
+    rows: np.ndarray
+    table_rows: np.ndarray
+
+    def depth(self, genes: pd.Index | None = None) -> np.ndarray:
+        """Counts (n,) of every spot over some genes, by default over all."""
+        counts = self.counts if genes is None else self.counts[:, self.genes.get_indexer(genes)]
+        return np.asarray(counts.sum(axis=1)).ravel()
+
+    def without_empty(self) -> MeasuredCounts:
+        """Leave out the spots without any count, or raise if there is no other."""
+        seen = self.depth() > 0
+        if not seen.any():
+            raise ValueError(
+                f"Slide {self.name!r} has no spot with counts. Leave it out, or name another table or layer."
+            )
+        if seen.all():
+            return self
+        logger.warning("Slide %r: %d spots without counts are left out.", self.name, int((~seen).sum()))
+        return replace(self, counts=self.counts[seen], rows=self.rows[seen], table_rows=self.table_rows[seen])
+
+
+def measured_counts(
+    sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None = None, name: str = "slide"
+) -> MeasuredCounts:
+    """Raw counts of a table, matched to shapes."""
+    table = sdata.tables[table_key]
+    where = f"X of table {table_key!r} of slide {name!r}"
+    if layer is not None:
+        where = f"Layer {layer!r} of table {table_key!r} of slide {name!r}"
+        key_in(layer, table.layers, f"layers of table {table_key!r} of slide {name!r}")
+    if not table.var_names.is_unique:
+        raise ValueError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
+    counts = check_counts(table.X if layer is None else table.layers[layer], where)
+    table_rows, rows = match_rows(table, sdata, shapes_key)
+    if len(rows) == 0:
+        raise ValueError(
+            f"Table {table_key!r} of slide {name!r} and shapes {shapes_key!r} have no spot in common: the table has "
+            f"{list(rows_of(table, shapes_key)[:3])}, the shapes have {list(sdata.shapes[shapes_key].index[:3])}. "
+            "Give both the same identifiers, of the same type."
+        )
+    return MeasuredCounts(name, table_key, layer, counts[table_rows], table.var_names, rows, table_rows)
