@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
-from deepspot.tl._predict.predict import stream
+from deepspot.tl._predict import stream
 
 INDEX = [3, 0]
 
@@ -75,6 +75,6 @@ def test_nothing_there(tmp_path):
 
 
 def test_a_region_needs_a_scale(store, monkeypatch):
-    monkeypatch.setattr("deepspot._spatial.transforms.has_scale", lambda sdata, key: False)
+    monkeypatch.setattr("deepspot.io._predicted.has_scale", lambda sdata, key: False)
     with pytest.raises(ValueError, match=r"no coordinate system 'microns'.*set_scale"):
         ds.io.predicted(store, within=(0, 0, 1, 1))
