@@ -251,7 +251,7 @@ def test_damaged_table(write_hest, tmp_path):
 def test_damaged_image(write_hest, tmp_path):
     folder = write_hest(tmp_path / "a")
     (folder / "wsis/TOY1.tif").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"TOY1\.tif is damaged or no TIFF"):
+    with pytest.raises(ValueError, match=r"TOY1\.tif is damaged, cut off or no TIFF"):
         ds.datasets.hest("TOY1", folder=folder)
 
 

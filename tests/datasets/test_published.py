@@ -151,6 +151,15 @@ def test_files_of_the_web_are_verified(web, nothing_here, monkeypatch, url):
     assert list(path.parent.iterdir()) == []
 
 
+def test_a_record_that_cannot_be_found(web, monkeypatch):
+    def fail(self):
+        raise ValueError("Archive with doi not found")
+
+    monkeypatch.setattr(pooch.Pooch, "load_registry_from_doi", fail)
+    with pytest.raises(ConnectionError, match=r"could not be downloaded \(ValueError\)\. Copy it"):
+        fetch_from_url(SOURCE, "doi:10.5281/zenodo.1", "a.zip", MISSING)
+
+
 @pytest.fixture
 def packed(tmp_path):
     path = tmp_path / "a.h5ad.gz"

@@ -179,13 +179,19 @@ def fetch_from_url(source: Source, url: str, path: str, missing: Missing, known_
     """
     import pooch
 
+    def failed(error: Exception) -> ConnectionError:
+        return ConnectionError(missing.message(f"could not be downloaded ({type(error).__name__})"))
+
     files = pooch.create(source.cache, url, registry={path: known_hash})
     try:
         if url.startswith("doi:"):
             files.load_registry_from_doi()
+    except (OSError, ValueError) as error:  # the second if doi.org does not answer as it should
+        raise failed(error) from error
+    try:
         return Path(files.fetch(path))
     except OSError as error:
-        raise ConnectionError(missing.message(f"could not be downloaded ({type(error).__name__})")) from error
+        raise failed(error) from error
 
 
 def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = None) -> Path:

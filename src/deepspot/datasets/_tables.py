@@ -46,18 +46,17 @@ FEW = 0.05
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn the errors of HDF5 into one that names the file, and leave repeated gene names to `name_genes`."""
+def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
+    """Turn the errors of libraries into one that names the file, and leave repeated gene names to `name_genes`."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             yield
-    except MemoryError:
+    except (MemoryError, PermissionError):
         raise
     except Exception as error:  # damaged files raise anything
-        raise ValueError(
-            f"{path} is damaged, cut off or no .h5ad ({type(error).__name__}: {error}). Get it again."
-        ) from error
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, cut off or no {kind} ({problem}). Get it again.") from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:
@@ -177,8 +176,8 @@ def lay_on_image(
     table = table[kept].copy()
     _elements.add_spots(sdata, table, centers[kept], mpp=mpp, diameter_um=diameter_um)
     sdata.attrs[DATASET] = attrs
-    size, diameter = _elements.size_of(table), round(diameter_um, 1)
-    logger.info("Read %s of %s: %s, %.4g µm per pixel, spots of %g µm.", sample, attrs["name"], size, mpp, diameter)
+    what, diameter = _elements.size_of(table), round(diameter_um, 1)
+    logger.info("Read %s of %s: %s, %.4g µm per pixel, spots of %g µm.", sample, attrs["name"], what, mpp, diameter)
     return sdata
 
 
@@ -187,10 +186,5 @@ def _is_tiled(path: Path) -> bool:
         return False
     import tifffile
 
-    try:
-        with tifffile.TiffFile(path) as file:
-            return bool(file.pages.first.is_tiled)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # damaged files raise anything
-        raise ValueError(f"{path} is damaged or no TIFF ({error}). Get it again.") from error
+    with reading(path, "TIFF"), tifffile.TiffFile(path) as file:
+        return bool(file.pages.first.is_tiled)

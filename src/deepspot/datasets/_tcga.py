@@ -23,6 +23,7 @@ from ._published import DATASET, NAME, Files, Source, check_name, fetch_from_hub
 from ._tables import add_facts, authors_centers, read_table, reading, rename_authors
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 REPO = "nonchev/TCGA_digital_spatial_transcriptomics"
@@ -195,7 +196,10 @@ def _read(
             raise ValueError(f"Gene names of {path.name} are not unique, so nobody knows which is meant.")
         columns = pd.Index(names).get_indexer(names if genes is None else check_genes(genes, names, path.name))
         check_fits_in_memory((stored.n_obs, len(columns)), "Choose fewer genes with `genes=`")
-        X = _read_expression(stored.X, columns, path, sample)
+        X, negative = _read_expression(stored, columns, path)
+    if negative > STANDARDIZED:
+        message = "%.0f %% of the values of %s are below 0, which count as 0: they may be standardized, not expression."
+        logger.warning(message, 100 * negative, sample)
 
     centers = authors_centers(stored.obs, path.name)
     image, stated = _library(stored.uns)
@@ -242,41 +246,31 @@ def _read(
     return sdata
 
 
-def _read_expression(stored: Any, columns: np.ndarray, path: Path, sample: str) -> np.ndarray:
-    """Expression (n, genes) in float32, not below 0; read in blocks where it is dense."""
+def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
+    """Expression (n, genes) in float32, not below 0, and the share of values that were; dense files go in blocks."""
     with reading(path):
-        stored = stored.to_memory().tocsr() if hasattr(stored, "to_memory") else stored
-    X = np.empty((stored.shape[0], len(columns)), dtype=np.float32)
+        values = stored.X.to_memory().tocsr() if hasattr(stored.X, "to_memory") else stored.X
+    X = np.empty((stored.n_obs, len(columns)), dtype=np.float32)
     negative = 0
     for start in range(0, len(X), ROWS):
         with reading(path):
-            block = stored[start : start + ROWS]
-            values = (block if isinstance(block, np.ndarray) else block.toarray())[:, columns].astype(np.float64)
-        if not np.isfinite(values).all():
+            rows = values[start : start + ROWS]
+            block = (rows if isinstance(rows, np.ndarray) else rows.toarray())[:, columns].astype(np.float64)
+        if not np.isfinite(block).all():
             raise ValueError(f"X of {path.name} has values that are not finite. Get it again.")
-        negative += int((values < 0).sum())
-        X[start : start + ROWS] = np.maximum(values, 0)
+        negative += int((block < 0).sum())
+        X[start : start + ROWS] = np.maximum(block, 0)
     check_log_scale(X[:ROWS], f"X of {path.name}", said=True)
-    if negative > STANDARDIZED * X.size:
-        logger.warning(
-            "%.0f %% of the values of %s are below 0, which count as 0: they may be standardized, and not expression.",
-            100 * negative / X.size,
-            sample,
-        )
-    return X
+    return X, negative / max(X.size, 1)
 
 
 def _library(uns: Mapping[str, Any]) -> tuple[np.ndarray | None, list[float]]:
     """The small image in RGB, if any, and µm per pixel as far as they are stated."""
     library: Mapping[str, Any] = next(iter(uns.get("spatial", {}).values()), {})
-    stated = [
-        library[part]["microns_per_pixel"]
-        for part in ("metadata", "scalefactors")
-        if "microns_per_pixel" in library.get(part, {})
-    ]
+    stated = [library.get(part, {}).get("microns_per_pixel", 0) for part in ("metadata", "scalefactors")]
     image = library.get("images", {}).get("hires")
     fits = image is not None and image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
-    return image[..., :3] if fits else None, [float(value) for value in stated]
+    return image[..., :3] if fits else None, [float(value) for value in stated if 0 < value < np.inf]
 
 
 def _downscaled(spatial: np.ndarray | None, centers: np.ndarray) -> float | None:
@@ -298,9 +292,8 @@ def _scale(stated: list[float], downscaled: float | None, sample: str, mpp: floa
             message = "%s seems to be of %s, with about %g µm per pixel; `mpp=%g` is used instead."
             logger.warning(message, sample, *likely, mpp)
         return float(mpp)
-    for value in stated:
-        if 0 < value < float("inf"):
-            return value
+    if stated:
+        return stated[0]
     hint = "" if likely is None else f" The small image is shrunk as at {likely[0]}: about {likely[1]:g}."
     raise ValueError(
         f"The scale of {sample} is unknown: the file does not state it. Pass `mpp=`: µm per pixel of the slide, which "

@@ -90,7 +90,13 @@ def visium(
     set_column(sdata, shapes_key, DIAMETER, VISIUM_UM)
     if mpp is None:
         mpp = visium_mpp(intrinsic_centers(sdata, shapes_key), table.obs)
-        _check_scale(mpp, drawn_px)
+        diameter = drawn_px * mpp
+        if abs(diameter / SPACE_RANGER_UM - 1) > 0.1:
+            raise ValueError(
+                f"The scale contradicts itself: the array says {mpp:.4g} µm per pixel, at which "
+                f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. "
+                "Check that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."
+            )
     write_scale(sdata, shapes_key, mpp)
     if image_file is None:
         logger.warning(
@@ -119,14 +125,3 @@ def _check_files(folder: Path, image_file: Path | None) -> float:
         )
     factors = json.loads(path.read_text())
     return factors[key_in("spot_diameter_fullres", factors, path.name)]
-
-
-def _check_scale(mpp: float, drawn_px: float) -> None:
-    """Raise if the scale that the array gives contradicts the diameter at which Space Ranger draws spots."""
-    diameter = drawn_px * mpp
-    if abs(diameter / SPACE_RANGER_UM - 1) > 0.1:
-        raise ValueError(
-            f"The scale contradicts itself: the array says {mpp:.4g} µm per pixel, at which 'spot_diameter_fullres' "
-            f"would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. Check that tissue_positions "
-            "and scalefactors_json.json belong together, or state `mpp=`."
-        )

@@ -16,6 +16,7 @@ PITCH_UM = 100.0
 DIAMETER_UM = 55.0
 MARGIN_UM = 170.0
 GRID_UM = 10.0
+BORDER_UM = 150.0
 
 Array = NDArray[np.float64]
 
@@ -28,17 +29,6 @@ class Tissue:
     edge_um: Array  # (h, w): signed distance to the edge of the tissue, positive inside
     across_um: Array  # (h, w): coordinate across the fibers of the stroma
     along_um: Array  # (h, w): coordinate along them
-
-    @property
-    def size_um(self) -> tuple[float, float]:
-        """Width and height of the slide."""
-        height, width = self.edge_um.shape
-        return width * GRID_UM, height * GRID_UM
-
-    def fiber_angle(self, xy: Array) -> Array:
-        """Direction of the fibers at positions (n, 2), in radians."""
-        gradient = np.gradient(self.across_um)
-        return np.arctan2(sample(gradient[0], xy), sample(gradient[1], xy)) + np.pi / 2
 
 
 def hex_array(n_rows: int, n_cols: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
@@ -141,7 +131,7 @@ def scatter_cells(rng: np.random.Generator, tissue: Tissue) -> dict[str, Cells]:
 def _scatter(rng: np.random.Generator, tissue: Tissue, k: int, look: Nuclei) -> Cells:
     # A jittered hexagonal grid: cells keep their distance, as real ones do.
     step = np.sqrt(2 / np.sqrt(3) / look.per_mm2) * 1000
-    width, height = tissue.size_um
+    height, width = (n * GRID_UM for n in tissue.edge_um.shape)
     row, col = np.indices((int(height / step / 0.866) + 1, int(width / step) + 1)).reshape(2, -1)
     xy = np.column_stack([(col + row % 2 / 2) * step, row * step * np.sqrt(3) / 2])
     xy += rng.normal(0, 0.17 * step, xy.shape)
@@ -153,8 +143,9 @@ def _scatter(rng: np.random.Generator, tissue: Tissue, k: int, look: Nuclei) -> 
     radius = look.radius * np.exp(rng.normal(0, look.spread, n))
     aspect = np.sqrt(rng.uniform(*look.aspect, n))
     angle = rng.uniform(0, np.pi, n)
-    if CLASSES[k] == "stroma":
-        angle = tissue.fiber_angle(xy) + rng.normal(0, 0.15, n)
+    if CLASSES[k] == "stroma":  # along the fibers
+        gradient = np.gradient(tissue.across_um)
+        angle = np.arctan2(sample(gradient[0], xy), sample(gradient[1], xy)) + np.pi / 2 + rng.normal(0, 0.15, n)
     lobes = np.clip(rng.normal(0, look.irregular, (n, 2)), -0.3, 0.3)
     darkness = np.exp(rng.normal(0, 0.10, n))
     return Cells(xy, radius * aspect, radius / aspect, angle, lobes, darkness)
@@ -176,3 +167,16 @@ def spot_composition(tissue: Tissue, cells: dict[str, Cells], xy: Array) -> Arra
     crowding = (counts + 4) / (area * per_spot + 4)
     mass = area * crowding
     return mass / mass.sum(axis=1, keepdims=True)
+
+
+def spot_signals(tissue: Tissue, composition: Array, xy: Array) -> Array:
+    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumour-lymphoid border.
+
+    The border is the tumour share of the spot times the lymphoid share of the tissue within 150 µm,
+    so it cannot be seen inside the spot alone.
+    """
+    on_tissue = (tissue.edge_um > 0).astype(float)
+    lymphoid = tissue.composition[CLASSES.index("lymphoid")] * on_tissue
+    around = disc_mean(lymphoid, xy, 2 * BORDER_UM, 300) / disc_mean(on_tissue, xy, 2 * BORDER_UM, 300)
+    border = 4 * composition[:, CLASSES.index("tumour")] * around
+    return np.column_stack([composition, border])

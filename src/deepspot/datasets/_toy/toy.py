@@ -9,23 +9,12 @@ from numpy.typing import NDArray
 from deepspot._core.validate import check_positive
 
 from .image import draw, stain_colors
-from .tissue import (
-    CLASSES,
-    DIAMETER_UM,
-    Array,
-    Tissue,
-    disc_mean,
-    grow_tissue,
-    hex_array,
-    scatter_cells,
-    spot_composition,
-)
+from .tissue import CLASSES, DIAMETER_UM, Array, grow_tissue, hex_array, scatter_cells, spot_composition, spot_signals
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-BORDER_UM = 150.0
 PROGRAMS = {
     "tumour": ("TUMOR", 0.25),
     "lymphoid": ("LYMPH", 0.20),
@@ -215,19 +204,6 @@ def make_genes(rng: np.random.Generator, n_genes: int) -> Genes:
     loadings = np.abs(rng.normal(0, 0.06, (n_genes, len(SIGNALS))))
     loadings += programs[:, None] == np.array(SIGNALS)
     return Genes(names, programs, loadings, np.exp(rng.normal(0, 0.7, n_genes)))
-
-
-def spot_signals(tissue: Tissue, composition: Array, xy: Array) -> Array:
-    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumour-lymphoid border.
-
-    The border is the tumour share of the spot times the lymphoid share of the tissue within 150 µm,
-    so it cannot be seen inside the spot alone.
-    """
-    on_tissue = (tissue.edge_um > 0).astype(float)
-    lymphoid = tissue.composition[CLASSES.index("lymphoid")] * on_tissue
-    around = disc_mean(lymphoid, xy, 2 * BORDER_UM, 300) / disc_mean(on_tissue, xy, 2 * BORDER_UM, 300)
-    border = 4 * composition[:, CLASSES.index("tumour")] * around
-    return np.column_stack([composition, border])
 
 
 def proportions(genes: Genes, signals: Array, batch: Array, hidden: Array | None = None) -> Array:
