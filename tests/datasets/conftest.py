@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import shutil
 import zipfile
+from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -89,6 +92,54 @@ def nothing_here(tmp_path, monkeypatch):
     monkeypatch.delenv("DEEPSPOT_DATA", raising=False)
     monkeypatch.setattr(settings, "cache_dir", tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def hub(nothing_here, tmp_path, monkeypatch):
+    """A folder that stands for Hugging Face, and what was asked of it: (repository, path, token)."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    served = SimpleNamespace(folder=tmp_path / "hub", asked=[], error=None)
+
+    def download(repo, path, *, repo_type, local_dir, token):
+        assert repo_type == "dataset"
+        served.asked.append((repo, path, token))
+        if served.error is not None:
+            raise served.error
+        if not (served.folder / path).is_file():
+            raise EntryNotFoundError("404")
+        (local_dir / path).parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copy(served.folder / path, local_dir / path))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return served
+
+
+@pytest.fixture
+def web(nothing_here, tmp_path, monkeypatch):
+    """A folder from which pooch downloads what a URL ends with, and the URLs that were asked for."""
+    import pooch
+
+    served = SimpleNamespace(folder=tmp_path / "web", asked=[])
+
+    def download(self, url, output_file, pooch):
+        served.asked.append(url)
+        parts = PurePosixPath(url).parts
+        paths = [served.folder.joinpath(*parts[at:]) for at in range(1, len(parts))]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            raise ConnectionError("no route to host")
+        shutil.copy(path, output_file)
+
+    def load_registry(self):
+        for path in served.folder.iterdir():
+            self.registry[path.name] = f"md5:{pooch.file_hash(str(path), alg='md5')}"
+
+    for kind in (pooch.HTTPDownloader, pooch.DOIDownloader):
+        monkeypatch.setattr(kind, "__call__", download)
+    monkeypatch.setattr(pooch.Pooch, "load_registry_from_doi", load_registry)
+    return served
 
 
 @pytest.fixture

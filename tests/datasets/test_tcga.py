@@ -8,7 +8,6 @@ from scipy.sparse import csr_matrix
 import deepspot as ds
 from deepspot import settings
 from deepspot._spatial.transforms import centers_px, microns_per_pixel
-from deepspot.datasets._shared import hub as _hub
 
 SLIDE = "TCGA-BF-AAP6-01Z-00-DX1.EFF1D6E1-CDBC"
 SIDE, SHRUNK = 40, 10
@@ -147,7 +146,7 @@ def test_bad_values(write_tcga, predicted, tmp_path, log):
     with pytest.raises(ValueError, match="not finite"):
         read(X=broken)
     read(X=good - 1.5)
-    assert any("may be standardised" in line for line in log)
+    assert any("may be standardized" in line for line in log)
     read(X=good)
     with pytest.raises(ValueError, match="are not unique"):
         read(var_names=["GENE1"] * 12)
@@ -179,65 +178,50 @@ def test_bomb(folder, nothing_here):
 
 
 @pytest.fixture
-def hub(write_tcga, tmp_path, monkeypatch):
-    """The repository, with an index."""
-    source = tmp_path / "hub"
-    path = write_tcga(source).relative_to(source).as_posix()
-    rows = pd.DataFrame({"dataset": ["TCGA_SKCM"], "slide_type": ["FFPE"], "sample_id": [SLIDE], "file_path": [path]})
-    asked = []
+def index(write_tcga, hub):
+    """The index of the repository, which is written when it is changed by calling it."""
+    path = write_tcga(hub.folder).relative_to(hub.folder).as_posix()
 
-    def download(repo, path, folder, token):
-        from huggingface_hub import errors
+    def write(**columns):
+        rows = {"dataset": ["TCGA_SKCM"], "slide_type": ["FFPE"], "sample_id": [SLIDE], "file_path": [path]} | columns
+        rows = {name: value for name, value in rows.items() if value is not None}
+        pd.DataFrame(rows).to_csv(hub.folder / "metadata_2025-05-21.csv", index=False)
 
-        asked.append(path)
-        rows.to_csv(source / "metadata_2025-05-21.csv", index=False)
-        if not (source / path).is_file():
-            raise errors.EntryNotFoundError("404")
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes((source / path).read_bytes())
-        return folder / path
-
-    monkeypatch.setattr(_hub, "download", download)
-    return rows, asked
+    write()
+    return write
 
 
-def test_downloads_by_the_index(hub):
-    _, asked = hub
+def test_downloads_by_the_index(index, hub):
     sdata = ds.datasets.tcga(SLIDE, mpp=MPP)
-    assert asked == ["metadata_2025-05-21.csv", f"TCGA_SKCM/FFPE/{SLIDE}.h5ad.gz"]
+    assert [path for _, path, _ in hub.asked] == ["metadata_2025-05-21.csv", f"TCGA_SKCM/FFPE/{SLIDE}.h5ad.gz"]
     assert sdata.tables["deepspot_spots"].obs["cohort"].unique().tolist() == ["TCGA_SKCM"]
     ds.datasets.tcga(SLIDE, mpp=MPP, download=False)
     with pytest.raises(
-        KeyError, match=rf"not found among the 1 .* Similar names: \['{SLIDE}'\].*at hand: \['{SLIDE}'\]"
+        KeyError, match=rf"not found among the 1 .* Similar names: \['{SLIDE}'\].*Local samples: \['{SLIDE}'\]"
     ):
         ds.datasets.tcga(SLIDE[:-1], mpp=MPP)
-    assert len(asked) == 2
+    assert len(hub.asked) == 2
 
 
 @pytest.mark.parametrize("path", ["../../etc/a.h5ad.gz", "/etc/a.h5ad.gz", "TCGA_SKCM/a.pkl", "a//b.h5ad"])
-def test_an_index_cannot_lead_out(hub, path):
-    rows, _ = hub
-    rows["file_path"] = path
+def test_an_index_cannot_lead_out(index, path):
+    index(file_path=[path])
     with pytest.raises(ValueError, match="which is no path of a prediction"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
 
 
-def test_an_index_of_another_kind(hub):
-    rows, _ = hub
-    rows.drop(columns="sample_id", inplace=True)
+def test_an_index_that_is_not_as_expected(index, hub, nothing_here):
+    index(sample_id=None)
     with pytest.raises(ValueError, match=r"has no column \['sample_id'\]"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
-
-
-def test_not_in_the_repository(hub):
-    rows, _ = hub
-    rows["file_path"] = "TCGA_SKCM/FFPE/other.h5ad.gz"
-    with pytest.raises(KeyError, match=r"the index names 'TCGA_SKCM/FFPE/other\.h5ad\.gz'"):
+    (nothing_here / "tcga/metadata_2025-05-21.csv").unlink()
+    index(file_path=["TCGA_SKCM/FFPE/other.h5ad.gz"])
+    with pytest.raises(KeyError, match=r"'TCGA_SKCM/FFPE/other\.h5ad\.gz'` not found .* metadata_2025"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
 
 
 def test_not_here(folder):
-    with pytest.raises(FileNotFoundError, match=rf"`download=False`\..* Samples at hand: \['{SLIDE}'\]"):
+    with pytest.raises(FileNotFoundError, match=rf"`download=False`\..* Local samples: \['{SLIDE}'\]"):
         ds.datasets.tcga("TCGA-XX", mpp=MPP, folder=folder, download=False)
     with pytest.raises(ValueError, match="must be the name of a sample"):
         ds.datasets.tcga(f"TCGA_SKCM/FFPE/{SLIDE}", folder=folder)

@@ -220,14 +220,6 @@ def test_image_files(adata, image, tmp_path, suffix):
     assert off.max() <= (12 if suffix == ".jpg" else 0)
 
 
-def test_transparent_png(adata, image, tmp_path):
-    from PIL import Image
-
-    Image.fromarray(np.dstack([image, image[..., 0]])).save(tmp_path / "slide.png")
-    with pytest.raises(ValueError, match=r"got uint8 \(230, 260, 4\). Drop an alpha channel with `image\[..., :3\]`"):
-        ds.io.from_anndata(adata, tmp_path / "slide.png", mpp=2.0)
-
-
 def test_missing_image(adata, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no image .*nowhere\.jpg"):
         ds.io.from_anndata(adata, tmp_path / "nowhere.jpg", mpp=2.0)

@@ -20,10 +20,10 @@ def quick_model_of_io(toy, mean_colour):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
-    return ds.tl.train(
-        slides, patient_key="patient", genes=10, encoder=mean_colour(), network={"width": 16, "members": 1},
-        training={"epochs": 1, "max_epochs": 1, "gate": "off"}, seed=0,
-    )  # fmt: skip
+    training = {"epochs": 1, "max_epochs": 1, "gate": "off"}
+    network = {"width": 16, "members": 1}
+    options = {"patient_key": "patient", "genes": 10, "encoder": mean_colour(), "seed": 0}
+    return ds.tl.train(slides, network=network, training=training, **options)
 
 
 def test_all_of_it_stays_on_disk(store, slide):

@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, LINK, valid_name
+from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, one_key
-from deepspot._sdata.write import check_writable
 from deepspot._spatial.boxes import check_inside
-from deepspot._spatial.transforms import pitch_px, scaling, write_scale
+from deepspot._spatial.transforms import pitch_px
 
-from ._genes import name_genes, tissue_diameter
-from ._image import CHUNK, load_image
+from ._elements import add_spots, check_centers, image_object, load_image, name_genes, size_of, tissue_diameter
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,14 +35,14 @@ def from_anndata(
     Parameters
     ----------
     adata
-        Spots × genes with ``obsm["spatial"]``: centres as x and y in full-resolution pixels. Scale factors are looked
+        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels. Scale factors are looked
         up in ``uns["spatial"]``.
     image
         Full-resolution H&E image: a .jpg, .png or .tif file, or a uint8 array (height, width, 3).
     mpp
         µm per full-resolution pixel; needed if neither the object nor `spot_pitch_um` tells.
     spot_pitch_um
-        Distance between neighbouring spots in µm (Visium 100, Spatial Transcriptomics 200), from which `mpp` follows.
+        Distance between neighboring spots in µm (Visium 100, Spatial Transcriptomics 200), from which `mpp` follows.
     spot_diameter_um
         Diameter of the tissue that a spot measures in µm (Visium 55, Spatial Transcriptomics 100). By default it
         follows from ``spot_diameter_fullres``, whose 65 µm in Visium are read as 55.
@@ -76,15 +74,11 @@ def from_anndata(
     >>> import deepspot as ds
     >>> sdata = ds.io.from_anndata(adata, "slide.jpg", spot_pitch_um=100)  # doctest: +SKIP
     """
-    from spatialdata import SpatialData
-    from spatialdata.models import Image2DModel, ShapesModel, TableModel
-    from spatialdata.transformations import Identity
-
     if "spatial" not in adata.obsm:
         raise KeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
     pixels = load_image(image)
     library, entry = _library(adata, library_id)
-    centers = _centers(adata)
+    centers = check_centers(adata.obsm["spatial"], adata.obs_names, "adata.obsm['spatial']")
     mpp = _scale(entry, centers, mpp, spot_pitch_um)
     drawn = entry.get("scalefactors", {}).get("spot_diameter_fullres")
     if spot_diameter_um is None:
@@ -103,39 +97,9 @@ def from_anndata(
     for stale in ("spatial", "spatialdata_attrs"):  # the second is there if the table came from a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
-    spots = np.arange(len(table))
-    # Annotators like to call a column "region": theirs stays as it is.
-    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in LINK)
-    table.obs[region_key] = "spots"
-    table.obs[region_key] = table.obs[region_key].astype("category")
-    table.obs[instance_key] = spots
-    check_writable(table)
-    circles = ShapesModel.parse(
-        centers,
-        geometry=0,
-        radius=float(drawn or spot_diameter_um / mpp) / 2,
-        index=spots,
-        transformations={"global": Identity()},
-    )
-    circles[DIAMETER] = float(spot_diameter_um)
-    sdata = SpatialData(
-        images={
-            f"{name}_image": Image2DModel.parse(
-                pixels.transpose(2, 0, 1),
-                dims=("c", "y", "x"),
-                c_coords=["r", "g", "b"],
-                chunks=(3, CHUNK, CHUNK),
-                transformations={"global": scaling(1 / image_scale)},
-            )
-        },
-        shapes={"spots": circles},
-        tables={"table": TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)},
-    )
-    write_scale(sdata, "spots", mpp)
-    logger.info(
-        "Read %s: %s spots × %s genes, %.4g µm per pixel, spots of %g µm.",
-        name, f"{table.n_obs:,}", f"{table.n_vars:,}", mpp, spot_diameter_um,
-    )  # fmt: skip
+    sdata = image_object(pixels, name, downscaled=1 / image_scale)
+    add_spots(sdata, table, centers, mpp=mpp, diameter_um=spot_diameter_um, drawn_px=drawn)
+    logger.info("Read %s: %s, %.4g µm per pixel, spots of %g µm.", name, size_of(table), mpp, spot_diameter_um)
     return sdata
 
 
@@ -145,19 +109,6 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
         return None, {}
     key = one_key(library_id, libraries, "adata.uns['spatial']", "library_id")
     return key, dict(libraries[key])
-
-
-def _centers(adata: AnnData) -> np.ndarray:
-    centers = np.asarray(adata.obsm["spatial"], dtype=np.float64)
-    if centers.ndim != 2 or centers.shape[1] != 2:
-        raise ValueError(f"`adata.obsm['spatial']` must be of shape (n, 2): x and y in pixels. Got {centers.shape}.")
-    broken = ~np.isfinite(centers).all(axis=1)
-    if broken.any():
-        raise ValueError(
-            f"{broken.sum()} of {len(centers)} spots have no finite coordinates in `adata.obsm['spatial']`, the first "
-            f"is {adata.obs_names[broken][0]!r}. Remove these spots first."
-        )
-    return centers
 
 
 def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_pitch_um: float | None) -> float:
@@ -172,7 +123,7 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_p
     if not stated:
         raise ValueError(
             "The scale is unknown: `adata.uns['spatial']` has no 'microns_per_pixel'. Pass `mpp=` (µm per "
-            "full-resolution pixel) or `spot_pitch_um=` (distance between neighbouring spots; 100 for Visium)."
+            "full-resolution pixel) or `spot_pitch_um=` (distance between neighboring spots; 100 for Visium)."
         )
     values = list(stated.values())
     if max(values) > 1.05 * min(values):

@@ -13,12 +13,12 @@ from deepspot._sdata.tables import rows_of
 from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
 
+from ._elements import size_of
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
-
-SIDES = 4
 
 
 def predicted(
@@ -54,19 +54,19 @@ def predicted(
     >>> import deepspot as ds
     >>> sdata = ds.io.predicted("slide.zarr", genes=["FASN", "ERBB2"])  # doctest: +SKIP
     """
-    from spatialdata import SpatialData, bounding_box_query, read_zarr
+    from spatialdata import SpatialData, bounding_box_query, get_extent, read_zarr
 
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"There is no store {str(path)!r}. Make one with `ds.tl.predict(sdata, out=…)`.")
     sdata = read_zarr(path, selection=("shapes",))
-    table, key = _lazily(path)
+    table, key = _open_table(path)
     region = str(table.uns["spatialdata_attrs"]["region"])
-    columns = slice(None)
+    shapes: GeoDataFrame = sdata.shapes[region]
+    columns: Any = slice(None)
+    rows: Any = slice(None)
     if genes is not None:
         columns = table.var_names.get_indexer(check_genes(genes, table.var_names, f"the store {path.name!r}"))
-    rows: Any = slice(None)
-    shapes: GeoDataFrame = sdata.shapes[region]
     if within is not None:
         low, high = _corners(within)
         if not has_scale(sdata, region):
@@ -74,21 +74,26 @@ def predicted(
                 f"The spots {region!r} have no coordinate system {MICRONS!r}, so nobody knows where they lie in "
                 "µm. State the scale of the slide with `ds.pp.set_scale`, and predict it again."
             )
-        shapes = bounding_box_query(shapes, axes=("x", "y"), min_coordinate=low, max_coordinate=high,
-                                    target_coordinate_system=MICRONS)  # fmt: skip
-        if shapes is None or not len(shapes):
-            raise ValueError(f"No spot of {region!r} lies within {tuple(within)} µm. {_extent(sdata, region)}")
-        rows = np.flatnonzero(rows_of(table, region).isin(shapes.index))
-    if genes is not None or within is not None:
+        found = bounding_box_query(
+            shapes, axes=("x", "y"), min_coordinate=low, max_coordinate=high, target_coordinate_system=MICRONS
+        )
+        if found is None or not len(found):
+            (x0, x1), (y0, y1) = (get_extent(shapes, coordinate_system=MICRONS)[axis] for axis in "xy")
+            raise ValueError(
+                f"No spot of {region!r} lies within {tuple(within)} µm. They lie within "
+                f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
+            )
+        shapes, rows = found, np.flatnonzero(rows_of(table, region).isin(found.index))
+    in_memory = genes is not None or within is not None
+    if in_memory:
         table = table[rows, columns]
         check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within=`")
         table = table.to_memory()
-    logger.info("Opened %s: %s spots × %s genes%s.", path, f"{table.n_obs:,}", f"{table.n_vars:,}",
-                "" if genes is not None or within is not None else ", which stay on disk")  # fmt: skip
+    logger.info("Opened %s: %s%s.", path, size_of(table), "" if in_memory else ", which stay on disk")
     return SpatialData(shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
 
 
-def _lazily(path: Path) -> tuple[AnnData, str]:
+def _open_table(path: Path) -> tuple[AnnData, str]:
     """The one table of a store, with `X` left on disk, and its name."""
     import zarr
     from anndata import AnnData
@@ -103,14 +108,6 @@ def _lazily(path: Path) -> tuple[AnnData, str]:
 
 def _corners(within: Sequence[float]) -> tuple[list[float], list[float]]:
     corners = [float(value) for value in within]
-    if len(corners) != SIDES or not corners[0] < corners[2] or not corners[1] < corners[3]:
+    if len(corners) != 4 or not corners[0] < corners[2] or not corners[1] < corners[3]:
         raise ValueError(f"`within` must be (x_min, y_min, x_max, y_max) in µm, got {tuple(within)}.")
     return corners[:2], corners[2:]
-
-
-def _extent(sdata: SpatialData, region: str) -> str:
-    from spatialdata import get_extent
-
-    extent = get_extent(sdata[region], coordinate_system=MICRONS)
-    (x0, x1), (y0, y1) = extent["x"], extent["y"]
-    return f"They lie within ({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."

@@ -71,21 +71,18 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     scale, stated_by = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
-    sdata = SpatialData(images={image_key: _pyramid(_Named(reader, file))})
+    sdata = SpatialData(images={image_key: _pyramid(_NamingReader(reader, file))})
     write_scale(sdata, image_key, scale)
-    sdata.attrs[SLIDE] = {
-        "path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": stated_by, "name": name,
-    }  # fmt: skip
+    known = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": stated_by, "name": name}
+    sdata.attrs[SLIDE] = known
     height, width = reader.properties.shape
-    logger.info(
-        "Opened %s: %s × %s px, %d levels, %.4g µm per pixel (%s).",
-        name, f"{width:,}", f"{height:,}", reader.properties.n_level, scale, f"from the {stated_by}",
-    )  # fmt: skip
+    size, levels = f"{width:,} × {height:,} px", reader.properties.n_level
+    logger.info("Opened %s: %s, %d levels, %.4g µm per pixel (from the %s).", name, size, levels, scale, stated_by)
     return sdata
 
 
-class _Named:
-    """A reader whose errors are those of a file, and name it: OpenSlide's own say neither, and are no OSError."""
+class _NamingReader:
+    """A reader whose errors are OSErrors that name the file, which OpenSlide's own are not."""
 
     def __init__(self, reader: Any, file: Path) -> None:
         self.reader, self.file = reader, file
@@ -117,14 +114,13 @@ def _open(file: Path) -> Any:
         ) from error
 
 
-def _pyramid(reader: _Named) -> DataTree:
+def _pyramid(reader: _NamingReader) -> DataTree:
     """Levels as SpatialData has them: pixels of coarser ones lie at coordinates of the finest."""
     from wsidata.reader import to_datatree
     from xarray import DataTree
 
     tree = to_datatree(reader)
-    finest = tree["scale0"].sizes
-    levels = {}
+    finest, levels = tree["scale0"].sizes, {}
     for scale, level in tree.items():
         # wsidata counts from 0 in each level, so that a crop in µm would cut other tissue out of each.
         places = {axis: (np.arange(n) + 0.5) * finest[axis] / n for axis, n in level.sizes.items() if axis != "c"}

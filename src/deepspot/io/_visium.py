@@ -5,25 +5,18 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from deepspot._core.keys import ARRAY, DIAMETER, valid_name
+from deepspot._core.keys import DIAMETER, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, key_in
 from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.write import check_writable, set_column
 from deepspot._spatial.boxes import check_inside
-from deepspot._spatial.transforms import centers_px, pitch_from_array, write_scale
+from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
 
-from ._genes import SPACE_RANGER_UM, VISIUM_UM, name_genes, say_numbered
+from ._elements import SPACE_RANGER_UM, VISIUM_UM, name_genes, visium_mpp, warn_repeated_genes
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-
-PITCH_UM = 100.0
-# The array is hexagonal: a step of `array_col` is half a pitch, a step of `array_row` is √3/2 of it.
-STEPS = np.array([np.sqrt(3) / 2, 0.5])
-TOLERANCE = 0.1
 
 
 def visium(
@@ -75,68 +68,60 @@ def visium(
     from spatialdata_io import visium as read
 
     folder = Path(path)
-    _check_files(folder, fullres_image_file)
-    factors = _scale_factors(folder)
+    image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
+    drawn_px = _check_files(folder, image_file)
+    if mpp is not None:
+        check_positive(mpp, "mpp")
     if dataset_id is None and not any(folder.glob("*_filtered_feature_bc_matrix.h5")):
         dataset_id = folder.resolve().name
     dataset_id = dataset_id and valid_name(dataset_id)
-    image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variable names are not unique")  # said below, with the way out
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # logged below, with what to do
         warnings.filterwarnings("ignore", message="Converting `region_key")  # the reader's own doing
         sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
 
     shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
-    # The reader numbers genes of one name without a word: `TBCE-1` beside `TBCE`.
+    # The reader numbers genes of one name and does not log it: `TBCE-1` after `TBCE`.
     numbered = table.var_names[table.var_names.str.endswith("-1")].str.removesuffix("-1").intersection(table.var_names)
     if gene_id_key is None and len(numbered):
-        say_numbered(list(numbered))
+        warn_repeated_genes(list(numbered))
     name_genes(table, gene_id_key)
     check_writable(table)
     set_column(sdata, shapes_key, DIAMETER, VISIUM_UM)
-    write_scale(sdata, shapes_key, _scale(sdata, shapes_key, factors, mpp))
-    if image_file is not None:
-        image_key = f"{shapes_key}_full_image"
-        size = level_sizes(pyramid_levels(sdata, image_key))[0]
-        check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
+    if mpp is None:
+        mpp = visium_mpp(intrinsic_centers(sdata, shapes_key), table.obs)
+        diameter = drawn_px * mpp
+        if abs(diameter / SPACE_RANGER_UM - 1) > 0.1:
+            raise ValueError(
+                f"The scale contradicts itself: the array says {mpp:.4g} µm per pixel, at which "
+                f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. "
+                "Check that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."
+            )
+    write_scale(sdata, shapes_key, mpp)
     if image_file is None:
         logger.warning(
             "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "
             "Pass the image that Space Ranger was given as `fullres_image_file=`."
         )
+    else:
+        image_key = f"{shapes_key}_full_image"
+        size = level_sizes(pyramid_levels(sdata, image_key))[0]
+        check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     return sdata
 
 
-def _check_files(folder: Path, fullres_image_file: str | Path | None) -> None:
+def _check_files(folder: Path, image_file: Path | None) -> float:
+    """Raise if a file is missing, else return the diameter in pixels at which spots are drawn."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Pass Space Ranger's output folder, usually 'outs'.")
-    if fullres_image_file is not None and not (folder / Path(fullres_image_file).expanduser()).is_file():
+    if image_file is not None and not (folder / image_file).is_file():
         raise FileNotFoundError(
-            f"There is no image {fullres_image_file} (nor in {folder}). Pass the image that Space Ranger was given."
+            f"There is no image {image_file} (nor in {folder}). Pass the image that Space Ranger was given."
         )
-    if not (folder / "spatial" / "scalefactors_json.json").is_file():
+    path = folder / "spatial" / "scalefactors_json.json"
+    if not path.is_file():
         raise FileNotFoundError(
-            f"{folder / 'spatial'} has no scalefactors_json.json. Copy the complete 'spatial' folder of Space Ranger."
+            f"{path.parent} has no scalefactors_json.json. Copy the complete 'spatial' folder of Space Ranger."
         )
-
-
-def _scale_factors(folder: Path) -> dict[str, float]:
-    factors = json.loads((folder / "spatial" / "scalefactors_json.json").read_text())
-    key_in("spot_diameter_fullres", factors, "scalefactors_json.json")
-    return factors
-
-
-def _scale(sdata: SpatialData, shapes_key: str, factors: dict[str, float], mpp: float | None) -> float:
-    if mpp is not None:
-        return check_positive(mpp, "mpp")
-    points = np.column_stack([sdata.shapes[shapes_key].geometry.x, sdata.shapes[shapes_key].geometry.y])
-    array = sdata.tables["table"].obs[list(ARRAY)].to_numpy(dtype=float) * STEPS
-    fitted = PITCH_UM / pitch_from_array(points, array)
-    diameter = factors["spot_diameter_fullres"] * fitted
-    if abs(diameter / SPACE_RANGER_UM - 1) > TOLERANCE:
-        raise ValueError(
-            f"The scale contradicts itself: the array says {fitted:.4g} µm per pixel, at which "
-            f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. Check "
-            "that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."
-        )
-    return fitted
+    factors = json.loads(path.read_text())
+    return factors[key_in("spot_diameter_fullres", factors, path.name)]

@@ -1,3 +1,5 @@
+"""How a toy slide looks."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -7,10 +9,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.special import expit
 
-from .cells import LOOKS, Cells, Nuclei
-from .tissue import CLASSES, GRID_UM, Array, Tissue, smooth_noise
+from .tissue import CLASSES, GRID_UM, LOOKS, Array, Cells, Nuclei, Tissue, smooth_noise
 
-HAEMATOXYLIN = (0.62, 0.70, 0.35)
+HEMATOXYLIN = (0.62, 0.70, 0.35)
 EOSIN = (0.18, 0.85, 0.46)
 CYTOPLASM_UM = 9.2
 CHUNK = 250
@@ -23,61 +24,51 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Render the slide as an image (h, w, 3), by the Beer-Lambert law.
 
-    Parameters
-    ----------
-    rng
-        Source of the texture; what lies where is decided by `tissue` and `cells` alone.
-    tissue
-        Maps of the slide.
-    cells
-        Cells per class.
-    mpp
-        µm per pixel.
-    stains
-        Optical densities (3, 3) of haematoxylin, eosin and glass in red, green and blue.
+    `rng` gives the texture; what lies where is decided by `tissue` and `cells` alone. `stains` (3, 3) are the optical
+    densities of hematoxylin, eosin and glass in red, green and blue.
     """
-    haematoxylin, eosin = _ground(rng, tissue, mpp)
+    hematoxylin, eosin = _ground(rng, tissue, mpp)
     tumour = cells["tumour"].xy
     _stamp(eosin, tumour, np.full(len(tumour), CYTOPLASM_UM + 2), mpp, _cytoplasm)
     for name in CLASSES:
-        _stamp_nuclei(haematoxylin, cells[name], LOOKS[name], mpp)
-    haematoxylin *= 1 + 0.06 * rng.standard_normal(haematoxylin.shape, dtype=np.float32)
+        _stamp_nuclei(hematoxylin, cells[name], LOOKS[name], mpp)
+    hematoxylin *= 1 + 0.06 * rng.standard_normal(hematoxylin.shape, dtype=np.float32)
     image = np.empty((*eosin.shape, 3), dtype=np.uint8)
     for channel, (h, e, glass) in enumerate(stains.T.astype(np.float32)):
-        light = 255 * np.exp(-(haematoxylin * h + eosin * e + glass))
+        light = 255 * np.exp(-(hematoxylin * h + eosin * e + glass))
         light += 1.2 * rng.standard_normal(light.shape, dtype=np.float32)  # the sensor's noise
         image[..., channel] = np.clip(np.rint(light), 0, 255)
     return image
 
 
-def stain_colours(rng: np.random.Generator, shift: float) -> Array:
-    """Optical densities (3, 3) of one patient's stains and glass; `shift` 0 gives the textbook colours."""
-    colours = np.array([HAEMATOXYLIN, EOSIN])
-    colours = np.clip(colours + shift * rng.normal(0, 0.14, (2, 3)), 0.02, None)
-    colours /= np.linalg.norm(colours, axis=1, keepdims=True)
-    colours *= np.exp(shift * rng.normal(0, 0.40, (2, 1)))
+def stain_colors(rng: np.random.Generator, shift: float) -> Array:
+    """Optical densities (3, 3) of one patient's stains and glass; `shift` 0 gives the textbook colors."""
+    colors = np.array([HEMATOXYLIN, EOSIN])
+    colors = np.clip(colors + shift * rng.normal(0, 0.14, (2, 3)), 0.02, None)
+    colors /= np.linalg.norm(colors, axis=1, keepdims=True)
+    colors *= np.exp(shift * rng.normal(0, 0.40, (2, 1)))
     glass = 0.02 + shift * rng.uniform(0, 0.06, 3)
-    return np.vstack([colours, glass])
+    return np.vstack([colors, glass])
 
 
 def _ground(rng: np.random.Generator, tissue: Tissue, mpp: float) -> tuple[Plane, Plane]:
     """Densities of both stains before any cell is drawn."""
     tumour, lymphoid, stroma, necrosis = (_upsample(grid, mpp) for grid in tissue.composition)
     shape = tumour.shape
-    fibre = _fibres(rng, tissue, mpp)
+    fiber = _fibers(rng, tissue, mpp)
     grain = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.9 / mpp)
     grain /= grain.std()
     cloud = _upsample(smooth_noise(rng, tissue.edge_um.shape, 1.2), mpp)
 
-    eosin = stroma * np.clip(0.46 + 0.19 * fibre, 0.05, None)
+    eosin = stroma * np.clip(0.46 + 0.19 * fiber, 0.05, None)
     eosin += tumour * (0.15 + 0.03 * grain)
     eosin += lymphoid * (0.17 + 0.04 * grain)
     eosin += necrosis * np.clip(0.46 + 0.14 * grain + 0.10 * cloud, 0.08, None)
     # Cytoplasm of tumour and lymphoid cells is bluish; necrosis is strewn with nuclear dust.
-    haematoxylin = 0.14 * tumour + 0.13 * lymphoid + 0.03 * stroma
-    haematoxylin += necrosis * 0.55 * expit(5 * (grain + 0.5 * cloud - 2.1))
+    hematoxylin = 0.14 * tumour + 0.13 * lymphoid + 0.03 * stroma
+    hematoxylin += necrosis * 0.55 * expit(5 * (grain + 0.5 * cloud - 2.1))
     present = expit(_upsample(tissue.edge_um, mpp) / np.float32(0.7))
-    return haematoxylin * present, eosin * present
+    return hematoxylin * present, eosin * present
 
 
 def _upsample(grid: Array, mpp: float) -> Plane:
@@ -90,8 +81,8 @@ def _upsample(grid: Array, mpp: float) -> Plane:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box))
 
 
-def _fibres(rng: np.random.Generator, tissue: Tissue, mpp: float) -> Plane:
-    """Wavy fibres: noise that is long in one direction, looked up in the bent coordinates of the stroma."""
+def _fibers(rng: np.random.Generator, tissue: Tissue, mpp: float) -> Plane:
+    """Wavy fibers: noise that is long in one direction, looked up in the bent coordinates of the stroma."""
     texture = smooth_noise(rng, (512, 512), (1.3, 5.0)) + 0.8 * smooth_noise(rng, (512, 512), (3.5, 9.0))
     at = np.stack([_upsample(tissue.across_um, mpp), _upsample(tissue.along_um, mpp) / 4])
     return map_coordinates(texture.astype(np.float32), at, order=1, mode="grid-wrap")
@@ -111,9 +102,9 @@ def _stamp(
         half = int(np.ceil(reach_um[part[-1]] / mpp))
         offsets = np.arange(-half, half + 1)
         pixel = np.floor(xy[part] / mpp).astype(int)
-        centre = pixel + 0.5 - xy[part] / mpp
-        dx = ((centre[:, 0, None, None] + offsets[None, None, :]) * mpp).astype(np.float32)
-        dy = ((centre[:, 1, None, None] + offsets[None, :, None]) * mpp).astype(np.float32)
+        center = pixel + 0.5 - xy[part] / mpp
+        dx = ((center[:, 0, None, None] + offsets[None, None, :]) * mpp).astype(np.float32)
+        dy = ((center[:, 1, None, None] + offsets[None, :, None]) * mpp).astype(np.float32)
         values = shape(dx, dy, *(column[part, None, None].astype(np.float32) for column in columns))
         rows = pixel[:, 1, None, None] + margin + offsets[None, :, None]
         cols = pixel[:, 0, None, None] + margin + offsets[None, None, :]

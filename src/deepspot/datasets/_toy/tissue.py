@@ -1,3 +1,5 @@
+"""Where the tissue of a toy slide lies, and its cells."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -5,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
 from scipy.special import softmax
 
 CLASSES = ("tumour", "lymphoid", "stroma", "necrosis")
@@ -13,45 +16,23 @@ PITCH_UM = 100.0
 DIAMETER_UM = 55.0
 MARGIN_UM = 170.0
 GRID_UM = 10.0
+BORDER_UM = 150.0
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """The truth about one slide, as maps on a grid of 10 µm; positions are (x, y) in µm from the slide's corner.
+    """The truth about one slide, as maps on a grid of 10 µm; positions are (x, y) in µm from the slide's corner."""
 
-    Attributes
-    ----------
-    composition
-        Shares of the tissue classes, (4, h, w); they sum to 1 everywhere, on glass too.
-    edge_um
-        Signed distance to the edge of the tissue, (h, w); positive inside.
-    across_um
-        Coordinate across the fibres of the stroma, (h, w); its gradient is perpendicular to them.
-    along_um
-        Coordinate along the fibres, (h, w).
-    """
-
-    composition: Array
-    edge_um: Array
-    across_um: Array
-    along_um: Array
-
-    @property
-    def size_um(self) -> tuple[float, float]:
-        """Width and height of the slide."""
-        height, width = self.edge_um.shape
-        return width * GRID_UM, height * GRID_UM
-
-    def fibre_angle(self, xy: Array) -> Array:
-        """Direction of the fibres at positions (n, 2), in radians."""
-        gradient = np.gradient(self.across_um)
-        return np.arctan2(sample(gradient[0], xy), sample(gradient[1], xy)) + np.pi / 2
+    composition: Array  # (4, h, w): shares of the tissue classes, which sum to 1 everywhere, on glass too
+    edge_um: Array  # (h, w): signed distance to the edge of the tissue, positive inside
+    across_um: Array  # (h, w): coordinate across the fibers of the stroma
+    along_um: Array  # (h, w): coordinate along them
 
 
 def hex_array(n_rows: int, n_cols: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    """Rows, columns and centres in µm (n, 2) of an array of spots laid out and numbered as Visium's."""
+    """Rows, columns and centers in µm (n, 2) of an array of spots laid out and numbered as Visium's."""
     row, position = (axis.ravel() for axis in np.indices((n_rows, n_cols)))
     col = 2 * position + row % 2
     xy = np.column_stack([col * PITCH_UM / 2, row * PITCH_UM * np.sqrt(3) / 2]) + MARGIN_UM
@@ -60,21 +41,16 @@ def hex_array(n_rows: int, n_cols: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 def sample(grid: Array, xy: Array) -> Array:
     """Values of a map (h, w) at positions (n, 2) in µm."""
-    cells = xy / GRID_UM - 0.5  # a cell's value belongs to its centre
+    cells = xy / GRID_UM - 0.5  # a cell's value belongs to its center
     return map_coordinates(grid, cells[:, ::-1].T, order=1, mode="nearest")
 
 
-def disc(diameter_um: float, n: int) -> Array:
-    """Return `n` points (n, 2) that cover a disc around the origin evenly (a sunflower)."""
+def disc_mean(grid: Array, xy: Array, diameter_um: float, n: int = 100) -> Array:
+    """Mean of a map (h, w) over discs around positions (m, 2), each at `n` points that cover it evenly."""
     k = np.arange(n) + 0.5
     angle = np.pi * (1 + np.sqrt(5)) * k
-    return (diameter_um / 2 * np.sqrt(k / n))[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
-
-
-def disc_mean(grid: Array, xy: Array, diameter_um: float, n: int = 100) -> Array:
-    """Mean of a map (h, w) over discs around positions (m, 2)."""
-    points = (xy[:, None] + disc(diameter_um, n)).reshape(-1, 2)
-    return sample(grid, points).reshape(len(xy), n).mean(axis=1)
+    disc = (diameter_um / 2 * np.sqrt(k / n))[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    return sample(grid, (xy[:, None] + disc).reshape(-1, 2)).reshape(len(xy), n).mean(axis=1)
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float | tuple[float, float]) -> Array:
@@ -111,3 +87,96 @@ def grow_tissue(rng: np.random.Generator, xy: Array) -> Tissue:
         across_um=x * np.cos(angle) + y * np.sin(angle) + bend,
         along_um=y * np.cos(angle) - x * np.sin(angle),
     )
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """How the nuclei of one tissue class look: lengths in µm, optical densities of hematoxylin."""
+
+    per_mm2: float
+    radius: float
+    spread: float  # of the radius, as a share of it
+    aspect: tuple[float, float]
+    irregular: float
+    rim: float  # density at the nuclear membrane
+    core: float  # density inside
+    nucleolus: float = 0.0
+
+
+LOOKS = {
+    "tumour": Nuclei(3600, 5.2, 0.17, (1.0, 1.5), 0.09, rim=1.00, core=0.42, nucleolus=0.8),
+    "lymphoid": Nuclei(11000, 3.1, 0.09, (1.0, 1.15), 0.03, rim=1.75, core=1.75),
+    "stroma": Nuclei(950, 3.4, 0.15, (3.5, 6.0), 0.05, rim=1.25, core=1.15),
+    "necrosis": Nuclei(450, 2.6, 0.30, (1.0, 1.8), 0.20, rim=0.75, core=0.65),
+}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All cells of one class: centers (n, 2) in µm, and the shapes of their nuclei, each (n,)."""
+
+    xy: Array
+    long: Array  # semi-axes in µm
+    short: Array
+    angle: Array
+    lobes: Array  # (n, 2): strength of the 2nd and 3rd harmonic of the outline
+    darkness: Array
+
+
+def scatter_cells(rng: np.random.Generator, tissue: Tissue) -> dict[str, Cells]:
+    """Draw the cells of every class where the tissue is of that class."""
+    return {name: _scatter(rng, tissue, k, LOOKS[name]) for k, name in enumerate(CLASSES)}
+
+
+def _scatter(rng: np.random.Generator, tissue: Tissue, k: int, look: Nuclei) -> Cells:
+    # A jittered hexagonal grid: cells keep their distance, as real ones do.
+    step = np.sqrt(2 / np.sqrt(3) / look.per_mm2) * 1000
+    height, width = (n * GRID_UM for n in tissue.edge_um.shape)
+    row, col = np.indices((int(height / step / 0.866) + 1, int(width / step) + 1)).reshape(2, -1)
+    xy = np.column_stack([(col + row % 2 / 2) * step, row * step * np.sqrt(3) / 2])
+    xy += rng.normal(0, 0.17 * step, xy.shape)
+    share = sample(tissue.composition[k], xy)
+    inside = sample(tissue.edge_um, xy) > 8
+    xy = xy[(rng.uniform(size=len(xy)) < share) & inside]
+
+    n = len(xy)
+    radius = look.radius * np.exp(rng.normal(0, look.spread, n))
+    aspect = np.sqrt(rng.uniform(*look.aspect, n))
+    angle = rng.uniform(0, np.pi, n)
+    if CLASSES[k] == "stroma":  # along the fibers
+        gradient = np.gradient(tissue.across_um)
+        angle = np.arctan2(sample(gradient[0], xy), sample(gradient[1], xy)) + np.pi / 2 + rng.normal(0, 0.15, n)
+    lobes = np.clip(rng.normal(0, look.irregular, (n, 2)), -0.3, 0.3)
+    darkness = np.exp(rng.normal(0, 0.10, n))
+    return Cells(xy, radius * aspect, radius / aspect, angle, lobes, darkness)
+
+
+def spot_composition(tissue: Tissue, cells: dict[str, Cells], xy: Array) -> Array:
+    """Shares of the classes in the 55 µm spots, (n, 4): the area each covers, times how densely its cells lie there.
+
+    The density is the number of nuclei really drawn over the number expected, both with four added,
+    so that a class with few cells keeps its area.
+    """
+    spots, counts = cKDTree(xy), np.zeros((len(xy), len(CLASSES)))
+    for k, name in enumerate(CLASSES):
+        if len(cells[name].xy):
+            near, spot = spots.query(cells[name].xy)
+            np.add.at(counts[:, k], spot[near <= DIAMETER_UM / 2], 1)
+    area = np.column_stack([disc_mean(grid, xy, DIAMETER_UM) for grid in tissue.composition])
+    per_spot = np.array([LOOKS[name].per_mm2 for name in CLASSES]) * np.pi * (DIAMETER_UM / 2000) ** 2
+    crowding = (counts + 4) / (area * per_spot + 4)
+    mass = area * crowding
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+def spot_signals(tissue: Tissue, composition: Array, xy: Array) -> Array:
+    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumour-lymphoid border.
+
+    The border is the tumour share of the spot times the lymphoid share of the tissue within 150 µm,
+    so it cannot be seen inside the spot alone.
+    """
+    on_tissue = (tissue.edge_um > 0).astype(float)
+    lymphoid = tissue.composition[CLASSES.index("lymphoid")] * on_tissue
+    around = disc_mean(lymphoid, xy, 2 * BORDER_UM, 300) / disc_mean(on_tissue, xy, 2 * BORDER_UM, 300)
+    border = 4 * composition[:, CLASSES.index("tumour")] * around
+    return np.column_stack([composition, border])

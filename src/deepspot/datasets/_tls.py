@@ -3,32 +3,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
-from deepspot.datasets._shared.array_scale import authors_centers, mpp_from_spots, renamed
-from deepspot.datasets._shared.counts import counted
-from deepspot.datasets._shared.h5ad import read_table
-from deepspot.datasets._shared.published import (
-    DATASET,
-    Files,
-    Source,
-    absent,
-    check_name,
-    locate,
-    way_out,
-    with_endings,
-)
-from deepspot.datasets._shared.spots_on_image import add_spots, inside, open_image
-from deepspot.datasets._shared.unpack import unzip
-from deepspot.io._genes import VISIUM_UM
-from deepspot.io._visium import PITCH_UM
+from deepspot.io._elements import PITCH_UM, VISIUM_UM
+
+from ._published import Files, Source, check_name, fetch_from_url, unpack, with_endings
+from ._tables import add_facts, authors_centers, counts_of, lay_on_image, mpp_from_spots, read_table, rename_authors
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-
+DOI = "10.5281/zenodo.14620362"
+TOP = "TLS_VISIUM_USZ"
+ARCHIVE = f"{TOP}.zip"
+MEMBERS = {"table": TOP + "/h5ad_preprocessed/{}.h5ad", "image": TOP + "/tif_slides/{}.tif"}
+MEMBER_GB = 20.0
+SOURCE = Source(
+    name="tls",
+    title="the kidney and lung sections with TLS",
+    page="https://zenodo.org/records/14620362",
+    license="CC BY 4.0",
+    citation=f"Dawo, Nonchev and Silina, Zenodo (2025), https://doi.org/{DOI}",
+    layouts={
+        "published": {part: [member, member.removeprefix(f"{TOP}/")] for part, member in MEMBERS.items()},
+        "authors": {
+            "table": ["data/h5ad/{}.h5ad", "h5ad/{}.h5ad"],
+            "image": [*with_endings("data/image/{}"), *with_endings("image/{}")],
+        },
+        "flat": {"table": ["{}.h5ad"], "image": with_endings("{}")},
+    },
+    files=f"{ARCHIVE!r}, or 'h5ad_preprocessed' and 'tif_slides' of it, as `folder=`, or as 'tls' in DEEPSPOT_DATA",
+)
+SAMPLES = ("KC1", "KC2", "KC3", "LC1", "LC2", "LC3", "LC4", "LC5")
 POOR = ("KC2", "LC4")
 ORGANS = {"KC": "Kidney", "LC": "Lung"}
 
@@ -101,81 +107,33 @@ def tls(
         raise KeyError(f"Sample `{sample!r}` not found in {SOURCE.title}. Available samples: {list(SAMPLES)}.")
     if mpp is not None:
         check_positive(mpp, "mpp")
-    files = find(sample, folder, download)
+    files = _find(sample, folder, download)
     path = files.paths["table"]
     adata = read_table(path)
     centers = authors_centers(adata.obs, path.name)
-    adata.obs = renamed(adata.obs)
+    adata.obs = rename_authors(adata.obs)
     scale = mpp_from_spots(centers, adata.obs, PITCH_UM) if mpp is None else float(mpp)
-    table = counted(adata, path)
-
-    sdata = open_image(files.paths["image"], sample, scale)
-    kept = inside(sdata, centers, sample)
-    said = {"sample": sample, "patient": sample, "organ": ORGANS[sample[:2]], "technology": "Visium"}
-    table.obs = table.obs.assign(**{key: pd.Categorical([value] * table.n_obs) for key, value in said.items()})
-    add_spots(sdata, table[kept].copy(), centers[kept], mpp=scale, diameter_um=VISIUM_UM)
-    sdata.attrs[DATASET] = SOURCE.said_of(sample, technology="Visium")
+    table = counts_of(adata, path)
+    facts = {"sample": sample, "patient": sample, "organ": ORGANS[sample[:2]], "technology": "Visium"}
+    table.obs = add_facts(table.obs, facts)
     if sample in POOR:
         logger.warning("The authors left %s out of their training for poor quality.", sample)
-    logger.info(
-        "Read %s: %s spots × %s genes, %.4g µm per pixel, spots of %g µm.",
-        sample, f"{kept.sum():,}", f"{table.n_vars:,}", scale, VISIUM_UM,
-    )  # fmt: skip
-    return sdata
+    attrs = SOURCE.attrs(sample, technology="Visium")
+    return lay_on_image(attrs, files.paths["image"], table, centers, mpp=scale, diameter_um=VISIUM_UM)
 
 
-RECORD = "14620362"
-TOP = "TLS_VISIUM_USZ"
-ARCHIVE = f"{TOP}.zip"
-URL = f"https://zenodo.org/records/{RECORD}/files/{ARCHIVE}?download=1"
-SAMPLES = ("KC1", "KC2", "KC3", "LC1", "LC2", "LC3", "LC4", "LC5")
-MEMBERS = {"table": TOP + "/h5ad_preprocessed/{}.h5ad", "image": TOP + "/tif_slides/{}.tif"}
-MEMBER_GB = 20.0
-
-SOURCE = Source(
-    name="tls",
-    title="the kidney and lung sections with TLS",
-    page=f"https://zenodo.org/records/{RECORD}",
-    licence="CC BY 4.0",
-    citation="Dawo, Nonchev and Silina, Zenodo (2025), https://doi.org/10.5281/zenodo.14620362",
-    layouts={
-        "published": {part: [member, member.removeprefix(f"{TOP}/")] for part, member in MEMBERS.items()},
-        "authors": {
-            "table": ["data/h5ad/{}.h5ad", "h5ad/{}.h5ad"],
-            "image": [*with_endings("data/image/{}"), *with_endings("image/{}")],
-        },
-        "flat": {"table": ["{}.h5ad"], "image": with_endings("{}")},
-    },
-    files=f"{ARCHIVE!r}, or 'h5ad_preprocessed' and 'tif_slides' from it",
-)
-
-
-def find(sample: str, folder: str | Path | None, download: bool) -> Files:
+def _find(sample: str, folder: str | Path | None, download: bool) -> Files:
     """Files of a section on this machine, unpacked or downloaded if they are not here."""
-    places = SOURCE.places(folder)
-    files, nearly = locate(SOURCE, places, sample)
-    if files is not None:
-        return files
-    archive = next((place / ARCHIVE for place in places if (place / ARCHIVE).is_file()), None)
+    archives = [place / ARCHIVE for place in SOURCE.places(folder)]
+    archive = next((path for path in archives if path.is_file()), None)
+    found = SOURCE.find(sample, folder, download=download or archive is not None)
+    if isinstance(found, Files):
+        return found
     if archive is None:
-        where, hint = absent(SOURCE, sample, folder, nearly), way_out(SOURCE, f"tls({sample!r})")
-        if not download:
-            raise FileNotFoundError(f"{where}, and `download=False`. {hint}")
-        try:
-            archive = _download(SOURCE.cache)
-        except OSError as error:
-            raise ConnectionError(f"{where}, and could not be downloaded ({type(error).__name__}). {hint}") from error
+        archive = fetch_from_url(SOURCE, f"doi:{DOI}", ARCHIVE, found)
     paths = {}
     for part, member in MEMBERS.items():
-        target = SOURCE.cache / member.format(sample)
-        paths[part] = target if target.is_file() else unzip(archive, member.format(sample), target, MEMBER_GB)
+        inside = member.format(sample)
+        target = SOURCE.cache / inside
+        paths[part] = target if target.is_file() else unpack(archive, target, MEMBER_GB, member=inside)
     return Files("published", paths)
-
-
-def _download(folder: Path) -> Path:
-    """Fetch the archive."""
-    import pooch
-
-    path = Path(pooch.retrieve(URL, known_hash=None, fname=ARCHIVE, path=folder))
-    logger.info("Downloaded %s, SHA-256 %s (none is known to compare with).", path, pooch.file_hash(str(path)))
-    return path

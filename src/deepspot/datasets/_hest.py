@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive
+from deepspot._spatial.transforms import pitch_px
+from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers
+
+from ._published import Files, Source, check_name, fetch_from_hub, with_endings
+from ._tables import add_facts, authors_centers, counts_of, lay_on_image, mpp_from_spots, read_table, rename_authors
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+REPO = "MahmoodLab/hest"
+PUBLISHED, AUTHORS = "published", "authors"
+SOURCE = Source(
+    name="hest",
+    title="HEST-1k",
+    page=f"https://huggingface.co/datasets/{REPO}",
+    license="CC BY-NC-SA 4.0",
+    citation="Jaume et al., HEST-1k, NeurIPS 2024, https://arxiv.org/abs/2406.16192",
+    layouts={
+        PUBLISHED: {"table": ["st/{}.h5ad"], "meta": ["metadata/{}.json"], "image": ["wsis/{}.tif"]},
+        AUTHORS: {
+            "table": ["data/h5ad/{}.h5ad", "h5ad/{}.h5ad"],
+            "meta": ["data/meta/{}.json", "meta/{}.json"],
+            "image": [*with_endings("data/image/{}"), *with_endings("image/{}")],
+        },
+    },
+    files="'st', 'metadata' and 'wsis' (or 'h5ad', 'meta' and 'image') as `folder=`, or as 'hest' in DEEPSPOT_DATA",
+)
+
+ST_PITCH_UM, ST_UM = 200.0, 100.0
+POOLED = ("xenium", "visium hd")
+SQUARE_UM = (8.0, 250.0)
+# Share by which the metadata and the spots may differ in µm per pixel.
+REFUSE, WARN = 0.1, 0.03
+ESTIMATED, EMBEDDED = "pixel_size_um_estimated", "pixel_size_um_embedded"
+FACTS = ("organ", "disease_state", "oncotree_code", "species")
+
+
+def hest(
+    sample: str,
+    *,
+    folder: str | Path | None = None,
+    download: bool = True,
+    token: str | None = None,
+    mpp: float | None = None,
+    spot_diameter_um: float | None = None,
+    gene_id_key: str | None = None,
+) -> SpatialData:
+    """Read one sample of HEST-1k: measured spots on an H&E image.
+
+    It is looked up in `folder`, in ``$DEEPSPOT_DATA/hest`` and in the cache, in the layout of HEST
+    (``st/<sample>.h5ad``, ``wsis/<sample>.tif``, ``metadata/<sample>.json``) or that of the authors' example
+    (``h5ad/``, ``image/`` and ``meta/``, also inside ``data/``). Else it is downloaded into the cache, for which you
+    accept the terms on the page of the data set and make a token.
+
+    The µm per pixel are ``pixel_size_um_estimated``, which HEST measured on the spots (``pixel_size_um_embedded``,
+    which the image states, is wrong for many samples), compared with the distance between the spots. In the authors'
+    layout the image was shrunk, and the spots tell.
+
+    Xenium and Visium HD come pooled in squares without gaps (100 µm for most): the diameter of their spots is the side
+    of a square. Samples of single cells are refused.
+
+    Parameters
+    ----------
+    sample
+        Its `id`, such as ``"TENX152"``.
+    folder
+        Folder with files in one of the layouts.
+    download
+        Whether the sample may be downloaded (image and counts, up to some GB).
+    token
+        Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
+    mpp
+        µm per pixel of the image, for a sample whose files contradict themselves.
+    spot_diameter_um
+        Diameter of the tissue that a spot measures; by default 55 for Visium, and what the metadata state for Spatial
+        Transcriptomics.
+    gene_id_key
+        Column of `var` whose identifiers become the gene names.
+
+    Returns
+    -------
+    A SpatialData with ``images["<sample>_image"]`` (not loaded, if it is tiled), the circles ``spots``, the table
+    ``table`` and the coordinate systems ``"global"`` and ``"microns"``.
+
+    ``X``
+        Raw counts, CSR, int32, of spots in tissue and of genes only.
+    ``obs``
+        That of HEST, and `sample`, `patient`, `organ`, `disease_state`, `oncotree_code`, `species`, `technology`, as
+        far as they are known. HEST numbers patients anew in each study, so `patient` ends with the study; a study
+        that names none counts as one patient.
+    ``attrs["deepspot_dataset"]``
+        Name, page, licence, citation, study and technology.
+
+    Raises
+    ------
+    KeyError
+        If there is no such sample.
+    FileNotFoundError
+        If files are missing, and `download` is False.
+    PermissionError
+        If Hugging Face wants the terms accepted, or a token.
+    ConnectionError
+        If the sample cannot be downloaded.
+    ValueError
+        If `sample` is no name, a file is damaged, there are no counts, the scale is unknown or contradicts the spots,
+        spots lie outside the image, or these are single cells.
+
+    Notes
+    -----
+    Licensed CC BY-NC-SA 4.0; the studies have licences of their own. Jaume et al., HEST-1k, NeurIPS 2024,
+    https://arxiv.org/abs/2406.16192. The download itself was never tried by us.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.hest("TENX152")  # doctest: +SKIP
+    """
+    check_name(sample)
+    for argument, value in {"mpp": mpp, "spot_diameter_um": spot_diameter_um}.items():
+        if value is not None:
+            check_positive(value, argument)
+    files = _find(sample, folder, download, token)
+    path, meta_name = files.paths["table"], files.paths["meta"].name
+    meta = _read_metadata(files.paths["meta"])
+    adata = read_table(path)
+    if "cell_diameter" in meta and "spot_diameter_fullres" not in meta:
+        raise ValueError(
+            f"{sample} holds single cells ({meta_name} has 'cell_diameter'): this package predicts spots. Pool the "
+            "cells into spots, and read these with `ds.io.from_anndata`."
+        )
+    adata = _in_tissue(adata, sample)
+    # In the authors' layout the image has fewer pixels than the metadata are for.
+    shrunk = files.layout == AUTHORS and {"x_pixel", "y_pixel"} <= set(adata.obs.columns)
+    if shrunk:
+        centers = authors_centers(adata.obs, path.name)
+    elif "spatial" in adata.obsm:
+        centers = check_centers(adata.obsm["spatial"], adata.obs_names, f"obsm['spatial'] of {path.name}")
+    else:
+        raise ValueError(f"{path} has no obsm['spatial'], so nobody knows where its spots lie. Get it again.")
+    adata.obs = rename_authors(adata.obs)
+    table = counts_of(adata, path, gene_id_key)
+
+    technology = str(meta.get("st_technology") or "unknown")
+    pitch_um, drawn_um = _nominal(meta, technology.lower())
+    if pitch_um is not None and drawn_um is not None and drawn_um >= pitch_um:
+        if mpp is None or spot_diameter_um is None:
+            raise ValueError(
+                f"{meta_name} states spots of {drawn_um:g} µm that are {pitch_um:g} µm apart, so they would overlap. "
+                "Look both up in the study, and state `spot_diameter_um=` and `mpp=`."
+            )
+        pitch_um = None
+    fitted = None if pitch_um is None else mpp_from_spots(centers, table.obs, pitch_um)
+    mpp = _mpp(fitted, mpp, meta, meta_name, shrunk=shrunk)
+    if technology.lower() in POOLED:
+        drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
+    diameter_um = spot_diameter_um or drawn_um
+    if diameter_um is None:
+        raise ValueError(
+            f"The size of a spot is unknown: {meta_name} states no technology that is known here ({technology!r}) and "
+            "no 'spot_diameter'. State `spot_diameter_um=`."
+        )
+    study = _known(meta, "dataset_title")
+    facts = {"sample": sample, "technology": technology, "patient": _patient(meta, sample, study)}
+    table.obs = add_facts(table.obs, facts | {key: _known(meta, key) for key in FACTS})
+    attrs = SOURCE.attrs(sample, study=study, technology=technology)
+    return lay_on_image(attrs, files.paths["image"], table, centers, mpp=mpp, diameter_um=diameter_um)
+
+
+def _find(sample: str, folder: str | Path | None, download: bool, token: str | None) -> Files:
+    """Files of a sample on this machine, downloaded if they are not here: the image last, as it is the largest."""
+    found = SOURCE.find(sample, folder, download=download)
+    if isinstance(found, Files):
+        return found
+    paths = {
+        part: fetch_from_hub(SOURCE, REPO, pattern.format(sample), token, found, "HEST_v*.csv")
+        for part, (pattern,) in SOURCE.layouts[PUBLISHED].items()
+    }
+    return Files(PUBLISHED, paths)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or no JSON ({error}). Get it again.") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} is no record of a sample, but a {type(meta).__name__}. Get it again.")
+    return meta
+
+
+def _known(meta: dict[str, Any], key: str) -> Any:
+    """Return an entry of the metadata, or None if it is missing: HEST writes NaN."""
+    value = meta.get(key)
+    missing = value == "" or (isinstance(value, float) and not np.isfinite(value))
+    return None if missing else value
+
+
+def _number(meta: dict[str, Any], key: str) -> float | None:
+    """Return an entry of the metadata if it is a number above 0; whole numbers of Python know no end."""
+    value = meta.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < 1e9 else None
+
+
+def _in_tissue(adata: AnnData, sample: str) -> AnnData:
+    """Spots in tissue, where the table tells them from others."""
+    if "in_tissue" not in adata.obs:
+        return adata
+    there = pd.to_numeric(adata.obs["in_tissue"], errors="coerce").fillna(1).to_numpy(dtype=float) > 0
+    if there.all() or not there.any():
+        return adata
+    logger.info("%d of %d spots of %s are not in tissue and are left out.", (~there).sum(), len(there), sample)
+    return adata[there].copy()
+
+
+def _patient(meta: dict[str, Any], sample: str, study: str | None) -> str | None:
+    """Name of the patient, not to be confused with one of another study."""
+    patient = _known(meta, "patient")
+    if study is None:
+        return patient
+    if patient is None:
+        logger.warning(
+            "HEST-1k does not say whose %s is: all samples of its study that are not told apart count as one patient.",
+            sample,
+        )
+    return f"{'unknown' if patient is None else patient} of {study}"
+
+
+def _nominal(meta: dict[str, Any], kind: str) -> tuple[float | None, float | None]:
+    """Distance and diameter of spots in µm, as far as the technology or the metadata tell."""
+    if kind == "visium":
+        return PITCH_UM, VISIUM_UM
+    pitch_um, drawn_um = _number(meta, "inter_spot_dist"), _number(meta, "spot_diameter")
+    if kind in ("spatial transcriptomics", "st"):
+        return pitch_um or ST_PITCH_UM, drawn_um or ST_UM
+    # Those of pooled samples describe the instrument, and not the squares in the table.
+    return None, None if kind in POOLED else drawn_um
+
+
+def _mpp(fitted: float | None, mpp: float | None, meta: dict[str, Any], file: str, *, shrunk: bool) -> float:
+    """µm per pixel: the argument, else what the metadata state, compared with what was fitted on the spots."""
+    if mpp is not None:
+        if fitted is not None and abs(mpp / fitted - 1) > WARN:
+            logger.warning("The spots give %.4g µm per pixel; `mpp=%.4g` is used instead.", fitted, mpp)
+        return mpp
+    if shrunk:
+        if fitted is None:
+            raise ValueError(
+                f"The scale is unknown: {file} is for the image before it was shrunk, and the distance between "
+                "spots is not known for this technology. State `mpp=`: µm per pixel of the image as it is."
+            )
+        return fitted
+    stated = _number(meta, ESTIMATED)
+    if stated is None:
+        raise ValueError(
+            f"The scale is unknown: {file} has no {ESTIMATED!r}, which HEST measured on the spots "
+            f"({EMBEDDED!r}, which the image states, is wrong for many samples). State `mpp=`"
+            + ("." if fitted is None else f"; the distance between the spots gives {fitted:.4g}.")
+        )
+    difference = 0.0 if fitted is None else abs(stated / fitted - 1)
+    if difference > REFUSE:
+        raise ValueError(
+            f"The scale contradicts itself: {file} says {stated:.4g} µm per pixel, the distance between the spots "
+            f"{fitted:.4g}. Check that metadata, table and image belong together, and state `mpp=`."
+        )
+    if difference > WARN:
+        message = "%s says %.4g µm per pixel, the distance between the spots %.4g; the first is used."
+        logger.warning(message, file, stated, fitted)
+    return stated
+
+
+def _square_um(side_um: float, technology: str, file: str) -> float:
+    """Side of the squares that a sample is pooled in, if it can be one."""
+    low, high = SQUARE_UM
+    if not low <= side_um <= high:
+        raise ValueError(
+            f"The squares of {technology} in this sample would be {side_um:.4g} µm wide (HEST has 100 for most). "
+            f"The scale of {file} does not belong to these spots: state `mpp=`."
+        )
+    logger.info("%s is pooled in squares of %.0f µm: spots are as wide, and no circles.", technology, side_um)
+    return side_um

@@ -1,1 +1,0 @@
-"""What the readers of published data share."""

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from difflib import get_close_matches
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.hashing import digest
+from deepspot._core.keys import PREDICTION, SCALE, SLIDE, UNS, prediction_name, valid_name
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_genes, check_positive
+from deepspot._sdata.zarr_store import check_fits_in_memory
+from deepspot._stats.log_scale import check_log_scale
+from deepspot.io._elements import add_spots, image_object, size_of
+
+from ._published import DATASET, NAME, Files, Source, check_name, fetch_from_hub, unpack
+from ._tables import add_facts, authors_centers, read_table, reading, rename_authors
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+REPO = "nonchev/TCGA_digital_spatial_transcriptomics"
+INDEX = "metadata_2025-05-21.csv"
+ENDINGS = (".h5ad.gz", ".h5ad")
+SOURCE = Source(
+    name="tcga",
+    title="the authors' TCGA predictions",
+    page=f"https://huggingface.co/datasets/{REPO}",
+    license="terms on its page",
+    citation="Nonchev et al., DeepSpot, medRxiv (2025), https://doi.org/10.1101/2025.02.09.25321567",
+    layouts={
+        "published": {"table": [f"TCGA_*/*/{{}}{ending}" for ending in ENDINGS]},
+        "flat": {"table": [f"{{}}{ending}" for ending in ENDINGS]},
+    },
+    files="'<sample>.h5ad.gz', by itself or in '<cohort>/<FFPE or FF>', as `folder=`, or as 'tcga' in DEEPSPOT_DATA",
+)
+
+BARCODE = re.compile(r"(TCGA-\w{2}-\w{4})(?:-\w+)*?-(DX|TS|BS|MS)")
+SLIDE_TYPES = {"DX": "FFPE", "TS": "FF", "BS": "FF", "MS": "FF"}
+# The authors shrink the small image by 10 at 40x and by 5 at 20x.
+MAGNIFICATION = {10: ("40x", 0.25), 5: ("20x", 0.5)}
+FAR = 1.2
+BULK = "bulk_"
+STANDARDIZED = 0.4
+ROWS = 1000
+
+
+def tcga(
+    sample: str,
+    *,
+    mpp: float | None = None,
+    genes: str | Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    download: bool = True,
+    token: str | None = None,
+    spot_diameter_um: float | None = None,
+    max_gb: float = 50.0,
+) -> SpatialData:
+    """Read one TCGA slide that the paper's authors predicted, as a prediction that the tools here take.
+
+    It is looked up in `folder`, in ``$DEEPSPOT_DATA/tcga`` and in the cache, as ``<sample>.h5ad.gz`` or
+    ``<sample>.h5ad``, by itself or in ``<cohort>/<FFPE or FF>/``. Else it is downloaded into the cache, for which you
+    accept the terms on the page of the data set and make a token.
+
+    Circles lie where the authors predicted, and are as wide as their tiles were. These were laid out in pixels, so that
+    their size in µm is not that of the training (section 6 of the paper; 30 instead of 55 µm for kidney).
+
+    Parameters
+    ----------
+    sample
+        Name of the slide, such as ``"TCGA-BF-AAP6-01Z-00-DX1.EFF1D6E1-…"``: `sample_id` in the index of the data set.
+    mpp
+        µm per pixel of the slide, as its header says (``aperio.MPP``), unless the file states it.
+    genes
+        Genes to load; by default all.
+    folder
+        Folder with files.
+    download
+        Whether the slide may be downloaded (some GB).
+    token
+        Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
+    spot_diameter_um
+        Diameter of the circles; by default the side of the authors' tiles, which follows from how they number them.
+    max_gb
+        Largest size that a file may unpack to. It is unpacked into the cache, read, and deleted.
+
+    Returns
+    -------
+    A SpatialData with the circles ``spots``, the table ``deepspot_spots``, the coordinate systems ``"global"`` (pixels
+    of the slide) and ``"microns"``, and ``images["<sample>_thumbnail_image"]``, a small copy without enough pixels for
+    tiles.
+
+    ``X``
+        Expression, float32, on the scale log1p of counts per 10,000, values below 0 set to 0 as in the paper.
+    ``obs``
+        That of the authors, with `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres` for their
+        `x_array`, `y_array`, `x_pixel` and `y_pixel` (their x runs down the image); `sample`, `patient` (the first
+        twelve letters of the barcode), `cohort` and `slide_type`.
+    ``varm["bulk"]``
+        Bulk RNA of the sample, measured, if the file has it.
+    ``uns["deepspot"]``
+        `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, <cohort>"``), `licence`, and
+        `fingerprint`: of the genes, as the weights do not come along.
+    ``attrs["deepspot_dataset"]``
+        Name, page, licence and citation.
+
+    Raises
+    ------
+    KeyError
+        If there is no such slide or gene.
+    FileNotFoundError
+        If the slide is not on this machine, and `download` is False.
+    PermissionError
+        If Hugging Face wants the terms accepted, or a token.
+    ConnectionError
+        If the slide cannot be downloaded.
+    ValueError
+        If the scale is unknown, a file is damaged, cut off or unpacks to more than `max_gb`, or its values are counts
+        or not finite.
+
+    Notes
+    -----
+    Terms are on https://huggingface.co/datasets/nonchev/TCGA_digital_spatial_transcriptomics: no sharing, harmful use
+    excluded. Nonchev et al., DeepSpot (2025), https://doi.org/10.1101/2025.02.09.25321567. What is in the files is
+    known from the authors' pipeline; we have never seen one.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.tcga("TCGA-D9-A3Z3-06Z-00-DX1.C4820632", mpp=0.25)  # doctest: +SKIP
+    >>> profile = ds.tl.pseudobulk(sdata)  # doctest: +SKIP
+    """
+    check_name(sample)
+    for argument, value in {"mpp": mpp, "spot_diameter_um": spot_diameter_um, "max_gb": max_gb}.items():
+        if value is not None:
+            check_positive(value, argument)
+    path, cohort = _find(sample, folder, download, token)
+    if path.suffix != ".gz":
+        return _read(path, sample, cohort, mpp, genes, spot_diameter_um)
+    SOURCE.cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=SOURCE.cache) as unpacked:
+        plain = unpack(path, Path(unpacked) / path.stem, max_gb)
+        return _read(plain, sample, cohort, mpp, genes, spot_diameter_um)
+
+
+def _find(sample: str, folder: str | Path | None, download: bool, token: str | None) -> tuple[Path, str | None]:
+    """File of a slide on this machine, downloaded if it is not here, and the cohort, if its folder tells."""
+    found = SOURCE.find(sample, folder, download=download)
+    if isinstance(found, Files):
+        path = found.paths["table"]
+        return path, path.parent.parent.name if found.layout == "published" else None
+    index = fetch_from_hub(SOURCE, REPO, INDEX, token, found, INDEX)
+    table = pd.read_csv(index, dtype=str)
+    lacking = [column for column in ("sample_id", "file_path") if column not in table.columns]
+    if lacking:
+        raise ValueError(f"{index} has no column {lacking}, only {list(table.columns)}. Delete it and get it again.")
+    rows = table[table["sample_id"].fillna("") == sample]
+    if rows.empty:
+        near = get_close_matches(sample, table["sample_id"].dropna(), n=5, cutoff=0.5)
+        raise KeyError(
+            f"Sample `{sample!r}` not found among the {len(table):,} of {SOURCE.title}. Similar names: {near}. Local "
+            f"samples: {found.local}."
+        )
+    inside = str(rows["file_path"].iloc[0])
+    parts = inside.split("/")
+    if not all(NAME.fullmatch(part) for part in parts) or not inside.endswith(ENDINGS):
+        raise ValueError(
+            f"{index} names the file {inside!r}, which is no path of a prediction. Delete it and get it again."
+        )
+    return fetch_from_hub(SOURCE, REPO, inside, token, found, INDEX), parts[0]
+
+
+def _read(
+    path: Path,
+    sample: str,
+    cohort: str | None,
+    mpp: float | None,
+    genes: str | Sequence[str] | None,
+    diameter_um: float | None,
+) -> SpatialData:
+    """Read a slide that the authors predicted from its file."""
+    from anndata import AnnData
+    from spatialdata import SpatialData, sanitize_table
+
+    stored = read_table(path, backed=True)
+    names = [str(name) for name in stored.var_names]
+    with closing(stored.file):
+        if not stored.var_names.is_unique:
+            raise ValueError(f"Gene names of {path.name} are not unique, so nobody knows which is meant.")
+        columns = pd.Index(names).get_indexer(names if genes is None else check_genes(genes, names, path.name))
+        check_fits_in_memory((stored.n_obs, len(columns)), "Choose fewer genes with `genes=`")
+        X, negative = _read_expression(stored, columns, path)
+    if negative > STANDARDIZED:
+        message = "%.0f %% of the values of %s are below 0, which count as 0: they may be standardized, not expression."
+        logger.warning(message, 100 * negative, sample)
+
+    centers = authors_centers(stored.obs, path.name)
+    image, stated = _library(stored.uns)
+    downscaled = _downscaled(stored.obsm.get("spatial"), centers)
+    scale = _scale(stated, downscaled, sample, mpp)
+    tile_px = _tile_px(stored.obs)
+    diameter_um = diameter_um or (tile_px and tile_px * scale)
+    if diameter_um is None:
+        raise ValueError(
+            f"The size of a spot is unknown: the places in {path.name} do not follow the authors' grid. State "
+            "`spot_diameter_um=`: the side of the tile that was predicted from."
+        )
+
+    facts = {"sample": sample, "cohort": cohort}
+    if barcode := BARCODE.match(sample):
+        facts |= {"patient": barcode[1], "slide_type": SLIDE_TYPES[barcode[2]]}
+    var = stored.var.iloc[columns]
+    bulk = [column for column in var.columns if str(column).startswith(BULK)]
+    table = AnnData(X, obs=add_facts(rename_authors(stored.obs), facts), var=var.drop(columns=bulk))
+    sanitize_table(table)  # columns are named after classes, with spaces
+    if bulk:
+        # Not in var: that of a first slide goes on to the profiles of all.
+        table.varm["bulk"] = var[bulk].astype(float)
+    table.obsm["spatial"] = centers
+    provenance = {
+        "kind": PREDICTION,
+        "scale": SCALE,
+        "model": f"the authors' DeepSpot, {cohort or 'cohort unknown'}",
+        # The weights are not known, but slides of one model have the same genes in the same order.
+        "fingerprint": digest(names),
+        "licence": f"{SOURCE.license}: {SOURCE.page}",
+        "resolution": "spot",
+        "expected_r_from": "not measured",
+    }
+    table.uns = {"log1p": {}, UNS: provenance}
+    sdata = SpatialData()
+    if image is not None and downscaled is not None:
+        sdata = image_object(image, f"{valid_name(sample)}_thumbnail", downscaled=downscaled)
+    add_spots(sdata, table, centers, mpp=scale, diameter_um=diameter_um, table_key=prediction_name("spots"))
+    sdata.attrs[SLIDE] = {"name": sample, "mpp": scale, "mpp_from": "file" if mpp is None else "argument"}
+    sdata.attrs[DATASET] = SOURCE.attrs(sample, cohort=cohort)
+    message = "Read %s: %s that the authors predicted, %.4g µm per pixel, tiles of %.0f µm."
+    logger.info(message, sample, size_of(table), scale, diameter_um)
+    return sdata
+
+
+def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
+    """Expression (n, genes) in float32, not below 0, and the share of values that were; dense files go in blocks."""
+    with reading(path):
+        values = stored.X.to_memory().tocsr() if hasattr(stored.X, "to_memory") else stored.X
+    X = np.empty((stored.n_obs, len(columns)), dtype=np.float32)
+    negative = 0
+    for start in range(0, len(X), ROWS):
+        with reading(path):
+            rows = values[start : start + ROWS]
+            block = (rows if isinstance(rows, np.ndarray) else rows.toarray())[:, columns].astype(np.float64)
+        if not np.isfinite(block).all():
+            raise ValueError(f"X of {path.name} has values that are not finite. Get it again.")
+        negative += int((block < 0).sum())
+        X[start : start + ROWS] = np.maximum(block, 0)
+    check_log_scale(X[:ROWS], f"X of {path.name}", said=True)
+    return X, negative / max(X.size, 1)
+
+
+def _library(uns: Mapping[str, Any]) -> tuple[np.ndarray | None, list[float]]:
+    """The small image in RGB, if any, and µm per pixel as far as they are stated."""
+    library: Mapping[str, Any] = next(iter(uns.get("spatial", {}).values()), {})
+    stated = [library.get(part, {}).get("microns_per_pixel", 0) for part in ("metadata", "scalefactors")]
+    image = library.get("images", {}).get("hires")
+    fits = image is not None and image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
+    return image[..., :3] if fits else None, [float(value) for value in stated if 0 < value < np.inf]
+
+
+def _downscaled(spatial: np.ndarray | None, centers: np.ndarray) -> float | None:
+    """How many times fewer pixels the small image has along a side, from both sets of coordinates (n, 2)."""
+    if spatial is None or spatial.shape != centers.shape or not len(centers):
+        return None
+    factor = float(np.linalg.norm(centers)) / (float(np.linalg.norm(spatial)) or 1.0)
+    if not np.allclose(spatial * factor, centers, atol=max(1.0, factor)):
+        logger.warning("The small image does not belong to the places of the spots and is left out.")
+        return None
+    return factor
+
+
+def _scale(stated: list[float], downscaled: float | None, sample: str, mpp: float | None) -> float:
+    """µm per pixel of the slide: the argument, else what the file states."""
+    likely = MAGNIFICATION.get(round(downscaled)) if downscaled is not None else None
+    if mpp is not None:
+        if likely is not None and not 1 / FAR <= mpp / likely[1] <= FAR:
+            message = "%s seems to be of %s, with about %g µm per pixel; `mpp=%g` is used instead."
+            logger.warning(message, sample, *likely, mpp)
+        return float(mpp)
+    if stated:
+        return stated[0]
+    hint = "" if likely is None else f" The small image is shrunk as at {likely[0]}: about {likely[1]:g}."
+    raise ValueError(
+        f"The scale of {sample} is unknown: the file does not state it. Pass `mpp=`: µm per pixel of the slide, which "
+        f"the header of its .svs states as 'aperio.MPP'.{hint} (Profiles do not depend on it, maps and distances do.)"
+    )
+
+
+def _tile_px(obs: pd.DataFrame) -> float | None:
+    """Side of the authors' tiles in pixels: the first lies one side and one pixel from the edge of the slide."""
+    if not {"x_array", "y_array"} <= set(obs.columns):
+        return None
+    sides = []
+    for axis in "xy":
+        number, pixel = (obs[f"{axis}_{what}"].to_numpy(dtype=float) for what in ("array", "pixel"))
+        if np.ptp(number) == 0:
+            continue
+        step, start = np.polyfit(number, pixel, 1)
+        if np.abs(start + step * number - pixel).max() > 0.5:
+            return None
+        sides.append(round(start) - 1)
+    return float(sides[0]) if sides and min(sides) == max(sides) > 0 else None

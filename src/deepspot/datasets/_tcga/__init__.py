@@ -1,5 +1,0 @@
-"""Predictions of the authors of the paper for TCGA."""
-
-from .tcga import tcga
-
-__all__ = ["tcga"]

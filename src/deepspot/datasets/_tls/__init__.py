@@ -1,5 +1,0 @@
-"""Sections with tertiary lymphoid structures."""
-
-from .tls import tls
-
-__all__ = ["tls"]

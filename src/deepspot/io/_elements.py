@@ -1,0 +1,171 @@
+"""What the readers share: an image, circles and the table that describes them become elements of a SpatialData."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.keys import ARRAY, DIAMETER, LINK
+from deepspot._core.logging import logger
+from deepspot._core.validate import key_in
+from deepspot._sdata.write import check_writable
+from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+CHUNK = 2048
+
+PITCH_UM, VISIUM_UM, SPACE_RANGER_UM = 100.0, 55.0, 65.0
+"""Visium in µm: distance between spots, diameter of the tissue that one measures, diameter that Space Ranger draws."""
+
+# The array is hexagonal: a step of `array_col` is half a pitch, a step of `array_row` is √3/2 of it.
+STEPS = np.array([np.sqrt(3) / 2, 0.5])
+
+
+def load_image(image: str | Path | np.ndarray) -> np.ndarray:
+    """Load an image as RGB uint8 (h, w, 3) from a file (.jpg, .png, .tif) or an array of that shape."""
+    pixels: Any = _read_pixels(Path(image)) if isinstance(image, str | Path) else image
+    shape, dtype = np.shape(pixels), getattr(pixels, "dtype", None)
+    if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
+        raise ValueError(
+            f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Drop an alpha channel "
+            "with `image[..., :3]`, rescale other types to 0–255, and stack a gray image three times only if it is H&E."
+        )
+    return np.asarray(pixels)
+
+
+def _read_pixels(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
+    if path.suffix.lower() in (".tif", ".tiff", ".btf"):
+        import tifffile
+
+        return tifffile.imread(path)
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides are larger than what Pillow calls a bomb
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> SpatialData:
+    """Make an object of an image (h, w, 3) with `downscaled` times fewer pixels along a side than full resolution."""
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel
+
+    image = Image2DModel.parse(
+        pixels.transpose(2, 0, 1),
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        chunks=(3, CHUNK, CHUNK),
+        transformations={"global": scaling(downscaled)},
+    )
+    return SpatialData(images={f"{name}_image": image})
+
+
+def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
+    """Return centers of spots as float64 (n, 2), x and y in pixels, if all are finite."""
+    xy = np.asarray(centers, dtype=np.float64)
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        raise ValueError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {xy.shape}.")
+    broken = ~np.isfinite(xy).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(xy)} spots have no finite coordinates in `{where}`, the first is "
+            f"{names[broken][0]!r}. Remove these spots first."
+        )
+    return xy
+
+
+def add_spots(
+    sdata: SpatialData,
+    table: AnnData,
+    centers: np.ndarray,
+    *,
+    mpp: float,
+    diameter_um: float,
+    drawn_px: float | None = None,
+    table_key: str = "table",
+) -> None:
+    """Add circles at `centers` (n, 2; full-resolution pixels), the table that describes them in this order, and µm.
+
+    The table gets the columns that link it. Circles are drawn as wide as the tissue, unless `drawn_px` is given.
+    """
+    from spatialdata.models import ShapesModel, TableModel
+    from spatialdata.transformations import Identity
+
+    spots = np.arange(len(centers))
+    # Annotators like to call a column "region": theirs stays as it is.
+    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in LINK)
+    table.obs[region_key] = pd.Categorical(["spots"] * len(table))
+    table.obs[instance_key] = spots
+    check_writable(table)
+    radius = float(drawn_px or diameter_um / mpp) / 2
+    circles = ShapesModel.parse(centers, geometry=0, radius=radius, index=spots, transformations={"global": Identity()})
+    circles[DIAMETER] = float(diameter_um)
+    sdata.shapes["spots"] = circles
+    sdata.tables[table_key] = TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)
+    write_scale(sdata, "spots", mpp)
+
+
+def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
+    """Name genes by a column of `var` (None keeps the names), and make the names unique, which is logged.
+
+    The object is changed; former names are kept in ``var["former_name"]``.
+    """
+    if gene_id_key is not None:
+        chosen = adata.var[key_in(gene_id_key, adata.var.columns, "adata.var")]
+        missing = int(chosen.isna().sum() + (chosen == "").sum())
+        if missing:
+            raise ValueError(
+                f"{missing} genes have no identifier in adata.var[{gene_id_key!r}]. Fill them in, drop these genes, or "
+                "leave `gene_id_key` out."
+            )
+        adata.var["former_name"] = adata.var_names.astype(str)
+        adata.var_names = chosen.astype(str).to_numpy()
+    repeated = adata.var_names[adata.var_names.duplicated()].unique()
+    if len(repeated):
+        adata.var_names_make_unique()
+        warn_repeated_genes(list(repeated))
+
+
+def warn_repeated_genes(names: list[str]) -> None:
+    """Log that several genes have the same name."""
+    logger.warning(
+        "%d gene names occur more than once (%s): the later ones were numbered (%r). Choose unique identifiers "
+        "with `gene_id_key=` to tell them apart.",
+        len(names),
+        ", ".join(map(repr, names[:3])),
+        f"{names[0]}-1",
+    )
+
+
+def tissue_diameter(drawn_um: float) -> float:
+    """Diameter of the measured tissue, from the diameter that a file states, both in µm."""
+    if abs(drawn_um / SPACE_RANGER_UM - 1) > 0.05:
+        return drawn_um
+    logger.info(
+        "Spots are drawn %.0f µm wide, as Space Ranger does for Visium; they measure %.0f µm of tissue, which is what "
+        "tiles will show (`spot_diameter_um=` states otherwise).",
+        drawn_um,
+        VISIUM_UM,
+    )
+    return VISIUM_UM
+
+
+def visium_mpp(centers: np.ndarray, obs: pd.DataFrame) -> float:
+    """µm per pixel of centers (n, 2), fitted on the array of Visium."""
+    return PITCH_UM / pitch_from_array(centers, obs[list(ARRAY)].to_numpy(dtype=float) * STEPS)
+
+
+def size_of(table: AnnData) -> str:
+    """Size of a table in words."""
+    return f"{table.n_obs:,} spots × {table.n_vars:,} genes"
