@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import deepspot as ds
-from deepspot.pl._report.section import words
-from deepspot.pl._report.survey import Wishes, survey
+from deepspot._core.html import split_code
+from deepspot._core.keys import subspots_name
+from deepspot.pl._report.contents import find_contents
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 GENES = ["UP", "FLAT", "<b>&amp;"]
@@ -53,7 +54,7 @@ class Page(HTMLParser):
 
     @property
     def words(self):
-        return " ".join(self.text)
+        return " ".join(" ".join(self.text).split())  # lines break anywhere, as in a browser
 
 
 def read(path):
@@ -221,12 +222,12 @@ def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
 
 
 def test_knows_a_slide_that_the_model_learnt_from(predicted):
-    slide = survey(predicted, Wishes(), None, None)
+    slide = find_contents(predicted)
     assert slide.name == "P1_S1"
-    assert not slide.learnt_from  # nobody knows
+    assert not slide.is_training_slide  # nobody knows
     for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
         card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
-        assert replace(slide, card=card).learnt_from is known
+        assert replace(slide, card=card).is_training_slide is known
 
 
 def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
@@ -247,11 +248,7 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
 
 
 def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
-    from deepspot._core import keys as _keys
-
-    if not hasattr(_keys, "subspots"):
-        pytest.skip("no finer predictions")
-    key = _keys.subspots_name("spots")
+    key = subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
     words = read(ds.pl.report(predicted, tmp_path / "report.html", n_genes=1)).words
@@ -310,8 +307,8 @@ def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
 
 
 def test_code_between_backticks():
-    assert words("a `b <c>` & `d`") == "a <code>b &lt;c&gt;</code> &amp; <code>d</code>"
-    assert words("a ` b") == "a ` b"
+    assert split_code("a `b <c>` & `d`") == ["a ", "b <c>", " & ", "d", ""]
+    assert split_code("a ` b") == ["a ` b"]
 
 
 def test_renders_in_a_browser(complete, tmp_path):

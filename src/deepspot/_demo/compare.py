@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
     from deepspot.tl._train.targets import TrainingSet
 
-    from .data import Slides
+    from .slides import Slides
 
 SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
 
@@ -76,7 +76,7 @@ def well_measured(scores: pd.DataFrame) -> pd.DataFrame:
     return chosen if len(chosen) < len(scores) else chosen[:0]
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per system: mean and median r over the genes where it is defined, how many are not, median skill."""
     rows = {}
     for system, name in SYSTEMS.items():

@@ -41,6 +41,11 @@ class Slides:
     real: bool
     why_toy: str = ""
 
+    @property
+    def n_spots(self) -> int:
+        """How many spots the predicted slide has."""
+        return len(self.test.shapes["spots"])
+
 
 @dataclass(frozen=True)
 class ToySetup:
