@@ -81,24 +81,7 @@ def library_versions() -> dict[str, str]:
 
 
 def check_file(path: str | Path, *, overwrite: bool = False, option: str = "overwrite=True") -> Path:
-    """Raise unless a page may be written here.
-
-    Parameters
-    ----------
-    path
-        Of the page.
-    overwrite
-        Whether a file of that name may be replaced.
-    option
-        How the user says so, for the message.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    FileExistsError
-        If the file exists, or is a folder.
-    """
+    """Raise unless a page may be written here; `option` is how the user allows to replace a file, for the message."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(

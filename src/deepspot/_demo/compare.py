@@ -26,17 +26,6 @@ DETECTED = 0.3
 def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
     """Fit the baselines on the training slides, and score all systems on the unseen one.
 
-    Parameters
-    ----------
-    slides
-        Embedded slides; the unseen one with predicted genes.
-    model
-        The model that predicted.
-    prediction_key
-        Table with the predicted genes.
-
-    Returns
-    -------
     One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
     of those that were learnt from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
     MSE of the training mean. Toy slides add `program`.

@@ -18,25 +18,8 @@ MARKER = ".deepspot-demo"
 def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | None = None) -> dict[str, Any]:
     """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
 
-    Parameters
-    ----------
-    out
-        Folder to write: ``slide.zarr``, ``model``, ``figures``, ``metrics.csv``, ``report.html``. It has to be new, or
-        from an earlier demo.
-    toy
-        Take synthetic slides even where real sections can be had.
-    seed
-        Seed of everything random.
-
-    Returns
-    -------
-    `metrics` (data frame, one row per gene), `real` (whether the slides are measured ones), `seconds` by step,
-    `report` (path) and `summary` (text).
-
-    Raises
-    ------
-    FileExistsError
-        If `out` holds something else.
+    The folder `out` gets ``slide.zarr``, ``model``, ``figures``, ``metrics.csv`` and ``report.html``. Returns `metrics`
+    (a row per gene), `real` (whether the slides are measured ones), `seconds` by step, `report` (path) and `summary`.
     """
     from deepspot import pp, tl
 
@@ -97,15 +80,7 @@ def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
 def claim(out: Path) -> Path:
     """Make the folder for the results, or clear what an earlier demo wrote into it.
 
-    Parameters
-    ----------
-    out
-        A folder that does not exist, is empty, or was made by the demo.
-
-    Raises
-    ------
-    FileExistsError
-        If there is something else.
+    A folder that holds something else is refused.
     """
     if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(

@@ -35,45 +35,8 @@ def run_report(
     """Read a slide, predict its genes, find groups, markers, gene sets and pathways, and write the report.
 
     A step whose result is there is not done again. One that cannot be done is left out, and the report says why.
-
-    Parameters
-    ----------
-    slide
-        A SpatialData (``.zarr``), the output folder of Space Ranger, or an ``.h5ad``. Nothing is written to it.
-    out
-        File of the report.
-    model
-        Folder of a bundle, or a name; None takes a prediction that is there, else the embedded model.
-    groupby
-        Column with groups of spots; None takes those that are there, else finds clusters.
-    gene_sets, net
-        A GMT file or a library of Enrichr, and a CSV file with weights of genes in pathways; None are the defaults of
-        :func:`deepspot.tl.enrich` and :func:`deepspot.tl.pathways`, which are downloaded.
-    genes
-        Genes to draw.
-    image, mpp
-        Full-resolution image, and µm per pixel, of a slide that lacks them.
-    image_key, shapes_key, table_key
-        Image, spots and measured genes, if there are several.
-    save
-        Where to write the slide with all results.
-    overwrite
-        Replace a report that is there.
-    command
-        What was typed.
-
-    Returns
-    -------
-    What was written, in a sentence.
-
-    Raises
-    ------
-    OSError
-        If a file is missing or in the way.
-    KeyError
-        If a gene or column does not exist.
-    ValueError
-        If the slide cannot be read, or its genes cannot be predicted.
+    Options are those of the command line, where they are explained; `command` is what was typed. Nothing is written to
+    the slide. Returns what was written, in a sentence.
     """
     from deepspot import pl, tl
     from deepspot.pl._map.values import measured_table_key

@@ -55,16 +55,13 @@ def try_drawing(
 
 
 def draw_slide(slide: SlideContents) -> Axes:
-    """Draw the image with the rims of the spots."""
-    from deepspot.pl._map.panel import bar_length, draw_scale_bar
+    """Draw the image with the outlines of the spots."""
+    from deepspot.pl._map.panel import draw_panel
 
     ax, spots, backdrop = _map_axes(slide, SLIDE_INCHES, margin=0)
-    ax.imshow(backdrop.pixels, extent=backdrop.extent, interpolation="antialiased")
-    _draw_rims(ax, spots.xy, spots.diameter, "black", 0.7)
-    left, right, bottom, top = backdrop.extent
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
-    ax.set_axis_off()
-    draw_scale_bar(ax, bar_length(right - left))
+    drawn = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
+    drawn.set_array(None)
+    drawn.set(facecolors="none", edgecolors="black", linewidths=0.7)
     return ax
 
 
@@ -75,10 +72,10 @@ def draw_unusual(slide: SlideContents) -> Axes:
     table_key = str(slide.prediction_key)
     score = _in_shape_order(slide, table_key, slide.sdata.tables[table_key].obs["ood_score"].to_numpy(dtype=float))
     ax, spots, backdrop = _map_axes(slide)
-    top = max(1.2, float(np.nanquantile(score, 0.99)))
+    ends = (0, max(1.2, float(np.nanquantile(score, 0.99))))
     label = "unlike the training tissue (limit: 1)"
-    draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=(0, top))
-    _draw_rims(ax, spots.xy[score > 1], spots.diameter, "#D55E00", 2.0)
+    drawn = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
+    drawn.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
     return ax
 
 
@@ -156,21 +153,3 @@ def _map_axes(slide: SlideContents, inches: float = MAP_INCHES, *, margin: float
     inches = min(inches, inches / aspect)  # a tall slide is made as high as a wide one is wide
     _, ax = plt.subplots(figsize=(inches + margin, inches * aspect), layout="constrained")
     return ax, spots, backdrop
-
-
-def _draw_rims(ax: Axes, xy: np.ndarray, diameter: float, color: str, width: float) -> None:
-    from matplotlib.collections import EllipseCollection
-
-    side = np.full(len(xy), diameter)
-    rims = EllipseCollection(
-        side,
-        side,
-        np.zeros_like(side),
-        units="xy",
-        offsets=xy,
-        offset_transform=ax.transData,
-        facecolors="none",
-        edgecolors=color,
-        linewidths=width,
-    )
-    ax.add_collection(rims, autolim=False)
