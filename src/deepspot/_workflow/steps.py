@@ -110,7 +110,7 @@ def predict(
         return key, None
     loaded = models.load(model)
     if genes:
-        check_genes(genes, loaded.card.genes, "the prediction")  # type: ignore[union-attr]
+        check_genes(genes, loaded.card.genes, "the prediction")
     found_image, _ = select_image_and_shapes(sdata, image_key, shapes_key)
     found = find(sdata, loaded, found_image, shapes_key, centers_px(sdata, found_image, shapes_key))
     if found is not None:
