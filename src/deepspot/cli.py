@@ -103,10 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     cohort.add_argument("--diameter-um", type=float, metavar="µM", help="of spots (default: as the model was trained)")
     cohort.add_argument("--distance-um", type=float, metavar="µM", help="between spots (default: likewise)")
     cohort.add_argument("--layout", choices=("square", "hexagonal"), default="square", help="(default: %(default)s)")
+    rules = ("brightness", "saturation", "all")
     cohort.add_argument(
-        "--tissue", choices=("brightness", "saturation", "all"), default="brightness",
-        help="rule for what is tissue (default: %(default)s)",
-    )  # fmt: skip
+        "--tissue", choices=rules, default=rules[0], help="rule for what is tissue (default: %(default)s)"
+    )
     cohort.add_argument("--full", action="store_true", help="all bits of float32 (default: the precision of float16)")
     cohort.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     cohort.add_argument("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
@@ -157,9 +157,12 @@ def _predict(arguments: argparse.Namespace) -> None:
     sdata = read_zarr(slide)
     before = set(sdata.tables)
     tl.predict(
-        sdata, arguments.model,
-        image_key=arguments.image_key, shapes_key=arguments.shapes_key, key_added=arguments.key_added,
-    )  # fmt: skip
+        sdata,
+        arguments.model,
+        image_key=arguments.image_key,
+        shapes_key=arguments.shapes_key,
+        key_added=arguments.key_added,
+    )
     added = [key for key in sdata.tables if key not in before]
     if out is not None:
         sdata.write(out)
@@ -171,11 +174,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     import matplotlib
 
-    from ._workflow.plan import Plan
     from ._workflow.run import run_report
 
     matplotlib.use("Agg")
-    print(run_report(Plan(**{key: value for key, value in vars(arguments).items() if key != "run"})))
+    print(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"}))
 
 
 def _cohort(arguments: argparse.Namespace) -> int:
@@ -184,11 +186,19 @@ def _cohort(arguments: argparse.Namespace) -> int:
 
     with local_workers(arguments.workers) as workers:
         runs = tl.cohort(
-            arguments.manifest, arguments.model, arguments.out, client=workers or arguments.scheduler,
-            diameter_um=arguments.diameter_um, distance_um=arguments.distance_um, layout=arguments.layout,
-            tissue=None if arguments.tissue == "all" else arguments.tissue, half=not arguments.full,
-            device=arguments.device, batch_size=arguments.batch_size, overwrite=arguments.overwrite,
-        )  # fmt: skip
+            arguments.manifest,
+            arguments.model,
+            arguments.out,
+            client=workers or arguments.scheduler,
+            diameter_um=arguments.diameter_um,
+            distance_um=arguments.distance_um,
+            layout=arguments.layout,
+            tissue=None if arguments.tissue == "all" else arguments.tissue,
+            half=not arguments.full,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            overwrite=arguments.overwrite,
+        )
     failed = int((runs["status"] == "failed").sum())
     print(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}.")
     return SOME_FAILED if failed else 0
@@ -200,9 +210,13 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.out.exists() and not arguments.overwrite:
         raise FileExistsError(f"{str(arguments.out)!r} exists. Pass --overwrite, or choose another name with --out.")
     model = models.convert_legacy(
-        arguments.source, tile_um=arguments.tile_um, encoder=arguments.encoder, name=arguments.name,
-        tissue=arguments.tissue, licence=arguments.licence,
-    )  # fmt: skip
+        arguments.source,
+        tile_um=arguments.tile_um,
+        encoder=arguments.encoder,
+        name=arguments.name,
+        tissue=arguments.tissue,
+        licence=arguments.licence,
+    )
     model.save(arguments.out, overwrite=arguments.overwrite)
     print(f"Wrote {arguments.out}.")
 

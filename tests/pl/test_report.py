@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import deepspot as ds
-from deepspot.pl._report.section import words
-from deepspot.pl._report.survey import Wishes, survey
+from deepspot._core.keys import subspots_name
+from deepspot.pl._report.contents import find_contents
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 GENES = ["UP", "FLAT", "<b>&amp;"]
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
     @property
     def words(self):
-        return " ".join(self.text)
+        return " ".join(" ".join(self.text).split())  # lines break anywhere, as in a browser
 
 
 def read(path):
@@ -71,21 +71,17 @@ def predicted(slide, add_table):
     table.var["expected_r_high"] = [0.7, 0.4, np.nan]
     table.obs["ood_score"] = np.linspace(0.2, 1.1, 30).astype(np.float32)
     table.obs["ood"] = table.obs["ood_score"] > 1
-    table.uns["deepspot"] |= {
-        "model": "<script>alert(1)</script>", "fingerprint": "abc", "preset": "default", "gate": "r 0.2 & more",
-        "expected_r_from": "3 patients", "licence": "CC BY 4.0", "tissue": "breast <test>", "depth": "all",
-        "versions": {"torch": "2.0"}, "features": "none",
-    }  # fmt: skip
+    made = {"model": "<script>alert(1)</script>", "fingerprint": "abc", "preset": "default", "gate": "r 0.2 & more"}
+    made |= {"expected_r_from": "3 patients", "licence": "CC BY 4.0", "tissue": "breast <test>", "depth": "all"}
+    table.uns["deepspot"] |= made | {"versions": {"torch": "2.0"}, "features": "none"}
     return slide
 
 
 def add_results(sdata, key="deepspot_spots"):
     table = sdata.tables[key]
     table.obs["annotation"] = pd.Categorical(np.repeat(["tumour", "stroma <x>"], 15), ["tumour", "stroma <x>"])
-    table.uns["markers"] = pd.DataFrame(
-        {"group": ["tumour"] * 2 + ["stroma <x>"], "gene": ["UP", "FLAT", "UP"], "logfoldchange": [1.0, 0.1, -1.0],
-         "p_block_adj": np.nan, "significant": [True, False, False]}
-    )  # fmt: skip
+    found = {"group": ["tumour"] * 2 + ["stroma <x>"], "gene": ["UP", "FLAT", "UP"], "logfoldchange": [1.0, 0.1, -1.0]}
+    table.uns["markers"] = pd.DataFrame(found | {"p_block_adj": np.nan, "significant": [True, False, False]})
     table.uns["deepspot_markers"] = {"groupby": "annotation", "test": "wilcoxon", "many": list(range(500))}
     table.uns["enrichment"] = pd.DataFrame(
         {"group": ["tumour"], "term": ["A & B"], "n_overlap": [1], "n_set": [2], "p": [0.01], "p_adj": [0.02]}
@@ -95,10 +91,8 @@ def add_results(sdata, key="deepspot_spots"):
 
 def add_correction(sdata, add_table):
     n = len(sdata.shapes["spots"])
-    layers = {
-        "measured": np.ones((n, 3)), "predicted": np.column_stack([np.ones((n, 2)), np.full(n, np.nan)]),
-        "corrected": np.ones((n, 3)), "weight": np.tile([0.25, 0.75, 1.0], (n, 1)), "change": np.full((n, 3), -0.5),
-    }  # fmt: skip
+    layers = {"measured": np.ones((n, 3)), "corrected": np.ones((n, 3)), "change": np.full((n, 3), -0.5)}
+    layers |= {"predicted": np.tile([1.0, 1.0, np.nan], (n, 1)), "weight": np.tile([0.25, 0.75, 1.0], (n, 1))}
     add_table(sdata, np.ones((n, 3)), ["UP", "FLAT", "OTHER"], "table_corrected", kind="corrected", layers=layers)
     sdata.tables["table_corrected"].uns["deepspot"] |= {"method": "posterior", "registration": "Aligned: fine"}
 
@@ -110,31 +104,35 @@ def complete(predicted, add_table):
     return predicted
 
 
-def test_tells_all_there_is(complete, tmp_path):
+SECTIONS = """The slide / The model / How far to trust it / Where genes are high and low / Regions / Pathways /
+Correction of the measured genes / What was not done, and how to do it / How it was made"""
+SAID = """no medical device / 30, each a piece of tissue / breast <test> / CC BY 4.0 / r 0.2 & more /
+4 of 30 spots (13 %) look unlike / patients whose slides were kept away / UP: expected r 0.61 / UP (+1.00) /
+Registration of measured spots and image: Aligned: fine / 50 % in the median gene / Left as measured 1 gene /
+0.50 on average / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" / groupby = annotation"""
+
+
+def entries(sdata):
+    return {key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in sdata.tables.items()}
+
+
+def test_tells_all_there_is_and_leaves_the_object_alone(complete, tmp_path):
+    before = entries(complete)
     path = ds.pl.report(complete, tmp_path / "report.html", command="deepspot report x")
-    page = read(path)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
     assert path == tmp_path / "report.html"
-    assert page.headings == [
-        "The slide", "The model", "How far to trust it", "Where genes are high and low", "Regions", "Pathways",
-        "Correction of the measured genes", "What was not done, and how to do it", "How it was made",
-    ]  # fmt: skip
+    assert page.headings == SECTIONS.replace("\n", " ").split(" / ")
     # slide, unusual spots, r, 3 genes, tiles, groups, markers, gene sets, pathways, correction
     assert len(page.images) == 12
-    for said in (
-        "no medical device", "30, each a piece of tissue", "breast <test>", "CC BY 4.0", "r 0.2 & more",
-        "4 of 30 spots (13 %) look unlike", "patients whose slides were kept away", "UP: expected r 0.61",
-        "UP (+1.00)", "Registration of measured spots and image: Aligned: fine",
-        "50 % in the median gene", "Left as measured 1 gene", "0.50 on average", "fingerprint abc",
-        "deepspot report x", "torch 2.0",
-        "groupby = annotation", 'resolution="subspot"',
-    ):  # fmt: skip
+    for said in SAID.replace("\n", " ").split(" / "):
         assert said in page.words, said
     assert "nan" not in page.words
+    assert entries(complete) == before
+    import matplotlib.pyplot as plt
 
-
-def test_is_one_file_without_scripts_or_network(complete, tmp_path):
-    text = ds.pl.report(complete, tmp_path / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
+    assert plt.get_fignums() == []
+    # One file without scripts or network.
     assert "script" not in page.tags
     assert all(image.startswith("data:image/png;base64,") for image in page.images)
     links = [address for address in page.addresses if not address.startswith("data:")]
@@ -221,12 +219,12 @@ def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
 
 
 def test_knows_a_slide_that_the_model_learnt_from(predicted):
-    slide = survey(predicted, Wishes(), None, None)
+    slide = find_contents(predicted)
     assert slide.name == "P1_S1"
-    assert not slide.learnt_from  # nobody knows
+    assert not slide.is_training_slide  # nobody knows
     for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
         card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
-        assert replace(slide, card=card).learnt_from is known
+        assert replace(slide, card=card).is_training_slide is known
 
 
 def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
@@ -247,27 +245,12 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
 
 
 def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
-    from deepspot._core import keys as _keys
-
-    if not hasattr(_keys, "subspots"):
-        pytest.skip("no finer predictions")
-    key = _keys.subspots_name("spots")
+    key = subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
     words = read(ds.pl.report(predicted, tmp_path / "report.html", n_genes=1)).words
     assert "UP in finer parts" in words
     assert "resolution=" not in words
-
-
-def test_leaves_the_object_alone(complete, tmp_path):
-    before = {key: (list(t.obs), list(t.var), sorted(t.uns), sorted(t.obsm)) for key, t in complete.tables.items()}
-    ds.pl.report(complete, tmp_path / "report.html", n_genes=1)
-    assert before == {
-        key: (list(t.obs), list(t.var), sorted(t.uns), sorted(t.obsm)) for key, t in complete.tables.items()
-    }
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
 
 
 def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_path, monkeypatch):
@@ -309,21 +292,14 @@ def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_code_between_backticks():
-    assert words("a `b <c>` & `d`") == "a <code>b &lt;c&gt;</code> &amp; <code>d</code>"
-    assert words("a ` b") == "a ` b"
-
-
 def test_renders_in_a_browser(complete, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("needs Chromium")
     path, picture = ds.pl.report(complete, tmp_path / "report.html", n_genes=1), tmp_path / "page.png"
-    subprocess.run(
-        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,4000",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", path.as_uri()],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,4000"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
+    subprocess.run([chromium, *options, path.as_uri()], check=True, capture_output=True, timeout=120)
     from PIL import Image
 
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,8 @@ import spatialdata
 import deepspot as ds
 from deepspot import cli, encoders
 from deepspot._stats import oversample
-from deepspot._workflow.groups import choose_groups
-from deepspot._workflow.plan import Plan
-from deepspot._workflow.predict import predict
-from deepspot._workflow.read import read_slide
 from deepspot._workflow.run import run_report
+from deepspot._workflow.steps import choose_groups, find_gene_sets, predict, read_slide
 
 # anndata writes scanpy's record arrays in a way that zarr warns of; the command line keeps that to itself.
 pytestmark = pytest.mark.filterwarnings("ignore:The data type")
@@ -30,8 +26,8 @@ def trained(toy, mean_colour):
 
 
 @pytest.fixture
-def plan(trained, slide, cheap_encoder, tmp_path, monkeypatch):
-    """A slide on disk that another slide's model predicts, with gene sets and pathways that are files."""
+def given(trained, slide, cheap_encoder, tmp_path, monkeypatch):
+    """Of `run_report`: a slide on disk that another slide's model predicts, gene sets and pathways that are files."""
     real = encoders.get
     monkeypatch.setattr(
         encoders,
@@ -48,17 +44,26 @@ def plan(trained, slide, cheap_encoder, tmp_path, monkeypatch):
     )
     net = pd.DataFrame({"source": ["P", "Q"] * 6, "target": genes, "weight": np.linspace(-1, 2, 12)})
     net.to_csv(tmp_path / "net.csv", index=False)
-    return Plan(
-        tmp_path / "slide.zarr", tmp_path / "report.html", model=str(tmp_path / "model"), groupby="side",
-        gene_sets=str(tmp_path / "sets.gmt"), net=tmp_path / "net.csv", genes=[genes[0]],
-    )  # fmt: skip
+    return {
+        "slide": tmp_path / "slide.zarr",
+        "out": tmp_path / "report.html",
+        "model": str(tmp_path / "model"),
+        "groupby": "side",
+        "gene_sets": str(tmp_path / "sets.gmt"),
+        "net": tmp_path / "net.csv",
+        "genes": [genes[0]],
+    }
+
+
+def run(given, **changes):
+    return run_report(**given | changes)
 
 
 def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(plan, tmp_path, monkeypatch, capsys):
+def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(given, tmp_path, monkeypatch, capsys):
     def planted(sdata, groupby, **options):
         # So few spots have no markers: say that the first genes are some.
         real(sdata, groupby, **options)
@@ -67,16 +72,14 @@ def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(plan, tmp_path,
 
     real = ds.tl.markers
     monkeypatch.setattr(ds.tl, "markers", planted)
-    before = files(plan.slide)
-    arguments = [
-        "report", str(plan.slide), "--out", str(plan.out), "--model", plan.model, "--groupby", "side", "--gene-sets",
-        plan.gene_sets, "--net", str(plan.net), "--save", str(tmp_path / "saved.zarr"),
-        "--genes", ",".join(plan.genes),
-    ]  # fmt: skip
+    before = files(given["slide"])
+    command = "report {slide} --out {out} --model {model} --groupby side --gene-sets {gene_sets} --net {net}"
+    arguments = command.format(**given).split()
+    arguments += ["--genes", ",".join(given["genes"]), "--save", str(tmp_path / "saved.zarr")]
     assert cli.main(arguments) == 0
-    assert files(plan.slide) == before
-    assert str(plan.out) in capsys.readouterr().out
-    page = plan.out.read_text()
+    assert files(given["slide"]) == before
+    assert str(given["out"]) in capsys.readouterr().out
+    page = given["out"].read_text()
     for said in ("Spots by side.", "gene set", "Pathways", "Registration of measured spots", "deepspot report"):
         assert said in page
     assert "What was not done" in page
@@ -87,30 +90,30 @@ def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(plan, tmp_path,
     assert list(table.obs["side"].cat.categories) == ["left", "right"]
 
 
-def test_what_is_there_is_not_done_again(plan, tmp_path, log, monkeypatch):
-    run_report(replace(plan, save=tmp_path / "saved.zarr"))
+def test_what_is_there_is_not_done_again(given, tmp_path, log, monkeypatch):
+    run(given, save=tmp_path / "saved.zarr")
     before = files(tmp_path / "saved.zarr")
     for name in ("predict", "markers", "pathways"):
         monkeypatch.setattr(ds.tl, name, None)
     log.clear()
-    run_report(replace(plan, slide=tmp_path / "saved.zarr", gene_sets=None, net=None, overwrite=True))
+    run(given, slide=tmp_path / "saved.zarr", gene_sets=None, net=None, overwrite=True)
     assert sum(message.startswith("Using") for message in log) >= 3
     assert files(tmp_path / "saved.zarr") == before
 
 
-def test_what_cannot_be_done_is_said_in_the_report(plan, monkeypatch, log):
+def test_what_cannot_be_done_is_said_in_the_report(given, monkeypatch, log):
     def offline(*_, **__):
         raise ConnectionError("cannot be had offline: pass `net=`")
 
     monkeypatch.setattr(ds.tl, "pathways", offline)
     monkeypatch.setattr(ds.tl, "check_alignment", offline)
-    run_report(replace(plan, net=None))
-    page = plan.out.read_text()
+    run(given, net=None)
+    page = given["out"].read_text()
     assert page.count("cannot be had offline: pass <code>net=</code>") == 2
     assert any(message.startswith("Pathways: left out.") for message in log)
 
 
-def test_reads_an_h5ad_with_its_image(plan, slide, tmp_path):
+def test_reads_an_h5ad_with_its_image(given, slide, tmp_path):
     from PIL import Image
 
     pixels = slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
@@ -119,42 +122,42 @@ def test_reads_an_h5ad_with_its_image(plan, slide, tmp_path):
     table.uns = {"spatial": {"P1": {"scalefactors": {"spot_diameter_fullres": 55.0}}}}
     table.obs = table.obs.drop(columns=["region", "spot_id"], errors="ignore")
     table.write_h5ad(tmp_path / "slide.h5ad")
-    given = replace(plan, slide=tmp_path / "slide.h5ad", image=tmp_path / "he.png", mpp=1.0)
-    run_report(given)
-    assert "Slide P1: genes predicted" in plan.out.read_text()
+    given |= {"slide": tmp_path / "slide.h5ad", "image": tmp_path / "he.png", "mpp": 1.0}
+    run(given)
+    assert "Slide P1: genes predicted" in given["out"].read_text()
     with pytest.raises(ValueError, match="--image"):
-        run_report(replace(given, image=None, overwrite=True))
+        run(given, image=None, overwrite=True)
     with pytest.raises(ValueError, match="scale is unknown") as error:
-        run_report(replace(given, mpp=None, overwrite=True))
+        run(given, mpp=None, overwrite=True)
     assert "--mpp" in error.value.__notes__[0]
 
 
-def test_reads_a_folder_of_space_ranger_with_its_image(plan, tmp_path, monkeypatch):
+def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
     """The reader has tests of its own."""
     (tmp_path / "outs" / "spatial").mkdir(parents=True)
     (tmp_path / "he.tif").write_text("")
     monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
-    given = replace(plan, slide=tmp_path / "outs", image=tmp_path / "he.tif", mpp=0.5)
-    assert read_slide(given) == (tmp_path / "outs", {"fullres_image_file": tmp_path / "he.tif", "mpp": 0.5})
+    image = tmp_path / "he.tif"
+    assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", {"fullres_image_file": image, "mpp": 0.5})
     with pytest.raises(ValueError, match="Space Ranger does not copy it"):
-        read_slide(replace(given, image=None))
+        read_slide(tmp_path / "outs")
 
 
-def test_without_a_model_the_prediction_of_the_slide_is_taken(plan, trained, slide, cheap_encoder, monkeypatch):
+def test_without_a_model_the_prediction_of_the_slide_is_taken(trained, slide, cheap_encoder, monkeypatch):
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     monkeypatch.setattr(ds.models, "load", None)
-    assert predict(slide, replace(plan, model=None), "spots") == ("deepspot_spots", None)
+    assert predict(slide, None, shapes_key="spots") == ("deepspot_spots", None)
     with pytest.raises(KeyError, match="12 genes of the prediction"):
-        predict(slide, replace(plan, model=None, genes=["NO_SUCH"]), "spots")
+        predict(slide, None, shapes_key="spots", genes=["NO_SUCH"])
     slide.tables["other"] = slide.tables["deepspot_spots"].copy()
     with pytest.raises(ValueError, match="--model"):
-        predict(slide, replace(plan, model=None), "spots")
+        predict(slide, None, shapes_key="spots")
 
 
-def test_another_model_does_not_replace_the_prediction(plan, trained, slide, cheap_encoder):
+def test_another_model_does_not_replace_the_prediction(given, trained, slide, cheap_encoder):
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     slide.tables["deepspot_spots"].uns["deepspot"]["fingerprint"] = "other"
-    key, model = predict(slide, plan, "spots")
+    key, model = predict(slide, given["model"], shapes_key="spots")
     assert key == f"deepspot_spots_{model.fingerprint}"
     assert slide.tables[key].uns["deepspot"]["fingerprint"] == trained.fingerprint
     assert "deepspot_spots" in slide.tables
@@ -164,7 +167,7 @@ def clustered(monkeypatch, labels):
     monkeypatch.setattr(oversample, "leiden", lambda latent, seed: np.asarray(labels))
 
 
-def test_clusters_are_found_where_there_are_no_groups(plan, trained, slide, cheap_encoder, monkeypatch):
+def test_clusters_are_found_where_there_are_no_groups(trained, slide, cheap_encoder, monkeypatch):
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     clustered(monkeypatch, np.repeat([1, 0, 2], 10))
     assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "leiden"
@@ -174,13 +177,13 @@ def test_clusters_are_found_where_there_are_no_groups(plan, trained, slide, chea
     assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "annotation"
 
 
-def test_without_igraph_the_report_says_how_to_get_clusters(plan, monkeypatch):
+def test_without_igraph_the_report_says_how_to_get_clusters(given, monkeypatch):
     def missing(latent, seed):
         raise ImportError('Clusters need igraph: `pip install "deepspot[oversample]"`.')
 
     monkeypatch.setattr(oversample, "leiden", missing)
-    run_report(replace(plan, groupby=None))
-    assert "deepspot[oversample]" in plan.out.read_text()
+    run(given, groupby=None)
+    assert "deepspot[oversample]" in given["out"].read_text()
 
 
 @pytest.mark.parametrize(
@@ -203,33 +206,32 @@ def test_without_igraph_the_report_says_how_to_get_clusters(plan, monkeypatch):
         ({"shapes_key": "cells"}, KeyError, "'cells'"),
     ],
 )
-def test_says_what_is_wrong(change, error, message, plan, tmp_path, monkeypatch):
+def test_says_what_is_wrong(change, error, message, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.txt").write_text("mine")
-    known = {"SLIDE": plan.slide, "TAKEN": tmp_path / "taken.txt", "SLIDE/report.html": plan.slide / "report.html"}
+    slide = given["slide"]
+    known = {"SLIDE": slide, "TAKEN": tmp_path / "taken.txt", "SLIDE/report.html": slide / "report.html"}
     paths = {"slide", "net", "image", "out", "save"}
     change = {name: Path(known.get(value, value)) if name in paths else value for name, value in change.items()}
     with pytest.raises(error, match=message):
-        run_report(replace(plan, **change))
-    assert not plan.out.exists()
-    assert not (plan.slide / "report.html").exists()
+        run(given, **change)
+    assert not given["out"].exists()
+    assert not (slide / "report.html").exists()
 
 
-def test_gene_sets_that_are_named_replace_those_that_are_there(plan, slide, monkeypatch):
-    from deepspot._workflow.run import _enrich
-
+def test_gene_sets_that_are_named_replace_those_that_are_there(slide, monkeypatch):
     calls = []
     monkeypatch.setattr(ds.tl, "enrich", lambda *args, **_: calls.append(args[1]))
     slide.tables["table"].uns["enrichment"] = pd.DataFrame()
-    _enrich(slide, replace(plan, gene_sets=None), "table")
+    find_gene_sets(slide, "table", None)
     assert calls == []
-    _enrich(slide, plan, "table")
-    assert calls == [plan.gene_sets]
+    find_gene_sets(slide, "table", "sets.gmt")
+    assert calls == ["sets.gmt"]
 
 
-def test_several_measured_tables_are_refused_before_the_work(plan, slide, tmp_path):
+def test_several_measured_tables_are_refused_before_the_work(given, slide, tmp_path):
     slide.tables["second"] = slide.tables["table"].copy()
     slide.write(tmp_path / "two.zarr")
     with pytest.raises(ValueError, match="table_key"):
-        run_report(replace(plan, slide=tmp_path / "two.zarr"))
-    assert not plan.out.exists()
+        run(given, slide=tmp_path / "two.zarr")
+    assert not given["out"].exists()

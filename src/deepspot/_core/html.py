@@ -1,117 +1,87 @@
-"""The page of reports that are one file: no scripts, nothing from the network."""
+"""Reports as one HTML file: templates in, a file without scripts out, nothing from the network.
+
+Templates (``.html.j2``) lie beside the code that gathers their facts and are named by their path in the package. They
+escape whatever they are given; only what a template made itself is HTML.
+"""
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
-from html import escape
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from string import Template
+from typing import TYPE_CHECKING, Any
 
-STYLE = """  :root { --ink: #1d2733; --soft: #5b6875; --line: #d9dfe5; --blue: #0072B2; --warm: #fff4e5; }
-  body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
-         max-width: 62rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-  h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .6rem; }
-  h2 { font-size: 1.25rem; margin: 2.4rem 0 .5rem; }
-  p, li { max-width: 46rem; }
-  .lead { font-size: 1.1rem; }
-  .limits { background: var(--warm); border-left: 4px solid #D55E00; padding: .8rem 1.1rem; margin: 1.4rem 0; }
-  .limits p { margin: .2rem 0; }
-  .scroll { overflow-x: auto; }
-  table { border-collapse: collapse; margin: .6rem 0; }
-  th, td { text-align: right; padding: .35rem .8rem; border-bottom: 1px solid var(--line); }
-  th:first-child, td:first-child { text-align: left; padding-left: 0; }
-  th { font-weight: 600; border-bottom: 2px solid var(--ink); }
-  .facts th { border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; text-align: left;
-              padding-left: 0; }
-  .facts td { text-align: left; overflow-wrap: anywhere; }
-  figure { margin: 1.2rem 0; }
-  figure img { max-width: 100%; height: auto; display: block; }
-  figcaption { color: var(--soft); font-size: .92rem; }
-  .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
-  pre { background: #f4f6f8; padding: .8rem 1rem; overflow-x: auto; font-size: .9rem; }
-  code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92em; }
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<h1>$title</h1>
-$body</body>
-</html>
-""")
+PACKAGE = Path(__file__).parents[1]
+LIBRARIES = ("anndata", "deepspot", "numpy", "scanpy", "spatialdata", "torch")
 
 
-def page(title: str, body: str, *, style: str = "") -> str:
-    """Put a page together.
-
-    Parameters
-    ----------
-    title, body
-        HTML; whatever comes from users or files is escaped already.
-    style
-        CSS besides that of all reports.
-    """
-    return _PAGE.substitute(title=title, body=body, style=STYLE + style)
+def render(template: str, **facts: Any) -> str:
+    """Fill in a template, such as ``"_demo/demo.html.j2"``; a fact that it lacks is an error."""
+    return _templates().get_template(template).render(facts)
 
 
-def embed(image: bytes | Path) -> str:
-    """Turn a PNG, or the file that holds it, into the address of an image that is inside the page."""
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "decimal": decimal,
+        "percent": percent,
+        "plural": plural,
+        "png": png,
+        "split_code": split_code,
+        "thousands": "{:,}".format,
+    }
+    return templates
+
+
+def decimal(value: float, unknown: str = "unknown") -> str:
+    """Two decimals of a number that may be NaN."""
+    return unknown if value != value else f"{value:.2f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share."""
+    return f"{100 * share:.0f} %"
+
+
+def plural(n: int, noun: str) -> str:
+    """Number and noun."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
+def png(image: bytes | Path) -> str:
+    """Address of an image that is part of the page, from a PNG or the file that holds it."""
     content = image if isinstance(image, bytes) else image.read_bytes()
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
-def figure(image: bytes | Path, caption: str) -> str:
-    """Figure with a caption, which readers who cannot see it get too."""
-    text = escape(caption)
-    return f'<figure><img alt="{text}" src="{embed(image)}"><figcaption>{text}</figcaption></figure>'
+def split_code(text: str) -> list[str]:
+    """Split text at backticks: every second part is code. A single backtick is text."""
+    return re.split(r"`([^`]+)`", str(text))
 
 
-def facts(rows: Mapping[str, str]) -> str:
-    """Two columns: name and text; the text is HTML."""
-    cells = "".join(f"<tr><th>{escape(name)}</th><td>{text}</td></tr>" for name, text in rows.items())
-    return f'<div class="scroll"><table class="facts">{cells}</table></div>'
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: bool = False) -> str:
-    """Table with a head; of numbers, which are flush right, or of text."""
-    lines = [_row("th", head), *(_row("td", row) for row in rows)]
-    opening = '<table class="text">' if text else "<table>"
-    return f'<div class="scroll">{opening}{"".join(lines)}</table></div>'
-
-
-def _row(cell: str, texts: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{cell}>{escape(text)}</{cell}>" for text in texts) + "</tr>"
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that make a report."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def check_file(path: str | Path, *, overwrite: bool = False, option: str = "overwrite=True") -> Path:
-    """Raise unless a page may be written here.
-
-    Parameters
-    ----------
-    path
-        Of the page.
-    overwrite
-        Whether a file of that name may be replaced.
-    option
-        How the user says so, for the message.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
-    FileExistsError
-        If the file exists, or is a folder.
-    """
+    """Raise unless a page may be written here; `option` is how the user allows to replace a file, for the message."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
     from deepspot.tl._train.targets import TrainingSet
 
-    from .data import Slides
+    from .slides import Slides
 
 SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
 
@@ -26,17 +26,6 @@ DETECTED = 0.3
 def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
     """Fit the baselines on the training slides, and score all systems on the unseen one.
 
-    Parameters
-    ----------
-    slides
-        Embedded slides; the unseen one with predicted genes.
-    model
-        The model that predicted.
-    prediction_key
-        Table with the predicted genes.
-
-    Returns
-    -------
     One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
     of those that were learnt from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
     MSE of the training mean. Toy slides add `program`.
@@ -76,7 +65,7 @@ def well_measured(scores: pd.DataFrame) -> pd.DataFrame:
     return chosen if len(chosen) < len(scores) else chosen[:0]
 
 
-def summarise(scores: pd.DataFrame) -> pd.DataFrame:
+def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     """One row per system: mean and median r over the genes where it is defined, how many are not, median skill."""
     rows = {}
     for system, name in SYSTEMS.items():

@@ -9,37 +9,21 @@ from typing import Any
 
 from deepspot._core.logging import logger
 
-from .data import ToySetup, load_slides
-from .report import Outcome, summary, write_report
+from .report import CONTENT, draw_figures, summary, write_report
+from .slides import ToySetup, load_slides
+
+MARKER = ".deepspot-demo"
 
 
 def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | None = None) -> dict[str, Any]:
     """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
 
-    Parameters
-    ----------
-    out
-        Folder to write: ``slide.zarr``, ``model``, ``figures``, ``metrics.csv``, ``report.html``. It has to be new, or
-        from an earlier demo.
-    toy
-        Take synthetic slides even where real sections can be had.
-    seed
-        Seed of everything random.
-
-    Returns
-    -------
-    `metrics` (data frame, one row per gene), `real` (whether the slides are measured ones), `seconds` by step,
-    `report` (path) and `summary` (text).
-
-    Raises
-    ------
-    FileExistsError
-        If `out` holds something else.
+    The folder `out` gets ``slide.zarr``, ``model``, ``figures``, ``metrics.csv`` and ``report.html``. Returns `metrics`
+    (a row per gene), `real` (whether the slides are measured ones), `seconds` by step, `report` (path) and `summary`.
     """
     from deepspot import pp, tl
 
     from .compare import compare
-    from .figures import draw_histogram, draw_maps, draw_reliability
 
     seconds: dict[str, float] = {}
     setup = _setup or ToySetup()
@@ -53,11 +37,17 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
             pp.embed(sdata, encoder)
     with _step("Training", seconds):
         model = tl.train(
-            slides.train, patient_key="patient", genes=slides.genes, encoder=encoder, network=network,
-            training=training, seed=seed, name="demo",
+            slides.train,
+            patient_key="patient",
+            genes=slides.genes,
+            encoder=encoder,
+            network=network,
+            training=training,
+            seed=seed,
+            name="demo",
             tissue="HER2-positive breast cancer" if slides.real else "synthetic",
             licence="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
-        )  # fmt: skip
+        )
         model.save(out / "model")
     with _step("Predicting the unseen slide", seconds):
         tl.predict(slides.test, model, encoder=encoder)
@@ -67,19 +57,15 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     with _step("Writing the slide", seconds):
         slides.test.write(out / "slide.zarr")
     with _step("Drawing", seconds):
-        maps = draw_maps(slides.test, scores["r_deepspot"], out / "figures")
-        histogram = draw_histogram(scores, out / "figures")
-        reliability = draw_reliability(model, out / "figures")
-
+        figures = draw_figures(slides, model, scores, out / "figures")
     command = f"python -m deepspot demo --out {out}{' --toy' if toy else ''} --seed {seed}"
-    outcome = Outcome(slides, model, scores, maps, histogram, reliability, seconds, command)
-    report = write_report(outcome, out / "report.html")
+    report = write_report(out / "report.html", slides, model, scores, figures=figures, seconds=seconds, command=command)
     return {
         "metrics": scores,
         "real": slides.real,
         "seconds": seconds,
         "report": report,
-        "summary": summary(outcome, out),
+        "summary": summary(slides, scores, seconds, out),
     }
 
 
@@ -91,22 +77,10 @@ def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-MARKER = ".deepspot-demo"
-CONTENT = ("model", "slide.zarr", "figures", "metrics.csv", "report.html")
-
-
 def claim(out: Path) -> Path:
     """Make the folder for the results, or clear what an earlier demo wrote into it.
 
-    Parameters
-    ----------
-    out
-        A folder that does not exist, is empty, or was made by the demo.
-
-    Raises
-    ------
-    FileExistsError
-        If there is something else.
+    A folder that holds something else is refused.
     """
     if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(

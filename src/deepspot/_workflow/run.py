@@ -1,149 +1,121 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from deepspot._core.html import check_file
 from deepspot._core.logging import logger
 from deepspot._sdata.select import select_shapes
-from deepspot._sdata.tables import labels_of
 
-from .groups import choose_groups
-from .plan import Plan
-from .predict import predict
-from .read import read_slide
+from . import steps
 
 if TYPE_CHECKING:
-    from spatialdata import SpatialData
-
-    from deepspot.models import DeepSpot
     from deepspot.tl._alignment.align import Alignment
 
-FEWEST = 3
 
-
-def run_report(plan: Plan) -> str:
+def run_report(
+    slide: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    groupby: str | None = None,
+    gene_sets: str | None = None,
+    net: Path | None = None,
+    genes: list[str] | None = None,
+    image: Path | None = None,
+    mpp: float | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    table_key: str | None = None,
+    save: Path | None = None,
+    overwrite: bool = False,
+    command: str | None = None,
+) -> str:
     """Read a slide, predict its genes, find groups, markers, gene sets and pathways, and write the report.
 
     A step whose result is there is not done again. One that cannot be done is left out, and the report says why.
-
-    Parameters
-    ----------
-    plan
-        What was asked for.
-
-    Returns
-    -------
-    What was written, in a sentence.
-
-    Raises
-    ------
-    OSError
-        If a file is missing or in the way.
-    KeyError
-        If a gene or column does not exist.
-    ValueError
-        If the slide cannot be read, or its genes cannot be predicted.
+    Options are those of the command line, where they are explained; `command` is what was typed. Nothing is written to
+    the slide. Returns what was written, in a sentence.
     """
-    from deepspot import pl
+    from deepspot import pl, tl
     from deepspot.pl._map.values import measured_table_key
+    from deepspot.pl._report.contents import find_contents
 
-    plan.check()
-    _say("Reading the slide")
-    sdata = read_slide(plan)
-    shapes_key = select_shapes(sdata, plan.image_key, plan.shapes_key)
-    measured_table_key(sdata, shapes_key, plan.table_key)  # if there are several, say so before the long work
-    _say("Predicting")
-    key, model = predict(sdata, plan, shapes_key)
+    check_file(out, overwrite=overwrite, option="--overwrite")
+    _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": _gmt_file(gene_sets)}, save)
     notes: dict[str, str] = {}
-    _say("Checking the registration")
-    alignment = _alignment(sdata, plan, shapes_key, key, model, notes)
-    _say("Groups and their markers")
-    groupby = choose_groups(sdata, plan.groupby, key, shapes_key, notes)
-    if groupby is not None:
-        _attempt("Marker genes", lambda: _markers(sdata, key, groupby), notes)
-    table = sdata.tables[key]
-    if "markers" in table.uns:
-        _say("Gene sets")
-        _attempt("Gene sets", lambda: _enrich(sdata, plan, key), notes)
-    _say("Pathways")
-    _attempt("Pathways", lambda: _pathways(sdata, plan, key), notes)
-    _say("Writing")
-    pl.report(
-        sdata, plan.out, genes=plan.genes, groupby=groupby, model=model, alignment=alignment, prediction_key=key,
-        table_key=plan.table_key, image_key=plan.image_key, shapes_key=shapes_key, notes=notes,
-        command=plan.command, overwrite=plan.overwrite,
-    )  # fmt: skip
-    if plan.save is None:
-        return f"Wrote {plan.out}."
-    sdata.write(plan.save)
-    return f"Wrote {plan.out} and {plan.save}."
 
+    def attempt(part: str, step: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Do a step; the report says why if it cannot be done."""
+        try:
+            return step(*args, **options)
+        except (KeyError, ValueError, OSError) as error:
+            notes[part] = str(error.args[0] if len(error.args) == 1 else error)
+            logger.warning("%s: left out. %s", part, notes[part])
+            return None
 
-def _say(step: str) -> None:
-    logger.info("── %s", step)
-
-
-def _attempt(part: str, step: Callable[[], None], notes: dict[str, str]) -> None:
-    """Do a step; the report says why if it cannot be done."""
-    try:
-        step()
-    except (KeyError, ValueError, OSError) as error:
-        notes[part] = str(error.args[0] if len(error.args) == 1 else error)
-        logger.warning("%s: left out. %s", part, notes[part])
-
-
-def _alignment(
-    sdata: SpatialData, plan: Plan, shapes_key: str, key: str, model: DeepSpot | None, notes: dict[str, str]
-) -> Alignment | None:
-    """Where the measured spots lie, if there are some and the model did not learn from this slide."""
-    from deepspot import tl
-    from deepspot.pl._report.survey import Wishes, survey
-
-    wishes = Wishes(prediction_key=key, table_key=plan.table_key, image_key=plan.image_key, shapes_key=shapes_key)
-    slide = survey(sdata, wishes, model, None)
-    if slide.measured_key is None or slide.learnt_from:
-        why = "no genes were measured" if slide.measured_key is None else "the model learnt from this slide"
+    logger.info("── Reading the slide")
+    sdata = steps.read_slide(slide, image, mpp)
+    shapes_key = select_shapes(sdata, image_key, shapes_key)
+    measured_table_key(sdata, shapes_key, table_key)  # if there are several, say so before the long work
+    keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
+    logger.info("── Predicting")
+    key, loaded = steps.predict(sdata, model, genes=genes, image_key=image_key, shapes_key=shapes_key)
+    logger.info("── Checking the registration")
+    contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
+    alignment: Alignment | None = None
+    if contents.measured_key is None or contents.is_training_slide:
+        why = "no genes were measured" if contents.measured_key is None else "the model learnt from this slide"
         logger.info("Not checked: %s.", why)
-        return None
-    found: list[Alignment] = []
-    _attempt(
-        "Check of the registration",
-        lambda: found.append(tl.check_alignment(
-            sdata, prediction_key=key, table_key=slide.measured_key, image_key=plan.image_key, shapes_key=shapes_key,
-        )),
-        notes,
-    )  # fmt: skip
-    return found[0] if found else None
+    else:
+        options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
+        alignment = attempt("Check of the registration", tl.check_alignment, sdata, **options)
+    logger.info("── Groups and their markers")
+    groupby = steps.choose_groups(sdata, groupby, key, shapes_key, notes)
+    if groupby is not None:
+        attempt("Marker genes", steps.find_markers, sdata, key, groupby)
+    if "markers" in sdata.tables[key].uns:
+        logger.info("── Gene sets")
+        attempt("Gene sets", steps.find_gene_sets, sdata, key, gene_sets)
+    logger.info("── Pathways")
+    attempt("Pathways", steps.score_pathways, sdata, key, net)
+    logger.info("── Writing")
+    pl.report(
+        sdata,
+        out,
+        genes=genes,
+        groupby=groupby,
+        model=loaded,
+        alignment=alignment,
+        prediction_key=key,
+        table_key=table_key,
+        notes=notes,
+        command=command,
+        overwrite=overwrite,
+        **keys,
+    )
+    if save is None:
+        return f"Wrote {out}."
+    sdata.write(save)
+    return f"Wrote {out} and {save}."
 
 
-def _markers(sdata: SpatialData, key: str, groupby: str) -> None:
-    from deepspot import tl
-
-    uns = sdata.tables[key].uns
-    if "markers" in uns and uns.get("deepspot_markers", {}).get("groupby") == groupby:
-        logger.info("Using the markers of sdata.tables[%r].", key)
-        return
-    size = labels_of(sdata, key, groupby).value_counts(sort=False)
-    large = [str(name) for name in size.index[size >= FEWEST]]
-    # The test that respects the neighbourhood, as predictions of neighbours resemble each other all the more.
-    for stale in ("markers", "enrichment", "deepspot_enrichment"):  # of other groups
-        uns.pop(stale, None)
-    tl.markers(sdata, groupby, table_key=key, groups=large, test="blocks", overwrite=True)
-
-
-def _enrich(sdata: SpatialData, plan: Plan, key: str) -> None:
-    from deepspot import tl
-
-    if plan.gene_sets is None and "enrichment" in sdata.tables[key].uns:
-        logger.info("Using the gene sets of sdata.tables[%r].", key)
-        return
-    tl.enrich(sdata, plan.gene_sets, table_key=key, overwrite=True)
+def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: Path | None) -> None:
+    """Raise, before any work, if a file is missing or in the way."""
+    if not slide.exists():
+        raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
+    if out.resolve().is_relative_to(slide.resolve()):
+        raise ValueError(f"--out {str(out)!r} lies in the slide, where nothing is written. Choose another.")
+    for option, path in inputs.items():
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r} ({option}).")
+    if save is not None and save.exists():
+        raise FileExistsError(f"{str(save)!r} exists. Choose another name with --save.")
+    if save is not None and not save.resolve().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(save.resolve().parent)!r} to save into.")
 
 
-def _pathways(sdata: SpatialData, plan: Plan, key: str) -> None:
-    from deepspot import tl
-
-    if plan.net is None and "score_mlm" in sdata.tables[key].obsm:
-        logger.info("Using the pathways of sdata.tables[%r].", key)
-        return
-    tl.pathways(sdata, plan.net, table_key=key, overwrite=True)
+def _gmt_file(gene_sets: str | None) -> Path | None:
+    """Gene sets, if these are a file and not a library."""
+    return Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None

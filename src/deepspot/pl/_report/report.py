@@ -101,20 +101,27 @@ def report(
     'report.html'
     """
     from deepspot import models
-    from deepspot._core.html import check_file, write_file
+    from deepspot._core.html import check_file, render, write_file
 
-    from .build import build_report
-    from .survey import Wishes
+    from .contents import find_contents
+    from .facts import gather
 
     path = check_file(path, overwrite=overwrite)
-    ready = None
-    if model is not None:
-        ready = model if isinstance(model, models.DeepSpot) else models.load(model)
-    wishes = Wishes(
-        genes=genes, n_genes=n_genes, groupby=groupby, prediction_key=prediction_key, corrected_key=corrected_key,
-        table_key=table_key, layer=layer, image_key=image_key, shapes_key=shapes_key,
-    )  # fmt: skip
-    page = build_report(sdata, wishes, model=ready, alignment=alignment, title=title, notes=notes, command=command)
+    if model is not None and not isinstance(model, models.DeepSpot):
+        model = models.load(model)
+    slide = find_contents(
+        sdata,
+        model=model,
+        prediction_key=prediction_key,
+        corrected_key=corrected_key,
+        table_key=table_key,
+        layer=layer,
+        image_key=image_key,
+        shapes_key=shapes_key,
+    )
+    facts = gather(slide, genes=genes, n_genes=n_genes, groupby=groupby, alignment=alignment)
+    missing = slide.missing | dict(notes or {})
+    page = render("pl/_report/slide.html.j2", title=title or slide.name, command=command, missing=missing, **facts)
     write_file(path, page)
     logger.info("Wrote the report %s (%.1f MB).", path, len(page) / 1e6)
     return path

@@ -18,28 +18,19 @@ N_GENES = 200
 
 @dataclass(frozen=True)
 class Slides:
-    """Slides to learn from and one to predict, and what a reader has to know about them.
-
-    Attributes
-    ----------
-    train
-        Slides by name.
-    name, test
-        The slide that is predicted, which no training sees.
-    genes
-        What to learn, for :func:`deepspot.tl.train`.
-    real
-        Whether these are measured slides.
-    why_toy
-        Why they are not.
-    """
+    """Slides to learn from, by name, and one to predict, which no training sees; `genes` is what to learn."""
 
     train: dict[str, SpatialData]
     name: str
     test: SpatialData
     genes: int | list[str]
-    real: bool
+    real: bool  # whether these are measured slides
     why_toy: str = ""
+
+    @property
+    def n_spots(self) -> int:
+        """How many spots the predicted slide has."""
+        return len(self.test.shapes["spots"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+import pytest
+from jinja2 import UndefinedError
+
+from deepspot._core.html import PACKAGE, _templates, decimal, plural, render, split_code
+
+
+def macro(name):
+    return getattr(_templates().get_template("_core/macros.html.j2").module, name)
+
+
+def test_text_is_escaped_and_code_between_backticks():
+    assert macro("code")("a `b <c>` & `d`") == "a <code>b &lt;c&gt;</code> &amp; <code>d</code>"
+    assert split_code("a ` b") == ["a ` b"]
+
+
+def test_tables_escape_their_cells():
+    assert "<td>&lt;i&gt;</td>" in macro("table")(["a & b"], [["<i>"]])
+    assert "<th>a &amp; b</th>" in macro("table")(["a & b"], [])
+
+
+def test_every_template_can_be_read_and_names_the_fact_that_it_lacks():
+    pages = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.html.j2")]
+    assert {"_core/page.html.j2", "_demo/demo.html.j2", "pl/_report/slide.html.j2"} <= set(pages)
+    for page in pages:
+        _templates().get_template(page)
+    with pytest.raises(UndefinedError, match="slides"):
+        render("_demo/demo.html.j2")
+
+
+def test_numbers_as_people_read_them():
+    assert [decimal(-0.126), decimal(float("nan")), decimal(float("nan"), "undefined")] == [
+        "−0.13",
+        "unknown",
+        "undefined",
+    ]
+    assert [plural(1, "spot"), plural(1234, "spot")] == ["1 spot", "1,234 spots"]
