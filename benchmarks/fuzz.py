@@ -2,7 +2,7 @@
 
     python benchmarks/fuzz.py
 
-Thousands of mutated folders and zips, half of them with their hashes brought up to date, so that the checks behind the
+Thousands of mutated folders, half of them with their hashes brought up to date, so that the checks behind the
 checksum are reached. Each is loaded and predicted with in this process, under a limit of time and memory, and an audit
 hook that notes imports, compiled or executed code, processes, sockets, unpickling, and files opened for writing. There
 are two right ends: a sound model (its checksum intact, its predictions finite), or ValueError or FileNotFoundError that

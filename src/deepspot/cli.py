@@ -14,7 +14,7 @@ from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 RUNTIME = "what computes the encoder on a CPU (default: %(default)s)"
-MODEL = "folder, zip or hf:// address of a model (default: the embedded one)"
+MODEL = "folder or hf:// address of a model (default: the embedded one)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert", help="turn a checkpoint of the paper's authors into a model, without running anything in it"
     )
     convert.add_argument("source", type=Path, metavar="FOLDER", help="with final_model.pkl, its .yaml and its genes")
-    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder or .zip to write")
+    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to write")
     convert.add_argument("--tile-um", type=float, metavar="µM", help="side of the spot tile (default: Visium's 55)")
     convert.add_argument("--encoder", metavar="NAME", help="of the encoder (default: as the .yaml says)")
     convert.add_argument("--name", help="of the model (default: that of the folder)")

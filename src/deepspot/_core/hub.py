@@ -1,4 +1,4 @@
-"""Errors of Hugging Face in our words. Encoders, models and data sets are downloaded, each with its own way out."""
+"""Errors of Hugging Face, with what to do: encoders, models and data sets are downloaded, each with its own advice."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HubErrors:
-    """What to tell.
+    """Messages for what can go wrong.
 
     Attributes
     ----------
     gated
         If access has to be asked for.
     missing
-        If there is no such repository, or it is private; empty where it is known to be there, so that access is what
-        is missing.
+        If there is no such repository, or it is private; empty where it is known to exist, so that access is missing.
     offline
         If it is not in the cache and cannot be reached.
     failed
@@ -31,7 +30,7 @@ class HubErrors:
 
 
 @contextmanager
-def explain_hub_errors(words: HubErrors) -> Iterator[None]:
+def explain_hub_errors(messages: HubErrors) -> Iterator[None]:
     """Say what to do about the errors of Hugging Face. That a file or a revision is not there is for the caller.
 
     Raises
@@ -48,25 +47,25 @@ def explain_hub_errors(words: HubErrors) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise PermissionError(words.gated) from error
+        raise PermissionError(messages.gated) from error
     except errors.RevisionNotFoundError:
         raise
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        if words.missing:
-            raise FileNotFoundError(words.missing) from error
-        raise PermissionError(words.gated) from error
+        if messages.missing:
+            raise FileNotFoundError(messages.missing) from error
+        raise PermissionError(messages.gated) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise ConnectionError(words.offline) from error
+        raise ConnectionError(messages.offline) from error
     except (errors.EntryNotFoundError, ValueError):
         raise
     except Exception as error:  # libraries for HTTP have errors of their own, and change them
-        if _is_of_this_machine(error):
+        if _is_local(error):
             raise
-        said = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise ConnectionError(words.failed.format(said)) from error
+        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConnectionError(messages.failed.format(cause)) from error
 
 
-def _is_of_this_machine(error: Exception) -> bool:
+def _is_local(error: Exception) -> bool:
     """Whether it is a full disk, a missing right or the like, which the system says best."""
-    broken_line = (ConnectionError, TimeoutError)
-    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, broken_line)
+    network = (ConnectionError, TimeoutError)
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, network)

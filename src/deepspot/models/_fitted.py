@@ -241,12 +241,12 @@ class FittedModel:
         return members | {name: torch.from_numpy(value) for name, value in arrays.items()}
 
     def save(self, path: str | Path, *, half: bool = False, overwrite: bool = False) -> None:
-        """Save as a bundle: ``model.safetensors`` and ``card.json`` in a folder or a zip.
+        """Save as a bundle: a folder with ``model.safetensors`` and ``card.json``.
 
         Parameters
         ----------
         path
-            Folder to make, or zip if it ends in ``.zip``.
+            Folder to make.
         half
             Keep the weights in float16, half as large; expression changes in the third decimal.
         overwrite
@@ -272,7 +272,7 @@ class FittedModel:
         -------
         Address of this very version, for :func:`deepspot.models.load`.
         """
-        from ._bundle.bundle import upload
+        from ._bundle.hub import upload
 
         return upload(self.card, self.tensors(), address, token=token, private=private, half=half)
 

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.logging import logger
 
-from ._bundle.local import FOLDER, named
+from ._bundle.local import FOLDER, local_models
 from ._deepspot import DeepSpot
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ._bundle.card import ModelCard
-    from ._bundle.local import Found
+    from ._bundle.local import LocalModel
 
 EMBEDDED = "her2st"
 WARNING = (
@@ -26,7 +26,7 @@ _told: set[str] = set()
 def available() -> pd.DataFrame:
     """List the models that are on this machine; nothing is downloaded.
 
-    These are the models of the package, the folders and zips in `settings.models_dir` (by default the folder `models`
+    These are the models of the package, the folders in `settings.models_dir` (by default the folder `models`
     of the cache), and what was downloaded from Hugging Face. One that cannot be read is left out, and the log says why.
 
     Returns
@@ -42,15 +42,15 @@ def available() -> pd.DataFrame:
     """
     import pandas as pd
 
-    from ._bundle.card_file import read_card
-    from ._bundle.local import everything
+    from ._bundle.bundle import read_card
+    from ._bundle.local import downloaded_models
 
     rows = {}
-    for found in everything():
+    for name, found in (local_models() | downloaded_models()).items():
         try:
-            rows[found.name] = _row(found, read_card(found.path))
+            rows[name] = _row(found, read_card(found.path))
         except (ValueError, OSError) as error:
-            logger.warning("Left out %s: %s", found.name, error)
+            logger.warning("Left out %s: %s", name, error)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -68,7 +68,7 @@ def load(
     Parameters
     ----------
     model
-        Folder or zip of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face:
+        Folder of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face:
         ``"hf://organisation/name"`` or ``"hf://organisation/name@revision"``, of which a copy in the cache is used
         where there is no network. None loads the embedded model.
     device
@@ -117,8 +117,8 @@ def load(
 
 
 def _find(model: str | Path | None, token: str | None) -> Path:
-    """Folder or zip of a model."""
-    from ._bundle.files import CARD
+    """Folder of a model."""
+    from ._bundle.bundle import CARD
     from ._bundle.hub import fetch, is_address, parse
 
     if model is None:
@@ -128,18 +128,18 @@ def _find(model: str | Path | None, token: str | None) -> Path:
     path = Path(model).expanduser()
     if path.is_file() or (path / CARD).is_file():
         return path
-    known = named()
+    known = local_models()
     if str(model) in known:
         return known[str(model)].path
     if not path.exists():
         raise FileNotFoundError(
-            f"There is no model {str(model)!r}: neither a folder, a zip, nor one of {sorted(known)}. One on Hugging "
-            "Face is written 'hf://organisation/name'."
+            f"There is no model {str(model)!r}: neither a folder nor one of {sorted(known)}. One on Hugging Face is "
+            "written 'hf://organisation/name'."
         )
     return path
 
 
-def _row(found: Found, card: ModelCard) -> dict[str, object]:
+def _row(found: LocalModel, card: ModelCard) -> dict[str, object]:
     return {
         "source": found.source,
         "tissue": card.tissue,

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import deepspot as ds
-from deepspot.models._bundle.files import CARD, WEIGHTS
+from deepspot.models._bundle.bundle import CARD, WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,11 @@ def sha256(path):
 
 def reseal(bundle, change):
     """Change the card and bring both hashes up to date, as somebody would who means harm."""
-    from deepspot.models._bundle.card_file import hash_of
+    from deepspot.models._bundle.checks import card_hash
 
     card = json.loads((bundle / CARD).read_text())
     change(card)
-    save_file(load_file(bundle / WEIGHTS), bundle / WEIGHTS, {"card": hash_of(card)})
+    save_file(load_file(bundle / WEIGHTS), bundle / WEIGHTS, {"card": card_hash(card)})
     (bundle / CARD).write_text(json.dumps({**card, "sha256": sha256(bundle / WEIGHTS)}))
 
 
@@ -164,6 +165,23 @@ def test_a_broken_or_missing_card_is_refused(bundle, tmp_path):
         ds.models.load("no_such_model")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"format": 1', '"format": 1, "format": 1', "it has 'format' twice"),
+        ('"seed": 0', '"seed": 1e999', "no finite number"),
+        ('"seed": 0', '"seed": 1' + "0" * 30, "31 digits"),
+    ],
+)
+def test_json_that_has_another_meaning_for_others_is_refused(small, old, new, message):
+    """Pydantic's own parser takes these."""
+    card = (small / CARD).read_text()
+    assert card.count(old) == 1
+    (small / CARD).write_text(card.replace(old, new))
+    with pytest.raises(ValueError, match=message):
+        ds.models.load(small)
+
+
 @pytest.mark.parametrize("change", [{"genes": list("ZYXWVU")}, {"licence": "MIT"}, {"epochs": 99}])
 def test_an_altered_card_is_refused(bundle, change):
     card = json.loads((bundle / CARD).read_text())
@@ -174,9 +192,19 @@ def test_an_altered_card_is_refused(bundle, change):
 
 @pytest.mark.parametrize(
     "content",
-    [b'{"format": NaN}', b'{"format": 1, "seed": 1e999}', b'{"format": 1, "format": 1}', b"[" * 10**5 + b"]" * 10**5,
-     b'{"format": 1' + b"0" * 5000 + b"}", b"\xff\xfe", b"", b"[]", b"null", b'{"a": "' + b"x" * 16_000_000 + b'"}'],
-)  # fmt: skip
+    [
+        b'{"format": NaN}',
+        b'{"format": 1, "seed": 1e999}',
+        b'{"format": 1, "format": 1}',
+        b"[" * 10**5 + b"]" * 10**5,
+        b'{"format": 1' + b"0" * 5000 + b"}",
+        b"\xff\xfe",
+        b"",
+        b"[]",
+        b"null",
+        b'{"a": "' + b"x" * 16_000_000 + b'"}',
+    ],
+)
 def test_a_card_that_is_no_plain_json_is_refused(small, content):
     (small / CARD).write_bytes(content)
     with pytest.raises(ValueError, match=r"small/card.json .*(Get a new copy|Update deepspot)") as error:
@@ -238,7 +266,7 @@ def test_messages_stay_short_and_checks_quick(small):
 
 
 def test_the_weights_are_no_larger_than_the_card_says(small, monkeypatch):
-    monkeypatch.setattr("deepspot.models._bundle.header.LARGEST_HEADER", 2_000)
+    monkeypatch.setattr("deepspot.models._bundle.checks.LARGEST_HEADER", 2_000)
     with (small / WEIGHTS).open("ab") as file:
         file.write(bytes(50_000))
     with pytest.raises(ValueError, match=r"is larger than the .* bytes that it may have"):
@@ -276,8 +304,8 @@ def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny,
     assert not again.ood.known
     assert again.card.encoder_fingerprint == ""
     assert again.fingerprint == tiny.fingerprint
-    again.save(tmp_path / "again.zip")
-    assert ds.models.load(tmp_path / "again.zip").ood.core.size == 0
+    again.save(tmp_path / "again")
+    assert ds.models.load(tmp_path / "again").ood.core.size == 0
 
 
 def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
@@ -296,6 +324,39 @@ def test_loading_takes_no_random_numbers(small):
     torch.manual_seed(0)
     ds.models.load(small)
     assert torch.rand(1) == expected
+
+
+def test_a_bundle_without_weights_is_incomplete(small):
+    (small / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match=r"small has no model.safetensors. The bundle is incomplete"):
+        ds.models.load(small)
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.ZIP"])
+def test_a_model_is_not_saved_as_a_zip(tiny, tmp_path, name):
+    with pytest.raises(ValueError, match=r"saved as a folder, not as a zip like .*model\.(zip|ZIP)\. Pass '.*model'"):
+        tiny.save(tmp_path / "new" / name)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.pkl"])
+def test_a_file_is_not_loaded(small, tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as file:
+        file.write(small / CARD, CARD)
+        file.write(small / WEIGHTS, WEIGHTS)
+    before = sorted(tmp_path.rglob("*"))
+    for load in (ds.models.load, ds.models.DeepSpot.load):
+        with pytest.raises(ValueError, match=rf"{name} is a file, .*unpack it and pass the folder"):
+            load(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_fit_makes_is_within_the_limits_of_a_bundle():
+    from deepspot.models._bundle import checks
+    from deepspot.models._confidence import ood
+
+    assert ood.CORE <= checks.MOST_CORE
+    assert ood.LEAST >= checks.LEAST_DISTANCE
 
 
 def test_a_model_is_not_saved_to_an_address(tiny, tmp_path, monkeypatch):

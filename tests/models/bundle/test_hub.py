@@ -9,7 +9,7 @@ from huggingface_hub import constants, errors
 
 import deepspot as ds
 from deepspot.models._bundle import hub
-from deepspot.models._bundle.files import CARD, WEIGHTS
+from deepspot.models._bundle.bundle import CARD, WEIGHTS
 
 COMMIT, OLDER = "a" * 40, "b" * 40
 

@@ -65,12 +65,24 @@ def test_the_encoder_is_the_base_model(tiny):
 def test_the_page_of_the_embedded_model_says_what_matters():
     page = text_of(ds.models.load().card)
     for told in (
-        "1,000 genes", "breast, HER2-positive carcinoma", "Licence: CC BY 4.0", "5 slides of 2 patients",
-        "| C | C2 | 187 |", "| tile of a spot | 100 × 100 µm |", "| neighbours | at most 8, within 301 µm |",
-        "| name | lite0_stats |", "r 0.226 on 2 held-out patients", "median over genes 0.23", "| below 0.1 | 131 |",
-        "Prediction intervals: none.", "need at least 5", "not stated", "not a cell",
-        "timm 1.0.31", "da1946c3c62161cb4b263dd152157689beee51c9580472568b3b1fe810fdf0ab",
-    ):  # fmt: skip
+        "1,000 genes",
+        "breast, HER2-positive carcinoma",
+        "Licence: CC BY 4.0",
+        "5 slides of 2 patients",
+        "| C | C2 | 187 |",
+        "| tile of a spot | 100 × 100 µm |",
+        "| neighbours | at most 8, within 301 µm |",
+        "| name | lite0_stats |",
+        "r 0.226 on 2 held-out patients",
+        "median over genes 0.23",
+        "| below 0.1 | 131 |",
+        "Prediction intervals: none.",
+        "need at least 5",
+        "not stated",
+        "not a cell",
+        "timm 1.0.31",
+        "da1946c3c62161cb4b263dd152157689beee51c9580472568b3b1fe810fdf0ab",
+    ):
         assert told in page, told
 
 
@@ -87,9 +99,12 @@ def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
     card = changed(tiny.card, gate=None, reliability=None, slides=[], tissue="", geometry=None, licence="unknown")
     page = text_of(card)
     for told in (
-        "does not say which slides", "Not measured", "tissue that its card does not name",
-        "size of its tiles is not known", "unknown; ask who made it",
-    ):  # fmt: skip
+        "does not say which slides",
+        "Not measured",
+        "tissue that its card does not name",
+        "size of its tiles is not known",
+        "unknown; ask who made it",
+    ):
         assert told in page, told
     assert "length 6" in text_of(changed(card, encoder=None))
 
@@ -112,10 +127,19 @@ def test_reliability(tiny, fields, told):
 
 
 EVIL = [
-    "<script>alert(1)</script>", "[click](javascript:alert(1))", "![x](https://evil.example/x.png)", "`code`",
-    "a | b\n\n# heading", "https://evil.example", "www.evil.example", "<img src=x onerror=alert(1)>", "*a* _b_ ~~c~~",
-    "\u202egnp.exe", "---", "&lt;b&gt;",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    "[click](javascript:alert(1))",
+    "![x](https://evil.example/x.png)",
+    "`code`",
+    "a | b\n\n# heading",
+    "https://evil.example",
+    "www.evil.example",
+    "<img src=x onerror=alert(1)>",
+    "*a* _b_ ~~c~~",
+    "\u202egnp.exe",
+    "---",
+    "&lt;b&gt;",
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)
@@ -124,11 +148,9 @@ def test_what_a_card_says_stays_text(tiny, evil):
 
     def tags(word):
         encoder = tiny.card.encoder.model_copy(update=dict.fromkeys(["name", "licence", "source", "note", "url"], word))
-        card = changed(
-            tiny.card, name=word, note=word, tissue=word, licence=word, genes=[word, *"BCD"], depth=word, scale=word,
-            encoder=encoder, versions={word: word}, sha256=word, preset=word,
-            slides=[tiny.card.slides[0].model_copy(update={"slide": word, "patient": word})],
-        )  # fmt: skip
+        texts = dict.fromkeys(["name", "note", "tissue", "licence", "depth", "scale", "sha256", "preset"], word)
+        slide = tiny.card.slides[0].model_copy(update={"slide": word, "patient": word})
+        card = changed(tiny.card, **texts, genes=[word, *"BCD"], encoder=encoder, versions={word: word}, slides=[slide])
         yaml_part, page = card.to_markdown().split("\n---\n", 1)
         assert set(yaml.safe_load(yaml_part)) <= {"license", "license_name", "library_name", "pipeline_tag", "tags"}
         rendered = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(page)

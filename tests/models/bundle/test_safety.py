@@ -53,9 +53,18 @@ def test_nothing_that_is_loaded_can_run(path):
 
 @pytest.mark.parametrize(
     "line",
-    ["import pickle", "from joblib import load", "eval(x)", "torch.load(p)", "torch.load(p, weights_only=False)",
-     "f(trust_remote_code=True)", "np.load(p, allow_pickle=True)", "torch.hub.load(r)", "pd.read_pickle(p)",
-     "yaml.load(x, Loader=yaml.Loader)"],
-)  # fmt: skip
+    [
+        "import pickle",
+        "from joblib import load",
+        "eval(x)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "f(trust_remote_code=True)",
+        "np.load(p, allow_pickle=True)",
+        "torch.hub.load(r)",
+        "pd.read_pickle(p)",
+        "yaml.load(x, Loader=yaml.Loader)",
+    ],
+)
 def test_the_search_finds_what_it_is_for(line):
     assert list(dangers(ast.parse(line)))

@@ -14,10 +14,10 @@ from deepspot.models._network.config import PRESETS, NetworkConfig, TrainingConf
 
 # Beyond anything that is a spot: what is larger would fill the memory of whoever predicts with it.
 LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
-# What is known of every gene, and how far from 0 it may be: float32 has to hold it.
 MOST_LETTERS = 2_000
 # Control characters, ends of lines, what turns the direction of writing, and halves of characters.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What is known of every gene, and how far from 0 it may be: float32 has to hold it.
 BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
 
 
@@ -112,7 +112,7 @@ class ModelCard(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _has_a_size(self) -> Self:
+    def _sizes_are_possible(self) -> Self:
         px = 0 if self.encoder is None else max(self.encoder.input_px, self.encoder.resize_px or 0)
         if self.geometry is not None:
             tile, rule = self.geometry.tile, self.geometry.neighbors
@@ -125,7 +125,7 @@ class ModelCard(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _can_be_told(self) -> Self:
+    def _short_text_is_plain(self) -> Self:
         """Short text goes to logs, terminals and tables, where control characters do more than be read."""
         encoder = () if self.encoder is None else (self.encoder.name, self.encoder.licence)
         for text in (self.name, self.tissue, self.licence, self.scale, self.depth, *encoder, *self.genes):
@@ -153,12 +153,16 @@ class ModelCard(BaseModel):
         """
         from .page import front_matter, page
 
-        return f"---\n{front_matter(self)}---\n\n{page(self, where)}"
+        content = self.model_dump()
+        return front_matter(content) + page(content, self._gate_in_words(), where)
 
     def _repr_markdown_(self) -> str:
         from .page import page
 
-        return page(self)
+        return page(self.model_dump(), self._gate_in_words())
+
+    def _gate_in_words(self) -> str:
+        return "" if self.gate is None else str(self.gate)
 
 
 def versions() -> dict[str, str]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepspot._core.hub import HubErrors, explain_hub_errors
+from deepspot._core.logging import logger
 
-from .card_file import largest, read_card
-from .files import CARD, PAGE, WEIGHTS
+from .bundle import CARD, WEIGHTS, read_card, write_files
+from .card import ModelCard
+from .checks import largest_weights
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAGE = "README.md"
 # `Path` makes one slash of two.
 _ADDRESS = re.compile(r"(?!.*\.\.)hf:/{1,2}(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
 
@@ -49,34 +57,44 @@ def parse(text: str) -> Address:
 
 
 def fetch(address: Address, *, token: str | None = None) -> Path:
-    """Folder with the two files of a bundle, out of the hub's own cache, downloaded if it is not there.
+    """Folder with the two files of a bundle, both of one commit, in the hub's own cache; downloaded if not there.
 
-    The card comes first: what it says bounds the weights, and a card that is not understood stops the download. Both
-    are of one commit.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such repository, revision or file, or it is private.
-    PermissionError
-        If access has to be asked for.
-    ConnectionError
-        If it is not in the cache and cannot be reached.
-    ValueError
-        If the card is no card, or the weights are larger than it says.
+    The card comes first: what it says bounds the weights, and a card that is not understood stops the download.
     """
-    with explained(address):
+    with _explained(address):
         folder = _download(address.repo, CARD, address.revision, token).parent
-    limit, commit = largest(read_card(folder)), folder.name
+    limit, commit = largest_weights(read_card(folder), str(folder / CARD)), folder.name
     if (folder / WEIGHTS).is_file():
         return folder
-    with explained(address):
+    with _explained(address):
         size = _size(address.repo, WEIGHTS, commit, token)
         if size is None or size <= limit:
             return _download(address.repo, WEIGHTS, commit, token).parent
     raise ValueError(
         f"{WEIGHTS} in {address} has {size:,} bytes, and by its card it may have {limit:,}. It was not downloaded."
     )
+
+
+def upload(
+    card: ModelCard, tensors: dict[str, Tensor], address: str, *, token: str | None, private: bool, half: bool
+) -> str:
+    """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
+    place = parse(address)
+    if place.revision is not None:
+        raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
+    with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
+        folder = Path(scratch)
+        write_files(card, tensors, folder, half=half)
+        card = read_card(folder)  # what cannot be read again is not sent
+        (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
+        with _explained(place):
+            commit = _send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
+    made = str(Address(place.repo, commit))
+    logger.info(
+        f"Uploaded {card.name!r} (licence {card.licence}) to {place.url}. Its card names {len(card.slides)} training "
+        f"slides. `ds.models.load({made!r})` loads this version."
+    )
+    return made
 
 
 def _download(repo: str, name: str, revision: str | None, token: str | None) -> Path:
@@ -91,13 +109,8 @@ def _size(repo: str, name: str, revision: str, token: str | None) -> int | None:
     return get_hf_file_metadata(hf_hub_url(repo, name, revision=revision), token=token).size
 
 
-def send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> Address:
-    """Write the files of a bundle and its page to a repository in one commit, which is returned."""
-    with explained(place):
-        return Address(place.repo, _send(folder, place, private=private, token=token, message=message))
-
-
 def _send(folder: Path, place: Address, *, private: bool, token: str | None, message: str) -> str:
+    """Write the files to a repository, which is made if there is none, and return the commit."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -117,12 +130,12 @@ def _send(folder: Path, place: Address, *, private: bool, token: str | None, mes
 
 
 @contextmanager
-def explained(address: Address) -> Iterator[None]:
+def _explained(address: Address) -> Iterator[None]:
     """Say what to do about the errors of Hugging Face."""
     from huggingface_hub import errors
 
     token = "pass `token=`, or set the environment variable HF_TOKEN"
-    words = HubErrors(
+    messages = HubErrors(
         gated=f"{address} is gated. Ask for access at {address.url}, then {token}.",
         missing=f"There is no repository {address.url}, or it is private. Check its name; if you have access, {token}.",
         offline=f"{address} is not in the cache, and Hugging Face cannot be reached. On a machine that is online, "
@@ -131,7 +144,7 @@ def explained(address: Address) -> Iterator[None]:
         f"{token}.",
     )
     try:
-        with explain_hub_errors(words):
+        with explain_hub_errors(messages):
             yield
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
