@@ -228,7 +228,7 @@ class FittedModel:
         import torch
 
         arrays: dict[str, Any] = {"scaler.mean": self.scaler.mean, "scaler.std": self.scaler.std}
-        if self.weight < 1 and self.ridge.scaler is not None:
+        if self.weight < 1:
             arrays |= {"ridge.coef": self.ridge.coef, "ridge.intercept": self.ridge.intercept}
             arrays |= {"ridge.mean": self.ridge.scaler.mean, "ridge.std": self.ridge.scaler.std}
         if self.ood.known:

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deepspot._features.bags import Bags
 from deepspot._spatial.geometry import NeighborRule
@@ -13,7 +14,7 @@ SIDE, DIM, GENES, PX = 12, 6, 6, 8
 
 @dataclass(frozen=True)
 class World:
-    """Two slides to learn from, one to predict, and two kinds of genes: one reads colours, one reads the place."""
+    """Two slides to learn from, one to predict, and two kinds of genes: one reads colors, one reads the place."""
 
     train: Bags
     test: Bags
@@ -57,6 +58,11 @@ def _slide(rng: np.random.Generator) -> Bags:
     position -= position.mean(axis=0)
     spot = rng.normal(size=(SIDE**2, DIM)).astype(np.float32)
     subspots = (spot[:, None] + rng.normal(size=(SIDE**2, 4, DIM))).astype(np.float16)
-    colour = np.clip(128 + 45 * spot[:, None, None, :3], 0, 255)
-    tiles = np.clip(colour + rng.normal(scale=10, size=(SIDE**2, PX, PX, 3)), 0, 255).astype(np.uint8)
+    color = np.clip(128 + 45 * spot[:, None, None, :3], 0, 255)
+    tiles = np.clip(color + rng.normal(scale=10, size=(SIDE**2, PX, PX, 3)), 0, 255).astype(np.uint8)
     return Bags(spot, subspots, find_neighbors(position, NeighborRule(reach=150)), position, tiles)
+
+
+def tiny() -> nn.Module:
+    """An image network that is trained in no time."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

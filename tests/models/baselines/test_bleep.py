@@ -1,11 +1,9 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from deepspot.models._baselines import BLEEP
-from deepspot.models._baselines.bleep import Projection, contrastive_loss
+from deepspot.models._baselines.bleep_network import Projection, contrastive_loss
 
 
 def test_more_neighbors_than_spots_are_the_mean_of_all(world):
@@ -53,11 +51,6 @@ def test_a_projection_is_linear_gelu_linear_and_a_residual():
     first = project.first(vectors)
     second = project.second[1](torch.nn.functional.gelu(first))
     torch.testing.assert_close(project(vectors), torch.nn.functional.layer_norm(first + second, (256,)))
-
-
-def test_half_precision_will_do(world):
-    half = [replace(bags, spot=bags.spot.astype(np.float16)) for bags in (world.train, world.test)]
-    assert BLEEP(k=5, epochs=1).fit(half[0], world.image[0]).predict(half[1]).dtype == np.float32
 
 
 def test_no_neighbors_are_refused(world):

@@ -5,13 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from deepspot._features.bags import Bags
 from deepspot.models._baselines import STNet
-from deepspot.models._baselines.backbone import make_backbone
-from deepspot.models._baselines.head_training import turn, turn_each
+from deepspot.models._baselines.stnet_network import make_backbone, turn, turn_each
 
-
-def tiny():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+from .conftest import tiny
 
 
 def flat():
@@ -102,10 +100,7 @@ def test_a_densenet_is_fine_tuned_through_its_batch_normalisation(world):
         lr=1e-4,
         epochs=1,
     ).fit(world.train, world.image[0], rows=rows)
-    few = replace(
-        world.test, spot=world.test.spot[:2], subspots=None, neighbors=world.test.neighbors[:2, :2],
-        position=None, tiles=world.test.tiles[:2],
-    )  # fmt: skip
+    few = Bags(world.test.spot[:2], None, world.test.neighbors[:2, :2], tiles=world.test.tiles[:2])
     assert np.isfinite(model.predict(few)).all()
 
 

@@ -1,20 +1,17 @@
 """What holds for every system that can learn."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-from torch import nn
 
 from deepspot._stats.metrics import pearson
 from deepspot.models._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet
 from deepspot.models._baselines import TrainingMean as Mean
 from deepspot.models._estimator import Estimator
 
-
-def tiny():
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
+from .conftest import tiny
 
 SYSTEMS = {
     "ridge": Ridge,
@@ -27,6 +24,7 @@ SYSTEMS = {
     "bleep": partial(BLEEP, k=10, epochs=40),
     "position_only": partial(PositionOnly, n_trees=20),
 }
+NULLS = {"training_mean": Mean, "shuffled_images": partial(ShuffledImages, factory=Linear)}
 KINDS = [Ridge, Linear, RandomForest, MLP, STNet, BLEEP, PositionOnly, ShuffledImages, Mean]
 
 
@@ -63,7 +61,7 @@ def test_same_seed_same_prediction(name, world, planted, predicted):
     np.testing.assert_array_equal(again.predict(world.test), predicted)
 
 
-def test_genes_that_a_slide_did_not_measure_are_learnt_from_the_other(name, world, planted):
+def test_genes_that_a_slide_did_not_measure_are_learned_from_the_other(name, world, planted):
     holed = planted[0].copy()
     holed[world.slides == "b", 0] = np.nan
     r = pearson(SYSTEMS[name]().fit(world.train, holed, slides=world.slides).predict(world.test), planted[1])
@@ -84,9 +82,49 @@ def test_one_gene_is_a_matrix_too(name, world, planted):
     assert model.predict(world.test).shape == (144, 1)
 
 
-def test_targets_of_another_length_are_refused(name, world, planted):
-    with pytest.raises(ValueError, match="same number of rows, got 288 and 287"):
-        SYSTEMS[name]().fit(world.train, planted[0][:-1])
+@pytest.mark.parametrize("make", [*SYSTEMS.values(), *NULLS.values()], ids=[*SYSTEMS, *NULLS])
+def test_what_does_not_fit_together_is_refused_and_leaves_the_model_as_it_was(make, world):
+    rows = np.arange(40)
+    model = make().fit(world.train, world.image[0], rows=rows)
+    before = model.predict(world.test)
+    for bad, message in (
+        ({"targets": world.image[0][:-1]}, "same number of rows, got 288 and 287"),
+        ({"rows": np.array([288])}, "`rows` must be row numbers from 0 to 287"),
+        ({"slides": world.slides[1:]}, "`slides` must have one label for each of the 288 spots, got 287"),
+        ({"patients": world.slides[1:]}, "`patients` must have one label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(world.train, **{"targets": world.image[0], "rows": rows} | bad)
+    np.testing.assert_array_equal(model.predict(world.test), before)
+
+
+@pytest.mark.parametrize("make", [*SYSTEMS.values(), *NULLS.values()], ids=[*SYSTEMS, *NULLS])
+def test_half_precision_and_a_gene_that_was_never_measured_will_do(make, world):
+    train, test = (replace(bags, spot=bags.spot.astype(np.float16)) for bags in (world.train, world.test))
+    holed = world.image[0].copy()
+    holed[:, 0] = np.nan
+    predicted = make().fit(train, holed, rows=np.arange(40), slides=world.slides).predict(test)
+    assert predicted.dtype == np.float32
+    assert np.isfinite(predicted).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(RandomForest, n_trees=3),
+        partial(PositionOnly, n_trees=3),
+        partial(MLP, hidden=(4,), max_iter=2),
+        partial(STNet, fine_tune=True, backbone=tiny, px=8, lr=1e-2, epochs=1),
+        partial(BLEEP, k=5, epochs=1),
+        partial(ShuffledImages, factory=Linear),
+    ],
+)
+def test_another_seed_is_another_model(make, world):
+    first, again, other = (
+        make(seed=seed).fit(world.train, world.image[0], slides=world.slides).predict(world.test) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -119,6 +119,12 @@ def publish(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def folder(authors: Any, publish: Callable[..., Path]) -> Path:
+    """A published model, as the authors' network starts."""
+    return publish(authors.DeepSpot())
+
+
 def rewrite(folder, change):
     """Change the entries of a checkpoint: `change` gets and gives a dictionary of names and bytes."""
     path = folder / FILES[0]

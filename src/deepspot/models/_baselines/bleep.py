@@ -1,32 +1,26 @@
-"""The two projections of BLEEP, and how they are trained."""
-
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot.models._network.scaler import Scaler
 
-from .inputs import fill_unknown, not_fitted, rows_to_learn
+from .base import Baseline, fill_unknown, seeded
 
 if TYPE_CHECKING:
     from torch import nn
 
-
 QUERIES = 1024
 
 
-class BLEEP:
+class BLEEP(Baseline):
     """BLEEP: image and expression in a shared space, where an image asks its nearest training spots.
 
     The embedding of the spot tile and its expression go through a projection each: linear to 256, GELU, linear,
-    dropout 0.1, residual, layer normalisation. Both learn by a symmetric cross-entropy with soft targets, by AdamW
+    dropout 0.1, residual, layer normalization. Both learn by a symmetric cross-entropy with soft targets, by AdamW
     with weight decay 1e-3 in batches of 512. A prediction is the mean expression of the k training spots whose
     projected expression has the highest cosine with the projected image.
 
@@ -68,6 +62,11 @@ class BLEEP:
     (40, 2)
     """
 
+    _state = "keys"
+    image_projection: nn.Module
+    keys: np.ndarray
+    expression: np.ndarray
+
     def __init__(
         self,
         *,
@@ -84,60 +83,31 @@ class BLEEP:
         self.epochs = epochs
         self.seed = seed
         self.device = device
-        self.image_projection: nn.Module | None = None
-        self.keys: np.ndarray | None = None
-        self.expression: np.ndarray | None = None
 
-    def fit(
-        self,
-        bags: Bags,
-        targets: np.ndarray,
-        *,
-        rows: np.ndarray | None = None,
-        slides: np.ndarray | None = None,
-        patients: np.ndarray | None = None,
-    ) -> Self:
-        """Fit to measured expression.
-
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots.
-        targets
-            (n, genes) log-expression; NaN where a slide did not measure a gene.
-        rows
-            Spots to learn from, maybe several times; by default all.
-        slides, patients
-            Not used.
-        """
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         import torch
 
         from deepspot._core.device import choose_device
 
+        from .bleep_network import train_projections
+
         check_positive(self.k, "k")
         check_positive(self.temperature, "temperature")
-        rows = rows_to_learn(bags, targets, rows)
-        device = choose_device(self.device)
-        known = torch.from_numpy(fill_unknown(targets[rows]))
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        device, known = choose_device(self.device), torch.from_numpy(fill_unknown(targets[rows]))
+        spots = torch.as_tensor(bags.spot[rows], dtype=torch.float32)
+        with seeded(self.seed, device):
             self.image_projection, genes = train_projections(
-                torch.as_tensor(bags.spot[rows], dtype=torch.float32), known,
-                temperature=self.temperature, lr=self.lr, epochs=self.epochs, device=device,
-            )  # fmt: skip
-        once = np.unique(rows, return_index=True)[1]  # a spot that is learnt from twice still answers once
+                spots, known, temperature=self.temperature, lr=self.lr, epochs=self.epochs, device=device
+            )
+        once = np.unique(rows, return_index=True)[1]  # a spot that is learned from twice still answers once
         with torch.inference_mode():
             self.keys = genes(known[once]).numpy()
         self.expression = targets[rows[once]].astype(np.float32)
-        return self
 
-    def predict(self, bags: Bags) -> np.ndarray:
-        """Predict log-expression (n, genes)."""
+    def _predict(self, bags: Bags) -> np.ndarray:
         import torch
         from torch.nn import functional as F
 
-        if self.image_projection is None or self.keys is None or self.expression is None:
-            raise not_fitted(self)
         keys = F.normalize(torch.from_numpy(self.keys), dim=1)
         nearest = []
         with torch.inference_mode():
@@ -148,6 +118,7 @@ class BLEEP:
 
 
 def _mean_of(expression: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Mean (n, genes) over the k spots that know a gene, of those that `nearest` (n, k) numbers."""
     from scipy.sparse import csr_matrix
 
     (n, k), known = nearest.shape, np.isfinite(expression)
@@ -155,51 +126,3 @@ def _mean_of(expression: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     total, count = choose @ np.where(known, expression, 0), choose @ known.astype(np.float32)
     everywhere = np.tile(Scaler.fit(expression).mean, (n, 1))  # where none of the k spots knows a gene
     return np.divide(total, count, out=everywhere, where=count > 0)
-
-
-WIDTH = 256
-DROPOUT = 0.1
-BATCH = 512
-WEIGHT_DECAY = 1e-3
-
-
-class Projection(nn.Module):
-    """Vectors (n, d) to the shared space (n, 256)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(dim, WIDTH)
-        self.second = nn.Sequential(nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.Dropout(DROPOUT))
-        self.norm = nn.LayerNorm(WIDTH)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Project."""
-        projected = self.first(vectors)
-        return self.norm(projected + self.second(projected))
-
-
-def contrastive_loss(images: Tensor, expression: Tensor, temperature: float) -> Tensor:
-    """Symmetric cross-entropy of two sets of projections (n, 256), whose targets are their own likenesses."""
-    logits = expression @ images.T / temperature
-    targets = ((images @ images.T + expression @ expression.T) / (2 * temperature)).softmax(dim=1)
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
-
-
-def train_projections(
-    images: Tensor, expression: Tensor, *, temperature: float, lr: float, epochs: int, device: torch.device
-) -> tuple[Projection, Projection]:
-    """Train the projections of images (n, d) and expression (n, genes) of the same spots.
-
-    Returns
-    -------
-    Both, on the CPU and in evaluation mode.
-    """
-    image, gene = (Projection(values.shape[1]).to(device).train() for values in (images, expression))
-    optimizer = torch.optim.AdamW([*image.parameters(), *gene.parameters()], lr=lr, weight_decay=WEIGHT_DECAY)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images)).split(BATCH):
-            projected = image(images[rows].to(device)), gene(expression[rows].to(device))
-            optimizer.zero_grad()
-            contrastive_loss(*projected, temperature).backward()
-            optimizer.step()
-    return image.cpu().eval(), gene.cpu().eval()

@@ -2,72 +2,44 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.models._features import context_features
 
-from .inputs import fill_unknown, not_fitted, rows_to_learn
+from .base import Baseline, fill_unknown
 
 
-class Regression:
+class Regression(Baseline):
     """What the baselines on scikit-learn share: features of a spot go in, and expression of all genes comes out."""
 
-    def __init__(self) -> None:
-        self.regressor: Any = None
+    _state = "regressor"
+    regressor: Any
 
-    def fit(
-        self,
-        bags: Bags,
-        targets: np.ndarray,
-        *,
-        rows: np.ndarray | None = None,
-        slides: np.ndarray | None = None,
-        patients: np.ndarray | None = None,
-    ) -> Self:
-        """Fit to measured expression.
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
+        expression = fill_unknown(targets[rows])
+        # scikit-learn wants a vector, not a column, where there is one gene.
+        expression = expression[:, 0] if expression.shape[1] == 1 else expression
+        self.regressor = self._make().fit(self._features(bags)[rows], expression)
 
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots.
-        targets
-            (n, genes) log-expression; where a slide did not measure a gene (NaN) the mean stands in.
-        rows
-            Spots to learn from, maybe several times; by default all.
-        slides, patients
-            Not used.
-        """
-        rows = rows_to_learn(bags, targets, rows)
-        self.regressor = self._learn(self._features(bags)[rows], fill_unknown(targets[rows]))
-        return self
-
-    def predict(self, bags: Bags) -> np.ndarray:
-        """Predict log-expression (n, genes)."""
-        if self.regressor is None:
-            raise not_fitted(self)
+    def _predict(self, bags: Bags) -> np.ndarray:
         return self.regressor.predict(self._features(bags)).reshape(len(bags), -1).astype(np.float32)
 
     def _features(self, bags: Bags) -> np.ndarray:
         """Features (n, d) that the regression sees."""
         return bags.spot.astype(np.float32)
 
-    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
-        """Return a fitted regressor of scikit-learn."""
+    def _make(self) -> Any:
+        """A regressor of scikit-learn, not yet fitted."""
         raise NotImplementedError
-
-    @staticmethod
-    def _columns(expression: np.ndarray) -> np.ndarray:
-        # scikit-learn wants a vector, not a column, where there is one gene.
-        return expression[:, 0] if expression.shape[1] == 1 else expression
 
 
 class Linear(Regression):
     """Ordinary least squares on the embedding of the spot tile.
 
-    With fewer spots than features it takes the solution of least norm. Sub-spots and neighbours are not seen.
+    With fewer spots than features it takes the solution of least norm. Sub-spots and neighbors are not seen.
 
     Attributes
     ----------
@@ -89,17 +61,20 @@ class Linear(Regression):
     (40, 2)
     """
 
-    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+    def _features(self, bags: Bags) -> np.ndarray:
+        # Half of the digits would be lost on features that are nearly copies of one another.
+        return bags.spot.astype(np.float64)
+
+    def _make(self) -> Any:
         from sklearn.linear_model import LinearRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        # Half of the digits would be lost on features that are nearly copies of one another.
-        return make_pipeline(StandardScaler(), LinearRegression()).fit(features.astype(np.float64), expression)
+        return make_pipeline(StandardScaler(), LinearRegression())
 
 
 class MLP(Regression):
-    """Multilayer perceptron on the standardised embedding of the spot tile: ReLU, Adam, squared error.
+    """Multilayer perceptron on the standardized embedding of the spot tile: ReLU, Adam, squared error.
 
     Parameters
     ----------
@@ -121,7 +96,7 @@ class MLP(Regression):
 
     References
     ----------
-    "MLP" of the DeepSpot paper. Here features are standardised, so that one learning rate fits all encoders.
+    "MLP" of the DeepSpot paper. Here features are standardized, so that one learning rate fits all encoders.
 
     Examples
     --------
@@ -143,32 +118,33 @@ class MLP(Regression):
         max_iter: int = 200,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         self.hidden = hidden
         self.lr = lr
         self.alpha = alpha
         self.max_iter = max_iter
         self.seed = seed
 
-    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from sklearn.exceptions import ConvergenceWarning
+
+        with warnings.catch_warnings():
+            # The number of passes is part of the definition, converged or not.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            super()._fit(bags, targets, rows, slides, patients)
+
+    def _make(self) -> Any:
         from sklearn.neural_network import MLPRegressor
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         network = MLPRegressor(
             hidden_layer_sizes=tuple(self.hidden),
-            solver="adam",
-            activation="relu",
             alpha=self.alpha,
             learning_rate_init=self.lr,
             max_iter=self.max_iter,
             random_state=self.seed,
         )
-        with warnings.catch_warnings():
-            # The number of passes is part of the definition, converged or not.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            return make_pipeline(StandardScaler(), network).fit(features, self._columns(expression))
+        return make_pipeline(StandardScaler(), network)
 
 
 class RandomForest(Regression):
@@ -213,7 +189,6 @@ class RandomForest(Regression):
         n_jobs: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         self.n_trees = n_trees
         self.context = context
         self.n_jobs = n_jobs
@@ -222,17 +197,16 @@ class RandomForest(Regression):
     def _features(self, bags: Bags) -> np.ndarray:
         return context_features(bags, self.context)
 
-    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+    def _make(self) -> Any:
         from sklearn.ensemble import RandomForestRegressor
 
-        forest = RandomForestRegressor(n_estimators=self.n_trees, random_state=self.seed, n_jobs=self.n_jobs)
-        return forest.fit(features, self._columns(expression))
+        return RandomForestRegressor(n_estimators=self.n_trees, random_state=self.seed, n_jobs=self.n_jobs)
 
 
 class PositionOnly(Regression):
     """The null model that knows where a spot is, and sees no image.
 
-    A random forest on x, y, the distance to the middle of the slide's spots, all in µm, and the number of neighbours.
+    A random forest on x, y, the distance to the middle of the slide's spots, all in µm, and the number of neighbors.
     A system that does not beat it may have learnt the outline of a section only.
 
     Parameters
@@ -266,7 +240,6 @@ class PositionOnly(Regression):
     """
 
     def __init__(self, *, n_trees: int = 100, n_jobs: int | None = None, seed: int = 0) -> None:
-        super().__init__()
         self.n_trees = n_trees
         self.n_jobs = n_jobs
         self.seed = seed
@@ -279,9 +252,10 @@ class PositionOnly(Regression):
         middle = np.linalg.norm(bags.position, axis=1)
         return np.column_stack([bags.position, middle, np.diff(bags.neighbors.indptr)]).astype(np.float32)
 
-    def _learn(self, features: np.ndarray, expression: np.ndarray) -> Any:
+    def _make(self) -> Any:
         from sklearn.ensemble import RandomForestRegressor
 
         # Leaves of several spots: measured expression of one spot is noisy.
-        forest = RandomForestRegressor(self.n_trees, min_samples_leaf=5, random_state=self.seed, n_jobs=self.n_jobs)
-        return forest.fit(features, self._columns(expression))
+        return RandomForestRegressor(
+            n_estimators=self.n_trees, min_samples_leaf=5, random_state=self.seed, n_jobs=self.n_jobs
+        )

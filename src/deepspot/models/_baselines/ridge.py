@@ -2,52 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
-from deepspot.models._confidence.folds import labels, make_folds
+from deepspot.models._confidence.folds import make_folds
 from deepspot.models._features import CONTEXT, context_features
 from deepspot.models._network.scaler import Scaler
 
-from .inputs import not_fitted, rows_to_learn
-
-
-def score_alphas(
-    features: np.ndarray,
-    targets: np.ndarray,
-    alphas: Sequence[float],
-    n_components: int | None,
-    *,
-    rows: np.ndarray,
-    slides: np.ndarray,
-    patients: np.ndarray,
-    position: np.ndarray | None = None,
-) -> dict[float, float]:
-    """Mean r of each strength: over genes within a held-out slide, then over these slides; undefined r counts as 0.
-
-    Parameters
-    ----------
-    features, targets
-        (n, d) and (n, genes) of all spots.
-    alphas, n_components
-        Strengths, and the limit on the components.
-    rows, slides, patients, position
-        Rows to learn from, labels (n,) and centres (n, 2) of all spots.
-    """
-    r: dict[float, list[float]] = {alpha: [] for alpha in alphas}
-    for learn, test in make_folds(rows, slides, patients, position=position).splits:
-        path = RidgePath.fit(features[learn], targets[learn], n_components)
-        rotated = path.rotate(features[test])
-        slide = [np.flatnonzero(slides[test] == name) for name in np.unique(slides[test])]
-        for alpha in alphas:
-            predicted = rotated @ path.weights(alpha)
-            r[alpha] += [np.nan_to_num(pearson(predicted[part], targets[test][part])).mean() for part in slide]
-    return {alpha: float(np.mean(values)) for alpha, values in r.items()}
-
+from .base import Baseline
 
 FLAT = 1e-10  # share of the largest variance below which a direction is rounding
 
@@ -56,32 +21,18 @@ FLAT = 1e-10  # share of the largest variance below which a direction is roundin
 class RidgePath:
     """Ridge regressions of all strengths on the same spots.
 
-    Features are standardised and rotated to their principal components. There, ridge of any strength is one division,
-    and without a limit on the components it is exactly ridge on the standardised features.
-
-    Attributes
-    ----------
-    scaler
-        Scale of the genes.
-    mean, scale
-        (features,) what features are standardised with; a constant one keeps its scale.
-    components
-        (features, k) directions of the standardised features.
-    squares
-        (k,) sum of squares along each.
-    cross
-        (k, genes) products of components and standardised genes.
-    offset
-        (genes,) mean of the standardised genes.
+    Features are standardized and rotated to their principal components. There, ridge of any strength is one division,
+    and without a limit on the components it is exactly ridge on the standardized features. Of scikit-learn, `RidgeCV`
+    chooses by other scores than r within slides, and a `Ridge` for each strength takes about twice as long.
     """
 
-    scaler: Scaler
-    mean: np.ndarray
+    scaler: Scaler  # of the genes
+    mean: np.ndarray  # (features,), with `scale` what features are standardized with; a constant one keeps its scale
     scale: np.ndarray
-    components: np.ndarray
-    squares: np.ndarray
-    cross: np.ndarray
-    offset: np.ndarray
+    components: np.ndarray  # (features, k) directions of the standardized features
+    squares: np.ndarray  # (k,) sum of squares along each
+    cross: np.ndarray  # (k, genes) products of components and standardized genes
+    offset: np.ndarray  # (genes,) mean of the standardized genes
 
     @classmethod
     def fit(cls, features: np.ndarray, targets: np.ndarray, n_components: int | None = None) -> RidgePath:
@@ -122,13 +73,15 @@ def _principal(x: np.ndarray, n_components: int | None) -> np.ndarray:
 ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
 
 
-class Ridge:
+class Ridge(Baseline):
     """Ridge regression on the context features of a spot, with its strength α tuned by cross-validation.
 
-    Spot, mean sub-spot and maximum over the neighbours side by side are standardised, then regressed on standardised
-    genes. α is the one with the highest r on held-out folds: the mean over genes within a held-out slide, then over
-    slides. Users measured deep models losing to this one on the same embeddings, so it belongs beside every number of
-    theirs.
+    Spot, mean sub-spot and maximum over the neighbors side by side are standardized, then regressed on standardized
+    genes; where a slide did not measure a gene, the mean stands in. α is the one with the highest r on held-out folds:
+    the mean over genes within a held-out slide, then over slides; undefined r counts as 0. A patient is never on both
+    sides of a fold; with one patient a slide is not, and with one slide the folds are five strips across it (runs of
+    rows, if positions are unknown). Users measured deep models losing to this one on the same embeddings, so it belongs
+    beside every number of theirs.
 
     Parameters
     ----------
@@ -146,7 +99,7 @@ class Ridge:
     scores
         Mean r on the held-out slides by strength; empty where there was nothing to choose.
     coef, intercept
-        (features, genes) and (genes,) in float32, from features as they come to standardised genes.
+        (features, genes) and (genes,) in float32, from features as they come to standardized genes.
     scaler
         Scale of the genes. It makes up the fitted state, with `coef`, `intercept` and `context`: prediction needs no
         more.
@@ -167,77 +120,50 @@ class Ridge:
     (40, 2)
     """
 
+    _state = "coef"
+    coef: np.ndarray
+    intercept: np.ndarray
+    scaler: Scaler
+
     def __init__(
-        self,
-        *,
-        alphas: Sequence[float] = ALPHAS,
-        context: Sequence[str] = CONTEXT,
-        pca: int | None = None,
+        self, *, alphas: Sequence[float] = ALPHAS, context: Sequence[str] = CONTEXT, pca: int | None = None
     ) -> None:
         self.alphas = alphas
         self.context = context
         self.pca = pca
         self.alpha: float | None = None
         self.scores: dict[float, float] = {}
-        self.coef: np.ndarray | None = None
-        self.intercept: np.ndarray | None = None
-        self.scaler: Scaler | None = None
 
-    def fit(
-        self,
-        bags: Bags,
-        targets: np.ndarray,
-        *,
-        rows: np.ndarray | None = None,
-        slides: np.ndarray | None = None,
-        patients: np.ndarray | None = None,
-    ) -> Self:
-        """Fit to measured expression.
-
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots.
-        targets
-            (n, genes) log-expression; where a slide did not measure a gene (NaN) the mean stands in.
-        rows
-            Spots to learn from, maybe several times; by default all.
-        slides, patients
-            (n,) slide and patient of every spot. A patient is never on both sides of a fold; with one patient a slide
-            is not, and with one slide the folds are five strips across it (runs of rows, if positions are unknown).
-
-        Raises
-        ------
-        ValueError
-            If arrays do not fit together, a parameter is out of range, or the bags lack a set of `context`.
-        """
-        rows = rows_to_learn(bags, targets, rows)
-        slides, patients = labels(slides, len(bags), "slides"), labels(patients, len(bags), "patients")
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
         if not strengths:
             raise ValueError("`alphas` is empty: give at least one strength.")
         if self.pca is not None:
             check_positive(self.pca, "pca")
         features = context_features(bags, self.context)
-        scores: dict[float, float] = {}
-        if len(strengths) > 1:
-            known = {"rows": rows, "slides": slides, "patients": patients}
-            scores = score_alphas(features, targets, strengths, self.pca, **known, position=bags.position)
+        r: dict[float, list[float]] = {alpha: [] for alpha in strengths} if len(strengths) > 1 else {}
+        splits = make_folds(rows, slides, patients, position=bags.position).splits if r else []
+        for learn, test in splits:
+            path = RidgePath.fit(features[learn], targets[learn], self.pca)
+            rotated, known = path.rotate(features[test]), targets[test]
+            parts = [np.flatnonzero(slides[test] == slide) for slide in np.unique(slides[test])]
+            for alpha, values in r.items():
+                predicted = rotated @ path.weights(alpha)
+                values += [np.nan_to_num(pearson(predicted[part], known[part])).mean() for part in parts]
+        scores = {alpha: float(np.mean(values)) for alpha, values in r.items()}
         best = max(strengths, key=lambda alpha: (scores.get(alpha, 0.0), alpha))  # of equals the stronger
         path = RidgePath.fit(features[rows], targets[rows], self.pca)
         self.coef, self.intercept = path.unfold(best)
         self.alpha, self.scores, self.scaler = best, scores, path.scaler
-        return self
 
     def predict(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
-        """Predict log-expression (n, genes) of all spots, or of the `rows` (n,), whose neighbours the others may be."""
+        """Predict log-expression (n, genes) of all spots, or of the `rows` (n,), whose neighbors the others may be."""
         scores = self.predict_standardized(bags, rows=rows)
-        return self.scaler.restore(scores).astype(np.float32)  # type: ignore[union-attr]
+        return self.scaler.restore(scores).astype(np.float32)
 
     def predict_standardized(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
-        """Predict standardised genes (n, genes), from `coef` and `intercept`."""
-        if self.coef is None or self.intercept is None or self.scaler is None:
-            raise not_fitted(self)
+        """Predict standardized genes (n, genes), from `coef` and `intercept`."""
+        self._check_fitted()
         features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
             raise ValueError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")

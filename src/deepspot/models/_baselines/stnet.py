@@ -2,20 +2,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.models._network.scaler import Scaler
 
-from .inputs import not_fitted, rows_to_learn
+from .base import Baseline, seeded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class STNet:
+class STNet(Baseline):
     """ST-Net: a linear head on an image network, trained by SGD, frozen or end to end.
 
     The head starts from the mean expression and no weights. The loss is the squared error on expression itself, summed
@@ -29,8 +29,8 @@ class STNet:
         the mean over the eight symmetries of a tile.
     backbone
         Image network of a fine-tuned model: None for the package's EfficientNet-Lite0; a name of timm such as
-        ``"densenet121"``, with pretrained weights, normalised as they say; or a function that makes a module
-        (n, 3, px, px) → (n, d), which gets colours in -1 to 1.
+        ``"densenet121"``, with pretrained weights, normalized as they say; or a function that makes a module
+        (n, 3, px, px) → (n, d), which gets colors in -1 to 1.
     weights
         File with the weights of a timm model (``.safetensors``, or a state dict of torch), instead of a download.
     lr
@@ -52,7 +52,7 @@ class STNet:
     References
     ----------
     He et al., Nature Biomedical Engineering 2020: DenseNet-121 fine-tuned on tiles of 224 px, the 250 genes of highest
-    mean. Here genes are up to the caller, colours are normalised as the backbone's weights want it, and turns are drawn
+    mean. Here genes are up to the caller, colors are normalized as the backbone's weights want it, and turns are drawn
     evenly from all eight symmetries.
 
     Examples
@@ -65,6 +65,9 @@ class STNet:
     >>> ds.models.STNet(lr=1e-3, epochs=5).fit(bags, spot[:, :2]).predict(bags).shape
     (40, 2)
     """
+
+    _state = "network"
+    network: nn.Module
 
     def __init__(
         self,
@@ -86,62 +89,28 @@ class STNet:
         self.px = px
         self.seed = seed
         self.device = device
-        self.network: nn.Module | None = None
 
-    def fit(
-        self,
-        bags: Bags,
-        targets: np.ndarray,
-        *,
-        rows: np.ndarray | None = None,
-        slides: np.ndarray | None = None,
-        patients: np.ndarray | None = None,
-    ) -> Self:
-        """Fit to measured expression.
-
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots, or their tiles where the image network is trained.
-        targets
-            (n, genes) log-expression; NaN where a slide did not measure a gene.
-        rows
-            Spots to learn from, maybe several times; by default all.
-        slides, patients
-            Not used.
-
-        Raises
-        ------
-        ValueError
-            If there are no tiles to fine-tune on, or the backbone cannot be made.
-        """
-        import torch
-
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from deepspot._core.device import choose_device
 
-        from .head_training import train_head
+        from .stnet_network import train_head
 
-        rows = rows_to_learn(bags, targets, rows)
-        inputs, device = self._inputs(bags), choose_device(self.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        inputs, device, mean = self._inputs(bags), choose_device(self.device), Scaler.fit(targets[rows]).mean
+        with seeded(self.seed, device):
+            network, turned = self._make(bags, mean), self.fine_tune
             self.network = train_head(
-                self._make(bags, Scaler.fit(targets[rows]).mean), inputs, targets, rows,
-                lr=self.lr, epochs=self.epochs, device=device, turned=self.fine_tune,
-            )  # fmt: skip
-        return self
+                network, inputs, targets, rows, lr=self.lr, epochs=self.epochs, device=device, turned=turned
+            )
 
-    def predict(self, bags: Bags) -> np.ndarray:
-        """Predict log-expression (n, genes)."""
+    def _predict(self, bags: Bags) -> np.ndarray:
         from deepspot._core.device import choose_device
 
-        from .head_training import apply_head
+        from .stnet_network import apply_head
 
-        if self.network is None:
-            raise not_fitted(self)
         return apply_head(self.network, self._inputs(bags), device=choose_device(self.device), turned=self.fine_tune)
 
     def _inputs(self, bags: Bags) -> Tensor:
+        """Embeddings, or tiles (n, 3, px, px) where the image network learns."""
         import torch
 
         if not self.fine_tune:
@@ -154,14 +123,15 @@ class STNet:
         return torch.as_tensor(bags.tiles).permute(0, 3, 1, 2)
 
     def _make(self, bags: Bags, mean: np.ndarray) -> nn.Module:
+        """The network before training, which predicts the mean."""
         import torch
         from torch import nn
 
-        from .backbone import make_backbone
+        from .stnet_network import make_backbone
 
-        body: Any = make_backbone(self.backbone, self.weights, self.px) if self.fine_tune else None
-        head = nn.Linear(body.dim() if self.fine_tune else bags.dim, len(mean))
+        body = make_backbone(self.backbone, self.weights, self.px) if self.fine_tune else None
+        head = nn.Linear(bags.dim if body is None else body.dim(), len(mean))
         nn.init.zeros_(head.weight)
         with torch.no_grad():
             head.bias.copy_(torch.from_numpy(mean))
-        return nn.Sequential(body, head) if self.fine_tune else head
+        return head if body is None else nn.Sequential(body, head)

@@ -9,14 +9,13 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 
-from .archive import GENES, SETTINGS, find_model, opened, read_genes, read_settings
-from .module import Checkpoint, read_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
+from .files import GENES, SETTINGS, find_model, read_genes, read_settings
 
 if TYPE_CHECKING:
     from deepspot.encoders import EncoderCard
     from deepspot.models._deepspot import DeepSpot
     from deepspot.models._network.config import NetworkConfig
-    from deepspot.models._network.network import Network
 
 CONTEXTS: dict[Any, tuple[str, ...]] = {
     "spot": ("spot",),
@@ -56,7 +55,7 @@ def convert_legacy(
         Folder with ``final_model.pkl``, ``top_param_overall.yaml`` and ``info_highly_variable_genes.csv``, or the path
         of the first, beside which the others lie.
     tile_um
-        Side of the spot tile in µm. The checkpoint tells it in pixels of images whose scale it does not tell, so that
+        Side of the spot tile in µm. The checkpoint has it in pixels of images whose scale it does not state, so that
         without it 55 µm are assumed, the spots of Visium, and that is logged.
     encoder
         Name of the encoder; by default the one that the YAML names.
@@ -67,10 +66,10 @@ def convert_legacy(
 
     Returns
     -------
-    The model, on the preset ``"published"``: φ by median, sub-spots summed, neighbours in a box of the spot array. Save
+    The model, on the preset ``"published"``: φ by median, sub-spots summed, neighbors in a box of the spot array. Save
     it with `save`. It knows its genes (those with ``isPredicted``, in the order of the file), scale, geometry and the
     name of its encoder. It does not know how reliable it is, which spots are unlike its training data, nor what it
-    learnt from.
+    learned from.
 
     Raises
     ------
@@ -90,83 +89,92 @@ def convert_legacy(
     >>> model = ds.models.convert_legacy("DeepSpot_pretrained_model_weights/Colon_HEST1K")  # doctest: +SKIP
     >>> model.save("colon")  # doctest: +SKIP
     """
-    import torch
-    from pydantic import ValidationError
-
-    from deepspot.models._bundle.card import ModelCard, versions
-    from deepspot.models._deepspot import DeepSpot
-    from deepspot.models._network.config import look_up
-
     for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (licence, "licence")):
         if given is not None:
             check_text(given, argument)
     tile = VISIUM_UM if tile_um is None else check_positive(tile_um, "tile_um")
     path = find_model(Path(source).expanduser())
-    told = _told(path, encoder)
+    settings = read_settings(path.with_name(SETTINGS))
+    encoder = encoder or settings.get("image_feature_model")
+    if encoder is None:
+        raise FileNotFoundError(
+            f"{path.with_name(SETTINGS)} is missing or does not name the encoder, so nobody knows which one the "
+            "checkpoint needs. Pass `encoder=`."
+        )
     genes = read_genes(path.with_name(GENES))
-    with opened(path) as archive:
-        checkpoint = read_checkpoint(archive)
-    settings = checkpoint.settings
-    network, dim = _make_up(checkpoint, path)
-    n_genes = len(checkpoint.rho[0][1])
-    if len(genes) != n_genes:
-        raise ValueError(f"{path} predicts {n_genes} genes, and {GENES} beside it names {len(genes)}. Get a new copy.")
-    for key in ("input_size", "output_size", "phi2rho_size", "spot_context"):
-        if key in told and told[key] != str(settings.get(key)):
-            raise ValueError(
-                f"{path} has {key}={settings.get(key)!r}, and {SETTINGS} beside it says {told[key]!r}: the files do "
-                "not belong together. Copy both from the same folder."
-            )
+    checkpoint = read_checkpoint(path)
+    network, dim = _network_config(checkpoint, path)
+    _check_agreement(checkpoint, settings, genes, path)
     if tile_um is None:
-        said = told.get("spot_diameter", "?")[:20].encode("unicode_escape").decode()
+        diameter = settings.get("spot_diameter", "?")[:20].encode("unicode_escape").decode()
         logger.warning(
-            "The checkpoint tells its tiles in pixels of unknown size (spot_diameter=%s); %g µm are assumed, as in "
-            "Visium. State it with `tile_um=` if that is wrong.", said, VISIUM_UM,
-        )  # fmt: skip
-    preset = look_up("published")
-    loss = LOSSES.get(str(settings.get("loss_func")))
-    training = {} if loss is None else {"loss": loss}  # one that is not known here is told in the note
-    model = DeepSpot(preset="published", network=network.model_dump(), training=training, seed=_seed(settings))
-    mean, scale = (torch.from_numpy(part) for part in _scale(checkpoint, n_genes, path))
-    member = _network(checkpoint, model.network, dim, n_genes, path).state_dict()
-    card = _encoder_card(told["image_feature_model"], dim)
-    try:
-        made = ModelCard(
-            name=name or path.resolve().parent.name,
-            note=_note(path, settings.get("loss_func")),
-            tissue=tissue, licence=licence or f"that of the checkpoint; see {PAGE}", genes=genes, dim=dim, encoder=card,
-            geometry=Geometry(
-                tile=TileGeometry(tile_um=tile, input_px=card.read_px),
-                neighbors=_neighbors(told, preset.array_box, path),
-            ),
-            network=model.network, training=model.training, preset="published", seed=model.seed, versions=versions(),
-        )  # fmt: skip
-    except ValidationError as error:
-        wrong = error.errors(include_input=False)[0]
-        raise ValueError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
-    tensors = {"scaler.mean": mean, "scaler.std": scale} | {f"members.0.{part}": member[part] for part in member}
-    model = DeepSpot.from_tensors(made, tensors)
+            "The checkpoint states its tiles in pixels of unknown size (spot_diameter=%s); %g µm are assumed, as in "
+            "Visium. State it with `tile_um=` if that is wrong.",
+            diameter,
+            VISIUM_UM,
+        )
+    card = _encoder_card(encoder, dim)
+    model = _make_model(
+        checkpoint,
+        network,
+        path,
+        name=name or path.resolve().parent.name,
+        tissue=tissue,
+        licence=licence or f"that of the checkpoint; see {PAGE}",
+        genes=genes,
+        dim=dim,
+        encoder=card,
+        geometry=Geometry(
+            tile=TileGeometry(tile_um=tile, input_px=card.read_px), neighbors=_neighbor_rule(settings, path)
+        ),
+    )
     logger.info("Converted %r.", model)
     return model
 
 
-def _note(path: Path, loss: Any) -> str:
+def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **card: Any) -> DeepSpot:
+    """Put the model together; `card` are the fields of its card that do not follow from the checkpoint."""
+    import torch
+    from pydantic import ValidationError
+
+    from deepspot.models._bundle.card import ModelCard, versions
+    from deepspot.models._deepspot import DeepSpot
+    from deepspot.models._network.config import changed, look_up
+    from deepspot.models._network.network import Network
+
+    seed, loss = checkpoint.settings.get("random_seed"), checkpoint.settings.get("loss_func")
     unlike = "" if loss in LOSSES else ", which deepspot does not have: what the card says of the loss is not true"
-    return f"Converted from {path.name} of the paper's authors, who trained it with the loss {loss}{unlike}."
+    member = Network(network, card["dim"], len(card["genes"]))
+    member.load_state_dict(
+        {
+            f"{part}.{number}.{kind}": torch.from_numpy(value)
+            for part in ("phi", "rho")
+            for number, layer in enumerate(getattr(checkpoint, part))
+            for kind, value in zip(("weight", "bias"), layer, strict=True)
+        }
+    )
+    tensors = {f"members.0.{name}": value for name, value in member.collapse().state_dict().items()}
+    for name, values in zip(("mean", "std"), _scale(checkpoint, len(card["genes"]), path), strict=True):
+        tensors[f"scaler.{name}"] = torch.from_numpy(values)
+    try:
+        whole = ModelCard(
+            note=f"Converted from {path.name} of the paper's authors, who trained it with the loss {loss}{unlike}.",
+            network=network,
+            training=changed(
+                look_up("published").training, {"loss": LOSSES[loss]} if loss in LOSSES else {}, "training"
+            ),
+            preset="published",
+            seed=seed if type(seed) is int and 0 <= seed < 2**32 else 0,
+            versions=versions(),
+            **card,
+        )
+    except ValidationError as error:
+        wrong = error.errors(include_input=False)[0]
+        raise ValueError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
+    return DeepSpot.from_tensors(whole, tensors)
 
 
-def _told(path: Path, encoder: str | None) -> dict[str, str]:
-    beside = path.with_name(SETTINGS)
-    told = read_settings(beside) if beside.is_file() else {}
-    if encoder is not None:
-        told["image_feature_model"] = encoder
-    if "image_feature_model" not in told:
-        missing = f"{beside} does not name the encoder" if beside.is_file() else f"{beside} is missing"
-        raise FileNotFoundError(f"{missing}, so nobody knows which one the checkpoint needs. Pass `encoder=`.")
-    return told
-
-
-def _make_up(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
+def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
     """Configuration of the network and length of an embedding, as the tensors say; they have to fit together."""
     from deepspot.models._network.config import NetworkConfig, look_up
 
@@ -174,42 +182,34 @@ def _make_up(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
     context = CONTEXTS.get(settings.get("spot_context"), ())
     if not phi or not rho or not context:
         raise ValueError(f"{path} has no network, or one with an unknown context: {settings.get('spot_context')!r}.")
-    (width, dim), (n_genes, _) = (_two(weight, path) for weight, _ in (phi[0], rho[0]))
+    width, dim, n_genes = len(phi[0][0]), phi[0][0].shape[-1], len(rho[0][0])
     for layers, shape in ((phi, (width, dim)), (rho, (n_genes, width * len(context)))):
         if any(weight.shape != shape or bias.shape != shape[:1] for weight, bias in layers):
             raise ValueError(f"{path} holds layers whose sizes do not fit together. Get a new copy.")
+        if not all(np.isfinite(values).all() for layer in layers for values in layer):
+            raise ValueError(f"{path} holds weights that are not finite. Get a new copy.")
     if (settings.get("input_size"), settings.get("output_size")) != (dim, n_genes):
         raise ValueError(f"{path} contradicts itself about the number of inputs or genes. Get a new copy.")
     base = look_up("published").network.model_dump()
-    made = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
-    return NetworkConfig(**base | made), dim
+    found = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
+    return NetworkConfig(**base | found), dim
 
 
-def _two(weight: np.ndarray, path: Path) -> tuple[int, int]:
-    if weight.ndim != 2:
-        raise ValueError(f"{path} holds a layer that is no matrix. Get a new copy.")
-    return weight.shape  # type: ignore[return-value]
-
-
-def _network(checkpoint: Checkpoint, config: NetworkConfig, dim: int, n_genes: int, path: Path) -> Network:
-    import torch
-
-    from deepspot.models._network.network import Network
-
-    state = {
-        f"{part}.{number}.{kind}": torch.from_numpy(value)
-        for part in ("phi", "rho")
-        for number, layer in enumerate(getattr(checkpoint, part))
-        for kind, value in zip(("weight", "bias"), layer, strict=True)
-    }
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise ValueError(f"{path} holds weights that are not finite. Get a new copy.")
-    network = Network(config, dim, n_genes)
-    network.load_state_dict(state)
-    return network.collapse().eval()
+def _check_agreement(checkpoint: Checkpoint, settings: dict[str, str], genes: list[str], path: Path) -> None:
+    """Whether the three files belong together."""
+    n_genes = len(checkpoint.rho[0][1])
+    if len(genes) != n_genes:
+        raise ValueError(f"{path} predicts {n_genes} genes, and {GENES} beside it names {len(genes)}. Get a new copy.")
+    for key in ("input_size", "output_size", "phi2rho_size", "spot_context"):
+        if key in settings and settings[key] != str(checkpoint.settings.get(key)):
+            raise ValueError(
+                f"{path} has {key}={checkpoint.settings.get(key)!r}, and {SETTINGS} beside it says {settings[key]!r}: "
+                "the files do not belong together. Copy both from the same folder."
+            )
 
 
 def _scale(checkpoint: Checkpoint, n_genes: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the genes in float32."""
     mean = np.zeros(n_genes) if checkpoint.mean is None else checkpoint.mean
     scale = np.ones(n_genes) if checkpoint.scale is None else checkpoint.scale
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
@@ -219,8 +219,11 @@ def _scale(checkpoint: Checkpoint, n_genes: int, path: Path) -> tuple[np.ndarray
     return mean, scale
 
 
-def _neighbors(told: dict[str, str], reach: int | None, path: Path) -> NeighborRule:
-    text = told.get("neighbors", str(reach))
+def _neighbor_rule(settings: dict[str, str], path: Path) -> NeighborRule:
+    """Neighbors in a box of the spot array, by default those of the preset."""
+    from deepspot.models._network.config import look_up
+
+    text = settings.get("neighbors", str(look_up("published").array_box))
     if len(text) > 2 or not text.isdecimal() or not 0 < int(text) <= 10:
         raise ValueError(
             f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; steps of the array from 1 to 10 are known."
@@ -240,8 +243,3 @@ def _encoder_card(published: str, dim: int) -> EncoderCard:
     why = "which is not known here" if known is None else f"which gives {known.dim} here"
     logger.warning("The checkpoint takes %d numbers per tile from encoder %r, %s.", dim, name, why)
     return EncoderCard(name=name, dim=dim, note="Named by the checkpoint; not known to deepspot.")
-
-
-def _seed(settings: dict[str, Any]) -> int:
-    seed = settings.get("random_seed")
-    return seed if type(seed) is int and 0 <= seed < 2**32 else 0

@@ -9,11 +9,6 @@ import deepspot as ds
 from .conftest import FILES, rewrite
 
 
-@pytest.fixture
-def folder(authors, publish):
-    return publish(authors.DeepSpot())
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.99])
 def test_a_truncated_file_is_refused(folder, share):
     data = (folder / FILES[0]).read_bytes()

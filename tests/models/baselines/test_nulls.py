@@ -1,9 +1,7 @@
-from functools import partial
-
 import numpy as np
 
 from deepspot._stats.metrics import pearson
-from deepspot.models._baselines import Linear, Ridge, ShuffledImages
+from deepspot.models._baselines import Linear, Ridge, ShuffledImages, TrainingMean
 
 
 class Recorder(Linear):
@@ -48,10 +46,15 @@ def test_the_wrapped_system_gets_the_same_rows_slides_and_patients(world):
     assert model.estimator.options["patients"] is world.slides
 
 
-def test_a_seed_is_a_permutation(world):
-    make = partial(ShuffledImages, factory=Linear)
-    first, again, other = (
-        make(seed=seed).fit(world.train, world.image[0], slides=world.slides).predict(world.test) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 0.01
+def test_training_mean_is_the_null_model(bags, targets):
+    holed = targets.copy()
+    holed[:5, 0] = np.nan
+    predicted = TrainingMean().fit(bags, holed, rows=np.arange(100)).predict(bags)
+    np.testing.assert_allclose(predicted[7], np.nanmean(holed[:100], axis=0), rtol=1e-6)
+    assert np.isnan(pearson(predicted, targets)).all()
+
+
+def test_a_gene_that_was_never_measured_is_predicted_as_0(bags, targets):
+    holed = targets.copy()
+    holed[:, 0] = np.nan
+    assert (TrainingMean().fit(bags, holed).predict(bags)[:, 0] == 0).all()

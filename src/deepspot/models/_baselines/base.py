@@ -1,0 +1,86 @@
+"""What all baselines share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from deepspot._core.validate import check_same_length
+from deepspot._features.bags import Bags
+from deepspot.models._confidence.folds import labels, which_rows
+from deepspot.models._network.scaler import Scaler
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Baseline:
+    """Checks what comes in, and leaves fitting and predicting to `_fit` and `_predict`."""
+
+    _state: ClassVar[str]  # an attribute that is not there until `_fit` sets it
+
+    def fit(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
+    ) -> Self:
+        """Fit to measured expression.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots.
+        targets
+            (n, genes) log-expression; NaN where a slide did not measure a gene.
+        rows
+            Spots to learn from, as numbers that may repeat or as a mask; by default all.
+        slides, patients
+            (n,) slide and patient of every spot, for the systems that look at them.
+
+        Raises
+        ------
+        ValueError
+            If arrays do not fit together, a parameter is out of range, or the bags lack what the system learns from.
+        """
+        check_same_length(bags.spot, targets, "`bags` and `targets`")
+        n = len(bags)
+        self._fit(bags, targets, which_rows(rows, n), labels(slides, n, "slides"), labels(patients, n, "patients"))
+        return self
+
+    def predict(self, bags: Bags) -> np.ndarray:
+        """Predict log-expression (n, genes) in float32."""
+        self._check_fitted()
+        return self._predict(bags)
+
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
+        """Fit to `rows`; `slides` and `patients` are labels of all n spots."""
+        raise NotImplementedError
+
+    def _predict(self, bags: Bags) -> np.ndarray:
+        raise NotImplementedError
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, self._state):
+            raise ValueError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
+
+
+def fill_unknown(targets: np.ndarray) -> np.ndarray:
+    """Targets (n, genes) in float32, the mean of the gene where it was not measured, 0 where it never was."""
+    return np.where(np.isfinite(targets), targets, Scaler.fit(targets).mean).astype(np.float32)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers of torch from a seed, and afterwards as they were."""
+    import torch
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,96 @@
+"""Null models: what is right without learning from the image of a spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from deepspot._features.bags import Bags
+from deepspot.models._estimator import Estimator
+from deepspot.models._features import sets_of
+from deepspot.models._network.scaler import Scaler
+
+from .base import Baseline
+from .ridge import Ridge
+
+
+class TrainingMean(Baseline):
+    """The null model: every spot is predicted to have the mean expression of the training spots.
+
+    Attributes
+    ----------
+    mean
+        (genes,) in float32; 0 for a gene that was never measured.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> bags = ds.models.Bags(np.zeros((2, 3), "float32"), None, csr_matrix((2, 2), dtype=bool))
+    >>> ds.models.TrainingMean().fit(bags, np.array([[0.0, 1.0], [2.0, 1.0]])).predict(bags)[0].tolist()
+    [1.0, 1.0]
+    """
+
+    _state = "mean"
+    mean: np.ndarray
+
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
+        self.mean = Scaler.fit(targets[rows]).mean
+
+    def _predict(self, bags: Bags) -> np.ndarray:
+        return np.tile(self.mean, (len(bags), 1))
+
+
+class ShuffledImages(Baseline):
+    """The null model that learns from the wrong images: those of other spots of the same slide.
+
+    Embeddings of spot and sub-spots (and tiles) change places together among the spots of a slide; who is whose
+    neighbor stays. Then the wrapped system is fitted as always, and predicts from true images. What it still gets
+    right is no matter of single spots, such as differences between whole slides.
+
+    Parameters
+    ----------
+    factory
+        Makes the system, by default :class:`Ridge` on all sets that there are.
+    seed
+        Same seed, same permutation.
+
+    Attributes
+    ----------
+    estimator
+        The fitted system.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> spot = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    >>> bags = ds.models.Bags(spot, None, csr_matrix((40, 40), dtype=bool))
+    >>> ds.models.ShuffledImages(factory=ds.models.Linear).fit(bags, spot[:, :2]).predict(bags).shape
+    (40, 2)
+    """
+
+    _state = "estimator"
+    estimator: Estimator
+
+    def __init__(self, *, factory: Callable[[], Estimator] | None = None, seed: int = 0) -> None:
+        self.factory = factory
+        self.seed = seed
+
+    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
+        rng, order = np.random.default_rng(self.seed), np.arange(len(bags))
+        for slide in np.unique(slides):
+            members = np.flatnonzero(slides == slide)
+            order[members] = rng.permutation(members)
+        subspots, tiles = (None if values is None else values[order] for values in (bags.subspots, bags.tiles))
+        shuffled = replace(bags, spot=bags.spot[order], subspots=subspots, tiles=tiles)
+        self.estimator = (self.factory or partial(Ridge, context=sets_of(bags)))()
+        self.estimator.fit(shuffled, targets, rows=rows, slides=slides, patients=patients)
+
+    def _predict(self, bags: Bags) -> np.ndarray:
+        return self.estimator.predict(bags)

@@ -1,0 +1,211 @@
+"""The file that `torch.save` writes, a zip of a pickle and the bytes of each tensor, and the network that it holds."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .pickle_reader import FORWARD, NETWORK, Node, Refused, describe
+
+PICKLE = "data.pkl"
+# The description of a network of any size takes some 100 KB, a scaler of 20,000 genes another 1 MB.
+LARGEST_PICKLE = 8_000_000
+LONGEST_TEXT, MOST_MEMBERS = 100, 100
+# What `zipfile` raises on damaged files.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
+STORAGES = {"torch.DoubleStorage": "<f8", "torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
+NUMBERS = ("f2", "f4", "f8", "i4", "i8")
+LINEAR, DROPOUT, RELU = (f"torch.nn.modules.{name}" for name in ("linear.Linear", "dropout.Dropout", "activation.ReLU"))
+MISSING = "is built otherwise than the published network: a part of it is missing."
+PHI, RHO = [LINEAR, DROPOUT, RELU], [DROPOUT, RELU, LINEAR, DROPOUT]
+
+Layer = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hyper-parameters of a published checkpoint, weight and bias of every member of the two ensembles, and scaler."""
+
+    settings: dict[str, Any]
+    phi: list[Layer]  # in float32
+    rho: list[Layer]
+    mean: np.ndarray | None  # (genes,) in float64; None where the targets were not scaled
+    scale: np.ndarray | None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of the published network.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, asks for anything else than such a network, or is built in another way.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return _network(_Archive(file, path.stat().st_size))
+    except Refused as refused:
+        raise ValueError(f"{path} {refused}") from refused.__cause__
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{path} is no readable checkpoint ({error}): truncated, or written by PyTorch before 1.6. Get a new copy."
+        ) from error
+
+
+class _Archive:
+    """Bytes in a checkpoint. All that is read of it is never more than the file itself."""
+
+    def __init__(self, file: zipfile.ZipFile, size: int) -> None:
+        self._file, self._left = file, size
+        entries = file.infolist()
+        self._entries = {entry.filename: entry for entry in entries}
+        pickles = [name for name in self._entries if name.count("/") == 1 and name.endswith(f"/{PICKLE}")]
+        if len(self._entries) < len(entries) or len(pickles) != 1:
+            raise Refused(
+                f"is no checkpoint of PyTorch: it must hold one folder with one {PICKLE}. A download of several models "
+                "has to be unzipped first; pass the folder of one of them."
+            )
+        self._root = pickles[0].removesuffix(PICKLE)
+        if f"{self._root}byteorder" in self._entries and self.read("byteorder", 16) != b"little":
+            raise Refused("was written on a machine of another byte order, which is not supported.")
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Bytes of an entry, which may be `limit` at most."""
+        entry = self._entries.get(self._root + name)
+        if entry is None:
+            raise Refused(f"is incomplete: it lacks {self._root + name!r}. Get a new copy.")
+        # PyTorch does not compress, so that whoever does may be up to something: a bomb is small on disk.
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > min(limit, self._left):
+            raise Refused(f"holds {name!r} in a way or size that PyTorch does not write. Get a new copy.")
+        self._left -= entry.file_size
+        try:
+            with self._file.open(entry) as file:
+                return file.read(limit)
+        except UNREADABLE as error:
+            raise Refused(f"cannot be read at {name!r} ({error}). Get a new copy.") from error
+
+
+def _network(archive: _Archive) -> Checkpoint:
+    root = describe(archive.read(PICKLE, LARGEST_PICKLE))
+    if not isinstance(root, Node) or root.of != NETWORK:
+        found = root.of if isinstance(root, Node) else type(root).__name__
+        raise Refused(
+            f"holds a {found}, not the network itself, which the authors save as `final_model.pkl`. Pass that."
+        )
+    try:
+        state = _items(root.state)
+        settings = _plain(_items(state["_hparams"]))
+        context = settings.get("spot_context")
+        match state.get("_forward_fn"):
+            case Node(of="builtins.getattr", args=(_, str(forward))) if forward != f"{FORWARD}{context}":
+                raise Refused(
+                    f"contradicts itself about the context: {context!r} or {forward[:LONGEST_TEXT]!r}. Get a new copy."
+                )
+        phi, rho = _ensemble(root, "phi_spot", "Phi", PHI, archive), _ensemble(root, "rho", "Rho", RHO, archive)
+        scaler = state.get("scaler")
+        values = {} if scaler is None else _items(scaler.state)
+        mean = _array(values["mean_"]) if values.get("with_mean") is True else None
+        scale = _array(values["scale_"]) if values.get("with_std") is True else None
+    except (AttributeError, KeyError) as error:
+        raise Refused(MISSING) from error
+    return Checkpoint(settings, phi, rho, mean, scale)
+
+
+def _items(node: Any) -> dict[str, Any]:
+    """Keys and values of a dictionary, or of what would be one."""
+    found = node.items if isinstance(node, Node) else node
+    if not isinstance(found, dict):
+        raise Refused(MISSING)
+    return found
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters that can be shown and compared: to write out a tuple of tuples of … may never end."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT)
+    }
+
+
+def _ensemble(root: Node, name: str, of: str, layers: list[str], archive: _Archive) -> list[Layer]:
+    """Weights and biases of all members, which must be built as the authors build them."""
+    members = _parts(_parts(root, NETWORK)[name], "torch.nn.modules.container.ModuleList")
+    if len(members) > MOST_MEMBERS:
+        raise Refused(f"has an ensemble of {len(members):,}; the published network has 10. Get a new copy.")
+    found = []
+    for member in members.values():
+        model = _parts(member, f"deepspot.spot.model.{of}")["model"]
+        parts = list(_parts(model, "torch.nn.modules.container.Sequential").values())
+        if [part.of for part in parts] != layers:
+            raise Refused(f"is built otherwise than the published network: {of} has other layers.")
+        parameters = _items(_items(parts[layers.index(LINEAR)].state)["_parameters"])
+        found.append((_tensor(parameters["weight"], archive), _tensor(parameters["bias"], archive)))
+    return found
+
+
+def _parts(node: Any, of: str) -> dict[str, Any]:
+    """The modules in a module of a class."""
+    if node.of != of:
+        raise Refused(f"is built otherwise than the published network: a {node.of} is where a {of} should be.")
+    return _items(_items(node.state)["_modules"])
+
+
+def _tensor(node: Any, archive: _Archive) -> np.ndarray:
+    """A parameter of the network in float32."""
+    match node:
+        case Node(of="torch._utils._rebuild_parameter", args=(inner, *_)):
+            node = inner
+    match node:
+        case Node(
+            of="torch._utils._rebuild_tensor_v2",
+            args=(
+                Node(args=("storage", Node(of=kind, args=None), str(key), _, int(count))),
+                0,
+                tuple(shape),
+                tuple(stride),
+                *_,
+            ),
+        ) if (
+            kind in STORAGES
+            and len(shape) in (1, 2)
+            and all(type(side) is int and side > 0 for side in shape)
+            and list(stride) == [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            and count == math.prod(shape)
+        ):
+            dtype = np.dtype(STORAGES[kind])
+            data = archive.read(f"data/{key}", count * dtype.itemsize)
+            if len(data) != count * dtype.itemsize:
+                raise Refused(f"holds {len(data)} bytes for a tensor of {count * dtype.itemsize}. Get a new copy.")
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused later
+                return np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
+    raise Refused("holds a tensor of a kind that the published network does not have.")
+
+
+def _array(node: Any) -> np.ndarray:
+    """A vector of numpy in float64."""
+    match node:
+        case Node(
+            of="numpy.core.multiarray._reconstruct",
+            args=(Node(of="numpy.ndarray", args=None), *_),
+            state=(
+                1,
+                (int(length),),
+                Node(of="numpy.dtype", args=(str(code), *_), state=(3, "<", None, None, None, *_)),
+                False,
+                Node(of="_codecs.encode", args=(str(text), "latin1")),
+            ),
+        ) if code in NUMBERS:
+            dtype = np.dtype(f"<{code}")
+            # A character beyond Latin-1 is damage: the length is then another one.
+            data = text.encode("latin1", "ignore")
+            if len(data) == length * dtype.itemsize:
+                return np.frombuffer(data, dtype).astype(np.float64)
+    raise Refused("holds an array of a kind that a scaler does not have.")
