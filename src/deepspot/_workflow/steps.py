@@ -11,9 +11,9 @@ import pandas as pd
 from deepspot._core.keys import PREDICTION, prediction_name, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._sdata.view import SlideView
 from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import labels_of, rows_of, tables_annotating, tables_of_kind
+from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
 
 if TYPE_CHECKING:
