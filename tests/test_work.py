@@ -19,7 +19,7 @@ from deepspot.models._network.batches import BagDataset
 from deepspot.models._network.config import NetworkConfig
 from deepspot.models._network.infer import infer
 from deepspot.models._network.network import Network
-from deepspot.tl._predict.predict import stream
+from deepspot.tl._predict import stream
 
 SPOTS = 30
 TILES = 10 * SPOTS
