@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +118,7 @@ def coarse_image(pyramid: list[DataArray], factor: float) -> tuple[np.ndarray, n
 def _average(level: DataArray, step: int) -> np.ndarray:
     """Average squares of `step` × `step` pixels (h, w, 3), rounded to uint8; those at the far borders may be cut."""
     height, width = level.sizes["y"], level.sizes["x"]
-    edges = down, across = [_edges(level.data, axis, SQUARE) for axis in (1, 2)]
-    _warn_large(level.data, edges)
+    data, (down, across) = _in_blocks(level)
     small = np.empty((-(-height // step), -(-width // step), 3), dtype=np.uint8)
     wide = np.diff(np.append(np.arange(0, width, step), width)).astype(np.uint32)[:, None]
     # Squares may lie in several blocks: sums of a row of them wait until the blocks below have been read.
@@ -129,7 +128,7 @@ def _average(level: DataArray, step: int) -> np.ndarray:
         sums = np.zeros((last - first, *small.shape[1:]), dtype=np.uint32)
         sums[: len(waiting)] = waiting
         for column, (x0, x1) in enumerate(pairwise(across)):
-            pixels = _decode(level.data, [(row, column)], edges)[0].transpose(1, 2, 0)
+            pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
             sums[:, x0 // step : -(-x1 // step)] += _sum(_sum(pixels, y0, y1, step, 0), x0, x1, step, 1)
         waiting = sums[-1:].copy() if y1 % step else waiting[:0]
         high = np.diff(np.minimum(np.arange(first, last + 1) * step, height)).astype(np.uint32)
@@ -169,10 +168,8 @@ class _Blocks:
     """Decoded blocks of an image, each kept for as long as a tile still needs it, and there is room."""
 
     def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
-        self.data = level.data
         self.boxes = boxes
-        self.edges = [_edges(self.data, axis) for axis in (1, 2)]
-        _warn_large(self.data, self.edges)
+        self.data, self.edges = _in_blocks(level)
         first, last = self._blocks_at(boxes.corners), self._blocks_at(boxes.corners + boxes.side - 1)
         self.needs = [
             [(r, c) for r in range(a[0], b[0] + 1) for c in range(a[1], b[1] + 1)]
@@ -195,30 +192,24 @@ class _Blocks:
         corners = self.boxes.corners[rows]
         size = np.array([edges[-1] for edges in self.edges])
         tiles[((corners < 0) | (corners + side > size)).any(axis=1)] = GLASS
-        for run in self._runs(rows):
-            for at in run:
-                self._paste(rows[at], tiles[at])
-            self._make_room()
+        for at, row in enumerate(rows):
+            if not self.cache.keys() >= set(self.needs[row]):
+                self._decode(rows[at:])
+            self._paste(row, tiles[at])
         return tiles
 
-    def _runs(self, rows: np.ndarray) -> Iterator[range]:
-        """Tiles whose blocks are decoded together: far ones do not fill the memory."""
-        first, new = 0, dict.fromkeys(self._missing(rows[0])) if len(rows) else {}
-        for at in range(1, len(rows)):
-            more = new | dict.fromkeys(self._missing(rows[at]))
-            if len(more) > len(new) and sum(map(self._bytes, more)) > AT_ONCE:
-                self._decode(list(new))
-                yield range(first, at)
-                first, more = at, dict.fromkeys(self._missing(rows[at]))
-            new = more
-        self._decode(list(new))
-        yield range(first, len(rows))
-
-    def _missing(self, row: int) -> list[tuple[int, int]]:
-        return [block for block in self.needs[row] if block not in self.cache]
-
-    def _decode(self, blocks: list[tuple[int, int]]) -> None:
-        self.cache.update(zip(blocks, _decode(self.data, blocks, self.edges), strict=True))
+    def _decode(self, rows: np.ndarray) -> None:
+        """Decode what the first of some boxes needs, and with it what others do: far ones do not fill the memory."""
+        size = _largest(self.edges)
+        for block in list(self.cache)[: max(0, len(self.cache) - HELD // size)]:
+            del self.cache[block]
+        missing: dict[tuple[int, int], None] = {}
+        for row in rows:
+            more = missing | dict.fromkeys(block for block in self.needs[row] if block not in self.cache)
+            if missing and len(more) * size > AT_ONCE:
+                break
+            missing = more
+        self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
 
     def _paste(self, row: int, tile: np.ndarray) -> None:
         top, left = self.boxes.corners[row]
@@ -234,51 +225,41 @@ class _Blocks:
             if self.left[block]:
                 self.cache[block] = pixels  # to the end: those at the front were used longest ago
 
-    def _make_room(self) -> None:
-        held = sum(pixels.nbytes for pixels in self.cache.values())
-        for block in list(self.cache):
-            if held <= HELD:
-                return
-            held -= self.cache.pop(block).nbytes
 
-    def _bytes(self, block: tuple[int, int]) -> int:
-        (top, bottom), (left, right) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
-        return int(3 * (bottom - top) * (right - left))
-
-
-def _decode(data: Any, blocks: list[tuple[int, int]], edges: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _decode(data: Any, blocks: list[tuple[int, int]]) -> list[np.ndarray]:
     """Pixels (3, height, width) of blocks, in threads of this process and in one go.
 
     To slice a dask array costs more than to decode a small block, and within a Dask worker pixels would be sent to the
     cluster.
     """
-    if not hasattr(data, "chunks"):
-        down, across = edges
-        return [np.asarray(data[:, down[r] : down[r + 1], across[c] : across[c + 1]]) for r, c in blocks]
     from dask import threaded
 
     channels = len(data.chunks[0])
     keys = [(data.name, channel, *block) for block in blocks for channel in range(channels)]
-    if not keys:
-        return []
     parts = threaded.get(data.__dask_optimize__(data.__dask_graph__(), keys), keys, num_workers=settings.workers)
     if channels == 1:
         return [np.asarray(part) for part in parts]
     return [np.concatenate(parts[at : at + channels]) for at in range(0, len(parts), channels)]
 
 
-def _edges(data: Any, axis: int, in_memory: int | None = None) -> np.ndarray:
-    """Where the blocks of an image begin and end; an image in memory is one, or cut into squares of a side."""
-    if hasattr(data, "chunks"):
-        return np.concatenate([[0], np.cumsum(data.chunks[axis])])
-    return np.append(np.arange(0, data.shape[axis], in_memory or data.shape[axis]), data.shape[axis])
+def _in_blocks(level: DataArray) -> tuple[Any, list[np.ndarray]]:
+    """Pixels as a dask array, and where its blocks begin and end along y and x."""
+    import dask.array as da
 
-
-def _warn_large(data: Any, edges: list[np.ndarray]) -> None:
-    block = 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())
-    if hasattr(data, "chunks") and block > LARGE_BLOCK:
+    data = level.data
+    if not hasattr(data, "chunks"):
+        data = da.from_array(data, chunks=(-1, 2 * SQUARE, 2 * SQUARE), name=False)
+    edges = [np.concatenate([[0], np.cumsum(data.chunks[axis])]) for axis in (1, 2)]
+    if _largest(edges) > LARGE_BLOCK:
         warnings.warn(
-            f"The image is stored in blocks of up to {block / 2**20:.0f} MB, each of which has to be in memory. "
-            "Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to zarr.",
+            f"The image is stored in blocks of up to {_largest(edges) / 2**20:.0f} MB, each of which has to be in "
+            "memory. Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to "
+            "zarr.",
             stacklevel=4,
         )
+    return data, edges
+
+
+def _largest(edges: list[np.ndarray]) -> int:
+    """Bytes of the largest block."""
+    return 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())
