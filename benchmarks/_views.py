@@ -10,7 +10,7 @@ from spatialdata import SpatialData
 from deepspot.encoders import get as get_encoder
 from deepspot.encoders._lite0 import LITE0_STATS, STATISTICS_WEIGHT, pooled
 from deepspot.encoders._torch import StatisticsEncoder
-from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.encoders._zoo.networks import Pooled
 
 if TYPE_CHECKING:
     import torch

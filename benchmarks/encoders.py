@@ -20,11 +20,9 @@ from timm import create_model
 import deepspot as ds
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import TorchEncoder
-from deepspot.encoders._zoo import REFUSED, SPECS
-from deepspot.encoders._zoo.build import network
-from deepspot.encoders._zoo.fill import check_finite, content, fill, needed
-from deepspot.encoders._zoo.pooling import Pooled
-from deepspot.encoders._zoo.read import read
+from deepspot.encoders._zoo.networks import Pooled, network
+from deepspot.encoders._zoo.specs import REFUSED, SPECS
+from deepspot.encoders._zoo.weights import content, fill, needed, read
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "encoders" / "zoo"))
 import upstream
@@ -42,7 +40,7 @@ def main() -> None:
         *(row(name) for name in SPECS),
         *(
             f"| `{card.name}` | refused: runs code of its repository | | | | | | {card.licence} | {access(card)} |"
-            for card in REFUSED
+            for card in REFUSED.values()
         ),
     ]
     (OUT / "encoders.md").write_text("\n".join(lines) + "\n")
@@ -102,7 +100,8 @@ def like_torchvision(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
 
     options = {"init_weights": False} if name == "inception_v3" else {}
     theirs = getattr(torchvision.models, name)(weights=None, **options).eval()
-    module = fill(SPECS[name], needed(theirs.state_dict(), SPECS[name]), Path("torchvision"))
+    tensors = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
+    module = fill(SPECS[name], needed(tensors, SPECS[name], Path("torchvision")), Path("torchvision"))
     setattr(theirs, "classifier" if name == "densenet121" else "fc", torch.nn.Identity())
     return module.eval(), theirs
 
@@ -126,8 +125,8 @@ def loading() -> list[str]:
         path = Path(folder) / "uni.safetensors"
         save_file(create_model(SPECS["uni"].card.architecture, num_classes=0, init_values=1e-5).state_dict(), path)
         size = path.stat().st_size / 1e9
-        tensors, reading = timed(lambda: needed(read(path), SPECS["uni"]))
-        _, checking = timed(lambda: check_finite(tensors, path))
+        held, reading = timed(lambda: read(path))
+        tensors, checking = timed(lambda: needed(held, SPECS["uni"], path))
         _, hashing = timed(lambda: content(tensors))
         _, filling = timed(lambda: fill(SPECS["uni"], tensors, path))
         _, all_of_it = timed(lambda: ds.encoders.get("uni", weights=path))

@@ -29,7 +29,7 @@ import deepspot as ds
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._encode import encode_spots
 from deepspot.encoders._torch import MapEncoder
-from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.encoders._zoo.networks import Pooled
 from deepspot.tl._validation.scores import filled
 from deepspot.tl._validation.summary import draws, spread
 

@@ -106,9 +106,9 @@ def _in_blocks(image):
 
 
 def _noting(decode, asked):
-    def noted(data, blocks, edges):
-        asked.extend([blocks] if blocks else [])
-        return decode(data, blocks, edges)
+    def noted(data, blocks):
+        asked.append(blocks)
+        return decode(data, blocks)
 
     return noted
 

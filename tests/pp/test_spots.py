@@ -223,8 +223,8 @@ def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
     read = []
     decode = tiles._decode
 
-    def decode_and_count(data, blocks, edges):
-        parts = decode(data, blocks, edges)
+    def decode_and_count(data, blocks):
+        parts = decode(data, blocks)
         read.extend(part.nbytes for part in parts)
         return parts
 

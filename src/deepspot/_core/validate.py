@@ -42,7 +42,7 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
     return wanted
 
 
-def check_positive(value: float, argument: str) -> float:
+def check_positive(value: float | None, argument: str) -> float:
     """Return `value` if it is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{argument}` must be a number, got {type(value).__name__}.")

@@ -1,10 +1,10 @@
-"""Door 2: the only file that touches pixels. Boxes become padded uint8 tiles, each image block decoded once."""
+"""The only file that touches pixels. Boxes become padded uint8 tiles, each image block decoded once."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -39,19 +39,20 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     """Resolution levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
     pyramid = _pyramid(sdata, image_key)
     if not is_rgb(sdata, image_key):
-        finest = pyramid[0]
         raise ValueError(
-            f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}. "
-            "Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
+            f"Image {image_key!r} must be RGB in uint8, got {pyramid[0].sizes.get('c')} channels of {pyramid[0].dtype}."
+            " Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
             "`spatialdata.models.Image2DModel.parse`."
         )
     return [level.transpose("c", "y", "x") for level in pyramid]
 
 
 def _pyramid(sdata: SpatialData, image_key: str) -> list[DataArray]:
-    image: Any = sdata.images[image_key]
-    # A pyramid is a tree of levels; a plain image is an array.
-    return [image[name]["image"] for name in image] if hasattr(image, "children") else [image]
+    from spatialdata import get_pyramid_levels
+    from xarray import DataTree
+
+    image = sdata.images[image_key]
+    return get_pyramid_levels(image) if isinstance(image, DataTree) else [image]
 
 
 def is_rgb(sdata: SpatialData, image_key: str) -> bool:
@@ -73,22 +74,10 @@ def level_sizes(pyramid: list[DataArray]) -> list[tuple[int, int]]:
 def read_tiles(
     level: DataArray, boxes: Boxes, batch_size: int, *, in_order: bool = False
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read the tiles of boxes, in the order in which the image is stored.
+    """Read the tiles of boxes: rows of the boxes (b,) and tiles (b, side, side, 3) in uint8, `batch_size` at a time.
 
-    Parameters
-    ----------
-    level
-        The level that the boxes were made for.
-    boxes
-        What to read. What lies outside the image is white.
-    batch_size
-        Tiles in a batch.
-    in_order
-        Keep the order of the boxes, of which those that follow each other should lie close together.
-
-    Yields
-    ------
-    Rows of the boxes (b,) and their tiles (b, side, side, 3) in uint8.
+    The boxes were made for this level; what lies outside of it is white. Tiles come in the order in which the image is
+    stored, or `in_order` of the boxes, of which those that follow each other should lie close together.
     """
     blocks = _Blocks(level, boxes, in_order=in_order)
     for start in range(0, len(blocks.order), batch_size):
@@ -99,18 +88,8 @@ def read_tiles(
 def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -> tuple[np.ndarray, int]:
     """Cut out a part of a level and scale it down to draw it.
 
-    Parameters
-    ----------
-    level
-        The level.
-    first, last
-        x and y of the first pixel, and of the one behind the last.
-    max_px
-        Limit of the longer side; it may be exceeded by half.
-
-    Returns
-    -------
-    Pixels (h, w, 3) in uint8, and how many pixels of the level went into one of them, along a side.
+    From the pixel `first` (x, y) up to, but without, `last`, to at most `max_px` along the longer side, which may be
+    exceeded by half. Returns pixels (h, w, 3) in uint8, and how many pixels of the level one of them is wide.
     """
     step = max(1, int((last - first).max() / max_px))
     stride = max(1, step // AVERAGED)
@@ -123,17 +102,9 @@ def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -
 def coarse_image(pyramid: list[DataArray], factor: float) -> tuple[np.ndarray, np.ndarray]:
     """Make a small image of a whole slide, for which no more than a block and the small image are in memory.
 
-    Parameters
-    ----------
-    pyramid
-        Levels, full resolution first.
-    factor
-        About so many pixels of full resolution, along a side, go into one of the small image, or fewer.
-
-    Returns
-    -------
-    Pixels (h, w, 3) in uint8, averaged from the coarsest level that is fine enough, and how many pixels of full
-    resolution (2,) each is wide and high.
+    Of the levels, full resolution first, it averages the coarsest one that is fine enough for about `factor` pixels of
+    full resolution, or fewer, to go into one along a side. Returns pixels (h, w, 3) in uint8, and how many pixels of
+    full resolution (2,) each is wide and high.
     """
     full = np.array(level_sizes(pyramid))
     factors = full[0] / full
@@ -147,28 +118,24 @@ def coarse_image(pyramid: list[DataArray], factor: float) -> tuple[np.ndarray, n
 def _average(level: DataArray, step: int) -> np.ndarray:
     """Average squares of `step` × `step` pixels (h, w, 3), rounded to uint8; those at the far borders may be cut."""
     height, width = level.sizes["y"], level.sizes["x"]
-    down, across = (_edges(level.data, axis, SQUARE) for axis in (1, 2))
-    _warn_large(level.data, [down, across])
+    data, (down, across) = _in_blocks(level)
     small = np.empty((-(-height // step), -(-width // step), 3), dtype=np.uint8)
     wide = np.diff(np.append(np.arange(0, width, step), width)).astype(np.uint32)[:, None]
     # Squares may lie in several blocks: sums of a row of them wait until the blocks below have been read.
-    waiting = np.zeros((1, small.shape[1], 3), dtype=np.uint32)
-    for y0, y1 in pairwise(down):
-        first, last = y0 // step, (y1 - 1) // step
-        sums = np.zeros((last - first + 1, *small.shape[1:]), dtype=np.uint32)
-        if y0 % step:
-            sums[:1] = waiting
-        for x0, x1 in pairwise(across):
-            at = int(np.searchsorted(down, y0)), int(np.searchsorted(across, x0))
-            pixels = _decode(level.data, [at], [down, across])[0].transpose(1, 2, 0)
-            by_row = _sum(pixels, y0, y1, step, 0)
-            sums[:, x0 // step : (x1 - 1) // step + 1] += _sum(by_row, x0, x1, step, 1)
-        waiting = sums[-1:].copy()
-        edges = np.minimum(np.arange(first, last + 2) * step, height)
-        count = np.diff(edges).astype(np.uint32)[:, None, None] * wide
+    waiting = np.empty((0, small.shape[1], 3), dtype=np.uint32)
+    for row, (y0, y1) in enumerate(pairwise(down)):
+        first, last = y0 // step, -(-y1 // step)
+        sums = np.zeros((last - first, *small.shape[1:]), dtype=np.uint32)
+        sums[: len(waiting)] = waiting
+        for column, (x0, x1) in enumerate(pairwise(across)):
+            pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
+            sums[:, x0 // step : -(-x1 // step)] += _sum(_sum(pixels, y0, y1, step, 0), x0, x1, step, 1)
+        waiting = sums[-1:].copy() if y1 % step else waiting[:0]
+        high = np.diff(np.minimum(np.arange(first, last + 1) * step, height)).astype(np.uint32)
+        count = high[:, None, None] * wide
         sums += count // 2  # rounds, without copies in floating point
         sums //= count
-        small[first : last + 1] = sums
+        small[first:last] = sums
     return small
 
 
@@ -201,11 +168,9 @@ class _Blocks:
     """Decoded blocks of an image, each kept for as long as a tile still needs it, and there is room."""
 
     def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
-        self.data = level.data
         self.boxes = boxes
-        self.edges = [_edges(self.data, axis) for axis in (1, 2)]
-        _warn_large(self.data, self.edges)
-        first, last = self._touched()
+        self.data, self.edges = _in_blocks(level)
+        first, last = self._blocks_at(boxes.corners), self._blocks_at(boxes.corners + boxes.side - 1)
         self.needs = [
             [(r, c) for r in range(a[0], b[0] + 1) for c in range(a[1], b[1] + 1)]
             for a, b in zip(first.tolist(), last.tolist(), strict=True)
@@ -214,13 +179,11 @@ class _Blocks:
         self.order = np.arange(len(first)) if in_order else np.lexsort((first[:, 1], first[:, 0]))
         self.cache: dict[tuple[int, int], np.ndarray] = {}
 
-    def _touched(self) -> tuple[np.ndarray, np.ndarray]:
-        def block(position: np.ndarray, axis: int) -> np.ndarray:
-            edges = self.edges[axis]
-            return np.searchsorted(edges, np.clip(position, 0, edges[-1] - 1), side="right") - 1
-
-        corners, far = self.boxes.corners, self.boxes.corners + self.boxes.side - 1
-        return tuple(np.column_stack([block(at[:, 0], 0), block(at[:, 1], 1)]) for at in (corners, far))  # type: ignore[return-value]
+    def _blocks_at(self, pixels: np.ndarray) -> np.ndarray:
+        """Row and column of the blocks that hold pixels (n, 2), or lie nearest to them."""
+        inside = np.clip(pixels, 0, [edges[-1] - 1 for edges in self.edges])
+        found = [np.searchsorted(edges, at, side="right") - 1 for edges, at in zip(self.edges, inside.T, strict=True)]
+        return np.column_stack(found)
 
     def cut(self, rows: np.ndarray) -> np.ndarray:
         """Tiles of some of the boxes (b, side, side, 3)."""
@@ -229,30 +192,24 @@ class _Blocks:
         corners = self.boxes.corners[rows]
         size = np.array([edges[-1] for edges in self.edges])
         tiles[((corners < 0) | (corners + side > size)).any(axis=1)] = GLASS
-        for run in self._runs(rows):
-            for at in run:
-                self._paste(rows[at], tiles[at])
-            self._make_room()
+        for at, row in enumerate(rows):
+            if not self.cache.keys() >= set(self.needs[row]):
+                self._decode(rows[at:])
+            self._paste(row, tiles[at])
         return tiles
 
-    def _runs(self, rows: np.ndarray) -> Iterator[range]:
-        """Tiles whose blocks are decoded together: far ones do not fill the memory."""
-        first, new = 0, dict.fromkeys(self._missing(rows[0])) if len(rows) else {}
-        for at in range(1, len(rows)):
-            more = new | dict.fromkeys(self._missing(rows[at]))
-            if len(more) > len(new) and sum(map(self._bytes, more)) > AT_ONCE:
-                self._decode(list(new))
-                yield range(first, at)
-                first, more = at, dict.fromkeys(self._missing(rows[at]))
-            new = more
-        self._decode(list(new))
-        yield range(first, len(rows))
-
-    def _missing(self, row: int) -> list[tuple[int, int]]:
-        return [block for block in self.needs[row] if block not in self.cache]
-
-    def _decode(self, blocks: list[tuple[int, int]]) -> None:
-        self.cache.update(zip(blocks, _decode(self.data, blocks, self.edges), strict=True))
+    def _decode(self, rows: np.ndarray) -> None:
+        """Decode what the first of some boxes needs, and with it what others do: far ones do not fill the memory."""
+        size = _largest(self.edges)
+        for block in list(self.cache)[: max(0, len(self.cache) - HELD // size)]:
+            del self.cache[block]
+        missing: dict[tuple[int, int], None] = {}
+        for row in rows:
+            more = missing | dict.fromkeys(block for block in self.needs[row] if block not in self.cache)
+            if missing and len(more) * size > AT_ONCE:
+                break
+            missing = more
+        self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
 
     def _paste(self, row: int, tile: np.ndarray) -> None:
         top, left = self.boxes.corners[row]
@@ -261,60 +218,48 @@ class _Blocks:
             y0, y1 = max(top, y), min(top + self.boxes.side, y + pixels.shape[1])
             x0, x1 = max(left, x), min(left + self.boxes.side, x + pixels.shape[2])
             if y0 < y1 and x0 < x1:
-                for colour in range(3):  # one at a time: four times as fast as all three, which lie far apart
-                    tile[y0 - top : y1 - top, x0 - left : x1 - left, colour] = pixels[
-                        colour, y0 - y : y1 - y, x0 - x : x1 - x
-                    ]
+                there = pixels[:, y0 - y : y1 - y, x0 - x : x1 - x]
+                for color in range(3):  # one at a time: four times as fast as all three, which lie far apart
+                    tile[y0 - top : y1 - top, x0 - left : x1 - left, color] = there[color]
             self.left[block] -= 1
             if self.left[block]:
                 self.cache[block] = pixels  # to the end: those at the front were used longest ago
 
-    def _make_room(self) -> None:
-        held = sum(map(self._bytes, self.cache))
-        for block in list(self.cache):
-            if held <= HELD:
-                return
-            held -= self._bytes(block)
-            del self.cache[block]
 
-    def _bytes(self, block: tuple[int, int]) -> int:
-        (top, bottom), (left, right) = (self.edges[axis][block[axis] : block[axis] + 2] for axis in (0, 1))
-        return int(3 * (bottom - top) * (right - left))
-
-
-def _decode(data: Any, blocks: list[tuple[int, int]], edges: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _decode(data: Any, blocks: list[tuple[int, int]]) -> list[np.ndarray]:
     """Pixels (3, height, width) of blocks, in threads of this process and in one go.
 
     To slice a dask array costs more than to decode a small block, and within a Dask worker pixels would be sent to the
     cluster.
     """
-    if not hasattr(data, "chunks"):
-        down, across = edges
-        return [np.asarray(data[:, down[r] : down[r + 1], across[c] : across[c + 1]]) for r, c in blocks]
     from dask import threaded
 
-    colours = len(data.chunks[0])
-    keys = [(data.name, colour, *block) for block in blocks for colour in range(colours)]
-    if not keys:
-        return []
+    channels = len(data.chunks[0])
+    keys = [(data.name, channel, *block) for block in blocks for channel in range(channels)]
     parts = threaded.get(data.__dask_optimize__(data.__dask_graph__(), keys), keys, num_workers=settings.workers)
-    if colours == 1:
+    if channels == 1:
         return [np.asarray(part) for part in parts]
-    return [np.concatenate(parts[at : at + colours]) for at in range(0, len(parts), colours)]
+    return [np.concatenate(parts[at : at + channels]) for at in range(0, len(parts), channels)]
 
 
-def _edges(data: Any, axis: int, in_memory: int | None = None) -> np.ndarray:
-    """Where the blocks of an image begin and end; an image in memory is one, or cut into squares of a side."""
-    if hasattr(data, "chunks"):
-        return np.concatenate([[0], np.cumsum(data.chunks[axis])])
-    return np.append(np.arange(0, data.shape[axis], in_memory or data.shape[axis]), data.shape[axis])
+def _in_blocks(level: DataArray) -> tuple[Any, list[np.ndarray]]:
+    """Pixels as a dask array, and where its blocks begin and end along y and x."""
+    import dask.array as da
 
-
-def _warn_large(data: Any, edges: list[np.ndarray]) -> None:
-    block = 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())
-    if hasattr(data, "chunks") and block > LARGE_BLOCK:
+    data = level.data
+    if not hasattr(data, "chunks"):
+        data = da.from_array(data, chunks=(-1, 2 * SQUARE, 2 * SQUARE), name=False)
+    edges = [np.concatenate([[0], np.cumsum(data.chunks[axis])]) for axis in (1, 2)]
+    if _largest(edges) > LARGE_BLOCK:
         warnings.warn(
-            f"The image is stored in blocks of up to {block / 2**20:.0f} MB, each of which has to be in memory. "
-            "Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to zarr.",
+            f"The image is stored in blocks of up to {_largest(edges) / 2**20:.0f} MB, each of which has to be in "
+            "memory. Store it in smaller ones: `Image2DModel.parse(image, chunks=(3, 2048, 2048))` and write it to "
+            "zarr.",
             stacklevel=4,
         )
+    return data, edges
+
+
+def _largest(edges: list[np.ndarray]) -> int:
+    """Bytes of the largest block."""
+    return 3 * int(np.diff(edges[0]).max()) * int(np.diff(edges[1]).max())

@@ -38,22 +38,10 @@ STROKE_PX, FADES = 3, 0.5
 def tissue_by_brightness(
     rgb: np.ndarray, centers: np.ndarray, sides: np.ndarray, name: str = "The image"
 ) -> np.ndarray:
-    """Tiles whose mean RGB is at most 200: the paper's rule.
+    """Tiles (n,) whose mean RGB is at most 200: the paper's rule.
 
-    Parameters
-    ----------
-    rgb
-        (h, w, 3) uint8.
-    centers
-        (n, 2) x and y in its pixels.
-    sides
-        (2,) width and height of a tile in its pixels.
-    name
-        What errors call the image.
-
-    Returns
-    -------
-    (n,) bool.
+    Of an image (h, w, 3; uint8) by the centers (n, 2; x and y) and the sides (2,; width and height) of the tiles in its
+    pixels. Errors call it `name`.
     """
 
     def mean(part: np.ndarray) -> np.ndarray:
@@ -65,16 +53,11 @@ def tissue_by_brightness(
 def tissue_by_saturation(
     rgb: np.ndarray, centers: np.ndarray, sides: np.ndarray, name: str = "The image"
 ) -> np.ndarray:
-    """Tiles that are coloured as tissue is, whatever the stain's strength: Otsu's threshold on saturation.
+    """Tiles (n,) that are coloured as tissue is, whatever the stain's strength: Otsu's threshold on saturation.
 
     Saturation is that against the glass of this slide, 0 where there is ink and close to it. Of a tile the root mean
-    square counts: tissue is patchy, the tint of glass is not. The threshold comes from tiles all over the slide.
-    Parameters and return as for :func:`by_brightness`.
-
-    Raises
-    ------
-    ValueError
-        If no part of the slide is coloured.
+    square counts: tissue is patchy, the tint of glass is not. The threshold comes from tiles all over the slide; if
+    none of them is coloured, that is a ValueError. Parameters are those of :func:`tissue_by_brightness`.
     """
     from skimage.filters import threshold_otsu
 
@@ -83,40 +66,29 @@ def tissue_by_saturation(
     plain = np.where(_ink(rgb, white, side)[..., None], np.uint8(255), rgb)
 
     def squared(part: np.ndarray) -> np.ndarray:
-        return np.minimum(_colour(part, white)[0], MOST) ** 2
+        return np.minimum(_hsv(part, white)[0], MOST) ** 2
 
     # Of places that cover all of the slide, so that the threshold does not depend on the array that is laid over it.
     height, width = rgb.shape[:2]
     anywhere = np.sqrt(tile_means(plain, squared, spot_grid(width, height, side / 2, side, "square")[0], sides))
     upper = anywhere >= threshold_otsu(anywhere)
-    coloured = anywhere[upper].mean()
-    if coloured < LEAST:
+    colored = anywhere[upper].mean()
+    if colored < LEAST:
         raise ValueError(
-            f"{name} shows no tissue: its most coloured parts have a saturation of {coloured:.3f}, as glass has. Look "
+            f"{name} shows no tissue: its most coloured parts have a saturation of {colored:.3f}, as glass has. Look "
             "at the slide; `tissue=None` lays spots everywhere."
         )
     # Otsu's optimum lies midway between both means; where nothing lies between them, its lower end would be as good.
-    middle = (coloured + anywhere[~upper].mean()) / 2 if not upper.all() else coloured
+    middle = (colored + anywhere[~upper].mean()) / 2 if not upper.all() else colored
     return np.sqrt(tile_means(plain, squared, centers, sides)) >= min(middle, HIGHEST)
 
 
 def tile_means(
     rgb: np.ndarray, value: Callable[[np.ndarray], np.ndarray], centers: np.ndarray, sides: np.ndarray
 ) -> np.ndarray:
-    """Means of a value of pixels, 0 or more, over tiles; those at its border by the share inside.
+    """Means (n,) of a value of pixels, 0 or more, over tiles; pixels at the border of a tile count by the share inside.
 
-    Parameters
-    ----------
-    rgb
-        (h, w, 3) uint8.
-    value
-        What makes values (b, w) of some rows (b, w, 3) of it.
-    centers, sides
-        Tiles; what lies outside of the image does not count.
-
-    Returns
-    -------
-    (n,) float64.
+    `value` makes values (b, w) of some rows (b, w, 3) of the image. What lies outside of the image does not count.
     """
     size = np.array(rgb.shape[1::-1])
     low, high = np.clip(centers - sides / 2, 0, size), np.clip(centers + sides / 2, 0, size)
@@ -167,7 +139,7 @@ def _ink(rgb: np.ndarray, white: np.ndarray, side: float) -> np.ndarray:
 
     ink = np.empty(rgb.shape[:2], dtype=bool)
     for first in range(0, len(rgb), BAND):
-        saturation, bright, hue = _colour(rgb[first : first + BAND], white)
+        saturation, bright, hue = _hsv(rgb[first : first + BAND], white)
         chroma = saturation * bright
         ink[first : first + BAND] = (
             (_between(hue, GREEN) & (saturation > GREEN_SATURATION))
@@ -178,14 +150,14 @@ def _ink(rgb: np.ndarray, white: np.ndarray, side: float) -> np.ndarray:
     return maximum_filter(minimum_filter(ink, STROKE_PX), STROKE_PX + 2 * round(FADES * side))
 
 
-def _colour(part: np.ndarray, white: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hsv(part: np.ndarray, white: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Saturation and brightness against white, from 0 to 1, and hue in degrees."""
     red, green, blue = np.moveaxis(np.minimum(_scanned(part) / white, 1), 2, 0)
     bright = np.maximum(np.maximum(red, green), blue)
     chroma = bright - np.minimum(np.minimum(red, green), blue)
-    grey = np.where(chroma > 0, chroma, 1)
+    gray = np.where(chroma > 0, chroma, 1)
     hue = np.select(
-        [bright == red, bright == green], [(green - blue) / grey % 6, (blue - red) / grey + 2], (red - green) / grey + 4
+        [bright == red, bright == green], [(green - blue) / gray % 6, (blue - red) / gray + 2], (red - green) / gray + 4
     )
     return chroma / np.maximum(bright, 1e-6), bright, 60 * hue
 

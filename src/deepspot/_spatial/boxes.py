@@ -1,4 +1,4 @@
-"""Spots become integer boxes of one image level. Pure arithmetic: no image, no transformation."""
+"""Spots become integer boxes of one image level, and places become spots. Arithmetic only: no image."""
 
 from __future__ import annotations
 
@@ -44,29 +44,10 @@ def tile_px(tile_um: float, mpp: float) -> float:
 def make_boxes(
     centers: np.ndarray, mpp: float, sizes: Sequence[tuple[int, int]], geometry: TileGeometry, *, name: str = "image"
 ) -> Boxes:
-    """Lay tiles around spots.
+    """Lay tiles around spots, in the coarsest level that still shows a sub-spot at the encoder's resolution.
 
-    Parameters
-    ----------
-    centers
-        (n, 2) x and y in pixels of level 0.
-    mpp
-        µm per pixel of level 0.
-    sizes
-        Height and width of every level.
-    geometry
-        Physical size of the tile.
-    name
-        What errors call the image.
-
-    Returns
-    -------
-    Boxes in the coarsest level that still shows a sub-spot at the encoder's resolution, else in level 0.
-
-    Raises
-    ------
-    ValueError
-        If a centre lies outside the image, or a tile has fewer than 20 pixels.
+    `centers` are x and y (n, 2) in pixels of level 0, whose `mpp` is known; `sizes` height and width of every level.
+    ValueError, with the `name` of the image, if a center lies outside of it or a tile has fewer than 20 pixels.
     """
     check_inside(centers, sizes[0], name)
     side = tile_px(geometry.tile_um, mpp)
@@ -130,22 +111,10 @@ ROUNDING = 1e-6
 def spot_grid(width: float, height: float, distance: float, side: float, layout: str) -> tuple[np.ndarray, np.ndarray]:
     """Lay an array of spots over an image, in the middle of it.
 
-    Parameters
-    ----------
-    width, height
-        Size of the image.
-    distance
-        Between the centres of neighbouring spots.
-    side
-        Side of the tile of a spot. Every tile lies inside the image as a whole, so that none is filled up with white.
-    layout
-        ``"square"``, or ``"hexagonal"``: numbered as Visium, where the next spot of a row is two columns away, and odd
-        rows are shifted by one.
-
-    Returns
-    -------
-    Centres (n, 2; x and y; float64), row by row, and their rows and columns in the array (n, 2; int64); n is 0 if not
-    even one tile fits.
+    Centers lie at a `distance`; every tile, of this `side`, lies inside the image as a whole, so that none is filled up
+    with white. The layout ``"hexagonal"`` is numbered as Visium, where the next spot of a row is two columns away, and
+    odd rows are shifted by one. Returns centers (n, 2; x and y; float64), row by row, and their rows and columns in the
+    array (n, 2; int64); n is 0 if not even one tile fits.
     """
     hexagonal = layout == "hexagonal"
     step = (distance / 2, distance * np.sqrt(3) / 2) if hexagonal else (distance, distance)

@@ -12,25 +12,10 @@ AS_FAR = 1 + 1e-9
 
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
-    """Neighbours of every spot.
+    """Neighbours of every spot: boolean matrix (n, n), whose row i marks the neighbours of spot i, without itself.
 
-    Parameters
-    ----------
-    centers_um
-        (n, 2) positions in µm.
-    rule
-        Which spots are neighbours.
-    array
-        (n, 2) row and column in the spot array, needed by the rule ``"box"``.
-
-    Returns
-    -------
-    Boolean matrix (n, n): row i marks the neighbours of spot i, without itself.
-
-    Raises
-    ------
-    ValueError
-        If the rule is a box and array positions are missing.
+    `centers_um` are positions (n, 2) in µm; `array` are rows and columns (n, 2) in the spot array, which the rule
+    ``"box"`` needs.
     """
     return NeighborFinder(centers_um, rule, array).of(np.arange(len(centers_um)))
 
@@ -46,12 +31,12 @@ class NeighborFinder:
 
         check_array(rule, array)
         self.centers, self.rule = centers_um, rule
-        self.points = centers_um if rule.kind == "radius" else array
+        self.points = centers_um if rule.kind == "radius" or array is None else array
         self.tree = cKDTree(self.points)
 
     def of(self, rows: np.ndarray) -> csr_matrix:
         """Boolean matrix (rows, n): which spots are the neighbours of these."""
-        points, reach = self.points[rows], self.rule.reach  # type: ignore[index]
+        points, reach = self.points[rows], self.rule.reach
         if self.rule.kind == "radius":
             # Thousands may lie in reach: no farther than the last that counts, and those that are as far as it.
             count = min(self.rule.cap + 1, len(self.centers))
@@ -64,7 +49,10 @@ class NeighborFinder:
         other = target != rows[source]
         source, target = source[other], target[other]
         distance = np.linalg.norm(self.centers[rows[source]] - self.centers[target], axis=1)
-        source, target = _nearest(source, target, distance, self.rule.cap)
+        order = np.lexsort((target, distance, source))  # ties go to the smaller index, so that results can be repeated
+        source, target = source[order], target[order]
+        near = np.arange(len(source)) - np.searchsorted(source, source, side="left") < self.rule.cap
+        source, target = source[near], target[near]
         return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
 
 
@@ -96,10 +84,3 @@ def padded(neighbors: csr_matrix) -> np.ndarray:
     table = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int64)
     table[np.arange(table.shape[1]) < counts[:, None]] = neighbors.indices
     return table
-
-
-def _nearest(source: np.ndarray, target: np.ndarray, distance: np.ndarray, cap: int) -> tuple[np.ndarray, np.ndarray]:
-    order = np.lexsort((target, distance, source))  # ties go to the smaller index, so that results can be repeated
-    source, target = source[order], target[order]
-    rank = np.arange(len(source)) - np.searchsorted(source, source, side="left")
-    return source[rank < cap], target[rank < cap]

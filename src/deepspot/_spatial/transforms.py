@@ -1,4 +1,4 @@
-"""Door 1: the only file that knows transformations. Spots of any coordinate system become pixels of one image."""
+"""The only file that knows transformations. Spots of any coordinate system become pixels of one image."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_s
 
     Other shapes may stand in for the image, such as the outlines of regions; then these are in their coordinates.
     """
-    xy = _finite_centroids(sdata.shapes[shapes_key], shapes_key)
+    xy = intrinsic_centers(sdata, shapes_key)
     paths = _paths(sdata, image_key, shapes_key, coordinate_system)
     places = [_apply(path, xy) for path in paths.values()]
     worst = max(np.abs(other - places[0]).max() for other in places)
@@ -71,14 +71,23 @@ def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[in
     Where coordinate systems disagree, that of the one which places most of them there: which one is meant is decided
     later, by `coordinate_system`.
     """
-    xy = _finite_centroids(sdata.shapes[shapes_key], shapes_key)
+    xy = intrinsic_centers(sdata, shapes_key)
     places = [_apply(path, xy) for path in _paths(sdata, image_key, shapes_key, None).values()]
     return max(int(((place >= 0) & (place <= size[::-1])).all(axis=1).sum()) for place in places)
 
 
 def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     """Centres (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
-    return _finite_centroids(sdata.shapes[shapes_key], shapes_key)
+    shapes = sdata.shapes[shapes_key]
+    points = shapes.geometry.centroid
+    xy = np.column_stack([points.x, points.y]).astype(np.float64)
+    broken = ~np.isfinite(xy).all(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(xy)} shapes in {shapes_key!r} have no finite coordinates, first at index "
+            f"{shapes.index[broken][0]!r}. Remove them first."
+        )
+    return xy
 
 
 def circles_at(
@@ -114,22 +123,20 @@ def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syste
     """Matrices from a shapes element to the pixels of an image, by the coordinate system that each goes through."""
     image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
     shared = [name for name in shapes if name in image]
-    if coordinate_system is not None:
-        if coordinate_system not in shared:
-            raise ValueError(
-                f"Coordinate system {coordinate_system!r} is not shared by {_noun(sdata, image_key)} and shapes "
-                f"{shapes_key!r}. They share {shared}."
-            )
-        shared = [coordinate_system]
-    shared = _independent(shared)
+    noun = _noun(sdata, image_key)
+    if coordinate_system is not None and coordinate_system not in shared:
+        raise ValueError(
+            f"Coordinate system {coordinate_system!r} is not shared by {noun} and shapes {shapes_key!r}. They share "
+            f"{shared}."
+        )
     if not shared:
-        noun = _noun(sdata, image_key)
         raise ValueError(
             f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
             "coordinate system, so nobody knows where the spots lie. Relate them with "
             "`spatialdata.transformations.set_transformation`."
         )
-    return {name: np.linalg.inv(image[name]) @ shapes[name] for name in shared}
+    chosen = _independent(shared) if coordinate_system is None else [coordinate_system]
+    return {name: np.linalg.inv(image[name]) @ shapes[name] for name in chosen}
 
 
 def has_scale(sdata: SpatialData, image_key: str) -> bool:
@@ -144,14 +151,14 @@ def share_coordinate_system(sdata: SpatialData, image_key: str, shapes_key: str)
 
 def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
     """µm per pixel of the full-resolution image, from its transformation to the coordinate system of µm."""
-    if not has_scale(sdata, image_key):
+    known = _affines(sdata[image_key])
+    if MICRONS not in known:
         raise ValueError(
             f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. State it "
             f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
             "between neighbouring spots is known, with `spot_pitch_um=` (100 for Visium)."
         )
-    linear = _affines(sdata[image_key])[MICRONS][:2, :2]
-    along = np.linalg.svd(linear, compute_uv=False)
+    along = np.linalg.svd(known[MICRONS][:2, :2], compute_uv=False)
     if along[0] > 1.02 * along[1]:
         raise ValueError(
             f"Pixels of image {image_key!r} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the image, "
@@ -207,20 +214,8 @@ def _noun(sdata: SpatialData, key: str) -> str:
 
 
 def _independent(systems: list[str]) -> list[str]:
-    """Leave µm out beside others: they are derived from these, and change when a scale is corrected."""
+    """Leave µm out if there are others: µm are derived from these, and change when a scale is corrected."""
     return [name for name in systems if name != MICRONS] or systems
-
-
-def _finite_centroids(shapes: GeoDataFrame, name: str) -> np.ndarray:
-    points = shapes.geometry.centroid
-    xy = np.column_stack([points.x, points.y]).astype(np.float64)
-    broken = ~np.isfinite(xy).all(axis=1)
-    if broken.any():
-        raise ValueError(
-            f"{broken.sum()} of {len(xy)} shapes in {name!r} have no finite coordinates, first at index "
-            f"{shapes.index[broken][0]!r}. Remove them first."
-        )
-    return xy
 
 
 def _affines(element: Any) -> dict[str, np.ndarray]:

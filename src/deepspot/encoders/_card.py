@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 
 class EncoderCard(BaseModel):
@@ -52,7 +52,7 @@ class EncoderCard(BaseModel):
     dim: int = Field(gt=0)
     input_px: int = Field(gt=0, default=224)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     resize_px: int | None = Field(gt=0, default=None)
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     resize_as: Literal["float", "uint8", "pillow"] = "float"
@@ -65,13 +65,6 @@ class EncoderCard(BaseModel):
     url: str = ""
     remote_code: str = ""
     note: str = ""
-
-    @field_validator("std")
-    @classmethod
-    def _std_above_zero(cls, std: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(std) <= 0:
-            raise ValueError("every value of `std` must be above 0")
-        return std
 
     @model_validator(mode="after")
     def _crop_fits(self) -> EncoderCard:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import re
 from collections.abc import Callable
 from functools import cached_property
-from textwrap import dedent
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepspot._core.device import choose_device
 from deepspot._core.hashing import digest
-from deepspot._core.validate import check_text
+from deepspot._core.hub import explain_hub_errors
+from deepspot._core.validate import check_text, key_in
 
 from ._card import EncoderCard
+from ._fingerprint import describe_code, describe_module, describe_source, without_addresses
+from ._protocol import check_tiles
+from ._zoo.find import hub_errors
+from ._zoo.specs import READ, log_licence, refusal
 
 if TYPE_CHECKING:
     from ._protocol import Encoder
 
 # LazySlide's ImageModelProtocol. It is looked up by name, as users may have a class of their own and no LazySlide.
 NEEDS = ("model", "name", "get_transform", "to", "try_compile", "encode_image")
-LIBRARY = "lazyslide_models"
 # Side of the tiles that a transform is tried on: what comes out with this side was not resized.
 PROBE = 301
+
+LIBRARY, PREFIX = "lazyslide_models", "lazyslide:"
+# What runs code that comes with weights, should a later version of these do so.
+RUNS_CODE = ("trust_remote_code", "torch.hub", "weights_only=False", '"weights_only"', ".jit", "torch.export", "pickle")
 
 
 def adapt(model: Any, *, name: str | None = None) -> Encoder:
@@ -85,14 +91,25 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
             "object a `fingerprint`: text that changes with all that its embeddings depend on."
         )
     transform = model.get_transform()
-    called = check_text(model.name if name is None else name, "name")
-    dim = getattr(model, "encode_dim", None)
-    card = EncoderCard(
-        name=called, dim=dim if isinstance(dim, int) else 1, **_preprocessing(transform), **_terms(model)
+    licence = getattr(model, "license", None) or "unknown"
+    page = getattr(model, "hf_url", None) or ""
+    encoder = ImageModelEncoder(
+        model,
+        EncoderCard(
+            name=check_text(model.name if name is None else name, "name"),
+            dim=1,  # until a tile was embedded
+            licence=licence if isinstance(licence, str) else ", ".join(map(str, licence)),
+            gated=bool(getattr(model, "is_gated", False)),
+            source=page or getattr(model, "github_url", None) or "user",
+            url=page,
+            note=f"Adapted from {_class_of(model)}, with its own preprocessing.",
+            **_preprocessing(transform),
+        ),
+        transform,
     )
-    encoder = ImageModelEncoder(model, card, transform)
-    if not isinstance(dim, int):
-        encoder.card = card.model_copy(update={"dim": _dimension(encoder)})
+    stated = getattr(model, "encode_dim", None)
+    dim = stated if isinstance(stated, int) else _dimension(encoder)
+    encoder.card = encoder.card.model_copy(update={"dim": dim})
     return encoder
 
 
@@ -111,8 +128,19 @@ class ImageModelEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of weights and preprocessing, or of the fingerprint that the object states."""
-        kind = f"{type(self.model).__module__}.{type(self.model).__qualname__}"
-        return digest(kind, _stated(self.model) or [self.card.dim, *_identity(self.model, self.transform)])
+        return digest(_class_of(self.model), _stated(self.model) or self._identity())
+
+    def _identity(self) -> list[Any]:
+        # A compiled module computes the same, under other names.
+        structure, weights = describe_module(getattr(self.model.model, "_orig_mod", self.model.model))
+        # Without a transform it is a processor of transformers, kept by the object, that prepares the pixels.
+        parts = [repr(part) for part in getattr(self.model, "__dict__", {}).values() if hasattr(part, "image_mean")]
+        parts.append("" if self.transform is None else describe_code(self.transform))
+        # Methods of the library are known by their class, and may change in form.
+        method = inspect.unwrap(getattr(self.model.encode_image, "__func__", self.model.encode_image))
+        of_library = (getattr(method, "__module__", None) or "").partition(".")[0] == LIBRARY
+        parts += ["" if of_library else describe_source(method), structure]
+        return [self.card.dim, [without_addresses(part) for part in parts], weights]
 
     def to(self, device: Any) -> ImageModelEncoder:
         """Move to a device (None chooses one)."""
@@ -125,8 +153,7 @@ class ImageModelEncoder:
         import torch
         from torch.utils.data import default_collate
 
-        if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
-            raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
+        check_tiles(tiles)
         with torch.inference_mode():
             ready = list(tiles) if self.transform is None else [self.transform(tile) for tile in tiles]
             embedding = self.model.encode_image(default_collate(ready).to(self.device))
@@ -152,32 +179,25 @@ def _dimension(encoder: ImageModelEncoder) -> int:
 
 def _preprocessing(transform: Callable[[np.ndarray], Any] | None) -> dict[str, Any]:
     """Input side, mean and std, from what a transform makes of black and of white; as far as it can be told."""
-    plain: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    known: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if transform is None:
-        return plain
+        return known
     tiles = [np.full((PROBE, PROBE, 3), value, dtype=np.uint8) for value in (0, 255)]
     black, white = (np.asarray(transform(tile), dtype=np.float64) for tile in tiles)
     if black.ndim != 3 or len(black) != 3:
-        return plain
-    side = black.shape[-1]
-    known = plain if side == PROBE else plain | {"input_px": side}
-    black, white = (pixels[:, side // 2, side // 2] for pixels in (black, white))
-    if (white <= black).any():
         return known
-    std = 1 / (white - black)
-    return known | {"mean": tuple((-black * std).round(6)), "std": tuple(std.round(6))}
+    side = black.shape[-1]
+    if side != PROBE:
+        known["input_px"] = side
+    black, white = (pixels[:, side // 2, side // 2] for pixels in (black, white))
+    if (white > black).all():
+        std = 1 / (white - black)
+        known |= {"mean": tuple((-black * std).round(6)), "std": tuple(std.round(6))}
+    return known
 
 
-def _terms(model: Any) -> dict[str, Any]:
-    """What an object of LazySlide's registry says of its weights."""
-    licence = getattr(model, "license", None) or "unknown"
-    return {
-        "licence": licence if isinstance(licence, str) else ", ".join(map(str, licence)),
-        "gated": bool(getattr(model, "is_gated", False)),
-        "source": getattr(model, "hf_url", None) or getattr(model, "github_url", None) or "user",
-        "url": getattr(model, "hf_url", None) or "",
-        "note": f"Adapted from {type(model).__module__}.{type(model).__qualname__}, with its own preprocessing.",
-    }
+def _class_of(model: Any) -> str:
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def _stated(model: Any) -> str:
@@ -185,28 +205,42 @@ def _stated(model: Any) -> str:
     return own if isinstance(own, str) else ""
 
 
-def _identity(model: Any, transform: Any) -> list[Any]:
-    from ._torch import _code, _describe
+def from_lazyslide(name: str) -> Encoder:
+    """Encoder of an image model of the registry of lazyslide-models, for example ``"lazyslide:gpfm"``.
 
-    # A compiled module computes the same, under other names.
-    structure, weights = _describe(getattr(model.model, "_orig_mod", model.model))
-    # Without a transform it is a processor of transformers, kept by the object, that prepares the pixels.
-    processors = [repr(part) for part in getattr(model, "__dict__", {}).values() if hasattr(part, "image_mean")]
-    recipe = [*processors, "" if transform is None else _code(transform), _source(model.encode_image), structure]
-    return [[re.sub(r" at 0x[0-9a-f]+", "", part) for part in recipe], weights]
-
-
-def _source(method: Any) -> str:
-    """What a method does. Those of the library are known by their class, and may change in form."""
-    from ._torch import _code
-
-    function = inspect.unwrap(getattr(method, "__func__", method))
-    if (getattr(function, "__module__", None) or "").partition(".")[0] == LIBRARY:
-        return ""
-    if not inspect.isfunction(function) or function.__name__ == "<lambda>":  # of which one line may hold several
-        return _code(function)
+    It loads its own weights. No token is handed over: what takes one logs the user in for good. HF_TOKEN is found.
+    """
     try:
-        source = ast.unparse(ast.parse(dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):  # typed into an interpreter
-        return _code(function)
-    return f"{source} {[repr(cell.cell_contents) for cell in function.__closure__ or ()]}"
+        from lazyslide_models import MODEL_REGISTRY
+    except ImportError as error:
+        raise ImportError(
+            'Encoders named `lazyslide:...` need lazyslide-models. Install it with `pip install "deepspot[zoo]"`.'
+        ) from error
+    images = sorted(key for key, model in MODEL_REGISTRY.items() if hasattr(model, "encode_image"))
+    key = key_in(name.removeprefix(PREFIX), images, "lazyslide_models.MODEL_REGISTRY")
+    model: Any = MODEL_REGISTRY[key]
+    page = getattr(model, "hf_url", None) or getattr(model, "github_url", None) or ""
+    card = EncoderCard(name=name, dim=1, licence=str(model.license), url=page, remote_code=runs_code(key, model))
+    if card.remote_code:
+        raise refusal(card)
+    with explain_hub_errors(hub_errors(card, page, page)):
+        made = adapt(model(), name=name)
+    log_licence(card)
+    return made
+
+
+def runs_code(key: str, model: type[Any]) -> str:
+    """Why a class of lazyslide-models is not instantiated; empty if it may be."""
+    if key not in READ:
+        return "its class is not one of those whose source was read, so that nobody knows what its weights run"
+    for part in model.__mro__:
+        if part.__module__.partition(".")[0] != LIBRARY:
+            continue
+        try:
+            source = inspect.getsource(import_module(part.__module__))
+        except OSError:
+            return f"the source of {part.__module__} cannot be read, so that nobody knows what it runs"
+        unsafe = [word for word in RUNS_CODE if word in source]
+        if unsafe:
+            return f"{part.__module__} uses `{unsafe[0]}`, which runs code that comes with weights"
+    return ""

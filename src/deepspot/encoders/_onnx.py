@@ -22,19 +22,8 @@ LARGEST = 2**31 - 2**24
 class OnnxNetwork:
     """A method of a module, from pixels (n, 3, px, px) in float32 to one array or several (n, ...), on a CPU.
 
-    Parameters
-    ----------
-    module, method
-        What computes.
-    pixels
-        As the module gets them, at least one tile (n, 3, px, px): what it makes of such is compared.
-    name
-        Of the encoder, for errors.
-
-    Raises
-    ------
-    ValueError
-        If the network cannot be translated, or computes something else then.
+    What it makes of some of these `pixels`, at least one tile, is compared with what torch does: ValueError if that is
+    something else, or if the network cannot be translated.
     """
 
     def __init__(self, module: nn.Module, method: str, pixels: Tensor, name: str) -> None:
@@ -81,10 +70,8 @@ def _session(network: nn.Module, example: Tensor, name: str) -> Any:
         # Inference mode makes tensors that cannot be traced.
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network, (example.clone(),), dynamo=True, verbose=False,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            )  # fmt: skip
+            sizes = ({0: torch.export.Dim.DYNAMIC},)
+            program = torch.onnx.export(network, (example.clone(),), dynamo=True, verbose=False, dynamic_shapes=sizes)
         return _load(program, sum(weight.nbytes for weight in network.state_dict().values()))
     # Torch has errors of its own for this, and so has ONNX Runtime; what they stem from is told.
     except Exception as error:  # networks of anybody fail in any way

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._card import EncoderCard
-from ._protocol import Encoder, PartsEncoder, checked
+from ._protocol import Encoder, PartsEncoder, check_embedded
 
 # To be raised with every change of how parts are made of tokens, so that old features are not taken for new ones.
 VERSION = 1
@@ -24,14 +24,12 @@ def gives_parts(encoder: Encoder) -> PartsEncoder:
     return encoder
 
 
-def encode_parts(
-    tiles: np.ndarray, encoder: PartsEncoder, *, grid: int, only_central: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embed tiles (n, side, side, 3) as (n, d), and their parts, or the one in the middle, as (n, s, d)."""
+def encode_parts(tiles: np.ndarray, encoder: PartsEncoder, *, grid: int, only_central: bool = False) -> np.ndarray:
+    """Embed tiles (n, side, side, 3), and after each its parts, or the one in the middle: (n, 1 + s, d)."""
     spot, parts = (np.asarray(array) for array in encoder.encode_parts(tiles, grid))
-    checked(spot, encoder, (len(tiles), encoder.card.dim))
-    checked(parts, encoder, (len(tiles), grid * grid, encoder.card.dim))
-    return spot, parts[:, [grid * grid // 2]] if only_central else parts
+    check_embedded(spot, encoder, (len(tiles), encoder.card.dim))
+    check_embedded(parts, encoder, (len(tiles), grid * grid, encoder.card.dim))
+    return np.concatenate([spot[:, None], parts[:, [grid * grid // 2]] if only_central else parts], axis=1)
 
 
 def pool(cells: Tensor, grid: int, card: EncoderCard) -> Tensor:

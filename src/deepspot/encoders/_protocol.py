@@ -51,8 +51,14 @@ class PartsEncoder(Encoder, Protocol):
 LARGEST = float(np.finfo(np.float16).max)
 
 
-def checked(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -> np.ndarray:
-    """Embeddings of so many tiles and parts as the encoder's card says, or an error."""
+def check_tiles(tiles: np.ndarray) -> None:
+    """Raise if tiles are not RGB in uint8."""
+    if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
+        raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
+
+
+def check_embedded(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -> None:
+    """Raise if embeddings are not of so many tiles and parts as the encoder's card says, or no numbers."""
     name = encoder.card.name
     if embedded.shape != expected:
         raise ValueError(
@@ -64,4 +70,3 @@ def checked(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -
             f"Encoder {name!r} gave values that are not finite or above {LARGEST:,.0f}, which sub-spots are stored "
             "with in half precision. Check its weights and preprocessing."
         )
-    return embedded

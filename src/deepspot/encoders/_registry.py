@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from deepspot._core.validate import key_in
 
 from ._card import EncoderCard
-from ._lazyslide import adapt
+from ._lazyslide import PREFIX, adapt, from_lazyslide
 from ._lite0 import LITE0, LITE0_STATS, lite0, lite0_stats
 from ._protocol import Encoder
-from ._zoo import PREFIX, REFUSED, SPECS, Refused, Zoo, at_hand, from_lazyslide
+from ._zoo.find import find_weights, local_weights
+from ._zoo.specs import REFUSED, SPECS, Spec, refusal
+from ._zoo.weights import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
 DEFAULT = LITE0_STATS.name
 
-_registry: dict[str, tuple[EncoderCard, Callable[[], Encoder] | Zoo | Refused]] = {
+# Cards, and what the encoders are made of: a function, weights that others publish, or nothing for those refused.
+_registry: dict[str, tuple[EncoderCard, Callable[[], Encoder] | Spec | None]] = {
     LITE0.name: (LITE0, lite0),
     LITE0_STATS.name: (LITE0_STATS, lite0_stats),
-    **{name: (spec.card, Zoo(spec)) for name, spec in SPECS.items()},
-    **{card.name: (card, Refused(card)) for card in REFUSED},
+    **{name: (spec.card, spec) for name, spec in SPECS.items()},
+    **{name: (card, None) for name, card in REFUSED.items()},
 }
 # Reading and hashing the weights of a large encoder takes seconds, so that it is done once. By name, with what it was
 # built of: of other weights for the same name only the last are kept in memory.
@@ -50,19 +53,16 @@ def available() -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [card.model_dump() | {"ready": _ready(build)} for card, build in _registry.values()]
+    def ready(source: object) -> bool:
+        return local_weights(source) is not None if isinstance(source, Spec) else source is not None
+
+    rows = [card.model_dump() | {"ready": ready(source)} for card, source in _registry.values()]
     return pd.DataFrame(rows).set_index("name")
 
 
 def card_named(name: str) -> EncoderCard | None:
     """Card of an encoder in the registry, without building it; None if there is none of that name."""
     return _registry[name][0] if name in _registry else None
-
-
-def _ready(build: object) -> bool:
-    if isinstance(build, Zoo):
-        return at_hand(build.spec) is not None
-    return not isinstance(build, Refused)
 
 
 def get(name: str | Encoder | None = None, *, weights: str | Path | None = None, token: str | None = None) -> Encoder:
@@ -127,20 +127,26 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
 
 
 def _by_name(name: str, weights: str | Path | None, token: str | None) -> Encoder:
-    if name.startswith(PREFIX):
-        build: Callable[[], Encoder] | Zoo | Refused = partial(from_lazyslide, name)
-    else:
-        _, build = _registry[key_in(name, _registry, "ds.encoders.available()")]
-    if isinstance(build, Zoo | Refused):
-        path = build.find(weights, token)
+    source = _source(name)
+    if isinstance(source, Spec):
+        path = find_weights(source, weights, token)
         stat = path.stat()
-        return _once(name, (path, stat.st_size, stat.st_mtime_ns), partial(build.load, path))
+        return _once(name, (path, stat.st_size, stat.st_mtime_ns), partial(load, source, path))
     if weights is not None or (token is not None and name.startswith(PREFIX)):
         raise ValueError(
             f"Encoder {name!r} finds its weights itself: leave `weights` and `token` out. A token can be given in the "
             "environment variable HF_TOKEN."
         )
-    return _once(name, None, build)
+    return _once(name, None, source)
+
+
+def _source(name: str) -> Callable[[], Encoder] | Spec:
+    if name.startswith(PREFIX):
+        return partial(from_lazyslide, name)
+    card, source = _registry[key_in(name, _registry, "ds.encoders.available()")]
+    if source is None:
+        raise refusal(card)
+    return source
 
 
 def _once(name: str, made_of: object, build: Callable[[], Encoder]) -> Encoder:
@@ -187,8 +193,7 @@ def register(
     >>> ds.encoders.get("mean_colour").card.dim
     3
     """
-    taken = card.name in _registry and not isinstance(_registry[card.name][1], Refused)
-    if taken and not overwrite:
+    if not overwrite and _registry.get(card.name, (card, None))[1] is not None:
         raise ValueError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
 
     def build() -> Encoder:

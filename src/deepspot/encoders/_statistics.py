@@ -46,13 +46,13 @@ def statistics_of_parts(rgb: Tensor, grid: int) -> Tensor:
 
 def _statistics(few: Tensor, smooth: Tensor) -> Tensor:
     """Moments and quantiles of a few pixels, and gradients of pixels that are twice as large as those of a tile."""
-    colours, densities = few.flatten(2), stains(few).flatten(2)
+    colors, densities = few.flatten(2), stains(few).flatten(2)
     smooth = stains(smooth)
     dx = smooth[..., :-1, 1:] - smooth[..., :-1, :-1]
     dy = smooth[..., 1:, :-1] - smooth[..., :-1, :-1]
     gradient = torch.sqrt(dx.square() + dy.square()).flatten(2)
-    return torch.cat([*_moments(colours, RGB_QUANTILES), *_moments(densities, STAIN_QUANTILES),
-                      gradient.mean(-1), gradient[:, :1].std(-1)], dim=1)  # fmt: skip
+    moments = [*_moments(colors, RGB_QUANTILES), *_moments(densities, STAIN_QUANTILES)]
+    return torch.cat([*moments, gradient.mean(-1), gradient[:, :1].std(-1)], dim=1)
 
 
 def _moments(values: Tensor, quantiles: tuple[float, ...]) -> list[Tensor]:

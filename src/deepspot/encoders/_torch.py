@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -17,8 +14,10 @@ from deepspot._core.prefetch import prefetch
 from deepspot._core.settings import settings
 
 from ._card import EncoderCard
+from ._fingerprint import describe_code, describe_module
 from ._onnx import OnnxNetwork
 from ._parts import pool
+from ._protocol import check_tiles
 from ._resize import prepare, resize
 from ._statistics import VERSION as STATISTICS_VERSION
 from ._statistics import statistics, statistics_of_parts
@@ -54,7 +53,7 @@ class TorchEncoder:
         self.card = card
         self.module = module.eval().requires_grad_(False)
         self.transform = transform or self._normalize
-        self.recipe = "" if transform is None else _code(transform)
+        self.recipe = "" if transform is None else describe_code(transform)
         self.identity = identity
         self.device = torch.device("cpu")
         self.appended: list[str | float] = []
@@ -66,21 +65,21 @@ class TorchEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Content hash of all that an embedding depends on: input, preprocessing, module, weights, what is appended."""
-        return digest(self.card.preprocessing(), self.identity or _describe(self.module), self.recipe, self.appended)
+        module = self.identity or describe_module(self.module)
+        return digest(self.card.preprocessing(), module, self.recipe, self.appended)
 
     def to(self, device: str | torch.device | None) -> TorchEncoder:
         """Move to a device (None chooses one)."""
         self.device = choose_device(device)
         # Convolutions on channels-last memory run twice as fast on CPUs, and on tensor cores.
-        self.module = self.module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = self.module.to(device=self.device).to(memory_format=torch.channels_last)
         return self
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
-        _check_tiles(tiles)
         with torch.inference_mode(), autocast(self.device):
-            made = [self.forward(*ready).cpu() for ready in self._ready(tiles, self.appendix)]
-        return torch.cat(made).numpy()
+            embedded = [self.forward(pixels, appendix).cpu() for pixels, appendix in self._prepared(tiles)]
+        return torch.cat(embedded).numpy()
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
         """Do what is done on 8-bit images of the preprocessing: :meth:`encode` gives the same of these tiles."""
@@ -91,22 +90,23 @@ class TorchEncoder:
         few = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
         return max(1, min(few, n))
 
-    def _ready(self, tiles: np.ndarray, append: Callable[[Tensor], Any]) -> Iterator[tuple[Tensor, Any]]:
-        """Normalised pixels and what is appended to their embeddings, a few tiles at a time."""
+    def _prepared(self, tiles: np.ndarray, *grids: int) -> Iterator[tuple[Tensor, ...]]:
+        """Normalised pixels, and what is appended to embeddings of tiles and of their parts, a few tiles at a time."""
+        check_tiles(tiles)
         few = self.at_once(len(tiles))
 
         @torch.inference_mode()
-        def make() -> Iterator[tuple[Tensor, Any]]:
+        def make() -> Iterator[tuple[Tensor, ...]]:
             for at in range(0, max(len(tiles), 1), few):
                 pixels = prepare(tiles[at : at + few], self.card, self.device)
-                yield self.transform(pixels), append(pixels)
+                yield self.transform(pixels), self.appendix(pixels), *(self.appendix(pixels, grid) for grid in grids)
 
         # The next ones are made while the module is busy. A GPU gets all at once.
         return prefetch(make(), 1, alone=True) if few < len(tiles) else make()
 
-    def appendix(self, pixels: Tensor) -> Tensor:
-        """What is appended to the embeddings of RGB in 0 to 1: (n, 0)."""
-        return pixels.new_empty(len(pixels), 0)
+    def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
+        """What is appended to the embeddings of RGB in 0 to 1: (n, 0), or of its parts (n, grid², 0)."""
+        return pixels.new_empty(len(pixels), *([] if grid is None else [grid * grid]), 0)
 
     def forward(self, pixels: Tensor, appendix: Tensor) -> Tensor:
         """Embed normalised pixels."""
@@ -132,29 +132,21 @@ class MapEncoder(TorchEncoder):
 
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
         """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim), row by row."""
-        _check_tiles(tiles)
-
-        def append(pixels: Tensor) -> tuple[Tensor, Tensor]:
-            return self.appendix(pixels), self.appendix_of_parts(pixels, grid)
-
         with torch.inference_mode(), autocast(self.device):
-            made = [self.forward_parts(pixels, *appended) for pixels, appended in self._ready(tiles, append)]
-        spot, parts = (torch.cat(some).cpu().numpy() for some in zip(*made, strict=True))
+            prepared = self._prepared(tiles, grid)
+            embedded = [self.forward_parts(pixels, grid, *appendices) for pixels, *appendices in prepared]
+        spot, parts = (torch.cat(some).cpu().numpy() for some in zip(*embedded, strict=True))
         return spot, parts
 
-    def appendix_of_parts(self, pixels: Tensor, grid: int) -> Tensor:
-        """What is appended to the embeddings of the parts of RGB in 0 to 1: (n, grid², 0)."""
-        return pixels.new_empty(len(pixels), grid * grid, 0)
-
-    def forward_parts(self, pixels: Tensor, appendix: Tensor, of_parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed normalised pixels, and their parts: as many as there are appendices."""
+    def forward_parts(self, pixels: Tensor, grid: int, appendix: Tensor, of_parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed normalised pixels, and their grid × grid parts."""
         spot, cells = self.compute("with_map", pixels)
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
             raise ValueError(
                 f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "
                 f"{tuple(cells.shape)}, which must be (n, rows, columns, {self.card.dim})."
             )
-        parts = pool(cells, math.isqrt(of_parts.shape[1]), self.card)
+        parts = pool(cells, grid, self.card)
         return torch.cat([spot.float(), appendix], dim=1), torch.cat([parts.float(), of_parts], dim=2)
 
 
@@ -166,37 +158,8 @@ class StatisticsEncoder(MapEncoder):
         self.weight = weight
         self.appended = ["statistics", STATISTICS_VERSION, weight]
 
-    def appendix(self, pixels: Tensor) -> Tensor:
-        """Statistics of RGB in 0 to 1 (n, 32)."""
+    def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
+        """Statistics of RGB in 0 to 1 (n, 32), or of its parts, each of its own pixels (n, grid², 32)."""
         # Half precision is fine for the network, but it would blur differences between the stains.
         with torch.autocast(pixels.device.type, enabled=False):
-            return self.weight * statistics(pixels)
-
-    def appendix_of_parts(self, pixels: Tensor, grid: int) -> Tensor:
-        """Statistics of the parts of RGB in 0 to 1 (n, grid², 32), each of its own pixels."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            return self.weight * statistics_of_parts(pixels, grid)
-
-
-def _check_tiles(tiles: np.ndarray) -> None:
-    if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
-        raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
-
-
-def _describe(module: nn.Module) -> list[Any]:
-    weights = [[name, digest(value.cpu().float().numpy())] for name, value in module.state_dict().items()]
-    return [repr(module), weights]
-
-
-def _code(transform: Callable[[Tensor], Tensor]) -> str:
-    # The repr of a function is its address; its code is what it does. Transforms of torchvision describe themselves.
-    code = getattr(transform, "__code__", None)
-    if code is None:
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
-    around = [repr(cell.cell_contents) for cell in getattr(transform, "__closure__", None) or ()]
-    return f"{_flat(code)} {around}"
-
-
-def _flat(code: CodeType) -> str:
-    constants = [_flat(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
-    return f"{code.co_code.hex()} {constants} {code.co_names}"
+            return self.weight * (statistics(pixels) if grid is None else statistics_of_parts(pixels, grid))

@@ -196,7 +196,7 @@ class FittedModel:
     def get_encoder(self, given: str | Encoder | None = None) -> Encoder:
         """The encoder that the model was trained on: by the name in its card, or as given."""
         from deepspot import encoders
-        from deepspot.encoders._zoo import PREFIX
+        from deepspot.encoders._lazyslide import PREFIX
 
         card, needed = self.card, self.encoder_card.name
         if given is None and needed.startswith(PREFIX):

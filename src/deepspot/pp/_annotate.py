@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-GREY = "#d3d3d3"
+GRAY = "#d3d3d3"
 
 
 def annotate(
@@ -115,16 +114,19 @@ def annotate(
     labels = [drawn.labels[region] if region >= 0 else unlabelled for region in found]
     categories = list(dict.fromkeys([*drawn.labels, *([] if unlabelled is None else [unlabelled])]))
     column = pd.Series(pd.Categorical(labels, categories), index=sdata.shapes[shapes_key].index)
-    colours = None
-    if drawn.colours:
-        colours = [drawn.colours.get(category, GREY) for category in categories]
-    tables = add_labels(sdata, shapes_key, key_added, column, colours=colours, overwrite=overwrite)
-    inside, counts = int((found >= 0).sum()), Counter(label for label in labels if label is not None)
+    colors = [drawn.colors.get(category, GRAY) for category in categories] if drawn.colors else None
+    tables = add_labels(sdata, shapes_key, key_added, column, colours=colors, overwrite=overwrite)
+    counts = column.value_counts(sort=False)
     logger.info(
         "Labelled %s of %s spots: %s. Added %r to sdata.shapes[%r] and obs of the tables %s.%s",
-        f"{inside:,}", f"{len(found):,}", ", ".join(f"{label} {counts[label]:,}" for label in categories),
-        key_added, shapes_key, tables, f" Left out regions: {drawn.left_out}." if drawn.left_out else "",
-    )  # fmt: skip
+        f"{(found >= 0).sum():,}",
+        f"{len(found):,}",
+        ", ".join(f"{label} {n:,}" for label, n in counts.items()),
+        key_added,
+        shapes_key,
+        tables,
+        f" Left out regions: {drawn.left_out}." if drawn.left_out else "",
+    )
 
 
 def _spots(sdata: SpatialData, regions: str | None, shapes_key: str | None) -> str:
@@ -154,19 +156,16 @@ def _outside(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataF
 
 
 def _apart(centers: np.ndarray, drawn: Regions, shapes_key: str, name: str | None) -> str:
-    import shapely
-
     def span(x: float, y: float, to_x: float, to_y: float) -> str:
         return f"x {x:,.0f} to {to_x:,.0f}, y {y:,.0f} to {to_y:,.0f}"
 
-    spots = span(*centers.min(axis=0), *centers.max(axis=0))
-    outlines = span(*shapely.total_bounds(drawn.polygons))
     advice = (
         "Are these pixels of another image, or of a downscaled one? QuPath exports those of the full-resolution image."
         if name is None
         else f"Check the transformations of {name!r}, or choose another `coordinate_system=`."
     )
     return (
-        f"No spot of {shapes_key!r} lies inside any region. In the same coordinates the spots span {spots}, and the "
-        f"regions {outlines}. {advice}"
+        f"No spot of {shapes_key!r} lies inside any region. In the same coordinates the spots span "
+        f"{span(*centers.min(axis=0), *centers.max(axis=0))}, and the regions {span(*drawn.polygons.total_bounds)}. "
+        f"{advice}"
     )

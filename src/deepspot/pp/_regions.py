@@ -1,4 +1,4 @@
-"""Regions that somebody drew: polygons, their labels and colours, from QuPath's GeoJSON or any table of shapes."""
+"""Regions that somebody drew: polygons, their labels and colors, from QuPath's GeoJSON or any table of shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from deepspot._core.validate import key_in
 
 if TYPE_CHECKING:
-    from geopandas import GeoDataFrame
+    from geopandas import GeoDataFrame, GeoSeries
 
 # Where a label may be, best first: the class that QuPath gives an object, and the name that a person typed.
 GUESSES = ("classification", "name")
@@ -21,36 +21,23 @@ GUESSES = ("classification", "name")
 
 @dataclass(frozen=True)
 class Regions:
-    """Polygons with a label each.
+    """Valid polygons with an area and a label each; colors by label; how many objects were left out, and why."""
 
-    Attributes
-    ----------
-    polygons
-        (r,) valid shapely geometries with an area.
-    labels
-        (r,) text.
-    colours
-        Hexadecimal colour by label, as far as known.
-    left_out
-        Why objects were left out, and how many; empty if none was.
-    """
-
-    polygons: np.ndarray
+    polygons: GeoSeries
     labels: list[str]
-    colours: dict[str, str]
+    colors: dict[str, str]
     left_out: str
 
     def cover(self, points: np.ndarray) -> np.ndarray:
         """Number of the region that covers each of (n, 2) points, or -1. Of several it is the smallest one."""
         import shapely
 
-        point, region = shapely.STRtree(self.polygons).query(shapely.points(points), predicate="intersects")
-        area = shapely.area(self.polygons)
+        point, region = self.polygons.sindex.query(shapely.points(points), predicate="intersects")
         # The last one that is written stays; of equal ones that is the first.
-        order = np.lexsort((-region, -area[region]))
-        found = np.full(len(points), -1)
-        found[point[order]] = region[order]
-        return found
+        order = np.lexsort((-region, -self.polygons.area.to_numpy()[region]))
+        covering = np.full(len(points), -1)
+        covering[point[order]] = region[order]
+        return covering
 
 
 def read(path: Path) -> GeoDataFrame:
@@ -72,20 +59,16 @@ def read(path: Path) -> GeoDataFrame:
 
 def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
     """Polygons and labels of a table of shapes; what has no area or no label is left out."""
-    import shapely
-
-    labels, colours = _labels(shapes, label_key)
-    polygons = np.array(shapes.geometry.array, dtype=object)
-    polygons = np.where(shapely.is_valid(polygons), polygons, shapely.make_valid(polygons))
-    flat = ~(shapely.area(polygons) > 0)
+    labels, colors = _labels(shapes, label_key)
+    polygons = shapes.geometry.make_valid()
+    flat = ~(polygons.area.to_numpy() > 0)
     unnamed = np.array([label is None for label in labels], dtype=bool) & ~flat
-    kept = ~flat & ~unnamed
     reasons = {"without an area (points or lines)": flat.sum(), "without a label": unnamed.sum()}
     left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
+    kept = ~flat & ~unnamed
     if not kept.any():
         raise ValueError(f"There is no labelled polygon among the {len(shapes)} regions: {left_out or 'it is empty'}.")
-    names = [label for label, keep in zip(labels, kept, strict=True) if keep and label is not None]
-    return Regions(polygons[kept], names, colours, left_out)
+    return Regions(polygons[kept], [str(labels[at]) for at in np.flatnonzero(kept)], colors, left_out)
 
 
 def _labels(shapes: GeoDataFrame, label_key: str | None) -> tuple[list[str | None], dict[str, str]]:
@@ -103,7 +86,7 @@ def _labels(shapes: GeoDataFrame, label_key: str | None) -> tuple[list[str | Non
 
 
 def _class(value: Any) -> tuple[str | None, str | None]:
-    """Label and colour of a value: text, or QuPath's ``{"name": …, "color": […]}``, which files may hold as text."""
+    """Label and color of a value: text, or QuPath's ``{"name": …, "color": […]}``, which files may hold as text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
@@ -112,14 +95,14 @@ def _class(value: Any) -> tuple[str | None, str | None]:
     if isinstance(value, dict):
         # Classes below another one have several names.
         name = value.get("name") or ": ".join(map(str, value.get("names") or []))
-        return (str(name) if name else None), _colour(value.get("color", value.get("colorRGB")))
+        return (str(name) if name else None), _color(value.get("color", value.get("colorRGB")))
     missing = value is None or value != value or not str(value).strip()
     return (None if missing else str(value)), None
 
 
-def _colour(value: Any) -> str | None:
+def _color(value: Any) -> str | None:
     if isinstance(value, int | np.integer):  # older files: alpha, red, green and blue in one signed number
         return f"#{int(value) & 0xFFFFFF:06x}"
     if isinstance(value, Sequence | np.ndarray) and len(value) == 3:
-        return "#" + "".join(f"{int(part):02x}" for part in value)
+        return "#{:02x}{:02x}{:02x}".format(*map(int, value))
     return None

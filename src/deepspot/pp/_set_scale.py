@@ -57,16 +57,16 @@ def set_scale(
     if (mpp is None) == (spot_pitch_um is None):
         raise ValueError("Pass either `mpp` (µm per pixel) or `spot_pitch_um` (µm between neighbouring spots).")
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
-    if spot_pitch_um is not None or spot_diameter_um is not None:
-        shapes_key = select_shapes(sdata, image_key, shapes_key)
+    needs_spots = spot_pitch_um is not None or spot_diameter_um is not None
+    spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
     if spot_pitch_um is not None:
-        pitch = pitch_px(centers_px(sdata, image_key, str(shapes_key)))
+        pitch = pitch_px(centers_px(sdata, image_key, spots))
         mpp = check_positive(spot_pitch_um, "spot_pitch_um") / pitch
-    scale = float(check_positive(mpp, "mpp"))  # type: ignore[arg-type]
+    scale = float(check_positive(mpp, "mpp"))
     hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     if spot_diameter_um is not None:
         check_positive(spot_diameter_um, "spot_diameter_um")
-        set_column(sdata, str(shapes_key), DIAMETER, spot_diameter_um)
+        set_column(sdata, spots, DIAMETER, spot_diameter_um)
         hint += " The diameter stays in memory until the shapes are written anew." if sdata.is_backed() else ""
     related = write_scale(sdata, image_key, scale)
     logger.info("Set %.4g µm per pixel for %r and %d related elements.%s", scale, image_key, len(related) - 1, hint)

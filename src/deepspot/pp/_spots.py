@@ -106,14 +106,15 @@ def spots(
     _check_fits(image_key, (width * mpp, height * mpp), mpp, side, distance)
 
     centers, array = spot_grid(width, height, distance / mpp, side / mpp, layout)
-    places = len(centers)
+    what = "spots"
     if tissue is not None:
         keep = _on_tissue(pyramid, centers, side / mpp, tissue, f"Image {image_key!r}")
         centers, array = centers[keep], array[keep]
+        what += f" ({keep.mean():.0%} of {len(keep):,} places, those on tissue by {tissue})"
     placement = Placement(centers=centers, mpp=mpp, index=pd.RangeIndex(len(centers)))
     made = circles_at(sdata, image_key, image_key, placement, side)
     made[list(ARRAY)] = array
-    add_shapes(sdata, key_added, made, what=_what(len(centers), places, tissue), overwrite=overwrite)
+    add_shapes(sdata, key_added, made, what=what, overwrite=overwrite)
 
 
 def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: float, distance: float) -> None:
@@ -136,7 +137,3 @@ def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule:
             f"`tissue={other!r}`, or None for spots everywhere."
         )
     return keep
-
-
-def _what(n: int, places: int, rule: str | None) -> str:
-    return "spots" if rule is None else f"spots ({n / places:.0%} of {places:,} places, those on tissue by {rule})"

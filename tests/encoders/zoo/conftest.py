@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 import deepspot as ds
 from deepspot.encoders._registry import _registry
-from deepspot.encoders._zoo import SPECS, Zoo
-from deepspot.encoders._zoo.build import network
-from deepspot.encoders._zoo.fill import _quiet
+from deepspot.encoders._zoo.networks import network
+from deepspot.encoders._zoo.specs import SPECS
+from deepspot.encoders._zoo.weights import _quiet
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("deepspot.encoders._registry._registry", dict(_registry))
     monkeypatch.setattr("deepspot.encoders._registry._built", {})
-    monkeypatch.setattr("deepspot.encoders._zoo.load._told", set())
+    monkeypatch.setattr("deepspot.encoders._zoo.specs._logged", set())
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def small(upstream, monkeypatch):
 
     def put(name):
         spec = upstream.reduced(SPECS[name])
-        registry._registry[name] = (spec.card, Zoo(spec))
+        registry._registry[name] = (spec.card, spec)
         return spec
 
     return put

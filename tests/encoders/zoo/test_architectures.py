@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from deepspot.encoders._zoo import SPECS
-from deepspot.encoders._zoo.build import network
-from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.encoders._zoo.networks import Pooled, network
+from deepspot.encoders._zoo.specs import SPECS
 
 
 def patch_of(spec):

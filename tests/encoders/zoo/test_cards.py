@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import deepspot as ds
-from deepspot.encoders._zoo import REFUSED, SPECS
+from deepspot.encoders._zoo.specs import REFUSED, SPECS
 
 PAPER = ["uni", "h-optimus-0", "phikon", "phikon-v2", "densenet121", "resnet50", "inception_v3"]
 TODAY = ["uni2-h", "h-optimus-1", "h0-mini", "virchow2", "prov-gigapath", "midnight"]
@@ -43,7 +43,7 @@ def test_licence_gating_page_and_dimension_are_those_of_the_registry(upstream, n
 def test_refused_ones_are_in_the_registry_too(upstream):
     from lazyslide_models import MODEL_REGISTRY
 
-    for card in REFUSED:
+    for card in REFUSED.values():
         known = MODEL_REGISTRY[{"conch_v1_5": "conch_v1.5"}.get(card.name, card.name)]
         assert card.dim == known.encode_dim
         assert card.gated == known.is_gated

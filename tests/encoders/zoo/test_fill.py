@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 import deepspot as ds
-from deepspot.encoders._zoo.fill import content
+from deepspot.encoders._zoo.weights import content
 
 
 def refused(name, tensors, path, match):

@@ -3,9 +3,8 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 import deepspot as ds
-from deepspot.encoders._zoo import SPECS
-from deepspot.encoders._zoo import hub as _hub
-from deepspot.encoders._zoo.hub import at_hand, find
+from deepspot.encoders._zoo.find import find_weights, local_weights
+from deepspot.encoders._zoo.specs import SPECS
 
 UNI = SPECS["uni"]
 WAYS = r"weights=\.\.\.\).*ds\.settings\.weights_dir.*once while online"
@@ -36,39 +35,39 @@ def hub(monkeypatch):
             raise answer.__new__(answer, "said so")
         return answer
 
-    monkeypatch.setattr(_hub, "_file", give)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", give)
     return asked, answers
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".pth", ".pt"])
 def test_a_file(tmp_path, suffix):
     path = touch(tmp_path / f"any name{suffix}")
-    assert find(UNI, path, None) == find(UNI, str(path), None) == path
+    assert find_weights(UNI, path, None) == find_weights(UNI, str(path), None) == path
 
 
 def test_a_folder_with_the_safe_format_first(tmp_path):
     touch(tmp_path / "config.json")
     other = touch(tmp_path / "checkpoint.pth")
-    assert find(UNI, tmp_path, None) == other
+    assert find_weights(UNI, tmp_path, None) == other
     pickled = touch(tmp_path / "pytorch_model.bin")
-    assert find(UNI, tmp_path, None) == pickled
+    assert find_weights(UNI, tmp_path, None) == pickled
     safe = touch(tmp_path / "model.safetensors")
-    assert find(UNI, str(tmp_path), None) == safe
+    assert find_weights(UNI, str(tmp_path), None) == safe
 
 
 def test_a_folder_that_does_not_say_which(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no weights: neither model\.safetensors nor pytorch_model\.bin"):
-        find(UNI, tmp_path, None)
+        find_weights(UNI, tmp_path, None)
     touch(tmp_path / "a.pth")
     touch(tmp_path / "b.pth")
     with pytest.raises(FileNotFoundError, match="Pass the file itself"):
-        find(UNI, tmp_path, None)
+        find_weights(UNI, tmp_path, None)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/no/where/at/all", "weights/uni.bin"])
 def test_a_path_to_nothing_is_no_repository(hub, path):
     with pytest.raises(FileNotFoundError, match=rf"no file or folder '{path}'\. Pass a file.*{WAYS}"):
-        find(UNI, path, None)
+        find_weights(UNI, path, None)
     assert hub[0] == []
 
 
@@ -80,21 +79,25 @@ def test_the_folder_of_weights(monkeypatch, tmp_path, hub, place, set_by):
         monkeypatch.setattr(ds.settings, "weights_dir", str(tmp_path / "weights"))
     else:
         monkeypatch.setenv("DEEPSPOT_WEIGHTS", str(tmp_path / "weights"))
-    assert find(UNI, None, None) == path
+    assert find_weights(UNI, None, None) == path
     assert hub[0] == []
-    assert at_hand(SPECS["phikon"]) is None
+    assert local_weights(SPECS["phikon"]) is None
 
 
 def test_a_second_way_to_feed_an_encoder_finds_the_same_weights(monkeypatch, tmp_path):
     path = touch(tmp_path / "h-optimus-0.bin")
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path)
-    assert find(SPECS["h-optimus-0_bilinear"], None, None) == find(SPECS["h-optimus-0"], None, None) == path
+    assert (
+        find_weights(SPECS["h-optimus-0_bilinear"], None, None)
+        == find_weights(SPECS["h-optimus-0"], None, None)
+        == path
+    )
 
 
 def test_a_folder_of_weights_that_is_not_there(monkeypatch, tmp_path, hub):
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path / "typo")
     with pytest.raises(FileNotFoundError, match=r"no folder '.*typo', where weights should be. Correct `ds\.settings"):
-        find(UNI, None, None)
+        find_weights(UNI, None, None)
     assert not ds.encoders.available().loc["uni", "ready"]
 
 
@@ -102,7 +105,7 @@ def test_a_folder_of_weights_that_is_not_there(monkeypatch, tmp_path, hub):
 def test_the_cache_of_hugging_face_comes_before_the_network(tmp_path, hub, repository):
     assert not ds.encoders.available().loc["uni", "ready"]
     path = in_cache(tmp_path / "hub", repository, "pytorch_model.bin")
-    assert find(UNI, None, None) == path
+    assert find_weights(UNI, None, None) == path
     assert hub[0] == []
     assert ds.encoders.available().loc["uni", "ready"]
 
@@ -110,7 +113,7 @@ def test_the_cache_of_hugging_face_comes_before_the_network(tmp_path, hub, repos
 def test_a_download_takes_the_safe_format_first_and_hands_the_token_on(tmp_path, hub):
     asked, answers = hub
     answers["pytorch_model.bin"] = tmp_path / "x.bin"
-    assert find(UNI, None, "hf_secret") == tmp_path / "x.bin"
+    assert find_weights(UNI, None, "hf_secret") == tmp_path / "x.bin"
     tried = [("MahmoodLab/UNI", name, "hf_secret") for name in ("model.safetensors", "pytorch_model.bin")]
     assert asked == tried
 
@@ -118,10 +121,10 @@ def test_a_download_takes_the_safe_format_first_and_hands_the_token_on(tmp_path,
 def test_a_copy_by_its_id(tmp_path, hub):
     asked, answers = hub
     answers["model.safetensors"] = tmp_path / "x.safetensors"
-    assert find(UNI, "hospital/uni-copy", None) == tmp_path / "x.safetensors"
+    assert find_weights(UNI, "hospital/uni-copy", None) == tmp_path / "x.safetensors"
     assert asked == [("hospital/uni-copy", "model.safetensors", None)]
     kept = in_cache(tmp_path / "hub", "hospital/another", "model.safetensors")
-    assert find(UNI, "hospital/another", None) == kept
+    assert find_weights(UNI, "hospital/another", None) == kept
 
 
 @pytest.mark.parametrize(
@@ -155,5 +158,5 @@ def test_no_login(monkeypatch, small, weights_of, tmp_path):
     spec = small("uni")
     tensors, _ = weights_of(spec)
     save_file(tensors, tmp_path / "uni.safetensors")
-    monkeypatch.setattr(_hub, "_file", lambda *_: tmp_path / "uni.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, token: tmp_path / "uni.safetensors")
     assert ds.encoders.get("uni", token="hf_secret").card == spec.card

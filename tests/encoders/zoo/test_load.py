@@ -5,8 +5,8 @@ from safetensors.torch import load_file, save_file
 
 import deepspot as ds
 from deepspot.encoders import EncoderCard
-from deepspot.encoders._zoo import SPECS, hub
-from deepspot.encoders._zoo.load import identity
+from deepspot.encoders._zoo.specs import SPECS
+from deepspot.encoders._zoo.weights import identity
 
 
 def test_an_encoder_of_a_file(uni, three_tiles):
@@ -38,7 +38,7 @@ def test_fingerprint_is_the_same_whichever_way_the_weights_came(monkeypatch, sma
     save_file(tensors, folder / "model.safetensors")
     ways = [safe, pickled, old, folder]
     found = [ds.encoders.get(name, weights=way).fingerprint for way in ways]
-    monkeypatch.setattr(hub, "_file", lambda *_: safe)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, token: safe)
     found.append(ds.encoders.get(name).fingerprint)
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path / "weights")
     found.append(ds.encoders.get(name).fingerprint)

@@ -1,9 +1,8 @@
 import pytest
 
 import deepspot as ds
-from deepspot.encoders import EncoderCard
-from deepspot.encoders._zoo import others
-from deepspot.encoders._zoo.others import READ, runs_code
+from deepspot.encoders import EncoderCard, _lazyslide
+from deepspot.encoders._lazyslide import READ, runs_code
 
 NEED_CODE = {"conceptclip", "conch_v1.5", "titan", "genbio-pathfm", "hibou-b", "open-midnight", "rudolfv2", "omiclip"}
 
@@ -23,7 +22,7 @@ def test_only_classes_that_were_read_are_made(registry):
 
 @pytest.mark.parametrize("key", ["hibou-b", "open-midnight", "omiclip", "ctranspath", "titan"])
 def test_what_was_read_is_looked_at_again(monkeypatch, registry, key):
-    monkeypatch.setattr(others, "READ", (*READ, key))
+    monkeypatch.setattr(_lazyslide, "READ", (*READ, key))
     assert "which runs code that comes with weights" in runs_code(key, registry[key])
 
 
@@ -49,7 +48,7 @@ def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, 
         made.append(type(model).__name__)
         return EncoderCard(name=name, dim=1)
 
-    monkeypatch.setattr(others, "adapt", adapt)
+    monkeypatch.setattr(_lazyslide, "adapt", adapt)
     monkeypatch.setattr(registry["gpfm"], "__init__", lambda self: None)
     assert ds.encoders.get("lazyslide:gpfm").name == "lazyslide:gpfm"
     ds.encoders.get("lazyslide:gpfm")

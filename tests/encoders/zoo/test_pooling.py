@@ -5,8 +5,8 @@ from torch import nn
 
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import MapEncoder, TorchEncoder
-from deepspot.encoders._zoo import SPECS
-from deepspot.encoders._zoo.pooling import Pooled
+from deepspot.encoders._zoo.networks import Pooled
+from deepspot.encoders._zoo.specs import SPECS
 
 # All but a second way to resize for the same network.
 TRANSFORMERS = [name for name, spec in SPECS.items() if spec.prefix_tokens and not spec.weights_of]

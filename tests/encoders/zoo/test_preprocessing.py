@@ -5,7 +5,7 @@ import torch
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import TorchEncoder
-from deepspot.encoders._zoo import SPECS
+from deepspot.encoders._zoo.specs import SPECS
 
 
 def grey_levels(card, a, b):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deepspot.encoders._zoo.read import read
+from deepspot.encoders._zoo.weights import read
 
 
 class Bomb:

@@ -1,11 +1,9 @@
 """What others make of the encoders of the zoo: their transforms and models. The benchmark of encoders takes it too."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from deepspot.encoders._zoo import SPECS
+from deepspot.encoders._zoo.specs import SPECS
 
 # Names in the registry of lazyslide-models.
 REGISTERED = {
@@ -113,4 +111,5 @@ def reduced(spec):
     else:
         small = {"embed_dim": 48, "depth": 2, "num_heads": 3} if spec.prefix_tokens else {}
     dim = spec.card.dim if not small else 96 if spec.card.pooling == "cls+mean" else 48
-    return replace(spec, options={**spec.options, **small}, card=spec.card.model_copy(update={"dim": dim}))
+    card = spec.card.model_copy(update={"dim": dim})
+    return spec.model_copy(update={"options": spec.options | small, "card": card})
