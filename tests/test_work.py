@@ -15,10 +15,8 @@ from deepspot._image import tiles as _tiles
 from deepspot._spatial.boxes import Boxes
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
-from deepspot.models._network.batches import BagDataset
 from deepspot.models._network.config import NetworkConfig
-from deepspot.models._network.infer import infer
-from deepspot.models._network.network import Network
+from deepspot.models._network.network import BagDataset, Network, infer
 from deepspot.tl._predict import stream
 
 SPOTS = 30
@@ -147,10 +145,10 @@ def test_phi_sees_every_tile_of_a_batch_once(grid, network):
 
 
 def test_inference_puts_every_tile_through_phi_once(grid, network):
-    infer(network, grid, "cpu")
+    infer([network], grid, "cpu")
     assert network.rows == 10 * 400
     network.rows = 0
-    infer(network, grid, "cpu", rows=np.arange(100))
+    infer([network], grid, "cpu", rows=np.arange(100))
     assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbour
 
 

@@ -13,7 +13,7 @@ def test_it_was_trained_on_the_encoder_that_is_here():
 
 
 def test_it_is_small_and_says_what_it_is(log, monkeypatch):
-    monkeypatch.setattr("deepspot.models._registry._told", set())
+    monkeypatch.setattr("deepspot.models._registry._logged", set())
     card = ds.models.load().card
     size = sum(file.stat().st_size for file in (FOLDER / EMBEDDED).iterdir())
     assert size < 25e6

@@ -58,8 +58,8 @@ def test_a_broken_model_does_not_break_the_list(folder, tiny, log, content):
     assert [line.split(":")[0] for line in log] == ["Left out bad"]
 
 
-def test_the_licence_is_told_once(tmp_path, tiny, log, monkeypatch):
-    monkeypatch.setattr(_registry, "_told", set())
+def test_the_licence_is_logged_once(tmp_path, tiny, log, monkeypatch):
+    monkeypatch.setattr(_registry, "_logged", set())
     tiny.save(tmp_path / "model")
     ds.models.load(tmp_path / "model")
     ds.models.load(tmp_path / "model")

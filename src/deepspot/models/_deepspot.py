@@ -155,7 +155,8 @@ class DeepSpot(FittedModel):
         from ._baselines import Ridge
         from ._confidence.assess import assess
         from ._confidence.ood import OODDetector
-        from ._network.train_members import Recipe, train_members
+        from ._network.fit import Recipe
+        from ._network.train_members import train_members
 
         check_same_length(bags.spot, targets, "`bags` and `targets`")
         check_context(self.network.context, bags)

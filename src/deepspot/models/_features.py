@@ -39,24 +39,17 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
         key_in(part, CONTEXT, "context")
     if len(context) == 0:
         raise ValueError(f"`context` is empty: name at least one of {list(CONTEXT)}.")
-    if "subspots" in context and bags.subspots is None:
-        raise ValueError("`context` has sub-spots, but there are none. Embed with `subspots=True`.")
     rows = np.arange(len(bags)) if rows is None else rows
-    make = {"spot": _spot, "subspots": _subspots, "neighbors": _neighbors}
-    return np.concatenate([make[part](bags, rows) for part in CONTEXT if part in context], axis=1, dtype=np.float32)
-
-
-def _spot(bags: Bags, rows: np.ndarray) -> np.ndarray:
-    return bags.spot[rows]
-
-
-def _subspots(bags: Bags, rows: np.ndarray) -> np.ndarray:
-    return bags.subspots[rows].mean(axis=1, dtype=np.float32)  # type: ignore[union-attr, index]
-
-
-def _neighbors(bags: Bags, rows: np.ndarray) -> np.ndarray:
-    around = np.full((len(rows), bags.dim), -np.inf, dtype=np.float32)
-    for column in padded(bags.neighbors[rows]).T:
-        around = np.maximum(around, np.where(column[:, None] >= 0, bags.spot[column], -np.inf))
-    around[~np.isfinite(around)] = 0
-    return around
+    sets = []
+    if "spot" in context:
+        sets.append(bags.spot[rows])
+    if "subspots" in context:
+        if bags.subspots is None:
+            raise ValueError("`context` has sub-spots, but there are none. Embed with `subspots=True`.")
+        sets.append(bags.subspots[rows].mean(axis=1, dtype=np.float32))
+    if "neighbors" in context:
+        around = np.full((len(rows), bags.dim), -np.inf, dtype=np.float32)
+        for column in padded(bags.neighbors[rows]).T:
+            around = np.maximum(around, np.where(column[:, None] >= 0, bags.spot[column], -np.inf))
+        sets.append(np.where(np.isfinite(around), around, 0))
+    return np.concatenate(sets, axis=1, dtype=np.float32)

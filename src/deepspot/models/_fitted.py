@@ -132,7 +132,7 @@ class FittedModel:
             If the model is not fitted, the embeddings have another length or lack a set that it uses, or there are no
             such rows.
         """
-        from ._network.infer import infer_members
+        from ._network.network import infer
 
         if bags.dim != self.card.dim:
             raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
@@ -141,7 +141,7 @@ class FittedModel:
         expression = np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
         if self.weight > 0:
             count = None if self.card.geometry is None else self.card.geometry.tile.grid**2
-            scores = infer_members(self.members, bags, device or self.device, rows=rows, count=count)
+            scores = infer(self.members, bags, device or self.device, rows=rows, count=count)
             expression += self.weight * self.scaler.restore(scores)
         if self.weight < 1:
             expression += (1 - self.weight) * self.ridge.predict(bags, rows=rows)

@@ -23,10 +23,8 @@ from ._confidence.ood import MANY_STRANGE
 from ._fitted import FittedModel
 
 if TYPE_CHECKING:
-    from deepspot._spatial.geometry import Geometry
     from deepspot.encoders import Encoder
 
-    from ._bundle.card import ModelCard
 
 # Of the distance to the nearest tile: what is farther than one step along an axis, and nearer than one across.
 NEAR = 1.2
@@ -49,7 +47,19 @@ class TilePredictor:
     device
         Where to compute. LazySlide sets it by `to`, and goes on with the same object.
     whole_slide
-        True: all tiles have to come at once, as some are the neighbours of others.
+        True: all tiles have to come at once, as some are the neighbors of others.
+    name
+        Name of the model, and first half of the name of the table that LazySlide makes.
+    tile_px
+        Side of a tile in pixels of the slide's finest level.
+    subspots
+        Whether the features of a tile are followed by those of its sub-spots.
+    needs_coords
+        Whether origins of the tiles are needed: to find neighbors.
+    width
+        Length of the features of a tile: of the whole tile, and after it of its sub-spots, row by row.
+    features_model_name
+        Name of the image model whose features it takes.
     """
 
     model: FittedModel
@@ -59,66 +69,38 @@ class TilePredictor:
     whole_slide: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        check_positive(self.mpp, "mpp")
-        if tile_px(self._tile_um, self.mpp) < MIN_TILE_PX:
+        card, tile = self.model.card, self.model.geometry.tile
+        side = tile_px(tile.tile_um, check_positive(self.mpp, "mpp"))
+        if side < MIN_TILE_PX:
             raise ValueError(
-                f"The slide is too coarse: at {self.mpp:g} µm per pixel a tile of {self._tile_um:g} µm has fewer than "
+                f"The slide is too coarse: at {self.mpp:g} µm per pixel a tile of {tile.tile_um:g} µm has fewer than "
                 f"{MIN_TILE_PX} px. Take the full-resolution slide, and as `mpp` what its finest level has."
             )
-
-    @property
-    def name(self) -> str:
-        """Name of the model, and first half of the name of the table that LazySlide makes."""
-        return valid_name(self.card.name)
-
-    @property
-    def card(self) -> ModelCard:
-        """Card of the model."""
-        return self.model.card
-
-    @property
-    def tile_px(self) -> int:
-        """Side of a tile in pixels of the slide's finest level."""
-        return self._grid * max(1, round(tile_px(self._tile_um, self.mpp) / self._grid))
+        self.name, self.tile_px = valid_name(card.name), tile.grid * max(1, round(side / tile.grid))
+        self.subspots, self.needs_coords = (part in card.network.context for part in ("subspots", "neighbors"))
+        self.width = card.dim * (1 + tile.grid**2 if self.subspots else 1)
+        self.tokens = self.subspots and tile.subspots == "tokens"
+        parts = "tokens" if self.tokens else "subspots" if self.subspots else "spot"
+        self.features_model_name = valid_name(f"{self.model.encoder_card.name}_{parts}")
 
     @property
     def stride_px(self) -> int:
         """Distance between tiles, in these pixels, that puts them as far apart as the spots of the training were."""
-        if self._geometry.neighbors.kind == "box":
+        if self.model.geometry.neighbors.kind == "box":
             raise ValueError(
-                f"Model {self.card.name!r} counts its neighbours in steps of an array of spots, and its card does not "
-                "say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
+                f"Model {self.model.card.name!r} counts its neighbours in steps of an array of spots, and its card "
+                "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
             )
         return round(self.model.spacing_um / self.mpp)
 
-    @property
-    def width(self) -> int:
-        """Length of the features of a tile: of the whole tile, and after it of its sub-spots, row by row."""
-        return self.card.dim * (1 + self._grid**2 if self._uses("subspots") else 1)
-
-    @property
-    def needs_coords(self) -> bool:
-        """Whether origins of the tiles are needed: to find neighbours."""
-        return self._uses("neighbors")
-
-    @property
-    def features_model_name(self) -> str:
-        """Name of the image model whose features it takes."""
-        parts = "tokens" if self._tokens else "subspots" if self._uses("subspots") else "spot"
-        return valid_name(f"{self.model.encoder_card.name}_{parts}")
-
     @cached_property
     def image_model(self) -> TileEncoder:
         """What makes the features in LazySlide, its ``ImageModelProtocol``. Loads the encoder."""
-        return TileEncoder(
-            self.model.get_encoder(self.encoder), self.features_model_name, self.tile_px, self._grid,
-            self._uses("subspots"), f"{self._tile_um:g} µm at {self.mpp:g} µm per pixel", self._tokens,
-        )  # fmt: skip
+        return TileEncoder(self.model.get_encoder(self.encoder), self)
 
     def get_transform(self) -> None:
         """Nothing: it takes features."""
-        return
 
     def to(self, device: Any) -> TilePredictor:
         """Move to a device (None chooses one)."""
@@ -149,61 +131,35 @@ class TilePredictor:
             If features or coordinates have another shape or are not finite, or the model counts neighbours in steps of
             an array and the tiles are not laid in squares.
         """
+        card, geometry = self.model.card, self.model.geometry
         features = np.asarray(features, dtype=np.float32)
-        n, dim = len(features), self.card.dim
+        n, dim, grid = len(features), card.dim, geometry.tile.grid
         if features.shape != (n, self.width):
+            parts = f" ({dim:,}), and after it its {grid} × {grid} sub-spots" if self.subspots else ""
             raise ValueError(
-                f"The features have shape {features.shape}, model {self.card.name!r} takes {self._contents()}. Make "
-                "them with `zs.tl.feature_extraction(wsi, predictor.image_model)`."
+                f"The features have shape {features.shape}, model {card.name!r} takes {self.width:,} columns: a tile "
+                f"as {self.model.encoder_card.name!r} embeds it{parts}. Make them with "
+                "`zs.tl.feature_extraction(wsi, predictor.image_model)`."
             )
         neighbors = csr_matrix((n, n), dtype=bool)
         if self.needs_coords:
-            origins, rule = _finite(coords, (n, 2), "coords"), self._geometry.neighbors
+            origins, rule = _finite(coords, (n, 2), "coords"), geometry.neighbors
             neighbors = find_neighbors(origins * self.mpp, rule, _steps(origins) if rule.kind == "box" else None)
-        parts = features[:, dim:].reshape(n, self._grid**2, dim) if self._uses("subspots") else None
-        bags = Bags(_finite(features, features.shape, "features")[:, :dim], parts, neighbors)
-        self._warn_if_strange(bags)
-        expression = np.maximum(self.model.predict(bags, device=self.device), 0)
-        return dict(zip(self.card.genes, expression.T, strict=True))
-
-    @property
-    def _geometry(self) -> Geometry:
-        return self.model.geometry
-
-    @property
-    def _grid(self) -> int:
-        return self._geometry.tile.grid
-
-    @property
-    def _tile_um(self) -> float:
-        return self._geometry.tile.tile_um
-
-    @property
-    def _tokens(self) -> bool:
-        return self._uses("subspots") and self._geometry.tile.subspots == "tokens"
-
-    def _uses(self, part: str) -> bool:
-        return part in self.card.network.context
-
-    def _contents(self) -> str:
-        encoder, dim = self.model.encoder_card.name, self.card.dim
-        if not self._uses("subspots"):
-            return f"{dim:,} columns: a tile as {encoder!r} embeds it"
-        return (
-            f"{self.width:,} columns: a tile as {encoder!r} embeds it ({dim:,}), and after it its {self._grid} × "
-            f"{self._grid} sub-spots"
-        )
-
-    def _warn_if_strange(self, bags: Bags) -> None:
+        subspots = features[:, dim:].reshape(n, grid**2, dim) if self.subspots else None
+        bags = Bags(_finite(features, features.shape, "features")[:, :dim], subspots, neighbors)
         strange = float((self.model.ood_score(bags.spot) > 1).mean())
         if strange > MANY_STRANGE:
             logger.warning(
                 "%.0f %% of the tiles are unlike the spots that the model learnt from: its predictions for them are "
-                "not to be trusted.", 100 * strange,
-            )  # fmt: skip
+                "not to be trusted.",
+                100 * strange,
+            )
+        expression = np.maximum(self.model.predict(bags, device=self.device), 0)
+        return dict(zip(card.genes, expression.T, strict=True))
 
 
 def _finite(array: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """An array of this shape that holds numbers only."""
     if array is None:
         raise ValueError(f"`{name}` is missing: the model finds the neighbours of a tile by the origins of all tiles.")
     found = np.asarray(array)
@@ -242,29 +198,24 @@ class TileEncoder:
     ----------
     model
         The encoder.
+    predictor
+        What the features are for.
     name
         First half of the name of the table that LazySlide makes.
-    side, grid
-        Pixels along a tile, and sub-spots.
-    subspots
-        Whether to embed the sub-spots.
-    size
-        What the side is in µm, in words.
-    tokens
-        Whether sub-spots are made in one pass with their tile.
     """
 
     model: Encoder
-    name: str
-    side: int
-    grid: int
-    subspots: bool
-    size: str
-    tokens: bool = False
+    predictor: TilePredictor
+
+    @property
+    def name(self) -> str:
+        return self.predictor.features_model_name
 
     def get_transform(self) -> Callable[[np.ndarray], np.ndarray]:
         """Pixels as they are, after a check of their number; the encoder has its own preprocessing."""
-        return partial(_check_tile, side=self.side, size=self.size)
+        predictor = self.predictor
+        size = f"{predictor.model.geometry.tile.tile_um:g} µm at {predictor.mpp:g} µm per pixel"
+        return partial(_check_tile, side=predictor.tile_px, size=size)  # of plain values, for worker processes
 
     def to(self, device: Any) -> TileEncoder:
         """Move to a device (None chooses one)."""
@@ -278,20 +229,27 @@ class TileEncoder:
         """Embed tiles (n, side, side, 3) in uint8 as float32 (n, dim), or (n, (1 + grid²) · dim) with sub-spots."""
         from deepspot.encoders._encode import encode_spots
 
-        tiles = np.asarray(image.cpu() if hasattr(image, "cpu") else image)
+        predictor, tiles = self.predictor, np.asarray(image.cpu() if hasattr(image, "cpu") else image)
         if tiles.ndim != 4:
-            raise ValueError(f"`image` must be of shape (n, {self.side}, {self.side}, 3), got {tiles.shape}.")
+            side = predictor.tile_px
+            raise ValueError(f"`image` must be of shape (n, {side}, {side}, 3), got {tiles.shape}.")
         for tile in tiles[:1]:  # all of a batch are alike
-            _check_tile(tile, side=self.side, size=self.size)
+            self.get_transform()(tile)
         n = len(tiles)
         spot, parts = encode_spots(
-            [(np.arange(n), tiles)], n, self.model, grid=self.grid, subspots=self.subspots,
-            batch_size=settings.batch_size, tokens=self.tokens,
-        )  # fmt: skip
+            [(np.arange(n), tiles)],
+            n,
+            self.model,
+            grid=predictor.model.geometry.tile.grid,
+            subspots=predictor.subspots,
+            batch_size=settings.batch_size,
+            tokens=predictor.tokens,
+        )
         return spot if parts is None else np.concatenate([spot, parts.reshape(n, -1)], axis=1, dtype=np.float32)
 
 
 def _check_tile(tile: np.ndarray, *, side: int, size: str) -> np.ndarray:
+    """The tile as it is, if it shows as much tissue as those of the training."""
     if tile.dtype != np.uint8 or tile.shape != (side, side, 3):
         raise ValueError(
             f"A tile is {tile.dtype} of shape {tile.shape}, the model takes uint8 of shape ({side}, {side}, 3), that "

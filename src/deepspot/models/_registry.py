@@ -11,16 +11,14 @@ from ._deepspot import DeepSpot
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ._bundle.card import ModelCard
-    from ._bundle.local import LocalModel
 
 EMBEDDED = "her2st"
 WARNING = (
     "The embedded model %r learnt from HER2-positive breast cancer of two patients, measured with 100 µm spots. On "
     "other tissue, stains or resolutions its predictions are not to be trusted. Train your own with `ds.tl.train`."
 )
-# Models whose licence was told in this process, by the hash of their weights.
-_told: set[str] = set()
+# Models whose licence the log of this process has, by the hash of their weights.
+_logged: set[str] = set()
 
 
 def available() -> pd.DataFrame:
@@ -48,9 +46,20 @@ def available() -> pd.DataFrame:
     rows = {}
     for name, found in (local_models() | downloaded_models()).items():
         try:
-            rows[name] = _row(found, read_card(found.path))
+            card = read_card(found.path)
         except (ValueError, OSError) as error:
             logger.warning("Left out %s: %s", name, error)
+            continue
+        rows[name] = {
+            "source": found.source,
+            "tissue": card.tissue,
+            "licence": card.licence,
+            "genes": len(card.genes),
+            "encoder": card.encoder.name if card.encoder else None,
+            "encoder_licence": card.encoder.licence if card.encoder else None,
+            "tile_um": card.geometry.tile.tile_um if card.geometry else None,
+            "path": str(found.path),
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -106,10 +115,10 @@ def load(
     path = _find(model, token)
     card, tensors = read_bundle(path, sha256)
     loaded = DeepSpot.from_tensors(card, tensors, device=device)
-    if card.sha256 in _told:
+    if card.sha256 in _logged:
         logger.info("Loaded %r again.", card.name)
     else:
-        _told.add(card.sha256)
+        _logged.add(card.sha256)
         logger.info("Loaded %r.", loaded)
     if path == FOLDER / EMBEDDED:
         logger.warning(WARNING, EMBEDDED)
@@ -137,16 +146,3 @@ def _find(model: str | Path | None, token: str | None) -> Path:
             "written 'hf://organisation/name'."
         )
     return path
-
-
-def _row(found: LocalModel, card: ModelCard) -> dict[str, object]:
-    return {
-        "source": found.source,
-        "tissue": card.tissue,
-        "licence": card.licence,
-        "genes": len(card.genes),
-        "encoder": card.encoder.name if card.encoder else None,
-        "encoder_licence": card.encoder.licence if card.encoder else None,
-        "tile_um": card.geometry.tile.tile_um if card.geometry else None,
-        "path": str(found.path),
-    }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepspot.models._network.losses import make_loss
+from deepspot.models._network.fit import make_loss
 
 MEAN, STD = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.5, 1.0, 2.0])
 NAMES = ["mse", "pearson", "poisson", "cosine", "mse_cosine"]

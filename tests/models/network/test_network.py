@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepspot.models._network.batches import BagDataset
 from deepspot.models._network.config import NetworkConfig
-from deepspot.models._network.infer import infer
-from deepspot.models._network.network import Network
+from deepspot.models._network.network import BagDataset, Network, infer
 
 CONTEXTS = [("spot",), ("spot", "subspots"), ("spot", "neighbors"), ("spot", "subspots", "neighbors")]
 
@@ -102,13 +100,13 @@ def test_collapse_of_rho_is_exact(bags, context, average):
 
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_inference_by_lookup_equals_the_batched_network(bags, context, monkeypatch):
-    monkeypatch.setattr("deepspot.models._network.infer.ROWS", 50)
+    monkeypatch.setattr("deepspot.models._network.network.ROWS", 50)
     network = build(n_phi=2, context=context)
     with torch.no_grad():
         expected = network(whole(bags, network)).numpy()
-    np.testing.assert_allclose(infer(network, bags, "cpu"), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer([network], bags, "cpu"), expected, rtol=1e-5, atol=1e-6)
     some = np.random.default_rng(0).permutation(len(bags))[:70]
-    np.testing.assert_allclose(infer(network, bags, "cpu", rows=some), expected[some], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(infer([network], bags, "cpu", rows=some), expected[some], rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only(bags):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from deepspot.models import DeepSpot, NetworkConfig
-from deepspot.models._network.infer import infer
-from deepspot.models._network.network import Network, Reduction
+from deepspot.models._network.network import Network, infer
+from deepspot.models._network.train_members import Reduction
 
 
 @pytest.mark.parametrize("config", [NetworkConfig(width=8), NetworkConfig(width=8, n_phi=3, phi_average="median")])
@@ -12,7 +12,7 @@ def test_the_network_that_takes_whole_embeddings_predicts_the_same(bags, config)
     small = Network(config, 5, 4).collapse().eval()
     whole = reduction.unfold(small)
     assert whole.phi[0].in_features == bags.dim
-    np.testing.assert_allclose(infer(whole, bags, "cpu"), infer(small, reduction.bags(bags), "cpu"), atol=1e-5)
+    np.testing.assert_allclose(infer([whole], bags, "cpu"), infer([small], reduction.bags(bags), "cpu"), atol=1e-5)
 
 
 def test_as_many_components_as_dimensions_lose_nothing(bags):

@@ -9,14 +9,13 @@ import numpy as np
 from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
 from deepspot.models._baselines import Ridge
-from deepspot.models._network.infer import infer_members
-from deepspot.models._network.train_members import Recipe, train_members
+from deepspot.models._network.fit import Recipe
+from deepspot.models._network.network import infer
+from deepspot.models._network.train_members import train_members
 
 from .folds import held_out, make_folds
 from .gate import Gate, judge
 from .reliability import Reliability, measure_reliability
-
-FOLDS = 5
 
 
 def assess(
@@ -31,31 +30,17 @@ def assess(
 ) -> tuple[Gate, Reliability, np.ndarray]:
     """Hold out patients (with one patient slides, with one slide parts of it) in turn, and judge what fits predict.
 
-    Parameters
-    ----------
-    bags, targets
-        Embeddings and log-expression (n, genes) of n spots.
-    recipe
-        How the network is trained.
-    rows, slides, patients
-        As in :meth:`deepspot.models.DeepSpot.fit`.
-    binding
-        Whether the verdict of the gate is obeyed; else the network predicts.
-
-    Returns
-    -------
-    What the gate found, how reliable genes are, and (n, genes) predictions by fits that had not seen the row's unit,
-    NaN for rows that were never held out and for genes that such a fit could not learn.
+    Returned are what the gate found, how reliable genes are, and (n, genes) predictions by fits that had not seen the
+    row's unit, NaN for rows that were never held out and for genes that such a fit could not learn.
     """
-    folds, truth = make_folds(rows, slides, patients, FOLDS, position=bags.position), targets.copy()
+    folds, truth = make_folds(rows, slides, patients, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
     for number, (learnt, held) in enumerate(folds.splits, start=1):
         state = None if recipe.checkpoint is None else recipe.checkpoint / f"assess_{number}"
-        members, scaler, _, _ = train_members(
-            bags, targets, replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, "),
-            rows=learnt, validation=held_out(learnt, patients, recipe.seed), slides=slides,
-        )  # fmt: skip
-        network[held] = scaler.restore(infer_members(members, bags, recipe.device, rows=held))
+        part = replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, ")
+        inner = held_out(learnt, patients, recipe.seed)
+        members, scaler, _, _ = train_members(bags, targets, part, rows=learnt, validation=inner, slides=slides)
+        network[held] = scaler.restore(infer(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
         linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags, rows=held)

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 N_FOLDS = 5
+HELD_OUT = 0.2
 Unit = Literal["patients", "slides", "blocks"]
 
 
@@ -29,6 +30,11 @@ class Folds:
     labels: np.ndarray
     splits: list[tuple[np.ndarray, np.ndarray]]
 
+    def by_unit(self) -> list[np.ndarray]:
+        """Held-out rows of every unit, in the order of their labels."""
+        held = np.concatenate([rows for _, rows in self.splits])
+        return [held[self.labels[held] == unit] for unit in np.unique(self.labels[held])]
+
 
 def make_folds(
     rows: np.ndarray,
@@ -38,19 +44,11 @@ def make_folds(
     *,
     position: np.ndarray | None = None,
 ) -> Folds:
-    """Fold the rows of a training set.
+    """Fold the rows of a training set, of which one may be there several times and stays on one side.
 
-    Parameters
-    ----------
-    rows
-        Rows to learn from; a row may be there several times, and stays on one side.
-    slides, patients
-        (n,) labels of all rows.
-    n_folds
-        At most so many; with as many units or fewer, each is held out once.
-    position
-        (n, 2) centres of all rows: a single slide is cut across its longer side. Without them runs of rows are held
-        out, which are neighbours only if the rows are in the order of the tissue.
+    With `n_folds` units or fewer, each is held out once. A single slide is cut across its longer side by the `position`
+    (n, 2) of its spots; without it runs of rows are held out, which are neighbors only if the rows are in the order of
+    the tissue.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -79,9 +77,6 @@ def _units(
     for number, part in enumerate(np.array_split(order, min(n_folds, len(once)))):
         blocks[part] = number
     return "blocks", blocks
-
-
-HELD_OUT = 0.2
 
 
 def which_rows(rows: np.ndarray | None, n: int) -> np.ndarray:

@@ -66,50 +66,36 @@ class Gate(BaseModel):
             "blend": f"a blend predicts ({self.weight:.0%} network), {doubt}",
             "ridge": "no gain, so ridge predicts alone",
         }[self.verdict]
+        what, gain, low, high = "blend", self.blend_gain, self.blend_low, self.blend_high
+        if self.verdict == "network" or not self.binding:
+            what, gain, low, high = "network", self.gain, self.low, self.high
         if not self.binding:
             used = "the network predicts, as its preset says"
-        blend = self.verdict != "network" and self.binding
-        gain, low, high = (
-            (self.blend_gain, self.blend_low, self.blend_high) if blend else (self.gain, self.low, self.high)
-        )
         return (
-            f"r {self.r_used:.3f} on {self.n} held-out {UNITS[self.unit]}; {'blend' if blend else 'network'} over "
-            f"tuned ridge {gain:+.3f} (90 % interval {low:+.3f} to {high:+.3f}): {used}"
+            f"r {self.r_used:.3f} on {self.n} held-out {UNITS[self.unit]}; {what} over tuned ridge {gain:+.3f} "
+            f"(90 % interval {low:+.3f} to {high:+.3f}): {used}"
         )
 
 
 def judge(
     network: np.ndarray, ridge: np.ndarray, targets: np.ndarray, *, folds: Folds, slides: np.ndarray, binding: bool
 ) -> Gate:
-    """Compare two out-of-fold predictions, and choose what shall predict.
+    """Compare two out-of-fold predictions of targets (n, genes), and choose what shall predict.
 
     The network predicts where it is better than its blend with ridge, and the lower 90 % bound of its gain over ridge
-    is above 0. Else the blend does, unless it gains nothing; then ridge.
-
-    Parameters
-    ----------
-    network, ridge
-        (n, genes) predictions by fits that did not see the row's unit, NaN for rows that were never held out.
-    targets
-        (n, genes) what was measured.
-    folds
-        Units.
-    slides
-        (n,) r is computed within slides: shifts between them are no skill.
-    binding
-        Whether the verdict is obeyed; else the network predicts.
+    is above 0. Else the blend does, unless it gains nothing; then ridge. If the verdict is not `binding`, the network
+    predicts whatever it is. r is computed within `slides`: shifts between them are no skill.
     """
-    held = np.concatenate([rows for _, rows in folds.splits])
-    units = [held[folds.labels[held] == unit] for unit in np.unique(folds.labels[held])]
-    r = {
-        name: np.array([
-            mean_r(share * network[rows] + (1 - share) * ridge[rows], targets[rows], slides[rows]) for rows in units
-        ])
-        for name, share in SHARES.items()
-    }  # fmt: skip
+    units = folds.by_unit()
+    r = {}
+    for name, share in SHARES.items():
+        mixed = share * network + (1 - share) * ridge
+        r[name] = np.array([mean_r(mixed[rows], targets[rows], slides[rows]) for rows in units])
     gain, low, high = interval(r["network"] - r["ridge"])
     blend_gain, blend_low, blend_high = interval(r["blend"] - r["ridge"])
-    verdict: Verdict = "network" if low > 0 and gain > blend_gain else "blend" if blend_gain > 0 else "ridge"
+    verdict: Verdict = "blend" if blend_gain > 0 else "ridge"
+    if low > 0 and gain > blend_gain:
+        verdict = "network"
     used = verdict if binding else "network"
     return Gate(
         unit=folds.unit,

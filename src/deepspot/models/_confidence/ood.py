@@ -54,36 +54,19 @@ class OODDetector:
         position: np.ndarray | None = None,
         seed: int = 0,
     ) -> Self:
-        """Learn what is familiar.
+        """Learn what is familiar from the spot tiles (n, d) of the `rows`, each of which counts once.
 
-        Parameters
-        ----------
-        spot
-            (n, d) embeddings of the spot tiles.
-        rows
-            Spots to learn from; one that is there several times counts once.
-        slides, patients
-            (n,) labels. The threshold comes from spots of patients that were left out of the core, the median over
-            patients; with fewer than three patients of slides; with one slide of each, of parts of the slides.
-        position
-            (n, 2) centres of the spots.
-        seed
-            Seed of the draw.
-
-        Raises
-        ------
-        ValueError
-            If fewer than two spots are given.
+        The threshold comes from spots of patients that were left out of the core, the median over patients; with fewer
+        than three patients of slides; with one slide of each, of parts of the slides. The `seed` is that of the draw.
         """
         once = np.unique(rows)
         reached = []
         for folds in _folds(once, slides, patients, position):
-            for _, held in folds.splits:
-                learnt = np.setdiff1d(once, held)
+            for learnt, held in folds.splits:
                 distance, units = _distance(_core(spot[learnt], seed), spot[held]), folds.labels[held]
                 reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
         threshold = max(float(np.median(reached)), LEAST)
-        return cls(_core(spot[np.unique(rows)], seed), np.array([threshold], dtype=np.float32))
+        return cls(_core(spot[once], seed), np.array([threshold], dtype=np.float32))
 
     @classmethod
     def unknown(cls, dim: int) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from deepspot._core.validate import check_same_length
@@ -54,33 +55,20 @@ class Reliability(BaseModel):
 
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
-    """Judge out-of-fold predictions gene by gene.
-
-    Parameters
-    ----------
-    predicted
-        (n, genes) expression, for every row by a fit that did not see its unit.
-    targets
-        (n, genes) what was measured.
-    folds, slides
-        Units, and (n,) slides: r is computed within them.
-    """
-    held = np.concatenate([rows for _, rows in folds.splits])
-    names = np.unique(folds.labels[held])
-    by_unit = np.stack([_by_gene(predicted, targets, held[folds.labels[held] == name], slides) for name in names])
-    spread = np.array([_spread(r[np.isfinite(r)]) for r in by_unit.T])
+    """Judge out-of-fold predictions (n, genes) gene by gene; r is computed within the `slides` (n,)."""
+    units = folds.by_unit()
+    by_unit = np.stack([_by_gene(predicted, targets, rows, slides) for rows in units])
+    r, low, high = np.array([_spread(r[np.isfinite(r)]) for r in by_unit.T]).T
     half_width, reason = None, f"{folds.unit} of one patient were held out, and intervals are calibrated over patients"
     if folds.unit == "patients":
-        half_width, reason = calibrate(np.abs(predicted[held] - targets[held]), folds.labels[held], level=LEVEL)
-    r, low, high = (
-        [None if np.isnan(value) else round(float(value), DIGITS) for value in column] for column in spread.T
-    )
+        held = np.concatenate(units)
+        half_width, reason = calibrate(predicted[held] - targets[held], folds.labels[held], level=LEVEL)
     return Reliability(
         unit=folds.unit,
-        n=len(names),
-        r=r,
-        r_low=low,
-        r_high=high,
+        n=len(units),
+        r=_listed(r),
+        r_low=_listed(low),
+        r_high=_listed(high),
         half_width=None if half_width is None else _listed(half_width),
         why_no_interval=reason,
     )
@@ -93,16 +81,12 @@ def _by_gene(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slide
         these = rows[slides[rows] == slide]
         r = np.nan_to_num(pearson(predicted[these], targets[these]))
         parts.append(np.where(varies(targets[these]), r, np.nan))
-    known = np.isfinite(parts)
-    total = np.where(known, parts, 0).sum(axis=0)
-    return np.divide(total, known.sum(axis=0), out=np.full(total.shape, np.nan), where=known.any(axis=0))
+    return pd.DataFrame(parts).mean().to_numpy()
 
 
-def _spread(r: np.ndarray) -> tuple[float, float, float]:
-    if len(r) < 2:
-        return (float(r[0]) if len(r) else np.nan), np.nan, np.nan
-    mean, low, high = np.clip(interval(r), -1, 1)
-    return mean, low, high
+def _spread(r: np.ndarray) -> np.ndarray:
+    """Mean and 90 % interval of the r of one gene in several units, as far as they can be known."""
+    return np.clip(interval(r), -1, 1) if len(r) > 1 else np.array([*r, np.nan, np.nan, np.nan][:3])
 
 
 def _listed(values: np.ndarray) -> list[float | None]:
@@ -131,24 +115,9 @@ def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8
     patients. That holds for a fixed predictor; out-of-fold errors come from several that learnt from fewer patients
     than the final one, which as a rule makes intervals slightly too wide.
 
-    Parameters
-    ----------
-    residuals
-        (n, genes) predicted minus measured log-expression of spots whose patient was held out; NaN where unknown.
-    patients
-        (n,) patient of every spot.
-    level
-        Wanted coverage.
-
-    Returns
-    -------
-    Half-width (genes,) in float32, NaN for a gene that too few patients measured, and ``""``. With too few patients
-    for any interval None, and a sentence that says so.
-
-    Raises
-    ------
-    ValueError
-        If `level` is not between 0 and 1, or the arrays do not fit together.
+    `residuals` (n, genes) are predicted minus measured log-expression of spots whose patient was held out, NaN where
+    unknown. Returned are half-widths (genes,) in float32, NaN for a gene that too few patients measured, and ``""``;
+    with too few patients for any interval None, and a sentence that says so.
 
     References
     ----------

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,130 +15,156 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Sampler, Subset
 
+from deepspot._core.device import choose_device
+from deepspot._core.logging import bar
 from deepspot._stats.metrics import pearson
 
-from .batches import BagDataset, keep
-from .config import TrainingConfig
-from .losses import make_loss
-from .network import Network
+from .config import Loss, NetworkConfig, TrainingConfig
+from .network import BagDataset, Network
 from .scaler import Scaler
 
-DONE = "done.pt"
+SEARCH, DONE = "search", "done.pt"
+# Training loss by epoch of a network, and one minus the mean r over genes on held-out slides.
+History = dict[str, list[float]]
+LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass
-class History:
-    """Per epoch of one network: training loss, and one minus the mean r over genes on held-out slides."""
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are trained: the settings of :class:`deepspot.models.DeepSpot`, and where the state is kept.
 
-    train: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
+    `stage` is what the progress bar says before the name of a network.
+    """
+
+    network: NetworkConfig
+    training: TrainingConfig
+    seed: int
+    device: str | None
+    checkpoint: Path | None
+    trainer_kwargs: dict[str, Any] | None
+    stage: str = ""
 
 
 def fit_network(
-    make: Callable[[], Network],
-    train: BagDataset,
-    validation: BagDataset | None,
+    number: int,
+    recipe: Recipe,
     scaler: Scaler,
-    *,
-    config: TrainingConfig,
     epochs: int,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-    on_epoch: Callable[[], Any] = lambda: None,
-    trainer_kwargs: dict[str, Any] | None = None,
-) -> tuple[Network, History]:
-    """Train one network.
+    data: BagDataset,
+    rows: np.ndarray,
+    held_out: np.ndarray | None = None,
+) -> tuple[str, Network, History]:
+    """Train one network of an ensemble on the `rows` of the data. Return its name, and it in evaluation mode.
 
-    Parameters
-    ----------
-    make
-        Builds the network; called after seeding.
-    train, validation
-        Standardised data. With `validation`, training stops when its r no longer rises.
-    scaler
-        What they were standardised with.
-    config
-        Loss, optimiser, batch size, patience.
-    epochs
-        Number of passes, or their limit.
-    seed
-        Seeds weights, order and dropout, each epoch and step on its own: a resumed run equals one that never stopped.
-    device
-        Where to compute.
-    checkpoint
-        Folder to keep the state after every epoch in, and to resume from. A network that is complete is taken from it.
-    on_epoch
-        Called after every epoch.
-    trainer_kwargs
-        Further arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``.
-
-    Returns
-    -------
-    The network in evaluation mode, and its losses.
+    Number 0 is the search for the number of epochs: its training stops when the r of the rows `held_out` no longer
+    rises. A complete network is taken from its checkpoint, and an unfinished one goes on from there.
     """
-    done = None if checkpoint is None else checkpoint / DONE
-    if done is not None and done.exists():
-        state = torch.load(done, weights_only=True)
-        network = make()
+    config, device, name = recipe.training, choose_device(recipe.device), f"member_{number}" if number else SEARCH
+    folder = None if recipe.checkpoint is None else recipe.checkpoint / f"{name}_{epochs}"
+    # Seeds that follow one another would share members between neighboring seeds.
+    seed = int(np.random.SeedSequence([recipe.seed, number]).generate_state(1)[0])
+    dim = data.spot.shape[1]
+    if folder is not None and (folder / DONE).exists():
+        state = torch.load(folder / DONE, weights_only=True)
+        network = Network(recipe.network, dim, len(scaler.mean))
         network.load_state_dict(state["network"])
-        return network.eval(), History(**state["history"])
-    options = dict(trainer_kwargs or {})
-    _check_options(options)
-    with _quiet(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        task = _Task(make(), scaler, config, seed, on_epoch)
-        callbacks: list[Callback] = list(options.pop("callbacks", []))
-        if validation is not None:
-            callbacks.append(EarlyStopping("validation", patience=config.patience))
-        if checkpoint is not None:
-            callbacks.append(ModelCheckpoint(checkpoint, filename="last", enable_version_counter=False))
-        trainer = lightning.Trainer(
-            **{
-                "max_epochs": epochs,
-                "accelerator": "gpu" if device.type == "cuda" else device.type,
-                "devices": [device.index or 0] if device.type == "cuda" else 1,
-                "logger": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "enable_checkpointing": checkpoint is not None,
-                "num_sanity_val_steps": 0,
-                "callbacks": callbacks,
-                **options,
-            }
-        )
-        unfinished = None if checkpoint is None else checkpoint / "last.ckpt"
-        trainer.fit(
-            task,
-            _loader(train, config.batch_size, _Shuffle(len(train), seed)),
-            None if validation is None else _loader(validation, 4 * config.batch_size),
-            ckpt_path=unfinished if unfinished is not None and unfinished.exists() else None,
-            weights_only=True,
-        )
-    network = task.network.cpu().eval()
-    if done is not None and trainer.is_global_zero:
-        torch.save({"network": network.state_dict(), "history": vars(task.history)}, done)
-    return network, task.history
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    ours = sorted({"max_epochs", "enable_checkpointing", "logger"} & options.keys())
-    if ours:
+        return name, network.eval(), state["history"]
+    options: dict[str, Any] = dict(recipe.trainer_kwargs or {})
+    if ours := sorted({"max_epochs", "enable_checkpointing", "logger"} & options.keys()):
         raise ValueError(
             f"`trainer_kwargs` must not set {ours}: the number of epochs is `training={{'epochs': ...}}`, and "
             "checkpoints are kept with `checkpoint_dir=`."
         )
+    callbacks: list[Callback] = list(options.pop("callbacks", []))
+    if held_out is not None:
+        callbacks.append(EarlyStopping("validation", patience=config.patience))
+    if folder is not None:
+        callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
+    options = {  # what is asked for comes last, and wins
+        "max_epochs": epochs,
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": [device.index or 0] if device.type == "cuda" else 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": folder is not None,
+        "num_sanity_val_steps": 0,
+        "callbacks": callbacks,
+        **options,
+    }
+    unfinished = None if folder is None else folder / "last.ckpt"
+    progress = bar(f"Training {recipe.stage}{name}", total=epochs, unit="epoch")
+    with progress, _quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        task = _Task(Network(recipe.network, dim, len(scaler.mean)), scaler, config, seed, progress.update)
+        trainer = lightning.Trainer(**options)
+        trainer.fit(
+            task,
+            _loader(data, rows, config.batch_size, _Shuffle(len(rows), seed)),
+            None if held_out is None else _loader(data, held_out, 4 * config.batch_size),
+            ckpt_path=unfinished if unfinished is not None and unfinished.exists() else None,
+            weights_only=True,
+        )
+    network = task.network.cpu().eval()
+    if folder is not None and trainer.is_global_zero:
+        torch.save({"network": network.state_dict(), "history": task.history}, folder / DONE)
+    return name, network, task.history
+
+
+def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
+    """Return a function of standardized prediction, standardized target and mask (1 where measured), all (n, genes).
+
+    Genes that a slide did not measure do not count. `mean` and `std` (genes,) lead back to expression.
+    """
+
+    def average(values: Tensor, mask: Tensor) -> Tensor:
+        return (values * mask).sum() / mask.sum().clamp(min=1)
+
+    def centered(values: Tensor, mask: Tensor) -> Tensor:
+        return values - (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    def mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return average((prediction - target).square(), mask)
+
+    def cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        # Between predicted and measured genes of a spot.
+        return 1 - F.cosine_similarity(prediction * mask, target * mask, dim=1).mean()
+
+    def correlation(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        # Across the genes of a spot, as in the published code.
+        return cosine(centered(prediction, mask), centered(target, mask), mask)
+
+    def poisson(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        # A sharp softplus keeps rates positive and leaves values above 0.1 as they are.
+        rate = F.softplus(prediction * std + mean, beta=20)
+        expression = (target * std + mean).clamp(min=0)
+        return average(F.poisson_nll_loss(rate, expression, log_input=False, reduction="none"), mask)
+
+    def mse_cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return mse(prediction, target, mask) + cosine(prediction, target, mask)
+
+    choices: dict[Loss, LossFunction] = {
+        "mse": mse,
+        "pearson": correlation,
+        "cosine": cosine,
+        "poisson": poisson,
+        "mse_cosine": mse_cosine,
+    }
+    return choices[name]
 
 
 class _Task(lightning.LightningModule):
+    """One network and its loss, for Lightning's Trainer; calls `on_epoch` after every epoch."""
+
     def __init__(
         self, network: Network, scaler: Scaler, config: TrainingConfig, seed: int, on_epoch: Callable[[], Any]
     ) -> None:
         super().__init__()
         self.network, self.scaler, self.config, self.seed, self.on_epoch = network, scaler, config, seed, on_epoch
-        self.history = History()
+        self.history: History = {"train": [], "validation": []}
         self.held_out: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_fit_start(self) -> None:
@@ -165,16 +191,16 @@ class _Task(lightning.LightningModule):
         self.log("validation", float(1 - defined.mean()) if len(defined) else 1.0, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
-        for name, values in vars(self.history).items():
+        for name, values in self.history.items():
             if name in self.trainer.callback_metrics:
                 values.append(float(self.trainer.callback_metrics[name]))
         self.on_epoch()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = vars(self.history)
+        checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = History(**checkpoint["history"])
+        self.history = checkpoint["history"]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         kind = torch.optim.AdamW if self.config.optimizer == "adamw" else torch.optim.Adam
@@ -182,7 +208,7 @@ class _Task(lightning.LightningModule):
 
 
 class _Shuffle(Sampler[int]):
-    """Order of the spots, drawn anew for every epoch from seed and epoch alone."""
+    """Order of the spots, drawn anew for every epoch from seed and epoch alone; Lightning sets the epoch."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed, self.epoch = n, seed, 0
@@ -198,22 +224,23 @@ class _Shuffle(Sampler[int]):
         return iter(torch.randperm(self.n, generator=generator).tolist())
 
 
-def _loader(data: BagDataset, batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader:
-    # Batches are gathered by one tensor operation: worker processes would only copy them.
-    return DataLoader(data, batch_size=batch_size, sampler=sampler, collate_fn=keep)
+def _loader(data: BagDataset, rows: np.ndarray, batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader:
+    # Batches are complete and gathered by one tensor operation: worker processes would only copy them.
+    part = Subset(data, rows.tolist())
+    return DataLoader(part, batch_size=batch_size, sampler=sampler, collate_fn=lambda batch: batch)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Lightning's advice on loaders and hardware, which a user of this package can do nothing about."""
-    chatty = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    before = [logger.level for logger in chatty]
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    before = [logger.level for logger in loggers]
     try:
-        for logger in chatty:
+        for logger in loggers:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning|torch")
             yield
     finally:
-        for logger, level in zip(chatty, before, strict=True):
+        for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

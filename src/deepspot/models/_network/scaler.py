@@ -28,10 +28,6 @@ class Scaler:
         std = np.sqrt((np.where(known, values - mean, 0) ** 2).sum(axis=0) / count)
         return cls(mean.astype(np.float32), np.where(std > 0, std, 1).astype(np.float32))
 
-    def centered(self) -> Scaler:
-        """The scale that takes off the mean and leaves the spread of every gene as it is."""
-        return Scaler(self.mean, np.ones_like(self.std))
-
     def standardize(self, expression: np.ndarray) -> np.ndarray:
         """Expression to standard scores."""
         return ((expression - self.mean) / self.std).astype(np.float32)
