@@ -14,6 +14,13 @@ def key_in(key: str, available: Iterable[str], where: str) -> str:
     return key
 
 
+def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: str) -> list[str]:
+    """Return the names that were asked for, each once, if all are available; all of them by default."""
+    names = list(available)
+    wanted = names if keys is None else [keys] if isinstance(keys, str) else [str(key) for key in keys]
+    return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
+
+
 def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
     """Return `key`, or the only candidate when no key is given."""
     names = list(available)
