@@ -40,11 +40,11 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
     if not wanted:
         raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
-    names = list(dict.fromkeys(known))
-    unknown = [name for name in wanted if name not in set(names)]
+    names = dict.fromkeys(known)
+    unknown = [name for name in wanted if name not in names]
     if unknown:
-        near = get_close_matches(str(unknown[0]), names, n=5, cutoff=0.5)
-        hint = f"Similar names: {near}." if near else f"Its genes look like {names[:5]}."
+        near = get_close_matches(str(unknown[0]), list(names), n=5, cutoff=0.5)
+        hint = f"Similar names: {near}." if near else f"Its genes look like {list(names)[:5]}."
         raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
     return wanted
 

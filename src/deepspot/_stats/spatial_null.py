@@ -1,7 +1,7 @@
 """Spatial null model by Moran spectral randomization: genes as smooth over the tissue as these, but placed elsewhere.
 
-A gene is written in the eigenvectors of the graph of neighboring spots, and blocks of eigenvectors of similar wavelength
-(2, 4, 8, … of them) are rotated at random within themselves. So patches keep their sizes but lie elsewhere.
+A gene is written in the eigenvectors of the graph of neighboring spots, and blocks of eigenvectors of similar
+wavelength (2, 4, 8, … of them) are rotated at random within themselves. So patches keep their sizes but lie elsewhere.
 Wagner and Dray, Methods in Ecology and Evolution 2015.
 """
 

@@ -11,7 +11,7 @@ from ._patients.agreement import BulkAgreement
 from ._patients.bulk_agreement import bulk_agreement
 from ._patients.classify import classify
 from ._patients.pseudobulk import pseudobulk
-from ._patients.results import Classification, Survival
+from ._patients.resampling import Classification, Survival
 from ._patients.survival import survival
 from ._predict.predict import predict
 from ._train.train import train

@@ -46,7 +46,7 @@ def run_slide(job: Job, model: DeepSpot) -> Outcome:
 def _run(job: Job, model: DeepSpot, folder: Folder, attempt: Path, start: float) -> Outcome:
     from deepspot.io import slide
     from deepspot.pp import spots
-    from deepspot.tl._patients.profile import profile
+    from deepspot.tl._patients.pseudobulk import profile
     from deepspot.tl._predict.predict import predict
 
     recipe, store = job.recipe, attempt / "slide.zarr"
