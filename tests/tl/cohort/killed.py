@@ -26,6 +26,7 @@ import deepspot as ds
 from deepspot._features.cache import EmbeddingCache
 from deepspot._sdata import zarr_store
 from deepspot.tl._cohort.folder import Folder
+from deepspot.tl._predict import stream
 
 
 def die(*_, **__):
@@ -76,7 +77,7 @@ def arm(phase):
     if phase == "predicting":
         ds.models.DeepSpot.predict = then_die(ds.models.DeepSpot.predict)
     if phase == "writing":
-        zarr_store.write_table_in_blocks = then_die(zarr_store.write_table_in_blocks)
+        stream.write_table_in_blocks = then_die(stream.write_table_in_blocks)
     if phase == "completing":
         zarr_store.complete = then_die(zarr_store.complete)
     if phase == "placed":

@@ -6,7 +6,7 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot.tl._cohort.folder import Folder
-from deepspot.tl._cohort.job import one_line
+from deepspot.tl._cohort.slide import one_line
 
 
 def test_small_cohort(run, manifest, model, tmp_path, log):
@@ -110,13 +110,13 @@ def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_pa
             raise OSError(28, "No space left on device")
         real(sdata, *args, out=out, **kwargs)
 
-    monkeypatch.setattr(ds.tl, "predict", predict)
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
     runs = run()
     assert runs["status"].tolist() == ["failed", "done"]
     assert runs.loc["P1_S1", "error"] == "OSError: [Errno 28] No space left on device"
     assert list((tmp_path / "out" / ".work").iterdir()) == []
     # It is tried again at the next start, alone.
-    monkeypatch.setattr(ds.tl, "predict", real)
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", real)
     before = (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns
     assert run()["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns == before
@@ -145,7 +145,7 @@ def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
     def predict(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ds.tl, "predict", predict)
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
     runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
     assert runs["status"].tolist() == ["done", "failed"]
 
