@@ -182,7 +182,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _cohort(arguments: argparse.Namespace) -> int:
     from . import tl
-    from .tl._cohort.dask_cluster import local_workers
+    from .tl._cohort.dask_runner import local_workers
 
     with local_workers(arguments.workers) as workers:
         runs = tl.cohort(

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
+from deepspot._spatial.transforms import microns_per_pixel
 from deepspot.pl._map.values import predicted_values
 
 GENES = ["A", "B"]
@@ -15,7 +16,7 @@ def add_parts(sdata, name, offsets, side):
 
     spots = sdata.shapes["spots"]
     xy = np.column_stack([spots.geometry.x, spots.geometry.y])
-    mpp = ds._coords.microns_per_pixel(sdata, "P1_S1_image")
+    mpp = microns_per_pixel(sdata, "P1_S1_image")
     centers = (xy[:, None] + np.asarray(offsets) * side / mpp).reshape(-1, 2)
     systems = dict(get_transformation(spots, get_all=True))
     parts = ShapesModel.parse(centers, geometry=0, radius=side / mpp / 2, transformations=systems)

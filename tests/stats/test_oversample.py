@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 
 from deepspot._stats import aestetik
-from deepspot._stats.oversample import cluster, components, equalise
+from deepspot._stats.oversample import cluster, components, equalize
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_planted_tissues_are_found_and_repeated(planted):
 def test_small_slides(planted, n):
     labels = cluster(planted[0][:n])
     assert labels.shape == (n,)
-    assert len(equalise(labels)) >= n
+    assert len(equalize(labels)) >= n
 
 
 def test_a_slide_with_one_gene_and_an_empty_spot():
@@ -101,20 +101,20 @@ def test_missing_packages_name_their_extra(planted, monkeypatch, package, method
 
 @quickly(max_examples=100, deadline=None)
 @given(labels=st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=50), seed=st.integers(0, 99))
-def test_equalise(labels, seed):
+def test_equalize(labels, seed):
     labels = np.array(labels)
-    rows = equalise(labels, seed)
+    rows = equalize(labels, seed)
     np.testing.assert_array_equal(rows[: len(labels)], np.arange(len(labels)))  # no original is lost
     _, before = np.unique(labels, return_counts=True)
     _, after = np.unique(labels[rows], return_counts=True)
     assert (after == before.max()).all()
     largest = labels == np.unique(labels)[before.argmax()]
     assert len(rows[largest[rows]]) == largest.sum()  # the largest cluster is not drawn again
-    np.testing.assert_array_equal(equalise(labels, seed), rows)
+    np.testing.assert_array_equal(equalize(labels, seed), rows)
 
 
 def test_draws_are_of_all_members_and_seeded():
     labels = np.repeat([0, 1], [400, 20])
-    rows = equalise(labels, 0)
+    rows = equalize(labels, 0)
     assert set(rows[420:]) == set(range(400, 420))
-    assert not np.array_equal(rows, equalise(labels, 1))
+    assert not np.array_equal(rows, equalize(labels, 1))

@@ -14,6 +14,13 @@ def key_in(key: str, available: Iterable[str], where: str) -> str:
     return key
 
 
+def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: str) -> list[str]:
+    """Return the names that were asked for, each once, if all are available; all of them by default."""
+    names = list(available)
+    wanted = names if keys is None else [keys] if isinstance(keys, str) else [str(key) for key in keys]
+    return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
+
+
 def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
     """Return `key`, or the only candidate when no key is given."""
     names = list(available)
@@ -33,11 +40,11 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
     if not wanted:
         raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
-    names = list(dict.fromkeys(known))
-    unknown = [name for name in wanted if name not in set(names)]
+    names = dict.fromkeys(known)
+    unknown = [name for name in wanted if name not in names]
     if unknown:
-        near = get_close_matches(str(unknown[0]), names, n=5, cutoff=0.5)
-        hint = f"Similar names: {near}." if near else f"Its genes look like {names[:5]}."
+        near = get_close_matches(str(unknown[0]), list(names), n=5, cutoff=0.5)
+        hint = f"Similar names: {near}." if near else f"Its genes look like {list(names)[:5]}."
         raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
     return wanted
 

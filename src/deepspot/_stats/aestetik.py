@@ -23,26 +23,7 @@ LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.ndarray:
-    """Joint latent (n, 16) of transcriptome and space: window 3, no weight on morphology.
-
-    Parameters
-    ----------
-    components
-        (n, k) principal components of expression.
-    array
-        (n, 2) row and column in the spot array.
-    seed
-        Same seed, same latent on the same machine.
-
-    Raises
-    ------
-    ImportError
-        If AESTETIK is not installed.
-
-    References
-    ----------
-    DeepSpot, section 4.2 (oversampling); the package `aestetik`.
-    """
+    """Joint latent (n, 16) of components of expression (n, k) and array positions (n, 2): no weight on morphology."""
     from anndata import AnnData
 
     with _contained():
@@ -77,9 +58,13 @@ def _contained() -> Iterator[None]:
         for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         with (
-            tempfile.TemporaryDirectory() as scratch, chdir(scratch), warnings.catch_warnings(action="ignore"),
-            torch.random.fork_rng(), cudnn.flags(**flags), redirect_stdout(io.StringIO()),
-        ):  # fmt: skip
+            tempfile.TemporaryDirectory() as scratch,
+            chdir(scratch),
+            warnings.catch_warnings(action="ignore"),
+            torch.random.fork_rng(),
+            cudnn.flags(**flags),
+            redirect_stdout(io.StringIO()),
+        ):
             yield
     finally:
         for name, level in levels.items():

@@ -28,15 +28,9 @@ def residuals(slides: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tu
 
     The level is Σk / Σμ before that. It is above 1, as the exponential of a mean of logarithms lies below the mean.
 
-    Parameters
-    ----------
-    slides
-        For each slide counts (n, genes), exposure (n,) and predicted rate (n, genes) in counts per 10,000, by a fit
-        that had not seen the slide; NaN where there is no prediction or measurement.
-
-    Returns
-    -------
-    Dispersion, at least 0, and level, both (genes,) float64; NaN for a gene that no slide shows.
+    Each slide is counts (n, genes), exposure (n,) and predicted rate (n, genes) in counts per 10,000, by a fit that had
+    not seen it; NaN where there is no prediction or measurement. Dispersion is at least 0, both are (genes,) float64,
+    and NaN for a gene that no slide shows.
     """
     excess, square, seen, hoped = 0.0, 0.0, 0.0, 0.0
     for counts, exposure, rate in slides:
@@ -57,12 +51,8 @@ def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) 
     Stain, tissue and protocol shift whole genes, and a slide's total tells such a shift even where its spots are
     shallow. What is expected may also be too low throughout: a model that learnt means of logarithms predicts lower
     rates than counts have. The shifts of all genes have a Gamma distribution with mean 1, whose variance is taken from
-    these very totals, so that a gene is shrunk only as far as its own total is too small to tell.
-
-    Parameters
-    ----------
-    counts, exposure, expected
-        As in :func:`posterior`.
+    these very totals, so that a gene is shrunk only as far as its own total is too small to tell. Arguments are those
+    of `posterior`.
     """
     measured, total = counts.sum(axis=0, dtype=float), (expected * exposure[:, None]).sum(axis=0, dtype=float)
     spread = _ratio(((measured - total) ** 2 - total).sum(), (total**2).sum(), 0.0)
@@ -73,22 +63,11 @@ def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) 
 def posterior(
     counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray, spread: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the true rate, given counts and an expectation, and the share of the measurement in it.
+    """Mean of the true rate (n, genes), given counts and an expectation, and the weight (n, genes) of the measurement.
 
-    Parameters
-    ----------
-    counts
-        (n, genes).
-    exposure
-        (n,) depth of the spots in units of 10,000 counts; a spot without any gets what is expected.
-    expected
-        (n, genes) expected counts per 10,000.
-    spread
-        (genes,) dispersion of the genes.
-
-    Returns
-    -------
-    Rates and weights, both (n, genes): ``weight * measured + (1 - weight) * expected``.
+    Counts are (n, genes), `exposure` (n,) is in units of 10,000 counts, `expected` (n, genes) counts per 10,000, and
+    `spread` (genes,) the dispersion. A spot without any exposure gets what is expected. The rate is
+    ``weight * measured + (1 - weight) * expected``.
     """
     believed = np.maximum(expected, LOWEST * expected.mean(axis=0))
     odds = believed * exposure[:, None] * np.maximum(spread, LEAST)

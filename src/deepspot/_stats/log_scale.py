@@ -17,32 +17,13 @@ NEXT = "Call `sc.pp.normalize_total(table, target_sum=1e4)` and `sc.pp.log1p(tab
 
 
 def log_expression(table: AnnData, table_key: str, layer: str | None, transform: str | None) -> tuple[Any, np.ndarray]:
-    """Expression of a table, which is not changed.
+    """Matrix (n, known genes), a copy, and whether a gene is known (genes,).
 
-    Parameters
-    ----------
-    table
-        The table.
-    table_key
-        Its name, for messages.
-    layer
-        Layer, by default `X`.
-    transform
-        ``"paper"``: negative values become 0, then 1 is added. None: as it is.
-
-    Returns
-    -------
-    Matrix (n, known genes), a copy, and whether a gene is known (genes,): those with missing values are left out, such
-    as the genes of a corrected table that the model lacks.
-
-    Raises
-    ------
-    KeyError
-        If there is no such layer.
-    ValueError
-        If the values are not on the log scale, nothing is known, gene names repeat, or `transform` has no such option.
+    Genes with missing values are left out, such as those of a corrected table that the model lacks. ``"paper"`` sets
+    negative values to 0 and adds 1.
     """
-    check_transform(transform)
+    if transform not in (None, PAPER):
+        raise ValueError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
     where = f"X of table {table_key!r}"
     if layer is not None:
         where = f"Layer {key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
@@ -66,25 +47,10 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
     return (np.maximum(X, 0) + 1 if transform == PAPER else X), known
 
 
-def check_transform(transform: str | None) -> None:
-    """Raise unless there is such a transform."""
-    if transform not in (None, PAPER):
-        raise ValueError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
-
-
 def check_log_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
-    """Raise unless values are on the log scale, as far as can be known.
+    """Raise unless all values, or some rows, are on the log scale, as far as can be known.
 
-    Parameters
-    ----------
-    X
-        All values, or some rows: a numpy or sparse array.
-    where
-        What they are, for messages.
-    said
-        Whether the table says that it is on the log scale.
-    other
-        Another way out, for the message about raw counts.
+    `said` tells whether the table says so, and `other` is another remedy for the message about raw counts.
     """
     if look_like_counts(X):
         raise ValueError(

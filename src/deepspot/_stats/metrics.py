@@ -54,23 +54,12 @@ def rmse(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
-    """Lee's L (genes,): correlation of the two after each has been averaged over a spot and its neighbours.
+    """Lee's L (genes,): correlation of the two after each has been averaged over a spot and its neighbors.
 
-    Both are centred and averaged with weights that sum to 1 for every spot, and the sum of products is divided by the
+    Both are centered and averaged with weights that sum to 1 for every spot, and the sum of products is divided by the
     standard deviations *before* averaging. So L is high only where the two agree and both form patterns wider than a
-    spot; without any neighbour it is Pearson's r. NaN where a gene does not vary or is unknown in any spot.
-
-    Parameters
-    ----------
-    predicted, measured
-        (n, genes).
-    neighbors
-        (n, n) which spots are neighbours, without a diagonal.
-
-    References
-    ----------
-    Lee, "Developing a bivariate spatial association measure: an integration of Pearson's r and Moran's I", Journal of
-    Geographical Systems 2001.
+    spot; without any neighbor it is Pearson's r. NaN where a gene does not vary or is unknown in any spot. `neighbors`
+    is (n, n) without a diagonal. Lee, Journal of Geographical Systems 2001.
     """
     weights = csr_matrix(neighbors, dtype=np.float64) + identity(neighbors.shape[0], format="csr")
     weights = weights.multiply(1 / np.asarray(weights.sum(axis=1))).tocsr()

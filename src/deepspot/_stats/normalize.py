@@ -27,15 +27,7 @@ def check_counts(X: Any, where: str) -> csr_matrix:
 
 
 def normalize(counts: csr_matrix, depth: np.ndarray | None = None) -> csr_matrix:
-    """Log1p of counts per 10,000 (section 4.1).
-
-    Parameters
-    ----------
-    counts
-        (n, genes).
-    depth
-        (n,) total counts to divide by; by default the sum over these genes. An empty spot stays empty.
-    """
+    """Log1p of counts (n, genes) per 10,000 of `depth` (n,), by default their sum; an empty spot stays empty."""
     total = np.asarray(counts.sum(axis=1)).ravel() if depth is None else depth
     factor = np.divide(TARGET_SUM, total, out=np.zeros(len(total)), where=total > 0)
     scaled = counts.astype(np.float64).multiply(factor[:, None]).tocsr()
@@ -43,17 +35,7 @@ def normalize(counts: csr_matrix, depth: np.ndarray | None = None) -> csr_matrix
 
 
 def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int) -> list[str]:
-    """Most variable genes by Seurat v3 on raw counts, batch by slide (section 4.1), best first.
-
-    Parameters
-    ----------
-    counts
-        Raw counts (spots, genes) of every slide, with the same genes.
-    genes
-        Their names.
-    n_top
-        How many to choose.
-    """
+    """Most variable genes by Seurat v3, best first, from raw counts (spots, genes) of every slide."""
     import scanpy as sc
     from anndata import AnnData, concat
 

@@ -38,34 +38,11 @@ def cluster(
     array: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Cluster the spots of one slide by Leiden at resolution 1.
+    """Number (n,) of the cluster of every spot of one slide, by Leiden at resolution 1, from raw counts (n, genes).
 
-    Parameters
-    ----------
-    counts
-        (n, genes) raw counts.
-    method
-        ``"leiden"``: on 50 principal components of the 2,000 most variable genes, as the published code falls back
-        to. ``"aestetik"``: on the joint latent of transcriptome and space that AESTETIK learns from these components.
-    array
-        (n, 2) row and column in the spot array, needed by ``"aestetik"``.
-    seed
-        Seed of all that is random.
-
-    Returns
-    -------
-    Number of the cluster of every spot (n,). Fewer than three spots are one cluster.
-
-    Raises
-    ------
-    ImportError
-        If a package of the extra is missing.
-    ValueError
-        If the method is unknown, or AESTETIK lacks array positions.
-
-    References
-    ----------
-    DeepSpot, section 4.2 (oversampling).
+    ``"leiden"`` works on 50 principal components of the 2,000 most variable genes, as the published code falls back to;
+    ``"aestetik"`` on the joint latent of transcriptome and space that AESTETIK learns from these components, for which
+    it needs the array positions (n, 2). Fewer than three spots are one cluster.
     """
     if method not in ("leiden", "aestetik"):
         raise ValueError(f"`method` must be 'leiden' or 'aestetik', got {method!r}.")
@@ -86,19 +63,10 @@ def cluster(
     return leiden(latent, seed)
 
 
-def equalise(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+def equalize(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """Rows that hold every spot once, and more of the small clusters until all are as large as the largest.
 
-    Parameters
-    ----------
-    labels
-        (n,) cluster of every spot.
-    seed
-        Seed of the draw, which is with replacement.
-
-    Returns
-    -------
-    Rows: first all n in their order, then the draws.
+    First come all n rows in their order, then the draws, which are with replacement.
     """
     rng = np.random.default_rng(seed)
     _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -121,7 +89,7 @@ def components(counts: csr_matrix, seed: int) -> np.ndarray:
 
 
 def leiden(latent: np.ndarray, seed: int) -> np.ndarray:
-    """Clusters (n,) of a latent, by Leiden at resolution 1 on its nearest neighbours."""
+    """Clusters (n,) of a latent, by Leiden at resolution 1 on its nearest neighbors."""
     try:
         import igraph  # noqa: F401 - scanpy needs it, and says so less clearly
     except ImportError as error:

@@ -1,4 +1,9 @@
-"""Chance for groups of spots: genes that are as smooth over the tissue as these, but lie elsewhere."""
+"""Spatial null model by Moran spectral randomization: genes as smooth over the tissue as these, but placed elsewhere.
+
+A gene is written in the eigenvectors of the graph of neighboring spots, and blocks of eigenvectors of similar
+wavelength (2, 4, 8, … of them) are rotated at random within themselves. So patches keep their sizes but lie elsewhere.
+Wagner and Dray, Methods in Ecology and Evolution 2015.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-# Blocks of 2, 4, 8, …, 128 waves: together 254.
+# Blocks of 2, 4, 8, …, 128 eigenvectors: together 254.
 BLOCKS = 7
 NEIGHBORS = 6
 DENSE = 1000
@@ -17,19 +22,10 @@ GENES, DRAWS = 1000, 500
 
 
 def spatial_eigenvectors(centers: np.ndarray) -> np.ndarray:
-    """The longest waves that fit on an array of spots, the longest one first.
+    """Eigenvectors (n, k) of the Laplacian of the graph that joins spots at `centers` (n, 2) with their nearest ones.
 
-    They are eigenvectors of the Laplacian of the graph that joins every spot with its nearest ones: cosines on a
-    rectangle, and what takes their place on any other tissue.
-
-    Parameters
-    ----------
-    centers
-        (n, 2) in any unit.
-
-    Returns
-    -------
-    (n, k) orthonormal, each with mean 0; k is n − 1, but 254 at most.
+    They are orthonormal with mean 0, from the longest wavelength on: cosines on a rectangle, and what takes their place
+    on any other tissue. k is n − 1, but 254 at most.
     """
     from scipy.linalg import eigh
     from scipy.sparse.csgraph import laplacian
@@ -51,13 +47,13 @@ def spatial_eigenvectors(centers: np.ndarray) -> np.ndarray:
     return np.linalg.qr(found - found.mean(axis=0))[0]
 
 
-def spatial_p_values(X: Any, contrasts: np.ndarray, waves: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def spatial_p_values(
+    X: Any, contrasts: np.ndarray, eigenvectors: np.ndarray, n: int, rng: np.random.Generator
+) -> np.ndarray:
     """Probability that chance makes a gene differ between groups of spots as much as it does.
 
-    The statistic is the difference of the mean ranks. Chance is Moran spectral randomization: a gene is written in
-    waves, and blocks of waves of similar length (2, 4, 8, …) are rotated at random within themselves. So patches keep
-    their sizes but lie elsewhere. For one gene this is the same as rotating the contrast, which needs one product of
-    matrices for all genes. What is shorter than the waves is one block more.
+    The statistic is the difference of the mean ranks. Rotating the contrast is the same as rotating a gene, and needs
+    one product of matrices for all genes. What is shorter than all eigenvectors is one block more.
 
     Parameters
     ----------
@@ -65,32 +61,25 @@ def spatial_p_values(X: Any, contrasts: np.ndarray, waves: np.ndarray, n: int, r
         (n, genes), dense or sparse.
     contrasts
         (g, n), each of sum 0: positive in a group and negative in what it is compared with.
-    waves
-        (n, k), see :func:`longest_waves`.
-    n
-        Number of random rotations.
-    rng
-        Where they come from.
+    eigenvectors
+        (n, k), of `spatial_eigenvectors`.
+    n, rng
+        Number of random rotations, and where they come from.
 
     Returns
     -------
     (g, genes) two-sided, counted among the rotations. What is too rare for that is a bound that holds for all of them,
     so that corrections for many genes are not stopped by 1 / (n + 1).
-
-    References
-    ----------
-    Wagner and Dray 2015, Generating spatially constrained null models for irregularly spaced data using Moran spectral
-    randomization methods. Methods in Ecology and Evolution 6.
     """
-    weights = contrasts @ waves
-    rest = _rest(contrasts.T, waves, weights.T)
-    spreads = [_spread(weight, short, len(waves)) for weight, short in zip(weights, rest, strict=True)]
+    weights = contrasts @ eigenvectors
+    rest = _rest(contrasts.T, eigenvectors, weights.T)
+    spreads = [_spread(weight, short, len(eigenvectors)) for weight, short in zip(weights, rest, strict=True)]
     draws = [list(_rotations(spread, n, rng)) for spread in spreads]
     found = np.empty((len(contrasts), X.shape[1]))
     for start in range(0, X.shape[1], GENES):
         ranks = _ranks(X[:, start : start + GENES])
-        gene = waves.T @ ranks
-        gene = np.vstack([gene, _rest(ranks, waves, gene)]).astype(np.float32)
+        gene = eigenvectors.T @ ranks
+        gene = np.vstack([gene, _rest(ranks, eigenvectors, gene)]).astype(np.float32)
         seen = np.abs(contrasts @ ranks)
         for group, rotated in enumerate(draws):
             # Ties count as chance: float32 must not break them.
@@ -110,7 +99,7 @@ def _blocks(k: int) -> Iterator[tuple[int, int]]:
 
 
 def _spread(weight: np.ndarray, short: float, n: int) -> np.ndarray:
-    """Standard deviation (k + 1,) of a rotated contrast along every wave, and along what is shorter."""
+    """Standard deviation (k + 1,) of a rotated contrast along every eigenvector, and along what is shorter."""
     k = len(weight)
     spread = np.zeros(k + 1)
     for a, b in _blocks(k):
@@ -143,8 +132,8 @@ def _ranks(X: Any) -> np.ndarray:
     return ranks - ranks.mean(axis=0)
 
 
-def _rest(fields: np.ndarray, waves: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Length of what is left of centred fields (n, f) beside their waves."""
-    if waves.shape[1] == len(waves) - 1:
+def _rest(fields: np.ndarray, eigenvectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Length (f,) of what centered fields (n, f) hold besides the eigenvectors."""
+    if eigenvectors.shape[1] == len(eigenvectors) - 1:
         return np.zeros(fields.shape[1])
     return np.sqrt(np.maximum((fields**2).sum(axis=0) - (weights**2).sum(axis=0), 0))

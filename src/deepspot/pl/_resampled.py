@@ -10,7 +10,7 @@ from ._benchmark import COLOURS, GREY
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deepspot.tl._patients.results import Classification, Resampled, Survival
+    from deepspot.tl._patients.resampling import Classification, Resampled, Survival
 
 
 Result = TypeVar("Result")
@@ -142,7 +142,7 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     >>> found = ds.tl.survival(profiles, time="months", status="dead", event=1, patient="patient")  # doctest: +SKIP
     >>> ax = ds.pl.survival({"FFPE": found})  # doctest: +SKIP
     """
-    from deepspot.tl._patients.results import Survival
+    from deepspot.tl._patients.resampling import Survival
 
     return draw(results, Survival, score="concordance", what="outcomes", ax=ax, chance=0.5)
 
@@ -182,6 +182,6 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
     >>> found = ds.tl.classify(profiles, label="tumour_type", patient="patient")  # doctest: +SKIP
     >>> ax = ds.pl.classification(found)  # doctest: +SKIP
     """
-    from deepspot.tl._patients.results import Classification
+    from deepspot.tl._patients.resampling import Classification
 
     return draw(results, Classification, score="macro F1", what="labels", ax=ax)

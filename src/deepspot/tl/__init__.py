@@ -5,13 +5,13 @@ from ._alignment.check_alignment import check_alignment
 from ._analysis.enrich import enrich
 from ._analysis.markers import markers
 from ._analysis.pathways import pathways
-from ._cohort.cohort import cohort, cohort_cost
+from ._cohort.cohort import cohort
 from ._correct.correct import correct
 from ._patients.agreement import BulkAgreement
 from ._patients.bulk_agreement import bulk_agreement
 from ._patients.classify import classify
 from ._patients.pseudobulk import pseudobulk
-from ._patients.results import Classification, Survival
+from ._patients.resampling import Classification, Survival
 from ._patients.survival import survival
 from ._predict.predict import predict
 from ._train.train import train
@@ -29,7 +29,6 @@ __all__ = [
     "check_alignment",
     "classify",
     "cohort",
-    "cohort_cost",
     "correct",
     "cross_validate",
     "enrich",

@@ -24,7 +24,7 @@ import wsidata  # noqa: F401
 
 import deepspot as ds
 from deepspot._features.cache import EmbeddingCache
-from deepspot.tl._cohort import run_slide
+from deepspot._sdata import zarr_store
 from deepspot.tl._cohort.folder import Folder
 from deepspot.tl._predict import stream
 
@@ -79,7 +79,7 @@ def arm(phase):
     if phase == "writing":
         stream.write_table_in_blocks = then_die(stream.write_table_in_blocks)
     if phase == "completing":
-        run_slide.complete = then_die(run_slide.complete)
+        zarr_store.complete = then_die(zarr_store.complete)
     if phase == "placed":
         Folder.place = then_die(Folder.place)
     if phase == "run_table":

@@ -12,9 +12,10 @@ import pytest
 from spatialdata import read_zarr
 
 import deepspot as ds
-from deepspot.tl._cohort import dask_cluster
-from deepspot.tl._cohort.dask_worker import _as_asked, work
-from deepspot.tl._cohort.job import Job, Outcome, Recipe
+from deepspot.tl._cohort import dask_runner
+from deepspot.tl._cohort.dask_runner import use_settings, work
+from deepspot.tl._cohort.folder import Folder
+from deepspot.tl._cohort.slide import Job, Recipe, SlideResult
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,12 @@ def client():
     import dask
 
     # A slide whose worker dies is not given to another three.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), dask_cluster.local_workers(2) as client:
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), dask_runner.local_workers(2) as client:
         yield client
+
+
+def job_of(name, out):
+    return Job(name, "nowhere", None, Folder(out), Recipe("m", 1.0, 1.0, "square", None, True))
 
 
 def test_workers_do_the_same_as_this_process(run, client, manifest, files, tmp_path):
@@ -78,15 +83,15 @@ def test_worker_that_dies_costs_one_slide(run, client, manifest, mean_colour, wr
 def test_settings_reach_the_workers(client, monkeypatch, tmp_path):
     monkeypatch.setattr(ds.settings, "batch_size", 7)
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path)
-    job = Job("a", "nowhere", None, tmp_path, Recipe("m", 1.0, 1.0, "square", None, True))
-    asked = dask_cluster.Cluster(client).asked
-    with _as_asked(asked | {"seed": 3}, 1):
+    job = job_of("a", tmp_path)
+    asked = dask_runner.DaskRunner(client).settings
+    with use_settings(asked | {"seed": 3}, 1):
         assert (ds.settings.batch_size, ds.settings.seed) == (7, 3)
     assert ds.settings.seed == 0
     assert asked["cache_dir"] == tmp_path
     assert asked["progress"] is False
     outcome = client.submit(work, job, asked, pure=False).result()
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, SlideResult)
     assert "is no model bundle" in outcome.error
 
 
@@ -94,7 +99,7 @@ def test_workers_use_the_threads_they_were_given():
     import torch
 
     before = torch.get_num_threads(), ds.settings.workers
-    with _as_asked({"workers": 7}, 1):
+    with use_settings({"workers": 7}, 1):
         assert (torch.get_num_threads(), ds.settings.workers) == (1, 1)
     assert (torch.get_num_threads(), ds.settings.workers) == before
 
@@ -109,26 +114,26 @@ def test_encoder_that_cannot_be_sent(encoder):
     encoder_with_a_lock = type("Locked", (), {"lock": None})()
     encoder_with_a_lock.lock = __import__("threading").Lock()
     with pytest.raises(TypeError, match="cannot be sent to workers"):
-        dask_cluster.portable(encoder_with_a_lock)
+        dask_runner.check_portable(encoder_with_a_lock)
     heavy = type("Heavy", (), {})()
     heavy.weights = np.zeros(60_000_000, dtype=np.uint8)
     with pytest.raises(ValueError, match="takes 60 MB"):
-        dask_cluster.portable(heavy)
-    assert dask_cluster.portable("lite0") == "lite0"
-    assert dask_cluster.portable(encoder) is encoder
+        dask_runner.check_portable(heavy)
+    dask_runner.check_portable("lite0")
+    dask_runner.check_portable(encoder)
 
 
 def test_scheduler_that_is_lost_is_no_failure_of_slides(monkeypatch, tmp_path):
     from distributed import Client, LocalCluster
 
-    monkeypatch.setattr(dask_cluster, "work", wait_a_little)
-    monkeypatch.setattr(dask_cluster, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(dask_runner, "work", wait_a_little)
+    monkeypatch.setattr(dask_runner, "POLL_SECONDS", 0.5)
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
-    jobs = [Job(name, "nowhere", None, tmp_path, Recipe("m", 1.0, 1.0, "square", None, True)) for name in "ab"]
+    jobs = [job_of(name, tmp_path) for name in "ab"]
     with Client(cluster.scheduler_address, timeout=1) as client:
         threading.Timer(0.3, cluster.close).start()
         with pytest.raises(OSError, match=r"lost|closed"):
-            list(dask_cluster.Cluster(client).run(jobs))
+            list(dask_runner.DaskRunner(client).run(jobs))
 
 
 def wait_a_little(*_, **__):
@@ -141,6 +146,6 @@ def test_nobody_answers():
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
         pytest.raises(ValueError, match=r"No Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"),
-        dask_cluster.connected("tcp://127.0.0.1:9"),
+        dask_runner.connected("tcp://127.0.0.1:9"),
     ):
         pass

@@ -6,7 +6,7 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot.tl._cohort.folder import Folder
-from deepspot.tl._cohort.job import one_line
+from deepspot.tl._cohort.slide import one_line
 
 
 def test_small_cohort(run, manifest, model, tmp_path, log):

@@ -5,6 +5,8 @@ from anndata import AnnData
 from scipy.stats import pearsonr, spearmanr
 
 import deepspot as ds
+from deepspot._stats.metrics import pearson
+from deepspot.tl._patients.agreement import shuffled_r
 
 N, GENES = 60, 200
 
@@ -230,3 +232,16 @@ def test_lines_say_it(found):
     assert first == "BulkAgreement: 200 genes"
     assert second.startswith("  FF: mean r 0.2")
     assert second.endswith("60 slides, 60 bulk profiles")
+
+
+@pytest.mark.parametrize("slides_of", [1, 2, "some"])
+def test_r_is_pearsons_of_the_shuffled_profiles(slides_of):
+    """Also where some bulk profiles have more slides than others."""
+    rng = np.random.default_rng(0)
+    bulk = rng.standard_normal((9, 4)) * 2 + 3
+    rows = np.concatenate([np.arange(9), [0, 0, 3]]) if slides_of == "some" else np.repeat(np.arange(9), slides_of)
+    slides = rng.standard_normal((len(rows), 4))
+    found = shuffled_r(slides, bulk, rows, 5, seed=7)
+    drawn = np.random.default_rng(7)
+    for r in found:
+        np.testing.assert_allclose(r, pearson(slides, bulk[drawn.permutation(9)][rows]), atol=1e-6)

@@ -5,7 +5,7 @@ from anndata import AnnData
 from sklearn.model_selection import StratifiedShuffleSplit
 
 import deepspot as ds
-from deepspot.tl._patients import cox
+from deepspot.tl._patients import survival as survival_file
 
 N = 90
 COLUMNS = {"time": "months", "status": "status", "event": "dead", "patient": "patient"}
@@ -125,8 +125,10 @@ def test_coding_of_the_event_is_what_the_user_says(profiles, log):
 
 def test_nothing_of_the_tested_patients_is_used(profiles, monkeypatch):
     """The same training patients give the same weights, whatever the profiles of the others are."""
-    weights, fit = [], cox.fit
-    monkeypatch.setattr(cox, "fit", lambda *args, **more: weights.append(fit(*args, **more)) or weights[-1])
+    weights, fit = [], survival_file.fit_cox
+    monkeypatch.setattr(
+        survival_file, "fit_cox", lambda *args, **more: weights.append(fit(*args, **more)) or weights[-1]
+    )
     options = {"n_train": 60, "repeats": 1, "seed": 3}
     ds.tl.survival(profiles, **COLUMNS, **options)
     draw = int(np.random.default_rng([3, 60, 0]).integers(2**31 - 1, size=2)[0])

@@ -1,8 +1,6 @@
-"""Gene sets from a dict, a GMT file or a library of Enrichr, all as a dict."""
-
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive, keys_in
 from deepspot._sdata.tables import find_result
 from deepspot._sdata.write import add_entries, check_entries
 
-from .download import fetch
+from .gene_sets import GeneSets, read_gene_sets
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -31,7 +28,7 @@ NAMES = {
     "Genes": "genes",
 }
 TYPES = {"n_overlap": int, "n_set": int, "odds_ratio": float, "p": float, "p_adj": float, "combined_score": float}
-COLUMNS = ("group", "term", "overlap", "n_overlap", "n_set", "odds_ratio", "p", "p_adj", "combined_score", "genes")
+COLUMNS = ["group", "term", "overlap", *TYPES, "genes"]
 
 
 def enrich(
@@ -125,112 +122,60 @@ def enrich(
     table_key, found = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
-    known = [str(name) for name in found["group"].cat.categories]
-    wanted = known if group is None else [group] if isinstance(group, str) else list(group)
-    groups = [key_in(name, known, "groups of the markers") for name in dict.fromkeys(wanted)]
-    significant = found[found["significant"]].groupby("group", observed=True)
-    top = {name: list(rows["gene"])[: int(n_top)] for name, rows in significant}
-    groups_with = [name for name in groups if name in top]
-    if not groups_with:
+    groups = keys_in(group, found["group"].cat.categories.astype(str), "groups of the markers")
+    significant = found[found["significant"]]
+    top = {name: list(significant.loc[significant["group"] == name, "gene"][: int(n_top)]) for name in groups}
+    without = [name for name in groups if not top[name]]
+    groups = [name for name in groups if top[name]]
+    if not groups:
         raise ValueError(
-            f"No group of {groups} has a significant marker, so there is nothing to look up. Look at "
+            f"No group of {without} has a significant marker, so there is nothing to look up. Look at "
             f"sdata.tables[{table_key!r}].uns[{markers_key!r}], or call `ds.tl.markers` with another `alpha=`."
         )
     genes = set(found["gene"]) if background is None else {str(gene) for gene in background}
-    sets, source = gene_sets_of(gene_sets, organism)
+    sets, source = read_gene_sets(gene_sets, organism)
     sets = {term: inside for term, all_genes in sets.items() if (inside := sorted(genes & set(all_genes)))}
     if not sets:
         raise ValueError(
             f"The gene sets ({source}) share no gene with the {len(genes):,} genes of the background, which are like "
             f"{sorted(genes)[:3]}: another species, or other identifiers?"
         )
-    tested = [_test(top[name], sets, genes).assign(group=name) for name in groups_with]
+    hits = [_over_represented(top[name], sets, genes).assign(group=name) for name in groups]
     # An empty part would turn the numbers of the others into objects, which are written as text.
-    frame = pd.concat([part for part in tested if len(part)] or tested[:1], ignore_index=True).astype(TYPES)
-    frame["group"] = pd.Categorical(frame["group"], groups_with)
-    frame = frame[list(COLUMNS)].sort_values(["group", "p", "term"], ignore_index=True)
+    frame = pd.concat([part for part in hits if len(part)] or hits[:1], ignore_index=True).astype(TYPES)
+    frame["group"] = pd.Categorical(frame["group"], groups)
+    frame = frame[COLUMNS].sort_values(["group", "p", "term"], ignore_index=True)
     parameters = {
-        "gene_sets": source, "n_sets": len(sets), "n_background": len(genes), "n_top": int(n_top),
-        "markers_key": markers_key, "n_markers": {name: len(top[name]) for name in groups_with},
+        "gene_sets": source,
+        "n_sets": len(sets),
+        "n_background": len(genes),
+        "n_top": int(n_top),
+        "markers_key": markers_key,
+        "n_markers": {name: len(top[name]) for name in groups},
         "gseapy": version("gseapy"),
-    }  # fmt: skip
+    }
     add_entries(sdata, table_key, "uns", dict(zip(added, (frame, parameters), strict=True)), overwrite=overwrite)
-    without = [name for name in groups if name not in top]
+    few = frame[frame["p_adj"] < 0.05].groupby("group", observed=False).size()
     logger.info(
-        "Compared markers of %s with %s gene sets (%s) over %s genes; p_adj < 0.05: %s.%s",
-        f"{len(groups_with)} groups", f"{len(sets):,}", source, f"{len(genes):,}",
-        ", ".join(f"{name} {(frame.loc[frame['group'] == name, 'p_adj'] < 0.05).sum()}" for name in groups_with),
-        f" Without a significant marker: {without}." if without else "",
-    )  # fmt: skip
+        f"Compared markers of {len(groups)} groups with {len(sets):,} gene sets ({source}) over {len(genes):,} genes; "
+        f"p_adj < 0.05: {', '.join(f'{name} {n}' for name, n in few.items())}."
+        + (f" Without a significant marker: {without}." if without else "")
+    )
 
 
-def _test(markers: list[str], sets: dict[str, list[str]], background: set[str]) -> pd.DataFrame:
-    """Over-representation of some genes in gene sets that lie within the background."""
+def _over_represented(markers: list[str], sets: dict[str, list[str]], background: set[str]) -> pd.DataFrame:
+    """Test of every gene set that some markers are in; the sets lie within the background."""
     import gseapy
     from scipy.stats import false_discovery_control
 
-    if background.isdisjoint(markers) or not any(set(markers) & set(genes) for genes in sets.values()):
-        return pd.DataFrame(columns=[column for column in COLUMNS if column != "group"])
+    if not background & set(markers) or not any(set(markers) & set(genes) for genes in sets.values()):
+        return pd.DataFrame(columns=COLUMNS)
     with np.errstate(divide="ignore"):
         result = gseapy.enrich(markers, sets, background=sorted(background), outdir=None, no_plot=True)
     frame = result.results[list(NAMES)].rename(columns=NAMES)
-    counts = frame["overlap"].str.split("/", expand=True).astype(int)
-    frame["n_overlap"], frame["n_set"] = counts[0], counts[1]
+    frame[["n_overlap", "n_set"]] = frame["overlap"].str.split("/", expand=True).astype(int).to_numpy()
     # gseapy gives them in the order of a set, which differs between two runs.
     frame["genes"] = [";".join(sorted(genes.split(";"))) for genes in frame["genes"]]
+    # Sets without a marker were tested too, though gseapy passes over them.
     p = np.concatenate([frame["p"], np.ones(len(sets) - len(frame))])
     return frame.assign(p_adj=false_discovery_control(np.clip(p, 0, 1))[: len(frame)])
-
-
-LIBRARY = "Cancer_Cell_Line_Encyclopedia"
-GeneSets = Mapping[str, Sequence[str]]
-
-
-def gene_sets_of(gene_sets: GeneSets | str | Path | None, organism: str) -> tuple[dict[str, list[str]], str]:
-    """Gene sets by name, and where they come from in a few words."""
-    if isinstance(gene_sets, Mapping):
-        return {str(term): [str(gene) for gene in genes] for term, genes in gene_sets.items()}, "dict"
-    if not isinstance(gene_sets, str | Path | None):
-        raise TypeError(
-            "`gene_sets` must be a dict from names to genes, the path of a GMT file or the name of an Enrichr library, "
-            f"got {type(gene_sets).__name__}."
-        )
-    name = LIBRARY if gene_sets is None else str(gene_sets)
-    if name.lower().endswith(".gmt"):
-        if not Path(name).is_file():
-            raise FileNotFoundError(f"There is no file {name!r}.")
-        return _read(Path(name)), Path(name).name
-    path = fetch(
-        valid_name(f"enrichr_{organism}_{name}.gmt"),
-        lambda: _download(name, organism),
-        f"Library {name!r} of Enrichr",
-        "Offline, pass gene sets as `gene_sets=`: a dict, or a GMT file, as https://maayanlab.cloud/Enrichr/#libraries "
-        "and https://www.gsea-msigdb.org offer.",
-    )
-    return _read(path), name
-
-
-def _read(path: Path) -> dict[str, list[str]]:
-    """Read a GMT file: name, description, genes, with tabs between them."""
-    from gseapy.parser import read_gmt
-
-    found = read_gmt(str(path))
-    if not found:
-        raise ValueError(
-            f"{str(path)!r} holds no gene set. A line is a name, a description and genes, with tabs between them."
-        )
-    return {term: [gene for gene in genes if gene] for term, genes in found.items()}
-
-
-def _download(name: str, organism: str) -> str:
-    import gseapy
-
-    try:
-        # By default sets of more than 2,000 genes would be left out without a word.
-        found = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
-    except ValueError as error:
-        raise ValueError(
-            f"Enrichr has no library {name!r} for {organism}. `gseapy.get_library_name({organism!r})` lists them; a "
-            "GMT file must end in `.gmt`."
-        ) from error
-    return "".join("\t".join([term, name, *genes]) + "\n" for term, genes in found.items())

@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive, key_in, keys_in
 from deepspot._sdata.tables import find_expression_table, labels_of, match_rows, regions_of
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
@@ -18,7 +18,6 @@ from deepspot._stats.log_scale import log_expression
 from deepspot._stats.spatial_null import spatial_eigenvectors, spatial_p_values
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
 SCANPY, REST, FEWEST = "rank_genes_groups", "rest", 3
@@ -47,14 +46,15 @@ def markers(
 
     This is scanpy's Wilcoxon rank-sum test with ties corrected; genes are ranked by their log fold change.
 
-    The rank-sum test takes spots for independent. Neighbours resemble one another, predicted ones even more so, and a
+    The rank-sum test takes spots for independent. Neighbors resemble one another, predicted ones even more so, and a
     region of 100 spots is not 100 observations: of genes that have nothing to do with the regions 16 to 26 % of the
     measured and 61 to 82 % of the predicted ones come out with p < 0.05 on a real section of 181 spots.
-    ``test="blocks"`` adds a test that respects this, with which it is 3 to 7 %, at some cost in power. Each gene is
-    written in the waves that fit on this tissue, and blocks of waves of similar length (2, 4, 8, … of them) are
-    rotated at random within themselves. Such a field has patches as large and as strong as those of the gene, but
-    elsewhere. The p-value is how often it differs between the groups as much as the gene does. Blocks of *spots* were
-    tried too: they must be larger than the patches, and then too few of them fit on a section.
+    ``test="blocks"`` adds a test that respects this, with which it is 3 to 7 %, at some cost in power. This is
+    Moran spectral randomization: each gene is written in the eigenvectors of the graph of neighboring spots, and blocks
+    of eigenvectors of similar wavelength (2, 4, 8, … of them) are rotated at random within themselves. Such a field has
+    patches as large and as strong as those of the gene, but elsewhere. The p-value is how often it differs between the
+    groups as much as the gene does. Blocks of *spots* were tried too: they must be larger than the patches, and then
+    too few of them fit on a section.
 
     Neither test helps where the groups were found in the same genes, such as clusters of this very table. And neither
     knows of other patients: a section is one sample.
@@ -75,7 +75,7 @@ def markers(
     reference
         Group to compare with, by default all other spots that have one.
     test
-        ``"blocks"`` adds the test that respects that neighbours resemble one another.
+        ``"blocks"`` adds the test that respects that neighbors resemble one another.
     n_permutations
         Number of random fields of it. P-values below 1 / (this + 1) come from a bound on what such fields can do, and
         so are rather too large than too small.
@@ -152,47 +152,66 @@ def markers(
     X, known = log_expression(table, table_key, layer, transform)
     labels = labels_of(sdata, table_key, groupby)
     tested = _groups(labels, groups, reference, groupby)
-    region = _one_region(sdata, table_key) if test == "blocks" else ""
+    regions = regions_of(sdata, table_key)
+    if test == "blocks" and len(regions) != 1:
+        raise ValueError(
+            f"The block test needs to know where the spots lie in one tissue, but table {table_key!r} describes the "
+            f"shapes {regions}. Make a table for each, or use `test='wilcoxon'`."
+        )
 
     kept = labels.notna().to_numpy()
-    small = AnnData(
-        X[kept], obs=pd.DataFrame({groupby: labels[kept]}), var=table.var.loc[known, []],
-        uns={"log1p": dict(table.uns.get("log1p", {}))},
-    )  # fmt: skip
+    obs, var = pd.DataFrame({groupby: labels[kept]}), table.var.loc[known, []]
+    small = AnnData(X[kept], obs=obs, var=var, uns={"log1p": dict(table.uns.get("log1p", {}))})
     # Genes that do not vary have no score, and many groups make many columns: neither is news to the user.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
         sc.tl.rank_genes_groups(small, groupby, groups=tested, reference=reference, method="wilcoxon", tie_correct=True)
-    frame = pd.concat([_tidy(small, group) for group in tested], ignore_index=True)
-    frame["group"] = pd.Categorical(frame["group"], tested)
+    frame = pd.concat([sc.get.rank_genes_groups_df(small, name).assign(group=name) for name in tested])
+    frame = frame.rename(columns=NAMES)[["group", *NAMES.values()]].assign(group=pd.Categorical(frame["group"], tested))
+    frame = frame.sort_values(
+        ["group", "logfoldchange", "score", "gene"], ascending=[True, False, False, True], ignore_index=True
+    )
     frame["p_block"] = frame["p_block_adj"] = np.nan
     if test == "blocks":
-        rows, at = match_rows(table, sdata, region)
-        contrasts = np.array([_contrast(labels.iloc[rows], group, reference) for group in tested])
+        from scipy.stats import false_discovery_control
+
+        rows, at = match_rows(table, sdata, regions[0])
+        contrasts = np.array([_contrast(labels.iloc[rows], name, reference) for name in tested])
         # All spots say how smooth a gene is, also those without a group.
-        waves = spatial_eigenvectors(intrinsic_centers(sdata, region)[at])
+        eigenvectors = spatial_eigenvectors(intrinsic_centers(sdata, regions[0])[at])
         rng = np.random.default_rng(settings.seed if seed is None else seed)
-        _add_blocks(frame, spatial_p_values(X[rows], contrasts, waves, int(n_permutations), rng), small.var_names)
+        p = spatial_p_values(X[rows], contrasts, eigenvectors, int(n_permutations), rng)
+        here = frame["group"].cat.codes, small.var_names.get_indexer(frame["gene"])
+        frame["p_block"], frame["p_block_adj"] = p[here], false_discovery_control(p, axis=1)[here]
     judged = frame["p_adj" if test == "wilcoxon" else "p_block_adj"]
     frame["significant"] = (judged < alpha) & (frame["logfoldchange"] > min_logfoldchange)
     frame["rank"] = frame.groupby("group", observed=True).cumcount() + 1
 
-    small.uns[SCANPY]["params"]["layer"] = layer
+    ranked = small.uns[SCANPY]
+    ranked["params"]["layer"] = layer
     parameters: dict[str, Any] = {
-        "groupby": groupby, "groups": tested, "reference": reference, "test": test, "alpha": alpha,
-        "min_logfoldchange": min_logfoldchange, "transform": transform or "none", "layer": layer or "X",
-        "n_spots": int(kept.sum()), "scanpy": version("scanpy"),
-    } | ({"n_permutations": int(n_permutations)} if test == "blocks" else {})  # fmt: skip
-    add_entries(
-        sdata, table_key, "uns", dict(zip(added, (frame, parameters, small.uns[SCANPY]), strict=True)),
-        overwrite=overwrite,
-    )  # fmt: skip
+        "groupby": groupby,
+        "groups": tested,
+        "reference": reference,
+        "test": test,
+        "alpha": alpha,
+        "min_logfoldchange": min_logfoldchange,
+        "transform": transform or "none",
+        "layer": layer or "X",
+        "n_spots": int(kept.sum()),
+        "scanpy": version("scanpy"),
+    }
+    if test == "blocks":
+        parameters["n_permutations"] = int(n_permutations)
+    results = dict(zip(added, (frame, parameters, ranked), strict=True))
+    add_entries(sdata, table_key, "uns", results, overwrite=overwrite)
     number = frame.groupby("group", observed=True)["significant"].sum()
+    left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
+    words = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
     logger.info(
-        "Compared %s spots by %r in %s genes of sdata.tables[%r]; markers: %s.%s",
-        f"{kept.sum():,}", groupby, f"{small.n_vars:,}", table_key,
-        ", ".join(f"{group} {n:,}" for group, n in number.items()), _left_out(kept, known),
-    )  # fmt: skip
+        f"Compared {kept.sum():,} spots by {groupby!r} in {small.n_vars:,} genes of sdata.tables[{table_key!r}]; "
+        f"markers: {', '.join(f'{name} {n:,}' for name, n in number.items())}.{f' Left out: {words}.' if words else ''}"
+    )
 
 
 def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, groupby: str) -> list[str]:
@@ -201,54 +220,21 @@ def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, gro
     where = f"groups of {groupby!r}"
     if reference != REST:
         key_in(reference, size.index, where)
-    wanted = list(size.index) if groups is None else [groups] if isinstance(groups, str) else list(groups)
-    tested = [key_in(str(group), size.index, where) for group in dict.fromkeys(wanted) if group != reference]
-    other = {group: size.sum() - size[group] if reference == REST else size[reference] for group in tested}
+    tested = [name for name in keys_in(groups, size.index, where) if name != reference]
+    other = {name: size.sum() - size[name] if reference == REST else size[reference] for name in tested}
     if not any(other.values()):
         raise ValueError(f"There is nothing to compare: {where} are {size.to_dict()}. Two groups are needed.")
-    few = {group: f"{size[group]} against {n}" for group, n in other.items() if min(size[group], n) < FEWEST}
+    few = {name: f"{size[name]} against {n}" for name, n in other.items() if min(size[name], n) < FEWEST}
     if few:
         raise ValueError(
             f"At least {FEWEST} spots are needed on either side, but these groups of {groupby!r} have {few}. Pass "
-            f"`groups={[group for group in tested if group not in few]}`."
+            f"`groups={[name for name in tested if name not in few]}`."
         )
     return tested
 
 
-def _tidy(small: AnnData, group: str) -> pd.DataFrame:
-    """Result of scanpy for one group, by falling log fold change."""
-    frame = pd.DataFrame({ours: small.uns[SCANPY][theirs][group] for theirs, ours in NAMES.items()})
-    frame.insert(0, "group", group)
-    return frame.sort_values(["logfoldchange", "score", "gene"], ascending=[False, False, True])
-
-
 def _contrast(labels: pd.Series, group: str, reference: str) -> np.ndarray:
+    """Weights (n,) of the spots whose product with a gene is the difference of its means."""
     here = (labels == group).to_numpy()
     there = labels.notna().to_numpy() & ~here if reference == REST else (labels == reference).to_numpy()
     return here / here.sum() - there / there.sum()
-
-
-def _one_region(sdata: SpatialData, table_key: str) -> str:
-    names = regions_of(sdata, table_key)
-    if len(names) != 1:
-        raise ValueError(
-            f"The block test needs to know where the spots lie in one tissue, but table {table_key!r} describes the "
-            f"shapes {names}. Make a table for each, or use `test='wilcoxon'`."
-        )
-    return names[0]
-
-
-def _add_blocks(frame: pd.DataFrame, p: np.ndarray, genes: pd.Index) -> None:
-    from scipy.stats import false_discovery_control
-
-    for group, values in zip(frame["group"].cat.categories, p, strict=True):
-        rows = frame.index[frame["group"] == group]
-        at = genes.get_indexer(frame.loc[rows, "gene"])
-        frame.loc[rows, "p_block"] = values[at]
-        frame.loc[rows, "p_block_adj"] = false_discovery_control(values)[at]
-
-
-def _left_out(kept: np.ndarray, known: np.ndarray) -> str:
-    parts = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
-    words = [f"{n:,} {what}" for what, n in parts.items() if n]
-    return f" Left out: {' and '.join(words)}." if words else ""

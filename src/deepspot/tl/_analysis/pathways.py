@@ -8,20 +8,19 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._stats.log_scale import log_expression
 
-from .download import fetch
+from .gene_sets import read_network
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-SCORE, P = "score_mlm", "padj_mlm"
-COLUMNS = ("source", "target", "weight")
+SCORES = ["score_mlm", "padj_mlm"]
+PARAMETERS = "deepspot_pathways"
 
 
 def pathways(
@@ -110,80 +109,46 @@ def pathways(
     import decoupler as dc
 
     table_key = find_expression_table(sdata, table_key)
-    check_entries(sdata, table_key, "obsm", [SCORE, P], overwrite=overwrite)
-    added = "deepspot_pathways"
-    check_entries(sdata, table_key, "uns", [added], overwrite=overwrite)
+    check_entries(sdata, table_key, "obsm", SCORES, overwrite=overwrite)
+    check_entries(sdata, table_key, "uns", [PARAMETERS], overwrite=overwrite)
     table = sdata.tables[table_key]
     X, known = log_expression(table, table_key, layer, transform)
     genes = table.var_names[known]
-    weights, source = _network(net, int(check_positive(top, "top")), organism)
-    n_targets = _targets(weights, genes, tmin, table_key, source)
+    weights, source = read_network(net, organism, int(check_positive(top, "top")))
+    n_targets = _count_targets(weights, genes, tmin, table_key, source)
 
     # Spots by number: decoupler drops those without expression, and takes names for text.
     frame = pd.DataFrame(X.toarray() if issparse(X) else X, columns=genes).astype(float)
     frame.index = frame.index.astype(str)
     try:
-        score, p = dc.mt.mlm(frame, weights, tmin=tmin)
+        found = dc.mt.mlm(frame, weights, tmin=tmin)
     except (AssertionError, np.linalg.LinAlgError) as error:
         raise ValueError(
             f"The pathways ({source}) cannot be told apart by the {len(genes):,} genes of table {table_key!r}: "
             f"{list(n_targets.index)}. Leave out those that share all of their genes with others."
         ) from error
-    results = {}
-    for name, values in ((SCORE, score), (P, p)):
-        columns = [str(column) for column in values.columns]
-        results[name] = pd.DataFrame(values.reindex(frame.index).to_numpy(), table.obs_names, columns)
+    results = {
+        name: values.reindex(frame.index).set_axis(table.obs_names).rename(columns=str)
+        for name, values in zip(SCORES, found, strict=True)
+    }
     parameters = {
-        "net": source, "layer": layer or "X", "transform": transform or "none", "tmin": tmin,
-        "n_targets": {str(name): int(n) for name, n in n_targets.items()}, "decoupler": version("decoupler"),
-    }  # fmt: skip
+        "net": source,
+        "layer": layer or "X",
+        "transform": transform or "none",
+        "tmin": tmin,
+        "n_targets": {str(name): int(n) for name, n in n_targets.items()},
+        "decoupler": version("decoupler"),
+    }
     add_entries(sdata, table_key, "obsm", results, overwrite=overwrite)
-    add_entries(sdata, table_key, "uns", {added: parameters}, overwrite=overwrite)
+    add_entries(sdata, table_key, "uns", {PARAMETERS: parameters}, overwrite=overwrite)
+    left_out = f" Left out: {(~known).sum():,} genes with missing values." if not known.all() else ""
     logger.info(
-        "Scored %s pathways (%s, %s to %s genes each) in %s spots of sdata.tables[%r].%s",
-        score.shape[1], source, n_targets.min(), n_targets.max(), f"{len(score):,}", table_key,
-        f" Left out: {(~known).sum():,} genes with missing values." if not known.all() else "",
-    )  # fmt: skip
+        f"Scored {len(found[0].columns)} pathways ({source}, {n_targets.min()} to {n_targets.max()} genes each) in "
+        f"{len(found[0]):,} spots of sdata.tables[{table_key!r}].{left_out}"
+    )
 
 
-def _network(net: pd.DataFrame | str | Path | None, top: int, organism: str) -> tuple[pd.DataFrame, str]:
-    """Network with one row for each pathway and gene, and where it comes from in a few words."""
-    if net is None:
-        name = f"progeny_{organism}_top{top}.csv"
-        net = fetch(
-            valid_name(name), lambda: _download(organism, top), f"PROGENy ({organism})",
-            "Offline, pass a table with the columns source, target and weight as `net=`, such as "
-            "https://github.com/saezlab/progeny offers.",
-        )  # fmt: skip
-    if isinstance(net, str | Path):
-        path = Path(net)
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {str(path)!r}.")
-        table, source = pd.read_csv(path, sep="\t" if path.suffix in (".tsv", ".txt") else ","), path.name
-    elif isinstance(net, pd.DataFrame):
-        table, source = net, "DataFrame"
-    else:
-        raise TypeError(f"`net` must be a DataFrame or the path of a CSV file, got {type(net).__name__}.")
-    for column in COLUMNS:
-        key_in(column, table.columns, f"columns of the network ({source})")
-    table = table[list(COLUMNS)].dropna()
-    twice = table[table.duplicated(["source", "target"])]
-    if len(twice):
-        first = twice.iloc[0]
-        raise ValueError(
-            f"The network ({source}) has {len(twice):,} pairs of pathway and gene more than once, first "
-            f"{first['source']!r} and {first['target']!r}. Call `drop_duplicates(['source', 'target'])` on it."
-        )
-    return table, source
-
-
-def _download(organism: str, top: int) -> str:
-    import decoupler as dc
-
-    return dc.op.progeny(organism=organism, top=top)[list(COLUMNS)].to_csv(index=False)
-
-
-def _targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str, source: str) -> pd.Series:
+def _count_targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str, source: str) -> pd.Series:
     """How many genes of each pathway are known, without the pathways that have too few."""
     known = net[net["target"].isin(genes)]
     number = known["source"].value_counts().sort_index()

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, key_in
+
+from .dask_runner import DaskRunner, check_portable, connected
+from .folder import Folder
+from .manifest import read_manifest
+from .run_table import DONE, FAILED, Progress, RunTable, save_profiles
+from .slide import Job, Layout, Recipe, SlideResult, Tissue, find_result, one_line, run_slide, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -11,8 +20,6 @@ if TYPE_CHECKING:
 
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
-
-    from .job import Layout, Tissue
 
 
 def cohort(
@@ -33,7 +40,7 @@ def cohort(
 ) -> pd.DataFrame:
     """Predict the spots of all slides of a cohort, here or on a Dask cluster, and say what became of each.
 
-    For each slide: read its file (:func:`deepspot.io.slide`), lay spots over the tissue (:func:`deepspot.pp.spots`),
+    For each slide: read its file (:func:`deepspot.io.slide`), place spots over the tissue (:func:`deepspot.pp.spots`),
     predict them to disk (:func:`deepspot.tl.predict`), and average them to a profile.
 
     A process may be killed at any moment. Started again in the same way, this goes on: slides that are finished are not
@@ -59,8 +66,8 @@ def cohort(
         Of spots; by default the side of the tile that the model was trained on, and the distance between the spots that
         it was trained on.
     layout, tissue
-        How spots are laid, and what counts as tissue; see :func:`deepspot.pp.spots`. The paper has a square grid, and
-        takes what is not brighter than 200.
+        How spots are arranged, and what counts as tissue; see :func:`deepspot.pp.spots`. The paper has a square grid,
+        and takes what is not brighter than 200.
     half
         Keep expression in the precision of float16, which packs to about half the size.
     encoder
@@ -116,10 +123,6 @@ def cohort(
     """
     from deepspot import models
 
-    from .job import Layout, Recipe, Tissue
-    from .manifest import read_manifest
-    from .run import Options, run_cohort
-
     if out is None:
         raise TypeError("`out` is missing: the folder for results.")
     slides = read_manifest(manifest)
@@ -132,107 +135,116 @@ def cohort(
     key_in(layout, get_args(Layout), "layout")
     if tissue is not None:
         key_in(tissue, get_args(Tissue), "tissue")
-    recipe = Recipe(
-        ready.fingerprint, float(check_positive(diameter, "diameter_um")),
-        float(check_positive(distance, "distance_um")), layout, tissue, half,
-    )  # fmt: skip
-    options = Options(client, encoder, device, batch_size, overwrite)
-    return run_cohort(slides, ready, recipe, Path(out).expanduser().resolve(), options)
-
-
-HOUR, DAY = 3600, 24
-
-
-def cohort_cost(
-    n_spots: int,
-    *,
-    tiles_per_second: float,
-    workers: int = 1,
-    n_genes: int = 5_000,
-    dim: int = 1_312,
-    subspots: int = 9,
-    distance_um: float = 100,
-    mpp: float = 0.5,
-    megapixels_per_second: float = 25,
-    spots_per_second: float = 1_900,
-    megabytes_per_second: float = 80,
-    bytes_per_value: float = 1.5,
-) -> pd.DataFrame:
-    """Compute what a cohort of whole slides costs in time and on disk.
-
-    A worker does the four steps one after the other, and slides are independent of each other: hours are work over
-    rate, and divide by the number of workers.
-
-    Parameters
-    ----------
-    n_spots
-        Spots of all slides together.
-    tiles_per_second
-        Tiles that a worker's encoder takes in a second: measure it with ``benchmarks/throughput.py`` on your device.
-    workers
-        How many run at once: one for each GPU.
-    n_genes
-        Genes of the model.
-    dim
-        Length of an embedding.
-    subspots
-        Sub-spots of a spot; 0 for a model that does not use them.
-    distance_um, mpp
-        Distance between spots and size of a pixel: how many pixels are read.
-    megapixels_per_second
-        Pixels that a worker reads and cuts into tiles.
-    spots_per_second
-        Spots whose genes a worker predicts from embeddings.
-    megabytes_per_second
-        What a worker packs and writes of expression, before it is packed.
-    bytes_per_value
-        What one gene of one spot takes on disk: 1.5 as `half`, else 3.2.
-
-    Returns
-    -------
-    A data frame with the steps `read`, `embed`, `predict` and `write` as index, and `all` at the end. Columns:
-    `amount` and `unit` of the work, `hours` of one worker, `share` of the time, `days` with all workers, and
-    `gigabytes` on disk: embeddings in float16 in the row `embed`, of which `settings.embeddings_gb` are kept at most,
-    expression in the row `write`.
-
-    Raises
-    ------
-    ValueError
-        If a number is not above 0.
-
-    References
-    ----------
-    DeepSpot, section 2.5 (1,792 slides, 37 million spots). The numbers behind the defaults: the page on what a cohort
-    costs.
-
-    Examples
-    --------
-    >>> import deepspot as ds
-    >>> cost = ds.tl.cohort_cost(37_000_000, tiles_per_second=1_000, workers=8)
-    >>> int(cost.loc["embed", "amount"] / 1e6)
-    370
-    """
-    import pandas as pd
-
-    numbers = {name: value for name, value in locals().items() if name not in ("pd", "subspots")}
-    for name, value in numbers.items():
-        check_positive(value, name)
-    if subspots < 0:
-        raise ValueError(f"`subspots` must not be below 0, got {subspots}.")
-    tiles, values = n_spots * (1 + subspots), n_spots * n_genes
-    megapixels = n_spots * (distance_um / mpp) ** 2 / 1e6
-    steps = pd.DataFrame(
-        {
-            "read": (megapixels, "megapixels", megapixels_per_second, 0),
-            "embed": (tiles, "tiles", tiles_per_second, tiles * dim * 2 / 1e9),
-            "predict": (n_spots, "spots", spots_per_second, 0),
-            "write": (values * 4 / 1e6, "megabytes", megabytes_per_second, values * bytes_per_value / 1e9),
-        },
-        index=["amount", "unit", "rate", "gigabytes"],
-    ).T.infer_objects()
-    hours = steps["amount"] / steps.pop("rate") / HOUR
-    steps = steps.assign(hours=hours, share=hours / hours.sum(), days=hours / workers / DAY)
-    total = steps[["hours", "share", "days", "gigabytes"]].sum().rename("all")
-    return pd.concat([steps, total.to_frame().T.assign(amount=n_spots, unit="spots")])[
-        ["amount", "unit", "hours", "share", "days", "gigabytes"]
+    diameter, distance = float(check_positive(diameter, "diameter_um")), float(check_positive(distance, "distance_um"))
+    folder = Folder(Path(out).expanduser().resolve())
+    mpp = slides["mpp"].astype(object).where(slides["mpp"].notna(), None) if "mpp" in slides else [None] * len(slides)
+    recipe = Recipe(ready.fingerprint, diameter, distance, layout, tissue, half)
+    jobs = [
+        Job(name, path, scale, folder, recipe, encoder, device, batch_size)
+        for name, path, scale in zip(slides.index, slides["path"], mpp, strict=True)
     ]
+    with folder.claim(), _runner(ready, client, encoder) as runner:
+        finished, to_do = split(jobs, folder, overwrite=overwrite)
+        for result in finished:  # a process may have died just after it had put a slide in its place
+            folder.forget(result.slide)
+        _keep_model(folder, ready)
+        if to_do:
+            runner.check(to_do[0])
+        table = RunTable(folder, slides, finished)
+        logger.info("%d slides in %s: %d are finished, %d to do.", len(jobs), folder.path, len(finished), len(to_do))
+        table.save()
+        _run(to_do, runner, table, ready)
+    done, failed = table.count(DONE), table.count(FAILED)
+    words = f", {failed} failed" * bool(failed)
+    logger.info("%d of %d slides are done%s. Run table: %s", done, len(jobs), words, folder.runs)
+    return table.frame
+
+
+class SerialRunner:
+    """Run jobs in this process, one after the other."""
+
+    def __init__(self, model: DeepSpot) -> None:
+        self.model = model
+
+    def workers(self) -> int:
+        """How many slides are worked on at once."""
+        return 1
+
+    def check(self, job: Job) -> None:
+        """All that a job needs was checked before."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[SlideResult]:
+        """Do the jobs, and tell of each when it has come to its end."""
+        for job in jobs:
+            yield run_slide(job, self.model)
+
+
+@contextmanager
+def _runner(
+    model: DeepSpot, client: Client | str | None, encoder: str | Encoder | None
+) -> Iterator[SerialRunner | DaskRunner]:
+    if client is None:
+        yield SerialRunner(model)
+        return
+    check_portable(encoder)
+    with connected(client) as ready:
+        yield DaskRunner(ready)
+
+
+def _run(jobs: Sequence[Job], runner: SerialRunner | DaskRunner, table: RunTable, model: DeepSpot) -> None:
+    """First the slides of which nothing bad is known, then those during which a process died."""
+    folder, by_name = table.folder, {job.slide: job for job in jobs}
+    deaths = folder.deaths()
+    suspects = [job for job in jobs if job.slide in deaths]
+    sizes = {job.slide: job.size() for job in jobs}
+    with Progress(sizes, len(table.frame), table.count(DONE), runner.workers) as progress:
+        for part in ([job for job in jobs if job.slide not in deaths], suspects):
+            for result in runner.run(part):
+                folder.forget(result.slide)
+                if not result.done:  # another worker may have done it all the same
+                    result = find_result(by_name[result.slide]) or result
+                table.put(result)
+                table.save()
+                if not result.done:
+                    logger.warning("Slide %r failed. %s", result.slide, result.error)
+                progress.update(result)
+            if part is not suspects and suspects:
+                # These may kill this process once more: what is known by now shall be there then.
+                for job in suspects:
+                    often = "" if deaths[job.slide] == 1 else f" {deaths[job.slide]} times"
+                    error = f"Killed: the process was killed{often} while it worked on this slide, so that it is tried "
+                    table.put(SlideResult(job.slide, None, error=error + "again last"))
+                try:
+                    _save(table, model)
+                except OSError as error:  # it is tried again at last
+                    logger.warning("%s", error)
+    _save(table, model)
+
+
+def _save(table: RunTable, model: DeepSpot) -> None:
+    """Write the run table and the profiles; if one of them could not be, the other one is written all the same."""
+    errors: dict[Path, OSError] = {}
+    folder = table.folder
+    for path, write in ((folder.runs, table.write), (folder.pseudobulk, lambda: save_profiles(table, model))):
+        try:
+            write()
+        except OSError as error:
+            errors[path] = error
+    if errors:
+        what = " and ".join(f"{path.name!r} ({one_line(error)})" for path, error in errors.items())
+        raise OSError(
+            f"Could not write {what} in {str(folder.path)!r}. Finished slides are kept: start again when there is room."
+        ) from next(iter(errors.values()))
+
+
+def _keep_model(folder: Folder, model: DeepSpot) -> None:
+    """Save the model, from which workers load it, and by which results describe themselves."""
+    from deepspot.models import DeepSpot
+
+    try:
+        if DeepSpot.load(folder.model).fingerprint == model.fingerprint:
+            return
+    except (FileNotFoundError, ValueError):  # there is none, or it is damaged
+        pass
+    folder.pseudobulk.unlink(missing_ok=True)  # profiles of another model must not stay next to this one
+    model.save(folder.model, overwrite=True)

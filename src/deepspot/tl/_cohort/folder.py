@@ -19,13 +19,7 @@ LOCK, ALIVE, STARTED = ".lock", "alive", ".started"
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a cohort.
-
-    Attributes
-    ----------
-    path
-        Where it is.
-    """
+    """The folder of a cohort."""
 
     path: Path
 
@@ -55,13 +49,7 @@ class Folder:
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep all others out, and throw away what an earlier process left unfinished.
-
-        Raises
-        ------
-        ValueError
-            If another process works here, or the folder belongs to something else.
-        """
+        """Keep all others out, and throw away what an earlier process left unfinished."""
         from filelock import FileLock, Timeout
 
         if self.path.exists() and not self.path.is_dir():
@@ -80,17 +68,17 @@ class Folder:
         try:
             self.work.mkdir(exist_ok=True)
             (self.path / "slides").mkdir(exist_ok=True)
-            self._tidy()
+            for path in [*self.work.iterdir(), *self.path.glob(f".{self.model.name}-*")]:  # also a half-saved bundle
+                if not path.name.endswith(STARTED):
+                    self._discard(path)
             yield
         finally:
             lock.release()
 
     def deaths(self) -> dict[str, int]:
         """Slides during which a process died without a word, and how often."""
-        return {
-            path.name.removesuffix(STARTED): path.stat().st_size
-            for path in self.work.iterdir() if path.name.endswith(STARTED) and path.is_file()
-        }  # fmt: skip
+        marks = (path for path in self.work.glob(f"*{STARTED}") if path.is_file())
+        return {path.name.removesuffix(STARTED): path.stat().st_size for path in marks}
 
     def forget(self, name: str) -> None:
         """Say that what became of a slide is known: nothing is left of its attempts, also where a worker was killed."""
@@ -137,15 +125,8 @@ class Folder:
         finally:
             draft.unlink(missing_ok=True)
 
-    def _tidy(self) -> None:
-        for path in self.work.iterdir():
-            if not path.name.endswith(STARTED):
-                self._discard(path)
-        for path in self.path.glob(f".{self.model.name}-*"):  # a bundle that was being saved
-            self._discard(path)
-
     def _discard(self, path: Path) -> None:
-        """Delete a file or folder: first away from where somebody who still writes would find it."""
+        """Delete a file or folder, which is first moved away from where a process that still writes would find it."""
         trash = self.work / f"trash-{uuid4().hex}"
         with suppress(FileNotFoundError):
             path.replace(trash)

@@ -23,27 +23,11 @@ NUMBER = r"-?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]\d+)?"
 
 
 def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """Read and check a list of slides.
+    """Read and check a list of slides, and name all that is wrong with it.
 
-    Parameters
-    ----------
-    manifest
-        Path of a CSV, or a data frame with the same columns.
-
-    Returns
-    -------
     One row for each slide, in their order, with `slide` (the name) as index. `path` is absolute; relative ones are
     meant from the folder of the CSV, or from the working directory. `patient` is text. Other columns of a CSV are
     numbers if all of their values are; those of a data frame are as they were, as far as they can be written.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such CSV.
-    ValueError
-        If a column is missing or a value is wrong; all that is wrong is named.
-    TypeError
-        If a column could not be written to disk later.
     """
     frame, folder = _load(manifest)
     missing = [name for name in REQUIRED if name not in frame]
@@ -62,10 +46,9 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
             frame[name] = _text(frame[name])
     if "preservation" in frame:
         frame["preservation"] = frame["preservation"].str.upper()
-    if "slide" not in frame:
-        frame["slide"] = None
+    names = frame["slide"] if "slide" in frame else [None] * len(frame)
     stems = [None if path is None else valid_name(Path(path).stem) for path in frame["path"]]
-    frame["slide"] = [stem if name is None else name for name, stem in zip(frame["slide"], stems, strict=True)]
+    frame["slide"] = [stem if name is None else name for name, stem in zip(names, stems, strict=True)]
     problems = list(_problems(frame))
     if problems:
         more = f"\n… and {len(problems) - MOST_SHOWN} more." if len(problems) > MOST_SHOWN else ""
@@ -121,16 +104,16 @@ def _problems(frame: pd.DataFrame) -> Iterator[str]:
     for name in NUMBERS:
         if name in frame:
             number = pd.to_numeric(frame[name], errors="coerce")
-            wrong = frame.index[frame[name].notna() & ~(np.isfinite(number) & (number > 0))]
-            for row in wrong:
-                yield f"`{name}` must be a number above 0, got {_shown(frame[name][row])} in {_rows([row])}."
+            for row, value in frame.loc[frame[name].notna() & ~(np.isfinite(number) & (number > 0)), name].items():
+                shown = repr(value) if isinstance(value, str) else value
+                yield f"`{name}` must be a number above 0, got {shown} in {_rows([row])}."
     if "preservation" in frame:
         kinds = frame["preservation"]
-        for row in frame.index[kinds.notna() & ~kinds.isin(PRESERVATION)]:
-            yield f"`preservation` must be one of {list(PRESERVATION)} or empty, got {kinds[row]!r} in {_rows([row])}."
+        for row, kind in kinds[kinds.notna() & ~kinds.isin(PRESERVATION)].items():
+            yield f"`preservation` must be one of {list(PRESERVATION)} or empty, got {kind!r} in {_rows([row])}."
     names = frame["slide"].dropna()
-    for row in names.index[names != names.map(valid_name)]:
-        yield f"`slide` names a folder: letters, digits, '_', '-' and '.', not {names[row]!r} in {_rows([row])}."
+    for row, name in names[names != names.map(valid_name)].items():
+        yield f"`slide` names a folder: letters, digits, '_', '-' and '.', not {name!r} in {_rows([row])}."
     for _, same in names.groupby(names.str.lower(), sort=False):
         if len(same) > 1:
             yield (
@@ -154,7 +137,3 @@ def _writable(frame: pd.DataFrame) -> pd.DataFrame:
             frame[name] = _text(frame[name]) if frame[name].notna().any() else np.nan
     check_writable(AnnData(obs=frame.copy()))
     return frame
-
-
-def _shown(value: object) -> str:
-    return repr(value) if isinstance(value, str) else str(value)

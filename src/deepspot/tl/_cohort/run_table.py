@@ -1,10 +1,8 @@
-"""The run table: what became of every slide, on disk after each of them."""
+"""What is written of a whole cohort: the run table, after each of the slides, the progress, and the profiles."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,66 +12,48 @@ from deepspot._core.keys import PSEUDOBULK, UNS
 from deepspot._core.logging import bar, logger
 
 from .folder import Folder
-from .job import Outcome
-from .run_slide import HOW, PROFILE, TABLE
+from .slide import HOW, PROFILE, TABLE, SlideResult
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from deepspot.models import DeepSpot
 
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
-DTYPES = {
-    "path": object, "patient": object, "status": object, "seconds": "float64", "spots": "Int64", "ood_share": "float64",
-    "error": object,
-}  # fmt: skip
+RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "error": object}
 
 
-@dataclass
 class RunTable:
-    """What became of the slides of a manifest.
+    """What became of the slides of a manifest; only the process that holds the folder writes it.
 
-    Attributes
-    ----------
-    folder
-        Where it is kept. Only the process that holds the folder writes it.
-    frame
-        One row for each slide.
+    `frame` has one row for each slide. All wait but those that are `finished`.
     """
 
-    folder: Folder
-    frame: pd.DataFrame
+    def __init__(self, folder: Folder, manifest: pd.DataFrame, finished: Iterable[SlideResult]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.frame = manifest[["path", "patient"]].astype(object).assign(status=WAITING)
+        self.frame["status"] = self.frame["status"].astype(object)
+        for column, dtype in RESULTS.items():
+            self.frame[column] = pd.Series(None, index=self.frame.index, dtype=dtype)
+        for result in finished:
+            self.put(result)
 
-    @classmethod
-    def start(cls, folder: Folder, manifest: pd.DataFrame, known: Iterable[Outcome]) -> RunTable:
-        """A table in which all slides wait but those whose outcome is known."""
-        frame = pd.DataFrame(index=manifest.index.copy())
-        frame.index.name = "slide"
-        for column, dtype in DTYPES.items():
-            frame[column] = manifest[column] if column in manifest else pd.Series(None, index=frame.index, dtype=dtype)
-        frame["status"] = WAITING
-        table = cls(folder, frame)
-        for outcome in known:
-            table.put(outcome)
-        return table
-
-    def put(self, outcome: Outcome) -> None:
+    def put(self, result: SlideResult) -> None:
         """Enter what became of a slide."""
-        row, frame = outcome.slide, self.frame
-        frame.loc[row, "status"] = DONE if outcome.done else FAILED
-        for column in ("seconds", "spots", "ood_share", "error"):
-            value = getattr(outcome, column)
-            frame.loc[row, column] = pd.NA if value is None and column == "spots" else value
+        values = [getattr(result, column) for column in RESULTS]
+        self.frame.loc[result.slide, "status"] = DONE if result.done else FAILED
+        for column, value in zip(RESULTS, values, strict=True):
+            self.frame.loc[result.slide, column] = pd.NA if value is None and column == "spots" else value
 
-    def save(self, *, last: bool = False) -> None:
-        """Write it; the table that was there stays whole until the new one is. A full disk is an error only at last."""
+    def write(self) -> None:
+        """Write it; the table that was there stays whole until the new one is."""
+        with self.folder.writing(self.folder.runs) as draft:
+            self.frame.to_csv(draft)
+
+    def save(self) -> None:
+        """Write it after a slide, where a full disk is no error yet."""
         try:
-            with self.folder.writing(self.folder.runs) as draft:
-                self.frame.to_csv(draft)
+            self.write()
         except OSError as error:
-            if last:
-                raise
             logger.warning("The run table could not be written after this slide (%s).", error)
 
     def count(self, status: str) -> int:
@@ -84,14 +64,7 @@ class RunTable:
 class Progress:
     """One bar over the cohort; where the output is no terminal, one line for each slide.
 
-    Parameters
-    ----------
-    sizes
-        Size of every slide that is to be done, in any unit.
-    total, done
-        Number of slides of the cohort, and of those that were finished before.
-    workers
-        Says how many slides are worked on at once.
+    `sizes` are those of the slides to be done, in any unit, and `workers` says how many are worked on at once.
     """
 
     def __init__(self, sizes: Mapping[str, float], total: int, done: int, workers: Callable[[], int]) -> None:
@@ -106,35 +79,32 @@ class Progress:
         self.bar.update(self.finished)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def tell(self, outcome: Outcome) -> None:
-        """Say that a slide has come to its end."""
-        size = self.left.pop(outcome.slide, 0.0)
+    def update(self, result: SlideResult) -> None:
+        """Show that a slide has come to its end."""
+        size = self.left.pop(result.slide, 0.0)
         self.finished += 1
-        self.failed += not outcome.done
-        if outcome.done and outcome.seconds is not None:
-            self.seconds, self.size = self.seconds + outcome.seconds, self.size + size
+        self.failed += not result.done
+        if result.done and result.seconds is not None:
+            self.seconds, self.size = self.seconds + result.seconds, self.size + size
         left = self.time_left()
-        said = [f"{self.failed} failed"] * bool(self.failed) + ([f"about {left} left"] if left else [])
-        self.bar.set_postfix_str(", ".join(said), refresh=False)
+        words = [f"{self.failed} failed"] * bool(self.failed) + [f"about {left} left"] * bool(left)
+        self.bar.set_postfix_str(", ".join(words), refresh=False)
         self.bar.update()
         if self.bar.disable:
-            logger.info("%s", ", ".join([f"{self.finished}/{self.total} slides", *said]))
+            logger.info("%s", ", ".join([f"{self.finished}/{self.total} slides", *words]))
 
     def time_left(self) -> str:
         """How long it will take, in words; nothing if that is not known, or nothing is left."""
         if not self.left or not self.size:
             return ""
         at_once = max(1, min(self.workers(), len(self.left)))
-        return in_words(sum(self.left.values()) * self.seconds / self.size / at_once)
+        return _in_words(sum(self.left.values()) * self.seconds / self.size / at_once)
 
 
-def in_words(seconds: float) -> str:
-    """A time as people say it."""
+def _in_words(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 2:
         return "a minute"
@@ -144,43 +114,32 @@ def in_words(seconds: float) -> str:
     return f"{hours} h" if hours < 48 else f"{round(hours / 24)} days"
 
 
-def collect(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: DeepSpot) -> AnnData:
-    """Profiles (slides, genes) of the slides that are done, with their rows of the manifest as `obs`."""
+def save_profiles(table: RunTable, model: DeepSpot) -> None:
+    """Write profiles (slides, genes) of the slides that are done, with their rows of the manifest as `obs`.
+
+    A file that was there stays whole until the new one is.
+    """
+    import h5py
     import zarr
     from anndata import AnnData
+    from anndata.io import write_elem
 
-    card = model.card
+    card, folder = model.card, table.folder
     done = table.frame[table.frame["status"] == DONE]
-    rows = [
-        zarr.open_array(folder.slide(str(name)) / "tables" / TABLE / "var" / PROFILE, mode="r")[:]
-        for name in done.index
-    ]
-    obs = manifest.loc[done.index].assign(
-        slide=done.index,
-        spots=done["spots"].to_numpy(dtype=np.int64),
-        ood_share=done["ood_share"].to_numpy(dtype=np.float64),
+    stores = [folder.slide(str(name)) for name in done.index]
+    rows = [zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r")[:] for store in stores]
+    obs = table.manifest.loc[done.index].assign(
+        slide=done.index, spots=done["spots"].to_numpy(np.int64), ood_share=done["ood_share"].to_numpy(np.float64)
     )
     obs.index.name = None
     X = np.asarray(rows, dtype=np.float32).reshape(len(done), len(card.genes))
-    made = {
-        "kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint,
-    }  # fmt: skip
-    return AnnData(X, obs=obs, var=model.expected_r(), uns={UNS: made, "log1p": {}})
-
-
-def save(folder: Folder, manifest: pd.DataFrame, table: RunTable, model: DeepSpot) -> None:
-    """Write the profiles; a file that was there stays whole until the new one is."""
-    with folder.writing(folder.pseudobulk) as draft:
-        draft.write_bytes(_as_h5ad(collect(folder, manifest, table, model)))
-
-
-def _as_h5ad(profiles: AnnData) -> bytes:
-    """An h5ad file, made in memory: HDF5 cannot close a file on a full disk, and says so in ways of its own."""
-    import h5py
-    from anndata.io import write_elem
-
+    uns = {"kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint}
+    profiles = AnnData(X, obs=obs, var=model.expected_r(), uns={UNS: uns, "log1p": {}})
     profiles.strings_to_categoricals()
-    with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
-        write_elem(file, "/", profiles)
-        file.flush()
-        return file.id.get_file_image()
+    with folder.writing(folder.pseudobulk) as draft:
+        # In memory: HDF5 cannot close a file on a full disk, and says so in ways of its own.
+        with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
+            write_elem(file, "/", profiles)
+            file.flush()
+            content = file.id.get_file_image()
+        draft.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Pearson's r of every gene over patients, and what it is when patients are shuffled."""
+"""Pearson's r of every gene over patients, and what it is when bulk profiles are shuffled."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pandas as pd
 
 from deepspot._core.logging import track
 from deepspot._core.validate import key_in
+from deepspot._stats.metrics import pearson, spearman
 
-from .results import LEVEL
+from .resampling import LEVEL
 
 SIGNIFICANT = 0.05
+# Why r of a gene is undefined: it is not, one side does not vary, or holds missing values.
+NO, PSEUDOBULK, BULK, MISSING = "no", "pseudobulk", "bulk", "missing"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,13 +84,11 @@ class BulkAgreement:
             means = null.mean(axis=1)
             low, high = np.percentile(means, LEVEL)
             undefined = genes["undefined"].value_counts()
-            rows[group] = {
-                "slides": len(mine), "bulk": mine["bulk"].nunique(), "genes": len(genes),
-                **{f"undefined_{why}": int(undefined.get(why, 0)) for why in ("pseudobulk", "bulk", "missing")},
-                "mean": r.mean(), "median": np.median(r), "null_low": low, "null_high": high,
-                "p": (1 + (means >= r.mean()).sum()) / (1 + len(means)),
-                "significant": int((genes["q"] < SIGNIFICANT).sum()),
-            }  # fmt: skip
+            counts = {"slides": len(mine), "bulk": mine["bulk"].nunique(), "genes": len(genes)}
+            counts |= {f"undefined_{why}": int(undefined.get(why, 0)) for why in (PSEUDOBULK, BULK, MISSING)}
+            agreement = {"mean": r.mean(), "median": np.median(r), "null_low": low, "null_high": high}
+            p = (1 + (means >= r.mean()).sum()) / (1 + len(means))
+            rows[group] = counts | agreement | {"p": p, "significant": int((genes["q"] < SIGNIFICANT).sum())}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
 
     def curve(
@@ -123,12 +124,12 @@ class BulkAgreement:
 
         if statistic not in ("mean", "median"):
             raise ValueError(f'`statistic` must be "mean" or "median", got {statistic!r}.')
+        reduce = np.mean if statistic == "mean" else np.median
         ranked = self._ranked(order)
         rows = []
-        for group, genes in self.table.groupby("group", sort=False):
-            r, null = self._counted(str(group), [gene for gene in ranked if gene in set(genes["gene"])])
+        for group in self.table["group"].unique():
+            r, null = self._counted(group, ranked)
             for n in sorted({min(int(n), len(r)) for n in (TOP if top is None else top)}):
-                reduce = np.mean if statistic == "mean" else np.median
                 low, high = np.percentile(reduce(null[:, :n], axis=1), LEVEL)
                 rows.append({"group": group, "n": n, "r": reduce(r[:n]), "null_low": low, "null_high": high})
         return pd.DataFrame(rows)
@@ -152,37 +153,39 @@ class BulkAgreement:
         return np.nan_to_num(mine["r"].to_numpy()[at]), np.nan_to_num(self.null[group][:, at])
 
 
-NO, PSEUDOBULK, BULK, MISSING = "no", "pseudobulk", "bulk", "missing"
-"""Why r of a gene is undefined: it is not, one side does not vary, or holds missing values."""
+def compare(
+    slides: np.ndarray, bulk: np.ndarray, rows: np.ndarray, n_permutations: int, seed: int
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Agreement of every gene, and r (n_permutations, genes) of shuffled bulk profiles.
 
+    `rows` (slides,) says which bulk profile (profiles, genes) belongs to a slide (slides, genes).
+    """
+    from scipy.stats import false_discovery_control
 
-def undefined(slides: np.ndarray, bulk: np.ndarray) -> np.ndarray:
-    """Why r (genes,) of two matrices (n, genes) is undefined."""
+    used, rows = np.unique(rows, return_inverse=True)
+    bulk = bulk[used]
     known = np.isfinite(slides).all(axis=0) & np.isfinite(bulk).all(axis=0)
-    found = np.full(slides.shape[1], NO, dtype=object)
+    why = np.where(known, NO, MISSING).astype(object)
     for name, values in ((PSEUDOBULK, slides), (BULK, bulk)):
-        found[known & (np.ptp(values, axis=0) <= 1e-9 * np.abs(values).max(axis=0))] = name
-    found[~known] = MISSING
-    return found
+        why[known & (np.ptp(values, axis=0) <= 1e-9 * np.abs(values).max(axis=0))] = name
+    defined = why == NO
+    table = pd.DataFrame(np.nan, index=range(len(why)), columns=["r", "spearman", "p", "q"])
+    null = np.full((n_permutations, len(why)), np.nan, dtype=np.float32)
+    if defined.any():
+        ours, theirs = slides[:, defined], bulk[:, defined]
+        r = pearson(ours, theirs[rows])
+        shuffled = null[:, defined] = shuffled_r(ours, theirs, rows, n_permutations, seed)
+        # Never 0, as the data themselves are one of the permutations.
+        p = (1 + (shuffled >= r.astype(np.float32)).sum(axis=0)) / (1 + n_permutations)
+        table.loc[defined] = np.column_stack([r, spearman(ours, theirs[rows]), p, false_discovery_control(p)])
+    return table.assign(undefined=why), null
 
 
 def shuffled_r(slides: np.ndarray, bulk: np.ndarray, rows: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Pearson's r (n, genes) when bulk profiles are dealt out anew.
 
-    Several slides of one bulk profile stay together, as they resemble one another.
-
-    Parameters
-    ----------
-    slides
-        (slides, genes), defined.
-    bulk
-        (profiles, genes), defined; each belongs to a slide.
-    rows
-        (slides,) which of them belongs to a slide.
-    n
-        Number of permutations.
-    seed
-        Of them.
+    Several slides of one bulk profile stay together, as they resemble one another. Arguments are those of `compare`; r
+    is defined for all genes, and each profile belongs to a slide.
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(rows, minlength=len(bulk)).astype(np.float64)
@@ -203,8 +206,3 @@ def shuffled_r(slides: np.ndarray, bulk: np.ndarray, rows: np.ndarray, n: int, s
         product = np.einsum("pg,pg->g", together, bulk[order])
         found[number] = product / np.sqrt(np.maximum(squares - total**2 / len(rows), 1e-300))
     return found
-
-
-def p_values(r: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Share (genes,) of permutations with an r as high; never 0, as the data themselves are one of them."""
-    return (1 + (null >= r.astype(np.float32)).sum(axis=0)) / (1 + len(null))

@@ -1,32 +1,32 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
 
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
-from deepspot._stats.log_scale import look_like_counts
-from deepspot._stats.metrics import pearson, spearman
+from deepspot._core.validate import check_positive, key_in
 
-from . import match as _match
-from .agreement import NO, BulkAgreement, p_values, shuffled_r, undefined
+from .agreement import BULK, PSEUDOBULK, BulkAgreement, compare
+from .profiles import log_values
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Columns = str | Sequence[str]
+ALL = "all"
 FEWEST = 5
+SEPARATOR = "\0"
 
 
 def bulk_agreement(
     pseudobulk: AnnData,
     bulk: AnnData | pd.DataFrame,
     *,
-    match: str | Sequence[str] | Mapping[str, str | Sequence[str]],
+    match: Columns | Mapping[str, Columns],
     preservation: str = "preservation",
     n_permutations: int = 1000,
     seed: int | None = None,
@@ -64,7 +64,7 @@ def bulk_agreement(
 
     Returns
     -------
-    r of all genes with p and q, the mean over genes beside that of shuffled profiles, and what was not matched.
+    r of all genes with p and q, the mean over genes with that of shuffled profiles, and what was not matched.
     Slides without a kind of preservation are not matched if `match` goes by it.
 
     Raises
@@ -95,69 +95,130 @@ def bulk_agreement(
     True
     """
     check_positive(n_permutations, "n_permutations")
-    groups = _match.groups(pseudobulk.obs, match, preservation)
-    bulk = _match.as_bulk(bulk, [column for columns in groups.values() for column in columns])
-    genes = _shared(pseudobulk, bulk)
+    groups = _read_groups(pseudobulk.obs, match, preservation)
+    bulk = _as_anndata(bulk, [column for columns, _ in groups.values() for column in columns])
+    genes = _shared_genes(pseudobulk, bulk)
+    slides, bulks = log_values(pseudobulk, "the pseudobulk", genes), log_values(bulk, "the bulk RNA", genes)
     seed = settings.seed if seed is None else seed
-    slides, bulks = _values(pseudobulk, genes, "the pseudobulk"), _values(bulk, genes, "the bulk RNA")
-    tables, matched, unmatched, null = [], [], [], {}
-    seen = np.zeros(bulk.n_obs, dtype=bool)
-    pairs = {}
+    pairs, matched, unmatched = {}, [], []
     if isinstance(match, Mapping):
         unknown = pseudobulk.obs_names[pseudobulk.obs[preservation].isna()]
-        unmatched.append(pd.DataFrame({"group": f"no {preservation}", "side": "pseudobulk", "name": unknown}))
-    for group, columns in groups.items():
-        ours = np.arange(pseudobulk.n_obs)
-        if group != _match.ALL or isinstance(match, Mapping):
-            ours = np.flatnonzero((pseudobulk.obs[preservation].astype(str) == group).to_numpy())
-        rows, theirs = _match.pairs(pseudobulk.obs.iloc[ours], bulk.obs, columns)
-        _check_enough(group, columns, pseudobulk.obs.iloc[ours], bulk.obs, theirs)
+        unmatched.append(pd.DataFrame({"group": f"no {preservation}", "side": PSEUDOBULK, "name": unknown}))
+    for group, (columns, ours) in groups.items():
+        obs = pseudobulk.obs.iloc[ours]
+        rows, theirs = _match(obs, bulk.obs, columns, group)
         pairs[group] = ours[rows], theirs
-        seen[theirs] = True
-        names = pseudobulk.obs_names[ours]
-        matched.append(pd.DataFrame({"group": group, "profile": names[rows], "bulk": bulk.obs_names[theirs]}))
-        unmatched.append(pd.DataFrame({"group": group, "side": "pseudobulk", "name": names.delete(rows)}))
-    unmatched.append(pd.DataFrame({"group": _match.ALL, "side": "bulk", "name": bulk.obs_names[~seen]}))
+        matched.append(pd.DataFrame({"group": group, "profile": obs.index[rows], "bulk": bulk.obs_names[theirs]}))
+        unmatched.append(pd.DataFrame({"group": group, "side": PSEUDOBULK, "name": obs.index.delete(rows)}))
+    seen = np.concatenate([theirs for _, theirs in pairs.values()])
+    unmatched.append(pd.DataFrame({"group": ALL, "side": BULK, "name": bulk.obs_names.delete(np.unique(seen))}))
+    tables, null = [], {}
     for group, (ours, theirs) in pairs.items():
-        table, null[group] = _compare(slides[ours], bulks, theirs, n_permutations, seed)
+        table, null[group] = compare(slides[ours], bulks, theirs, n_permutations, seed)
         tables.append(table.assign(group=group, gene=genes)[["group", "gene", *table.columns]])
-    result = BulkAgreement(
-        pd.concat(tables, ignore_index=True), pd.concat(matched, ignore_index=True),
-        pd.concat(unmatched, ignore_index=True), null, pseudobulk.var.loc[genes].select_dtypes("number"), seed,
-    )  # fmt: skip
-    logger.info("%r\nWithout a match: %s.", result, _told(result.unmatched))
+    order = pseudobulk.var.loc[genes].select_dtypes("number")
+    table, pairing, left_out = (pd.concat(parts, ignore_index=True) for parts in (tables, matched, unmatched))
+    result = BulkAgreement(table, pairing, left_out, null, order, seed)
+    counts = left_out.groupby(["side", "group"], sort=False).size()
+    parts = [
+        f"{n} of {side} ({group})" if side == PSEUDOBULK else f"{n} of bulk RNA" for (side, group), n in counts.items()
+    ]
+    logger.info("%r\nWithout a match: %s.", result, ", ".join(parts) or "none")
     return result
 
 
-def _compare(
-    slides: np.ndarray, bulk: np.ndarray, rows: np.ndarray, n_permutations: int, seed: int
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Agreement of every gene, and r (n_permutations, genes) of shuffled profiles."""
-    from scipy.stats import false_discovery_control
+def _as_anndata(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData:
+    """Bulk RNA as an AnnData with the columns to match by in `obs`; rows keep their names, as text.
 
-    used, rows = np.unique(rows, return_inverse=True)
-    bulk = bulk[used]
-    why = undefined(slides, bulk[rows])
-    defined = why == NO
-    table = pd.DataFrame(np.nan, index=range(len(why)), columns=["r", "spearman", "p", "q"])
-    null = np.full((n_permutations, len(why)), np.nan, dtype=np.float32)
-    if defined.any():
-        ours, theirs = slides[:, defined], bulk[:, defined]
-        r = pearson(ours, theirs[rows])
-        null[:, defined] = shuffled_r(ours, theirs, rows, n_permutations, seed)
-        p = p_values(r, null[:, defined])
-        found = np.column_stack([r, spearman(ours, theirs[rows]), p, false_discovery_control(p)])
-        table.loc[defined] = found
-    table["undefined"] = why
-    return table, null
+    In a data frame all other columns are genes; a single column to match by may be its index.
+    """
+    from anndata import AnnData
+    from anndata.utils import make_index_unique
+
+    if isinstance(bulk, AnnData):
+        return bulk
+    if not isinstance(bulk, pd.DataFrame):
+        raise TypeError(f"`bulk` must be an AnnData or a data frame, got {type(bulk).__name__}.")
+    wanted = list(dict.fromkeys(columns))
+    named = [name for name in bulk.index.names if name is not None and name not in bulk.columns]
+    if not named and len(wanted) == 1 and wanted[0] not in bulk.columns:
+        bulk, named = bulk.rename_axis(wanted[0]), wanted
+    table = bulk.reset_index(named) if named else bulk
+    obs = table[[column for column in dict.fromkeys([*named, *wanted]) if column in table.columns]]
+    genes = table.drop(columns=obs.columns)
+    text = [str(column) for column in genes.columns if not pd.api.types.is_numeric_dtype(genes[column])]
+    if text:
+        raise ValueError(
+            f"Columns of `bulk` are not numbers: {text[:5]}. In a data frame all columns but those to match by are "
+            "genes. Drop the others, or pass an AnnData with them in `obs`."
+        )
+    parts = [name if isinstance(name, tuple) else (name,) for name in bulk.index]
+    names = make_index_unique(pd.Index(["_".join(map(str, name)) for name in parts]))
+    return AnnData(
+        genes.to_numpy(dtype=np.float64), obs=obs.set_axis(names), var=pd.DataFrame(index=genes.columns.astype(str))
+    )
 
 
-def _shared(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
-    for names, what in ((pseudobulk.var_names, "the pseudobulk"), (bulk.var_names, "the bulk RNA")):
-        if not names.is_unique:
-            raise ValueError(
-                f"Gene names of {what} are not unique: {list(names[names.duplicated()][:3])}. Keep one each."
+def _read_groups(
+    obs: pd.DataFrame, match: Columns | Mapping[str, Columns], preservation: str
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Columns to match by and rows of the profiles, for each way of preservation, or for all profiles."""
+    if not isinstance(match, Mapping):
+        return {ALL: (_listed(match), np.arange(len(obs)))}
+    column = obs[key_in(preservation, obs.columns, "obs of the pseudobulk")]
+    kinds = column.dropna().astype(str).unique()
+    for kind in kinds:
+        if kind not in match:
+            raise KeyError(
+                f"`match` does not say how {kind!r} of obs[{preservation!r}] are matched. It names {list(match)}. Add "
+                "it, or leave these profiles out."
             )
+    for kind in match:
+        key_in(kind, kinds, f"obs[{preservation!r}] of the pseudobulk")
+    text = column.astype(str).to_numpy()
+    return {str(kind): (_listed(columns), np.flatnonzero(text == kind)) for kind, columns in match.items()}
+
+
+def _listed(columns: Columns) -> list[str]:
+    listed = [columns] if isinstance(columns, str) else list(columns)
+    if not listed:
+        raise ValueError("`match` names no column. Name the one by which profiles and bulk RNA belong together.")
+    return listed
+
+
+def _match(
+    slides: pd.DataFrame, bulk: pd.DataFrame, columns: Sequence[str], group: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the profiles, and of the bulk RNA of each, where all columns agree as text."""
+    for column in columns:
+        key_in(column, slides.columns, "obs of the pseudobulk")
+        key_in(column, bulk.columns, "the bulk RNA")
+    ours, theirs = _keys(slides, columns), _keys(bulk, columns)
+    wanted = theirs[theirs.isin(ours.dropna())]
+    twice = wanted[wanted.duplicated()]
+    if len(twice):
+        key = dict(zip(columns, twice.iloc[0].split(SEPARATOR), strict=True))
+        raise ValueError(f"Several profiles of bulk RNA have {key}. Match by more columns, or keep one of them.")
+    at = pd.Index(wanted).get_indexer(pd.Index(ours))
+    rows = np.flatnonzero(at >= 0)
+    if len(wanted) < FEWEST:
+        examples = {"pseudobulk": slides, "bulk RNA": bulk}
+        named = {side: obs[list(columns)].astype(str).head(2).to_dict("list") for side, obs in examples.items()}
+        raise ValueError(
+            f"Of {len(slides)} profiles of {group!r} and {len(bulk)} of bulk RNA, {len(wanted)} of the latter are "
+            f"matched by {list(columns)}; {FEWEST} are needed. They look like {named}: bring them to the same text."
+        )
+    return rows, wanted.index.to_numpy()[at[rows]]
+
+
+def _keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """One text for each row by its number; None where any part is missing."""
+    parts = zip(*(frame[column].astype(str).str.strip() for column in columns), strict=True)
+    known = frame[list(columns)].notna().all(axis=1).to_numpy()
+    return pd.Series([SEPARATOR.join(part) for part in parts], dtype=object).where(known, None)
+
+
+def _shared_genes(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
     genes = pseudobulk.var_names[pseudobulk.var_names.isin(bulk.var_names)]
     if not len(genes):
         raise ValueError(
@@ -167,36 +228,3 @@ def _shared(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
     if len(genes) < pseudobulk.n_vars:
         logger.info("Bulk RNA has %s of the %s genes.", f"{len(genes):,}", f"{pseudobulk.n_vars:,}")
     return genes
-
-
-def _values(table: AnnData, genes: pd.Index, what: str) -> np.ndarray:
-    X = table.X[:, table.var_names.get_indexer(genes)]
-    X = np.asarray(X.toarray() if issparse(X) else X, dtype=np.float64)
-    if look_like_counts(X):
-        raise ValueError(
-            f"X of {what} holds whole numbers, so these seem to be raw counts. Pass values on a log scale: "
-            "`np.log2(tpm + 1)`, for instance."
-        )
-    return X
-
-
-def _check_enough(
-    group: str, columns: Sequence[str], slides: pd.DataFrame, bulk: pd.DataFrame, theirs: np.ndarray
-) -> None:
-    found = len(np.unique(theirs))
-    if found < FEWEST:
-        examples = {"pseudobulk": slides, "bulk RNA": bulk}
-        named = {side: obs[list(columns)].astype(str).head(2).to_dict("list") for side, obs in examples.items()}
-        raise ValueError(
-            f"Of {len(slides)} profiles of {group!r} and {len(bulk)} of bulk RNA, {found} of the latter are matched by "
-            f"{list(columns)}; {FEWEST} are needed. They look like {named}: bring them to the same text."
-        )
-
-
-def _told(unmatched: pd.DataFrame) -> str:
-    counts = unmatched.groupby(["side", "group"], sort=False).size()
-    parts = [
-        f"{n} of {side} ({group})" if side == "pseudobulk" else f"{n} of bulk RNA"
-        for (side, group), n in counts.items()
-    ]
-    return ", ".join(parts) or "none"

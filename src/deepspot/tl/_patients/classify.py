@@ -1,5 +1,3 @@
-"""Logistic regression with an L2 penalty; its strength comes from the training patients alone."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,12 +9,14 @@ import pandas as pd
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 
-from .resampling import FOLDS, check_sizes, resample
-from .results import Classification
-from .rows import one_each
+from .profiles import check_known, one_profile_each
+from .resampling import FOLDS, Classification, resample
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+# Inverse strengths `C` to choose from, for profiles whose mean squared length is 1.
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
 def classify(
@@ -33,11 +33,11 @@ def classify(
     """Measure how well profiles tell classes of patients apart, such as types of tumour.
 
     Patients are drawn at random to train on, in proportion to the classes, and all others are tested; this is repeated.
-    In every split, a logistic regression with an L2 penalty is fitted to the standardised profiles. The strength of
+    In every split, a logistic regression with an L2 penalty is fitted to the standardized profiles. The strength of
     its penalty is the one of four with the smallest log loss in 3-fold cross-validation of the training patients.
     Nothing of the tested patients is used.
 
-    The score is the macro F1: the mean over classes of the F1 of each, however rare it is. Beside every fit stands
+    The score is the macro F1: the mean over classes of the F1 of each, however rare it is. For every fit there is
     one with permuted labels. It shows what chance reaches, which depends on how many classes there are, and how common
     each is: 0.5 at most for two classes, and often less.
 
@@ -82,61 +82,32 @@ def classify(
     >>> bool(found.summary().loc[40, "mean"] > 0.75)
     True
     """
-    patients = one_each(
+    X, obs, profiles = one_profile_each(
         expression, patient=patient, tissue_area=tissue_area, genes=genes, columns=[label], alike=False
-    )  # fmt: skip
-    labels = _labels(patients.obs[label], label)
-    sizes = check_sizes(n_train, repeats, labels, f"obs[{label!r}]")
+    )
+    check_known(obs[label])
+    labels = obs[label].astype(str).astype(object)
+    if labels.nunique() == 1:
+        raise ValueError(f"obs[{label!r}] is {labels.iloc[0]!r} for all patients, so there is nothing to tell apart.")
     seed = settings.seed if seed is None else seed
     truth = labels.to_numpy()
 
     def score(X: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
-        found, strength = predict(X[train], truth[train], X[test], seed=seed)
-        return {"f1": float(f1_score(truth[test], found, average="macro")), "strength": strength}
+        found, strength = fit_and_predict(X[train], truth[train], X[test], seed=seed)
+        return {Classification.SCORE: float(f1_score(truth[test], found, average="macro")), "strength": strength}
 
-    table = resample(patients.X, truth, score, n_train=sizes, repeats=repeats, seed=seed, name=Classification.SCORE)
-    read = pd.DataFrame({"profile": patients.profiles, "label": labels})
-    result = Classification(table, read, patients.X.shape[1], seed)
+    table = resample(X, labels, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{label!r}]")
+    result = Classification(table, pd.DataFrame({"profile": profiles, "label": labels}), X.shape[1], seed)
     logger.info("%r", result)
     return result
 
 
-def _labels(column: pd.Series, name: str) -> pd.Series:
-    missing = column.isna()
-    if missing.any():
-        raise ValueError(
-            f"obs[{name!r}] is missing for {missing.sum()} patients, such as {list(column.index[missing][:5])}. Fill "
-            "it in, or leave them out."
-        )
-    labels = column.astype(str).astype(object)
-    if labels.nunique() == 1:
-        raise ValueError(f"obs[{name!r}] is {labels.iloc[0]!r} for all patients, so there is nothing to tell apart.")
-    return labels
+def fit_and_predict(X: np.ndarray, labels: np.ndarray, unseen: np.ndarray, *, seed: int) -> tuple[np.ndarray, float]:
+    """Labels (m,) of unseen patients (m, genes) by a logistic regression of training patients (n, genes), and its `C`.
 
-
-STRENGTHS = (0.1, 1.0, 10.0, 100.0)
-"""Inverse strengths `C` to choose from, for profiles whose mean squared length is 1."""
-
-
-def predict(X: np.ndarray, labels: np.ndarray, unseen: np.ndarray, *, seed: int) -> tuple[np.ndarray, float]:
-    """Fit to training patients and predict others.
-
-    The strength is the one with the smallest log loss on folds of the training patients.
-
-    Parameters
-    ----------
-    X, labels
-        (n, genes) and (n,) of the training patients.
-    unseen
-        (m, genes) of the others.
-    seed
-        Of the folds.
-
-    Returns
-    -------
-    Labels (m,), and `C`.
+    `C` is the one with the smallest log loss on folds of the training patients.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -148,8 +119,7 @@ def predict(X: np.ndarray, labels: np.ndarray, unseen: np.ndarray, *, seed: int)
     # for every gene, and the result is the same.
     left, sizes, axes = np.linalg.svd(Z, full_matrices=False)
     length = max(np.sqrt((sizes**2).sum() / len(Z)), 1e-12)
-    search = GridSearchCV(
-        LogisticRegression(max_iter=2000), {"C": STRENGTHS}, scoring="neg_log_loss",
-        cv=StratifiedKFold(FOLDS, shuffle=True, random_state=seed),
-    ).fit(left * sizes / length, labels)  # fmt: skip
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    search = GridSearchCV(LogisticRegression(max_iter=2000), {"C": STRENGTHS}, scoring="neg_log_loss", cv=folds)
+    search.fit(left * sizes / length, labels)
     return search.predict(unseen @ axes.T / length), float(search.best_params_["C"])

@@ -5,19 +5,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 
 from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS
 from deepspot._core.logging import logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
-from deepspot.tl._predict.resolution import ROWS
 from deepspot.tl._train.slides import as_mapping
-
-from .profile import HOW, profile
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+HOW = ("mean", "median")
+# Spots in a block; bytes of a block of genes whose median is found.
+ROWS, BYTES = 1024, 32_000_000
 
 
 def pseudobulk(
@@ -93,33 +95,53 @@ def pseudobulk(
     keys = {name: find_expression_table(sdata, table_key) for name, sdata in slides.items()}
     tables = {name: sdata.tables[keys[name]] for name, sdata in slides.items()}
     for name, table in tables.items():
-        _check_table(name, keys[name], table)
-    made = _made(tables)
-    genes = _common(tables)
-    regions = {name: _regions(name, sdata, keys[name], groupby) for name, sdata in slides.items()}
+        _check_table(table, f"Table {keys[name]!r} of slide {name!r}")
+    made = _one_model(tables)
+    genes = _shared_genes(tables)
+    labels = {} if groupby is None else {name: labels_of(slides[name], keys[name], groupby) for name in slides}
+    for name, regions in labels.items():
+        if regions.isna().all():
+            raise ValueError(
+                f"No spot of slide {name!r} has a region in {groupby!r}. Leave the slide out, or label spots."
+            )
     X, rows = [], {}
     for name, table in track(tables.items(), "Profiles", total=len(tables), unit="slide"):
         columns = table.var_names.get_indexer(genes)
-        for region, members in regions[name].items():
+        for region in labels[name].cat.categories if labels else [None]:
+            members = np.ones(table.n_obs, dtype=bool) if region is None else (labels[name] == region).to_numpy()
             X.append(profile(table.X, how, members)[columns])
-            label = {} if region is None else {"region": region}
+            row = {"slide": name} if region is None else {"slide": name, "region": region}
             ood_share = float(table.obs["ood"].to_numpy()[members].mean()) if "ood" in table.obs else np.nan
-            row = {"slide": name, **label, "spots": int(members.sum()), "ood_share": ood_share}
-            rows[name if region is None else f"{name}: {region}"] = row
+            rows[": ".join(row.values())] = row | {"spots": int(members.sum()), "ood_share": ood_share}
     obs = pd.DataFrame.from_dict(rows, orient="index")
     var = next(iter(tables.values())).var.loc[genes] if "fingerprint" in made else pd.DataFrame(index=genes)
-    uns = {"log1p": {}, UNS: {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | made}
-    if groupby is not None:
-        uns[UNS]["groupby"] = groupby
-    profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns=uns)
-    logger.info(
-        "Made %d profiles of %s genes: the %s over the spots of %d slides.",
-        len(obs),
-        f"{len(genes):,}",
-        how,
-        len(tables),
-    )
+    uns = {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | made | ({} if groupby is None else {"groupby": groupby})
+    profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns={"log1p": {}, UNS: uns})
+    logger.info(f"Made {len(obs)} profiles of {len(genes):,} genes: the {how} over the spots of {len(tables)} slides.")
     return profiles
+
+
+def profile(X: Any, how: str, rows: np.ndarray | None = None) -> np.ndarray:
+    """Profile (genes,) float32 of some or all spots (n,) bool of a numpy, sparse or dask array (n, genes).
+
+    Negative values count as 0, and a gene that any of these spots lacks is NaN. Blocks are read once each.
+    """
+    import dask.array as da
+
+    if not hasattr(X, "dask"):
+        X = da.from_array(X, chunks=(ROWS, -1), name=False, asarray=False)
+    X = X.map_blocks(_nonnegative, meta=np.empty((0, 0), X.dtype))
+    X = X if rows is None else X[rows]
+    if how == "mean":
+        found = X.mean(axis=0, dtype=np.float64)
+    else:
+        found = da.median(X.rechunk((-1, "auto"), block_size_limit=BYTES), axis=0)
+    # Within the job of a Dask worker, the default scheduler would send the blocks around the cluster.
+    return found.compute(scheduler="synchronous").astype(np.float32)
+
+
+def _nonnegative(block: Any) -> np.ndarray:
+    return np.maximum(block.toarray() if issparse(block) else np.asarray(block), 0)
 
 
 def _named(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
@@ -132,8 +154,8 @@ def _named(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialDat
     return slides
 
 
-def _check_table(name: str, key: str, table: AnnData) -> None:
-    where = f"Table {key!r} of slide {name!r}"
+def _check_table(table: AnnData, where: str) -> None:
+    """Raise unless profiles can be made of a table: named genes on the one scale of expression."""
     if table.X is None or not table.n_obs:
         raise ValueError(f"{where} is empty, so there is nothing to make a profile of.")
     if not table.var_names.is_unique:
@@ -147,7 +169,7 @@ def _check_table(name: str, key: str, table: AnnData) -> None:
     check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
 
 
-def _made(tables: Mapping[str, AnnData]) -> dict[str, Any]:
+def _one_model(tables: Mapping[str, AnnData]) -> dict[str, Any]:
     """Which model predicted, one for all slides; empty if none did."""
     known = {name: table.uns.get(UNS, {}) for name, table in tables.items()}
     models = {name: (made.get("model"), made.get("fingerprint")) for name, made in known.items()}
@@ -163,7 +185,7 @@ def _made(tables: Mapping[str, AnnData]) -> dict[str, Any]:
     return {} if fingerprint is None else {"model": name, "fingerprint": fingerprint}
 
 
-def _common(tables: Mapping[str, AnnData]) -> pd.Index:
+def _shared_genes(tables: Mapping[str, AnnData]) -> pd.Index:
     """Genes that all slides hold, in the order of the first."""
     first, *others = tables.values()
     genes = first.var_names
@@ -180,13 +202,3 @@ def _common(tables: Mapping[str, AnnData]) -> pd.Index:
     if len(genes) < max(table.n_vars for table in tables.values()):
         logger.warning("Slides differ in their genes: the %s that all hold are kept.", f"{len(genes):,}")
     return genes
-
-
-def _regions(name: str, sdata: SpatialData, key: str, groupby: str | None) -> dict[str | None, np.ndarray]:
-    """Which rows (n,) of a table belong to each region, or all of them."""
-    if groupby is None:
-        return {None: np.ones(sdata.tables[key].n_obs, dtype=bool)}
-    labels = labels_of(sdata, key, groupby)
-    if labels.isna().all():
-        raise ValueError(f"No spot of slide {name!r} has a region in {groupby!r}. Leave the slide out, or label spots.")
-    return {str(region): (labels == region).to_numpy(dtype=bool) for region in labels.cat.categories}

@@ -1,10 +1,8 @@
-"""Who died when: what the status of a patient means is asserted, never guessed."""
-
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,13 +10,14 @@ import pandas as pd
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 
-from .cox import concordance, fit
-from .resampling import check_sizes, resample
-from .results import Survival
-from .rows import one_each
+from .profiles import check_known, one_profile_each
+from .resampling import FOLDS, Survival, resample
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+# Strengths of the penalty to choose from, as shares of the smallest with which all weights are 0.
+STRENGTHS = (0.8, 0.6, 0.45, 0.34, 0.25, 0.19)
 
 
 def survival(
@@ -38,11 +37,11 @@ def survival(
     """Measure how well profiles tell who dies first.
 
     Patients are drawn at random to train on, in proportion to deaths, and all others are tested; this is repeated. In
-    every split, a Cox regression with an elastic net is fitted to the standardised profiles. The strength of its
+    every split, a Cox regression with an elastic net is fitted to the standardized profiles. The strength of its
     penalty is the one of six with the highest concordance in 3-fold cross-validation of the training patients. Nothing
     of the tested patients is used.
 
-    Beside every fit stands one with permuted outcomes: time and status are dealt out anew among all patients of the
+    For every fit there is one with permuted outcomes: time and status are dealt out anew among all patients of the
     split. Its concordance has to be 0.5 on average, whatever the data.
 
     What `status` means is asserted: name the value of a patient who died as `event`. Tables disagree on it. In the
@@ -107,93 +106,121 @@ def survival(
     """
     if isinstance(l1_ratio, bool) or not 0 < l1_ratio <= 1:
         raise ValueError(f"`l1_ratio` must be above 0 and at most 1, got {l1_ratio}.")
-    patients = one_each(
+    X, obs, profiles = one_profile_each(
         expression, patient=patient, tissue_area=tissue_area, genes=genes, columns=[time, status], alike=True
     )
-    known = outcome(patients.obs, time=time, status=status, event=event)
-    fate = pd.Series(np.where(known.died, "died", "censored"), index=patients.obs.index)
-    sizes = check_sizes(n_train, repeats, fate, f"obs[{status!r}]")
+    times, events = _read_times(obs[time]), _read_events(obs[status], event)
     seed = settings.seed if seed is None else seed
 
     def score(X: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
-        fitted = fit(X[train], known.time[train], known.died[train], l1_ratio=l1_ratio, seed=seed)
-        reached = concordance(known.time[test], known.died[test], fitted.risk(X[test]))
+        fitted = fit_cox(X[train], times[train], events[train], l1_ratio=l1_ratio, seed=seed)
+        reached = concordance(times[test], events[test], fitted.risk(X[test]))
         chosen = int(np.count_nonzero(fitted.weights))
-        return {"concordance": reached, "strength": fitted.strength, "genes_chosen": chosen}
+        return {Survival.SCORE: reached, "strength": fitted.strength, "genes_chosen": chosen}
 
-    table = resample(
-        patients.X, known.died, score, n_train=sizes, repeats=repeats, seed=seed, name=Survival.SCORE
-    )  # fmt: skip
-    read = pd.DataFrame({"profile": patients.profiles, "time": known.time, "died": known.died}, index=fate.index)
-    result = Survival(table, read, patients.X.shape[1], seed, float(l1_ratio))
+    strata = pd.Series(np.where(events, "died", "censored"))
+    table = resample(X, strata, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{status!r}]")
+    patients = pd.DataFrame({"profile": profiles, "time": times, "died": events}, index=obs.index)
+    result = Survival(table, patients, X.shape[1], seed, float(l1_ratio))
     logger.info("%r\nAs dead count patients with %s = %r.", result, status, event)
     return result
 
 
-TWO = 2
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """Outcome of patients.
-
-    Attributes
-    ----------
-    time
-        (n,) float64, to death or to when a patient was last seen.
-    died
-        (n,) bool; False is censored.
-    """
-
-    time: np.ndarray
-    died: np.ndarray
-
-
-def outcome(obs: pd.DataFrame, *, time: str, status: str, event: Any) -> Outcome:
-    """Read the outcome of patients.
-
-    Parameters
-    ----------
-    obs
-        By the name of the patient.
-    time, status
-        Columns of it.
-    event
-        The value of `status` that means that the patient died.
-    """
-    return Outcome(_times(obs[time], time), _died(obs[status], status, event))
-
-
-def _times(column: pd.Series, name: str) -> np.ndarray:
+def _read_times(column: pd.Series) -> np.ndarray:
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
     wrong = ~np.isfinite(values) | (values < 0)
     if wrong.any():
         shown = {str(who): value for who, value in column[wrong].iloc[:5].items()}
         raise ValueError(
-            f"obs[{name!r}] must be a time of 0 or more for every patient; {wrong.sum()} are missing or below 0, such "
-            f"as {shown}. Correct them, or leave these patients out."
+            f"obs[{column.name!r}] must be a time of 0 or more for every patient; {wrong.sum()} are missing or below "
+            f"0, such as {shown}. Correct them, or leave these patients out."
         )
     return values
 
 
-def _died(column: pd.Series, name: str, event: Any) -> np.ndarray:
-    missing = column.isna()
-    if missing.any():
-        raise ValueError(
-            f"obs[{name!r}] is missing for {missing.sum()} patients, such as {list(column.index[missing][:5])}. Fill "
-            "it in, or leave them out."
-        )
+def _read_events(column: pd.Series, event: Any) -> np.ndarray:
+    """Whether each patient (n,) died; the others are censored."""
+    check_known(column)
     values = column.astype(object)
     counts = {value: int(number) for value, number in values.value_counts().items()}
-    if len(counts) != TWO:
+    if len(counts) != 2:
         raise ValueError(
-            f"obs[{name!r}] must have two values, that of a patient who died and that of one who was censored; the "
-            f"numbers of patients are {counts}. Make it a column of two values."
+            f"obs[{column.name!r}] must have two values, that of a patient who died and that of one who was censored; "
+            f"the numbers of patients are {counts}. Make it a column of two values."
         )
     if event not in counts:
         raise ValueError(
-            f"`event` is {event!r}, but obs[{name!r}] holds {' and '.join(map(repr, counts))}; the numbers of patients "
-            f"are {counts}. Pass the one that means that the patient died: in a column of deaths it is mostly 1, in a "
-            "column of censorship it is 0."
+            f"`event` is {event!r}, but obs[{column.name!r}] holds {' and '.join(map(repr, counts))}; the numbers of "
+            f"patients are {counts}. Pass the one that means that the patient died: in a column of deaths it is mostly "
+            "1, in a column of censorship it is 0."
         )
     return (values == event).to_numpy(dtype=bool)
+
+
+class Cox(NamedTuple):
+    """A Cox regression of standardized profiles; all but the strength of its penalty is (genes,)."""
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    strength: float
+
+    def risk(self, X: np.ndarray) -> np.ndarray:
+        """Logarithm of the hazard (n,), relative to a patient with mean expression."""
+        return (X - self.mean) / self.scale @ self.weights
+
+
+def fit_cox(X: np.ndarray, times: np.ndarray, events: np.ndarray, *, l1_ratio: float, seed: int) -> Cox:
+    """Fit with an elastic net to training patients (n, genes).
+
+    The strength is the one with the highest concordance on folds of these patients. (The partial likelihood in
+    cross-validation prefers stronger penalties, since it punishes risks that are in the right order but too far apart.)
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    reached = np.zeros(len(STRENGTHS))
+    for rows, rest in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(X, events):
+        fits = _fit_path(X[rows], times[rows], events[rows], STRENGTHS, l1_ratio, tol=1e-3)
+        found = [concordance(times[rest], events[rest], fitted.risk(X[rest])) for fitted in fits]
+        reached += np.nan_to_num(found, nan=0.5)
+    return _fit_path(X, times, events, [STRENGTHS[int(np.argmax(reached))]], l1_ratio, tol=1e-4)[0]
+
+
+def _fit_path(
+    X: np.ndarray, times: np.ndarray, events: np.ndarray, strengths: Sequence[float], l1_ratio: float, *, tol: float
+) -> list[Cox]:
+    """Fits of every strength."""
+    from skglm import CoxEstimator
+    from skglm.datafits import Cox as Likelihood
+    from sklearn.exceptions import ConvergenceWarning
+
+    mean, spread = X.mean(axis=0), X.std(axis=0)
+    scale = np.where(spread > 1e-12, spread, 1.0)
+    Z, y = np.asfortranarray((X - mean) / scale), np.column_stack([times, events]).astype(np.float64)
+    likelihood = Likelihood(use_efron=True)
+    likelihood.initialize(Z, y)
+    strongest = np.abs(Z.T @ likelihood.raw_grad(y, np.zeros(len(y)))).max() / l1_ratio
+    if strongest < 1e-12:
+        return [Cox(mean, scale, np.zeros(Z.shape[1]), share) for share in strengths]
+    with warnings.catch_warnings():
+        # A fit of a weak penalty that has not quite arrived is a candidate like the others.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        models = [
+            CoxEstimator(alpha=share * strongest, l1_ratio=l1_ratio, method="efron", tol=tol).fit(Z, y)
+            for share in strengths
+        ]
+    return [Cox(mean, scale, model.coef_, share) for model, share in zip(models, strengths, strict=True)]
+
+
+def concordance(times: np.ndarray, events: np.ndarray, risk: np.ndarray) -> float:
+    """Harrell's concordance index: in which share of pairs the patient with the higher risk dies first.
+
+    A pair counts if it is known who died first: one died, and the other was alive at that time, even if only just.
+    Two who died at the same time are no pair. Equal risks count half. NaN if no pair counts, where lifelines raises.
+    """
+    first, second = times[:, None], times[None, :]
+    pairs = events[:, None] & ((first < second) | ((first == second) & ~events[None, :]))
+    if not pairs.any():
+        return float("nan")
+    higher, equal = risk[:, None] > risk[None, :], risk[:, None] == risk[None, :]
+    return float((higher[pairs].sum() + 0.5 * equal[pairs].sum()) / pairs.sum())

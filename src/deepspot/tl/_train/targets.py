@@ -17,7 +17,7 @@ from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot._stats.gamma_poisson import residuals
 from deepspot._stats.normalize import TARGET_SUM, most_variable, normalize
-from deepspot._stats.oversample import cluster, equalise
+from deepspot._stats.oversample import cluster, equalize
 
 from .slides import MeasuredSlide
 
@@ -89,7 +89,7 @@ def training_set(
 
 def _drawn(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
     try:
-        return equalise(cluster(slide.counts, method=method, array=slide.array, seed=seed), seed)
+        return equalize(cluster(slide.counts, method=method, array=slide.array, seed=seed), seed)
     except ValueError as error:
         error.add_note(f"This happened on slide {slide.name!r}.")
         raise

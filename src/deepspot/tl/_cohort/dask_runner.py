@@ -1,73 +1,70 @@
-"""Slides on a Dask cluster, one for each worker at a time."""
+"""Slides on a Dask cluster: each worker does one at a time, with the settings of the process that asks."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspot._core.device import choose_device
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 
-from .dask_worker import obstacle, work
-from .job import Job, Outcome, one_line
+from .folder import LOCK
+from .slide import Job, SlideResult, one_line, run_slide
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
     from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot
 
 # Workers come and go: so often is looked whether there is one without work.
 POLL_SECONDS = 5.0
 LARGEST_ENCODER_MB = 50
 
+# Settings and the number of threads are those of a process. A scheduler that has lost a worker may give another one
+# two slides.
+_one_at_a_time = threading.Lock()
 
-class Cluster:
-    """A Dask cluster.
 
-    Parameters
-    ----------
-    client
-        Connected to its scheduler.
-    """
+class DaskRunner:
+    """Run jobs on the workers of a Dask cluster."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         # What is shown here is the progress over the cohort.
-        self.asked = asdict(settings) | {"progress": False}
+        self.settings = asdict(settings) | {"progress": False}
 
     def workers(self) -> int:
         """How many slides are worked on at once."""
         return len(self.client.nthreads())
 
     def check(self, job: Job) -> None:
-        """Raise if workers cannot do a job such as this, before any is sent.
-
-        Raises
-        ------
-        ValueError
-            If they cannot.
-        """
+        """Raise if workers cannot do a job such as this, before any is sent."""
         if not self.workers():
             logger.info("Waiting for a first worker of the scheduler at %s.", self.client.scheduler.address)  # type: ignore[union-attr]
-        why = self.client.submit(obstacle, job, self.asked, pure=False).result()
+        why = self.client.submit(refusal, job, self.settings, pure=False).result()
         if why is not None:
             raise ValueError(
                 f"The workers cannot do this: {why}. An encoder of your own has to be registered on every worker "
                 "(`dask worker --preload file.py`), or passed as an object with `encoder=`."
             )
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[SlideResult]:
         """Do the jobs, and tell of each when it has come to its end."""
-        waiting = deque(jobs)
+        waiting = deque(sorted(jobs, key=lambda job: -job.size()))  # so that no long one is left over at the end
         running: dict[Future, tuple[str, str | None]] = {}
         try:
             while waiting or running:
                 self._fill(waiting, running)
                 for future in self._ended(list(running)):
-                    yield self._outcome(future, running.pop(future)[0])
+                    yield self._result(future, running.pop(future)[0])
         finally:
             if self.client.status == "running":
                 self.client.cancel(list(running))
@@ -91,28 +88,30 @@ class Cluster:
 
     def _fill(self, waiting: deque[Job], running: dict[Future, tuple[str, str | None]]) -> None:
         """Give every worker without a slide one; a slide whose worker is lost goes to any other."""
+        from uuid import uuid4
+
         known = list(self.client.nthreads())
         busy = {worker for _, worker in running.values()}
         idle: list[str | None] = [worker for worker in known if worker not in busy]
         if not known and not running:
             idle = [None]  # a task that waits is what makes an adaptive cluster start a worker
-        for worker in idle:
-            if not waiting:
-                return
+        for worker in idle[: len(waiting)]:
             job = waiting.popleft()
-            where = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
-            future = self.client.submit(work, job, self.asked, pure=False, retries=0, key=_key(job), **where)
+            key = f"deepspot-{job.slide}-{uuid4().hex}"  # the dashboard of Dask shows it
+            where: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
+            future = self.client.submit(work, job, self.settings, pure=False, retries=0, key=key, **where)
             running[future] = (job.slide, worker)
 
-    def _outcome(self, future: Future, slide: str) -> Outcome:
+    def _result(self, future: Future, slide: str) -> SlideResult:
         from distributed import KilledWorker
 
         try:
             return future.result()
         except KilledWorker:
-            return Outcome(slide, None, error="KilledWorker: workers died while they worked on it. Not enough memory?")
+            error = "KilledWorker: workers died while they worked on it. Not enough memory?"
+            return SlideResult(slide, None, error=error)
         except Exception as error:  # noqa: BLE001 - as for all that goes wrong with a slide
-            return Outcome(slide, None, error=one_line(error))
+            return SlideResult(slide, None, error=one_line(error))
 
 
 @contextmanager
@@ -152,31 +151,78 @@ def local_workers(workers: int | None) -> Iterator[Client | None]:
         yield client
 
 
-def portable(encoder: str | Encoder | None) -> str | Encoder | None:
-    """An encoder as it can be sent to workers.
-
-    Raises
-    ------
-    TypeError
-        If it cannot be pickled.
-    ValueError
-        If it is too large to be sent with every slide.
-    """
+def check_portable(encoder: str | Encoder | None) -> None:
+    """Raise if an encoder cannot be pickled, or is too large to be sent with every slide."""
     from distributed.protocol.pickle import dumps
 
     if encoder is None or isinstance(encoder, str):
-        return encoder
-    instead = "Register it on every worker (`dask worker --preload file.py`), and pass its name."
+        return
+    hint = "Register it on every worker (`dask worker --preload file.py`), and pass its name."
     try:
         size = len(dumps(encoder)) / 1e6
     except Exception as error:  # pickle raises whatever an object's own methods do
-        raise TypeError(f"The encoder cannot be sent to workers ({one_line(error)}). {instead}") from error
+        raise TypeError(f"The encoder cannot be sent to workers ({one_line(error)}). {hint}") from error
     if size > LARGEST_ENCODER_MB:
-        raise ValueError(f"The encoder takes {size:.0f} MB, too much to be sent with every slide. {instead}")
-    return encoder
+        raise ValueError(f"The encoder takes {size:.0f} MB, too much to be sent with every slide. {hint}")
 
 
-def _key(job: Job) -> Any:
-    from uuid import uuid4
+def work(job: Job, wanted: dict[str, Any], threads: int | None = None) -> SlideResult:
+    """On a worker: do a job with wanted settings, and by default as many threads as the worker was given."""
+    with _one_at_a_time, use_settings(wanted, _threads() if threads is None else threads):
+        try:
+            model = _load(job.folder.model, job.recipe.model)
+        except Exception as error:  # noqa: BLE001 - as for all that goes wrong with a slide
+            return SlideResult(job.slide, 0.0, error=one_line(error))
+        return run_slide(job, model)
 
-    return f"deepspot-{job.slide}-{uuid4().hex}"  # the dashboard of Dask shows it
+
+def refusal(job: Job, wanted: dict[str, Any]) -> str | None:
+    """On a worker: why it could do no job of this cohort, if that is so."""
+    out = job.folder.path
+    if not (out / LOCK).exists():
+        return f"there is no folder {str(out)!r}. Workers and this process have to share `out` and the slides"
+    with _one_at_a_time, use_settings(wanted, _threads()):
+        try:
+            choose_device(job.device)
+            _load(job.folder.model, job.recipe.model).get_encoder(job.encoder)
+        except Exception as error:  # noqa: BLE001 - it becomes part of the message
+            return one_line(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _load(bundle: Path, fingerprint: str) -> DeepSpot:
+    from deepspot.models import DeepSpot
+
+    model = DeepSpot.load(bundle)
+    if model.fingerprint != fingerprint:
+        raise ValueError(f"{str(bundle)!r} is not the model of this cohort any more. Start the cohort again.")
+    return model
+
+
+def _threads() -> int:
+    from distributed import get_worker
+
+    return int(get_worker().state.nthreads)
+
+
+@contextmanager
+def use_settings(wanted: dict[str, Any], threads: int) -> Iterator[None]:
+    """Use settings of another process, and so many threads, for the time of a job."""
+    import dask
+    import torch
+
+    ours = dict(vars(settings))
+    before = torch.get_num_threads()
+    try:
+        for name, value in wanted.items():
+            setattr(settings, name, value)
+        settings.workers = threads
+        torch.set_num_threads(threads)
+        # Or else dask would send the reading of image blocks to the scheduler, as tasks of their own.
+        with dask.config.set(scheduler="threads", num_workers=threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        for name, value in ours.items():
+            setattr(settings, name, value)

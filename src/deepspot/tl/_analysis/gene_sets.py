@@ -1,0 +1,123 @@
+"""Gene sets and pathway networks: as given, from a file, or downloaded once and kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from deepspot._core.keys import valid_name
+from deepspot._core.logging import logger
+from deepspot._core.settings import settings
+from deepspot._core.validate import key_in
+
+GeneSets = Mapping[str, Sequence[str]]
+LIBRARY = "Cancer_Cell_Line_Encyclopedia"
+NETWORK = ["source", "target", "weight"]
+
+
+def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tuple[dict[str, list[str]], str]:
+    """Gene sets by name, and where they come from in a few words."""
+    from gseapy.parser import read_gmt
+
+    if isinstance(gene_sets, Mapping):
+        return {str(term): [str(gene) for gene in genes] for term, genes in gene_sets.items()}, "dict"
+    if not isinstance(gene_sets, str | Path | None):
+        raise TypeError(
+            "`gene_sets` must be a dict from names to genes, the path of a GMT file or the name of an Enrichr library, "
+            f"got {type(gene_sets).__name__}."
+        )
+    source = LIBRARY if gene_sets is None else str(gene_sets)
+    if source.lower().endswith(".gmt"):
+        path, source = Path(source), Path(source).name
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    else:
+        path = _fetch(
+            f"enrichr_{organism}_{source}.gmt",
+            lambda: _download_library(source, organism),
+            what=f"Library {source!r} of Enrichr",
+            hint="Offline, pass gene sets as `gene_sets=`: a dict, or a GMT file, as "
+            "https://maayanlab.cloud/Enrichr/#libraries and https://www.gsea-msigdb.org offer.",
+        )
+    found = read_gmt(str(path))
+    if not found:
+        raise ValueError(
+            f"{str(path)!r} holds no gene set. A line is a name, a description and genes, with tabs between them."
+        )
+    return {term: [gene for gene in genes if gene] for term, genes in found.items()}, source
+
+
+def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int) -> tuple[pd.DataFrame, str]:
+    """Network with one row for each pathway and gene, and where it comes from in a few words."""
+    if net is None:
+        net = _fetch(
+            f"progeny_{organism}_top{top}.csv",
+            lambda: _download_progeny(organism, top),
+            what=f"PROGENy ({organism})",
+            hint="Offline, pass a table with the columns source, target and weight as `net=`, such as "
+            "https://github.com/saezlab/progeny offers.",
+        )
+    if isinstance(net, str | Path):
+        path = Path(net)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r}.")
+        table, source = pd.read_csv(path, sep="\t" if path.suffix in (".tsv", ".txt") else ","), path.name
+    elif isinstance(net, pd.DataFrame):
+        table, source = net, "DataFrame"
+    else:
+        raise TypeError(f"`net` must be a DataFrame or the path of a CSV file, got {type(net).__name__}.")
+    for column in NETWORK:
+        key_in(column, table.columns, f"columns of the network ({source})")
+    table = table[NETWORK].dropna()
+    twice = table[table.duplicated(["source", "target"])]
+    if len(twice):
+        pathway, gene, _ = twice.iloc[0]
+        raise ValueError(
+            f"The network ({source}) has {len(twice):,} pairs of pathway and gene more than once, first {pathway!r} "
+            f"and {gene!r}. Call `drop_duplicates(['source', 'target'])` on it."
+        )
+    return table, source
+
+
+def _download_library(name: str, organism: str) -> str:
+    import gseapy
+
+    try:
+        # By default sets of more than 2,000 genes would be left out without a word.
+        found = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
+    except ValueError as error:
+        raise ValueError(
+            f"Enrichr has no library {name!r} for {organism}. `gseapy.get_library_name({organism!r})` lists them; a "
+            "GMT file must end in `.gmt`."
+        ) from error
+    return "".join("\t".join([term, name, *genes]) + "\n" for term, genes in found.items())
+
+
+def _download_progeny(organism: str, top: int) -> str:
+    import decoupler as dc
+
+    return dc.op.progeny(organism=organism, top=top)[NETWORK].to_csv(index=False)
+
+
+def _fetch(name: str, download: Callable[[], str], *, what: str, hint: str) -> Path:
+    """Path of a file in the cache, whose text is downloaded if it is not there yet; `hint` says what to do offline."""
+    path = settings.cache("genesets", valid_name(name))
+    if path.is_file():
+        return path
+    try:
+        text = download()
+    except ValueError:
+        raise
+    except Exception as error:  # the libraries raise anything, also bare exceptions
+        raise ConnectionError(
+            f"{what} is not in the cache and could not be downloaded ({type(error).__name__}). {hint} Or put it at "
+            f"{str(path)!r} on a machine that is online."
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")  # a download that was cut short must not look like a whole one
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    logger.info("Downloaded %s to %s.", what, path)
+    return path
