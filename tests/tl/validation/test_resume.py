@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from deepspot.tl._validation._factories import System, describe, plain
+from deepspot.tl._validation.factories import System, describe, plain
 
 import deepspot
 from deepspot.models._systems import NULLS, SYSTEMS
@@ -145,7 +145,7 @@ def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, m
     if change == "bags":
         bags = _with_bags(bags)
     if change == "fits":
-        monkeypatch.setattr("deepspot.tl._validation._run.FITS", 99)
+        monkeypatch.setattr("deepspot.tl._validation.run.FITS", 99)
     if change == "version":
         monkeypatch.setattr("deepspot.tl._validation.run.version", lambda _: "99")
     run((slides, bags, centers), [plain_system], **options)
