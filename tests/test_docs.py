@@ -202,9 +202,15 @@ def test_preset_table_is_that_of_the_code():
                 assert (float(cell) == value) if as_number else (cell == str(value)), (preset, field)
 
 
+def test_contributing_names_every_folder():
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    folders = {path.name for path in (ROOT / "src" / "deepspot").iterdir() if path.is_dir()} - {"__pycache__"}
+    assert not [name for name in folders if f"`{name}/`" not in text]
+
+
 def test_contributing_names_only_files_that_exist():
-    rows = [line for line in (ROOT / "docs" / "contributing.md").read_text().splitlines() if line.startswith("|")]
-    names = re.findall(r"`([\w/*]+(?:\.py|/))`", "\n".join(rows))
-    missing = [name for name in names if not any((ROOT / "src" / "deepspot").glob(name.rstrip("/")))]
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    names = re.findall(r"`((?:src|tests|benchmarks|scripts|\w+)?/?[\w/]+\.py)`", text)
+    places = (ROOT, ROOT / "src" / "deepspot")
     assert names
-    assert not missing
+    assert not [name for name in names if not any((place / name).exists() for place in places)]
