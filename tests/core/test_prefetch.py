@@ -11,7 +11,7 @@ from deepspot._core.prefetch import RowBuffer, prefetch
 
 
 def names():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-prefetch")]
 
 
 def test_everything_comes_in_order():
