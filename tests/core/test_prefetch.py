@@ -1,14 +1,17 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deepspot._core.prefetch import prefetch
+from deepspot._core.prefetch import RowBuffer, prefetch
 
 
 def names():
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-ahead")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-prefetch")]
 
 
 def test_everything_comes_in_order():
@@ -70,3 +73,19 @@ def test_torch_may_compute_alone_there_and_stays_as_it_was_elsewhere():
         assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
     finally:
         torch.set_num_threads(before)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1), st.data())
+def test_rows_come_out_as_they_were_put_in_however_many_at_once(sizes, data):
+    rows = np.arange(sum(sizes) * 2).reshape(-1, 2)
+    buffer, taken = RowBuffer(), []
+    for part in np.split(rows, np.cumsum(sizes)[:-1]):
+        buffer.put(part)
+        if buffer.n:
+            n = data.draw(st.integers(1, buffer.n))
+            taken.append(buffer.take(n))
+            assert len(taken[-1]) == n
+    if buffer.n:
+        taken.append(buffer.take(buffer.n))
+    assert buffer.n == 0
+    np.testing.assert_array_equal(np.concatenate([rows[:0], *taken]), rows)

@@ -108,10 +108,8 @@ def test_an_object_of_ones_own_becomes_an_encoder():
 
 
 def test_it_is_used_wherever_an_encoder_is(slides):
-    model = ds.tl.train(
-        slides, patient_key="patient", genes=5, encoder=Own(), network={"width": 8, "members": 1},
-        training={"epochs": 1, "max_epochs": 1, "gate": "record"},
-    )  # fmt: skip
+    small = {"network": {"width": 8, "members": 1}, "training": {"epochs": 1, "max_epochs": 1, "gate": "record"}}
+    model = ds.tl.train(slides, patient_key="patient", genes=5, encoder=Own(), **small)
     assert model.card.encoder.name == "own"
     slide = slides["P1_S1"]
     ds.pp.embed(slide, Own())

@@ -148,14 +148,6 @@ def test_what_depends_on_the_other_tiles_is_translated_as_such(onnx):
     np.testing.assert_allclose(encoder.compute("forward", torch.rand(5, 3, 18, 18)).mean(0), 0, atol=1e-6)
 
 
-def test_weights_beyond_what_one_message_holds_go_through_a_file(onnx, monkeypatch):
-    monkeypatch.setattr("deepspot.encoders._onnx.LARGEST", 0)
-    encoder = TorchEncoder(CARD, Mapped())
-    embedded = encoder.encode(TILES)
-    ds.settings.runtime = "torch"
-    np.testing.assert_allclose(encoder.encode(TILES), embedded, rtol=1e-5, atol=1e-6)
-
-
 def test_other_runtimes_are_refused():
     with pytest.raises(ValueError, match=r"`settings.runtime` must be one of \['torch', 'onnx'\], got 'tensorrt'"):
         ds.settings.runtime = "tensorrt"

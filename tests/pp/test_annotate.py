@@ -60,9 +60,8 @@ def qupath(tmp_path):
 def test_spots_get_the_label_of_the_region_that_covers_them(spots, drawn, log):
     assert ds.pp.annotate(spots, drawn) is None
     column = spots["spots"]["annotation"]
-    assert column.astype(object).where(column.notna(), None).to_dict() == {
-        "e": "tumour", "d": "tumour", "c": "stroma", "b": None, "a": None,
-    }  # fmt: skip
+    assert column.index.tolist() == SPOTS
+    assert column.astype(object).where(column.notna(), None).tolist() == ["tumour", "tumour", "stroma", None, None]
     assert list(column.cat.categories) == ["tumour", "stroma"]
     assert log == [
         "Labelled 3 of 5 spots: tumour 2, stroma 1. Added 'annotation' to sdata.shapes['spots'] and obs of the tables "
@@ -90,12 +89,9 @@ def test_unlabelled_spots_can_have_a_name(spots, drawn):
 def test_qupath_geojson(slide, qupath, log):
     order = np.random.default_rng(0).permutation(slide["table"].n_obs)  # rows are matched by instance
     slide.tables["table"] = slide["table"][order].copy()
-    path = qupath([
-        feature(box(0, 0, 400, 2000), classification={"name": "Tumor", "color": [200, 0, 0]}),
-        feature(box(400, 0, 2000, 2000), classification={"name": "Stroma", "color": [150, 200, 150]}),
-        *qupath.features[3:],
-    ])  # fmt: skip
-    ds.pp.annotate(slide, path)
+    tumor = feature(box(0, 0, 400, 2000), classification={"name": "Tumor", "color": [200, 0, 0]})
+    stroma = feature(box(400, 0, 2000, 2000), classification={"name": "Stroma", "color": [150, 200, 150]})
+    ds.pp.annotate(slide, qupath([tumor, stroma, *qupath.features[3:]]))
     centers = np.column_stack([slide["spots"].geometry.x, slide["spots"].geometry.y])
     expected = np.where(centers[:, 0] < 400, "Tumor", "Stroma")
     assert slide["spots"]["annotation"].tolist() == expected.tolist()
@@ -106,11 +102,9 @@ def test_qupath_geojson(slide, qupath, log):
     assert log[-1].endswith("Left out regions: 1 without an area (points or lines) and 1 without a label.")
 
 
-@pytest.mark.parametrize("kind", ["collection", "list", "old"])
-def test_every_kind_of_qupath_file(spots, qupath, kind):
-    content = {"collection": None, "list": qupath.features, "old": qupath.features}[kind]
-    path = str(qupath(content, name="regions.json" if kind == "old" else "regions.geojson"))
-    ds.pp.annotate(spots, path)
+@pytest.mark.parametrize(("bare", "name"), [(False, "r.geojson"), (True, "r.geojson"), (True, "r.json")])
+def test_every_kind_of_qupath_file(spots, qupath, bare, name):
+    ds.pp.annotate(spots, str(qupath(qupath.features if bare else None, name=name)))
     assert spots["spots"]["annotation"].tolist()[:3] == ["Tumor", "Immune cells", "Stroma"]
 
 
@@ -163,7 +157,8 @@ def test_pixels_belong_to_the_image(slide_of, drawn):
 
 def test_broken_outlines_are_mended(spots):
     bow_tie = Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])  # its two wings: left and right
-    ds.pp.annotate(spots, frame(bow_tie, MIDDLE, name=["bow tie", "stroma"]))
+    drawn = frame(bow_tie, MIDDLE, name=["bow tie", "stroma"]).set_crs("EPSG:4326")  # as geopandas reads any GeoJSON
+    ds.pp.annotate(spots, drawn)
     assert spots["spots"]["annotation"].tolist()[:3] == ["bow tie", "bow tie", "stroma"]
 
 
@@ -258,15 +253,12 @@ def test_summaries_by_region_are_those_of_scanpy(slide):
 
 
 def test_sub_spots_are_no_candidates_beside_spots(slide):
-    import geopandas as gpd
-    from shapely import box
-
     slide.shapes["spots_subspots"] = slide.shapes["spots"].assign(parent=1)
     slide.tables["fine"] = slide.tables["table"].copy()
     slide.tables["fine"].obs["region"] = pd.Categorical(["spots_subspots"] * slide.tables["fine"].n_obs)
     slide.tables["fine"].uns["spatialdata_attrs"] = slide.tables["table"].uns["spatialdata_attrs"] | {
         "region": "spots_subspots"
     }
-    ds.pp.annotate(slide, gpd.GeoDataFrame({"name": ["all"]}, geometry=[box(-1e5, -1e5, 1e5, 1e5)]))
+    ds.pp.annotate(slide, frame(box(-1e5, -1e5, 1e5, 1e5), name=["all"]))
     assert "annotation" in slide.shapes["spots"]
     assert "annotation" not in slide.shapes["spots_subspots"]

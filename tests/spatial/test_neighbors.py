@@ -66,11 +66,11 @@ def test_too_few_spots_for_neighbours(n):
     assert padded(neighbors).shape == (n, 0)
 
 
+STEPS = st.sampled_from([None, 10.0, 50.0])
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40), reach=st.floats(1, 100), cap=st.integers(1, 10),
-    step=st.sampled_from([None, 10.0, 50.0]),
-)  # fmt: skip
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(1, 100), st.integers(1, 10), STEPS)
 def test_equals_brute_force(seed, n, reach, cap, step):
     xy = np.random.default_rng(seed).uniform(0, 100, (n, 2))
     if step is not None:  # many are equally far, and some in the same place

@@ -20,7 +20,7 @@ def prefetch(items: Iterable[T], n: int, *, alone: bool = False) -> Generator[T,
     with the iterator, whether that is exhausted, closed or left by an error.
     """
     iterator = iter(items)
-    with ThreadPoolExecutor(1, "deepspot-ahead", initializer=_limit_threads if alone else None) as thread:
+    with ThreadPoolExecutor(1, "deepspot-prefetch", initializer=_limit_threads if alone else None) as thread:
         coming: deque[Future[Any]] = deque(thread.submit(next, iterator, END) for _ in range(n))
         try:
             while (item := coming.popleft().result()) is not END:

@@ -15,7 +15,7 @@ from deepspot._spatial.boxes import central, split
 from ._parts import encode_parts, gives_parts
 from ._protocol import Encoder, ResizingEncoder, check_embedded
 
-AHEAD = 2
+PREFETCHED = 2
 """Batches of tiles that are read and cut while the encoder is busy with one."""
 
 
@@ -69,7 +69,7 @@ def gather(
 
 
 @dataclass
-class _Lane:
+class _Queue:
     """Tiles of one size: how they are cut out of that of a spot, how many, how they are embedded; those on the way."""
 
     cut: Callable[[np.ndarray], np.ndarray]
@@ -98,20 +98,19 @@ def stream_spots(
     What came in `batches`: rows (b,), embeddings of the spots (b, d) in float32, and of the sub-spots (b, s, d) in
     float16 or None.
     """
-    lanes = _lanes(encoder, tiling)
+    queues = _queues(encoder, tiling)
     waiting: deque[np.ndarray] = deque()
-    for lane, tiles in prefetch(_loads(batches, waiting, lanes, encoder, tiling.batch_size), AHEAD):
-        lane.vectors.put(lane.encode(tiles))
-        while waiting and all(lane.vectors.n >= len(waiting[0]) * lane.per_spot for lane in lanes):
+    for queue, tiles in prefetch(_loads(batches, waiting, queues, encoder, tiling.batch_size), PREFETCHED):
+        queue.vectors.put(queue.encode(tiles))
+        while waiting and all(queue.vectors.n >= len(waiting[0]) * queue.per_spot for queue in queues):
             rows = waiting.popleft()
-            vectors = [
-                lane.vectors.take(len(rows) * lane.per_spot).reshape(len(rows), -1, encoder.card.dim) for lane in lanes
-            ]
+            n, dim = len(rows), encoder.card.dim
+            vectors = [queue.vectors.take(n * queue.per_spot).reshape(n, -1, dim) for queue in queues]
             spot, parts = vectors if len(vectors) > 1 else (vectors[0][:, :1], vectors[0][:, 1:])
             yield rows, spot[:, 0], parts.astype(np.float16) if tiling.subspots else None
 
 
-def _lanes(encoder: Encoder, tiling: Tiling) -> list[_Lane]:
+def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
     def encode(tiles: np.ndarray) -> np.ndarray:
         # A copy: they wait for the rest of their spots, and an encoder may use its memory again.
         embedded = np.array(encoder.encode(tiles))
@@ -121,34 +120,34 @@ def _lanes(encoder: Encoder, tiling: Tiling) -> list[_Lane]:
     def cut(tiles: np.ndarray) -> np.ndarray:
         return central(tiles, tiling.grid) if tiling.only_central else split(tiles, tiling.grid)
 
-    whole = _Lane(lambda tiles: tiles, 1, encode)
+    whole = _Queue(lambda tiles: tiles, 1, encode)
     if tiling.subspots and tiling.tokens:
         both = gives_parts(encoder)
         whole.encode = lambda tiles: encode_parts(tiles, both, grid=tiling.grid, only_central=tiling.only_central)
     elif tiling.subspots:
-        return [whole, _Lane(cut, tiling.n_subspots, encode)]
+        return [whole, _Queue(cut, tiling.n_subspots, encode)]
     return [whole]
 
 
 def _loads(
     batches: Iterable[tuple[np.ndarray, np.ndarray]],
     waiting: deque[np.ndarray],
-    lanes: list[_Lane],
+    queues: list[_Queue],
     encoder: Encoder,
     batch_size: int,
-) -> Iterator[tuple[_Lane, np.ndarray]]:
-    """Whole batches for the encoder, each from one lane, and at the end what is left. Rows are put into `waiting`."""
+) -> Iterator[tuple[_Queue, np.ndarray]]:
+    """Whole batches for the encoder, each from one queue, and at the end what is left. Rows are put into `waiting`."""
     resize = encoder.resize_ahead if isinstance(encoder, ResizingEncoder) else None
 
-    def load(lane: _Lane) -> tuple[_Lane, np.ndarray]:
-        tiles = lane.tiles.take(batch_size)
-        return lane, tiles if resize is None else resize(tiles)
+    def load(queue: _Queue) -> tuple[_Queue, np.ndarray]:
+        tiles = queue.tiles.take(batch_size)
+        return queue, tiles if resize is None else resize(tiles)
 
     for rows, tiles in batches:
         if len(rows):
             waiting.append(rows)
-        for lane in lanes:
-            lane.tiles.put(lane.cut(tiles))
-            while lane.tiles.n >= batch_size:
-                yield load(lane)
-    yield from (load(lane) for lane in lanes if lane.tiles.n)
+        for queue in queues:
+            queue.tiles.put(queue.cut(tiles))
+            while queue.tiles.n >= batch_size:
+                yield load(queue)
+    yield from (load(queue) for queue in queues if queue.tiles.n)

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 ROUNDING = 1e-3
 # Of one tile, a translation would not know that their number can change; it is compared on another number of them.
 EXAMPLES, COMPARED = 2, 3
-# What protobuf can hold.
-LARGEST = 2**31 - 2**24
 
 
 class OnnxNetwork:
@@ -66,33 +64,27 @@ def _session(network: nn.Module, example: Tensor, name: str) -> Any:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # of builds for Windows; nothing may leave the machine
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
     try:
         # Inference mode makes tensors that cannot be traced.
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
-            sizes = ({0: torch.export.Dim.DYNAMIC},)
-            program = torch.onnx.export(network, (example.clone(),), dynamo=True, verbose=False, dynamic_shapes=sizes)
-        return _load(program, sum(weight.nbytes for weight in network.state_dict().values()))
-    # Torch has errors of its own for this, and so has ONNX Runtime; what they stem from is told.
+            program: Any = torch.onnx.export(
+                network, (example.clone(),), dynamo=True, verbose=False, dynamic_shapes=sizes
+            )
+        # Through a file, as weights may be more than one message of protobuf holds.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "network.onnx"
+            program.save(path, external_data=True)
+            return onnxruntime.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
+    # Torch has errors of its own for this, and so has ONNX Runtime; the first of them is named.
     except Exception as error:  # networks of anybody fail in any way
         raise ValueError(
             f"The network of encoder {name!r} cannot be translated for ONNX Runtime ({_cause(error)}). Set "
             "`ds.settings.runtime = 'torch'`."
         ) from error
-
-
-def _load(program: Any, size: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    chosen: dict[str, Any] = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
-    if size < LARGEST:
-        return onnxruntime.InferenceSession(program.model_proto.SerializeToString(), **chosen)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "network.onnx"
-        program.save(path, external_data=True)
-        return onnxruntime.InferenceSession(path, **chosen)
 
 
 def _cause(error: BaseException) -> str:

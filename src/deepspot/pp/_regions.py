@@ -59,8 +59,11 @@ def read(path: Path) -> GeoDataFrame:
 
 def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
     """Polygons and labels of a table of shapes; what has no area or no label is left out."""
+    from geopandas import GeoSeries
+
     labels, colors = _labels(shapes, label_key)
-    polygons = shapes.geometry.make_valid()
+    # Of pixels, whatever coordinate reference system a reader of files has put on them.
+    polygons = GeoSeries(np.asarray(shapes.geometry, dtype=object)).make_valid()
     flat = ~(polygons.area.to_numpy() > 0)
     unnamed = np.array([label is None for label in labels], dtype=bool) & ~flat
     reasons = {"without an area (points or lines)": flat.sum(), "without a label": unnamed.sum()}

@@ -127,18 +127,23 @@ def test_a_copy_by_its_id(tmp_path, hub):
     assert find_weights(UNI, "hospital/another", None) == kept
 
 
+GATED = (
+    r"'uni' are given on request\. Their licence is CC-BY-NC-ND-4\.0\. Ask for access at "
+    r"https://huggingface\.co/MahmoodLab/UNI, then .*token=\.\.\.\)` or in .*HF_TOKEN"
+)
+
+
 @pytest.mark.parametrize(
     ("said", "error", "match"),
     [
-        (errors.GatedRepoError, PermissionError, r"'uni' are given on request\. Their licence is CC-BY-NC-ND-4\.0\. "
-         r"Ask for access at https://huggingface\.co/MahmoodLab/UNI, then .*token=\.\.\.\)` or in .*HF_TOKEN"),
+        (errors.GatedRepoError, PermissionError, GATED),
         (errors.RepositoryNotFoundError, FileNotFoundError, rf"no repository 'MahmoodLab/UNI', or your token.*{WAYS}"),
         (errors.LocalEntryNotFoundError, ConnectionError, rf"cannot be reached\. Pass a file.*{WAYS}"),
         (errors.HfHubHTTPError, ConnectionError, r"huggingface\.co/MahmoodLab/UNI did not give the weights of 'uni'"),
         (TimeoutError, ConnectionError, r"did not give the weights of 'uni': TimeoutError: said so"),
         (errors.EntryNotFoundError, FileNotFoundError, r"holds none of \['model\.safetensors', 'pytorch_model\.bin'\]"),
     ],
-)  # fmt: skip
+)
 def test_what_hugging_face_may_answer(hub, said, error, match):
     hub[1]["model.safetensors"] = said
     with pytest.raises(error, match=match):

@@ -118,17 +118,15 @@ def test_weights_are_for_those_that_take_them(cheap_encoder, tmp_path):
         ds.encoders.get(cheap_encoder, weights=tmp_path)
 
 
-def test_a_hospital_machine(monkeypatch, slide, weights_of, tmp_path):
+def test_a_hospital_machine(monkeypatch, slide, uni):
     """Weights in a folder, no network, and the name is enough."""
-    tensors, _ = weights_of(SPECS["resnet50"])
-    (tmp_path / "resnet50").mkdir()
-    save_file(tensors, tmp_path / "resnet50" / "model.safetensors")
-    monkeypatch.setattr(ds.settings, "weights_dir", tmp_path)
-    assert ds.encoders.available().loc["resnet50", "ready"]
+    spec, _, path = uni
+    monkeypatch.setattr(ds.settings, "weights_dir", path.parent)
+    assert ds.encoders.available().loc["uni", "ready"]
     slide.shapes["spots"] = slide.shapes["spots"].iloc[:3]
-    ds.pp.embed(slide, "resnet50")
-    table = slide["resnet50_spots"]
-    assert table.shape == (3, 2048)
-    assert table.obsm["subspots"].shape == (3, 9, 2048)
+    ds.pp.embed(slide, "uni")
+    table = slide["uni_spots"]
+    assert table.shape == (3, 48)
+    assert table.obsm["subspots"].shape == (3, 9, 48)
     assert np.ptp(table.X, axis=0).max() > 0
-    assert EncoderCard.model_validate_json(table.uns["deepspot"]["encoder"]) == SPECS["resnet50"].card
+    assert EncoderCard.model_validate_json(table.uns["deepspot"]["encoder"]) == spec.card

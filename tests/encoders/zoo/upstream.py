@@ -5,27 +5,19 @@ import torch
 
 from deepspot.encoders._zoo.specs import SPECS
 
-# Names in the registry of lazyslide-models.
-REGISTERED = {
-    "uni": "uni", "uni2-h": "uni2", "h-optimus-0": "h-optimus-0", "h-optimus-1": "h-optimus-1", "h0-mini": "h0-mini",
-    "virchow2": "virchow2", "prov-gigapath": "gigapath", "phikon": "phikon", "phikon-v2": "phikonv2",
-    "midnight": "midnight",
-}  # fmt: skip
-TORCHVISION = {
-    "resnet50": "ResNet50_Weights", "densenet121": "DenseNet121_Weights", "inception_v3": "Inception_V3_Weights",
-}  # fmt: skip
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-PROCESSOR = {
-    "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
-    "image_mean": list(IMAGENET["mean"]), "image_std": list(IMAGENET["std"]),
-}  # fmt: skip
+# Names in the registry of lazyslide-models that are not ours.
+REGISTERED = {"uni2-h": "uni2", "prov-gigapath": "gigapath", "phikon-v2": "phikonv2"}
+TORCHVISION = {"resnet50": "ResNet50", "densenet121": "DenseNet121", "inception_v3": "Inception_V3"}
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCALED = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255}
+PROCESSOR = SCALED | {"do_normalize": True, "image_mean": list(IMAGENET[0]), "image_std": list(IMAGENET[1])}
 
 
 def model(name, network=None):
     """A model of lazyslide-models around a network, without its constructor, which downloads."""
     from lazyslide_models import MODEL_REGISTRY
 
-    cls = MODEL_REGISTRY[REGISTERED[name]]
+    cls = MODEL_REGISTRY[REGISTERED.get(name, name)]
     made = cls.__new__(cls)
     made.model, made.img_size, made.num_prefix_tokens = network, (224, 224), SPECS[name].prefix_tokens
     if name in ("phikon", "phikon-v2"):
@@ -50,7 +42,7 @@ def transform(name):
     from torchvision.transforms import v2
 
     if name in TORCHVISION:
-        published = getattr(models, TORCHVISION[name]).DEFAULT.transforms()
+        published = getattr(models, f"{TORCHVISION[name]}_Weights").DEFAULT.transforms()
         if name == "inception_v3":  # torchvision's network has a second half of it
             net = models.Inception3(transform_input=True, init_weights=False, num_classes=1)
             return (lambda tile: net._transform_input(published(fractions(tile))[None])[0]), "torchvision"
@@ -67,7 +59,6 @@ def transform(name):
     return model(name).get_transform(), "lazyslide-models"
 
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What the pages of the weights say, written down here a second time: interpolation, side before the cut, mean, std.
 PAGES = {
     "uni": ("bilinear", 224, *IMAGENET),

@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-from deepspot.tl._validation.factories import System, describe, plain
 
 import deepspot
 from deepspot.models._systems import NULLS, SYSTEMS
+from deepspot.tl._validation.factories import System, describe, plain
 
 
 class Noisy:
