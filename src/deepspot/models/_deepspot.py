@@ -90,16 +90,13 @@ class DeepSpot(FittedModel):
     def __repr__(self) -> str:
         if not self._is_fitted:
             return f"DeepSpot(preset={self.preset!r}), not fitted"
-        patients = {slide.patient for slide in self.card.slides}
-        encoder = self.card.encoder.name if self.card.encoder else f"{self.card.dim} features"
-        tile = f", tiles of {self.card.geometry.tile.tile_um:g} µm" if self.card.geometry else ""
-        learnt = (
-            f"{len(self.card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
-        )
+        card, patients = self.card, {slide.patient for slide in self.card.slides}
+        encoder = card.encoder.name if card.encoder else f"{card.dim} features"
+        tile = f", tiles of {card.geometry.tile.tile_um:g} µm" if card.geometry else ""
+        learnt = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
         return (
-            f"DeepSpot {self.card.name!r}: {len(self.card.genes):,} genes from {encoder}{tile}; preset "
-            f"{self.card.preset!r}, trained on {learnt}; licence {self.card.licence}"
-            + (f". {self.card.gate}" if self.card.gate else "")
+            f"DeepSpot {card.name!r}: {len(card.genes):,} genes from {encoder}{tile}; preset {card.preset!r}, trained "
+            f"on {learnt}; licence {card.licence}" + (f". {card.gate}" if card.gate else "")
         )
 
     def fit(
@@ -186,12 +183,20 @@ class DeepSpot(FittedModel):
         if weight < 1:
             ridge.fit(bags, targets, **known)
         ood = OODDetector.fit(bags.spot, **known, position=bags.position, seed=self.seed)
-        self.scaler, self.members, self.ridge, self.ood = scaler, members, ridge, ood
+        card = ModelCard(
+            genes=names,
+            dim=bags.dim,
+            network=self.network,
+            training=self.training,
+            preset=self.preset,
+            epochs=epochs,
+            seed=self.seed,
+            versions=versions(),
+            gate=gate,
+            reliability=reliability,
+        )
+        self.card, self.scaler, self.members, self.ridge, self.ood = card, scaler, members, ridge, ood
         self.history, self.out_of_fold = history, unseen
-        self.card = ModelCard(
-            genes=names, dim=bags.dim, network=self.network, training=self.training, preset=self.preset,
-            epochs=epochs, seed=self.seed, versions=versions(), gate=gate, reliability=reliability,
-        )  # fmt: skip
         return self
 
     def on_tiles(self, *, mpp: float, encoder: str | Encoder | None = None) -> TilePredictor:

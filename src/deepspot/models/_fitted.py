@@ -82,23 +82,21 @@ class FittedModel:
     @property
     def geometry(self) -> Geometry:
         """Tiles and neighbors of the training; a ValueError where the model was fitted to arrays."""
-        if self.card.geometry is None or self.card.encoder is None:
-            raise self._no_slides()
-        return self.card.geometry
+        return self._of_slides()[0]
 
     @property
     def encoder_card(self) -> EncoderCard:
         """Card of the encoder of the training; a ValueError where the model was fitted to arrays."""
-        if self.card.geometry is None or self.card.encoder is None:
-            raise self._no_slides()
-        return self.card.encoder
+        return self._of_slides()[1]
 
-    @staticmethod
-    def _no_slides() -> ValueError:
-        return ValueError(
-            "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides with "
-            "`ds.tl.train`, or call `model.predict(bags)` on arrays."
-        )
+    def _of_slides(self) -> tuple[Geometry, EncoderCard]:
+        """What only a model knows that was trained on slides."""
+        if self.card.geometry is None or self.card.encoder is None:
+            raise ValueError(
+                "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides "
+                "with `ds.tl.train`, or call `model.predict(bags)` on arrays."
+            )
+        return self.card.geometry, self.card.encoder
 
     @property
     def fingerprint(self) -> str:

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from deepspot._stats.normalize import normalize
 from deepspot.datasets._toy import toy_slide
-from deepspot.models._confidence import reliability
 from deepspot.models._confidence.reliability import calibrate, least_patients
 
 
@@ -101,13 +100,6 @@ def test_genes_that_few_patients_measured_have_no_interval():
     assert np.isfinite(half_width[[1, 3]]).all()
     assert reason == ""
     assert half_width[1] == calibrate(errors[patients > 1, 1:2], patients[patients > 1])[0][0]
-
-
-def test_gene_chunks_change_nothing(monkeypatch):
-    errors, patients = cohort(np.random.default_rng(0), 6, n_genes=11)
-    whole, _ = calibrate(errors, patients)
-    monkeypatch.setattr(reliability, "CHUNK", 3 * len(errors))
-    np.testing.assert_array_equal(calibrate(errors, patients)[0], whole)
 
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, 80])

@@ -93,10 +93,6 @@ def _listed(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), DIGITS) for value in values]
 
 
-# Entries that are sorted at once: keeps the working memory near 100 MB.
-CHUNK = 2_000_000
-
-
 def least_patients(level: float) -> int:
     """Number of patients from which an interval of this level is finite and narrower than the largest error."""
     if not 0 < level < 1:
@@ -132,21 +128,17 @@ def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8
     if n_patients < needed:
         plural = "s" * (n_patients != 1)
         return None, f"{n_patients} patient{plural}: intervals at {100 * level:g} % need at least {needed}."
-    half_width = np.full(residuals.shape[1], np.nan, dtype=np.float32)
-    step = max(1, CHUNK // len(residuals))
-    for start in range(0, len(half_width), step):
-        genes = slice(start, start + step)
-        half_width[genes] = _quantile(np.abs(residuals[:, genes]), codes, n_patients, level, needed)
-    return half_width, ""
+    half_width = [_half_width(np.abs(errors), codes, level, needed) for errors in residuals.T]
+    return np.array(half_width, dtype=np.float32), ""
 
 
-def _quantile(errors: np.ndarray, codes: np.ndarray, n_patients: int, level: float, needed: int) -> np.ndarray:
-    known = np.isfinite(errors)
-    spots = np.zeros((n_patients, errors.shape[1]))
-    np.add.at(spots, codes, known)
-    measuring = (spots > 0).sum(axis=0)
-    weights = np.where(known, 1 / np.maximum(spots, 1)[codes], 0) / (measuring + 1)
-    order = np.argsort(np.where(known, errors, np.inf), axis=0)
-    reached = np.cumsum(np.take_along_axis(weights, order, axis=0), axis=0) >= level - 1e-9
-    first = np.take_along_axis(order, reached.argmax(axis=0)[None], axis=0)
-    return np.where(measuring >= needed, np.take_along_axis(errors, first, axis=0)[0], np.nan)
+def _half_width(errors: np.ndarray, codes: np.ndarray, level: float, needed: int) -> float:
+    """The `level`-quantile of the errors (n,) of one gene and of an infinite one, each patient weighing the same."""
+    errors, codes = errors[known := np.isfinite(errors)], codes[known]
+    spots = np.bincount(codes)
+    n_patients = np.count_nonzero(spots)
+    if n_patients < needed:
+        return np.nan
+    order = np.argsort(errors)
+    reached = np.cumsum(1 / spots[codes[order]] / (n_patients + 1)) >= level - 1e-9
+    return errors[order[reached.argmax()]]
