@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
+from deepspot._spatial.transforms import centers_px, microns_per_pixel
 from deepspot._stats.metrics import pearson
 from deepspot.pl._map.backdrop import cut_backdrop
 from deepspot.pl._map.panel import bar_length, limits
@@ -114,8 +115,8 @@ def test_draws_into_given_axes(predicted):
 
 def test_spots_lie_on_the_tissue_in_micrometres(predicted):
     ax = ds.pl.spatial(predicted, "ABSENT1")[0]
-    mpp = ds._coords.microns_per_pixel(predicted, "P1_S1_image")
-    centers = ds._coords.centers(predicted, "P1_S1_image", "spots")
+    mpp = microns_per_pixel(predicted, "P1_S1_image")
+    centers = centers_px(predicted, "P1_S1_image", "spots")
     np.testing.assert_allclose(spots(ax).get_offsets(), centers * mpp)
     (x0, x1), (y1, y0) = ax.get_xlim(), ax.get_ylim()
     assert (spots(ax).get_offsets() > (x0, y0)).all()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import deepspot as ds
+from deepspot._spatial.transforms import microns_per_pixel
 from deepspot.pl._map.values import predicted_values
 
 GENES = ["A", "B"]
@@ -15,7 +16,7 @@ def add_parts(sdata, name, offsets, side):
 
     spots = sdata.shapes["spots"]
     xy = np.column_stack([spots.geometry.x, spots.geometry.y])
-    mpp = ds._coords.microns_per_pixel(sdata, "P1_S1_image")
+    mpp = microns_per_pixel(sdata, "P1_S1_image")
     centers = (xy[:, None] + np.asarray(offsets) * side / mpp).reshape(-1, 2)
     systems = dict(get_transformation(spots, get_all=True))
     parts = ShapesModel.parse(centers, geometry=0, radius=side / mpp / 2, transformations=systems)
@@ -62,7 +63,7 @@ def test_says_how_many_and_how_wide(fine):
     assert parts.get_title() == "B predicted, 270 sub-spots of 18.3 µm"
     np.testing.assert_allclose(drawn(parts)._widths.max() * 2, 55 / 3)
     assert whole.figure.axes[-1].get_ylabel() == "log1p of counts per 10,000"
-    assert len(whole.figure.axes) == 4  # one colour bar for all
+    assert len(whole.figure.axes) == 4  # one color bar for all
 
 
 def test_subspots_lie_in_their_spots_and_panels_zoom_together(fine):

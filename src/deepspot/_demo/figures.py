@@ -11,7 +11,7 @@ import numpy as np
 
 from deepspot import pl
 from deepspot._core.keys import valid_name
-from deepspot.pl._training import BLUE, ORANGE
+from deepspot.pl._style import BLUE, ORANGE
 
 if TYPE_CHECKING:
     import pandas as pd

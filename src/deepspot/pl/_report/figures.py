@@ -97,7 +97,7 @@ def draw_r(r: dict[str, np.ndarray]) -> Axes:
     """Draw the distribution of r over genes: expected, measured here, or both."""
     import matplotlib.pyplot as plt
 
-    from deepspot.pl._training import BLUE, ORANGE
+    from deepspot.pl._style import BLUE, ORANGE
 
     _, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
     every = np.concatenate(list(r.values()))

@@ -74,14 +74,14 @@ def pathways(slide: Slide) -> Section | None:
 
 
 def _map(slide: Slide, by: str) -> str:
-    from deepspot.pl._map.coloring import label_colours
+    from deepspot.pl._map.coloring import label_colors
 
     key = table_of_groups(slide, by, must=True)
     labels = labels_of(slide.sdata, str(key), by)
     rows, positions = match_rows(slide.sdata.tables[str(key)], slide.sdata, slide.shapes_key)
     spread = pd.Series(pd.Categorical.from_codes([-1] * slide.n_spots, labels.cat.categories))
     spread.iloc[positions] = labels.iloc[rows].to_numpy()
-    colours = label_colours(slide.sdata.tables[str(key)], by, [str(name) for name in labels.cat.categories])
+    colours = label_colors(slide.sdata.tables[str(key)], by, [str(name) for name in labels.cat.categories])
     return figure(shot(draw_groups(slide, spread, colours)), _called(by))
 
 
