@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepspot.pl._benchmark import GREY, benchmark
+from deepspot.pl._benchmark import benchmark
+from deepspot.pl._style import GRAY
 from deepspot.tl._validation.result import CrossValidation, tidy
 
 
@@ -60,17 +61,17 @@ def test_the_legend_is_in_the_order_of_the_area_and_gives_it(cv):
     assert texts[2] == "null mean (0.00)"
 
 
-def test_null_models_are_grey_and_dashed_and_systems_are_told_apart(make):
+def test_null_models_are_gray_and_dashed_and_systems_are_told_apart(make):
     ax = benchmark(make({f"m{i}": 0.1 * i for i in range(11)} | {"null a": 0.0, "null b": 0.01}))
     looks = {
         name: (box[0].get_color(), box[0].get_linestyle(), box[0].get_marker()) for name, box in curves(ax).items()
     }
     assert len(set(looks.values())) == len(looks) == 13
-    assert all((look[0] == GREY) == name.startswith("null") for name, look in looks.items())
+    assert all((look[0] == GRAY) == name.startswith("null") for name, look in looks.items())
     assert all(look[1] != "-" for name, look in looks.items() if name.startswith("null"))
 
 
-def test_a_system_keeps_its_colour_whatever_its_rank(make):
+def test_a_system_keeps_its_color_whatever_its_rank(make):
     one, two = (curves(benchmark(make({"a": level, "b": 0.3}))) for level in (0.1, 0.5))
     assert one["a"][0].get_color() == two["a"][0].get_color()
 

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 import deepspot as ds
 from deepspot.pl._enrichment import short_names
-from deepspot.pl._training import BLUE, GREY
+from deepspot.pl._style import BLUE, GRAY
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_one_panel_for_each_group(enriched):
 def test_bars_are_adjusted_p_and_blue_where_significant(enriched):
     ax = ds.pl.enrichment(enriched, group="tumour")[0]
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], -np.log10([1e-4, 0.02, 0.6]))
-    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [BLUE, BLUE, GREY]
+    assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [BLUE, BLUE, GRAY]
     np.testing.assert_allclose(ax.lines[0].get_xdata(), -np.log10(0.05))
     assert [text.get_text() for text in ax.texts] == ["12 of 52", "9 of 38", "2 of 30"]
     assert ax.yaxis_inverted()  # the best on top

@@ -43,7 +43,7 @@ def test_all_share_one_scale_around_zero(scored):
     limit = np.quantile(np.abs(scores - scores.mean(axis=0)), 0.99)
     for ax in axes:
         np.testing.assert_allclose(drawn(ax).get_clim(), (-limit, limit))
-    assert len(axes[0].figure.axes) == 3  # one colour bar
+    assert len(axes[0].figure.axes) == 3  # one color bar
     label = axes[0].figure.axes[-1].get_ylabel()
     assert label.startswith("pathway activity (t-value of decoupler's mlm), less its mean\nblue: below")
 

@@ -44,7 +44,7 @@ def test_chance_is_drawn_where_it_is_known():
     assert texts == ["labels as they are", "labels permuted"]
 
 
-def test_several_results_have_names_and_colours():
+def test_several_results_have_names_and_colors():
     ax = ds.pl.survival({"bulk RNA": resampled("survival", 0.6), "FFPE": resampled("survival")})
     labels = [text.get_text() for text in ax.get_yticklabels()]
     assert labels.index("bulk RNA") == 0

@@ -6,7 +6,6 @@ from scipy.stats import mannwhitneyu
 
 import deepspot as ds
 from deepspot.pl._map.values import measured_values
-from deepspot.pl._regions import holm
 
 
 @pytest.fixture
@@ -57,12 +56,6 @@ def test_p_is_that_of_scipy_adjusted_for_the_pairs(regional):
     assert stars(ds.pl.regions(regional, "FLAT")) == ["ns"] * 3
     assert stars(ds.pl.regions(regional, "FLAT", pairs=[("tumour", "stroma")])) == ["*"]
     assert stars(ds.pl.regions(regional, "FLAT", pairs=[])) == []
-
-
-def test_holm_against_known_numbers():
-    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
-    np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
-    assert len(holm([])) == 0
 
 
 def test_many_regions_are_compared_with_the_highest(regional):

@@ -63,7 +63,7 @@ def test_says_how_many_and_how_wide(fine):
     assert parts.get_title() == "B predicted, 270 sub-spots of 18.3 µm"
     np.testing.assert_allclose(drawn(parts)._widths.max() * 2, 55 / 3)
     assert whole.figure.axes[-1].get_ylabel() == "log1p of counts per 10,000"
-    assert len(whole.figure.axes) == 4  # one colour bar for all
+    assert len(whole.figure.axes) == 4  # one color bar for all
 
 
 def test_subspots_lie_in_their_spots_and_panels_zoom_together(fine):

@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 import deepspot as ds
-from deepspot.pl._embedding import spread, umap_of
+from deepspot.pl._map.tiles import cut_tiles
+from deepspot.pl._umap import spread, umap_of
 
 GENES = ["A", "B", "C", "D"]
 
@@ -63,7 +64,7 @@ def test_images_do_not_overlap_and_show_their_spots(mapped):
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
     shown = {np.asarray(image.get_array()).tobytes() for image in left.images}
     assert len(shown) == len(boxes)
-    tiles = ds.pl._tiles.cut_tiles(mapped, "P1_S1_image", "spots", np.arange(30), 55)
+    tiles = cut_tiles(mapped, "P1_S1_image", "spots", np.arange(30), 55)
     assert shown <= {tile.tobytes() for tile in tiles}
 
 
@@ -77,17 +78,17 @@ def test_is_the_same_each_time_and_by_instance(mapped):
         np.testing.assert_allclose(a.get_extent(), b.get_extent())
 
 
-def test_gene_colours_points_and_frames(mapped):
+def test_gene_colors_points_and_frames(mapped):
     left, right = ds.pl.umap(mapped, color="B", n_images=5)
     assert right.get_title() == "B predicted"
     assert right.figure.axes[-1].get_ylabel() == "log1p of counts per 10,000"
     values = mapped.tables["deepspot_spots"].X[:, 1]
-    colours = points(right).get_facecolors()
+    colors = points(right).get_facecolors()
     order = np.argsort(values)
-    assert colours[order[-1], 1] > colours[order[0], 1]  # viridis runs from dark to bright
+    assert colors[order[-1], 1] > colors[order[0], 1]  # viridis runs from dark to bright
     frames = {to_hex(patch.get_edgecolor()) for patch in left.patches}
     assert len(left.patches) == len(left.images)
-    assert frames <= {to_hex(colour) for colour in colours}
+    assert frames <= {to_hex(color) for color in colors}
 
 
 def test_labels_have_a_legend(mapped):
@@ -97,8 +98,8 @@ def test_labels_have_a_legend(mapped):
     table = mapped.tables["deepspot_spots"]
     table.uns["group_colors"] = ["#112233", "#445566"]  # as scanpy keeps them
     _, right = ds.pl.umap(mapped, color="group", n_images=5)
-    colours = [to_hex(colour) for colour in points(right).get_facecolors()]
-    assert colours == ["#445566" if name == "tumour" else "#112233" for name in table.obs["group"]]
+    colors = [to_hex(color) for color in points(right).get_facecolors()]
+    assert colors == ["#445566" if name == "tumour" else "#112233" for name in table.obs["group"]]
 
 
 def test_labels_of_the_shapes_and_missing_ones(mapped):
@@ -106,8 +107,8 @@ def test_labels_of_the_shapes_and_missing_ones(mapped):
     shapes["annotation"] = pd.Categorical(["gland"] * 10 + [None] * 20)
     _, right = ds.pl.umap(mapped, color="annotation", n_images=5)
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["gland", "none"]
-    colours = [to_hex(colour) for colour in points(right).get_facecolors()]
-    assert colours[10:] == ["#d9d9d9"] * 20
+    colors = [to_hex(color) for color in points(right).get_facecolors()]
+    assert colors[10:] == ["#d9d9d9"] * 20
 
 
 def test_numbers_have_a_bar(mapped):

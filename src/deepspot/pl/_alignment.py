@@ -8,6 +8,8 @@ import pandas as pd
 
 from deepspot.tl._alignment.moves import AS_IS, STEP, SYMMETRIES
 
+from ._style import MISSING
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
@@ -16,23 +18,17 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 PANEL_INCHES = 2.6
-GREY = "#D9D9D9"
-# White in a black rim, to be seen on every colour of the map.
-AS_IS_MARK: dict[str, Any] = {
-    "marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2,
-    "linestyle": "none",
-}  # fmt: skip
-BEST_MARK: dict[str, Any] = {
-    "marker": "X", "markersize": 11, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 1.2,
-    "linestyle": "none",
-}  # fmt: skip
+# In a black rim, to be seen on every color of the map.
+MARK: dict[str, Any] = {"markeredgecolor": "black", "linestyle": "none"}
+AS_IS_MARK = MARK | {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgewidth": 2}
+BEST_MARK = MARK | {"marker": "X", "markersize": 11, "markerfacecolor": "white", "markeredgewidth": 1.2}
 
 
 def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
     """Draw how well the measured spots of a slide fit its image, wherever they are moved.
 
     One map for each of the eight ways to mirror, turn or swap x and y; in each, the place says how far the spots are
-    then moved, in distances between spots. All share one colour scale. A circle marks the spots as they are, a cross
+    then moved, in distances between spots. All share one color scale. A circle marks the spots as they are, a cross
     the best move, and the title says what is found. On a slide that lies right the dark patch is under the circle.
 
     Parameters
@@ -92,7 +88,7 @@ def _new(alignment: Alignment) -> list[Axes]:
     marks = [
         Line2D([], [], **AS_IS_MARK, label="as they are"),
         Line2D([], [], **BEST_MARK, label="best move"),
-        Line2D([], [], color=GREY, marker="s", markersize=12, linestyle="none", label="too few spots overlap"),
+        Line2D([], [], color=MISSING, marker="s", markersize=12, linestyle="none", label="too few spots overlap"),
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False)
     return list(axes.ravel())
@@ -103,9 +99,8 @@ def _map(ax: Axes, moves: pd.DataFrame, largest: float) -> AxesImage:
     x, y = (axis.to_numpy(dtype=float) for axis in (values.columns, values.index))
     half = STEP / 2
     # The first row goes to the top: dy runs downwards, as in an image, but up is easier to read as positive.
-    image = ax.imshow(
-        np.ma.masked_invalid(values.to_numpy(dtype=float)), cmap="PuOr", vmin=-largest, vmax=largest,
-        extent=(x[0] - half, x[-1] + half, -y[-1] - half, -y[0] + half),
-    )  # fmt: skip
-    ax.set_facecolor(GREY)
+    extent = (x[0] - half, x[-1] + half, -y[-1] - half, -y[0] + half)
+    r = np.ma.masked_invalid(values.to_numpy(dtype=float))
+    image = ax.imshow(r, cmap="PuOr", vmin=-largest, vmax=largest, extent=extent)
+    ax.set_facecolor(MISSING)
     return image

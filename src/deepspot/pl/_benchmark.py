@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._style import COLORS, GRAY, GRID, MARKERS, one_axes
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from deepspot.tl._validation.result import CrossValidation
 
-# Okabe and Ito, told apart by colour-blind readers; their yellow is darker here, as it is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B3A800")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-GREY = "#8A8A8A"
 DASHES = ("--", ":", "-.")
 # Share of the space between two numbers of genes over which the error bars of all systems are spread.
 SPREAD = 0.6
@@ -25,7 +23,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     """Draw mean r over the top genes against their number, for every system.
 
     One curve for each system: the median over held-out patients of the mean Pearson r over the top n genes, with the
-    standard error from a bootstrap over these patients. Null models are grey and dashed. The legend is in the order of
+    standard error from a bootstrap over these patients. Null models are gray and dashed. The legend is in the order of
     the area under the curve, which it gives. What limits the result, such as too few patients, is said above.
 
     Parameters
@@ -57,8 +55,6 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     >>> cv = ds.tl.cross_validate(slides, patient_key="patient", models=["ridge"], genes=20, top=(5, 10, 20))
     >>> ax = ds.pl.benchmark(cv)
     """
-    import matplotlib.pyplot as plt
-
     if statistic not in ("median", "mean"):
         raise ValueError(f'`statistic` must be "median" or "mean", got {statistic!r}.')
     summary = cv.summary()
@@ -66,18 +62,16 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     summary = summary.sort_values(["null", statistic], ascending=[True, False])
     points = _points(cv, statistic)
     numbers = np.asarray(points["n"].unique())
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8.5, 4.8), layout="constrained")
+    ax = one_axes(ax, (8.5, 4.8))
     # Numbers of genes are drawn at even distances, as 100 and 5000 have no scale in common that can be read.
     shifts = np.linspace(-SPREAD / 2, SPREAD / 2, len(summary)) if len(summary) > 1 else [0.0]
     styles = _styles(summary["null"].reindex(list(cv.grid)))
     for shift, (model, row) in zip(shifts, summary.iterrows(), strict=True):
         mine = points[points["model"] == model]
         reached = round(row[statistic], 2) + 0.0  # no "-0.00"
-        _, caps, bars = ax.errorbar(
-            np.arange(len(numbers)) + shift, mine["r"].to_numpy(), yerr=mine["se"].to_numpy(),
-            capsize=1.5, elinewidth=0.8, label=f"{model} ({reached:.2f})", **styles[model],
-        )  # fmt: skip
+        x, y, label = np.arange(len(numbers)) + shift, mine["r"].to_numpy(), f"{model} ({reached:.2f})"
+        style = styles[model] | {"capsize": 1.5, "elinewidth": 0.8}
+        _, caps, bars = ax.errorbar(x, y, yerr=mine["se"].to_numpy(), label=label, **style)
         for part in (*caps, *bars):
             part.set_alpha(0.6)
     _label(ax, cv, statistic, numbers, note)
@@ -88,13 +82,11 @@ def _styles(null: pd.Series) -> dict[str, dict[str, Any]]:
     """Look of every system, by its place in the result: the same in all figures of it."""
     styles: dict[str, dict[str, Any]] = {}
     for number, model in enumerate(null.index[null]):
-        styles[model] = {"color": GREY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.4, "zorder": 1}
+        styles[model] = {"color": GRAY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.4, "zorder": 1}
     for number, model in enumerate(null.index[~null]):
-        turn, place = divmod(number, len(COLOURS))
-        styles[model] = {
-            "color": COLOURS[place], "marker": MARKERS[(place + turn) % len(MARKERS)], "markersize": 5, "zorder": 3,
-            "linestyle": ("-", *DASHES)[turn % 4],
-        }  # fmt: skip
+        turn, place = divmod(number, len(COLORS))
+        styles[model] = {"color": COLORS[place], "linestyle": ("-", *DASHES)[turn % 4], "zorder": 3}
+        styles[model] |= {"marker": MARKERS[(place + turn) % len(MARKERS)], "markersize": 5}
     return styles
 
 
@@ -123,11 +115,8 @@ def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, n
     unit = cv.leave_out
     ax.set_ylabel(f"Pearson r on the held-out {unit}\n({statistic} of {n_folds} {unit}s, ± standard error)")
     ax.axhline(0, color="black", linewidth=0.8, zorder=0)
-    ax.grid(axis="y", color="#E5E5E5", linewidth=0.8)
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    ax.legend(
-        frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="system (area under its curve)",
-        alignment="left",
-    )  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    title = "system (area under its curve)"
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title=title, alignment="left")

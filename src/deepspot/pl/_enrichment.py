@@ -3,15 +3,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.validate import check_same_length
 from deepspot._sdata.tables import find_result
 
 from ._map.values import groups_of
-from ._training import BLUE, GREY
+from ._style import BLUE, GRAY, several_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +94,7 @@ def enrichment(
         raise ValueError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")
     results = results.assign(group=results["group"].astype(str), term=short_names(list(results["term"].astype(str))))
     top = [results[results["group"] == name].nsmallest(n_top, "p", keep="first") for name in groups]
-    axes = _axes(ax, top, figsize)
+    axes = _new_axes(top, figsize) if ax is None else several_axes(ax, len(top), "groups")
     uns = sdata.tables[table_key].uns
     used = uns.get(f"deepspot_{key}", {}).get("markers_key", "markers")
     by = uns.get(f"deepspot_{used}", {}).get("groupby", "group")
@@ -117,35 +116,30 @@ def _bars(ax: Axes, terms: pd.DataFrame) -> None:
     length = -np.log10(terms["p_adj"].to_numpy(dtype=float).clip(SMALLEST, 1))
     sure = terms["p_adj"].to_numpy(dtype=float) < SIGNIFICANT
     names = [textwrap.fill(term, WIDTH, max_lines=2, placeholder=" …") for term in terms["term"]]
-    ax.barh(range(len(terms)), length, color=np.where(sure, BLUE, GREY), height=0.7)
+    ax.barh(range(len(terms)), length, color=np.where(sure, BLUE, GRAY), height=0.7)
     ax.set_yticks(range(len(terms)), names, fontsize="small", linespacing=0.95)
     ax.invert_yaxis()
     border = -np.log10(SIGNIFICANT)
     ax.axvline(border, color="black", linewidth=0.9, linestyle="--", zorder=1.5)
     ax.set_xlim(0, 1.22 * max(length.max(initial=0), 1.3 * border))
     for row, (found, size) in enumerate(zip(terms["n_overlap"], terms["n_set"], strict=True)):
-        ax.annotate(
-            f"{found:.0f} of {size:.0f}", (length[row], row), xytext=(4, 0), textcoords="offset points", va="center",
-            fontsize="x-small", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
-        )  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+        style: dict[str, Any] = {"va": "center", "fontsize": "x-small", "bbox": box}
+        ax.annotate(f"{found:.0f} of {size:.0f}", (length[row], row), (4, 0), textcoords="offset points", **style)
     ax.set_xlabel("−log10 adjusted p (dashed: 0.05)", fontsize="small")
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _axes(ax: Axes | Sequence[Axes] | None, top: list[pd.DataFrame], figsize: tuple[float, float] | None) -> list[Axes]:
+def _new_axes(top: list[pd.DataFrame], figsize: tuple[float, float] | None) -> list[Axes]:
     import matplotlib.pyplot as plt
 
-    if ax is not None:
-        given = list(np.ravel(np.asarray(ax, dtype=object)))
-        check_same_length(given, top, "`ax` and the groups")
-        return given
     columns = min(COLUMNS, len(top))
     most = [max(map(len, top[first : first + columns])) for first in range(0, len(top), columns)]
     heights = [0.9 + 2 * LINE_INCHES * max(bars, 2) for bars in most]
-    size = (PANEL_INCHES * columns, sum(heights))
+    size = figsize or (PANEL_INCHES * columns, sum(heights))
     _, grid = plt.subplots(
-        len(heights), columns, figsize=figsize or size, squeeze=False, layout="constrained", height_ratios=heights
+        len(heights), columns, figsize=size, squeeze=False, layout="constrained", height_ratios=heights
     )
     panels = list(grid.ravel())
     for empty in panels[len(top) :]:

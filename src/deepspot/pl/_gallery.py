@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.validate import check_positive, check_same_length
+from deepspot._core.validate import check_positive
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_expression_table, known_genes
 
 from ._map.panel import bar_length, draw_scale_bar
 from ._map.tiles import cut_tiles, draw_tile, tile_side
 from ._map.values import describe_values, expression_values, shapes_of, unit_label
+from ._style import several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 TILE_INCHES = 1.35
 TOP_INCHES = 0.5
-ROWS = ("highest", "lowest")
 
 
 def gallery(
@@ -88,6 +88,8 @@ def gallery(
     >>> len(ds.pl.gallery(sdata, model.card.genes[0], n=4))
     8
     """
+    import matplotlib.pyplot as plt
+
     table_key = find_expression_table(sdata, table_key)
     shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
@@ -97,8 +99,16 @@ def gallery(
     ends = _ends(values, int(check_positive(n, "n")), gene, shapes_key)
 
     tiles = cut_tiles(sdata, image_key, shapes_key, np.concatenate(ends), tile_um)
-    title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
-    axes = _axes(ax, len(ends[0]), figsize, title)
+    n = len(ends[0])
+    if ax is None:
+        size = figsize or (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
+        figure, grid = plt.subplots(2, n, figsize=size, squeeze=False, layout="constrained")
+        title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
+        figure.suptitle(title, fontsize="large")
+        for panel, name in zip(grid[:, 0], ("highest", "lowest"), strict=True):
+            panel.set_ylabel(name, fontsize="large")
+        ax = list(grid.ravel())
+    axes = several_axes(ax, 2 * n, "images")
     half = tile_um / 2
     for panel, tile, value in zip(axes, tiles, values[np.concatenate(ends)], strict=True):
         panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], box_aspect=1)
@@ -114,22 +124,7 @@ def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.nd
     if len(there) < 2:
         raise ValueError(f"{len(there)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
     n = min(n, len(there) // 2)
-    # Spots of equal value, such as 0, would else be those at the start of the table: neighbours in a corner.
+    # Spots of equal value, such as 0, would else be those at the start of the table: neighbors in a corner.
     there = np.random.default_rng(0).permutation(there)
     order = there[np.argsort(-values[there], kind="stable")]
     return order[:n], order[-n:]
-
-
-def _axes(ax: Sequence[Axes] | None, n: int, figsize: tuple[float, float] | None, title: str) -> list[Axes]:
-    import matplotlib.pyplot as plt
-
-    if ax is not None:
-        given = list(np.ravel(np.asarray(ax, dtype=object)))
-        check_same_length(given, range(2 * n), "`ax` and the images")
-        return given
-    size = (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
-    figure, grid = plt.subplots(2, n, figsize=figsize or size, squeeze=False, layout="constrained")
-    figure.suptitle(title, fontsize="large")
-    for row, name in zip(grid, ROWS, strict=True):
-        row[0].set_ylabel(name, fontsize="large")
-    return list(grid.ravel())

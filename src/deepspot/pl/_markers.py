@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepspot._sdata.tables import find_result
 
-from ._map.panel import draw_colour_bar
+from ._map.panel import draw_color_bar
 from ._map.values import groups_of
+from ._style import MISSING, one_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,10 +18,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 ROW_INCHES, COLUMN_INCHES, MARGIN_INCHES = 0.21, 0.62, (2.6, 1.7)
-# A few genes must not take the colours of all others.
+# A few genes must not take the colors of all others.
 QUANTILE = 0.98
 LONG_NAME = 7
-UNTESTED = "#D9D9D9"
 
 
 def markers(
@@ -37,7 +37,7 @@ def markers(
     """Draw how much higher or lower the top marker genes of each group are in all groups.
 
     Rows are genes: for each group those that are significantly higher there, with the largest log2 fold change first. A
-    frame shows whose markers they are; a gene that leads in several groups is drawn once. Colours are log2 fold
+    frame shows whose markers they are; a gene that leads in several groups is drawn once. Colors are log2 fold
     changes, white is none; a dot says that the gene is significantly higher in the group.
 
     Parameters
@@ -53,7 +53,7 @@ def markers(
     n_top
         Most genes for each group.
     cmap
-        Colour map of matplotlib, with its middle at no change.
+        Color map of matplotlib, with its middle at no change.
     figsize
         Width and height in inches; by default it grows with genes and groups.
     ax
@@ -85,7 +85,6 @@ def markers(
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> ax = ds.pl.markers(sdata, n_top=3)
     """
-    import matplotlib.pyplot as plt
     from matplotlib import colormaps
     from matplotlib.colors import CenteredNorm
 
@@ -101,28 +100,48 @@ def markers(
             f"are in sdata.tables[{table_key!r}].uns[{key!r}]."
         )
     change = results.pivot(index="gene", columns="group", values="logfoldchange")
-    blocks = _in_blocks(top, change)
+    # A gene is drawn once, with the group that it leads in by most.
+    leading = {
+        gene: max((group for group in drawn if gene in top[group]), key=lambda group: change.loc[gene, group])
+        for genes in top.values()
+        for gene in genes
+    }
+    blocks = [[gene for gene in top[group] if leading[gene] == group] for group in drawn]
     genes = [gene for block in blocks for gene in block]
     values = change.reindex(index=genes, columns=drawn).to_numpy(dtype=float)
     significant = results.pivot(index="gene", columns="group", values="significant").reindex(index=genes, columns=drawn)
     rows, columns = np.nonzero(significant == True)  # noqa: E712 - untested is NaN
-    if ax is None:
-        size = (COLUMN_INCHES * len(drawn) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
-        _, ax = plt.subplots(figsize=figsize or size, layout="constrained")
-    colours = colormaps[cmap] if isinstance(cmap, str) else cmap
-    most = float(np.nanquantile(np.abs(values), QUANTILE)) or 1.0
+    size = (COLUMN_INCHES * len(drawn) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
+    ax = one_axes(ax, figsize or size)
     image = ax.imshow(
-        np.ma.masked_invalid(values), cmap=colours, norm=CenteredNorm(0, most), aspect="auto", interpolation="nearest"
+        np.ma.masked_invalid(values),
+        cmap=colormaps[cmap] if isinstance(cmap, str) else cmap,
+        norm=CenteredNorm(0, float(np.nanquantile(np.abs(values), QUANTILE)) or 1.0),
+        aspect="auto",
+        interpolation="nearest",
     )
-    ax.set_facecolor(UNTESTED)
-    _lines(ax, blocks, drawn)
-    _frames(ax, genes, top)
-    _label(ax, genes, drawn)
+    ax.set_facecolor(MISSING)
+    for column in range(1, len(drawn)):
+        ax.axvline(column - 0.5, color="white", linewidth=1.5)
+    for row in np.cumsum([len(block) for block in blocks if block])[:-1]:
+        ax.axhline(row - 0.5, color="white", linewidth=4)
+    _frame(ax, genes, top)
     ax.scatter(columns, rows, s=12, c="white", edgecolors="black", linewidths=0.7, zorder=3)
+    ax.set_yticks(range(len(genes)), genes, fontsize="small")
+    turned: dict[str, Any] = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(drawn)), drawn, **turned if max(map(len, drawn)) > LONG_NAME else {})
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
     made = sdata.tables[table_key].uns.get(f"deepspot_{key}", {})
     ax.set_title(f"Marker genes by {made.get('groupby', 'group')}")
-    ax.set_xlabel(_legend(top, n_top, made.get("test") == "blocks"), fontsize="small")
-    draw_colour_bar(image, ax, values, f"log2 fold change against {made.get('reference', 'rest')}")
+    test = " (block test)" if made.get("test") == "blocks" else ""
+    none = [group for group, genes in top.items() if not genes]
+    ax.set_xlabel(
+        f"dot: significantly higher{test}; frame: one of the top {n_top} of its group"
+        + (f"\nno significant marker: {', '.join(none)}" if none else ""),
+        fontsize="small",
+    )
+    draw_color_bar(image, ax, values, f"log2 fold change against {made.get('reference', 'rest')}")
     return ax
 
 
@@ -133,24 +152,7 @@ def top_genes(results: pd.DataFrame, groups: Sequence[str], n_top: int) -> dict[
     return {group: list(leading.loc[leading["group"] == group, "gene"].head(n_top)) for group in groups}
 
 
-def _in_blocks(top: dict[str, list[str]], change: pd.DataFrame) -> list[list[str]]:
-    """Each gene once, with the group that it leads in by most."""
-    leader = {
-        gene: max((group for group in top if gene in top[group]), key=lambda group: change.loc[gene, group])
-        for gene in dict.fromkeys(gene for genes in top.values() for gene in genes)
-    }
-    blocks = [[gene for gene in genes if leader[gene] == group] for group, genes in top.items()]
-    return [block for block in blocks if block]
-
-
-def _lines(ax: Axes, blocks: list[list[str]], groups: Sequence[str]) -> None:
-    for column in range(1, len(groups)):
-        ax.axvline(column - 0.5, color="white", linewidth=1.5)
-    for row in np.cumsum([len(block) for block in blocks])[:-1]:
-        ax.axhline(row - 0.5, color="white", linewidth=4)
-
-
-def _frames(ax: Axes, genes: list[str], top: dict[str, list[str]]) -> None:
+def _frame(ax: Axes, genes: list[str], top: dict[str, list[str]]) -> None:
     """Frame the markers of each group; those that follow one another share a frame."""
     from matplotlib.patches import Rectangle
 
@@ -162,17 +164,3 @@ def _frames(ax: Axes, genes: list[str], top: dict[str, list[str]]) -> None:
                 (column - 0.5, float(first) - 0.5), 1, float(last - first), fill=False, linewidth=1.5, zorder=4
             )
             ax.add_patch(box).set_clip_on(False)
-
-
-def _legend(top: dict[str, list[str]], n_top: int, blocks: bool) -> str:
-    words = f"dot: significantly higher{' (block test)' * blocks}; frame: one of the top {n_top} of its group"
-    none = [group for group, genes in top.items() if not genes]
-    return f"{words}\nno significant marker: {', '.join(none)}" if none else words
-
-
-def _label(ax: Axes, genes: Sequence[str], groups: Sequence[str]) -> None:
-    ax.set_yticks(range(len(genes)), genes, fontsize="small")
-    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if max(map(len, groups)) > LONG_NAME else {}
-    ax.set_xticks(range(len(groups)), groups, **turned)  # type: ignore[arg-type]
-    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
-    ax.spines[:].set_visible(False)

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive, keys_in
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_result, match_rows
 
-from ._map.axes import map_axes, shape_of
 from ._map.backdrop import backdrop_of, place_spots
-from ._map.panel import QUANTILES, draw_colour_bar, draw_panel
+from ._map.panel import QUANTILES, draw_color_bar, draw_panel, grid_of, map_axes
 from ._map.values import shapes_of
 
 if TYPE_CHECKING:
@@ -43,9 +42,9 @@ def pathways(
 ) -> list[Axes]:
     """Draw where in the tissue pathways are active, one map for each over the H&E image.
 
-    Colours say how far a spot's score is from the pathway's mean over the slide, which is white. The scores themselves
+    Colors say how far a spot's score is from the pathway's mean over the slide, which is white. The scores themselves
     lie above or below 0 everywhere for most pathways, as their zero depends on which genes are known, and would hide
-    the pattern. All maps share one colour scale, up to the 99 % quantile on either side. So they can be compared: a
+    the pattern. All maps share one color scale, up to the 99 % quantile on either side. So they can be compared: a
     pathway that is pale everywhere hardly differs within this slide.
 
     Parameters
@@ -65,7 +64,7 @@ def pathways(
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
-        Colour map of matplotlib, with its middle at no activity.
+        Color map of matplotlib, with its middle at no activity.
     image_alpha
         Opacity of the image, from 0 to 1.
     figsize
@@ -111,17 +110,14 @@ def pathways(
         values -= np.nanmean(values, axis=0)
     spots = place_spots(sdata, image_key, shapes_key)
     backdrop = backdrop_of(sdata, image_key, spots)
-    axes = map_axes(
-        ax, shape_of(len(chosen), COLUMNS), aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1],
-        figsize=figsize, inches=PANEL_INCHES,
-    )  # fmt: skip
+    axes = map_axes(ax, grid_of(len(chosen), COLUMNS), backdrop, inches=PANEL_INCHES, figsize=figsize)
     limit = float(np.nanquantile(np.abs(values), QUANTILES[1])) or 1.0
     for panel, name, column in zip(axes, chosen, values.T, strict=True):
         drawn = draw_panel(
             panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit)
         )
     label = f"{SCORES.get(key, key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
-    draw_colour_bar(drawn, axes, values, label)
+    draw_color_bar(drawn, axes, values, label)
     return axes
 
 
@@ -129,7 +125,6 @@ def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: i
     if pathways is None:
         spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
         return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
-    wanted = [pathways] if isinstance(pathways, str) else list(pathways)
-    if not wanted:
+    if not len(pathways):
         raise ValueError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
-    return [key_in(name, scores.columns, where) for name in wanted]
+    return keys_in(pathways, scores.columns, where)

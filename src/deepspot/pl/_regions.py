@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.validate import key_in
+from deepspot._core.validate import key_in, keys_in
 from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
 
-from ._map.coloring import label_colours
+from ._map.coloring import label_colors
 from ._map.values import describe_values, expression_values, shapes_of, unit_label
+from ._style import one_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,10 +44,10 @@ def regions(
     adjusted for the number of pairs that are drawn (Holm): ``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05,
     and "ns" above.
 
-    **These stars flatter.** The test takes spots for independent samples. They are not: neighbours resemble each other,
+    **These stars flatter.** The test takes spots for independent samples. They are not: neighbors resemble each other,
     predicted ones more so, and all come from one patient. Almost any two regions of a slide differ "significantly".
     Read the size of the difference. Where :func:`deepspot.tl.markers` made its block test of this gene for the same
-    groups, which respects the neighbourhood, the p-values of that test are written under the figure. A claim about
+    groups, which respects the neighborhood, the p-values of that test are written under the figure. A claim about
     patients needs several patients.
 
     Parameters
@@ -97,55 +98,40 @@ def regions(
     >>> table.obs["side"] = ["left" if x < 6 else "right" for x in table.obs["array_col"]]
     >>> ax = ds.pl.regions(sdata, table.var_names[0], groupby="side", table_key="table")
     """
-    import matplotlib.pyplot as plt
-
     table_key = find_expression_table(sdata, table_key)
-    known_genes(gene, sdata, [table_key])
-    frame = _frame(sdata, table_key, gene, groupby, layer)
-    names = _groups(frame, groups, groupby)
-    samples = {name: frame.loc[frame["group"] == name, "value"].to_numpy() for name in names}
-    chosen = _pairs(samples, pairs)
-    p = holm([_rank_sum(samples[a], samples[b]) for a, b in chosen])
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=figsize or (1.6 + 1.05 * len(names), 4.6), layout="constrained")
-    _draw(ax, samples, label_colours(sdata.tables[table_key], groupby, list(frame["group"].cat.categories)))
-    _brackets(ax, samples, list(zip(chosen, p, strict=True)))
-    ax.set_ylabel(unit_label(sdata, table_key, layer))
-    ax.set_title(f"{gene} {describe_values(sdata, table_key, layer)}")
-    small = [FLATTER] if chosen else []
-    ax.set_xlabel("\n".join([*small, *_blocks(sdata, table_key, gene, groupby, names)]), fontsize="x-small")
-    return ax
-
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Adjust p-values for their number (Holm's step-down)."""
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values)
-    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
-
-
-def _frame(sdata: SpatialData, table_key: str, gene: str, groupby: str, layer: str | None) -> pd.DataFrame:
-    """Value and group of every spot that has both."""
     table = sdata.tables[table_key]
+    known_genes(gene, sdata, [table_key])
     labels = labels_of(sdata, table_key, groupby)
     shapes_key = shapes_of(sdata, table_key, None)
     rows, positions = match_rows(table, sdata, shapes_key)
     values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[positions, 0]
     frame = pd.DataFrame({"group": labels.iloc[rows].to_numpy(), "value": values}).dropna()
-    return frame.assign(group=pd.Categorical(frame["group"], labels.cat.categories))
+    frame["group"] = pd.Categorical(frame["group"], labels.cat.categories)
+    names = _groups(frame, groups, groupby)
+    samples = {name: frame.loc[frame["group"] == name, "value"].to_numpy() for name in names}
+    chosen = _pairs(samples, pairs)
+
+    ax = one_axes(ax, figsize or (1.6 + 1.05 * len(names), 4.6))
+    _draw(ax, samples, label_colors(table, groupby, list(labels.cat.categories)))
+    _brackets(ax, samples, chosen)
+    ax.set_ylabel(unit_label(sdata, table_key, layer))
+    ax.set_title(f"{gene} {describe_values(sdata, table_key, layer)}")
+    small = [FLATTER] if chosen else []
+    # What the block test said of this gene, should it have been made for these groups.
+    found = table.uns.get("markers")
+    if found is not None and table.uns.get("deepspot_markers", {}).get("groupby") == groupby:
+        found = found[(found["gene"].astype(str) == gene) & found["p_block_adj"].notna()]
+        p = dict(zip(found["group"].astype(str), found["p_block_adj"], strict=True))
+        words = [f"{name} {p[name]:.2g}" for name in names if name in p]
+        small += [f"Block test, each against the rest: adjusted p {', '.join(words)}"] * bool(words)
+    ax.set_xlabel("\n".join(small), fontsize="x-small")
+    return ax
 
 
 def _groups(frame: pd.DataFrame, groups: Sequence[str] | None, groupby: str) -> list[str]:
     size = frame["group"].value_counts(sort=False)
     where = f"groups of {groupby!r}"
-    if groups is not None:
-        names = [key_in(str(name), size.index, where) for name in dict.fromkeys(groups)]
-    else:
-        names = [str(name) for name in size.index[size >= MIN_SPOTS]]
+    names = keys_in(groups if groups is not None else size.index[size >= MIN_SPOTS], size.index, where)
     small = [name for name in names if size[name] < MIN_SPOTS]
     if small or len(names) < 2:
         raise ValueError(
@@ -165,62 +151,53 @@ def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | No
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
             raise ValueError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
-    return [(key_in(str(a), names, "drawn regions"), key_in(str(b), names, "drawn regions"))
-            for a, b in pairs]  # fmt: skip
+    return [(key_in(str(a), names, "drawn regions"), key_in(str(b), names, "drawn regions")) for a, b in pairs]
 
 
-def _rank_sum(a: np.ndarray, b: np.ndarray) -> float:
+def _p_values(samples: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> np.ndarray:
+    """P-values of the rank-sum test, adjusted for the number of pairs (Holm)."""
     from scipy.stats import mannwhitneyu
+    from statsmodels.stats.multitest import multipletests
 
-    if np.ptp(np.concatenate([a, b])) == 0:
-        return 1.0
-    return float(mannwhitneyu(a, b).pvalue)
+    p = []
+    for one, other in pairs:
+        alike = np.ptp(np.concatenate([samples[one], samples[other]])) == 0
+        p.append(1.0 if alike else mannwhitneyu(samples[one], samples[other]).pvalue)
+    return multipletests(p, method="holm")[1] if p else np.empty(0)
 
 
-def _draw(ax: Axes, samples: dict[str, np.ndarray], colours: dict[str, str]) -> None:
+def _draw(ax: Axes, samples: dict[str, np.ndarray], colors: dict[str, str]) -> None:
     places = np.arange(len(samples))
     rng = np.random.default_rng(0)
     for place, (name, values) in zip(places, samples.items(), strict=True):
         if np.ptp(values) > 0:
             violin: Any = ax.violinplot(values, [place], widths=0.85, showextrema=False)
-            violin["bodies"][0].set(facecolor=colours[name], alpha=0.25, edgecolor="none")
+            violin["bodies"][0].set(facecolor=colors[name], alpha=0.25, edgecolor="none")
         shown = values if len(values) <= MAX_POINTS else rng.choice(values, MAX_POINTS, replace=False)
         aside = place + rng.uniform(-0.22, 0.22, len(shown))
-        ax.scatter(aside, shown, s=7, color=colours[name], alpha=0.7, linewidths=0)
+        ax.scatter(aside, shown, s=7, color=colors[name], alpha=0.7, linewidths=0)
     line = {"color": "black", "linewidth": 1.2}
-    ax.boxplot(
-        list(samples.values()), positions=places, widths=0.28, showfliers=False, boxprops=line, medianprops=line,
-        whiskerprops=line, capprops={"linewidth": 0}, zorder=3,
-    )  # fmt: skip
+    style: dict[str, Any] = {"boxprops": line, "medianprops": line, "whiskerprops": line, "capprops": {"linewidth": 0}}
+    ax.boxplot(list(samples.values()), positions=places, widths=0.28, showfliers=False, zorder=3, **style)
     labels = [f"{name}\nn = {len(values):,}" for name, values in samples.items()]
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, samples)) > LONG_NAME else {}
-    ax.set_xticks(places, labels, **turned)  # type: ignore[arg-type]
+    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, labels, **turned if max(map(len, samples)) > LONG_NAME else {})
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _brackets(ax: Axes, samples: dict[str, np.ndarray], tested: list[tuple[tuple[str, str], float]]) -> None:
+def _brackets(ax: Axes, samples: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> None:
     """Draw short brackets low and long ones above them, so that none crosses another."""
     names = list(samples)
     low, high = (float(end(np.concatenate(list(samples.values())))) for end in (np.min, np.max))
     step = 0.075 * ((high - low) or 1.0)
+    tested = zip(pairs, _p_values(samples, pairs), strict=True)
     spans = [(*sorted(names.index(name) for name in pair), p) for pair, p in tested]
     for level, (left, right, p) in enumerate(sorted(spans, key=lambda span: (span[1] - span[0], span[0])), start=1):
         y = high + level * step
         ax.plot([left, left, right, right], [y - step / 4, y, y, y - step / 4], color="black", linewidth=0.9)
         star = next((mark for limit, mark in STARS.items() if p < limit), "ns")
         # The glyph of an asterisk sits high in its line.
-        ax.annotate(star, ((left + right) / 2, y), xytext=(0, 0 if star == "ns" else -4), textcoords="offset points",
-                    ha="center", va="bottom", fontsize="small")  # fmt: skip
+        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": "small"}
+        down = (0, 0 if star == "ns" else -4)
+        ax.annotate(star, ((left + right) / 2, y), down, textcoords="offset points", **style)
     ax.set_ylim(low - step, high + (len(spans) + 1.5) * step)
-
-
-def _blocks(sdata: SpatialData, table_key: str, gene: str, groupby: str, names: list[str]) -> list[str]:
-    """What the block permutation test said of this gene, should it have been made for these groups."""
-    uns = sdata.tables[table_key].uns
-    found = uns.get("markers")
-    if found is None or uns.get("deepspot_markers", {}).get("groupby") != groupby:
-        return []
-    rows = found[(found["gene"].astype(str) == gene) & found["p_block_adj"].notna()]
-    told = {str(row.group): float(row.p_block_adj) for row in rows.itertuples()}
-    words = [f"{name} {told[name]:.2g}" for name in names if name in told]
-    return [f"Block test, each against the rest: adjusted p {', '.join(words)}"] if words else []

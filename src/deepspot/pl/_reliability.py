@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._training import BLUE, GREY, ORANGE
+from deepspot._core.validate import keys_in
+
+from ._style import BLUE, GRAY, ORANGE, one_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +26,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """Draw how well a model predicts each of its genes on tissue that it had not seen.
 
     Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients; genes whose
-    interval lies above 0 are blue, and the others, whose prediction may be worth nothing, are grey.
+    interval lies above 0 are blue, and the others, whose prediction may be worth nothing, are gray.
 
     Parameters
     ----------
@@ -51,10 +53,6 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     >>> import deepspot as ds
     >>> ax = ds.pl.reliability(ds.models.load())
     """
-    import matplotlib.pyplot as plt
-
-    from deepspot._core.validate import key_in
-
     card = model.card
     if card.reliability is None:
         raise ValueError(
@@ -64,17 +62,16 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     r, low, high = (np.array(values, dtype=float) for values in (found.r, found.r_low, found.r_high))
     order = np.argsort(-np.nan_to_num(r, nan=-2))
     order = order[np.isfinite(r[order])]
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    ax = one_axes(ax, (7, 4))
     rank, sure = np.arange(1, len(order) + 1), low[order] > 0
-    for chosen, colour, label in ((sure, BLUE, "interval above 0"), (~sure, GREY, "may be worth nothing")):
-        ax.vlines(rank[chosen], low[order][chosen], high[order][chosen], color=colour, alpha=0.25, linewidth=1)
+    for chosen, color, label in ((sure, BLUE, "interval above 0"), (~sure, GRAY, "may be worth nothing")):
+        ax.vlines(rank[chosen], low[order][chosen], high[order][chosen], color=color, alpha=0.25, linewidth=1)
         ax.plot(
-            rank[chosen], r[order][chosen], ".", color=colour, markersize=4, label=f"{chosen.sum():,} genes: {label}"
+            rank[chosen], r[order][chosen], ".", color=color, markersize=4, label=f"{chosen.sum():,} genes: {label}"
         )
-    wanted = [*order[:NAMED], *order[len(order) - NAMED :]] if genes is None else [
-        card.genes.index(key_in(gene, card.genes, "genes of the model")) for gene in genes
-    ]  # fmt: skip
+    wanted = [*order[:NAMED], *order[len(order) - NAMED :]]
+    if genes is not None:
+        wanted = [card.genes.index(gene) for gene in keys_in(genes, card.genes, "genes of the model")]
     _name(ax, card.genes, r, order, wanted)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(
@@ -92,9 +89,8 @@ def _name(ax: Axes, names: list[str], r: np.ndarray, order: np.ndarray, wanted: 
     place = {int(gene): rank for rank, gene in enumerate(order, start=1)}
     for number, gene in enumerate(gene for gene in wanted if int(gene) in place):
         x, left = place[int(gene)], place[int(gene)] < len(order) / 2
-        # Neighbours in rank are written one above the other.
+        # Neighbors in rank are written one above the other.
         shift = (12 + 11 * (number % NAMED)) * (1 if left else -1)
-        ax.annotate(
-            names[gene], (x, r[gene]), xytext=(10 if left else -10, shift), textcoords="offset points", fontsize=8,
-            color=ORANGE, ha="left" if left else "right", arrowprops={"arrowstyle": "-", "color": ORANGE, "lw": 0.6},
-        )  # fmt: skip
+        arrow, side = {"arrowstyle": "-", "color": ORANGE, "lw": 0.6}, "left" if left else "right"
+        style: dict[str, Any] = {"fontsize": 8, "color": ORANGE, "ha": side, "arrowprops": arrow}
+        ax.annotate(names[gene], (x, r[gene]), (10 if left else -10, shift), textcoords="offset points", **style)

@@ -10,9 +10,8 @@ from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import check_shared_genes, known_genes, tables_of_kind
 from deepspot._stats.metrics import pearson
 
-from ._map.axes import map_axes
 from ._map.backdrop import backdrop_of, place_spots
-from ._map.panel import draw_panel
+from ._map.panel import draw_panel, map_axes
 from ._map.values import (
     corrected_table_key,
     measured_table_key,
@@ -47,8 +46,8 @@ def spatial(
 ) -> list[Axes]:
     """Draw a gene as measured, as predicted and, if that was done, as corrected, side by side over the H&E image.
 
-    Each panel has a colour scale of its own, from the 1 to the 99 % quantile: a prediction varies less than a
-    measurement, because it leaves out the noise. Compare where a gene is high and low, not the colours. Spots are drawn
+    Each panel has a color scale of its own, from the 1 to the 99 % quantile: a prediction varies less than a
+    measurement, because it leaves out the noise. Compare where a gene is high and low, not the colors. Spots are drawn
     as wide as the tissue that they measure.
 
     A corrected gene contains the measurement, so its agreement with it would prove nothing and is not given: the title
@@ -72,7 +71,7 @@ def spatial(
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
-        Colour map of matplotlib.
+        Color map of matplotlib.
     image_alpha
         Opacity of the image, from 0 to 1.
     figsize
@@ -131,16 +130,23 @@ def spatial(
 
     spots = place_spots(sdata, image_key, shapes_key)
     backdrop = backdrop_of(sdata, image_key, spots)
-    axes = map_axes(ax, drawn, aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1], figsize=figsize)
+    axes = map_axes(ax, drawn, backdrop, figsize=figsize)
     units = [
         "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
     for panel, (column, side) in zip(axes, np.argwhere(drawn), strict=True):
+        title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
         draw_panel(
-            panel, values[side, :, column], spots, backdrop, cmap=cmap, alpha=image_alpha, label=units[side],
-            title=_title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column]),
-        )  # fmt: skip
+            panel,
+            values[side, :, column],
+            spots,
+            backdrop,
+            cmap=cmap,
+            alpha=image_alpha,
+            title=title,
+            label=units[side],
+        )
     return axes
 
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.keys import grid_name, subspots_name
-from deepspot._core.validate import key_in
+from deepspot._core.validate import keys_in
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import known_genes
 
-from ._map.axes import map_axes, shape_of
 from ._map.backdrop import backdrop_of, place_spots
-from ._map.panel import draw_colour_bar, draw_panel, limits
+from ._map.panel import draw_color_bar, draw_panel, grid_of, limits, map_axes
 from ._map.values import predicted_values, prediction_table_key, shapes_of, unit_label
 
 if TYPE_CHECKING:
@@ -36,9 +35,9 @@ def superresolution(
     figsize: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a gene as predicted for spots and for finer parts of the tissue, beside the H&E image.
+    """Draw a gene as predicted for spots and for finer parts of the tissue, next to the H&E image.
 
-    All maps share one colour scale. What is finer is still a prediction from the image, by a model that has only ever
+    All maps share one color scale. What is finer is still a prediction from the image, by a model that has only ever
     seen whole spots measured: it says where within a spot the tissue looks like expression, and not what a finer
     measurement would find. It does not show single cells.
 
@@ -57,7 +56,7 @@ def superresolution(
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
-        Colour map of matplotlib.
+        Color map of matplotlib.
     image_alpha
         Opacity of the image under the maps, from 0 to 1.
     figsize
@@ -101,26 +100,24 @@ def superresolution(
 
     backdrop = backdrop_of(sdata, image_key, spots[0])
     n = len(layers) + 1
-    tissue, *maps = axes = map_axes(
-        ax, shape_of(n, n if n < 4 else 2), aspect=backdrop.pixels.shape[0] / backdrop.pixels.shape[1],
-        figsize=figsize, inches=PANEL_INCHES, together=True,
-    )  # fmt: skip
+    drawn = grid_of(n, n if n < 4 else 2)
+    tissue, *maps = axes = map_axes(ax, drawn, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
     draw_panel(tissue, np.full(len(values[0]), np.nan), spots[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
+    names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
-        title = f"{gene} predicted, {len(value):,} {_called(shapes, shapes_key)} of {place.diameter:.3g} µm"
-        drawn = draw_panel(
+        what = names.get(shapes, "parts")
+        title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm"
+        last = draw_panel(
             panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
         )
-    draw_colour_bar(drawn, axes, everything, unit_label(sdata, prediction_key))
+    draw_color_bar(last, axes, everything, unit_label(sdata, prediction_key))
     return axes
 
 
 def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None) -> list[tuple[str, str]]:
     """Names of the tables with finer predictions, and of the shapes that they describe."""
     if keys is not None:
-        keys = [keys] if isinstance(keys, str) else list(keys)
-        keys = [key_in(key, sdata.tables, "sdata.tables") for key in keys]
-        found = [(key, shapes_of(sdata, key, None)) for key in keys]
+        found = [(key, shapes_of(sdata, key, None)) for key in keys_in(keys, sdata.tables, "sdata.tables")]
     else:
         usual = [name for name in (subspots_name(shapes_key), grid_name(shapes_key)) if name in sdata.shapes]
         found = [(prediction_table_key(sdata, name, None, argument="fine_key"), name) for name in usual]
@@ -130,9 +127,3 @@ def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None
             '`ds.tl.predict(sdata, model, resolution="subspot")`, or with "grid", first.'
         )
     return found
-
-
-def _called(shapes: str, shapes_key: str) -> str:
-    return {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}.get(
-        shapes, "parts"
-    )

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._style import BLUE, GRAY, ORANGE, one_axes
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from deepspot.models import DeepSpot
 
-# Okabe and Ito, told apart by colour-blind readers.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8A8A"
 SEARCH = "search"
 
 
@@ -47,7 +47,6 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     >>> model = ds.models.DeepSpot(network={"width": 16, "members": 2}, training={"gate": "off"}).fit(bags, spot[:, :3])
     >>> ax = ds.pl.training(model)
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     if model.history is None:
@@ -55,17 +54,16 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
             "The model has no training history: ridge alone predicts (see `model.card.gate`), or it "
             "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.tl.train`."
         )
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    ax = one_axes(ax, (6, 4))
     curves = dict(list(model.history.groupby("member", sort=False)))
     search = curves.pop(SEARCH, None)
     for number, curve in enumerate(curves.values()):
         label = f"{len(curves)} member{'s' * (len(curves) > 1)}, all patients" if number == 0 else None
-        ax.plot(curve["epoch"], curve["train"], color=GREY, linewidth=1, label=label)
+        ax.plot(curve["epoch"], curve["train"], color=GRAY, linewidth=1, label=label)
     if search is not None:
         ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learnt from")
         _held_out(ax, search)
-    ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardised)")
+    ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardized)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.spines["top"].set_visible(False)
     if search is None:

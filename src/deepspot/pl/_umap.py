@@ -1,29 +1,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive, check_same_length
+from deepspot._core.validate import check_positive
 from deepspot._sdata.select import select_image_and_shapes
-from deepspot._sdata.tables import find_expression_table, match_rows
+from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
+from deepspot._sdata.zarr_store import check_fits_in_memory
+from deepspot._stats.normalize import check_counts, normalize
 
-from ._embedding import spread, umap_of
-from ._map.coloring import colouring
+from ._map.coloring import coloring
 from ._map.tiles import cut_tiles, draw_tile, tile_side
 from ._map.values import shapes_of
+from ._style import COLORS, several_axes
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
+KEY = "X_umap"
+COMPONENTS, NEIGHBORS = 50, 15
+FEWEST = 5
+# Rows and columns of images that are still large enough to be seen.
+FINEST = 24
 PANEL_INCHES = 7.0
 # Of the square that an image has for itself; the rest is air.
 FILLED = 0.92
-PLAIN = "#0072B2"
 
 
 def umap(
@@ -40,7 +48,7 @@ def umap(
     figsize: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a UMAP of predicted genes: H&E images of some spots at their places, beside all spots as points.
+    """Draw a UMAP of predicted genes: H&E images of some spots at their places, next to all spots as points.
 
     Spots that are near each other have similar genes, so images that are should look alike. The map is cut into
     squares, and each that holds spots shows the one nearest to its middle. So the images cover all parts of the map
@@ -52,21 +60,21 @@ def umap(
     sdata
         Object with an H&E image and predicted genes, see :func:`deepspot.tl.predict`. It is not changed.
     color
-        What colours the points and the frames of the images: a gene, or a column with labels or numbers, such as
+        What colors the points and the frames of the images: a gene, or a column with labels or numbers, such as
         ``"annotation"`` or ``"ood_score"``.
     table_key
         Table with the genes; by default the one predicted or corrected table, if there is only one.
     n_images
         Most images to draw.
     seed
-        Of PCA, neighbours and UMAP; None falls back to the settings. They are computed, on a copy, only if the table
+        Of PCA, neighbors and UMAP; None falls back to the settings. They are computed, on a copy, only if the table
         has no ``obsm["X_umap"]``.
     tile_um
         Side of the images in µm; by default what the model saw of a spot, else the spot's diameter.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
-        Colour map of matplotlib for genes and numbers.
+        Color map of matplotlib for genes and numbers.
     figsize
         Width and height in inches; by default 6 inches for a panel.
     ax
@@ -97,55 +105,98 @@ def umap(
     >>> len(ds.pl.umap(sdata, color=model.card.genes[0]))
     2
     """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
     table_key = find_expression_table(sdata, table_key)
+    table = sdata.tables[table_key]
     shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     n_images = int(check_positive(n_images, "n_images"))
-    rows, positions = match_rows(sdata.tables[table_key], sdata, shapes_key)
-    colours = None if color is None else colouring(sdata, table_key, color, rows, cmap)
-    left, right = axes = _axes(ax, figsize)
+    rows, positions = match_rows(table, sdata, shapes_key)
+    colors = None if color is None else coloring(sdata, table_key, color, rows, cmap)
+    if ax is None:
+        size = figsize or (PANEL_INCHES * 2 + 1, PANEL_INCHES + 0.4)
+        ax = plt.subplots(1, 2, figsize=size, layout="constrained")[1]
+    left, right = axes = several_axes(ax, 2, "panels")
 
-    seed = settings.seed if seed is None else seed
-    places = umap_of(sdata.tables[table_key], table_key, seed)[rows]
+    places = umap_of(table, table_key, settings.seed if seed is None else seed)[rows]
     chosen, middles, side = spread(places, n_images)
     tiles = cut_tiles(sdata, image_key, shapes_key, positions[chosen], tile_um)
+    low, high = places.min(axis=0) - side / 2, places.max(axis=0) + side
     for panel in axes:
-        _frame(panel, places, side)
+        panel.set(xlim=(low[0], high[0]), xticks=[], xlabel="UMAP 1")
+        panel.set(ylim=(low[1], high[1]), yticks=[], ylabel="UMAP 2")
+        # Square, so that the images are: its axes have no unit, and scanpy stretches them too.
+        panel.set_box_aspect(1)
+        panel.spines[["top", "right"]].set_visible(False)
+    filled = side * FILLED
     for tile, middle, spot in zip(tiles, middles, chosen, strict=True):
-        _image(left, tile, middle, side * FILLED, None if colours is None else colours.rgba[spot])
+        draw_tile(left, tile, middle, filled)
+        if colors is not None:
+            style: dict[str, Any] = {"fill": False, "edgecolor": colors.rgba[spot], "linewidth": 2.5, "zorder": 3}
+            left.add_patch(Rectangle(middle - filled / 2, *filled, **style))
     left.set_title(f"{len(chosen)} of {len(places):,} spots, images of {tile_um:.3g} µm")
-    size = float(np.clip(8000 / len(places), 4, 40))
-    right.scatter(places[:, 0], places[:, 1], s=size, c=PLAIN if colours is None else colours.rgba, linewidths=0)
-    right.set_title("all spots" if colours is None else colours.title)
-    if colours is not None:
-        colours.explain(right)
+    size_of_dot = float(np.clip(8000 / len(places), 4, 40))
+    dots = COLORS[0] if colors is None else colors.rgba
+    right.scatter(places[:, 0], places[:, 1], s=size_of_dot, c=dots, linewidths=0)
+    right.set_title("all spots" if colors is None else colors.title)
+    if colors is not None:
+        colors.explain(right)
     return axes
 
 
-def _image(ax: Axes, tile: np.ndarray, middle: np.ndarray, side: np.ndarray, colour: np.ndarray | None) -> None:
-    from matplotlib.patches import Rectangle
+def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
+    """UMAP (n, 2) that a table has, else one that is computed on a copy."""
+    import scanpy as sc
+    from anndata import AnnData
 
-    draw_tile(ax, tile, middle, side)
-    if colour is not None:
-        (left, bottom), (width, height) = middle - side / 2, side
-        ax.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=colour, linewidth=2.5, zorder=3))
+    if KEY in table.obsm:
+        return np.asarray(table.obsm[KEY], dtype=float)[:, :2]
+    X = table.X
+    if not is_deepspot_table(table) and "log1p" not in table.uns:
+        X = normalize(check_counts(X, f"X of table {table_key!r}"))
+    if X.shape[0] < FEWEST:
+        raise ValueError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
+    if hasattr(X, "dask"):  # for what lies on disk, scanpy's PCA wants one more package
+        check_fits_in_memory(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
+        X = X.compute()
+    copy = AnnData(X.copy())
+    sc.pp.pca(copy, n_comps=min(COMPONENTS, *(size - 1 for size in copy.shape)), random_state=seed)
+    sc.pp.neighbors(copy, n_neighbors=min(NEIGHBORS, copy.n_obs - 1), random_state=seed)
+    sc.tl.umap(copy, random_state=seed)
+    logger.info(
+        f"Computed a UMAP of sdata.tables[{table_key!r}] for this figure (PCA, neighbors and UMAP of scanpy, seed "
+        f"{seed}). Run these on the table to keep one."
+    )
+    return np.asarray(copy.obsm[KEY], dtype=float)
 
 
-def _frame(ax: Axes, places: np.ndarray, side: np.ndarray) -> None:
-    """Make the map square, so that the images are: its axes have no unit, and scanpy stretches them too."""
-    low, high = places.min(axis=0) - side / 2, places.max(axis=0) + side
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
-    ax.set_box_aspect(1)
-    ax.spines[["top", "right"]].set_visible(False)
+def spread(places: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose points (points, 2) to draw at most n images at, so that no two overlap.
+
+    The map is cut into as many rows as columns, as many as leave points in at most `n` of the cells, and no more than
+    that needs or than leaves the images to be seen. Of each cell the point is taken that is nearest to its middle.
+    Returns positions of the chosen points, middles (chosen, 2) of their cells, and width and height (2,) of a cell.
+    """
+    reach = np.ptp(places, axis=0) * 1.001
+    reach[reach == 0] = 1.0
+    best = _cells(places, reach)
+    for parts in range(2, max(FINEST, int(2 * n**0.5)) + 1):
+        finer = _cells(places, reach / parts)
+        if len(finer[0]) > n:
+            break
+        if len(finer[0]) > len(best[0]):
+            best = finer
+    return best
 
 
-def _axes(ax: Sequence[Axes] | None, figsize: tuple[float, float] | None) -> list[Axes]:
-    import matplotlib.pyplot as plt
-
-    if ax is not None:
-        given = list(np.ravel(np.asarray(ax, dtype=object)))
-        check_same_length(given, range(2), "`ax` and the panels")
-        return given
-    size = (PANEL_INCHES * 2 + 1, PANEL_INCHES + 0.4)
-    return list(plt.subplots(1, 2, figsize=figsize or size, layout="constrained")[1])
+def _cells(places: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    low = places.min(axis=0)
+    cell = np.floor((places - low) / side).astype(int)
+    middle = low + (cell + 0.5) * side
+    order = np.argsort((((places - middle) / side) ** 2).sum(axis=1), kind="stable")
+    _, first = np.unique(cell[order], axis=0, return_index=True)
+    chosen = order[first]
+    return chosen, middle[chosen], side

@@ -1,17 +1,7 @@
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 
-from deepspot.tl._validation.summary import draws, gene_intervals, holm, p_value, spread
-
-
-@pytest.mark.parametrize("p", [[0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.02], [0.9, 0.001, 0.001, 1.0, 0.03]])
-def test_holm_is_that_of_statsmodels(p):
-    np.testing.assert_allclose(holm(np.array(p)), multipletests(p, method="holm")[1])
-
-
-def test_holm_of_nothing():
-    assert len(holm(np.array([]))) == 0
+from deepspot.tl._validation.summary import draws, gene_intervals, p_value, spread
 
 
 def test_the_standard_error_of_a_mean_is_the_textbook_one():

@@ -21,17 +21,7 @@ LOOSE = 0.55
 
 @dataclass(frozen=True)
 class Spots:
-    """Where spots lie, and how wide they are.
-
-    Attributes
-    ----------
-    centers
-        (n, 2) x and y in pixels of the full-resolution image.
-    mpp
-        µm per pixel of that image.
-    diameter
-        Of the tissue that a spot measures, in µm.
-    """
+    """Centers (n, 2) of spots in pixels of the full image of `mpp` µm per pixel, and their diameter in µm."""
 
     centers: np.ndarray
     mpp: float
@@ -39,21 +29,13 @@ class Spots:
 
     @property
     def xy(self) -> np.ndarray:
-        """Centres in µm from the corner of the image."""
+        """Centers in µm from the corner of the image."""
         return self.centers * self.mpp
 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A picture and where it lies.
-
-    Attributes
-    ----------
-    pixels
-        (h, w, 3) uint8.
-    extent
-        Left, right, bottom and top edge in µm from the corner of the full-resolution image, as matplotlib takes them.
-    """
+    """A picture (h, w, 3), and its left, right, bottom and top edge in µm from the corner of the full image."""
 
     pixels: np.ndarray
     extent: tuple[float, float, float, float]
@@ -76,25 +58,12 @@ def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
 def cut_backdrop(
     sdata: SpatialData, image_key: str, centers: np.ndarray, *, mpp: float, margin_um: float, max_px: int = MAX_PX
 ) -> Backdrop:
-    """Cut the image to the spots and a margin, and scale it down.
+    """Cut the image to the spots (n, 2) and a margin, and scale it down.
 
-    Parameters
-    ----------
-    sdata
-        Where the image is.
-    image_key
-        Its name.
-    centers
-        (n, 2) x and y of the spots in pixels of the full-resolution image.
-    mpp
-        µm per pixel of that image.
-    margin_um
-        Tissue to show around the spots, in µm.
-    max_px
-        Limit of the longer side of the picture in pixels; it may be exceeded by half.
+    The longer side of the picture has at most `max_px` pixels, or half more.
     """
     pyramid = pyramid_levels(sdata, image_key)
-    sizes = np.array(level_sizes(pyramid))[:, ::-1]  # as (width, height), like the centres
+    sizes = np.array(level_sizes(pyramid))[:, ::-1]  # as (width, height), like the centers
     low = np.clip(np.floor(centers.min(axis=0) - margin_um / mpp), 0, sizes[0] - 1)
     high = np.clip(np.ceil(centers.max(axis=0) + margin_um / mpp), low + 1, sizes[0])
     factors = sizes[0] / sizes

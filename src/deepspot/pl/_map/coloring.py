@@ -1,4 +1,4 @@
-"""Colours of spots by a gene, by labels or by numbers, and what explains them."""
+"""Colors of spots by a gene, by labels or by numbers, and what explains them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from deepspot._sdata.tables import labels_of
-from deepspot.pl._benchmark import COLOURS
+from deepspot.pl._style import COLORS, MISSING
 
-from .panel import draw_colour_bar, limits
+from .panel import draw_color_bar, limits
 from .values import describe_values, unit_label
 
 if TYPE_CHECKING:
@@ -22,25 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
-
-MISSING = "#D9D9D9"
+# Beyond eight groups no palette is safe for everybody: the first eight, then lighter ones of other hues.
+MORE = ("#332288", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#999933", "#661100", "#6699CC", "#888888", "#117733")
 
 
 @dataclass(frozen=True)
-class Colouring:
-    """Colours and what they mean.
-
-    Attributes
-    ----------
-    rgba
-        (n, 4).
-    title
-        What is coloured.
-    names
-        Colour of each label, or None for numbers.
-    bar
-        Colour scale, its values and its label, or None for labels.
-    """
+class Coloring:
+    """Colors (n, 4) and what they mean: the color of each label, or a scale of numbers, its values and its label."""
 
     rgba: np.ndarray
     title: str
@@ -48,12 +36,12 @@ class Colouring:
     bar: tuple[ScalarMappable, np.ndarray, str] | None = None
 
     def explain(self, ax: Axes) -> None:
-        """Draw the colour bar or the legend."""
+        """Draw the color bar or the legend."""
         from matplotlib.lines import Line2D
 
         if self.bar is not None:
             drawn, values, label = self.bar
-            draw_colour_bar(drawn, ax, values, label)
+            draw_color_bar(drawn, ax, values, label)
         if self.names is not None:
             marks = [
                 Line2D([], [], marker="o", linestyle="none", color=c, label=name) for name, c in self.names.items()
@@ -61,8 +49,8 @@ class Colouring:
             ax.legend(handles=marks, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-def colouring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, cmap: str | Colormap) -> Colouring:
-    """Colour rows of a table by a gene, else by a column of numbers or labels."""
+def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, cmap: str | Colormap) -> Coloring:
+    """Color rows of a table by a gene, else by a column of numbers or labels."""
     table = sdata.tables[table_key]
     if color in table.var_names:
         column = table.X[:, table.var_names.get_loc(color)][rows]
@@ -77,48 +65,32 @@ def colouring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, 
     return _names(labels.iloc[rows], color, table)
 
 
-def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap) -> Colouring:
+def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap) -> Coloring:
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_rgba
 
-    if not np.isfinite(values).any():
-        raise ValueError(f"{title!r} has no value in any of the spots, so nothing can be coloured by it.")
+    known = np.isfinite(values)
+    if not known.any():
+        raise ValueError(f"{title!r} has no value in any of the spots, so nothing can be colored by it.")
     scale = ScalarMappable(Normalize(*limits(values)), cmap)
     rgba = scale.to_rgba(np.ma.masked_invalid(values))
-    rgba[~np.isfinite(values)] = _rgba(MISSING)
-    return Colouring(rgba, title, bar=(scale, values, label))
+    rgba[~known] = to_rgba(MISSING)
+    return Coloring(rgba, title, bar=(scale, values, label))
 
 
-def _names(labels: pd.Series, title: str, table: AnnData) -> Colouring:
-    known = [str(name) for name in labels.cat.categories]
-    names = label_colours(table, title, known)
-    missing = labels.isna().to_numpy()
-    rgba = np.array(
-        [_rgba(MISSING if lost else names[str(label)]) for label, lost in zip(labels, missing, strict=True)]
-    )
-    shown = {name: colour for name, colour in names.items() if (labels.astype(str) == name).any()}
-    return Colouring(rgba, title, names=shown | ({"none": MISSING} if missing.any() else {}))
+def _names(labels: pd.Series, title: str, table: AnnData) -> Coloring:
+    from matplotlib.colors import to_rgba_array
+
+    names = label_colors(table, title, [str(name) for name in labels.cat.categories])
+    missing = labels.isna()
+    rgba = to_rgba_array(list(labels.astype(str).map(names).where(~missing, MISSING)))
+    shown = {name: color for name, color in names.items() if (labels == name).any()}
+    return Coloring(rgba, title, names=shown | ({"none": MISSING} if missing.any() else {}))
 
 
-def _rgba(colour: str) -> tuple[float, float, float, float]:
-    from matplotlib.colors import to_rgba
-
-    return to_rgba(colour)
-
-
-# Beyond eight groups no palette is safe for everybody: the first eight, then lighter ones of other hues.
-MORE = ("#332288", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#999933", "#661100", "#6699CC", "#888888", "#117733")
-
-
-def group_colours(names: Sequence[str]) -> dict[str, str]:
-    """Colour of each group, by its place; they repeat after eighteen."""
-    palette = (*COLOURS, *MORE)
-    return {name: palette[place % len(palette)] for place, name in enumerate(names)}
-
-
-def label_colours(table: AnnData, key: str, names: Sequence[str]) -> dict[str, str]:
-    """Colour of each label of a column: those that scanpy or an annotation left in the table, else ours."""
+def label_colors(table: AnnData, key: str, names: Sequence[str]) -> dict[str, str]:
+    """Color of each label of a column: as scanpy or an annotation left it in the table, else ours by its place."""
     theirs = table.uns.get(f"{key}_colors")
-    if theirs is not None and len(theirs) == len(names):
-        return dict(zip(names, map(str, theirs), strict=True))
-    return group_colours(names)
+    if theirs is None or len(theirs) != len(names):
+        theirs = [(*COLORS, *MORE)[place % (len(COLORS) + len(MORE))] for place in range(len(names))]
+    return dict(zip(names, map(str, theirs), strict=True))

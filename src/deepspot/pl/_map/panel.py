@@ -1,4 +1,4 @@
-"""One map: spots coloured by a value, over the image, with a colour bar and a scale bar."""
+"""Maps: spots colored by a value over the image, with a color bar and a scale bar, in a grid of panels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from deepspot.pl._style import several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +20,43 @@ if TYPE_CHECKING:
 QUANTILES = (0.01, 0.99)
 
 
+def map_axes(
+    ax: Axes | Sequence[Axes] | None,
+    drawn: np.ndarray,
+    backdrop: Backdrop,
+    *,
+    inches: float = 5.0,
+    figsize: tuple[float, float] | None = None,
+    together: bool = False,
+) -> list[Axes]:
+    """Axes for maps, row by row: those that were given, or new ones in a grid of columns of so many `inches`.
+
+    `drawn` (rows, columns) says which places of the grid hold a map; columns without any are left out. With `together`,
+    zoom into one is zoom into all.
+    """
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        return several_axes(ax, int(drawn.sum()), "panels")
+    drawn = drawn[:, drawn.any(axis=0)]
+    height, width = backdrop.pixels.shape[:2]
+    size = (inches * 1.18 * drawn.shape[1], (inches * height / width + 0.4) * drawn.shape[0])
+    _, grid = plt.subplots(
+        *drawn.shape, figsize=figsize or size, squeeze=False, layout="constrained", sharex=together, sharey=together
+    )
+    for panel in grid[~drawn]:
+        panel.set_axis_off()
+    return list(grid[drawn])
+
+
+def grid_of(n: int, columns: int) -> np.ndarray:
+    """Grid for n panels in rows of at most so many, as `drawn` of `map_axes`."""
+    columns = min(n, columns)
+    return (np.arange(-(-n // columns) * columns) < n).reshape(-1, columns)
+
+
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of a colour scale that a few extreme spots do not stretch: the 1 and 99 % quantiles."""
+    """Range of a color scale that a few extreme spots do not stretch: the 1 and 99 % quantiles."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, QUANTILES) if len(finite) else (0.0, 1.0)
     if high <= low and len(finite):
@@ -45,30 +82,10 @@ def draw_panel(
     label: str | None = None,
     clim: tuple[float, float] | None = None,
 ) -> EllipseCollection:
-    """Draw a map.
+    """Draw a map of values (n,) of spots, without those that are NaN; `alpha` is the opacity of the image.
 
-    Parameters
-    ----------
-    ax
-        Where.
-    values
-        (n,) value of every spot; spots that are NaN are left out.
-    spots
-        Their places and width.
-    backdrop
-        The image underneath.
-    cmap, alpha
-        Colours of the values, and opacity of the image.
-    title
-        Above the panel.
-    label
-        Beside the colour bar; None draws none, for panels that share one.
-    clim
-        Ends of the colour scale; by default those of `limits`.
-
-    Returns
-    -------
-    The spots that were drawn.
+    Without a `label` there is no color bar, for panels that share one. `clim` are the ends of the color scale, by
+    default those of `limits`.
     """
     from matplotlib.collections import EllipseCollection
 
@@ -86,21 +103,17 @@ def draw_panel(
     ax.set_axis_off()
     draw_scale_bar(ax, bar_length(right - left))
     if label is not None:
-        draw_colour_bar(drawn, ax, values, label)
+        draw_color_bar(drawn, ax, values, label)
     return drawn
 
 
-def draw_colour_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
-    """Draw the colour bar of one panel, or of several that share a scale; arrows say that values lie beyond it."""
+def draw_color_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
+    """Draw the color bar of one panel, or of several that share a scale; arrows say that values lie beyond it."""
     first = ax[0] if isinstance(ax, Sequence) else ax
     low, high = drawn.get_clim()
-    first.figure.colorbar(drawn, ax=ax, label=label, fraction=0.04, pad=0.02, extend=_beyond(values, low, high))
-
-
-def _beyond(values: np.ndarray, low: float | None, high: float | None) -> str:
-    """Which ends of the colour scale some spots lie beyond."""
-    below, above = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
-    return {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    beyond = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
+    first.figure.colorbar(drawn, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
 
 
 def draw_scale_bar(ax: Axes, length: float) -> None:

@@ -47,10 +47,8 @@ def cut_tiles(
     """Cut tiles (n, side, side, 3) of the shapes at some positions out of an image, in that order."""
     placement = place_spots(sdata, image_key, shapes_key)
     pyramid = pyramid_levels(sdata, image_key)
-    boxes = make_boxes(
-        placement.centers[positions], placement.mpp, level_sizes(pyramid),
-        TileGeometry(tile_um=tile_um, input_px=PX, grid=1), name=f"image {image_key!r}",
-    )  # fmt: skip
+    geometry, name = TileGeometry(tile_um=tile_um, input_px=PX, grid=1), f"image {image_key!r}"
+    boxes = make_boxes(placement.centers[positions], placement.mpp, level_sizes(pyramid), geometry, name=name)
     tiles = np.empty((len(boxes.corners), boxes.side, boxes.side, 3), dtype=np.uint8)
     for rows, pixels in read_tiles(pyramid[boxes.level], boxes, BATCH):
         tiles[rows] = pixels
@@ -62,7 +60,5 @@ def draw_tile(
 ) -> None:
     """Draw a tile around a point, with a width and a height in the units of the axes, whose limits must be set."""
     (x, y), (width, height) = center, side
-    ax.imshow(
-        tile, extent=(x - width / 2, x + width / 2, y - height / 2, y + height / 2), interpolation="antialiased",
-        aspect="auto", zorder=2,
-    )  # fmt: skip
+    extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
+    ax.imshow(tile, extent=extent, interpolation="antialiased", aspect="auto", zorder=2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from deepspot._core.keys import CORRECTED, PREDICTION, SCALE, UNS
-from deepspot._core.validate import key_in, one_key
+from deepspot._core.validate import key_in, keys_in, one_key
 from deepspot._sdata.tables import (
     find_measured_table,
     is_deepspot_table,
@@ -61,23 +61,9 @@ def measured_table_key(sdata: SpatialData, shapes_key: str, key: str | None) -> 
 def measured_values(
     sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
 ) -> np.ndarray:
-    """Measured genes as log1p of counts per 10,000.
+    """Measured genes (n, genes) as log1p of counts per 10,000, in the order of the shapes; NaN where not measured.
 
-    Parameters
-    ----------
-    sdata
-        Where the table is.
-    shapes_key, table_key
-        The spots, and the table with their counts.
-    genes
-        Names.
-    layer
-        Layer with raw counts. By default `X`, which is taken as it is where ``uns["log1p"]`` says that it is on the log
-        scale already.
-
-    Returns
-    -------
-    (n, genes) in the order of the shapes; NaN where a spot or a gene was not measured.
+    `layer` holds raw counts. By default `X` is taken, as it is where ``uns["log1p"]`` says that it is on the log scale.
     """
     table = sdata.tables[table_key]
     if layer is None and "log1p" in table.uns:
@@ -147,9 +133,6 @@ def _spread(table: AnnData, sdata: SpatialData, shapes_key: str, X: Any, genes: 
 def groups_of(results: pd.DataFrame, groups: str | Sequence[str] | None, argument: str) -> list[str]:
     """Names of the groups of a result as text, in their order there; all, or those that were asked for."""
     known = list(dict.fromkeys(results["group"].astype(str)))
-    if groups is None:
-        return known
-    wanted = [groups] if isinstance(groups, str) else [str(group) for group in groups]
-    if not wanted:
+    if groups is not None and not len(groups):
         raise ValueError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")
-    return [key_in(group, known, "groups of the result") for group in wanted]
+    return keys_in(groups, known, "groups of the result")

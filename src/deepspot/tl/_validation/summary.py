@@ -61,6 +61,8 @@ def summary(table: pd.DataFrame, top: Sequence[int], n_bootstrap: int, seed: int
 
 def compare(table: pd.DataFrame, top: Sequence[int], baseline: str, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """Difference of every model that is not null to a baseline, paired by fold."""
+    from statsmodels.stats.multitest import multipletests
+
     values = areas(table, top)
     null = is_null(table)
     others = [model for model in values.index if model != baseline and not null[model]]
@@ -81,7 +83,8 @@ def compare(table: pd.DataFrame, top: Sequence[int], baseline: str, n_bootstrap:
         )  # fmt: skip
     columns = ["difference", "se", "low", "high", "won", "folds", "p", "mean_rank"]
     found = pd.DataFrame(rows, index=pd.Index(others, name="model"), columns=columns)
-    found.insert(columns.index("p") + 1, "p_adjusted", holm(found["p"].to_numpy(dtype=float)))
+    adjusted = multipletests(found["p"], method="holm")[1] if others else []
+    found.insert(columns.index("p") + 1, "p_adjusted", adjusted)
     return found
 
 
@@ -153,15 +156,6 @@ def p_value(differences: np.ndarray, n: int) -> float:
     """
     beyond = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(np.clip(2 * (beyond + 1) / (len(differences) + 1), 2.0 ** (1 - n), 1))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """P-values adjusted by Holm's procedure."""
-    order = np.argsort(p)
-    factors = len(p) - np.arange(len(p))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
-    return adjusted
 
 
 def gene_intervals(r: np.ndarray, n_bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
