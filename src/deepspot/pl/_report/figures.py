@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._sdata.tables import labels_of, match_rows
-from deepspot.pl._training import BLUE, ORANGE
+from deepspot.pl._style import BLUE, ORANGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,13 +84,13 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
     from matplotlib.colors import ListedColormap
     from matplotlib.lines import Line2D
 
-    from deepspot.pl._map.coloring import label_colours
+    from deepspot.pl._map.coloring import label_colors
     from deepspot.pl._map.panel import draw_panel
 
     table_key = str(slide.table_with_labels(groupby))
     labels = labels_of(slide.sdata, table_key, groupby)
     codes = _in_shape_order(slide, table_key, np.where(labels.isna(), np.nan, labels.cat.codes))
-    colors = label_colours(slide.sdata.tables[table_key], groupby, [str(name) for name in labels.cat.categories])
+    colors = label_colors(slide.sdata.tables[table_key], groupby, [str(name) for name in labels.cat.categories])
     ax, spots, backdrop = _map_axes(slide)
     cmap, ends = ListedColormap(list(colors.values())), (-0.5, len(colors) - 0.5)
     draw_panel(ax, codes, spots, backdrop, cmap=cmap, alpha=0.5, title="", clim=ends)
