@@ -10,6 +10,7 @@ import deepspot
 
 ROOT = Path(deepspot.__file__).parent
 LAYERS = [
+    "errors",
     "_core",
     "_spatial",
     "_image",

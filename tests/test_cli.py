@@ -6,7 +6,7 @@ import pytest
 import spatialdata
 
 import deepspot as ds
-from deepspot import cli, encoders
+from deepspot import cli, encoders, errors
 
 
 @pytest.fixture
@@ -82,15 +82,40 @@ def test_a_runtime_that_is_not_installed_is_told_in_one_line(monkeypatch, store,
     assert ds.settings.runtime == "torch"
 
 
+def raise_from_a_library(*_, **__):
+    np.zeros(2) @ np.zeros(3)
+
+
+def raise_from_our_code(*_, **__):
+    raise ValueError("a check that no user can do anything about")
+
+
 @pytest.mark.parametrize(
     ("bug", "message"),
-    [(lambda *_, **__: np.zeros(2) @ np.zeros(3), "mismatch"), (lambda: None, "unexpected keyword")],
-    ids=["of numpy", "of ours"],
+    [
+        (raise_from_a_library, "mismatch"),
+        (lambda: None, "unexpected keyword"),
+        (raise_from_our_code, "no user"),
+        (lambda *_, **__: {}["nothing"], "nothing"),
+    ],
+    ids=["of numpy", "a wrong call", "a plain ValueError", "a plain KeyError"],
 )
 def test_bugs_are_not_hidden(bug, message, monkeypatch, store):
     monkeypatch.setattr(ds.tl, "predict", bug)
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, KeyError), match=message):
         cli.main(["predict", str(store)])
+
+
+@pytest.mark.parametrize("error", [*errors.DeepSpotError.__subclasses__(), errors.DeepSpotError, PermissionError])
+def test_errors_of_ours_are_told_in_one_line_with_their_notes(error, monkeypatch, store, capsys):
+    def fail(*_, **__):
+        raised = error("Something is wrong:\nfix it.")
+        raised.add_note("This happened here.")
+        raise raised
+
+    monkeypatch.setattr(ds.tl, "predict", fail)
+    assert cli.main(["predict", str(store)]) == 2
+    assert capsys.readouterr().err == "deepspot: Something is wrong: fix it. This happened here.\n"
 
 
 def test_demo_refuses_a_folder_of_somebody_else(tmp_path, capsys):

@@ -8,9 +8,9 @@ from ._core.settings import settings
 from ._features.cache import clear_cache
 
 if TYPE_CHECKING:
-    from . import datasets, encoders, io, models, pl, pp, tl
+    from . import datasets, encoders, errors, io, models, pl, pp, tl
 
-__all__ = ["clear_cache", "datasets", "encoders", "io", "models", "pl", "pp", "settings", "tl"]
+__all__ = ["clear_cache", "datasets", "encoders", "errors", "io", "models", "pl", "pp", "settings", "tl"]
 __version__ = version("deepspot")
 
 

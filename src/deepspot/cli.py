@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dis
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from deepspot.errors import DeepSpotError
 
 from ._core.logging import without_noise
 from ._core.settings import RUNTIMES, settings
@@ -36,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings.runtime = vars(arguments).get("runtime", settings.runtime)
         with without_noise():
             return arguments.run(arguments) or 0
-    except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        if not (isinstance(error, OSError) or _is_ours(error)):
-            raise
+    except (DeepSpotError, OSError) as error:  # any other error is a bug, whose traceback is needed
         print(f"deepspot: {_one_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -221,20 +220,8 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"Wrote {arguments.out}.")
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether a `raise` of this package made an error, in words meant for users; any other one is a bug."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    code = trace.tb_frame.f_code
-    raised = dis.opname[code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
-    return raised and Path(__file__).parent in Path(code.co_filename).parents
-
-
 def _one_line(error: BaseException) -> str:
-    # The text of a KeyError is quoted by Python, that of an OSError may carry a number.
+    # The text of an OSError may carry a number.
     text = error.args[0] if len(error.args) == 1 else error
     line = " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)  # files name themselves

@@ -153,8 +153,9 @@ class Watch:
                 load(path)
             told = "loads"
         except (ValueError, FileNotFoundError) as error:
-            known = type(error) in (ValueError, FileNotFoundError) and str(path) in str(error)
-            told = type(error).__name__ if known else f"FINDING {type(error).__name__}: {error}"
+            # The two right ends beside a sound model; a type that is more special is not foreseen.
+            kind = {ds.errors.InputError: "ValueError", FileNotFoundError: "FileNotFoundError"}.get(type(error))
+            told = kind if kind is not None and str(path) in str(error) else f"FINDING {type(error).__name__}: {error}"
         except (Exception, TooLong) as error:  # noqa: BLE001
             told = f"FINDING {type(error).__name__}: {error}"
         return f"FINDING {self.seen[:3]}" if self.seen else told

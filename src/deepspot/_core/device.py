@@ -3,6 +3,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from deepspot.errors import InputError
+
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -21,12 +23,12 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(asked)
     except RuntimeError as error:
-        raise ValueError(f"`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {asked!r}.") from error
+        raise InputError(f"`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {asked!r}.") from error
     missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
         chosen.type == "mps" and not torch.backends.mps.is_available()
     )
     if missing:
-        raise ValueError(f"`device={asked!r}` is not available here. Leave `device` out to choose automatically.")
+        raise InputError(f"`device={asked!r}` is not available here. Leave `device` out to choose automatically.")
     return chosen
 
 

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from deepspot.errors import InputError, MissingPackageError
+
 RUNTIMES = ("torch", "onnx")
 
 
@@ -63,11 +65,11 @@ class Settings:
         if name not in known:
             raise AttributeError(f"deepspot has no setting {name!r}. Available settings: {known}.")
         if name in ("batch_size", "workers", "max_table_gb") and not value > 0:
-            raise ValueError(f"`settings.{name}` must be above 0, got {value!r}.")
+            raise InputError(f"`settings.{name}` must be above 0, got {value!r}.")
         if name == "embeddings_gb" and not value >= 0:
-            raise ValueError(f"`settings.{name}` must not be below 0, got {value!r}.")
+            raise InputError(f"`settings.{name}` must not be below 0, got {value!r}.")
         if name == "runtime" and value not in RUNTIMES:
-            raise ValueError(f"`settings.runtime` must be one of {list(RUNTIMES)}, got {value!r}.")
+            raise InputError(f"`settings.runtime` must be one of {list(RUNTIMES)}, got {value!r}.")
         if name == "runtime" and value == "onnx":
             _check_onnx()
         super().__setattr__(name, value)
@@ -95,7 +97,7 @@ class Settings:
 def _check_onnx() -> None:
     missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ImportError(
+        raise MissingPackageError(
             f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
             "`pip install \"deepspot[onnx]\"`, or leave it at 'torch'."
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Sized
 from numbers import Real
 
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
+
 
 def key_in(key: str, available: Iterable[str], where: str) -> str:
     """Return `key` if it is one of `available`."""
     names = list(available)
     if key not in names:
-        raise KeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
+        raise MissingKeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
     return key
 
 
@@ -27,9 +29,11 @@ def one_key(key: str | None, available: Iterable[str], where: str, argument: str
     if key is not None:
         return key_in(key, names, where)
     if not names:
-        raise KeyError(f"`{where}` holds nothing that fits, so `{argument}` cannot be chosen. Add an element first.")
+        raise MissingKeyError(
+            f"`{where}` holds nothing that fits, so `{argument}` cannot be chosen. Add an element first."
+        )
     if len(names) > 1:
-        raise ValueError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
+        raise InputError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
     return names[0]
 
 
@@ -39,33 +43,33 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
 
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
     if not wanted:
-        raise ValueError("`gene` is empty. Pass the name of a gene, or several.")
+        raise InputError("`gene` is empty. Pass the name of a gene, or several.")
     names = dict.fromkeys(known)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         near = get_close_matches(str(unknown[0]), list(names), n=5, cutoff=0.5)
         hint = f"Similar names: {near}." if near else f"Its genes look like {list(names)[:5]}."
-        raise KeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
+        raise MissingKeyError(f"Gene `{unknown[0]!r}` is not among the {len(names):,} genes of {where}. {hint}")
     return wanted
 
 
 def check_positive(value: float | None, argument: str) -> float:
     """Return `value` if it is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{argument}` must be a number, got {type(value).__name__}.")
+        raise InputTypeError(f"`{argument}` must be a number, got {type(value).__name__}.")
     if not 0 < value < float("inf"):
-        raise ValueError(f"`{argument}` must be above 0, got {value}.")
+        raise InputError(f"`{argument}` must be above 0, got {value}.")
     return value
 
 
 def check_text(value: str, argument: str) -> str:
     """Return `value` if it is text."""
     if not isinstance(value, str):
-        raise TypeError(f"`{argument}` must be text, got {type(value).__name__}.")
+        raise InputTypeError(f"`{argument}` must be text, got {type(value).__name__}.")
     return value
 
 
 def check_same_length(a: Sized, b: Sized, names: str) -> None:
     """Raise if two aligned arguments differ in length."""
     if len(a) != len(b):
-        raise ValueError(f"{names} must have the same number of rows, got {len(a)} and {len(b)}.")
+        raise InputError(f"{names} must have the same number of rows, got {len(a)} and {len(b)}.")

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.sparse import block_diag, csr_matrix
 
 from deepspot._spatial.neighbors import among
+from deepspot.errors import InputError
 
 OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles"}
 
@@ -38,22 +39,22 @@ class Bags:
     def __post_init__(self) -> None:
         n, d = self.spot.shape
         if n == 0:
-            raise ValueError("`spot` is empty: a bag needs at least one spot.")
+            raise InputError("`spot` is empty: a bag needs at least one spot.")
         if self.neighbors.shape != (n, n):
-            raise ValueError(f"`neighbors` must be of shape {(n, n)}, got {self.neighbors.shape}.")
+            raise InputError(f"`neighbors` must be of shape {(n, n)}, got {self.neighbors.shape}.")
         if self.subspots is not None and (self.subspots.shape[0], self.subspots.shape[-1]) != (n, d):
-            raise ValueError(f"`subspots` must be of shape ({n}, s, {d}), got {self.subspots.shape}.")
+            raise InputError(f"`subspots` must be of shape ({n}, s, {d}), got {self.subspots.shape}.")
         if self.position is not None and self.position.shape != (n, 2):
-            raise ValueError(f"`position` must be of shape {(n, 2)}, got {self.position.shape}.")
+            raise InputError(f"`position` must be of shape {(n, 2)}, got {self.position.shape}.")
         if self.tiles is not None and (len(self.tiles) != n or self.tiles.ndim != 4 or self.tiles.shape[-1] != 3):
-            raise ValueError(f"`tiles` must be of shape ({n}, px, px, 3), got {self.tiles.shape}.")
+            raise InputError(f"`tiles` must be of shape ({n}, px, px, 3), got {self.tiles.shape}.")
         object.__setattr__(self, "spot", np.ascontiguousarray(self.spot))
         if self.subspots is not None:
             object.__setattr__(self, "subspots", np.ascontiguousarray(self.subspots))
         neighbors = csr_matrix(self.neighbors, dtype=bool, copy=True)
         neighbors.eliminate_zeros()
         if neighbors.diagonal().any():
-            raise ValueError(
+            raise InputError(
                 "`neighbors` has entries on its diagonal: a spot is no neighbour of its own. Set them to 0."
             )
         object.__setattr__(self, "neighbors", neighbors)
@@ -84,5 +85,5 @@ class Bags:
 def _together(name: str, parts: list[np.ndarray | None]) -> np.ndarray | None:
     known = [part for part in parts if part is not None]
     if known and len(known) < len(parts):
-        raise ValueError(f"Some slides have {OPTIONAL[name]} and some have not. Make them for all or for none.")
+        raise InputError(f"Some slides have {OPTIONAL[name]} and some have not. Make them for all or for none.")
     return np.concatenate(known) if known else None

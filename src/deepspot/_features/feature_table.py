@@ -22,6 +22,7 @@ from deepspot._spatial.boxes import Boxes, make_boxes
 from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, gives_parts
+from deepspot.errors import InputError
 
 from .bags import Bags
 
@@ -140,7 +141,7 @@ class SlideFeatures:
 
         gb = self.n_spots * px * px * 3 / 1e9
         if gb > settings.max_table_gb:
-            raise ValueError(
+            raise InputError(
                 f"The tiles of {self.n_spots:,} spots would take {gb:.1f} GB in memory, above "
                 f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or read smaller tiles with "
                 "`tiles_px=`."
@@ -180,7 +181,7 @@ class SlideFeatures:
         bytes_of_a_spot = np.dtype(np.float32).itemsize + self.n_subspots * np.dtype(np.float16).itemsize
         gb = self.n_spots * self.encoder.card.dim * bytes_of_a_spot / 1e9
         if gb > settings.max_table_gb:
-            raise ValueError(
+            raise InputError(
                 f"The features of {self.n_spots:,} spots would take {gb:.1f} GB in memory, above "
                 f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, embed a part of the spots, "
                 "leave the sub-spots out with `subspots=False` and a model that does not use them, or stream the "

@@ -13,6 +13,7 @@ import numpy as np
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
 from deepspot._spatial.boxes import Boxes
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -39,7 +40,7 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     """Resolution levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
     pyramid = _pyramid(sdata, image_key)
     if not is_rgb(sdata, image_key):
-        raise ValueError(
+        raise InputError(
             f"Image {image_key!r} must be RGB in uint8, got {pyramid[0].sizes.get('c')} channels of {pyramid[0].dtype}."
             " Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
             "`spatialdata.models.Image2DModel.parse`."

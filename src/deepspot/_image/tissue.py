@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from deepspot._spatial.boxes import spot_grid
+from deepspot.errors import InputError
 
 MAX_RGB = 200
 """The paper's rule: the tile of a spot is tissue unless the mean of its RGB values is above this."""
@@ -74,7 +75,7 @@ def tissue_by_saturation(
     upper = anywhere >= threshold_otsu(anywhere)
     colored = anywhere[upper].mean()
     if colored < LEAST:
-        raise ValueError(
+        raise InputError(
             f"{name} shows no tissue: its most coloured parts have a saturation of {colored:.3f}, as glass has. Look "
             "at the slide; `tissue=None` lays spots everywhere."
         )

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from deepspot._core.logging import logger
 from deepspot._core.validate import key_in
 from deepspot._stats.normalize import check_counts
+from deepspot.errors import InputError
 
 from .tables import match_rows, rows_of
 
@@ -56,7 +57,7 @@ class MeasuredCounts:
         """Leave out the spots without any count, or raise if there is no other."""
         seen = self.depth() > 0
         if not seen.any():
-            raise ValueError(
+            raise InputError(
                 f"Slide {self.name!r} has no spot with counts. Leave it out, or name another table or layer."
             )
         if seen.all():
@@ -75,11 +76,11 @@ def measured_counts(
         where = f"Layer {layer!r} of table {table_key!r} of slide {name!r}"
         key_in(layer, table.layers, f"layers of table {table_key!r} of slide {name!r}")
     if not table.var_names.is_unique:
-        raise ValueError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
+        raise InputError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
     counts = check_counts(table.X if layer is None else table.layers[layer], where)
     table_rows, rows = match_rows(table, sdata, shapes_key)
     if len(rows) == 0:
-        raise ValueError(
+        raise InputError(
             f"Table {table_key!r} of slide {name!r} and shapes {shapes_key!r} have no spot in common: the table has "
             f"{list(rows_of(table, shapes_key)[:3])}, the shapes have {list(sdata.shapes[shapes_key].index[:3])}. "
             "Give both the same identifiers, of the same type."

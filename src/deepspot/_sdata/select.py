@@ -10,6 +10,7 @@ from deepspot._core.validate import key_in, one_key
 from deepspot._image.tiles import image_size, is_rgb
 from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
 from deepspot._spatial.transforms import has_scale, microns_per_pixel, n_inside, share_coordinate_system
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -35,7 +36,7 @@ def select_image_and_shapes(
     fine = [key for key in related if _is_fine(sdata, key, side)]
     if related and not fine:
         px = {key: round(float(side or 0) / microns_per_pixel(sdata, key)) for key in related}
-        raise ValueError(
+        raise InputError(
             f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have {px} px, "
             f"at least {MIN_TILE_PX} are needed. Add the full-resolution image that the slide scanner wrote."
         )
@@ -61,7 +62,7 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
         return None
     diameters = shapes[DIAMETER].unique()
     if len(diameters) != 1:
-        raise ValueError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
+        raise InputError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
     return float(diameters[0])
 
 

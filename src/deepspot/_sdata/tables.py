@@ -10,6 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, UNS
 from deepspot._core.validate import check_genes, key_in, one_key
+from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -58,7 +59,7 @@ def find_expression_table(sdata: SpatialData, table_key: str | None) -> str:
     kinds = (PREDICTION, CORRECTED)
     ours = [name for name, table in sdata.tables.items() if kind_of(table) in kinds]
     if not ours:
-        raise KeyError(
+        raise MissingKeyError(
             "No table holds predicted or corrected genes. Call `ds.tl.predict(sdata)` first, or name a table with "
             "measured genes on the log scale with `table_key=`."
         )
@@ -102,7 +103,7 @@ def labels_of(sdata: SpatialData, table_key: str, key: str) -> pd.Series:
         if isinstance(kinds[0], pd.CategoricalDtype) and all(kind == kinds[0] for kind in kinds):
             values = values.astype(kinds[0])
     else:
-        raise KeyError(_no_labels(sdata, table_key, key))
+        raise MissingKeyError(_no_labels(sdata, table_key, key))
     if not isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype("category")
     values = values.cat.remove_unused_categories()
@@ -147,7 +148,9 @@ def find_result(
         key_in(table_key, sdata.tables, "sdata.tables")
     if not holding or (table_key is not None and table_key not in holding):
         where = "No table" if table_key is None else f"Table {table_key!r}"
-        raise KeyError(f"{where} has a result in `{slot}[{key!r}]`. Call `{call}` first. Tables with one: {holding}.")
+        raise MissingKeyError(
+            f"{where} has a result in `{slot}[{key!r}]`. Call `{call}` first. Tables with one: {holding}."
+        )
     table_key = one_key(table_key, holding, f"sdata.tables with {slot}[{key!r}]", "table_key")
     return table_key, getattr(sdata.tables[table_key], slot)[key]
 
@@ -171,7 +174,7 @@ def match_rows(table: AnnData, sdata: SpatialData, shapes_key: str) -> tuple[np.
     """Rows of a table and positions of the shapes that they describe, in the order of the shapes."""
     rows, shapes = rows_of(table, shapes_key), sdata.shapes[shapes_key].index
     if rows.duplicated().any():
-        raise ValueError(
+        raise InputError(
             f"A table names spot {rows[rows.duplicated()].iloc[0]!r} of {shapes_key!r} more than once, so its rows "
             "cannot be matched. Keep one row for each spot."
         )
@@ -189,7 +192,7 @@ def check_shared_genes(wanted: Sequence[str], table: AnnData, table_key: str) ->
     """Raise if a table measures under half of the genes that it is to be compared with."""
     shared = int(table.var_names.isin(list(wanted)).sum())
     if shared < MIN_SHARED_GENES * len(wanted):
-        raise ValueError(
+        raise InputError(
             f"Table {table_key!r} measures {shared} of the {len(wanted):,} genes to compare, under half. It names "
             f"genes like {list(table.var_names[:3])}, these are like {list(wanted[:3])}: another species, or other "
             "identifiers (`gene_id_key` when reading)?"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.logging import logger
+from deepspot.errors import InputError, InputTypeError
 
 from .tables import rows_of, tables_annotating
 
@@ -64,7 +65,7 @@ def check_writable(adata: AnnData) -> None:
     try:
         TableModel().validate(adata)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{error}\nThese names cannot be written. Rename them, or call `spatialdata.sanitize_table(adata)`."
         ) from error
     small = _without_matrices(adata)
@@ -73,7 +74,7 @@ def check_writable(adata: AnnData) -> None:
         broken = _refusal(AnnData(var=adata.raw.var))
     if broken is not None:
         where = next((name for name, part in _parts(small, adata.raw) if _refusal(part) is not None), "The table")
-        raise TypeError(
+        raise InputTypeError(
             f"{where} cannot be written ({broken}). Convert it to text or numbers, or remove it."
         ) from broken
 
@@ -81,15 +82,15 @@ def check_writable(adata: AnnData) -> None:
 def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
     """Raise unless a table (or an element of another kind, such as ``"shapes"``) may be added under this name."""
     if not key or not all(letter.isalnum() or letter in "_-." for letter in key) or key.startswith(("__", ".")):
-        raise ValueError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
+        raise InputError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
     names = [name for _, name, _ in sdata.gen_elements()]
     if key in getattr(sdata, kind):
         if overwrite:
             return
-        raise ValueError(f"sdata.{kind}[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
+        raise InputError(f"sdata.{kind}[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
     clashes = [name for name in names if name.lower() == key.lower()]
     if clashes:
-        raise ValueError(f"{key!r} clashes with the element {clashes[0]!r}: names must differ by more than case.")
+        raise InputError(f"{key!r} clashes with the element {clashes[0]!r}: names must differ by more than case.")
 
 
 def add_table(
@@ -118,7 +119,7 @@ def check_columns(sdata: SpatialData, key: str, columns: Iterable[str], *, overw
     """Raise unless columns may be added to `var` of a table under these names."""
     taken = [name for name in columns if name in sdata.tables[key].var]
     if taken and not overwrite:
-        raise ValueError(f"var of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True` to replace them.")
+        raise InputError(f"var of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True` to replace them.")
 
 
 def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
@@ -137,7 +138,7 @@ def check_entries(
     taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
     if taken and not overwrite:
         other = f", or another `{argument}`" if argument else ""
-        raise ValueError(f"{slot} of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True`{other}.")
+        raise InputError(f"{slot} of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True`{other}.")
 
 
 def add_entries(
@@ -189,7 +190,7 @@ def add_labels(
         if key in sdata.tables[name].obs and sdata.tables[name].obs[key].iloc[rows[name].index].notna().any():
             taken.append(f"obs of sdata.tables[{name!r}]")
     if taken and not overwrite:
-        raise ValueError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+        raise InputError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
     check_writable(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
     shapes[key] = labels.reindex(shapes.index)
     for name in tables:

@@ -14,6 +14,7 @@ import numpy as np
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import without_noise
 from deepspot._core.settings import settings
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,9 +39,9 @@ def check_replaceable(out: Path, sdata: SpatialData) -> None:
     own = None if sdata.path is None else Path(sdata.path).resolve()
     place = out.resolve()
     if own is not None and (place == own or place in own.parents or own in place.parents):
-        raise ValueError(f"{str(out)!r} is where this slide itself is stored. Choose another `out`.")
+        raise InputError(f"{str(out)!r} is where this slide itself is stored. Choose another `out`.")
     if not _is_prediction(out):
-        raise ValueError(
+        raise InputError(
             f"{str(out)!r} is no prediction that was streamed to disk, or holds more than that, and is not replaced. "
             "Choose another `out`, or delete it yourself."
         )
@@ -113,7 +114,7 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
         array[at : at + len(block)] = block
         at += len(block)
     if at != n:
-        raise ValueError(f"The blocks hold {at} rows, the table {n}.")
+        raise InputError(f"The blocks hold {at} rows, the table {n}.")
     sdata.write_consolidated_metadata()
 
 
@@ -121,7 +122,7 @@ def check_fits_in_memory(shape: tuple[int, int], instead: str) -> None:
     """Raise if expression (spots, genes) is too large to be loaded; `instead` is the next step."""
     gb = shape[0] * shape[1] * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
-        raise ValueError(
+        raise InputError(
             f"{shape[0]:,} spots × {shape[1]:,} genes take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
             f"{settings.max_table_gb:g}. {instead}, or raise the limit."
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 from .geometry import TileGeometry
 
 # Below this a spot is a smear: Space Ranger's "hires" image has 10 to 20 px per spot.
@@ -52,7 +54,7 @@ def make_boxes(
     check_inside(centers, sizes[0], name)
     side = tile_px(geometry.tile_um, mpp)
     if side < MIN_TILE_PX:
-        raise ValueError(
+        raise InputError(
             f"{name} is too coarse: a tile of {geometry.tile_um:g} µm has {side:.1f} px at {mpp:.3g} µm per pixel, at "
             f"least {MIN_TILE_PX} are needed. Use the full-resolution image that the slide scanner wrote."
         )
@@ -92,8 +94,8 @@ def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
         f"x = {x:.0f}, y = {y:.0f}. "
     )
     if _inside(centers[:, ::-1], width, height).all():
-        raise ValueError(message + "With x and y swapped all lie inside: swap the two columns of the coordinates.")
-    raise ValueError(
+        raise InputError(message + "With x and y swapped all lie inside: swap the two columns of the coordinates.")
+    raise InputError(
         message + "Check that image and spots have the same scale (a downscaled image wants its transformation), or "
         "remove these spots."
     )

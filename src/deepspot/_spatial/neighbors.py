@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from deepspot.errors import InputError
+
 from .geometry import NeighborRule
 
 # In distances between spots: reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
@@ -59,7 +61,7 @@ class NeighborFinder:
 def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
     """Raise if a rule needs array positions and there are none."""
     if rule.kind == "box" and array is None:
-        raise ValueError(
+        raise InputError(
             "The model takes neighbours from the spot array, but the spots have no array positions: add columns "
             "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbours lie in a radius."
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.keys import DIAMETER, MICRONS
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_s
     worst = max(np.abs(other - places[0]).max() for other in places)
     image = image_key in sdata.images
     if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(places[0])):
-        raise ValueError(
+        raise InputError(
             f"Coordinate systems {list(paths)} place the shapes {shapes_key!r} up to {worst:.1f}{' px' * image} apart "
             f"in {_noun(sdata, image_key)}. Choose one with `coordinate_system=`."
         )
@@ -83,7 +84,7 @@ def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     xy = np.column_stack([points.x, points.y]).astype(np.float64)
     broken = ~np.isfinite(xy).all(axis=1)
     if broken.any():
-        raise ValueError(
+        raise InputError(
             f"{broken.sum()} of {len(xy)} shapes in {shapes_key!r} have no finite coordinates, first at index "
             f"{shapes.index[broken][0]!r}. Remove them first."
         )
@@ -125,12 +126,12 @@ def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syste
     shared = [name for name in shapes if name in image]
     noun = _noun(sdata, image_key)
     if coordinate_system is not None and coordinate_system not in shared:
-        raise ValueError(
+        raise InputError(
             f"Coordinate system {coordinate_system!r} is not shared by {noun} and shapes {shapes_key!r}. They share "
             f"{shared}."
         )
     if not shared:
-        raise ValueError(
+        raise InputError(
             f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
             "coordinate system, so nobody knows where the spots lie. Relate them with "
             "`spatialdata.transformations.set_transformation`."
@@ -153,14 +154,14 @@ def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
     """µm per pixel of the full-resolution image, from its transformation to the coordinate system of µm."""
     known = _affines(sdata[image_key])
     if MICRONS not in known:
-        raise ValueError(
+        raise InputError(
             f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. State it "
             f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
             "between neighbouring spots is known, with `spot_pitch_um=` (100 for Visium)."
         )
     along = np.linalg.svd(known[MICRONS][:2, :2], compute_uv=False)
     if along[0] > 1.02 * along[1]:
-        raise ValueError(
+        raise InputError(
             f"Pixels of image {image_key!r} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the image, "
             f"or correct its transformation to {MICRONS!r}."
         )
@@ -187,7 +188,7 @@ def pitch_px(points: np.ndarray) -> float:
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
-        raise ValueError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
+        raise InputError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
     distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
     # Where spots jitter the nearest alone is too near; a second ring would be at 1.41 (square) or 1.73 (hexagons).
     return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deepspot.errors import MissingPackageError
+
 WINDOW = 3
 EPOCHS = 100
 # Passes with dropout that the latent averages. Its own default of 1000 takes minutes for a slide.
@@ -30,7 +32,7 @@ def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.n
         try:
             from aestetik import AESTETIK
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 "`method='aestetik'` needs the package aestetik, which is not installed: "
                 '`pip install "deepspot[aestetik]"`.'
             ) from error

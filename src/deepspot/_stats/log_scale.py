@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,15 +24,15 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
     negative values to 0 and adds 1.
     """
     if transform not in (None, PAPER):
-        raise ValueError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
+        raise InputError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
     where = f"X of table {table_key!r}"
     if layer is not None:
         where = f"Layer {key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
     X = table.X if layer is None else table.layers[layer]
     if X is None:
-        raise ValueError(f"{where} is empty, so there are no genes to analyse.")
+        raise InputError(f"{where} is empty, so there are no genes to analyse.")
     if not table.var_names.is_unique:
-        raise ValueError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
+        raise InputError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
     check_log_scale(X, where, said="log1p" in table.uns, other=", or name the layer that is on it with `layer=`")
     if issparse(X):
         known = np.asarray(np.isfinite(X.sum(axis=0))).ravel()
@@ -43,7 +44,7 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
         known = np.isfinite(X).all(axis=0)
         X = X[:, known].copy()
     if not known.any():
-        raise ValueError(f"{where} holds missing values for all genes.")
+        raise InputError(f"{where} holds missing values for all genes.")
     return (np.maximum(X, 0) + 1 if transform == PAPER else X), known
 
 
@@ -53,12 +54,12 @@ def check_log_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
     `said` tells whether the table says so, and `other` is another remedy for the message about raw counts.
     """
     if look_like_counts(X):
-        raise ValueError(
+        raise InputError(
             f"{where} holds whole numbers, so these seem to be raw counts; expression on the log scale is needed. "
             f"{NEXT}{other}."
         )
     if not said:
-        raise ValueError(
+        raise InputError(
             f"{where} is on a scale that nobody stated: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
             "sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
         )

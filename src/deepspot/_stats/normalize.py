@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse
 
+from deepspot.errors import InputError
+
 TARGET_SUM = 10_000
 
 
@@ -17,9 +19,9 @@ def check_counts(X: Any, where: str) -> csr_matrix:
     counts = csr_matrix(X) if not issparse(X) else X.tocsr()
     values = counts.data
     if not np.isfinite(values).all():
-        raise ValueError(f"{where} holds values that are not finite. Raw counts are needed.")
+        raise InputError(f"{where} holds values that are not finite. Raw counts are needed.")
     if (values < 0).any() or (values != np.round(values)).any():
-        raise ValueError(
+        raise InputError(
             f"{where} does not hold raw counts (there are negative or broken numbers): it seems to be normalised "
             "already, and would be normalised twice. Name the layer with the counts with `layer=`."
         )
@@ -45,7 +47,7 @@ def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int
     seen = np.all([np.asarray((part > 0).sum(axis=0)).ravel() >= 3 for part in counts], axis=0)
     together = together[:, seen].copy()
     if n_top > together.n_vars:
-        raise ValueError(
+        raise InputError(
             f"Only {together.n_vars:,} genes are seen in at least 3 spots of every slide, {n_top:,} are wanted. Ask "
             "for fewer with `genes=`."
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from deepspot._core.validate import check_same_length
+from deepspot.errors import InputError, MissingKeyError, MissingPackageError
 
 from .normalize import normalize
 
@@ -22,11 +23,11 @@ def require(method: str) -> None:
     from importlib.util import find_spec
 
     if method not in METHODS:
-        raise KeyError(f"`oversample={method!r}` is no method. Available methods: {sorted(METHODS)}.")
+        raise MissingKeyError(f"`oversample={method!r}` is no method. Available methods: {sorted(METHODS)}.")
     missing = [package for package in METHODS[method] if find_spec(package) is None]
     if missing:
         extra = "aestetik" if method == "aestetik" else "oversample"
-        raise ImportError(
+        raise MissingPackageError(
             f'`oversample={method!r}` needs {missing}, not installed here: `pip install "deepspot[{extra}]"`.'
         )
 
@@ -45,9 +46,9 @@ def cluster(
     it needs the array positions (n, 2). Fewer than three spots are one cluster.
     """
     if method not in ("leiden", "aestetik"):
-        raise ValueError(f"`method` must be 'leiden' or 'aestetik', got {method!r}.")
+        raise InputError(f"`method` must be 'leiden' or 'aestetik', got {method!r}.")
     if method == "aestetik" and array is None:
-        raise ValueError(
+        raise InputError(
             "AESTETIK needs the position of the spots in their array: add columns 'array_row' and 'array_col', or use "
             "`method='leiden'`."
         )
@@ -93,7 +94,7 @@ def leiden(latent: np.ndarray, seed: int) -> np.ndarray:
     try:
         import igraph  # noqa: F401 - scanpy needs it, and says so less clearly
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Clusters need the package igraph, which is not installed: `pip install "deepspot[oversample]"`.'
         ) from error
     import scanpy as sc

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from deepspot._core.html import check_file
 from deepspot._core.logging import logger
 from deepspot._sdata.select import select_shapes
+from deepspot.errors import InputError
 
 from . import steps
 
@@ -106,7 +107,7 @@ def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: P
     if not slide.exists():
         raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
     if out.resolve().is_relative_to(slide.resolve()):
-        raise ValueError(f"--out {str(out)!r} lies in the slide, where nothing is written. Choose another.")
+        raise InputError(f"--out {str(out)!r} lies in the slide, where nothing is written. Choose another.")
     for option, path in inputs.items():
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} ({option}).")

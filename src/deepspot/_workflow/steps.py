@@ -15,6 +15,7 @@ from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import labels_of, rows_of, tables_annotating, tables_of_kind
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -39,7 +40,7 @@ def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) 
         from spatialdata import read_zarr
 
         if image is not None or mpp is not None:
-            raise ValueError(
+            raise InputError(
                 "--image and --mpp are for an .h5ad or a folder of Space Ranger. A SpatialData has its image, and its "
                 "scale is stated with `ds.pp.set_scale`."
             )
@@ -60,7 +61,7 @@ def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) 
             if mpp is None and "mpp" in str(error):
                 error.add_note("On the command line: --mpp.")
             raise
-    raise ValueError(
+    raise InputError(
         f"{str(path)!r} is no slide that can be read: neither a SpatialData (.zarr), nor a folder of Space Ranger "
         "(with a folder 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
@@ -68,7 +69,7 @@ def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) 
 
 def _given(image: Path | None, why: str) -> Path:
     if image is None:
-        raise ValueError(f"The full-resolution H&E image is missing: {why}. Name its file with --image.")
+        raise InputError(f"The full-resolution H&E image is missing: {why}. Name its file with --image.")
     return image
 
 
@@ -99,7 +100,7 @@ def predict(
     made = tables_of_kind(sdata, shapes_key, PREDICTION)
     if model is None and made:
         if len(made) > 1:
-            raise ValueError(
+            raise InputError(
                 f"The slide holds several predictions: {sorted(made)}. Name the model of one with --model."
             )
         (key,) = made

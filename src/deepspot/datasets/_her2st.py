@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspot._core.logging import logger
+from deepspot.errors import InputError, MissingKeyError
 
 from ._published import Files, Source, fetch_from_url
 from ._tables import add_facts
@@ -121,7 +122,9 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
     from deepspot.io import from_anndata
 
     if section not in IMAGES:
-        raise KeyError(f"Section `{section!r}` not found in the HER2ST data. Available sections: {list(IMAGES)}.")
+        raise MissingKeyError(
+            f"Section `{section!r}` not found in the HER2ST data. Available sections: {list(IMAGES)}."
+        )
     found = _find(section, download)
     adata, mpp = read_raw(found.paths, section) if found.layout == "raw" else read_prepared(found.paths, section)
     return from_anndata(adata, found.paths["image"], mpp=mpp, spot_diameter_um=DIAMETER_UM, name=section)
@@ -184,7 +187,7 @@ def microns_per_pixel(spots: pd.DataFrame, section: str) -> float:
 
     across, down = (PITCH_UM / theilslopes(spots[f"pixel_{axis}"], spots[f"new_{axis}"]).slope for axis in "xy")
     if not abs(across / down - 1) <= 0.02:
-        raise ValueError(
+        raise InputError(
             f"The spots of section {section!r} give {across:.4g} µm per pixel along x but {down:.4g} along y. "
             "The spot file does not belong to an undistorted image; compare it with the authors' repository."
         )

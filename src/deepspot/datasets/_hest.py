@@ -10,6 +10,7 @@ import pandas as pd
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.transforms import pitch_px
+from deepspot.errors import InputError
 from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers
 
 from ._published import Files, Source, check_name, fetch_from_hub, with_endings
@@ -136,7 +137,7 @@ def hest(
     meta = _read_metadata(files.paths["meta"])
     adata = read_table(path)
     if "cell_diameter" in meta and "spot_diameter_fullres" not in meta:
-        raise ValueError(
+        raise InputError(
             f"{sample} holds single cells ({meta_name} has 'cell_diameter'): this package predicts spots. Pool the "
             "cells into spots, and read these with `ds.io.from_anndata`."
         )
@@ -148,7 +149,7 @@ def hest(
     elif "spatial" in adata.obsm:
         centers = check_centers(adata.obsm["spatial"], adata.obs_names, f"obsm['spatial'] of {path.name}")
     else:
-        raise ValueError(f"{path} has no obsm['spatial'], so nobody knows where its spots lie. Get it again.")
+        raise InputError(f"{path} has no obsm['spatial'], so nobody knows where its spots lie. Get it again.")
     adata.obs = rename_authors(adata.obs)
     table = counts_of(adata, path, gene_id_key)
 
@@ -156,7 +157,7 @@ def hest(
     pitch_um, drawn_um = _nominal(meta, technology.lower())
     if pitch_um is not None and drawn_um is not None and drawn_um >= pitch_um:
         if mpp is None or spot_diameter_um is None:
-            raise ValueError(
+            raise InputError(
                 f"{meta_name} states spots of {drawn_um:g} µm that are {pitch_um:g} µm apart, so they would overlap. "
                 "Look both up in the study, and state `spot_diameter_um=` and `mpp=`."
             )
@@ -167,7 +168,7 @@ def hest(
         drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
     diameter_um = spot_diameter_um or drawn_um
     if diameter_um is None:
-        raise ValueError(
+        raise InputError(
             f"The size of a spot is unknown: {meta_name} states no technology that is known here ({technology!r}) and "
             "no 'spot_diameter'. State `spot_diameter_um=`."
         )
@@ -194,9 +195,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or no JSON ({error}). Get it again.") from error
+        raise InputError(f"{path} is damaged or no JSON ({error}). Get it again.") from error
     if not isinstance(meta, dict):
-        raise ValueError(f"{path} is no record of a sample, but a {type(meta).__name__}. Get it again.")
+        raise InputError(f"{path} is no record of a sample, but a {type(meta).__name__}. Get it again.")
     return meta
 
 
@@ -258,21 +259,21 @@ def _mpp(fitted: float | None, mpp: float | None, meta: dict[str, Any], file: st
         return mpp
     if shrunk:
         if fitted is None:
-            raise ValueError(
+            raise InputError(
                 f"The scale is unknown: {file} is for the image before it was shrunk, and the distance between "
                 "spots is not known for this technology. State `mpp=`: µm per pixel of the image as it is."
             )
         return fitted
     stated = _number(meta, ESTIMATED)
     if stated is None:
-        raise ValueError(
+        raise InputError(
             f"The scale is unknown: {file} has no {ESTIMATED!r}, which HEST measured on the spots "
             f"({EMBEDDED!r}, which the image states, is wrong for many samples). State `mpp=`"
             + ("." if fitted is None else f"; the distance between the spots gives {fitted:.4g}.")
         )
     difference = 0.0 if fitted is None else abs(stated / fitted - 1)
     if difference > REFUSE:
-        raise ValueError(
+        raise InputError(
             f"The scale contradicts itself: {file} says {stated:.4g} µm per pixel, the distance between the spots "
             f"{fitted:.4g}. Check that metadata, table and image belong together, and state `mpp=`."
         )
@@ -286,7 +287,7 @@ def _square_um(side_um: float, technology: str, file: str) -> float:
     """Side of the squares that a sample is pooled in, if it can be one."""
     low, high = SQUARE_UM
     if not low <= side_um <= high:
-        raise ValueError(
+        raise InputError(
             f"The squares of {technology} in this sample would be {side_um:.4g} µm wide (HEST has 100 for most). "
             f"The scale of {file} does not belong to these spots: state `mpp=`."
         )

@@ -18,6 +18,7 @@ from deepspot._core.hub import HubErrors, explain_hub_errors
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_text
+from deepspot.errors import InputError, MissingKeyError
 
 DATASET = "deepspot_dataset"
 """Key in the `attrs` of a SpatialData under which a published sample says which data set it is of."""
@@ -125,7 +126,7 @@ class Source:
 def check_name(sample: str) -> str:
     """Return the name of a sample if it is no path: it becomes one, and must not lead out of a folder."""
     if not NAME.fullmatch(check_text(sample, "sample")):
-        raise ValueError(
+        raise InputError(
             f"`sample` must be the name of a sample, of letters, digits, '_', '-' and single '.', got {sample!r}. Name "
             "the folder that it is in with `folder=`."
         )
@@ -163,7 +164,7 @@ def fetch_from_hub(source: Source, repo: str, path: str, token: str | None, miss
         with explain_hub_errors(errors):
             found = Path(hf_hub_download(repo, path, repo_type="dataset", local_dir=source.cache, token=token))
     except EntryNotFoundError as error:
-        raise KeyError(
+        raise MissingKeyError(
             f"`{path!r}` not found in {source.title}. Its samples are listed at {source.page} in {listing}. Local "
             f"samples: {missing.local}."
         ) from error
@@ -211,12 +212,12 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
             else:
                 archive = opened.enter_context(ZipFile(packed))
                 if member not in archive.namelist():
-                    raise ValueError(f"{packed} has no {member!r}. Is it the archive that was published? Get it again.")
+                    raise InputError(f"{packed} has no {member!r}. Is it the archive that was published? Get it again.")
                 stream = opened.enter_context(archive.open(member))
             file = opened.enter_context(partial.open("wb"))
             while block := stream.read(BLOCK):
                 if file.tell() + len(block) > max_gb * 1e9:
-                    raise ValueError(
+                    raise InputError(
                         f"{packed} unpacks to more than {max_gb:g} GB, so it may be made to fill the disk. If you "
                         "trust it, raise the limit with `max_gb=`."
                     )
@@ -226,7 +227,7 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
         # A full disk or a missing right has a number of the system; a damaged file has none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{packed} is damaged or cut off ({error}). Delete it and get it again.") from error
+        raise InputError(f"{packed} is damaged or cut off ({error}). Delete it and get it again.") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from deepspot._core.validate import key_in
 from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._spatial.boxes import check_inside
 from deepspot._spatial.transforms import pitch_px
+from deepspot.errors import InputError
 from deepspot.io import _elements, slide
 
 from ._published import DATASET
@@ -56,7 +57,7 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         raise
     except Exception as error:  # damaged files raise anything
         problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path} is damaged, cut off or no {kind} ({problem}). Get it again.") from error
+        raise InputError(f"{path} is damaged, cut off or no {kind} ({problem}). Get it again.") from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:
@@ -84,9 +85,9 @@ def read_table(path: Path, *, backed: bool = False) -> AnnData:
         file.visititems(visit)
         file.visititems_links(visit_link)
     if foreign:
-        raise ValueError(f"{path} takes {foreign[0]!r} from another file, which is not read. Get it again.")
+        raise InputError(f"{path} takes {foreign[0]!r} from another file, which is not read. Get it again.")
     if total > max(SMALL, PACKED * path.stat().st_size):
-        raise ValueError(f"{path} unpacks to {total / 1e9:,.1f} GB, so it may be made to fill the memory.")
+        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, so it may be made to fill the memory.")
     with reading(path):
         return read_h5ad(path, backed="r" if backed else None)
 
@@ -97,13 +98,13 @@ def counts_of(adata: AnnData, path: Path, gene_id_key: str | None = None) -> Ann
 
     counts = next((X for X in (adata.X, adata.layers.get("counts")) if X is not None and _are_counts(X)), None)
     if counts is None:
-        raise ValueError(
+        raise InputError(
             f"{path} holds no raw counts, neither in X nor in layers['counts'] (there are negative or broken numbers): "
             "it seems to be normalized already. Get the counts, or read it as it is with `anndata.read_h5ad` and "
             "`ds.io.from_anndata`."
         )
     if counts.shape[1] == 0 or counts.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"{path} holds no genes, or counts that no sequencer gives. Get a new copy.")
+        raise InputError(f"{path} holds no genes, or counts that no sequencer gives. Get a new copy.")
     with reading(path):
         table = AnnData(csr_matrix(counts, dtype=np.int32), obs=adata.obs.copy(), var=adata.var.copy())
     controls = table.var_names.str.match(CONTROLS)

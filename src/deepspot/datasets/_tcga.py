@@ -17,6 +17,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes, check_positive
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot._stats.log_scale import check_log_scale
+from deepspot.errors import InputError, MissingKeyError
 from deepspot.io._elements import add_spots, image_object, size_of
 
 from ._published import DATASET, NAME, Files, Source, check_name, fetch_from_hub, unpack
@@ -160,18 +161,18 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
     table = pd.read_csv(index, dtype=str)
     lacking = [column for column in ("sample_id", "file_path") if column not in table.columns]
     if lacking:
-        raise ValueError(f"{index} has no column {lacking}, only {list(table.columns)}. Delete it and get it again.")
+        raise InputError(f"{index} has no column {lacking}, only {list(table.columns)}. Delete it and get it again.")
     rows = table[table["sample_id"].fillna("") == sample]
     if rows.empty:
         near = get_close_matches(sample, table["sample_id"].dropna(), n=5, cutoff=0.5)
-        raise KeyError(
+        raise MissingKeyError(
             f"Sample `{sample!r}` not found among the {len(table):,} of {SOURCE.title}. Similar names: {near}. Local "
             f"samples: {found.local}."
         )
     inside = str(rows["file_path"].iloc[0])
     parts = inside.split("/")
     if not all(NAME.fullmatch(part) for part in parts) or not inside.endswith(ENDINGS):
-        raise ValueError(
+        raise InputError(
             f"{index} names the file {inside!r}, which is no path of a prediction. Delete it and get it again."
         )
     return fetch_from_hub(SOURCE, REPO, inside, token, found, INDEX), parts[0]
@@ -193,7 +194,7 @@ def _read(
     names = [str(name) for name in stored.var_names]
     with closing(stored.file):
         if not stored.var_names.is_unique:
-            raise ValueError(f"Gene names of {path.name} are not unique, so nobody knows which is meant.")
+            raise InputError(f"Gene names of {path.name} are not unique, so nobody knows which is meant.")
         columns = pd.Index(names).get_indexer(names if genes is None else check_genes(genes, names, path.name))
         check_fits_in_memory((stored.n_obs, len(columns)), "Choose fewer genes with `genes=`")
         X, negative = _read_expression(stored, columns, path)
@@ -208,7 +209,7 @@ def _read(
     tile_px = _tile_px(stored.obs)
     diameter_um = diameter_um or (tile_px and tile_px * scale)
     if diameter_um is None:
-        raise ValueError(
+        raise InputError(
             f"The size of a spot is unknown: the places in {path.name} do not follow the authors' grid. State "
             "`spot_diameter_um=`: the side of the tile that was predicted from."
         )
@@ -257,7 +258,7 @@ def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[
             rows = values[start : start + ROWS]
             block = (rows if isinstance(rows, np.ndarray) else rows.toarray())[:, columns].astype(np.float64)
         if not np.isfinite(block).all():
-            raise ValueError(f"X of {path.name} has values that are not finite. Get it again.")
+            raise InputError(f"X of {path.name} has values that are not finite. Get it again.")
         negative += int((block < 0).sum())
         X[start : start + ROWS] = np.maximum(block, 0)
     check_log_scale(X[:ROWS], f"X of {path.name}", said=True)
@@ -295,7 +296,7 @@ def _scale(stated: list[float], downscaled: float | None, sample: str, mpp: floa
     if stated:
         return stated[0]
     hint = "" if likely is None else f" The small image is shrunk as at {likely[0]}: about {likely[1]:g}."
-    raise ValueError(
+    raise InputError(
         f"The scale of {sample} is unknown: the file does not state it. Pass `mpp=`: µm per pixel of the slide, which "
         f"the header of its .svs states as 'aperio.MPP'.{hint} (Profiles do not depend on it, maps and distances do.)"
     )

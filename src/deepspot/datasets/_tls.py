@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
+from deepspot.errors import MissingKeyError
 from deepspot.io._elements import PITCH_UM, VISIUM_UM
 
 from ._published import Files, Source, check_name, fetch_from_url, unpack, with_endings
@@ -104,7 +105,7 @@ def tls(
     >>> sdata = ds.datasets.tls("LC1")  # doctest: +SKIP
     """
     if check_name(sample) not in SAMPLES:
-        raise KeyError(f"Sample `{sample!r}` not found in {SOURCE.title}. Available samples: {list(SAMPLES)}.")
+        raise MissingKeyError(f"Sample `{sample!r}` not found in {SOURCE.title}. Available samples: {list(SAMPLES)}.")
     if mpp is not None:
         check_positive(mpp, "mpp")
     files = _find(sample, folder, download)

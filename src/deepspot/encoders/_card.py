@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from deepspot.errors import InputError
+
 
 class EncoderCard(BaseModel):
     """What one has to know of an image encoder to feed it and to trust it.
@@ -69,7 +71,7 @@ class EncoderCard(BaseModel):
     @model_validator(mode="after")
     def _crop_fits(self) -> EncoderCard:
         if self.resize_px is not None and self.resize_px < self.input_px:
-            raise ValueError(f"`resize_px` ({self.resize_px}) must not be below `input_px` ({self.input_px})")
+            raise InputError(f"`resize_px` ({self.resize_px}) must not be below `input_px` ({self.input_px})")
         return self
 
     @property

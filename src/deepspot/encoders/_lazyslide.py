@@ -14,6 +14,7 @@ from deepspot._core.device import choose_device
 from deepspot._core.hashing import digest
 from deepspot._core.hub import explain_hub_errors
 from deepspot._core.validate import check_text, key_in
+from deepspot.errors import InputError, InputTypeError, MissingPackageError
 
 from ._card import EncoderCard
 from ._fingerprint import describe_code, describe_module, describe_source, without_addresses
@@ -81,12 +82,12 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
     """
     lacking = [part for part in NEEDS if not hasattr(model, part)]
     if lacking:
-        raise TypeError(
+        raise InputTypeError(
             f"{type(model).__name__} is no image model as LazySlide has them: it lacks {lacking}. Add what is missing, "
             "or wrap a torch module with `ds.encoders.register(card, load)`."
         )
     if not _stated(model) and not hasattr(model.model, "state_dict"):
-        raise ValueError(
+        raise InputError(
             f"The weights of {type(model).__name__} cannot be hashed, as its `model` is no torch module. Give the "
             "object a `fingerprint`: text that changes with all that its embeddings depend on."
         )
@@ -161,7 +162,7 @@ class ImageModelEncoder:
             return embedding.float().cpu().numpy()
         if isinstance(embedding, np.ndarray):
             return embedding.astype(np.float32)
-        raise TypeError(
+        raise InputTypeError(
             f"`encode_image` of {self.card.name!r} gave a {type(embedding).__name__}, it must give an array (n, dim)."
         )
 
@@ -170,7 +171,7 @@ def _dimension(encoder: ImageModelEncoder) -> int:
     side = encoder.card.input_px
     embedding = encoder.encode(np.full((1, side, side, 3), 255, dtype=np.uint8))
     if embedding.ndim != 2 or len(embedding) != 1:
-        raise ValueError(
+        raise InputError(
             f"`encode_image` of {encoder.card.name!r} gave an array of shape {embedding.shape} for one tile, it must "
             "be (1, dim). Pool what it gives to one vector for each tile."
         )
@@ -213,7 +214,7 @@ def from_lazyslide(name: str) -> Encoder:
     try:
         from lazyslide_models import MODEL_REGISTRY
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Encoders named `lazyslide:...` need lazyslide-models. Install it with `pip install "deepspot[zoo]"`.'
         ) from error
     images = sorted(key for key, model in MODEL_REGISTRY.items() if hasattr(model, "encode_image"))

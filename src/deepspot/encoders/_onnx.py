@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepspot.errors import InputError
+
 # Of two runtimes that add up in another order, relative to the largest number; a wrong graph is off by far more.
 ROUNDING = 1e-3
 # Of one tile, a translation would not know that their number can change; it is compared on another number of them.
@@ -33,7 +35,7 @@ class OnnxNetwork:
             pairs = list(zip(_several(network(known)), _several(self(known)), strict=True))
         off = [float((a - b).abs().max() / a.abs().max().clamp(min=1e-6)) for a, b in pairs]
         if not all(each < ROUNDING for each in off):  # nor what is no number
-            raise ValueError(
+            raise InputError(
                 f"In ONNX Runtime the network of encoder {name!r} gives something else than in torch: {max(off):.2g} "
                 "of its largest number. Set `ds.settings.runtime = 'torch'`."
             )
@@ -81,7 +83,7 @@ def _session(network: nn.Module, example: Tensor, name: str) -> Any:
             return onnxruntime.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
     # Torch has errors of its own for this, and so has ONNX Runtime; the first of them is named.
     except Exception as error:  # networks of anybody fail in any way
-        raise ValueError(
+        raise InputError(
             f"The network of encoder {name!r} cannot be translated for ONNX Runtime ({_cause(error)}). Set "
             "`ds.settings.runtime = 'torch'`."
         ) from error

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepspot.errors import InputError
+
 from ._card import EncoderCard
 from ._protocol import Encoder, PartsEncoder, check_embedded
 
@@ -16,7 +18,7 @@ VERSION = 1
 def gives_parts(encoder: Encoder) -> PartsEncoder:
     """Return an encoder, or raise if it gives nothing but one vector for a tile."""
     if not isinstance(encoder, PartsEncoder):
-        raise ValueError(
+        raise InputError(
             f"Encoder {encoder.card.name!r} gives one vector for a tile and nothing of its parts, so sub-spots have to "
             "be embedded from tiles of their own: `subspots='tiles'`. The embedded encoders and those of the zoo give "
             "both; a torch module does with a method `with_map`, see `ds.encoders.register`."
@@ -50,7 +52,7 @@ def weights(cells: int, grid: int, card: EncoderCard) -> np.ndarray:
     edges = ((np.arange(grid + 1) / grid - (1 - seen) / 2) / seen).clip(0, 1) * cells
     first, last = edges[:-1, None], edges[1:, None]
     if (last <= first).any():
-        raise ValueError(
+        raise InputError(
             f"Encoder {card.name!r} sees {seen:.0%} of a tile, and nothing of the outer of {grid} × {grid} sub-spots. "
             "Embed these from tiles of their own: `subspots='tiles'`."
         )

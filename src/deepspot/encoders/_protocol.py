@@ -4,6 +4,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 from ._card import EncoderCard
 
 
@@ -54,19 +56,19 @@ LARGEST = float(np.finfo(np.float16).max)
 def check_tiles(tiles: np.ndarray) -> None:
     """Raise if tiles are not RGB in uint8."""
     if tiles.dtype != np.uint8 or tiles.ndim != 4 or tiles.shape[-1] != 3:
-        raise ValueError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
+        raise InputError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
 
 
 def check_embedded(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -> None:
     """Raise if embeddings are not of so many tiles and parts as the encoder's card says, or no numbers."""
     name = encoder.card.name
     if embedded.shape != expected:
-        raise ValueError(
+        raise InputError(
             f"Encoder {name!r} gave embeddings of shape {embedded.shape} for {expected[0]} tiles, its card says "
             f"{expected}. Correct `dim` in the card, or let it return one vector per tile."
         )
     if not np.isfinite(embedded).all() or np.abs(embedded).max() > LARGEST:
-        raise ValueError(
+        raise InputError(
             f"Encoder {name!r} gave values that are not finite or above {LARGEST:,.0f}, which sub-spots are stored "
             "with in half precision. Check its weights and preprocessing."
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError, InputTypeError
 
 from ._card import EncoderCard
 from ._lazyslide import PREFIX, adapt, from_lazyslide
@@ -115,12 +116,12 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
     if isinstance(name, str):
         return _by_name(name, weights, token)
     if weights is not None:
-        raise ValueError("`weights` goes with the name of an encoder, but an encoder was given. Leave it out.")
+        raise InputError("`weights` goes with the name of an encoder, but an encoder was given. Leave it out.")
     if isinstance(name, Encoder):
         return name
     if hasattr(name, "encode_image"):
         return adapt(name)
-    raise TypeError(
+    raise InputTypeError(
         f"{type(name).__name__} is no encoder: it needs `card`, `fingerprint`, `to(device)` and `encode(tiles)`. Wrap "
         "a torch module with `ds.encoders.register(card, load)`."
     )
@@ -133,7 +134,7 @@ def _by_name(name: str, weights: str | Path | None, token: str | None) -> Encode
         stat = path.stat()
         return _once(name, (path, stat.st_size, stat.st_mtime_ns), partial(load, source, path))
     if weights is not None or (token is not None and name.startswith(PREFIX)):
-        raise ValueError(
+        raise InputError(
             f"Encoder {name!r} finds its weights itself: leave `weights` and `token` out. A token can be given in the "
             "environment variable HF_TOKEN."
         )
@@ -194,7 +195,7 @@ def register(
     3
     """
     if not overwrite and _registry.get(card.name, (card, None))[1] is not None:
-        raise ValueError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
+        raise InputError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
 
     def build() -> Encoder:
         from ._torch import MapEncoder, TorchEncoder

@@ -12,6 +12,7 @@ from deepspot._core.device import autocast, choose_device
 from deepspot._core.hashing import digest
 from deepspot._core.prefetch import prefetch
 from deepspot._core.settings import settings
+from deepspot.errors import InputError
 
 from ._card import EncoderCard
 from ._fingerprint import describe_code, describe_module
@@ -142,7 +143,7 @@ class MapEncoder(TorchEncoder):
         """Embed normalised pixels, and their grid × grid parts."""
         spot, cells = self.compute("with_map", pixels)
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
-            raise ValueError(
+            raise InputError(
                 f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "
                 f"{tuple(cells.shape)}, which must be (n, rows, columns, {self.card.dim})."
             )

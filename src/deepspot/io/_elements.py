@@ -13,6 +13,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import key_in
 from deepspot._sdata.write import check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +33,7 @@ def load_image(image: str | Path | np.ndarray) -> np.ndarray:
     pixels: Any = _read_pixels(Path(image)) if isinstance(image, str | Path) else image
     shape, dtype = np.shape(pixels), getattr(pixels, "dtype", None)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Drop an alpha channel "
             "with `image[..., :3]`, rescale other types to 0–255, and stack a gray image three times only if it is H&E."
         )
@@ -75,10 +76,10 @@ def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
     """Return centers of spots as float64 (n, 2), x and y in pixels, if all are finite."""
     xy = np.asarray(centers, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] != 2:
-        raise ValueError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {xy.shape}.")
+        raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {xy.shape}.")
     broken = ~np.isfinite(xy).all(axis=1)
     if broken.any():
-        raise ValueError(
+        raise InputError(
             f"{broken.sum()} of {len(xy)} spots have no finite coordinates in `{where}`, the first is "
             f"{names[broken][0]!r}. Remove these spots first."
         )
@@ -125,7 +126,7 @@ def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
         chosen = adata.var[key_in(gene_id_key, adata.var.columns, "adata.var")]
         missing = int(chosen.isna().sum() + (chosen == "").sum())
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"{missing} genes have no identifier in adata.var[{gene_id_key!r}]. Fill them in, drop these genes, or "
                 "leave `gene_id_key` out."
             )

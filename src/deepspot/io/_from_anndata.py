@@ -10,6 +10,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, one_key
 from deepspot._spatial.boxes import check_inside
 from deepspot._spatial.transforms import pitch_px
+from deepspot.errors import InputError, MissingKeyError
 
 from ._elements import add_spots, check_centers, image_object, load_image, name_genes, size_of, tissue_diameter
 
@@ -75,7 +76,7 @@ def from_anndata(
     >>> sdata = ds.io.from_anndata(adata, "slide.jpg", spot_pitch_um=100)  # doctest: +SKIP
     """
     if "spatial" not in adata.obsm:
-        raise KeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
+        raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
     pixels = load_image(image)
     library, entry = _library(adata, library_id)
     centers = check_centers(adata.obsm["spatial"], adata.obs_names, "adata.obsm['spatial']")
@@ -83,7 +84,7 @@ def from_anndata(
     drawn = entry.get("scalefactors", {}).get("spot_diameter_fullres")
     if spot_diameter_um is None:
         if drawn is None:
-            raise ValueError(
+            raise InputError(
                 "The size of a spot is unknown: `adata.uns['spatial']` has no 'spot_diameter_fullres'. Pass "
                 "`spot_diameter_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
             )
@@ -121,13 +122,13 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_p
     if spot_pitch_um is not None:
         stated["`spot_pitch_um`"] = check_positive(spot_pitch_um, "spot_pitch_um") / pitch_px(centers)
     if not stated:
-        raise ValueError(
+        raise InputError(
             "The scale is unknown: `adata.uns['spatial']` has no 'microns_per_pixel'. Pass `mpp=` (µm per "
             "full-resolution pixel) or `spot_pitch_um=` (distance between neighboring spots; 100 for Visium)."
         )
     values = list(stated.values())
     if max(values) > 1.05 * min(values):
-        raise ValueError(
+        raise InputError(
             "The scale contradicts itself, in µm per pixel: "
             + ", ".join(f"{value:.4g} from {source}" for source, value in stated.items())
             + ". State one, and remove the wrong one."

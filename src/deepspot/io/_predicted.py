@@ -12,6 +12,7 @@ from deepspot._core.validate import check_genes, one_key
 from deepspot._sdata.tables import rows_of
 from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
+from deepspot.errors import InputError
 
 from ._elements import size_of
 
@@ -70,7 +71,7 @@ def predicted(
     if within is not None:
         low, high = _corners(within)
         if not has_scale(sdata, region):
-            raise ValueError(
+            raise InputError(
                 f"The spots {region!r} have no coordinate system {MICRONS!r}, so nobody knows where they lie in "
                 "µm. State the scale of the slide with `ds.pp.set_scale`, and predict it again."
             )
@@ -79,7 +80,7 @@ def predicted(
         )
         if found is None or not len(found):
             (x0, x1), (y0, y1) = (get_extent(shapes, coordinate_system=MICRONS)[axis] for axis in "xy")
-            raise ValueError(
+            raise InputError(
                 f"No spot of {region!r} lies within {tuple(within)} µm. They lie within "
                 f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
             )
@@ -109,5 +110,5 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
 def _corners(within: Sequence[float]) -> tuple[list[float], list[float]]:
     corners = [float(value) for value in within]
     if len(corners) != 4 or not corners[0] < corners[2] or not corners[1] < corners[3]:
-        raise ValueError(f"`within` must be (x_min, y_min, x_max, y_max) in µm, got {tuple(within)}.")
+        raise InputError(f"`within` must be (x_min, y_min, x_max, y_max) in µm, got {tuple(within)}.")
     return corners[:2], corners[2:]

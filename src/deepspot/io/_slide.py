@@ -10,6 +10,7 @@ from deepspot._core.keys import SLIDE, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.transforms import write_scale
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -107,7 +108,7 @@ def _open(file: Path) -> Any:
     try:
         return READERS.try_open(str(file))
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"No reader opens {file}: it is damaged, cut off, or not a whole slide. A plain image (.jpg, .png, untiled "
             ".tif) becomes one with `vips tiffsave in.jpg out.tif --tile --pyramid`; with spots, read it by "
             "`ds.io.from_anndata`."
@@ -139,10 +140,10 @@ def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
             logger.warning("%s states %.4g µm per pixel; `mpp=%.4g` is used instead.", file.name, stated, mpp)
         return mpp, "argument"
     if stated is None:
-        raise ValueError(f"The scale of {file.name} is unknown: its header states none. {STATE_IT}")
+        raise InputError(f"The scale of {file.name} is unknown: its header states none. {STATE_IT}")
     _plausible(stated, file.name)
     if max(along) > SQUARE * min(along):
-        raise ValueError(
+        raise InputError(
             f"Pixels of {file.name} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the slide, or state "
             "`mpp=` if its header is wrong."
         )
@@ -152,7 +153,7 @@ def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
 def _plausible(mpp: float, who: str) -> float:
     low, high = PLAUSIBLE
     if not low <= mpp <= high:
-        raise ValueError(
+        raise InputError(
             f"{who} states {mpp:.4g} µm per pixel, which no slide scanner has ({low:g} to {high:g}); 72 dots per inch, "
             f"the default of many programs, would be 353. {STATE_IT}"
         )

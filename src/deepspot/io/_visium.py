@@ -12,6 +12,7 @@ from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.write import check_writable, set_column
 from deepspot._spatial.boxes import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
+from deepspot.errors import InputError
 
 from ._elements import SPACE_RANGER_UM, VISIUM_UM, name_genes, visium_mpp, warn_repeated_genes
 
@@ -92,7 +93,7 @@ def visium(
         mpp = visium_mpp(intrinsic_centers(sdata, shapes_key), table.obs)
         diameter = drawn_px * mpp
         if abs(diameter / SPACE_RANGER_UM - 1) > 0.1:
-            raise ValueError(
+            raise InputError(
                 f"The scale contradicts itself: the array says {mpp:.4g} µm per pixel, at which "
                 f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. "
                 "Check that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."

@@ -9,6 +9,7 @@ from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
+from deepspot.errors import InputError
 
 from ._bundle.card import ModelCard, versions
 from ._confidence.folds import held_out, labels, which_rows
@@ -267,10 +268,10 @@ class DeepSpot(FittedModel):
 
 def _check_genes(names: list[str], targets: np.ndarray) -> None:
     if len(names) != targets.shape[1] or len(set(names)) != len(names):
-        raise ValueError(
+        raise InputError(
             f"`genes` must be {targets.shape[1]} different names, one for each column of `targets`; got {len(names)}, "
             f"of which {len(set(names))} differ."
         )
     lost = [name for name, known in zip(names, np.isfinite(targets).any(axis=0), strict=True) if not known]
     if lost:
-        raise ValueError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")
+        raise InputError(f"{len(lost)} genes have no finite target, first {lost[0]!r}. Leave them out of `genes`.")

@@ -8,6 +8,7 @@ import numpy as np
 from deepspot._core.validate import key_in
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import padded
+from deepspot.errors import InputError
 
 from ._network.config import Context
 
@@ -38,14 +39,14 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
     for part in context:
         key_in(part, CONTEXT, "context")
     if len(context) == 0:
-        raise ValueError(f"`context` is empty: name at least one of {list(CONTEXT)}.")
+        raise InputError(f"`context` is empty: name at least one of {list(CONTEXT)}.")
     rows = np.arange(len(bags)) if rows is None else rows
     sets = []
     if "spot" in context:
         sets.append(bags.spot[rows])
     if "subspots" in context:
         if bags.subspots is None:
-            raise ValueError("`context` has sub-spots, but there are none. Embed with `subspots=True`.")
+            raise InputError("`context` has sub-spots, but there are none. Embed with `subspots=True`.")
         sets.append(bags.subspots[rows].mean(axis=1, dtype=np.float32))
     if "neighbors" in context:
         around = np.full((len(rows), bags.dim), -np.inf, dtype=np.float32)

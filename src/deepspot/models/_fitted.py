@@ -12,6 +12,7 @@ from deepspot._core.hashing import digest
 from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
+from deepspot.errors import InputError
 
 from ._confidence.folds import which_rows
 
@@ -92,7 +93,7 @@ class FittedModel:
     def _of_slides(self) -> tuple[Geometry, EncoderCard]:
         """What only a model knows that was trained on slides."""
         if self.card.geometry is None or self.card.encoder is None:
-            raise ValueError(
+            raise InputError(
                 "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides "
                 "with `ds.tl.train`, or call `model.predict(bags)` on arrays."
             )
@@ -133,7 +134,7 @@ class FittedModel:
         from ._network.network import infer
 
         if bags.dim != self.card.dim:
-            raise ValueError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
+            raise InputError(f"The model takes embeddings of length {self.card.dim}, got {bags.dim}.")
         check_context(self.card.network.context, bags)
         rows = which_rows(rows, len(bags))
         expression = np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
@@ -162,7 +163,7 @@ class FittedModel:
         reliability = self.card.reliability
         if reliability is None or reliability.half_width is None:
             why = "its gate was switched off" if reliability is None else reliability.why_no_interval
-            raise ValueError(
+            raise InputError(
                 f"Model {self.card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on "
                 "more patients."
             )
@@ -172,7 +173,7 @@ class FittedModel:
         """`dispersion` of every gene; the median of the others where a gene's own is unknown."""
         known = self.card.reliability
         if known is None or known.dispersion is None:
-            raise ValueError(
+            raise InputError(
                 f"Model {self.card.name!r} does not know how far its predictions are off "
                 "(`card.reliability.dispersion`), so a measurement cannot be weighed against them. Train it again with "
                 "`ds.tl.train`, or take `method='replace'`."
@@ -185,7 +186,7 @@ class FittedModel:
         """Distance in µm between the spots of the training; a ValueError where the card does not say it."""
         rule = self.geometry.neighbors
         if rule.kind != "radius":
-            raise ValueError(
+            raise InputError(
                 f"Model {self.card.name!r} counts its neighbours in steps of an array of spots, and its card does not "
                 "say how far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
             )
@@ -198,18 +199,18 @@ class FittedModel:
 
         card, needed = self.card, self.encoder_card.name
         if given is None and needed.startswith(PREFIX):
-            raise ValueError(
+            raise InputError(
                 f"Model {card.name!r} needs encoder {needed!r}, which loads its own weights with code of "
                 "lazyslide-models. If you want that, pass it as `encoder=`."
             )
         ready = encoders.get(needed if given is None else given)
         if ready.card.dim != card.dim:
-            raise ValueError(
+            raise InputError(
                 f"Model {card.name!r} takes {card.dim} numbers per tile, and encoder {ready.card.name!r} gives "
                 f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
             )
         if card.encoder_fingerprint and ready.fingerprint != card.encoder_fingerprint:
-            raise ValueError(
+            raise InputError(
                 f"The model was trained on encoder {needed!r} with other weights or preprocessing than "
                 f"{ready.card.name!r} has here. Pass the encoder that it was trained on with `encoder=`."
             )
@@ -278,4 +279,4 @@ class FittedModel:
 def check_context(context: tuple[str, ...], bags: Bags) -> None:
     """Raise if bags lack a set that a model uses."""
     if "subspots" in context and bags.subspots is None:
-        raise ValueError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")
+        raise InputError("The model uses sub-spots, but there are none. Embed with `subspots=True`.")

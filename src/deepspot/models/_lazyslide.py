@@ -18,6 +18,7 @@ from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
 from deepspot._spatial.neighbors import find_neighbors
+from deepspot.errors import InputError
 
 from ._confidence.ood import MANY_STRANGE
 from ._fitted import FittedModel
@@ -72,7 +73,7 @@ class TilePredictor:
         card, tile = self.model.card, self.model.geometry.tile
         side = tile_px(tile.tile_um, check_positive(self.mpp, "mpp"))
         if side < MIN_TILE_PX:
-            raise ValueError(
+            raise InputError(
                 f"The slide is too coarse: at {self.mpp:g} µm per pixel a tile of {tile.tile_um:g} µm has fewer than "
                 f"{MIN_TILE_PX} px. Take the full-resolution slide, and as `mpp` what its finest level has."
             )
@@ -87,7 +88,7 @@ class TilePredictor:
     def stride_px(self) -> int:
         """Distance between tiles, in these pixels, that puts them as far apart as the spots of the training were."""
         if self.model.geometry.neighbors.kind == "box":
-            raise ValueError(
+            raise InputError(
                 f"Model {self.model.card.name!r} counts its neighbours in steps of an array of spots, and its card "
                 "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
@@ -136,7 +137,7 @@ class TilePredictor:
         n, dim, grid = len(features), card.dim, geometry.tile.grid
         if features.shape != (n, self.width):
             parts = f" ({dim:,}), and after it its {grid} × {grid} sub-spots" if self.subspots else ""
-            raise ValueError(
+            raise InputError(
                 f"The features have shape {features.shape}, model {card.name!r} takes {self.width:,} columns: a tile "
                 f"as {self.model.encoder_card.name!r} embeds it{parts}. Make them with "
                 "`zs.tl.feature_extraction(wsi, predictor.image_model)`."
@@ -161,12 +162,12 @@ class TilePredictor:
 def _finite(array: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     """An array of this shape that holds numbers only."""
     if array is None:
-        raise ValueError(f"`{name}` is missing: the model finds the neighbours of a tile by the origins of all tiles.")
+        raise InputError(f"`{name}` is missing: the model finds the neighbours of a tile by the origins of all tiles.")
     found = np.asarray(array)
     if found.shape != shape:
-        raise ValueError(f"`{name}` must be of shape {shape}, got {found.shape}.")
+        raise InputError(f"`{name}` must be of shape {shape}, got {found.shape}.")
     if not np.isfinite(found).all():
-        raise ValueError(f"`{name}` holds values that are not finite.")
+        raise InputError(f"`{name}` holds values that are not finite.")
     return found
 
 
@@ -182,7 +183,7 @@ def _steps(origins: np.ndarray) -> np.ndarray:
     pairs = tree.query_pairs(NEAR * step, output_type="ndarray")
     apart = np.abs(origins[pairs[:, 0]] - origins[pairs[:, 1]])
     if (apart.min(axis=1) < (NEAR - 1) * step).mean() < MOSTLY:
-        raise ValueError(
+        raise InputError(
             "The model counts neighbours in steps of a square array, but these tiles are not laid in squares. Lay them "
             "with `zs.pp.tile_tissues`, or predict with `ds.tl.predict`, which knows the array of the spots."
         )
@@ -232,7 +233,7 @@ class TileEncoder:
         predictor, tiles = self.predictor, np.asarray(image.cpu() if hasattr(image, "cpu") else image)
         if tiles.ndim != 4:
             side = predictor.tile_px
-            raise ValueError(f"`image` must be of shape (n, {side}, {side}, 3), got {tiles.shape}.")
+            raise InputError(f"`image` must be of shape (n, {side}, {side}, 3), got {tiles.shape}.")
         for tile in tiles[:1]:  # all of a batch are alike
             self.get_transform()(tile)
         n = len(tiles)
@@ -251,7 +252,7 @@ class TileEncoder:
 def _check_tile(tile: np.ndarray, *, side: int, size: str) -> np.ndarray:
     """The tile as it is, if it shows as much tissue as those of the training."""
     if tile.dtype != np.uint8 or tile.shape != (side, side, 3):
-        raise ValueError(
+        raise InputError(
             f"A tile is {tile.dtype} of shape {tile.shape}, the model takes uint8 of shape ({side}, {side}, 3), that "
             f"is {size}. Lay tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)`, without `mpp=`, and extract "
             "features without `transform=`."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deepspot.errors import InputError
 from deepspot.tl._alignment.moves import AS_IS, STEP, SYMMETRIES
 
 from ._style import MISSING
@@ -59,7 +60,7 @@ def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list
     """
     axes = _new(alignment) if ax is None else list(np.ravel(np.asarray(ax, dtype=object)))
     if len(axes) != len(SYMMETRIES):
-        raise ValueError(f"`ax` must be {len(SYMMETRIES)} axes, one for each symmetry, got {len(axes)}.")
+        raise InputError(f"`ax` must be {len(SYMMETRIES)} axes, one for each symmetry, got {len(axes)}.")
     largest = float(np.nanmax(np.abs(alignment.table["r"])))
     best = alignment.table.iloc[alignment.best]
     for panel, symmetry in zip(axes, SYMMETRIES, strict=True):

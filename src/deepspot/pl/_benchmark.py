@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 from ._style import COLORS, GRAY, GRID, MARKERS, one_axes
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     >>> ax = ds.pl.benchmark(cv)
     """
     if statistic not in ("median", "mean"):
-        raise ValueError(f'`statistic` must be "median" or "mean", got {statistic!r}.')
+        raise InputError(f'`statistic` must be "median" or "mean", got {statistic!r}.')
     summary = cv.summary()
     note = summary.attrs["note"]
     summary = summary.sort_values(["null", statistic], ascending=[True, False])

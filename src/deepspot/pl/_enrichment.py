@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._sdata.tables import find_result
+from deepspot.errors import InputError
 
 from ._map.values import groups_of
 from ._style import BLUE, GRAY, several_axes
@@ -87,11 +88,11 @@ def enrichment(
     >>> axes = ds.pl.enrichment(sdata, group="tumour")
     """
     if n_top < 1:
-        raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
+        raise InputError(f"`n_top` must be at least 1, got {n_top}.")
     table_key, results = find_result(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
     groups = groups_of(results, group, "group")
     if not groups:
-        raise ValueError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")
+        raise InputError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")
     results = results.assign(group=results["group"].astype(str), term=short_names(list(results["term"].astype(str))))
     top = [results[results["group"] == name].nsmallest(n_top, "p", keep="first") for name in groups]
     axes = _new_axes(top, figsize) if ax is None else several_axes(ax, len(top), "groups")

@@ -8,6 +8,7 @@ import numpy as np
 from deepspot._core.validate import check_positive
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_expression_table, known_genes
+from deepspot.errors import InputError
 
 from ._map.panel import bar_length, draw_scale_bar
 from ._map.tiles import cut_tiles, draw_tile, tile_side
@@ -122,7 +123,7 @@ def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.nd
     """Positions of the highest and of the lowest values, both falling."""
     there = np.flatnonzero(np.isfinite(values))
     if len(there) < 2:
-        raise ValueError(f"{len(there)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
+        raise InputError(f"{len(there)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
     n = min(n, len(there) // 2)
     # Spots of equal value, such as 0, would else be those at the start of the table: neighbors in a corner.
     there = np.random.default_rng(0).permutation(there)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._sdata.tables import find_result
+from deepspot.errors import InputError
 
 from ._map.panel import draw_color_bar
 from ._map.values import groups_of
@@ -89,13 +90,13 @@ def markers(
     from matplotlib.colors import CenteredNorm
 
     if n_top < 1:
-        raise ValueError(f"`n_top` must be at least 1, got {n_top}.")
+        raise InputError(f"`n_top` must be at least 1, got {n_top}.")
     table_key, results = find_result(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
     drawn = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
     top = top_genes(results, drawn, n_top)
     if not any(top.values()):
-        raise ValueError(
+        raise InputError(
             f"No gene is significant and higher in any of the groups {drawn}, so there is nothing to draw. All genes "
             f"are in sdata.tables[{table_key!r}].uns[{key!r}]."
         )

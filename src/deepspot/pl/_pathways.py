@@ -8,6 +8,7 @@ import numpy as np
 from deepspot._core.validate import check_positive, keys_in
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_result, match_rows
+from deepspot.errors import InputError
 
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import QUANTILES, draw_color_bar, draw_panel, grid_of, map_axes
@@ -126,5 +127,5 @@ def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: i
         spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
         return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
     if not len(pathways):
-        raise ValueError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
+        raise InputError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
     return keys_in(pathways, scores.columns, where)

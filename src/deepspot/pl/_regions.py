@@ -9,6 +9,7 @@ import pandas as pd
 
 from deepspot._core.validate import key_in, keys_in
 from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
+from deepspot.errors import InputError
 
 from ._map.coloring import label_colors
 from ._map.values import describe_values, expression_values, shapes_of, unit_label
@@ -134,7 +135,7 @@ def _groups(frame: pd.DataFrame, groups: Sequence[str] | None, groupby: str) -> 
     names = keys_in(groups if groups is not None else size.index[size >= MIN_SPOTS], size.index, where)
     small = [name for name in names if size[name] < MIN_SPOTS]
     if small or len(names) < 2:
-        raise ValueError(
+        raise InputError(
             f"Regions are compared if at least two of them have {MIN_SPOTS} spots with the gene; {where}: "
             f"{size.to_dict()}. Choose others with `groups=`, or another `groupby`."
         )
@@ -150,7 +151,7 @@ def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | No
         return [(top, name) for name in names if name != top]
     for pair in pairs:
         if len(pair) != 2 or pair[0] == pair[1]:
-            raise ValueError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
+            raise InputError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
     return [(key_in(str(a), names, "drawn regions"), key_in(str(b), names, "drawn regions")) for a, b in pairs]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.validate import keys_in
+from deepspot.errors import InputError
 
 from ._style import BLUE, GRAY, ORANGE, one_axes
 
@@ -55,7 +56,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """
     card = model.card
     if card.reliability is None:
-        raise ValueError(
+        raise InputError(
             "The model does not know how reliable it is: its gate was switched off. Train it with `ds.tl.train`."
         )
     found = card.reliability

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from deepspot._core.validate import check_same_length
+from deepspot.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +40,10 @@ def by_name(results: Any, kind: type[T]) -> dict[str, T]:
     """Results by their names, or one without any, if all are of a kind."""
     found = {str(name): result for name, result in results.items()} if isinstance(results, Mapping) else {"": results}
     if not found:
-        raise ValueError(f"There is nothing to draw. Pass a {kind.__name__}, or a mapping from names to them.")
+        raise InputError(f"There is nothing to draw. Pass a {kind.__name__}, or a mapping from names to them.")
     for result in found.values():
         if not isinstance(result, kind):
-            raise TypeError(
+            raise InputTypeError(
                 f"Only a {kind.__name__} can be drawn here, or a mapping from names to them, not a "
                 f"{type(result).__name__}."
             )

@@ -9,6 +9,7 @@ from deepspot._core.keys import grid_name, subspots_name
 from deepspot._core.validate import keys_in
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import known_genes
+from deepspot.errors import MissingKeyError
 
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import draw_color_bar, draw_panel, grid_of, limits, map_axes
@@ -122,7 +123,7 @@ def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None
         usual = [name for name in (subspots_name(shapes_key), grid_name(shapes_key)) if name in sdata.shapes]
         found = [(prediction_table_key(sdata, name, None, argument="fine_key"), name) for name in usual]
     if not found:
-        raise KeyError(
+        raise MissingKeyError(
             f"No table holds a finer prediction of {shapes_key!r}. Call "
             '`ds.tl.predict(sdata, model, resolution="subspot")`, or with "grid", first.'
         )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepspot.errors import InputError
+
 from ._style import BLUE, GRAY, ORANGE, one_axes
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     from matplotlib.ticker import MaxNLocator
 
     if model.history is None:
-        raise ValueError(
+        raise InputError(
             "The model has no training history: ridge alone predicts (see `model.card.gate`), or it "
             "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.tl.train`."
         )

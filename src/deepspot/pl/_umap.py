@@ -12,6 +12,7 @@ from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot._stats.normalize import check_counts, normalize
+from deepspot.errors import InputError
 
 from ._map.coloring import coloring
 from ._map.tiles import cut_tiles, draw_tile, tile_side
@@ -158,7 +159,7 @@ def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
     if not is_deepspot_table(table) and "log1p" not in table.uns:
         X = normalize(check_counts(X, f"X of table {table_key!r}"))
     if X.shape[0] < FEWEST:
-        raise ValueError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
+        raise InputError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
     if hasattr(X, "dask"):  # for what lies on disk, scanpy's PCA wants one more package
         check_fits_in_memory(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
         X = X.compute()

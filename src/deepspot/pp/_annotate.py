@@ -13,6 +13,7 @@ from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import tables_annotating
 from deepspot._sdata.write import add_labels
 from deepspot._spatial.transforms import centers_px
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from ._regions import Regions, read, regions_of
 
@@ -110,7 +111,7 @@ def annotate(
         centers = centers_px(sdata, image_key, shapes_key, coordinate_system)
     found = drawn.cover(centers)
     if (found < 0).all():
-        raise ValueError(_apart(centers, drawn, shapes_key, name))
+        raise InputError(_apart(centers, drawn, shapes_key, name))
     labels = [drawn.labels[region] if region >= 0 else unlabelled for region in found]
     categories = list(dict.fromkeys([*drawn.labels, *([] if unlabelled is None else [unlabelled])]))
     column = pd.Series(pd.Categorical(labels, categories), index=sdata.shapes[shapes_key].index)
@@ -142,13 +143,13 @@ def _spots(sdata: SpatialData, regions: str | None, shapes_key: str | None) -> s
 def _outside(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFrame:
     if not isinstance(regions, str | Path):
         if not hasattr(regions, "geometry"):
-            raise TypeError(
+            raise InputTypeError(
                 "`regions` must be the name of a shapes element, the path of a GeoJSON file, or a GeoDataFrame, got "
                 f"{type(regions).__name__}."
             )
         return regions
     if isinstance(regions, str) and not Path(regions).suffix:
-        raise KeyError(
+        raise MissingKeyError(
             f"Key `{regions!r}` not found in `sdata.shapes`. Available keys: {list(sdata.shapes)}. To read a file, "
             "pass its path with `.geojson` at its end."
         )

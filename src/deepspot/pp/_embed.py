@@ -7,6 +7,7 @@ from deepspot._core.validate import check_positive
 from deepspot._features.feature_table import SlideFeatures, subspots_from
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -101,7 +102,7 @@ def embed(
     view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
     side = view.diameter_um if tile_um is None else tile_um
     if side is None:
-        raise ValueError(
+        raise InputError(
             f"The size of a spot is unknown: sdata.shapes[{view.shapes_key!r}] has no column {DIAMETER!r}. Pass "
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )

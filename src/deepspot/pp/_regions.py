@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
@@ -51,7 +52,7 @@ def read(path: Path) -> GeoDataFrame:
         features = content if isinstance(content, list) else content.get("features", [content])
         return GeoDataFrame.from_features(features)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} is not GeoJSON ({type(error).__name__}: {error}). Export the annotations from QuPath with "
             "File > Export objects as GeoJSON."
         ) from error
@@ -70,7 +71,7 @@ def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
     left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
     kept = ~flat & ~unnamed
     if not kept.any():
-        raise ValueError(f"There is no labelled polygon among the {len(shapes)} regions: {left_out or 'it is empty'}.")
+        raise InputError(f"There is no labelled polygon among the {len(shapes)} regions: {left_out or 'it is empty'}.")
     return Regions(polygons[kept], [str(labels[at]) for at in np.flatnonzero(kept)], colors, left_out)
 
 
@@ -84,7 +85,7 @@ def _labels(shapes: GeoDataFrame, label_key: str | None) -> tuple[list[str | Non
             if any(label is not None for label, _ in classes):
                 return [label for label, _ in classes], {label: c for label, c in classes if label and c}
     if label_key is not None:
-        raise ValueError(f"Column {label_key!r} of the regions holds no label at all.")
+        raise InputError(f"Column {label_key!r} of the regions holds no label at all.")
     return [str(value) for value in shapes.index], {}
 
 

@@ -8,6 +8,7 @@ from deepspot._core.validate import check_positive, one_key
 from deepspot._sdata.select import select_shapes
 from deepspot._sdata.write import set_column
 from deepspot._spatial.transforms import centers_px, pitch_px, write_scale
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -55,7 +56,7 @@ def set_scale(
     >>> ds.pp.set_scale(sdata, spot_pitch_um=100)
     """
     if (mpp is None) == (spot_pitch_um is None):
-        raise ValueError("Pass either `mpp` (µm per pixel) or `spot_pitch_um` (µm between neighbouring spots).")
+        raise InputError("Pass either `mpp` (µm per pixel) or `spot_pitch_um` (µm between neighbouring spots).")
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
     needs_spots = spot_pitch_um is not None or spot_diameter_um is not None
     spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""

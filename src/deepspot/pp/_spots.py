@@ -11,6 +11,7 @@ from deepspot._image.tissue import PER_TILE, tissue_by_brightness, tissue_by_sat
 from deepspot._sdata.write import add_shapes, check_new_key
 from deepspot._spatial.boxes import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -95,9 +96,9 @@ def spots(
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
     check_new_key(sdata, key_added, overwrite=overwrite, kind="shapes")
     if layout not in LAYOUTS:
-        raise ValueError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
+        raise InputError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
     if tissue is not None and tissue not in RULES:
-        raise ValueError(f"`tissue` must be one of {list(RULES)}, or None for spots everywhere, got {tissue!r}.")
+        raise InputError(f"`tissue` must be one of {list(RULES)}, or None for spots everywhere, got {tissue!r}.")
     side = check_positive(diameter_um, "diameter_um")
     distance = check_positive(distance_um, "distance_um")
     mpp = microns_per_pixel(sdata, image_key)
@@ -120,11 +121,11 @@ def spots(
 def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: float, distance: float) -> None:
     image = f"image {image_key!r} of {size[0]:,.0f} × {size[1]:,.0f} µm, at {mpp:.4g} µm per pixel"
     if side > min(size):
-        raise ValueError(f"No spot of {side:g} µm fits into {image}. Make `diameter_um` smaller, or check the scale.")
+        raise InputError(f"No spot of {side:g} µm fits into {image}. Make `diameter_um` smaller, or check the scale.")
     if distance > max(size):
-        raise ValueError(f"`distance_um={distance:g}` is more than {image}. Make it smaller, or check the scale.")
+        raise InputError(f"`distance_um={distance:g}` is more than {image}. Make it smaller, or check the scale.")
     if distance < mpp:
-        raise ValueError(f"`distance_um={distance:g}` is less than a pixel of {image}. Visium's is 100.")
+        raise InputError(f"`distance_um={distance:g}` is less than a pixel of {image}. Visium's is 100.")
 
 
 def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule: str, name: str) -> np.ndarray:
@@ -132,7 +133,7 @@ def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule:
     keep = RULES[rule](rgb, centers / scale, side / scale, name)
     if not keep.any():
         other = next(key for key in RULES if key != rule)
-        raise ValueError(
+        raise InputError(
             f"{name} shows no tissue: none of {len(keep):,} spots lies on some by {rule}. Look at the slide, and try "
             f"`tissue={other!r}`, or None for spots everywhere."
         )

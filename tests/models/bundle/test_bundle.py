@@ -209,7 +209,7 @@ def test_a_card_that_is_no_plain_json_is_refused(small, content):
     (small / CARD).write_bytes(content)
     with pytest.raises(ValueError, match=r"small/card.json .*(Get a new copy|Update deepspot)") as error:
         ds.models.load(small)
-    assert type(error.value) is ValueError or "larger" in str(error.value)
+    assert type(error.value) is ds.errors.InputError or "larger" in str(error.value)
     assert len(str(error.value)) < 500
 
 

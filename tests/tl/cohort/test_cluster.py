@@ -105,7 +105,7 @@ def test_workers_use_the_threads_they_were_given():
 
 
 def test_encoder_that_workers_do_not_know_is_told_before_anything_runs(run, client, tmp_path):
-    with pytest.raises(ValueError, match="The workers cannot do this: KeyError: Key `'mean_colour'` not found"):
+    with pytest.raises(ValueError, match="The workers cannot do this: MissingKeyError: Key `'mean_colour'` not found"):
         run(client=client, encoder=None)
     assert list((tmp_path / "out" / "slides").iterdir()) == []
 

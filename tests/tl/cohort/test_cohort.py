@@ -72,14 +72,14 @@ def test_broken_slides_are_reported_and_others_go_on(run, files, tmp_path, log):
     runs = run(rows)
     assert runs.index[runs["status"] == "done"].tolist() == ["P1_S1", "P2_S1"]
     assert runs.loc["nowhere", "error"].startswith("FileNotFoundError: ")
-    assert runs.loc["cut_off", "error"].startswith("ValueError: ")
+    assert runs.loc["cut_off", "error"].startswith("InputError: ")
     assert "tissue" in runs.loc["white", "error"]
     assert "mpp" in runs.loc["no_scale", "error"]
     assert not runs["error"].str.contains("\n").any()
     assert list((tmp_path / "out" / ".work").iterdir()) == []
     assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").obs_names.tolist() == ["P1_S1", "P2_S1"]
     assert log[-1].startswith("2 of 6 slides are done, 4 failed. Run table: ")
-    assert any(line.startswith("Slide 'white' failed. ValueError: ") for line in log)
+    assert any(line.startswith("Slide 'white' failed. InputError: ") for line in log)
 
 
 def test_scale_of_the_manifest_is_used(run, files):

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepspot._core.validate import check_positive
+from deepspot.errors import InputError, InputTypeError
 
 from .image import draw, stain_colors
 from .tissue import CLASSES, DIAMETER_UM, Array, grow_tissue, hex_array, scatter_cells, spot_composition, spot_signals
@@ -133,7 +134,7 @@ def toy_slide(
     check_positive(depth, "depth")
     for argument, size in {"stain_shift": stain_shift, "batch_effect": batch_effect}.items():
         if not 0 <= size < np.inf:
-            raise ValueError(f"`{argument}` must be 0 or above, got {size}.")
+            raise InputError(f"`{argument}` must be 0 or above, got {size}.")
 
     # One stream per purpose: a finer image or another depth leaves the tissue where it is.
     def stream(purpose: int, *of: int) -> np.random.Generator:
@@ -174,9 +175,9 @@ def toy_slide(
 
 def _at_least(value: int, least: int, argument: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{argument}` must be an integer, got {type(value).__name__}.")
+        raise InputTypeError(f"`{argument}` must be an integer, got {type(value).__name__}.")
     if value < least:
-        raise ValueError(f"`{argument}` must be {least} or more, got {value}.")
+        raise InputError(f"`{argument}` must be {least} or more, got {value}.")
 
 
 @dataclass(frozen=True)

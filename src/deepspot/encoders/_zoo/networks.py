@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepspot.errors import MissingPackageError
+
 from .specs import Spec
 
 
@@ -28,7 +30,7 @@ def class_of_transformers(spec: Spec) -> tuple[Any, dict[str, Any]]:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"{architecture} is a network of transformers, which is not installed. Install it with "
             '`pip install "deepspot[zoo]"`.'
         ) from error

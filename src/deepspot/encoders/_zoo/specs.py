@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deepspot._core.logging import logger
 from deepspot.encoders._card import EncoderCard
+from deepspot.errors import InputError
 
 
 class Spec(BaseModel):
@@ -72,7 +73,7 @@ READ = frozenset(_ZOO["lazyslide_models"])
 
 def refusal(card: EncoderCard) -> ValueError:
     """Why an encoder is not loaded that only code of its repository could build, and what a user can do."""
-    return ValueError(
+    return InputError(
         f"Encoder {card.name!r} is not loaded: {card.remote_code}. Nothing that deepspot loads runs code. If you trust "
         f"that code, load the module yourself and make it an encoder with `ds.encoders.register(card, load)`; its page "
         f"is {card.url}, its licence {card.licence}."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.hashing import digest
+from deepspot.errors import InputError
 
 from .specs import Spec, log_licence
 
@@ -58,15 +59,15 @@ def read(path: Path) -> dict[str, Tensor]:
     held = _held(path)
     if not isinstance(held, dict) or not held:
         kind = "nothing" if isinstance(held, dict) else f"a {type(held).__name__}"
-        raise ValueError(f"{path} holds no tensors by name, but {kind}. {WANTED}")
+        raise InputError(f"{path} holds no tensors by name, but {kind}. {WANTED}")
     strange = [repr(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if strange:
-        raise ValueError(f"{path} holds more than tensors by name: {_few(strange)}. {WANTED}")
+        raise InputError(f"{path} holds more than tensors by name: {_few(strange)}. {WANTED}")
     # Without what a file may have hung on a tensor, such as a method of its own.
     tensors = {name: Tensor.detach(value) for name, value in held.items() if not name.endswith(COUNTER)}
     odd = [name for name, value in tensors.items() if not _is_plain(value)]
     if odd:
-        raise ValueError(f"{path} holds tensors that are no plain numbers: {_few(odd)}. {WANTED}")
+        raise InputError(f"{path} holds tensors that are no plain numbers: {_few(odd)}. {WANTED}")
     # torchvision's DenseNet was saved before its layers got the names that they have now.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
     return {old.sub(r"\1\2.", name): value.float() for name, value in tensors.items()}
@@ -85,7 +86,7 @@ def _held(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]{1,80})", str(error))  # the rest of it says how to run the file after all
-        raise ValueError(
+        raise InputError(
             f"{path} holds more than tensors{f' ({asked[1]})' if asked else ''}, or is damaged; nothing in it was "
             "executed. Get a file of bare weights, best one that ends in .safetensors."
         ) from error
@@ -93,7 +94,7 @@ def _held(path: Path) -> object:
         raise  # the system says it best
     except Exception as error:  # damaged files raise anything, and PyTorch asks for as much memory as they say
         reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"{path} cannot be read as weights ({reason}). Get a new copy of it.") from error
+        raise InputError(f"{path} cannot be read as weights ({reason}). Get a new copy of it.") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -101,7 +102,7 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as file:
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
         if packed or file.testzip() is not None:
-            raise ValueError("it is damaged")
+            raise InputError("it is damaged")
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -119,7 +120,7 @@ def needed(tensors: dict[str, Tensor], spec: Spec, path: Path) -> dict[str, Tens
     kept = {name: value for name, value in named.items() if not name.startswith(spec.unused or ("\0",))}
     wrong = [name for name, value in kept.items() if not bool(value.isfinite().all())]
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{path} holds weights that are not finite, in {len(wrong)} tensors: {_few(wrong)}. Get a new copy of it."
         )
     return kept
@@ -152,7 +153,7 @@ def fill(spec: Spec, tensors: dict[str, Tensor], path: Path) -> nn.Module:
     }
     wrong = [f"{len(names)} tensors are {what} ({_few(names)})" for what, names in differences.items() if names]
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"{path} does not hold the weights of {spec.card.name!r}: {'; '.join(wrong)}. They are published at "
             f"{spec.card.url}."
         )

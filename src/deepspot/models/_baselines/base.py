@@ -10,6 +10,7 @@ import numpy as np
 
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
+from deepspot.errors import InputError
 from deepspot.models._confidence.folds import labels, which_rows
 from deepspot.models._network.scaler import Scaler
 
@@ -68,7 +69,7 @@ class Baseline:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, self._state):
-            raise ValueError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
+            raise InputError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
 
 
 def fill_unknown(targets: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepspot._features.bags import Bags
+from deepspot.errors import InputError
 from deepspot.models._features import context_features
 
 from .base import Baseline, fill_unknown
@@ -246,7 +247,7 @@ class PositionOnly(Regression):
 
     def _features(self, bags: Bags) -> np.ndarray:
         if bags.position is None:
-            raise ValueError(
+            raise InputError(
                 "PositionOnly needs positions, but the bags have none. Make them with `Bags(position=...)`."
             )
         middle = np.linalg.norm(bags.position, axis=1)

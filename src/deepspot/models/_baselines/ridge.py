@@ -8,6 +8,7 @@ import numpy as np
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
+from deepspot.errors import InputError
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._features import CONTEXT, context_features
 from deepspot.models._network.scaler import Scaler
@@ -137,7 +138,7 @@ class Ridge(Baseline):
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
         if not strengths:
-            raise ValueError("`alphas` is empty: give at least one strength.")
+            raise InputError("`alphas` is empty: give at least one strength.")
         if self.pca is not None:
             check_positive(self.pca, "pca")
         features = context_features(bags, self.context)
@@ -166,5 +167,5 @@ class Ridge(Baseline):
         self._check_fitted()
         features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
-            raise ValueError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")
+            raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")
         return features @ self.coef + self.intercept

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._features.bags import Bags
+from deepspot.errors import InputError
 from deepspot.models._network.scaler import Scaler
 
 from .base import Baseline, seeded
@@ -116,7 +117,7 @@ class STNet(Baseline):
         if not self.fine_tune:
             return torch.as_tensor(bags.spot)
         if bags.tiles is None:
-            raise ValueError(
+            raise InputError(
                 "STNet with `fine_tune=True` learns from pixels, but the bags have no tiles. Make them with "
                 "`Bags(tiles=...)`, uint8 (n, px, px, 3), or take `fine_tune=False` to learn from embeddings."
             )

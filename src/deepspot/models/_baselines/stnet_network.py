@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepspot.errors import InputError
+
 BATCH = 32
 MOMENTUM = 0.9
 N_SYMMETRIES = 8
@@ -48,7 +50,7 @@ class Backbone(nn.Module):
             features = self.eval()(torch.zeros(1, 3, self.px, self.px))
         self.train(training)
         if features.ndim != 2:
-            raise ValueError(f"`backbone` must give features (n, d), got {tuple(features.shape)}. Pool them.")
+            raise InputError(f"`backbone` must give features (n, d), got {tuple(features.shape)}. Pool them.")
         return features.shape[1]
 
 
@@ -69,13 +71,13 @@ def _timm(name: str, weights: str | Path | None) -> Any:
 
     if not timm.is_model(name.partition(".")[0]):
         alike = timm.list_models(f"*{name}*")[:5] or timm.list_models("densenet*")[:5]
-        raise ValueError(f"`backbone={name!r}` is no model of timm. Some that are: {alike}.")
+        raise InputError(f"`backbone={name!r}` is no model of timm. Some that are: {alike}.")
     # All weights must fit, so the model is made with its classifier, and that is taken off again.
     overlay = None if weights is None else {"state_dict": _read(Path(weights))}
     try:
         model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     except OSError as error:
-        raise ValueError(
+        raise InputError(
             f"The weights of {name!r} could not be downloaded ({error}). Give a local file with `weights=`, or leave "
             "`backbone` out for the one that comes with the package."
         ) from error

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepspot.errors import InputError
+
 from .card import ModelCard
 from .checks import LARGEST_CARD, card_hash, largest_weights, parse_card, parse_content, parse_weights
 
@@ -38,23 +40,23 @@ def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard, dict[
         _check_pin(card.sha256, sha256, path)
     raw, file = _read(path, WEIGHTS, largest_weights(card, str(path / CARD))), str(path / WEIGHTS)
     if _sha256(raw) != card.sha256:
-        raise ValueError(f"{file} is not the file that its card describes: truncated or altered. Get a new copy.")
+        raise InputError(f"{file} is not the file that its card describes: truncated or altered. Get a new copy.")
     return card, parse_weights(raw, content, card, file)
 
 
 def write_bundle(card: ModelCard, tensors: dict[str, Tensor], path: Path, *, half: bool, overwrite: bool) -> None:
     """Write a bundle; what was there stays whole until the new one is complete. `half` writes float16."""
     if re.match(r"hf:/", str(path)):
-        raise ValueError(f"`save` writes to this machine. To send a model to {str(path)!r} call `model.upload`.")
+        raise InputError(f"`save` writes to this machine. To send a model to {str(path)!r} call `model.upload`.")
     if path.suffix.lower() == ".zip":
-        raise ValueError(
+        raise InputError(
             f"Models are saved as a folder, not as a zip like {path}. Pass {str(path.with_suffix(''))!r}, and zip the "
             "folder yourself to send it as one file."
         )
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists. Pass `overwrite=True`, or another path.")
+        raise InputError(f"{path} exists. Pass `overwrite=True`, or another path.")
     if path.exists() and not _is_bundle(path):
-        raise ValueError(f"{path} exists and is no bundle, so it is not replaced. Choose another path.")
+        raise InputError(f"{path} exists and is no bundle, so it is not replaced. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         new, old = Path(scratch) / "new", Path(scratch) / "old"
@@ -89,7 +91,7 @@ def _read(path: Path, name: str, limit: int) -> bytes:
     """Read a file of a bundle that may have so many bytes."""
     file = path / name
     if path.is_file():
-        raise ValueError(
+        raise InputError(
             f"{path} is a file, and a model is a folder with {CARD} and {WEIGHTS}. If it is a zip, unpack it and pass "
             "the folder."
         )
@@ -98,16 +100,16 @@ def _read(path: Path, name: str, limit: int) -> bytes:
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {name}. The bundle is incomplete: get all of it again.")
     if file.stat().st_size > limit:
-        raise ValueError(f"{file} is larger than the {limit:,} bytes that it may have: altered. Get a new copy.")
+        raise InputError(f"{file} is larger than the {limit:,} bytes that it may have: altered. Get a new copy.")
     return file.read_bytes()
 
 
 def _check_pin(known: str, wanted: str, path: Path) -> None:
     """Raise unless a bundle is the one that was asked for."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", wanted):
-        raise ValueError(f"`sha256` must be 64 hexadecimal digits, those of `model.card.sha256`; got {wanted!r}.")
+        raise InputError(f"`sha256` must be 64 hexadecimal digits, those of `model.card.sha256`; got {wanted!r}.")
     if known != wanted.lower():
-        raise ValueError(f"{path} is not the model that was asked for: its `sha256` is {known[:64]!r}, not {wanted!r}.")
+        raise InputError(f"{path} is not the model that was asked for: its `sha256` is {known[:64]!r}, not {wanted!r}.")
 
 
 def _is_bundle(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deepspot._core.keys import SCALE
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
+from deepspot.errors import InputError
 from deepspot.models._confidence.gate import Gate
 from deepspot.models._confidence.reliability import Reliability
 from deepspot.models._network.config import PRESETS, NetworkConfig, TrainingConfig
@@ -93,22 +94,22 @@ class ModelCard(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if len(set(self.genes)) < len(self.genes) or not all(self.genes):
-            raise ValueError("`genes` must be different names")
+            raise InputError("`genes` must be different names")
         if self.encoder is not None and self.encoder.dim != self.dim:
-            raise ValueError(
+            raise InputError(
                 f"encoder {self.encoder.name!r} makes embeddings of length {self.encoder.dim}, but the model takes "
                 f"{self.dim}"
             )
         if self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is none of {list(PRESETS)}")
+            raise InputError(f"preset {self.preset!r} is none of {list(PRESETS)}")
         if self.gate is not None and not 0 <= self.gate.weight <= 1:
-            raise ValueError(f"the share of the network is {self.gate.weight}, not between 0 and 1")
+            raise InputError(f"the share of the network is {self.gate.weight}, not between 0 and 1")
         for field, most in BY_GENE.items() if self.reliability else ():
             values = getattr(self.reliability, field)
             if values is not None and len(values) != len(self.genes):
-                raise ValueError(f"`reliability.{field}` is of {len(values)} genes, but there are {len(self.genes)}")
+                raise InputError(f"`reliability.{field}` is of {len(values)} genes, but there are {len(self.genes)}")
             if any(value is not None and abs(value) > most for value in values or ()):
-                raise ValueError(f"`reliability.{field}` holds numbers beyond {most:g}")
+                raise InputError(f"`reliability.{field}` holds numbers beyond {most:g}")
         return self
 
     @model_validator(mode="after")
@@ -119,9 +120,9 @@ class ModelCard(BaseModel):
             px = max(px, tile.input_px)
             large = max(tile.tile_um, rule.reach) > MOST_UM or max(tile.grid**2, rule.cap) > MOST_PARTS
             if large or tile.tile_um < LEAST_UM:
-                raise ValueError(f"`geometry` is no geometry of spots: {self.geometry}")
+                raise InputError(f"`geometry` is no geometry of spots: {self.geometry}")
         if px > MOST_PX:
-            raise ValueError(f"tiles of {px} px are larger than any encoder takes")
+            raise InputError(f"tiles of {px} px are larger than any encoder takes")
         return self
 
     @model_validator(mode="after")
@@ -130,7 +131,7 @@ class ModelCard(BaseModel):
         encoder = () if self.encoder is None else (self.encoder.name, self.encoder.licence)
         for text in (self.name, self.tissue, self.licence, self.scale, self.depth, *encoder, *self.genes):
             if len(text) > MOST_LETTERS or _CONTROL.search(text):
-                raise ValueError(f"{text[:20]!r}… is too long for a name, or holds control characters")
+                raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
 
     def to_markdown(self, where: str = "path/of/the/model") -> str:

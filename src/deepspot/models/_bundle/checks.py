@@ -8,6 +8,8 @@ import math
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from deepspot.errors import InputError
+
 from .card import ModelCard
 
 if TYPE_CHECKING:
@@ -45,18 +47,18 @@ def strict_json(raw: bytes, name: str) -> Any:
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise ValueError(f"it has {short(key)} twice")
+                raise InputError(f"it has {short(key)} twice")
             found[key] = value
         return found
 
     def finite(number: str) -> float:
         if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number[:MOST_DIGITS]} is no finite number")
+            raise InputError(f"{number[:MOST_DIGITS]} is no finite number")
         return value
 
     def whole(number: str) -> int:
         if len(number) > MOST_DIGITS:
-            raise ValueError(f"a number has {len(number)} digits")
+            raise InputError(f"a number has {len(number)} digits")
         return int(number)
 
     try:
@@ -64,23 +66,23 @@ def strict_json(raw: bytes, name: str) -> Any:
             raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=finite, parse_float=finite, parse_int=whole
         )
     except RecursionError as error:
-        raise ValueError(f"{name} is nested deeper than any file of deepspot. Get a new copy of the bundle.") from error
+        raise InputError(f"{name} is nested deeper than any file of deepspot. Get a new copy of the bundle.") from error
     except ValueError as error:  # what is no JSON, no UTF-8, or refused above
-        raise ValueError(f"{name} is no readable JSON ({error}). Get a new copy of the bundle.") from error
+        raise InputError(f"{name} is no readable JSON ({error}). Get a new copy of the bundle.") from error
 
 
 def parse_content(raw: bytes, name: str) -> dict[str, Any]:
     """Parse a card of a known format, whatever its fields say; `name` is the file."""
     if raw.count(b",") > MOST_VALUES:
-        raise ValueError(f"{name} lists more than {MOST_VALUES:,} values, which no card does. Get a new copy.")
+        raise InputError(f"{name} lists more than {MOST_VALUES:,} values, which no card does. Get a new copy.")
     content = strict_json(raw, name)
     found = content.get("format") if isinstance(content, dict) else None
     if type(found) is int and found > FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{name} has format {found}, of a later version: this one reads format {FORMAT}. Update deepspot."
         )
     if type(found) is not int or found != FORMAT:  # True is 1, but no format
-        raise ValueError(
+        raise InputError(
             f"{name} has format {short(found)}, and only format {FORMAT} is known. Get a new copy of the bundle."
         )
     return content
@@ -92,14 +94,14 @@ def parse_card(content: dict[str, Any], name: str) -> ModelCard:
 
     unknown = sorted(set(content) - set(ModelCard.model_fields))
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{name} does not describe a model: unknown fields {short(unknown)}. A newer deepspot may know them."
         )
     try:
         card = ModelCard.model_validate(content)
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_input=False)]
-        raise ValueError(
+        raise InputError(
             f"{name} does not describe a model ({'; '.join(wrong[:3])[:LONGEST_MESSAGE]}). Get a new copy."
         ) from error
     expected_shapes(card, name)
@@ -122,7 +124,7 @@ def expected_shapes(card: ModelCard, name: str) -> dict[str, tuple[int, ...]]:
     sets = len(network.context)
     count = 2 * network.members * (network.n_phi + network.n_rho)
     if count > MOST_TENSORS:
-        raise ValueError(f"{name} describes a network of {count:,} parts, more than {MOST_TENSORS:,}. Get a new copy.")
+        raise InputError(f"{name} describes a network of {count:,} parts, more than {MOST_TENSORS:,}. Get a new copy.")
     # ρ was collapsed to one layer when the model was fitted.
     member: dict[str, tuple[int, ...]] = {"rho.0.weight": (genes, sets * network.width), "rho.0.bias": (genes,)}
     for phi in range(network.n_phi):
@@ -132,7 +134,7 @@ def expected_shapes(card: ModelCard, name: str) -> dict[str, tuple[int, ...]]:
     ridge |= {f"ridge.{part}": (genes,) for part in ("intercept", "mean", "std")}
     numbers = sum(map(prod, [*members.values(), *ridge.values(), (MOST_CORE, card.dim)]))
     if numbers > MOST_NUMBERS:
-        raise ValueError(
+        raise InputError(
             f"{name} describes a model of {numbers:,} numbers, more than {MOST_NUMBERS:,}. Get a new copy."
         )
     used = (members if weight > 0 else {}) | (ridge if weight < 1 else {})
@@ -152,15 +154,15 @@ def parse_weights(raw: bytes, content: dict[str, Any], card: ModelCard, name: st
 
     length = int.from_bytes(raw[:8], "little")
     if length > min(LARGEST_HEADER, len(raw)):
-        raise ValueError(f"{name} is no readable safetensors file: its header does not end. Get a new copy.")
+        raise InputError(f"{name} is no readable safetensors file: its header does not end. Get a new copy.")
     try:
         found = dict(deserialize(raw))  # checks the header and where each tensor lies, and makes none yet
     except SafetensorError as error:
-        raise ValueError(f"{name} is no readable safetensors file ({short(str(error))}). Get a new copy.") from error
+        raise InputError(f"{name} is no readable safetensors file ({short(str(error))}). Get a new copy.") from error
     metadata = strict_json(raw[8 : 8 + length], f"The header of {name}").get("__metadata__") or {}
     sealed = metadata.get("card", "")  # the first bundles have 16 of its 64 digits
     if len(sealed) not in (16, 64) or not card_hash(content).startswith(sealed):
-        raise ValueError(f"{name} was saved with another card.json: one of the two was altered. Get a new copy.")
+        raise InputError(f"{name} was saved with another card.json: one of the two was altered. Get a new copy.")
     _check_header(found, card, name)
     tensors = {
         key: torch.frombuffer(part["data"], dtype=getattr(torch, TYPES[part["dtype"]])).reshape(part["shape"]).float()
@@ -179,24 +181,24 @@ def _check_header(found: dict[str, Any], card: ModelCard, name: str) -> None:
         expected |= {"novelty.core": (rows, card.dim), "novelty.threshold": (1,)}
     for key, shape in expected.items():
         if key not in found or found[key]["shape"] != list(shape):
-            raise ValueError(f"{name} does not fit its card: {key!r} must be of shape {shape}.")
+            raise InputError(f"{name} does not fit its card: {key!r} must be of shape {shape}.")
     if surplus := sorted(set(found) - set(expected)):
-        raise ValueError(f"{name} does not fit its card: it holds {short(surplus)}, which no part of it uses.")
+        raise InputError(f"{name} does not fit its card: it holds {short(surplus)}, which no part of it uses.")
     for key, part in found.items():
         if part["dtype"] not in TYPES:
-            raise ValueError(f"{name} holds {key!r} as {part['dtype']!r}; weights are {' or '.join(TYPES)}.")
+            raise InputError(f"{name} holds {key!r} as {part['dtype']!r}; weights are {' or '.join(TYPES)}.")
 
 
 def _check_numbers(tensors: dict[str, Tensor], name: str) -> None:
     """Raise if predictions or distances made of these numbers would not be finite."""
     for value in tensors.values():
         if not value.isfinite().all():
-            raise ValueError(f"{name} holds weights that are not finite. Get a new copy.")
+            raise InputError(f"{name} holds weights that are not finite. Get a new copy.")
         if (largest := float(value.abs().max())) > LARGEST_WEIGHT:
-            raise ValueError(f"{name} holds weights as large as {largest:.0e}, which no model has. Get a new copy.")
+            raise InputError(f"{name} holds weights as large as {largest:.0e}, which no model has. Get a new copy.")
     if any((value <= 0).any() for key, value in tensors.items() if key.endswith(".std")):
-        raise ValueError(f"{name} holds a scale that is not positive. Get a new copy.")
+        raise InputError(f"{name} holds a scale that is not positive. Get a new copy.")
     if "novelty.core" in tensors:
         lengths, threshold = tensors["novelty.core"].norm(dim=1), tensors["novelty.threshold"]
         if threshold < LEAST_DISTANCE or (lengths > CORE_LENGTH).any():
-            raise ValueError(f"{name} does not fit its card: its 'novelty' is no set of embeddings with a distance.")
+            raise InputError(f"{name} does not fit its card: its 'novelty' is no set of embeddings with a distance.")

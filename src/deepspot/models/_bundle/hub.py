@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.hub import HubErrors, explain_hub_errors
 from deepspot._core.logging import logger
+from deepspot.errors import InputError
 
 from .bundle import CARD, WEIGHTS, read_card, write_files
 from .card import ModelCard
@@ -50,7 +51,7 @@ def parse(text: str) -> Address:
     """Read ``hf://org/name`` or ``hf://org/name@revision``."""
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"{text!r} is no address. Write 'hf://organisation/name' or 'hf://organisation/name@revision'."
         )
     return Address(found["repo"], found["revision"])
@@ -70,7 +71,7 @@ def fetch(address: Address, *, token: str | None = None) -> Path:
         size = _size(address.repo, WEIGHTS, commit, token)
         if size is None or size <= limit:
             return _download(address.repo, WEIGHTS, commit, token).parent
-    raise ValueError(
+    raise InputError(
         f"{WEIGHTS} in {address} has {size:,} bytes, and by its card it may have {limit:,}. It was not downloaded."
     )
 
@@ -81,7 +82,7 @@ def upload(
     """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
     place = parse(address)
     if place.revision is not None:
-        raise ValueError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
+        raise InputError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
     with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
         folder = Path(scratch)
         write_files(card, tensors, folder, half=half)
@@ -122,7 +123,7 @@ def _send(folder: Path, place: Address, *, private: bool, token: str | None, mes
     if known is None:
         api.create_repo(place.repo, private=private)
     elif private and not known.private:
-        raise ValueError(f"{place.url} is public. Pass `private=False` to publish the model, or another name.")
+        raise InputError(f"{place.url} is public. Pass `private=False` to publish the model, or another name.")
     done = api.upload_folder(
         repo_id=place.repo, folder_path=folder, commit_message=message, allow_patterns=[CARD, WEIGHTS, PAGE]
     )

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 N_FOLDS = 5
 HELD_OUT = 0.2
 Unit = Literal["patients", "slides", "blocks"]
@@ -57,7 +59,7 @@ def make_folds(
     groups = labels[once]
     n = min(n_folds, len(np.unique(groups)))
     if n < 2:
-        raise ValueError(f"{len(once)} spots cannot be folded: at least 2 are needed.")
+        raise InputError(f"{len(once)} spots cannot be folded: at least 2 are needed.")
     splits = [(rows[~np.isin(rows, once[test])], once[test]) for _, test in GroupKFold(n).split(once, groups=groups)]
     return Folds(unit, labels, splits)
 
@@ -86,10 +88,10 @@ def which_rows(rows: np.ndarray | None, n: int) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.dtype == bool:
         if rows.shape != (n,):
-            raise ValueError(f"`rows` as a mask must be of shape ({n},), got {rows.shape}.")
+            raise InputError(f"`rows` as a mask must be of shape ({n},), got {rows.shape}.")
         rows = np.flatnonzero(rows)
     if len(rows) == 0 or rows.min() < 0 or rows.max() >= n:
-        raise ValueError(f"`rows` must be row numbers from 0 to {n - 1}, at least one.")
+        raise InputError(f"`rows` must be row numbers from 0 to {n - 1}, at least one.")
     return rows
 
 
@@ -98,7 +100,7 @@ def labels(values: np.ndarray | None, n: int, argument: str) -> np.ndarray:
     if values is None:
         return np.zeros(n, dtype=int)
     if len(values) != n:
-        raise ValueError(f"`{argument}` must have one label for each of the {n} spots, got {len(values)}.")
+        raise InputError(f"`{argument}` must have one label for each of the {n} spots, got {len(values)}.")
     return np.asarray(values)
 
 

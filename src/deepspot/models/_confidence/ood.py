@@ -7,6 +7,8 @@ from typing import Self
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 from .folds import Folds, make_folds
 
 NEIGHBORS = 5
@@ -81,7 +83,7 @@ class OODDetector:
     def score(self, spot: np.ndarray) -> np.ndarray:
         """Score of every spot (n,) in float32: larger is stranger, above 1 is stranger than the threshold."""
         if spot.ndim != 2 or spot.shape[1] != self.core.shape[1]:
-            raise ValueError(f"`spot` must be of shape (n, {self.core.shape[1]}), got {spot.shape}.")
+            raise InputError(f"`spot` must be of shape (n, {self.core.shape[1]}), got {spot.shape}.")
         if not self.known:
             return np.full(len(spot), np.nan, dtype=np.float32)
         return (_distance(self.core, spot) / self.threshold).astype(np.float32)

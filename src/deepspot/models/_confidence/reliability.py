@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deepspot._core.validate import check_same_length
 from deepspot._stats.metrics import pearson, varies
+from deepspot.errors import InputError
 
 from .folds import Folds, Unit
 from .gate import interval
@@ -96,7 +97,7 @@ def _listed(values: np.ndarray) -> list[float | None]:
 def least_patients(level: float) -> int:
     """Number of patients from which an interval of this level is finite and narrower than the largest error."""
     if not 0 < level < 1:
-        raise ValueError(f"`level` must lie between 0 and 1, got {level}.")
+        raise InputError(f"`level` must lie between 0 and 1, got {level}.")
     return int(np.floor(level / (1 - level) + 1e-9)) + 1
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from deepspot.errors import InputError
+
 from .pickle_reader import FORWARD, NETWORK, Node, Refused, describe
 
 PICKLE = "data.pkl"
@@ -52,9 +54,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with zipfile.ZipFile(path) as file:
             return _network(_Archive(file, path.stat().st_size))
     except Refused as refused:
-        raise ValueError(f"{path} {refused}") from refused.__cause__
+        raise InputError(f"{path} {refused}") from refused.__cause__
     except UNREADABLE as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no readable checkpoint ({error}): truncated, or written by PyTorch before 1.6. Get a new copy."
         ) from error
 

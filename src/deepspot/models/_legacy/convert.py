@@ -8,6 +8,7 @@ import numpy as np
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
+from deepspot.errors import InputError
 
 from .checkpoint import Checkpoint, read_checkpoint
 from .files import GENES, SETTINGS, find_model, read_genes, read_settings
@@ -170,7 +171,7 @@ def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **ca
         )
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
-        raise ValueError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
+        raise InputError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
     return DeepSpot.from_tensors(whole, tensors)
 
 
@@ -181,15 +182,15 @@ def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, 
     settings, phi, rho = checkpoint.settings, checkpoint.phi, checkpoint.rho
     context = CONTEXTS.get(settings.get("spot_context"), ())
     if not phi or not rho or not context:
-        raise ValueError(f"{path} has no network, or one with an unknown context: {settings.get('spot_context')!r}.")
+        raise InputError(f"{path} has no network, or one with an unknown context: {settings.get('spot_context')!r}.")
     width, dim, n_genes = len(phi[0][0]), phi[0][0].shape[-1], len(rho[0][0])
     for layers, shape in ((phi, (width, dim)), (rho, (n_genes, width * len(context)))):
         if any(weight.shape != shape or bias.shape != shape[:1] for weight, bias in layers):
-            raise ValueError(f"{path} holds layers whose sizes do not fit together. Get a new copy.")
+            raise InputError(f"{path} holds layers whose sizes do not fit together. Get a new copy.")
         if not all(np.isfinite(values).all() for layer in layers for values in layer):
-            raise ValueError(f"{path} holds weights that are not finite. Get a new copy.")
+            raise InputError(f"{path} holds weights that are not finite. Get a new copy.")
     if (settings.get("input_size"), settings.get("output_size")) != (dim, n_genes):
-        raise ValueError(f"{path} contradicts itself about the number of inputs or genes. Get a new copy.")
+        raise InputError(f"{path} contradicts itself about the number of inputs or genes. Get a new copy.")
     base = look_up("published").network.model_dump()
     found = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
     return NetworkConfig(**base | found), dim
@@ -199,10 +200,10 @@ def _check_agreement(checkpoint: Checkpoint, settings: dict[str, str], genes: li
     """Whether the three files belong together."""
     n_genes = len(checkpoint.rho[0][1])
     if len(genes) != n_genes:
-        raise ValueError(f"{path} predicts {n_genes} genes, and {GENES} beside it names {len(genes)}. Get a new copy.")
+        raise InputError(f"{path} predicts {n_genes} genes, and {GENES} beside it names {len(genes)}. Get a new copy.")
     for key in ("input_size", "output_size", "phi2rho_size", "spot_context"):
         if key in settings and settings[key] != str(checkpoint.settings.get(key)):
-            raise ValueError(
+            raise InputError(
                 f"{path} has {key}={checkpoint.settings.get(key)!r}, and {SETTINGS} beside it says {settings[key]!r}: "
                 "the files do not belong together. Copy both from the same folder."
             )
@@ -215,7 +216,7 @@ def _scale(checkpoint: Checkpoint, n_genes: int, path: Path) -> tuple[np.ndarray
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
         mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     if not (mean.shape == scale.shape == (n_genes,) and np.isfinite([mean, scale]).all() and (scale > 0).all()):
-        raise ValueError(f"{path} holds a scaler that does not fit its {n_genes} genes. Get a new copy.")
+        raise InputError(f"{path} holds a scaler that does not fit its {n_genes} genes. Get a new copy.")
     return mean, scale
 
 
@@ -225,7 +226,7 @@ def _neighbor_rule(settings: dict[str, str], path: Path) -> NeighborRule:
 
     text = settings.get("neighbors", str(look_up("published").array_box))
     if len(text) > 2 or not text.isdecimal() or not 0 < int(text) <= 10:
-        raise ValueError(
+        raise InputError(
             f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; steps of the array from 1 to 10 are known."
         )
     return NeighborRule(kind="box", reach=int(text), cap=(2 * int(text) + 1) ** 2 - 1)

@@ -6,6 +6,8 @@ import csv
 from io import StringIO
 from pathlib import Path
 
+from deepspot.errors import InputError
+
 MODEL, SETTINGS, GENES = "final_model.pkl", "top_param_overall.yaml", "info_highly_variable_genes.csv"
 LARGEST_SETTINGS, LARGEST_GENES = 100_000, 20_000_000
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -34,9 +36,9 @@ def read_settings(path: Path) -> dict[str, str]:
         # Every value stays text, so that nothing is constructed and nothing multiplies.
         found = yaml.load(_text(path, LARGEST_SETTINGS), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is no readable YAML ({type(error).__name__}). Get a new copy.") from error
+        raise InputError(f"{path} is no readable YAML ({type(error).__name__}). Get a new copy.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no hyper-parameters by name. Get a new copy.")
+        raise InputError(f"{path} holds no hyper-parameters by name. Get a new copy.")
     return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
 
 
@@ -54,12 +56,12 @@ def read_genes(path: Path) -> list[str]:
             if row and FLAGS[row[flag].strip().lower()]:
                 genes.append(row[name])
     except (csv.Error, ValueError, KeyError, IndexError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} must be CSV with the columns 'gene_name' and 'isPredicted' (True or False), and does not fit "
             f"({error})."
         ) from error
     if not all(genes) or len(set(genes)) < len(genes):
-        raise ValueError(f"{path} names genes that are empty or there twice. Get a new copy.")
+        raise InputError(f"{path} names genes that are empty or there twice. Get a new copy.")
     return genes
 
 
@@ -67,8 +69,8 @@ def _text(path: Path, limit: int) -> str:
     with path.open("rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise ValueError(f"{path} is larger than such a file can be ({limit:,} bytes). Get a new copy.")
+        raise InputError(f"{path} is larger than such a file can be ({limit:,} bytes). Get a new copy.")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error}). Get a new copy.") from error
+        raise InputError(f"{path} is no text ({error}). Get a new copy.") from error

@@ -15,6 +15,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepspot.errors import InputError
+
 NETWORK = "deepspot.spot.model.DeepSpot"
 FORWARD = "_forward_"
 STORAGE = "storage of a tensor"
@@ -145,7 +147,7 @@ def _read(data: bytes) -> Any:
                     f"uses the pickle instruction {other}, which `torch.save` does not write. Get a new copy."
                 )
     if below or len(stack) != 1:
-        raise ValueError("it does not end with one value")
+        raise InputError("it does not end with one value")
     return stack[0]
 
 
@@ -153,7 +155,7 @@ def _set_items(target: Any, pairs: list[Any]) -> None:
     items = target.items if isinstance(target, Node) else target
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
         if not isinstance(key, str):  # hashes of other things can be made to collide, or to take forever
-            raise ValueError("a key is no text")
+            raise InputError("a key is no text")
         items[key] = value
 
 
@@ -167,7 +169,7 @@ def _named(argument: str) -> Node:
 
 def _called(function: Any, args: Any) -> Node:
     if not isinstance(function, Node) or function.args is not None or not isinstance(args, tuple):
-        raise ValueError("something is called that is no function")
+        raise InputError("something is called that is no function")
     if function.of == "builtins.getattr":
         match args:
             case (Node(of=owner), str(attribute)) if owner == NETWORK and attribute.startswith(FORWARD):

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError
 
 Context = Literal["spot", "subspots", "neighbors"]
 Config = TypeVar("Config", bound="NetworkConfig | TrainingConfig")
@@ -136,4 +137,4 @@ def changed(config: Config, changes: dict[str, Any] | None, argument: str) -> Co
         return type(config)(**{**config.model_dump(), **(changes or {})})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"`{argument}` does not fit ({wrong}). Fields: {list(type(config).model_fields)}.") from error
+        raise InputError(f"`{argument}` does not fit ({wrong}). Fields: {list(type(config).model_fields)}.") from error

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler, Subset
 from deepspot._core.device import choose_device
 from deepspot._core.logging import bar
 from deepspot._stats.metrics import pearson
+from deepspot.errors import InputError
 
 from .config import Loss, NetworkConfig, TrainingConfig
 from .network import BagDataset, Network
@@ -74,7 +75,7 @@ def fit_network(
         return name, network.eval(), state["history"]
     options: dict[str, Any] = dict(recipe.trainer_kwargs or {})
     if ours := sorted({"max_epochs", "enable_checkpointing", "logger"} & options.keys()):
-        raise ValueError(
+        raise InputError(
             f"`trainer_kwargs` must not set {ours}: the number of epochs is `training={{'epochs': ...}}`, and "
             "checkpoints are kept with `checkpoint_dir=`."
         )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._sdata.tables import labels_of
+from deepspot.errors import InputError, MissingKeyError
 from deepspot.pl._style import COLORS, MISSING
 
 from .panel import draw_color_bar, limits
@@ -61,7 +62,7 @@ def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, c
     try:
         labels = labels_of(sdata, table_key, color)
     except KeyError as error:
-        raise KeyError(f"`color` is no gene of sdata.tables[{table_key!r}]. {error.args[0]}") from error
+        raise MissingKeyError(f"`color` is no gene of sdata.tables[{table_key!r}]. {error.args[0]}") from error
     return _names(labels.iloc[rows], color, table)
 
 
@@ -71,7 +72,7 @@ def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap) -
 
     known = np.isfinite(values)
     if not known.any():
-        raise ValueError(f"{title!r} has no value in any of the spots, so nothing can be colored by it.")
+        raise InputError(f"{title!r} has no value in any of the spots, so nothing can be colored by it.")
     scale = ScalarMappable(Normalize(*limits(values)), cmap)
     rgba = scale.to_rgba(np.ma.masked_invalid(values))
     rgba[~known] = to_rgba(MISSING)

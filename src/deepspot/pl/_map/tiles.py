@@ -14,6 +14,7 @@ from deepspot._sdata.select import known_diameter
 from deepspot._spatial.boxes import make_boxes
 from deepspot._spatial.geometry import TileGeometry
 from deepspot._spatial.transforms import place_spots
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ def tile_side(sdata: SpatialData, table_key: str, shapes_key: str, tile_um: floa
         return float(sdata.tables[features].uns[UNS]["geometry"]["tile_um"])
     known = known_diameter(sdata, shapes_key)
     if known is None:
-        raise ValueError(
+        raise InputError(
             f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. State how "
             "much tissue to show with `tile_um=`."
         )

@@ -19,6 +19,7 @@ from deepspot._sdata.tables import (
     tables_of_kind,
 )
 from deepspot._stats.normalize import check_counts, normalize
+from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,9 @@ def prediction_table_key(
     if key is None:
         tables = tables_of_kind(sdata, shapes_key, PREDICTION)
         if not tables:
-            raise KeyError(f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
+            raise MissingKeyError(
+                f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first."
+            )
     return one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
 
 
@@ -116,7 +119,7 @@ def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> 
 
 def _columns(table: AnnData, genes: Sequence[str]) -> np.ndarray:
     if not table.var_names.is_unique:
-        raise ValueError("Gene names of the table are not unique. Call `var_names_make_unique` on it first.")
+        raise InputError("Gene names of the table are not unique. Call `var_names_make_unique` on it first.")
     return table.var_names.get_indexer(list(genes))
 
 
@@ -134,5 +137,5 @@ def groups_of(results: pd.DataFrame, groups: str | Sequence[str] | None, argumen
     """Names of the groups of a result as text, in their order there; all, or those that were asked for."""
     known = list(dict.fromkeys(results["group"].astype(str)))
     if groups is not None and not len(groups):
-        raise ValueError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")
+        raise InputError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")
     return keys_in(groups, known, "groups of the result")

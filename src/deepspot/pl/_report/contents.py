@@ -13,6 +13,7 @@ from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.validate import check_positive
 from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import known_genes, labels_of, tables_of_kind
+from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,7 +123,7 @@ class SlideContents:
         """Column with groups: the one asked for, that of the markers, an annotation, or clusters."""
         if wanted is not None:
             if not self.table_keys:
-                raise KeyError(
+                raise MissingKeyError(
                     f"There is no table with groups {wanted!r} of the spots. Call `ds.tl.predict(sdata)` first."
                 )
             if self.table_with_labels(wanted) is None:
@@ -186,7 +187,7 @@ def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
         embedded = DeepSpot.load(FOLDER / EMBEDDED, device="cpu")
         return embedded.card if embedded.fingerprint == made_by.get("fingerprint") else None
     if model is not None and model.fingerprint != made_by.get("fingerprint"):
-        raise ValueError(
+        raise InputError(
             f"`model` is not the one that predicted sdata.tables[{key!r}], which is {made_by.get('model')!r} with "
             f"fingerprint {made_by.get('fingerprint')!r}. Pass that one, or leave `model` out."
         )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._spatial.transforms import pitch_px
+from deepspot.errors import InputError
 
 from .moves import AS_IS, MIN_OVERLAP, Moves, make_moves
 from .null import Agreement, block_noise, shuffles, standardize, surrogates
@@ -155,7 +156,7 @@ def align(
         measured, measured_um = measured[rows], measured_um[rows]
     moves = make(measured_um, predicted_um, pitch, max_shift)
     if moves.overlap[0] < MIN_OVERLAP:
-        raise ValueError(
+        raise InputError(
             f"Only {moves.overlap[0]:.0%} of the measured spots have a predicted one at their place, at least "
             f"{MIN_OVERLAP:.0%} are needed. Predict all spots of the slide."
         )

@@ -12,6 +12,7 @@ from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import check_shared_genes, match_rows
 from deepspot._sdata.view import SlideView
+from deepspot.errors import InputError
 from deepspot.tl._predict.table import predicted, stored
 from deepspot.tl._train.targets import targets
 
@@ -118,7 +119,7 @@ def check_alignment(
 
     check_positive(max_shift, "max_shift")
     if prediction_key is not None and model is not None:
-        raise ValueError("Pass `model` or `prediction_key`, not both: a table of predicted genes needs no model.")
+        raise InputError("Pass `model` or `prediction_key`, not both: a table of predicted genes needs no model.")
     ready, tile_um = None, None
     if prediction_key is None:
         ready = model if isinstance(model, models.DeepSpot) else models.load(model)
@@ -127,7 +128,7 @@ def check_alignment(
     table_key = view.measured_key(table_key)
     measured = view.measured(table_key, layer=layer).without_empty()
     if len(measured.rows) < MIN_SPOTS:
-        raise ValueError(
+        raise InputError(
             f"Only {len(measured.rows)} spots of {view.shapes_key!r} have counts in table {table_key!r}, at least "
             f"{MIN_SPOTS} are needed to tell where they lie."
         )
@@ -181,7 +182,7 @@ def _comparable(measured: MeasuredCounts, predicted: pd.DataFrame) -> tuple[np.n
     ours, theirs = targets([measured], genes)[0][0], predicted[genes].to_numpy()
     vary = np.flatnonzero((np.ptp(ours, axis=0) > 0) & (np.ptp(theirs, axis=0) > 0))
     if len(vary) == 0:
-        raise ValueError(
+        raise InputError(
             f"None of the {len(genes)} shared genes varies over the spots both as measured and as predicted, so "
             "nothing tells where the spots lie. Check the table, or take a model of other genes."
         )

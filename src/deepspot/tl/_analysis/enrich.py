@@ -12,6 +12,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, keys_in
 from deepspot._sdata.tables import find_result
 from deepspot._sdata.write import add_entries, check_entries
+from deepspot.errors import InputError
 
 from .gene_sets import GeneSets, read_gene_sets
 
@@ -128,7 +129,7 @@ def enrich(
     without = [name for name in groups if not top[name]]
     groups = [name for name in groups if top[name]]
     if not groups:
-        raise ValueError(
+        raise InputError(
             f"No group of {without} has a significant marker, so there is nothing to look up. Look at "
             f"sdata.tables[{table_key!r}].uns[{markers_key!r}], or call `ds.tl.markers` with another `alpha=`."
         )
@@ -136,7 +137,7 @@ def enrich(
     sets, source = read_gene_sets(gene_sets, organism)
     sets = {term: inside for term, all_genes in sets.items() if (inside := sorted(genes & set(all_genes)))}
     if not sets:
-        raise ValueError(
+        raise InputError(
             f"The gene sets ({source}) share no gene with the {len(genes):,} genes of the background, which are like "
             f"{sorted(genes)[:3]}: another species, or other identifiers?"
         )

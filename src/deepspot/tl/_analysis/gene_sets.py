@@ -11,6 +11,7 @@ from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError, InputTypeError
 
 GeneSets = Mapping[str, Sequence[str]]
 LIBRARY = "Cancer_Cell_Line_Encyclopedia"
@@ -24,7 +25,7 @@ def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tu
     if isinstance(gene_sets, Mapping):
         return {str(term): [str(gene) for gene in genes] for term, genes in gene_sets.items()}, "dict"
     if not isinstance(gene_sets, str | Path | None):
-        raise TypeError(
+        raise InputTypeError(
             "`gene_sets` must be a dict from names to genes, the path of a GMT file or the name of an Enrichr library, "
             f"got {type(gene_sets).__name__}."
         )
@@ -43,7 +44,7 @@ def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tu
         )
     found = read_gmt(str(path))
     if not found:
-        raise ValueError(
+        raise InputError(
             f"{str(path)!r} holds no gene set. A line is a name, a description and genes, with tabs between them."
         )
     return {term: [gene for gene in genes if gene] for term, genes in found.items()}, source
@@ -67,14 +68,14 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
     elif isinstance(net, pd.DataFrame):
         table, source = net, "DataFrame"
     else:
-        raise TypeError(f"`net` must be a DataFrame or the path of a CSV file, got {type(net).__name__}.")
+        raise InputTypeError(f"`net` must be a DataFrame or the path of a CSV file, got {type(net).__name__}.")
     for column in NETWORK:
         key_in(column, table.columns, f"columns of the network ({source})")
     table = table[NETWORK].dropna()
     twice = table[table.duplicated(["source", "target"])]
     if len(twice):
         pathway, gene, _ = twice.iloc[0]
-        raise ValueError(
+        raise InputError(
             f"The network ({source}) has {len(twice):,} pairs of pathway and gene more than once, first {pathway!r} "
             f"and {gene!r}. Call `drop_duplicates(['source', 'target'])` on it."
         )
@@ -88,7 +89,7 @@ def _download_library(name: str, organism: str) -> str:
         # By default sets of more than 2,000 genes would be left out without a word.
         found = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"Enrichr has no library {name!r} for {organism}. `gseapy.get_library_name({organism!r})` lists them; a "
             "GMT file must end in `.gmt`."
         ) from error

@@ -16,6 +16,7 @@ from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
 from deepspot._stats.log_scale import log_expression
 from deepspot._stats.spatial_null import spatial_eigenvectors, spatial_p_values
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -143,7 +144,7 @@ def markers(
 
     table_key = find_expression_table(sdata, table_key)
     if test not in TESTS:
-        raise ValueError(f"`test` must be one of {list(TESTS)}, got {test!r}.")
+        raise InputError(f"`test` must be one of {list(TESTS)}, got {test!r}.")
     check_positive(alpha, "alpha")
     check_positive(n_permutations, "n_permutations")
     added = [key_added, f"deepspot_{key_added}", SCANPY]
@@ -154,7 +155,7 @@ def markers(
     tested = _groups(labels, groups, reference, groupby)
     regions = regions_of(sdata, table_key)
     if test == "blocks" and len(regions) != 1:
-        raise ValueError(
+        raise InputError(
             f"The block test needs to know where the spots lie in one tissue, but table {table_key!r} describes the "
             f"shapes {regions}. Make a table for each, or use `test='wilcoxon'`."
         )
@@ -223,10 +224,10 @@ def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, gro
     tested = [name for name in keys_in(groups, size.index, where) if name != reference]
     other = {name: size.sum() - size[name] if reference == REST else size[reference] for name in tested}
     if not any(other.values()):
-        raise ValueError(f"There is nothing to compare: {where} are {size.to_dict()}. Two groups are needed.")
+        raise InputError(f"There is nothing to compare: {where} are {size.to_dict()}. Two groups are needed.")
     few = {name: f"{size[name]} against {n}" for name, n in other.items() if min(size[name], n) < FEWEST}
     if few:
-        raise ValueError(
+        raise InputError(
             f"At least {FEWEST} spots are needed on either side, but these groups of {groupby!r} have {few}. Pass "
             f"`groups={[name for name in tested if name not in few]}`."
         )

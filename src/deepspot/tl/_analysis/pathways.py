@@ -13,6 +13,7 @@ from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._stats.log_scale import log_expression
+from deepspot.errors import InputError
 
 from .gene_sets import read_network
 
@@ -123,7 +124,7 @@ def pathways(
     try:
         found = dc.mt.mlm(frame, weights, tmin=tmin)
     except (AssertionError, np.linalg.LinAlgError) as error:
-        raise ValueError(
+        raise InputError(
             f"The pathways ({source}) cannot be told apart by the {len(genes):,} genes of table {table_key!r}: "
             f"{list(n_targets.index)}. Leave out those that share all of their genes with others."
         ) from error
@@ -154,14 +155,14 @@ def _count_targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str
     number = known["source"].value_counts().sort_index()
     enough = number[number >= tmin]
     if enough.empty:
-        raise ValueError(
+        raise InputError(
             f"No pathway ({source}) has {tmin} genes or more in table {table_key!r}; they share {len(known):,} of its "
             f"{len(genes):,} genes, at most {number.max() if len(number) else 0} for a pathway. Genes of the table are "
             f"like {list(genes[:3])}, those of the network like {list(net['target'][:3])}: another species, or other "
             "identifiers? Else pass a smaller `tmin`."
         )
     if len(genes) < len(enough) + 2:
-        raise ValueError(
+        raise InputError(
             f"{len(genes)} genes cannot tell {len(enough)} pathways apart: more genes than pathways are needed."
         )
     return enough

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, key_in
+from deepspot.errors import InputTypeError
 
 from .dask_runner import DaskRunner, check_portable, connected
 from .folder import Folder
@@ -124,7 +125,7 @@ def cohort(
     from deepspot import models
 
     if out is None:
-        raise TypeError("`out` is missing: the folder for results.")
+        raise InputTypeError("`out` is missing: the folder for results.")
     slides = read_manifest(manifest)
     ready = model if isinstance(model, models.DeepSpot) else models.load(model)
     geometry = ready.geometry

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from deepspot._core.device import choose_device
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
+from deepspot.errors import InputError, InputTypeError
 
 from .folder import LOCK
 from .slide import Job, SlideResult, one_line, run_slide
@@ -51,7 +52,7 @@ class DaskRunner:
             logger.info("Waiting for a first worker of the scheduler at %s.", self.client.scheduler.address)  # type: ignore[union-attr]
         why = self.client.submit(refusal, job, self.settings, pure=False).result()
         if why is not None:
-            raise ValueError(
+            raise InputError(
                 f"The workers cannot do this: {why}. An encoder of your own has to be registered on every worker "
                 "(`dask worker --preload file.py`), or passed as an object with `encoder=`."
             )
@@ -121,15 +122,17 @@ def connected(client: Client | str) -> Iterator[Client]:
 
     if isinstance(client, Client):
         if client.asynchronous:
-            raise TypeError("`client` is asynchronous. Pass a `distributed.Client` that is not, or an address.")
+            raise InputTypeError("`client` is asynchronous. Pass a `distributed.Client` that is not, or an address.")
         yield client
         return
     if not isinstance(client, str):
-        raise TypeError(f"`client` must be a `distributed.Client` or the address of a scheduler, got {type(client)}.")
+        raise InputTypeError(
+            f"`client` must be a `distributed.Client` or the address of a scheduler, got {type(client)}."
+        )
     try:
         ours = Client(client)
     except (OSError, ValueError) as error:
-        raise ValueError(f"No Dask scheduler answers at {client!r}: {one_line(error)}") from error
+        raise InputError(f"No Dask scheduler answers at {client!r}: {one_line(error)}") from error
     with ours:
         yield ours
 
@@ -161,9 +164,9 @@ def check_portable(encoder: str | Encoder | None) -> None:
     try:
         size = len(dumps(encoder)) / 1e6
     except Exception as error:  # pickle raises whatever an object's own methods do
-        raise TypeError(f"The encoder cannot be sent to workers ({one_line(error)}). {hint}") from error
+        raise InputTypeError(f"The encoder cannot be sent to workers ({one_line(error)}). {hint}") from error
     if size > LARGEST_ENCODER_MB:
-        raise ValueError(f"The encoder takes {size:.0f} MB, too much to be sent with every slide. {hint}")
+        raise InputError(f"The encoder takes {size:.0f} MB, too much to be sent with every slide. {hint}")
 
 
 def work(job: Job, wanted: dict[str, Any], threads: int | None = None) -> SlideResult:
@@ -196,7 +199,7 @@ def _load(bundle: Path, fingerprint: str) -> DeepSpot:
 
     model = DeepSpot.load(bundle)
     if model.fingerprint != fingerprint:
-        raise ValueError(f"{str(bundle)!r} is not the model of this cohort any more. Start the cohort again.")
+        raise InputError(f"{str(bundle)!r} is not the model of this cohort any more. Start the cohort again.")
     return model
 
 

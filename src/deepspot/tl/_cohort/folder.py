@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from deepspot.errors import InputError
+
 LOCK, ALIVE, STARTED = ".lock", "alive", ".started"
 
 
@@ -53,16 +55,16 @@ class Folder:
         from filelock import FileLock, Timeout
 
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{str(self.path)!r} is a file. Choose a folder with `out`.")
+            raise InputError(f"{str(self.path)!r} is a file. Choose a folder with `out`.")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / LOCK).exists():
-            raise ValueError(f"{str(self.path)!r} holds other things than a cohort. Choose another folder with `out`.")
+            raise InputError(f"{str(self.path)!r} holds other things than a cohort. Choose another folder with `out`.")
         self.path.mkdir(parents=True, exist_ok=True)
         # The operating system frees it when a process dies, however that happens.
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(
+            raise InputError(
                 f"Another process works in {str(self.path)!r}. Wait until it has finished, or choose another `out`."
             ) from None
         try:

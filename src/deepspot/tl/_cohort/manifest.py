@@ -10,6 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import valid_name
 from deepspot._sdata.write import check_writable
+from deepspot.errors import InputError
 
 REQUIRED = ("path", "patient")
 TEXT = ("path", "patient", "slide", "preservation", "tumour_type")
@@ -32,15 +33,15 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
     frame, folder = _load(manifest)
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"The manifest lacks the columns {missing}; it has {list(frame.columns)}. A slide needs `path` and "
             "`patient`; `slide`, `mpp`, `preservation` and others are optional."
         )
     clashes = [name for name in TAKEN if name in frame]
     if clashes:
-        raise ValueError(f"The manifest has columns {clashes}, which name results of a run. Rename them.")
+        raise InputError(f"The manifest has columns {clashes}, which name results of a run. Rename them.")
     if frame.empty:
-        raise ValueError("The manifest has no rows, so there is nothing to do.")
+        raise InputError("The manifest has no rows, so there is nothing to do.")
     for name in TEXT:
         if name in frame:
             frame[name] = _text(frame[name])
@@ -52,7 +53,7 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
     problems = list(_problems(frame))
     if problems:
         more = f"\n… and {len(problems) - MOST_SHOWN} more." if len(problems) > MOST_SHOWN else ""
-        raise ValueError("The manifest cannot be used:\n" + "\n".join(problems[:MOST_SHOWN]) + more)
+        raise InputError("The manifest cannot be used:\n" + "\n".join(problems[:MOST_SHOWN]) + more)
     frame["path"] = [str(folder / Path(path).expanduser()) for path in frame["path"]]
     for name in NUMBERS:
         if name in frame:
@@ -72,7 +73,7 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
         # As text: patient 007 is not patient 7. A spreadsheet puts a mark at the start of the file, which `sig` drops.
         frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a CSV with commas, in UTF-8: {error}") from error
+        raise InputError(f"{str(path)!r} cannot be read as a CSV with commas, in UTF-8: {error}") from error
     for name in frame:
         if name not in TEXT:
             frame[name] = _numbers(frame[name])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from deepspot._core.hashing import hash_file
 from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
 from deepspot._core.logging import logger, without_noise
+from deepspot.errors import InputError
 
 from .folder import Folder
 
@@ -139,7 +140,7 @@ def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list
             other[job.slide] = differences
     if other and not overwrite:
         name, differences = next(iter(other.items()))
-        raise ValueError(
+        raise InputError(
             f"{len(other)} slides in {str(folder.path)!r} were made otherwise: {list(other)[:MOST_SHOWN]}"
             f"{', …' if len(other) > MOST_SHOWN else ''}. For {name!r}: {differences}. Choose another `out`, ask for "
             "the same as then, or replace them with `overwrite=True`."
@@ -167,7 +168,7 @@ def _read_attrs(job: Job) -> dict[str, Any] | None:
         return None
     attrs = dict(zarr.open_group(store, mode="r").attrs)
     if COHORT not in attrs:
-        raise ValueError(f"{str(store)!r} was not made by `ds.tl.cohort`. Move it away, or choose another `out`.")
+        raise InputError(f"{str(store)!r} was not made by `ds.tl.cohort`. Move it away, or choose another `out`.")
     return attrs
 
 

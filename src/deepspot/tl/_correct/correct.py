@@ -10,6 +10,7 @@ from deepspot._core.validate import key_in
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
+from deepspot.errors import InputError
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
 from deepspot.tl._predict.table import predicted
@@ -189,7 +190,7 @@ def _registration(view: SlideView, measured: MeasuredCounts, prediction: AnnData
     found = registration(view, counted, prediction, seed=seed)
     if found.is_wrong:
         mend = "Leave these spots out" if found.misplaced else "Mend the coordinates (`ds.tl.check_alignment` says how)"
-        raise ValueError(
+        raise InputError(
             f"{found!r}. A posterior would trust such counts. {mend}, take `method='replace'`, or, should "
             "the check be wrong, `check_registration=False`."
         )

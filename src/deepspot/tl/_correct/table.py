@@ -15,6 +15,7 @@ from deepspot._sdata.tables import known_genes, match_rows
 from deepspot._sdata.write import make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
 from deepspot._stats.normalize import TARGET_SUM
+from deepspot.errors import InputError
 from deepspot.tl._train.targets import ALL_GENES
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def genes_to_keep(
     if replace:
         kept = kept[kept.isin(list(in_model))]
     if len(kept) == 0:
-        raise ValueError("The model predicts none of the `genes`, so there is nothing to replace them by.")
+        raise InputError("The model predicts none of the `genes`, so there is nothing to replace them by.")
     gb = len(measured.rows) * len(kept) * LAYERS * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
-        raise ValueError(
+        raise InputError(
             f"The correction of {len(measured.rows):,} spots × {len(kept):,} genes would take {gb:.1f} GB in "
             f"memory, above `ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or name the "
             "genes to keep with `genes=`."

@@ -11,6 +11,7 @@ import pandas as pd
 from deepspot._core.logging import track
 from deepspot._core.validate import key_in
 from deepspot._stats.metrics import pearson, spearman
+from deepspot.errors import InputError, MissingKeyError
 
 from .resampling import LEVEL
 
@@ -123,7 +124,7 @@ class BulkAgreement:
         from deepspot.tl._validation.cross_validate import TOP
 
         if statistic not in ("mean", "median"):
-            raise ValueError(f'`statistic` must be "mean" or "median", got {statistic!r}.')
+            raise InputError(f'`statistic` must be "mean" or "median", got {statistic!r}.')
         reduce = np.mean if statistic == "mean" else np.median
         ranked = self._ranked(order)
         rows = []
@@ -142,7 +143,7 @@ class BulkAgreement:
             return list(ranks.dropna().sort_values(kind="stable").index)
         found = [str(gene) for gene in dict.fromkeys(order) if gene in self.order.index]
         if not found:
-            raise KeyError(f"`order` names none of the genes, such as {list(self.order.index[:3])}.")
+            raise MissingKeyError(f"`order` names none of the genes, such as {list(self.order.index[:3])}.")
         return found
 
     def _counted(self, group: str, genes: Sequence[str] | pd.Series) -> tuple[np.ndarray, np.ndarray]:

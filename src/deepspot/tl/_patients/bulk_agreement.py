@@ -9,6 +9,7 @@ import pandas as pd
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive, key_in
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from .agreement import BULK, PSEUDOBULK, BulkAgreement, compare
 from .profiles import log_values
@@ -138,7 +139,7 @@ def _as_anndata(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData
     if isinstance(bulk, AnnData):
         return bulk
     if not isinstance(bulk, pd.DataFrame):
-        raise TypeError(f"`bulk` must be an AnnData or a data frame, got {type(bulk).__name__}.")
+        raise InputTypeError(f"`bulk` must be an AnnData or a data frame, got {type(bulk).__name__}.")
     wanted = list(dict.fromkeys(columns))
     named = [name for name in bulk.index.names if name is not None and name not in bulk.columns]
     if not named and len(wanted) == 1 and wanted[0] not in bulk.columns:
@@ -148,7 +149,7 @@ def _as_anndata(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData
     genes = table.drop(columns=obs.columns)
     text = [str(column) for column in genes.columns if not pd.api.types.is_numeric_dtype(genes[column])]
     if text:
-        raise ValueError(
+        raise InputError(
             f"Columns of `bulk` are not numbers: {text[:5]}. In a data frame all columns but those to match by are "
             "genes. Drop the others, or pass an AnnData with them in `obs`."
         )
@@ -169,7 +170,7 @@ def _read_groups(
     kinds = column.dropna().astype(str).unique()
     for kind in kinds:
         if kind not in match:
-            raise KeyError(
+            raise MissingKeyError(
                 f"`match` does not say how {kind!r} of obs[{preservation!r}] are matched. It names {list(match)}. Add "
                 "it, or leave these profiles out."
             )
@@ -182,7 +183,7 @@ def _read_groups(
 def _listed(columns: Columns) -> list[str]:
     listed = [columns] if isinstance(columns, str) else list(columns)
     if not listed:
-        raise ValueError("`match` names no column. Name the one by which profiles and bulk RNA belong together.")
+        raise InputError("`match` names no column. Name the one by which profiles and bulk RNA belong together.")
     return listed
 
 
@@ -198,13 +199,13 @@ def _match(
     twice = wanted[wanted.duplicated()]
     if len(twice):
         key = dict(zip(columns, twice.iloc[0].split(SEPARATOR), strict=True))
-        raise ValueError(f"Several profiles of bulk RNA have {key}. Match by more columns, or keep one of them.")
+        raise InputError(f"Several profiles of bulk RNA have {key}. Match by more columns, or keep one of them.")
     at = pd.Index(wanted).get_indexer(pd.Index(ours))
     rows = np.flatnonzero(at >= 0)
     if len(wanted) < FEWEST:
         examples = {"pseudobulk": slides, "bulk RNA": bulk}
         named = {side: obs[list(columns)].astype(str).head(2).to_dict("list") for side, obs in examples.items()}
-        raise ValueError(
+        raise InputError(
             f"Of {len(slides)} profiles of {group!r} and {len(bulk)} of bulk RNA, {len(wanted)} of the latter are "
             f"matched by {list(columns)}; {FEWEST} are needed. They look like {named}: bring them to the same text."
         )
@@ -221,7 +222,7 @@ def _keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 def _shared_genes(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
     genes = pseudobulk.var_names[pseudobulk.var_names.isin(bulk.var_names)]
     if not len(genes):
-        raise ValueError(
+        raise InputError(
             f"The pseudobulk has genes like {list(pseudobulk.var_names[:3])}, the bulk RNA like "
             f"{list(bulk.var_names[:3])}, and none in common. Bring them to the same names."
         )

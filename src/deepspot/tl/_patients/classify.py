@@ -8,6 +8,7 @@ import pandas as pd
 
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
+from deepspot.errors import InputError
 
 from .profiles import check_known, one_profile_each
 from .resampling import FOLDS, Classification, resample
@@ -88,7 +89,7 @@ def classify(
     check_known(obs[label])
     labels = obs[label].astype(str).astype(object)
     if labels.nunique() == 1:
-        raise ValueError(f"obs[{label!r}] is {labels.iloc[0]!r} for all patients, so there is nothing to tell apart.")
+        raise InputError(f"obs[{label!r}] is {labels.iloc[0]!r} for all patients, so there is nothing to tell apart.")
     seed = settings.seed if seed is None else seed
     truth = labels.to_numpy()
 

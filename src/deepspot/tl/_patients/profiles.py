@@ -13,6 +13,7 @@ from deepspot._core.keys import UNS
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes, key_in
 from deepspot._stats.log_scale import look_like_counts
+from deepspot.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,7 +39,7 @@ def one_profile_each(
     from anndata import AnnData
 
     if not isinstance(expression, AnnData):
-        raise TypeError(
+        raise InputTypeError(
             f"`expression` must be an AnnData with a row for each profile, got {type(expression).__name__}. Make one "
             "with `ds.tl.pseudobulk`, or `AnnData(table_of_genes, obs=table_of_patients)`."
         )
@@ -48,13 +49,13 @@ def one_profile_each(
     # Profiles of several regions of a slide are no sections to choose the largest of.
     if expression.uns.get(UNS, {}).get("groupby") and obs[REGION].nunique() > 1:
         regions = pd.unique(obs[REGION]).tolist()
-        raise ValueError(
+        raise InputError(
             f"These are profiles of several regions, {regions}. Choose one: "
             f"`profiles[profiles.obs[{REGION!r}] == {regions[0]!r}]`."
         )
     nobody = obs.index[obs[patient].isna()]
     if len(nobody):
-        raise ValueError(
+        raise InputError(
             f"obs[{patient!r}] is missing for {list(nobody[:5])}. State whose they are, or leave them out."
         )
     names = obs[patient].astype(str).str.strip().to_numpy()
@@ -62,7 +63,7 @@ def one_profile_each(
         differ = obs[column].groupby(names).nunique(dropna=False) > 1
         if differ.any():
             who = str(differ.index[differ][0])
-            raise ValueError(
+            raise InputError(
                 f"Sections of one patient differ in obs[{column!r}]: patient {who!r} has "
                 f"{pd.unique(obs[column][names == who]).tolist()}. It must be the same for a patient."
             )
@@ -70,7 +71,7 @@ def one_profile_each(
     X = log_values(expression, "the profiles", genes)[rows]
     known = np.isfinite(X).all(axis=0)
     if not known.any():
-        raise ValueError(
+        raise InputError(
             "Every gene is missing for some patient. Leave out those without profiles: "
             f"{list(names[rows][~np.isfinite(X).any(axis=1)][:5])}."
         )
@@ -82,7 +83,7 @@ def one_profile_each(
 def log_values(table: AnnData, what: str, genes: Sequence[str] | None = None) -> np.ndarray:
     """Values (n, genes) of some or all genes of a table, as far as can be known on a log scale."""
     if not table.var_names.is_unique:
-        raise ValueError(
+        raise InputError(
             f"Gene names of {what} are not unique: {list(table.var_names[table.var_names.duplicated()][:3])}. Keep one "
             "each, or call `var_names_make_unique`."
         )
@@ -91,7 +92,7 @@ def log_values(table: AnnData, what: str, genes: Sequence[str] | None = None) ->
         X = X[:, table.var_names.get_indexer(check_genes(genes, table.var_names, what))]
     X = np.asarray(X.toarray() if issparse(X) else X, dtype=np.float64)
     if look_like_counts(X):
-        raise ValueError(
+        raise InputError(
             f"X of {what} holds whole numbers, so these seem to be raw counts. Pass values on a log scale: "
             "`np.log2(tpm + 1)` of bulk RNA, or call `sc.pp.normalize_total` and `sc.pp.log1p` on a copy."
         )
@@ -102,7 +103,7 @@ def check_known(column: pd.Series) -> None:
     """Raise if an outcome is missing for some patient."""
     missing = column.index[column.isna()]
     if len(missing):
-        raise ValueError(
+        raise InputError(
             f"obs[{column.name!r}] is missing for {len(missing)} patients, such as {list(missing[:5])}. Fill it in, or "
             "leave them out."
         )
@@ -115,7 +116,7 @@ def _largest(obs: pd.DataFrame, names: np.ndarray, patient: str, tissue_area: st
         return np.arange(len(names))
     who = pd.unique(names[several])
     if tissue_area is None:
-        raise ValueError(
+        raise InputError(
             f"{len(who)} patients have several sections by obs[{patient!r}], such as {list(who[:3])}. Name a column "
             "with `tissue_area=`, to keep the largest of each (`tissue_area='spots'` goes by the number of spots), or "
             "keep one row of each patient yourself."
@@ -123,7 +124,7 @@ def _largest(obs: pd.DataFrame, names: np.ndarray, patient: str, tissue_area: st
     area = pd.to_numeric(obs[tissue_area]).to_numpy(dtype=float)
     unknown = several & ~np.isfinite(area)
     if unknown.any():
-        raise ValueError(
+        raise InputError(
             f"obs[{tissue_area!r}] is missing for sections of patients who have several: "
             f"{list(obs.index[unknown][:5])}. Fill it in, or leave these sections out."
         )

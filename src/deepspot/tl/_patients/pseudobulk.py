@@ -11,6 +11,7 @@ from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS
 from deepspot._core.logging import logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
+from deepspot.errors import InputError
 from deepspot.tl._train.slides import as_mapping
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def pseudobulk(
     from anndata import AnnData
 
     if how not in HOW:
-        raise ValueError(f"`how` must be one of {list(HOW)}, got {how!r}.")
+        raise InputError(f"`how` must be one of {list(HOW)}, got {how!r}.")
     slides = _named(sdatas)
     keys = {name: find_expression_table(sdata, table_key) for name, sdata in slides.items()}
     tables = {name: sdata.tables[keys[name]] for name, sdata in slides.items()}
@@ -101,7 +102,7 @@ def pseudobulk(
     labels = {} if groupby is None else {name: labels_of(slides[name], keys[name], groupby) for name in slides}
     for name, regions in labels.items():
         if regions.isna().all():
-            raise ValueError(
+            raise InputError(
                 f"No spot of slide {name!r} has a region in {groupby!r}. Leave the slide out, or label spots."
             )
     X, rows = [], {}
@@ -157,13 +158,13 @@ def _named(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialDat
 def _check_table(table: AnnData, where: str) -> None:
     """Raise unless profiles can be made of a table: named genes on the one scale of expression."""
     if table.X is None or not table.n_obs:
-        raise ValueError(f"{where} is empty, so there is nothing to make a profile of.")
+        raise InputError(f"{where} is empty, so there is nothing to make a profile of.")
     if not table.var_names.is_unique:
-        raise ValueError(f"{where} has gene names that are not unique. Call `var_names_make_unique` on it first.")
+        raise InputError(f"{where} has gene names that are not unique. Call `var_names_make_unique` on it first.")
     said = table.uns.get(UNS, {}).get("scale")
     if said is not None:
         if said != SCALE:
-            raise ValueError(f"{where} is on the scale {said!r}. Profiles are made of {SCALE!r}.")
+            raise InputError(f"{where} is on the scale {said!r}. Profiles are made of {SCALE!r}.")
         return
     head = table.X[:ROWS]
     check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
@@ -176,7 +177,7 @@ def _one_model(tables: Mapping[str, AnnData]) -> dict[str, Any]:
     if len(set(models.values())) > 1:
         first = next(iter(models))
         other = next(name for name in models if models[name] != models[first])
-        raise ValueError(
+        raise InputError(
             f"Slides {first!r} and {other!r} are not of one model, but of {models[first][0]!r} and "
             f"{models[other][0]!r} (fingerprints {models[first][1]!r} and {models[other][1]!r}). Profiles of different "
             "models differ for that reason alone. Predict all slides with one, or make profiles for each."
@@ -194,7 +195,7 @@ def _shared_genes(tables: Mapping[str, AnnData]) -> pd.Index:
     smallest = min(tables, key=lambda name: tables[name].n_vars)
     if len(genes) < MIN_SHARED_GENES * tables[smallest].n_vars:
         examples = {name: list(table.var_names[:2]) for name, table in list(tables.items())[:4]}
-        raise ValueError(
+        raise InputError(
             f"The slides share {len(genes)} genes, under half of the {tables[smallest].n_vars:,} of slide "
             f"{smallest!r}. They name genes like {examples}: symbols in one and other identifiers in another, or "
             "other species? Bring them to the same names (`gene_id_key` when reading)."

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import track
+from deepspot.errors import InputError, InputTypeError
 
 # Folds of the training patients in which the strength of a penalty is chosen.
 FOLDS = 3
@@ -56,22 +57,22 @@ def _check_sizes(n_train: int | Sequence[int], repeats: int, strata: pd.Series, 
     for argument, values in (("n_train", sizes), ("repeats", [repeats])):
         for value in values:
             if isinstance(value, bool) or not isinstance(value, Integral):
-                raise TypeError(f"`{argument}` must be a whole number, got {type(value).__name__}.")
+                raise InputTypeError(f"`{argument}` must be a whole number, got {type(value).__name__}.")
             if value < 1:
-                raise ValueError(f"`{argument}` must be at least 1, got {value}.")
+                raise InputError(f"`{argument}` must be at least 1, got {value}.")
     if not sizes:
-        raise ValueError("`n_train` is empty. The paper's numbers of training patients are (75, 100, 125).")
+        raise InputError("`n_train` is empty. The paper's numbers of training patients are (75, 100, 125).")
     numbers = sorted({int(size) for size in sizes})
     n, counts = len(strata), strata.value_counts()
     smallest, largest, rarest = numbers[0], numbers[-1], str(counts.index[-1])
     if n < largest + FEWEST_TESTED:
-        raise ValueError(
+        raise InputError(
             f"There are {n} patients: too few to train on {largest} and test on {FEWEST_TESTED} or more. Choose "
             "smaller numbers with `n_train=`."
         )
     share = counts.iloc[-1] / n
     if smallest * share < FOLDS or (n - largest) * share < 1:
-        raise ValueError(
+        raise InputError(
             f"Too few patients of one kind by {what}: the numbers are {counts.to_dict()}. With `n_train` from "
             f"{smallest} to {largest} of {n}, {FOLDS} or more of {rarest!r} must be trained on, and 1 or more "
             "tested. Choose other numbers, or leave that kind out."

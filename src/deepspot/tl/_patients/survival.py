@@ -9,6 +9,7 @@ import pandas as pd
 
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
+from deepspot.errors import InputError
 
 from .profiles import check_known, one_profile_each
 from .resampling import FOLDS, Survival, resample
@@ -105,7 +106,7 @@ def survival(
     ... )  # doctest: +SKIP
     """
     if isinstance(l1_ratio, bool) or not 0 < l1_ratio <= 1:
-        raise ValueError(f"`l1_ratio` must be above 0 and at most 1, got {l1_ratio}.")
+        raise InputError(f"`l1_ratio` must be above 0 and at most 1, got {l1_ratio}.")
     X, obs, profiles = one_profile_each(
         expression, patient=patient, tissue_area=tissue_area, genes=genes, columns=[time, status], alike=True
     )
@@ -131,7 +132,7 @@ def _read_times(column: pd.Series) -> np.ndarray:
     wrong = ~np.isfinite(values) | (values < 0)
     if wrong.any():
         shown = {str(who): value for who, value in column[wrong].iloc[:5].items()}
-        raise ValueError(
+        raise InputError(
             f"obs[{column.name!r}] must be a time of 0 or more for every patient; {wrong.sum()} are missing or below "
             f"0, such as {shown}. Correct them, or leave these patients out."
         )
@@ -144,12 +145,12 @@ def _read_events(column: pd.Series, event: Any) -> np.ndarray:
     values = column.astype(object)
     counts = {value: int(number) for value, number in values.value_counts().items()}
     if len(counts) != 2:
-        raise ValueError(
+        raise InputError(
             f"obs[{column.name!r}] must have two values, that of a patient who died and that of one who was censored; "
             f"the numbers of patients are {counts}. Make it a column of two values."
         )
     if event not in counts:
-        raise ValueError(
+        raise InputError(
             f"`event` is {event!r}, but obs[{column.name!r}] holds {' and '.join(map(repr, counts))}; the numbers of "
             f"patients are {counts}. Pass the one that means that the patient died: in a column of deaths it is mostly "
             "1, in a column of censorship it is 0."

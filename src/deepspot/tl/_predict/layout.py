@@ -15,6 +15,7 @@ from deepspot._sdata.write import add_shapes, check_new_key
 from deepspot._spatial.geometry import TileGeometry
 from deepspot._spatial.neighbors import padded
 from deepspot._spatial.transforms import Placement, centers_px, circles_at, pitch_px
+from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -89,11 +90,11 @@ def lay_grid(spots: Placement, size: tuple[int, int], tile_um: float, grid_um: f
     from scipy.spatial import cKDTree
 
     if len(spots.centers) < 2:
-        raise ValueError("A grid is laid over two spots or more, and there is one. Use `resolution='subspot'`.")
+        raise InputError("A grid is laid over two spots or more, and there is one. Use `resolution='subspot'`.")
     pitch = pitch_px(spots.centers)
     step = pitch / FINER if grid_um is None else grid_um / spots.mpp
     if step > pitch / 2:
-        raise ValueError(
+        raise InputError(
             f"`grid_um` = {grid_um:g} is more than half the distance between spots ({pitch * spots.mpp:.4g} µm), too "
             "coarse to find the neighbours that the model learnt with. Pass a smaller one, or use `resolution='spot'`."
         )
@@ -173,7 +174,7 @@ def plan_circles(
         table but the one named `table_key` belongs to them.
     """
     if key.lower() == table_key.lower():
-        raise ValueError(f"{key!r} will be the name of the shapes, so the table needs another `key_added`.")
+        raise InputError(f"{key!r} will be the name of the shapes, so the table needs another `key_added`.")
     sdata = view.sdata
     circles = circles_at(
         sdata, view.image_key, view.shapes_key, layout.placement, tile.tile_um / tile.grid, view.coordinate_system
@@ -186,13 +187,13 @@ def plan_circles(
     if _same(view, key, circles, layout.placement.centers):
         return None
     if not overwrite or PARENT not in sdata.shapes[key]:
-        raise ValueError(
+        raise InputError(
             f"sdata.shapes[{key!r}] exists, and is not what these spots, this tile and this grid give. Pass "
             "`overwrite=True` if it was made by an earlier call, or else rename it."
         )
     others = [name for name in tables_annotating(sdata, key) if name != table_key]
     if others:
-        raise ValueError(
+        raise InputError(
             f"sdata.shapes[{key!r}] would be replaced by other circles, but tables {others} belong to the present "
             "ones. Delete these tables first (`del sdata.tables[...]`)."
         )

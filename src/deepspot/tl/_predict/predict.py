@@ -9,6 +9,7 @@ from deepspot._core.validate import check_positive, key_in
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
+from deepspot.errors import InputError
 from deepspot.models._confidence.ood import MANY_STRANGE
 
 from .resolution import PLACES, Resolution, at_grid, at_spots, at_subspots, features_of, target
@@ -218,37 +219,37 @@ def _check_finer(
     if grid_um is not None:
         check_positive(grid_um, "grid_um")
         if resolution != "grid":
-            raise ValueError(f"`grid_um` is the distance between points of a grid, but `resolution` is {resolution!r}.")
+            raise InputError(f"`grid_um` is the distance between points of a grid, but `resolution` is {resolution!r}.")
     if resolution == "spot":
         return
     if intervals:
-        raise ValueError(
+        raise InputError(
             "Intervals were calibrated on spots that were measured, and nothing finer was. Leave `intervals` out, or "
             "take `resolution='spot'`."
         )
     if unclipped:
-        raise ValueError(
+        raise InputError(
             f"`unclipped` is for spots: with `resolution={resolution!r}` negative values are gone before the table is "
             "made. Leave it out, or take `resolution='spot'`."
         )
     card, grid = model.card, model.geometry.tile.grid
     if resolution == "subspot" and ("subspots" not in card.network.context or grid == 1):
-        raise ValueError(
+        raise InputError(
             f"Model {card.name!r} does not use sub-spots, so that all of a spot would be predicted alike. Take "
             "`resolution='grid'`, or a model with 'subspots' in its context."
         )
     if resolution == "grid" and "subspots" in card.network.context and grid % 2 == 0:
-        raise ValueError(f"Model {card.name!r} has {grid} × {grid} sub-spots, of which none is in the middle.")
+        raise InputError(f"Model {card.name!r} has {grid} × {grid} sub-spots, of which none is in the middle.")
 
 
 def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, layers: bool) -> None:
     """Raise if a prediction cannot be streamed."""
     if out is None:
         if half:
-            raise ValueError("`half` is for what is streamed to disk. Pass `out=`, or leave it out.")
+            raise InputError("`half` is for what is streamed to disk. Pass `out=`, or leave it out.")
         return
     if resolution != "spot" or layers:
-        raise ValueError(
+        raise InputError(
             "Only `X` of spots is streamed to disk. Leave `unclipped`, `intervals` and a finer `resolution` out, or "
             "predict a part of the slide without `out`."
         )
@@ -256,7 +257,7 @@ def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, la
 
 def _check_spots(view: SlideView) -> None:
     if PARENT in view.sdata.shapes[view.shapes_key]:
-        raise ValueError(
+        raise InputError(
             f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbours among "
             "them would be nearer than in training. Pass the spots as `shapes_key`, and a `resolution`."
         )

@@ -16,6 +16,7 @@ from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
 from deepspot._sdata.tables import rows_of
 from deepspot._spatial.neighbors import check_array, find_neighbors
+from deepspot.errors import InputError
 
 from .layout import add_circles, grid_neighbors, lay_grid, lay_subspots, plan_circles
 
@@ -157,7 +158,7 @@ def predict_subspots(model: DeepSpot, bags: Bags, *, device: str | None, rows: i
     """
     subspots = bags.subspots
     if subspots is None:
-        raise ValueError("The bags hold no sub-spots, so there is nothing to tell them apart by.")
+        raise InputError("The bags hold no sub-spots, so there is nothing to tell them apart by.")
     n, s = subspots.shape[:2]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
     for block, part in _blocks(bags, rows):
@@ -209,7 +210,7 @@ def _check_size(model: DeepSpot, n: int, what: str, copies: int = 1) -> None:
     genes = len(model.card.genes)
     gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
-        raise ValueError(
+        raise InputError(
             f"The prediction of {n:,} {what} × {genes:,} genes would take {gb:.1f} GB in memory, above "
             f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Stream it to disk with `out='predicted.zarr'` "
             "(spots only), raise the limit, or predict a part of the spots."

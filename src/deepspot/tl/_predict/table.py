@@ -13,6 +13,7 @@ from deepspot._core.validate import key_in
 from deepspot._sdata.tables import link_keys, match_rows
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
+from deepspot.errors import InputError
 
 from .resolution import at_spots, features_of
 
@@ -136,7 +137,7 @@ def stored(view: SlideView, key: str) -> AnnData:
     known = view.tables(PREDICTION)
     table = view.sdata.tables[key_in(key, known, f"predicted tables of {view.shapes_key!r}")]
     if not _is_current(table, view):
-        raise ValueError(
+        raise InputError(
             f"Table {key!r} was predicted when the spots {view.shapes_key!r} lay elsewhere in the image. Predict again "
             "with `ds.tl.predict(…, overwrite=True)`."
         )

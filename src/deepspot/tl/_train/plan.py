@@ -16,6 +16,7 @@ from deepspot._spatial.geometry import Geometry, NeighborRule, SubspotsFrom, Til
 from deepspot._spatial.neighbors import RINGS, check_array
 from deepspot._spatial.transforms import pitch_px
 from deepspot.encoders._parts import gives_parts
+from deepspot.errors import InputError
 
 from .slides import MeasuredSlide, as_mapping, measure, patients_of
 
@@ -140,7 +141,7 @@ def _tile_um(views: Mapping[str, SlideView], tile_um: float | None) -> float:
     sides = {name: view.diameter_um for name, view in views.items()}
     side, *others = set(sides.values())
     if side is None or others:
-        raise ValueError(
+        raise InputError(
             f"The slides do not agree on the size of a spot in µm: {sides}. Pass the side of the tiles that all shall "
             "be read with as `tile_um=`."
         )
@@ -156,6 +157,6 @@ def _neighbors(views: Mapping[str, SlideView], tiling: Tiling) -> NeighborRule:
     pitches = []
     for name, view in views.items():
         if len(view.centers) < 2:
-            raise ValueError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
+            raise InputError(f"Slide {name!r} has a single spot, so `radius_um=` has to say who its neighbours are.")
         pitches.append(pitch_px(view.centers) * view.mpp)
     return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))), cap=cap)

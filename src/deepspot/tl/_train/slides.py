@@ -12,6 +12,7 @@ import pandas as pd
 from deepspot._core.validate import key_in
 from deepspot._sdata.measured import MeasuredCounts, measured_counts
 from deepspot._sdata.tables import array_positions
+from deepspot.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,10 +46,12 @@ def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, Spatia
     else:
         named = {f"slide_{number}": sdata for number, sdata in enumerate(sdatas, start=1)}
     if not named:
-        raise ValueError("`sdatas` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
+        raise InputError("`sdatas` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
     for name, sdata in named.items():
         if not isinstance(sdata, SpatialData):
-            raise TypeError(f"Slide {name!r} is a {type(sdata).__name__}, not a SpatialData. Read it with `ds.io`.")
+            raise InputTypeError(
+                f"Slide {name!r} is a {type(sdata).__name__}, not a SpatialData. Read it with `ds.io`."
+            )
     return named
 
 
@@ -56,7 +59,7 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
     """Patient of every slide."""
     if patient_key is None:
         if len(tables) > 1:
-            raise ValueError(
+            raise InputError(
                 "Several slides need `patient_key`: a column of `obs`, or a mapping from slides to patients. Without "
                 "it nobody can keep a patient out of training, and no accuracy could be believed."
             )
@@ -65,13 +68,13 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
         stated = {name: patient_key[key_in(name, patient_key, "patient_key")] for name in tables}
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]
         if unknown:
-            raise ValueError(f"`patient_key` names no patient for slides {unknown}. State whose they are.")
+            raise InputError(f"`patient_key` names no patient for slides {unknown}. State whose they are.")
         return {name: str(patient).strip() for name, patient in stated.items()}
     patients = {}
     for name, table in tables.items():
         values = table.obs[key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
         if len(values) != 1 or pd.isna(values[0]):
-            raise ValueError(f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] says {list(values)}.")
+            raise InputError(f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] says {list(values)}.")
         patients[name] = str(values[0]).strip()
     return patients
 

@@ -18,6 +18,7 @@ from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot._stats.gamma_poisson import residuals
 from deepspot._stats.normalize import TARGET_SUM, most_variable, normalize
 from deepspot._stats.oversample import cluster, equalize
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from .slides import MeasuredSlide
 
@@ -108,23 +109,23 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
         Share of the spots of every slide in which a gene has to be seen to be chosen.
     """
     if not 0 <= min_detected <= 1:
-        raise ValueError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
+        raise InputError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
     if isinstance(genes, Integral) and not isinstance(genes, bool):
         if genes < 1:
-            raise ValueError(f"`genes` must be at least 1, got {genes}.")
+            raise InputError(f"`genes` must be at least 1, got {genes}.")
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
         seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
         return most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes))
     if isinstance(genes, str):
-        raise TypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
+        raise InputTypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
     if not isinstance(genes, Iterable):
-        raise TypeError(f"`genes` must be a number or a list of names, got {type(genes).__name__}.")
+        raise InputTypeError(f"`genes` must be a number or a list of names, got {type(genes).__name__}.")
     wanted = list(dict.fromkeys(genes))
     known = set().union(*(slide.genes for slide in slides))
     missing = [gene for gene in wanted if gene not in known]
     if missing:
-        raise KeyError(
+        raise MissingKeyError(
             f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides name "
             f"genes like {list(slides[0].genes[:3])}: choose these identifiers, or `gene_id_key` when reading."
         )
@@ -138,7 +139,7 @@ def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
         common = common[common.isin(slide.genes)]
     smallest = min(slides, key=lambda slide: len(slide.genes))
     if len(common) < MIN_SHARED_GENES * len(smallest.genes):
-        raise ValueError(
+        raise InputError(
             f"The slides share {len(common)} genes, under half of {len(smallest.genes)} of slide {smallest.name!r}. "
             "Are they of one species, and named with the same identifiers (`gene_id_key` when reading)?"
         )

@@ -8,6 +8,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_text
 from deepspot._features.feature_table import subspots_from
 from deepspot._stats.oversample import require
+from deepspot.errors import InputError
 
 from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
 
@@ -148,7 +149,7 @@ def train(
         require(oversample)
     made_from = subspots_from(subspots)
     if made_from is None:
-        raise ValueError("A model has sub-spots or not by its `context`. Pass `subspots='tiles'` or `'tokens'`.")
+        raise InputError("A model has sub-spots or not by its `context`. Pass `subspots='tiles'` or `'tokens'`.")
     ready = encoders.get(encoder)
     needed = made_from if "subspots" in model.network.context else None
     tiling = Tiling(ready, tile_um, radius_um, look_up(preset).array_box, max_neighbors, needed)

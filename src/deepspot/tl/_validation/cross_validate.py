@@ -9,6 +9,7 @@ from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._features.feature_table import subspots_from
 from deepspot._stats.oversample import require
+from deepspot.errors import InputError, InputTypeError
 from deepspot.tl._train.targets import Oversample, choose_genes
 
 if TYPE_CHECKING:
@@ -168,10 +169,10 @@ def cross_validate(
     _at_least(inner_folds, 2, "inner_folds")
     _at_least(n_bootstrap, 2, "n_bootstrap")
     if not top:
-        raise ValueError(f"`top` is empty. The paper's numbers of genes are {TOP}.")
+        raise InputError(f"`top` is empty. The paper's numbers of genes are {TOP}.")
     numbers = tuple(sorted({_at_least(n, 1, "top") for n in top}))
     if leave_out not in ("patient", "slide"):
-        raise ValueError(f'`leave_out` must be "patient" or "slide", got {leave_out!r}.')
+        raise InputError(f'`leave_out` must be "patient" or "slide", got {leave_out!r}.')
     if oversample is not None:
         require(oversample)
     seed = int(settings.seed if seed is None else seed)
@@ -222,7 +223,7 @@ def cross_validate(
 
 def _at_least(value: Any, least: int, argument: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{argument}` must be a whole number, got {value!r}.")
+        raise InputTypeError(f"`{argument}` must be a whole number, got {value!r}.")
     if value < least:
-        raise ValueError(f"`{argument}` must be at least {least}, got {value}.")
+        raise InputError(f"`{argument}` must be at least {least}, got {value}.")
     return int(value)

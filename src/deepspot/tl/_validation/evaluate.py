@@ -14,6 +14,7 @@ from deepspot._sdata.write import add_columns, check_columns
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import lee, pearson, rmse, spearman
+from deepspot.errors import InputError
 from deepspot.tl._train.targets import targets
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def evaluate(
     rows, at = match_rows(prediction, sdata, shapes_key)
     _, ours, theirs = np.intersect1d(at, truth.rows, return_indices=True)
     if len(ours) < 3:
-        raise ValueError(
+        raise InputError(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts, at "
             "least 3 are needed. Predict the spots that were measured."
         )

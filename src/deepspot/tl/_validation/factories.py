@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError, InputTypeError
 from deepspot.models._estimator import Estimator
 from deepspot.models._systems import NULLS, SYSTEMS
 
@@ -48,7 +49,7 @@ class System:
             error.add_note(f"This happened when model {self.name!r} was made with {params}.")
             raise
         if not isinstance(made, Estimator):
-            raise TypeError(
+            raise InputTypeError(
                 f"Model {self.name!r} makes a {type(made).__name__}, which lacks `fit(bags, targets, ...)` or "
                 "`predict(bags)`. See how `ds.models.Ridge` does it."
             )
@@ -68,7 +69,7 @@ def describe(factory: Factory) -> Any:
         return [describe(factory.func), plain(factory.args), plain(factory.keywords)]
     name = getattr(factory, "__qualname__", "<object>")
     if "<" in name:
-        raise TypeError(
+        raise InputTypeError(
             f"{factory!r} cannot be described by its content, which `out=` needs to find finished work again. Use a "
             "class or a function at the top of a module, or a functools.partial of one."
         )
@@ -94,7 +95,7 @@ def _source(factory: Factory) -> str:
     try:
         return inspect.getsource(factory)
     except (OSError, TypeError) as error:
-        raise TypeError(
+        raise InputTypeError(
             f"The source of {factory!r} cannot be read, which `out=` needs to notice changes. Put it into a module."
         ) from error
 
@@ -117,18 +118,22 @@ def choose_systems(
     from sklearn.model_selection import ParameterGrid
 
     if isinstance(models, str):
-        raise TypeError(f"`models` must be a list of names or a mapping, got the text {models!r}. Write [{models!r}].")
+        raise InputTypeError(
+            f"`models` must be a list of names or a mapping, got the text {models!r}. Write [{models!r}]."
+        )
     wanted = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
     if not wanted:
-        raise ValueError(f"`models` is empty. Name some of {list(SYSTEMS)}.")
+        raise InputError(f"`models` is empty. Name some of {list(SYSTEMS)}.")
     taken = [name for name in wanted if name in NULLS]
     if taken:
-        raise ValueError(f"{taken} are the names of null models, which always run. Give yours another name.")
+        raise InputError(f"{taken} are the names of null models, which always run. Give yours another name.")
     factories = {name: SYSTEMS[key_in(made, SYSTEMS, "models")] if isinstance(made, str) else made
                  for name, made in wanted.items()}  # fmt: skip
     for name, factory in factories.items():
         if not callable(factory):
-            raise TypeError(f"Model {name!r} must be a class or make an estimator when it is called, got {factory!r}.")
+            raise InputTypeError(
+                f"Model {name!r} must be a class or make an estimator when it is called, got {factory!r}."
+            )
     settings: dict[str, tuple[dict[str, Any], ...]] = {}
     for name, values in (grid or {}).items():
         settings[key_in(name, factories, "models")] = tuple(ParameterGrid(values))
@@ -156,11 +161,11 @@ def check_systems(
         for setting, params in enumerate(system.grid):
             made = system.make(setting, seed, device)
             if getattr(made, "fine_tune", False) and not tiles:
-                raise ValueError(
+                raise InputError(
                     f"Model {system.name!r} learns from pixels. Pass the side of its tiles, `tiles_px=224`."
                 )
             if "subspots" in getattr(getattr(made, "network", made), "context", ()) and not subspots:
-                raise ValueError(
+                raise InputError(
                     f"Model {system.name!r} uses sub-spots. Embed them, or give it a `context` without them."
                 )
             if described:

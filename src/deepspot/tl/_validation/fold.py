@@ -12,6 +12,7 @@ import pandas as pd
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import most_variable
+from deepspot.errors import InputError
 from deepspot.tl._train.slides import MeasuredSlide
 from deepspot.tl._train.targets import Oversample, TrainingSet, choose_genes, common_genes, target, training_set
 
@@ -107,7 +108,7 @@ def _ranked(train: Sequence[MeasuredSlide], genes: int | Sequence[str], min_dete
     known = set().union(*(slide.genes for slide in train))
     wanted = [gene for gene in dict.fromkeys(genes) if gene in known]
     if not wanted:
-        raise ValueError("None of `genes` is measured on the training side. Name genes that more slides measure.")
+        raise InputError("None of `genes` is measured on the training side. Name genes that more slides measure.")
     common = common_genes(train)
     counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in train]
     seen = np.all([np.asarray((part > 0).sum(axis=0)).ravel() >= SPOTS for part in counts], axis=0)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from deepspot._core.validate import key_in
+from deepspot.errors import InputError
 
 from . import summary as _summary
 from .factories import plain
@@ -132,7 +133,7 @@ class CrossValidation:
         settings = self.chosen(model)
         system = self.systems.get(model)
         if system is None and model not in SYSTEMS | NULLS:
-            raise ValueError(
+            raise InputError(
                 f"Model {model!r} is none of this package's, and a saved result does not hold its class. Make it "
                 f"yourself with the parameters {settings}."
             )
@@ -262,7 +263,7 @@ def load(path: Path) -> CrossValidation:
         raise FileNotFoundError(f"{path} is no saved cross-validation: it has no {missing}. Pass the folder of `save`.")
     content = json.loads((path / REST).read_text())
     if content.pop("format", None) != FORMAT:
-        raise ValueError(f"{path / REST} has another format than {FORMAT}, which this version reads. Update deepspot.")
+        raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads. Update deepspot.")
     content["top"] = tuple(content["top"])
     return CrossValidation(tidy(_read(path / TABLE)), _read(path / INNER), **content)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from deepspot._core.hashing import digest
 from deepspot._core.logging import bar, logger
 from deepspot._features.bags import Bags
+from deepspot.errors import InputError
 from deepspot.models._systems import FITS
 from deepspot.tl._train.targets import Oversample
 
@@ -140,7 +141,7 @@ class Runner:
         for slide, values in zip(data.test, predictions, strict=True):
             wanted = (len(slide.bags), len(data.genes))
             if values.shape != wanted:
-                raise ValueError(
+                raise InputError(
                     f"Model {system.name!r} predicted an array of shape {values.shape} for slide {slide.name!r}, "
                     f"{wanted} (spots, genes) is needed."
                 )

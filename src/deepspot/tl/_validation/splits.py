@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot._core.hashing import digest
+from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
 from deepspot.tl._train.slides import MeasuredSlide
 
@@ -48,14 +49,14 @@ def check_apart(split: Split) -> None:
         train, test = ({getattr(slide, field) for slide in side} for side in (split.train, split.test))
         if train & test:
             what = "Patient" if field == "patient" else "Slide"
-            raise ValueError(
+            raise InputError(
                 f"{what} {min(train & test)!r} is on both sides of fold {split.name!r}: no accuracy could be believed. "
                 "Check `patient_key`."
             )
     learnt = {slide.name: slide.rows for slide in split.train}
     for slide in split.test:
         if np.isin(slide.rows, learnt.get(slide.name, [])).any():
-            raise ValueError(f"Spots of slide {slide.name!r} are on both sides of fold {split.name!r}.")
+            raise InputError(f"Spots of slide {slide.name!r} are on both sides of fold {split.name!r}.")
 
 
 def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[Split]:
@@ -66,7 +67,7 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
         hint = "" if leave_out == "slide" else (
             ' With several slides of one patient `leave_out="slide"` checks that the code learns, no more.'
         )  # fmt: skip
-        raise ValueError(
+        raise InputError(
             f"Cross-validation needs at least two {leave_out}s, got {names}.{hint} Add slides of other patients."
         )
     unit: Unit = "patients" if leave_out == "patient" else "slides"
@@ -140,7 +141,7 @@ def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
     hashes = [set(spot_hashes(slide, names)) for slide in slides]
     for a, b in combinations(range(len(slides)), 2):
         if units[a] != units[b] and len(hashes[a] & hashes[b]) > SAME * min(len(hashes[a]), len(hashes[b])):
-            raise ValueError(
+            raise InputError(
                 f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
                 f"{slides[b].patient!r}) hold the same counts, so that a model would be tested on what it learnt from. "
                 "Leave one out, or correct `patient_key`."

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from deepspot.errors import InputError
+
 from .scores import UNDEFINED, area, clip, curve, filled, mean_known
 
 
@@ -34,7 +36,7 @@ def areas(table: pd.DataFrame, top: Sequence[int]) -> pd.DataFrame:
     wide = pd.DataFrame([[found[model, fold] for fold in folds] for model in models], index=models, columns=folds)
     known = wide.rename_axis(index="model", columns="fold").dropna(axis=1)
     if known.empty:
-        raise ValueError("No gene varies on any held-out slide, so there is nothing to agree with. Check the counts.")
+        raise InputError("No gene varies on any held-out slide, so there is nothing to agree with. Check the counts.")
     return known
 
 

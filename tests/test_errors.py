@@ -1,0 +1,48 @@
+"""One base class of all errors that are meant for users."""
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+
+import deepspot as ds
+from deepspot import errors
+
+SOURCES = sorted(Path(ds.__file__).parent.rglob("*.py"))
+KINDS = {"InputError": ValueError, "InputTypeError": TypeError, "MissingKeyError": KeyError,
+         "MissingPackageError": ImportError}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS.items())
+def test_errors_are_also_the_usual_ones(name, kind):
+    error = getattr(ds.errors, name)("Column 'a' is missing.\nAvailable: \"b\".")
+    assert isinstance(error, kind)
+    assert isinstance(error, ds.errors.DeepSpotError)
+    assert str(error) == "Column 'a' is missing.\nAvailable: \"b\"."  # not quoted, as Python does with a KeyError
+    again = pickle.loads(pickle.dumps(error))  # as Dask sends them
+    assert (type(again), str(again)) == (type(error), str(error))
+
+
+def test_public_calls_raise_them(slide):
+    for call, kind in (
+        (lambda: ds.tl.predict(slide, shapes_key="nope"), errors.MissingKeyError),
+        (lambda: ds.pp.set_scale(slide, mpp=-1), errors.InputError),
+        (lambda: ds.pp.set_scale(slide, mpp="1"), errors.InputTypeError),
+    ):
+        with pytest.raises(kind):
+            call()
+
+
+def test_no_file_raises_a_plain_error():
+    # A plain one would be taken for a bug by the command line.
+    plain = {kind.__name__ for kind in KINDS.values()}
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise | ast.Return)
+        for made in [node.exc if isinstance(node, ast.Raise) else node.value]
+        if isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id in plain
+    ]
+    assert not found
