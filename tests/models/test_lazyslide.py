@@ -122,19 +122,19 @@ def test_models_that_use_less(wsi, ours, cheap_encoder, train, context, name, wi
 
 @pytest.fixture
 def boxed(model):
-    """The model with neighbours from a box of the array, as the presets of the paper have them."""
+    """The model with neighbors from a box of the array, as the presets of the paper have them."""
     copy = pickle.loads(pickle.dumps(model))
     rule = {"neighbors": NeighborRule(kind="box", reach=1, cap=8)}
     copy.card = model.card.model_copy(update={"geometry": model.card.geometry.model_copy(update=rule)})
     return copy
 
 
-def test_neighbours_in_steps_of_the_tiles(wsi, ours, cheap_encoder, boxed):
+def test_neighbors_in_steps_of_the_tiles(wsi, ours, cheap_encoder, boxed):
     predictor = boxed.on_tiles(mpp=1.0, encoder=cheap_encoder)
     theirs = predicted(wsi, predictor)
     ds.tl.predict(ours, boxed, encoder=cheap_encoder)
     np.testing.assert_allclose(theirs.X, ours["deepspot_spots"].X, atol=1e-4)
-    with pytest.raises(ValueError, match=r"'deepspot' counts its neighbours in steps .*`stride_px=round\(100 / mpp\)`"):
+    with pytest.raises(ValueError, match=r"'deepspot' counts its neighbors in steps .*`stride_px=round\(100 / mpp\)`"):
         predictor.stride_px  # noqa: B018
 
 
@@ -229,7 +229,7 @@ def test_features_of_another_length_in_lazyslide(wsi, predictor, train, cheap_en
 @pytest.mark.parametrize(
     ("features", "coords", "message"),
     [
-        (np.zeros((4, 270)), None, "`coords` is missing: the model finds the neighbours of a tile by the origins"),
+        (np.zeros((4, 270)), None, "`coords` is missing: the model finds the neighbors of a tile by the origins"),
         (np.zeros((4, 270)), np.zeros((3, 2)), r"`coords` must be of shape \(4, 2\), got \(3, 2\)"),
         (np.zeros((4, 270)), np.full((4, 2), np.inf), "`coords` holds values that are not finite"),
         (np.full((4, 270), np.nan), np.zeros((4, 2)), "`features` holds values that are not finite"),

@@ -133,7 +133,7 @@ class DeepSpot(FittedModel):
         genes
             Names of the columns.
         rows
-            Spots to learn from (the others serve as neighbours only); by default all.
+            Spots to learn from (the others serve as neighbors only); by default all.
         slides, patients
             (n,) slide and patient of every spot; by default all are of one.
         checkpoint_dir

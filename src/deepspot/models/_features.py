@@ -21,7 +21,7 @@ def sets_of(bags: Bags) -> tuple[Context, ...]:
 
 
 def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.ndarray | None = None) -> np.ndarray:
-    """Sets of a spot side by side: the spot itself, the mean of its sub-spots, the maximum over its neighbours.
+    """Sets of a spot side by side: the spot itself, the mean of its sub-spots, the maximum over its neighbors.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
 
     Returns
     -------
-    (n, d × number of sets) in float32. A spot without neighbours has zeros for them.
+    (n, d × number of sets) in float32. A spot without neighbors has zeros for them.
     """
     for part in context:
         key_in(part, CONTEXT, "context")

@@ -112,7 +112,7 @@ class FittedModel:
     def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression (n, genes) in float32; it may fall slightly below 0.
 
-        Every tile goes through φ once, and neighbours are looked up.
+        Every tile goes through φ once, and neighbors are looked up.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class FittedModel:
             Where to compute; None takes the one of the model.
         rows
             Which of the spots to predict, as numbers in the wanted order or as a mask; the others are there as
-            neighbours. By default all.
+            neighbors. By default all.
 
         Raises
         ------
@@ -186,8 +186,8 @@ class FittedModel:
         """Distance in µm between the spots of the training; a ValueError where the card does not say it."""
         rule = self.geometry.neighbors
         if rule.kind != "radius":
-            raise InputError(
-                f"Model {self.card.name!r} counts its neighbours in steps of an array of spots, and its card does not "
+            raise ValueError(
+                f"Model {self.card.name!r} counts its neighbors in steps of an array of spots, and its card does not "
                 "say how far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
             )
         return round(rule.reach / RINGS, 1)

@@ -88,8 +88,8 @@ class TilePredictor:
     def stride_px(self) -> int:
         """Distance between tiles, in these pixels, that puts them as far apart as the spots of the training were."""
         if self.model.geometry.neighbors.kind == "box":
-            raise InputError(
-                f"Model {self.model.card.name!r} counts its neighbours in steps of an array of spots, and its card "
+            raise ValueError(
+                f"Model {self.model.card.name!r} counts its neighbors in steps of an array of spots, and its card "
                 "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
             )
@@ -120,7 +120,7 @@ class TilePredictor:
             (n, :attr:`width`), made with :attr:`image_model`.
         coords
             (n, 2) x and y of the tiles' origins in pixels of the finest level; not needed by a model without
-            neighbours.
+            neighbors.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class TilePredictor:
         Raises
         ------
         ValueError
-            If features or coordinates have another shape or are not finite, or the model counts neighbours in steps of
+            If features or coordinates have another shape or are not finite, or the model counts neighbors in steps of
             an array and the tiles are not laid in squares.
         """
         card, geometry = self.model.card, self.model.geometry
@@ -162,7 +162,7 @@ class TilePredictor:
 def _finite(array: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     """An array of this shape that holds numbers only."""
     if array is None:
-        raise InputError(f"`{name}` is missing: the model finds the neighbours of a tile by the origins of all tiles.")
+        raise ValueError(f"`{name}` is missing: the model finds the neighbors of a tile by the origins of all tiles.")
     found = np.asarray(array)
     if found.shape != shape:
         raise InputError(f"`{name}` must be of shape {shape}, got {found.shape}.")
@@ -183,8 +183,8 @@ def _steps(origins: np.ndarray) -> np.ndarray:
     pairs = tree.query_pairs(NEAR * step, output_type="ndarray")
     apart = np.abs(origins[pairs[:, 0]] - origins[pairs[:, 1]])
     if (apart.min(axis=1) < (NEAR - 1) * step).mean() < MOSTLY:
-        raise InputError(
-            "The model counts neighbours in steps of a square array, but these tiles are not laid in squares. Lay them "
+        raise ValueError(
+            "The model counts neighbors in steps of a square array, but these tiles are not laid in squares. Lay them "
             "with `zs.pp.tile_tissues`, or predict with `ds.tl.predict`, which knows the array of the spots."
         )
     step = nearest[np.abs(nearest / step - 1) < NEAR - 1].mean()

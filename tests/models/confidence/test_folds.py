@@ -41,7 +41,7 @@ def test_a_single_spot_cannot_be_folded():
         make_folds(np.zeros(3, int), np.zeros(1), np.zeros(1))
 
 
-def test_blocks_are_neighbours_also_where_rows_are_in_the_order_of_barcodes():
+def test_blocks_are_neighbors_also_where_rows_are_in_the_order_of_barcodes():
     rng = np.random.default_rng(0)
     position = np.column_stack([rng.permutation(40), np.zeros(40)])
     one = np.zeros(40, int)

@@ -18,7 +18,7 @@ class NetworkConfig(BaseModel):
     Attributes
     ----------
     context
-        The sets that are used, in this order: the spot, its sub-spots, its neighbours.
+        The sets that are used, in this order: the spot, its sub-spots, its neighbors.
     width
         Length of φ's output.
     n_phi, n_rho
@@ -62,7 +62,7 @@ class TrainingConfig(BaseModel):
     Attributes
     ----------
     loss
-        What is minimised, on standardised genes (Poisson: on expression).
+        What is minimized, on standardized genes (Poisson: on expression).
     standardize
         Divide every gene by its sd in the training set, as the paper does; else genes that vary more weigh more.
     optimizer, lr, weight_decay, batch_size
@@ -96,7 +96,7 @@ class TrainingConfig(BaseModel):
 
 
 class Preset(BaseModel):
-    """A complete make-up: network, training, and whether neighbours come from a box of the spot array."""
+    """A complete make-up: network, training, and whether neighbors come from a box of the spot array."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
