@@ -48,18 +48,13 @@ def lite0_stats() -> MapEncoder:
 
 
 def backbone() -> nn.Module:
-    """EfficientNet-Lite0 up to its pooled features, with the ImageNet weights."""
-    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
-    return pooled("tf_efficientnet_lite0", _weights())
-
-
-def pooled(architecture: str, weights: str | Path) -> nn.Module:
-    """A network of timm up to its pooled features, with published weights whose layers come in the same order."""
+    """EfficientNet-Lite0 up to its pooled features, with the ImageNet weights, whose layers come in timm's order."""
     import timm
     import torch
 
-    model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    published = torch.load(weights, map_location="cpu", weights_only=True)
+    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    published = torch.load(_weights(), map_location="cpu", weights_only=True)
     # The classifier is published too, and comes last.
     model.load_state_dict(dict(zip(model.state_dict(), published.values(), strict=False)))
     return fuse_batch_norm(model.eval())
