@@ -1,14 +1,19 @@
 """The folder tree is the diagram: layers import downward only, and no file imports itself around a corner."""
 
 import ast
+import inspect
+import sys
+import threading
 from collections import defaultdict
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import deepspot
+import pytest
 
-ROOT = Path(deepspot.__file__).parent
+import deepspot as ds
+
+ROOT = Path(ds.__file__).parent
 LAYERS = [
     "errors",
     "_core",
@@ -98,3 +103,52 @@ def test_private_folders_say_what_they_hold():
         if path.name == "__init__.py" and ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) is None:
             silent[unit(name) if "." in name else name].append(name)
     assert not silent
+
+
+# Measured when written. Reading how a slide is predicted should not mean opening more files than this.
+MOST_FILES_OF_PREDICT = 59
+
+
+@pytest.mark.slow
+def test_predicting_a_slide_calls_functions_of_few_files(toy):
+    from spatialdata import deepcopy
+
+    warm, slide = deepcopy(toy["P1_S1"]), deepcopy(toy["P2_S1"])
+    ds.tl.predict(warm)  # what only the first call does (the model and the encoder are read) does not count
+    entered = set()
+
+    def note(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_flags & inspect.CO_NEWLOCALS and code.co_filename.startswith(str(ROOT)):
+            entered.add(str(Path(code.co_filename).relative_to(ROOT)))
+
+    before = sys.getprofile(), threading.getprofile()
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        ds.tl.predict(slide)
+    finally:
+        sys.setprofile(before[0])
+        threading.setprofile(before[1])
+    assert len(entered) <= MOST_FILES_OF_PREDICT, sorted(entered)
+
+
+def private_uses(node):
+    """What a line of a test imports or reads of the package that is no public name under `ds`."""
+    if isinstance(node, ast.ImportFrom):
+        return [node] if node.level or str(node.module).split(".")[0] == "deepspot" else []
+    if isinstance(node, ast.Import):
+        ours = [alias for alias in node.names if alias.name.split(".")[0] == "deepspot"]
+        return [alias for alias in ours if (alias.name, alias.asname) != ("deepspot", "ds")]
+    if isinstance(node, ast.Attribute):
+        return [node] if node.attr.startswith("_") and ast.unparse(node).startswith("ds.") else []
+    return []
+
+
+def test_behavior_tests_use_public_names_only():
+    """They outlast any rearrangement of the code: what they import and call is what a user can."""
+    paths = sorted((Path(__file__).parent / "behavior").glob("*.py"))
+    assert paths
+    for path in paths:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert [ast.unparse(use) for node in ast.walk(tree) for use in private_uses(node)] == [], path.name

@@ -46,6 +46,7 @@ def fast(monkeypatch, tmp_path):
 
 # scanpy of matplotlib.
 @pytest.mark.filterwarnings("ignore:The set_bad function")
+@pytest.mark.slow
 class TestRun:
     def test_quick_start(self, fast):
         found = run("quick_start")

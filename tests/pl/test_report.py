@@ -116,6 +116,7 @@ def entries(sdata):
     return {key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in sdata.tables.items()}
 
 
+@pytest.mark.slow
 def test_tells_all_there_is_and_leaves_the_object_alone(complete, tmp_path):
     before = entries(complete)
     path = ds.pl.report(complete, tmp_path / "report.html", command="deepspot report x")
@@ -292,6 +293,7 @@ def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_renders_in_a_browser(complete, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:

@@ -259,6 +259,7 @@ def test_scale_bar_is_a_round_number(width, length):
     assert bar_length(width) == length
 
 
+@pytest.mark.slow
 def test_real_section_with_a_large_image(data, add_table):
     sdata = ds.datasets.her2st("C2", download=False)
     genes = ["ERBB2", "FASN"]

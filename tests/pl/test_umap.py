@@ -134,6 +134,7 @@ def test_says_what_is_wrong(mapped):
         ds.pl.umap(mapped)
 
 
+@pytest.mark.slow
 def test_computes_a_umap_that_tells_groups_apart(computed):
     _, places = computed
     centers = places[:20].mean(axis=0), places[20:].mean(axis=0)
@@ -142,6 +143,7 @@ def test_computes_a_umap_that_tells_groups_apart(computed):
     assert np.linalg.norm(places[20:] - centers[1], axis=1).max() < apart / 2
 
 
+@pytest.mark.slow
 def test_computes_on_a_copy_and_says_so(computed, log):
     table, places = computed
     again = umap_of(table, "mine", 0)

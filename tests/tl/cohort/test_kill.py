@@ -49,6 +49,7 @@ def undisturbed(model, encoder, rows, tmp_path_factory):
     return out, ds.tl.cohort(rows, model, out, encoder=encoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_killed_and_started_again(phase, killed, undisturbed, model, encoder, rows, monkeypatch):
     out = killed / phase

@@ -10,6 +10,8 @@ from deepspot._sdata.view import SlideView
 from deepspot._stats.gamma_poisson import posterior
 from deepspot.tl._correct.table import corrected_table
 
+pytestmark = pytest.mark.slow  # the fixture `pair` embeds two slides and trains
+
 
 @pytest.fixture(scope="module")
 def pair():

@@ -16,6 +16,7 @@ def patients():
     return X, time, died
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_lifelines_at_a_tiny_penalty(patients):
     X, time, died = patients
     ((mean, scale, weights, _),) = _fit_path(X, time, died, [1e-5], 0.5, tol=1e-9)

@@ -1,0 +1,59 @@
+"""Bad input: the message names what is wrong and what would be right, and the slide stays as it was."""
+
+import geopandas as gpd
+import pytest
+from shapely import box
+
+import deepspot as ds
+
+FAR = gpd.GeoDataFrame({"name": ["tumour"]}, geometry=[box(1e6, 1e6, 1e6 + 1, 1e6 + 1)])
+
+# What is called on a slide with a prediction, the error, and what the message must name.
+WRONG = {
+    "unknown gene": (lambda sdata, _: ds.pl.spatial(sdata, "NOGENE"), KeyError, ["NOGENE", "TUMOR"]),
+    "unknown table": (lambda sdata, _: ds.tl.evaluate(sdata, table_key="nothing"), KeyError, ["nothing", "table"]),
+    "unknown shapes": (
+        lambda sdata, model: ds.tl.predict(sdata, model, shapes_key="cells"), KeyError, ["cells", "spots"],
+    ),
+    "unknown image": (
+        lambda sdata, model: ds.tl.predict(sdata, model, image_key="dapi"), KeyError, ["dapi", "P3_S1_image"],
+    ),
+    "unknown groups": (
+        lambda sdata, _: ds.tl.markers(sdata, "cluster", table_key="deepspot_spots"), KeyError, ["cluster"],
+    ),
+    "unknown resolution": (
+        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"), ValueError, ["cell", "subspot"],
+    ),
+    "unknown model": (lambda sdata, _: ds.tl.predict(sdata, "no_such_model"), (ValueError, OSError), ["no_such_model"]),
+    "unknown encoder": (
+        lambda sdata, _: ds.pp.embed(sdata, "resnet-of-mine"), KeyError, ["resnet-of-mine", "lite0_stats"],
+    ),
+    "prediction is there": (
+        lambda sdata, model: ds.tl.predict(sdata, model), ValueError, ["deepspot_spots", "overwrite"],
+    ),
+    "genes as text": (lambda sdata, _: ds.tl.train(sdata, genes="TUMOR1"), TypeError, ["TUMOR1"]),
+    "regions elsewhere": (lambda sdata, _: ds.pp.annotate(sdata, FAR, label_key="name"), ValueError, ["spots"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_names_the_offender_and_changes_nothing(predicted, model, snapshot, case):
+    call, error, named = WRONG[case]
+    before = snapshot(predicted)
+    with pytest.raises(error) as raised:
+        call(predicted, model)
+    assert all(name in str(raised.value) for name in named), str(raised.value)
+    assert snapshot(predicted) == before
+
+
+def test_a_slide_of_unknown_scale_is_refused(slides, model, encoder, snapshot):
+    from spatialdata.transformations import Identity, set_transformation
+
+    slide = slides["P3_S1"]
+    for element in (slide.images["P3_S1_image"], slide.shapes["spots"]):
+        set_transformation(element, {"global": Identity()}, set_all=True)
+    before = snapshot(slide)
+    with pytest.raises(ValueError, match="mpp") as raised:
+        ds.tl.predict(slide, model, encoder=encoder)
+    assert "set_scale" in str(raised.value)
+    assert snapshot(slide) == before

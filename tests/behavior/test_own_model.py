@@ -1,0 +1,27 @@
+"""Train on slides of several patients, keep the model, and judge it on a patient it has not seen."""
+
+import numpy as np
+
+import deepspot as ds
+
+
+def test_a_saved_model_predicts_what_it_did(model, predicted, slides, encoder, tmp_path):
+    text = str(model)
+    assert "40 genes" in text
+    assert "ridge" in text
+    model.save(tmp_path / "mine")
+    loaded = ds.models.load(tmp_path / "mine")
+    assert loaded.fingerprint == model.fingerprint
+    slide = slides["P3_S1"]
+    ds.tl.predict(slide, tmp_path / "mine", encoder=encoder, key_added="mine")
+    np.testing.assert_allclose(slide["mine"].X, predicted["deepspot_spots"].X, atol=1e-6)
+    assert sorted(slide.tables) == ["mean_colour_spots", "mine", "table"]
+
+
+def test_genes_that_follow_the_tissue_are_predicted(predicted):
+    ds.tl.evaluate(predicted)
+    var = predicted["deepspot_spots"].var.join(predicted["table"].var["program"])
+    assert var.loc[var["program"] == "tumour", "pearson"].mean() > 0.2
+    assert abs(var.loc[var["program"] == "noise", "pearson"].mean()) < 0.2
+    assert {"expected_r", "pearson", "rmse"} <= set(var)
+    assert "ood" in predicted["deepspot_spots"].obs
