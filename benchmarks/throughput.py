@@ -44,20 +44,19 @@ def main() -> None:
 
 
 def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
-    slide = folder / "slide.tif"
-    write_mosaic(slide, READ)
-    sdata = ds.io.slide(slide)
+    path = folder / "slide.tif"
+    write_mosaic(path, READ)
+    sdata = ds.io.slide(path)
     ds.pp.spots(sdata, diameter_um=55, distance_um=DISTANCE_UM, layout="square", tissue=None)
-    site = SlideFeatures(SlideView.select(sdata), encoder, TileGeometry(tile_um=55, input_px=224))
-    n = len(site.placement.centers)
-    read = median(lambda: tiles(site))
-    embed = median(lambda: site.embed(np.arange(EMBEDDED)))
+    slide = SlideFeatures(SlideView.select(sdata), encoder, TileGeometry(tile_um=55, input_px=224))
+    read = median(lambda: read_all(slide))
+    embed = median(lambda: slide.embed(np.arange(EMBEDDED)))
     model = make_model(encoder, subspots=True)
     bags = of_block(model.card.dim)
     predict = median(lambda: model.predict(bags))
     values = rounded(np.maximum(model.predict(bags), 0))
     write = median(lambda: write_block(folder / "block.zarr", values))
-    megapixels = n * (DISTANCE_UM / MPP) ** 2 / 1e6
+    megapixels = slide.n_spots * (DISTANCE_UM / MPP) ** 2 / 1e6
     lines = [
         f"| device {encoder.device}, {torch.get_num_threads()} threads | |", "|---|---|",
         f"| megapixels read and cut into tiles in a second | {megapixels / read:.0f} |",
@@ -69,10 +68,10 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
 
 
-def tiles(site: object) -> None:
+def read_all(slide: SlideFeatures) -> None:
     from deepspot._image.tiles import read_tiles
 
-    for _ in read_tiles(site.level, site.boxes, SPOTS):
+    for _ in read_tiles(slide.level, slide.boxes, SPOTS):
         pass
 
 
