@@ -18,10 +18,15 @@ def add_table():
 
     def add(sdata, values, genes, key="deepspot_spots", *, shapes_key="spots", kind="prediction", layers=None, **more):
         sdata.tables[key] = make_table(
-            np.asarray(values, dtype=np.float32), region=shapes_key, instances=sdata.shapes[shapes_key].index,
-            region_key="region", instance_key="spot_id", var=pd.DataFrame(index=genes),
+            np.asarray(values, dtype=np.float32),
+            region=shapes_key,
+            instances=sdata.shapes[shapes_key].index,
+            region_key="region",
+            instance_key="spot_id",
+            var=pd.DataFrame(index=genes),
             layers={name: np.asarray(layer, dtype=np.float32) for name, layer in (layers or {}).items()},
-            uns={"log1p": {}, "deepspot": {"kind": kind, "scale": "log1p of counts per 10,000"}}, **more,
-        )  # fmt: skip
+            uns={"log1p": {}, "deepspot": {"kind": kind, "scale": "log1p of counts per 10,000"}},
+            **more,
+        )
 
     return add

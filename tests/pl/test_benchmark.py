@@ -15,14 +15,21 @@ def make():
         parts = [
             pd.DataFrame(
                 {
-                    "model": model, "null": model.startswith("null"), "fold": f"P{fold}", "patient": f"P{fold}",
-                    "slide": f"S{fold}", "gene": [f"g{i}" for i in range(20)], "rank": range(1, 21),
-                    "r": level + rng.normal(0, 0.05, size=20), "r_pooled": level, "undefined": "no",
+                    "model": model,
+                    "null": model.startswith("null"),
+                    "fold": f"P{fold}",
+                    "patient": f"P{fold}",
+                    "slide": f"S{fold}",
+                    "gene": [f"g{i}" for i in range(20)],
+                    "rank": range(1, 21),
+                    "r": level + rng.normal(0, 0.05, size=20),
+                    "r_pooled": level,
+                    "undefined": "no",
                 }
             )
             for model, level in levels.items()
             for fold in range(n_folds)
-        ]  # fmt: skip
+        ]
         inner = pd.DataFrame(columns=["model", "fold", "inner_fold", "setting", "area"])
         table = tidy(pd.concat(parts, ignore_index=True))
         return CrossValidation(

@@ -71,7 +71,7 @@ def test_draws_into_given_axes(enriched):
         (["WP2813", "B"], ["WP2813", "B"]),
         ([], []),
     ],
-)  # fmt: skip
+)
 def test_names_are_short(given, expected):
     assert short_names(given) == expected
 

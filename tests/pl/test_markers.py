@@ -51,8 +51,11 @@ def test_rows_are_the_top_genes_each_once_where_it_leads_by_most(marked):
 def test_dots_are_significance_and_frames_are_membership(marked):
     ax = ds.pl.markers(marked, n_top=2)
     assert dots(ax) == SIGNIFICANT
-    boxes = {(round(p.get_x() + 0.5), round(p.get_y() + 0.5), round(p.get_height())) for p in ax.patches
-             if isinstance(p, Rectangle)}  # fmt: skip
+    boxes = {
+        (round(p.get_x() + 0.5), round(p.get_y() + 0.5), round(p.get_height()))
+        for p in ax.patches
+        if isinstance(p, Rectangle)
+    }
     assert boxes == {(0, 0, 2), (1, 1, 2)}  # A and B are of fat, B and C of tumour
     assert "no significant marker: stroma" in ax.get_xlabel()
     assert "block test" in ax.get_xlabel()

@@ -69,10 +69,12 @@ def test_what_cannot_be_drawn(name):
 def agreement():
     rng = np.random.default_rng(0)
     genes = [f"G{number}" for number in range(300)]
-    table = pd.concat([
-        pd.DataFrame({"group": group, "gene": genes, "r": np.linspace(high, 0, 300), "q": 1.0, "undefined": "no"})
-        for group, high in (("FF", 0.8), ("FFPE", 0.6))
-    ])  # fmt: skip
+    table = pd.concat(
+        [
+            pd.DataFrame({"group": group, "gene": genes, "r": np.linspace(high, 0, 300), "q": 1.0, "undefined": "no"})
+            for group, high in (("FF", 0.8), ("FFPE", 0.6))
+        ]
+    )
     matched = pd.DataFrame({"group": np.repeat(["FF", "FFPE"], [30, 20]), "bulk": np.arange(50)})
     null = {group: rng.normal(0, 0.1, (50, 300)).astype(np.float32) for group in ("FF", "FFPE")}
     return ds.tl.BulkAgreement(table, matched, pd.DataFrame(), null, pd.DataFrame(index=genes), 0)
@@ -86,9 +88,12 @@ def test_lines_of_agreement(agreement):
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
     np.testing.assert_allclose(lines[1].get_ydata(), curve[curve["group"] == "FFPE"]["r"])
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
-        "DeepSpot, FF (30 slides)", "DeepSpot, FFPE (20 slides)", "other, FF (30 slides)", "other, FFPE (20 slides)",
+        "DeepSpot, FF (30 slides)",
+        "DeepSpot, FFPE (20 slides)",
+        "other, FF (30 slides)",
+        "other, FFPE (20 slides)",
         "shuffled profiles (95 %)",
-    ]  # fmt: skip
+    ]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["100", "200", "300"]
     assert len(ax.collections) == 4
     with pytest.raises(ValueError, match="`statistic` must be"):

@@ -9,9 +9,14 @@ from deepspot.models._confidence.reliability import Reliability
 def model_with(reliability, genes):
     model = ds.models.DeepSpot()
     model.card = ModelCard(
-        genes=genes, dim=3, network=NetworkConfig(), training=TrainingConfig(), preset="default", seed=0,
+        genes=genes,
+        dim=3,
+        network=NetworkConfig(),
+        training=TrainingConfig(),
+        preset="default",
+        seed=0,
         reliability=reliability,
-    )  # fmt: skip
+    )
     return model
 
 

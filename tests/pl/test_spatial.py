@@ -189,10 +189,13 @@ def test_rows_of_genes_with_different_panels_are_aligned(corrected):
     genes = list(corrected.tables["table_corrected"].var_names[[0, 2]])
     axes = ds.pl.spatial(corrected, [*genes, "ABSENT1"])
     assert [ax.get_title().split(",")[0] for ax in axes] == [
-        f"{genes[0]} measured", f"{genes[0]} predicted", f"{genes[0]} corrected",
-        f"{genes[1]} measured", f"{genes[1]} not corrected (the model lacks it)",
+        f"{genes[0]} measured",
+        f"{genes[0]} predicted",
+        f"{genes[0]} corrected",
+        f"{genes[1]} measured",
+        f"{genes[1]} not corrected (the model lacks it)",
         "ABSENT1 predicted (not measured here)",
-    ]  # fmt: skip
+    ]
     axes[0].figure.canvas.draw()
     x = [round(ax.get_position().x0, 3) for ax in axes]
     assert x[0] == x[3] < x[1] == x[5] < x[2] == x[4]

@@ -79,8 +79,11 @@ def test_grid_is_drawn_too_or_alone(fine, add_table):
     add_table(fine, np.ones((n, 2)), GENES, "deepspot_spots_grid", shapes_key="spots_grid")
     axes = ds.pl.superresolution(fine, "A")
     assert [ax.get_title().split(", ")[-1] for ax in axes] == [
-        "H&E image", "30 spots of 55 µm", "270 sub-spots of 18.3 µm", "60 grid points of 20 µm"
-    ]  # fmt: skip
+        "H&E image",
+        "30 spots of 55 µm",
+        "270 sub-spots of 18.3 µm",
+        "60 grid points of 20 µm",
+    ]
     axes = ds.pl.superresolution(fine, "A", fine_key="deepspot_spots_grid")
     assert len(axes) == 3
     assert "grid points" in axes[2].get_title()

@@ -2,7 +2,6 @@ import gseapy
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 from scipy.stats import false_discovery_control, hypergeom
 from spatialdata import deepcopy, read_zarr
 
@@ -18,13 +17,8 @@ def marker_frame(genes, significant, group="tumour"):
 
 
 @pytest.fixture(scope="module")
-def toy_marked():
-    sdata = ds.datasets.toy(1, 1, n_rows=8, n_cols=9)["P1_S1"]
-    table = sdata["table"]
-    sc.pp.normalize_total(table, target_sum=1e4)
-    sc.pp.log1p(table)
-    names = np.array(list(table.uns["composition"]))
-    table.obs["class"] = pd.Categorical(names[np.asarray(table.obsm["composition"]).argmax(axis=1)])
+def toy_marked(toy_classes):
+    sdata = deepcopy(toy_classes)
     ds.tl.markers(sdata, "class", table_key="table", groups=["tumour", "lymphoid", "stroma"])
     return sdata
 
@@ -102,9 +96,12 @@ def test_best_significant_markers_are_taken(marked):
 def test_background(marked, programs):
     ds.tl.enrich(marked, programs, group="tumour")
     ds.tl.enrich(
-        marked, programs, group=["tumour"], background=[*marked["table"].var_names, *[f"x{i}" for i in range(5000)]],
+        marked,
+        programs,
+        group=["tumour"],
+        background=[*marked["table"].var_names, *[f"x{i}" for i in range(5000)]],
         key_added="genome",
-    )  # fmt: skip
+    )
     uns = marked["table"].uns
     assert uns["genome"]["p"].iloc[0] < uns["enrichment"]["p"].iloc[0] / 100
     assert set(uns["enrichment"]["group"]) == {"tumour"}

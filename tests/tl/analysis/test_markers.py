@@ -4,7 +4,7 @@ import pytest
 import scanpy as sc
 from anndata import AnnData
 from scipy.stats import mannwhitneyu
-from spatialdata import SpatialData, deepcopy, read_zarr
+from spatialdata import SpatialData, read_zarr
 from spatialdata.models import ShapesModel, TableModel
 
 import deepspot as ds
@@ -13,24 +13,6 @@ from deepspot._stats import spatial_null
 from deepspot.datasets._toy.tissue import hex_array
 
 COLUMNS = ["group", "gene", "logfoldchange", "score", "p", "p_adj", "p_block", "p_block_adj", "significant", "rank"]
-
-
-@pytest.fixture(scope="module")
-def toy_classes():
-    """A slide whose measured genes are on the log scale, with the class of every spot."""
-    sdata = ds.datasets.toy(1, 1, n_rows=8, n_cols=9)["P1_S1"]
-    table = sdata["table"]
-    table.layers["counts"] = table.X.copy()
-    sc.pp.normalize_total(table, target_sum=1e4)
-    sc.pp.log1p(table)
-    names = np.array(list(table.uns["composition"]))
-    table.obs["class"] = pd.Categorical(names[np.asarray(table.obsm["composition"]).argmax(axis=1)])
-    return sdata
-
-
-@pytest.fixture
-def classes(toy_classes):
-    return deepcopy(toy_classes)
 
 
 def spots_with(values, labels, side):
@@ -176,7 +158,7 @@ def test_genes_that_do_not_vary(classes):
     assert not first["significant"].any()
 
 
-def test_blocks_of_waves_keep_the_level_where_the_rank_sum_test_does_not():
+def test_blocks_of_eigenvectors_keep_the_level_where_the_rank_sum_test_does_not():
     """Smooth genes that have nothing to do with smooth regions; benchmarks/markers.py is the long version."""
     side, shares = 14, []
     centers = hex_array(side, side)[2]
@@ -195,7 +177,7 @@ def test_blocks_of_waves_keep_the_level_where_the_rank_sum_test_does_not():
     assert 0.02 < blocks < 0.09
 
 
-def test_blocks_of_waves_find_planted_markers():
+def test_blocks_of_eigenvectors_find_planted_markers():
     side, rng = 14, np.random.default_rng(1)
     centers = hex_array(side, side)[2]
     region = fields(centers, 2, 1, rng)[:, 0]
@@ -311,17 +293,17 @@ def test_blocks_need_one_tissue(classes):
 
 @pytest.mark.parametrize("side", [3, 18])
 @pytest.mark.parametrize("pieces", [1, 4])
-def test_waves_are_orthonormal_and_have_no_mean(side, pieces, monkeypatch):
+def test_eigenvectors_are_orthonormal_and_have_no_mean(side, pieces, monkeypatch):
     centers = np.concatenate([hex_array(side, side)[2] + [1e5 * piece, 0] for piece in range(pieces)])
     n = len(centers)
     by_size = []
     for dense in (10**9, 0) if n > 300 else (10**9,):
         monkeypatch.setattr(spatial_null, "DENSE", dense)
-        waves = spatial_null.spatial_eigenvectors(centers)
-        assert waves.shape == (n, min(n - 1, 254))
-        np.testing.assert_allclose(waves.T @ waves, np.eye(waves.shape[1]), atol=1e-6)
-        np.testing.assert_allclose(waves.sum(axis=0), 0, atol=1e-5)
-        by_size.append(waves)
+        eigenvectors = spatial_null.spatial_eigenvectors(centers)
+        assert eigenvectors.shape == (n, min(n - 1, 254))
+        np.testing.assert_allclose(eigenvectors.T @ eigenvectors, np.eye(eigenvectors.shape[1]), atol=1e-6)
+        np.testing.assert_allclose(eigenvectors.sum(axis=0), 0, atol=1e-5)
+        by_size.append(eigenvectors)
     # The first ones tell the pieces apart, and are flat on each.
     flat = by_size[0][:, : pieces - 1].reshape(pieces, side * side, pieces - 1)
     assert np.ptp(flat, axis=1).max(initial=0) < 1e-6
@@ -331,15 +313,15 @@ def test_waves_are_orthonormal_and_have_no_mean(side, pieces, monkeypatch):
 
 
 def test_random_fields_have_the_spread_that_theory_gives():
-    """Along a block of k waves a random direction has the variance that was shared out among them."""
+    """Along a block of k eigenvectors a random direction has the variance that was shared out among them."""
     centers = hex_array(20, 20)[2]
     rng = np.random.default_rng(0)
-    waves = spatial_null.spatial_eigenvectors(centers)
+    eigenvectors = spatial_null.spatial_eigenvectors(centers)
     contrast = np.where(centers[:, 0] < centers[:, 0].mean(), 1.0, -1.0)
     contrast -= contrast.mean()
-    weight = contrast @ waves
+    weight = contrast @ eigenvectors
     short = np.sqrt(contrast @ contrast - weight @ weight)
-    spread = spatial_null._spread(weight, short, len(waves))
+    spread = spatial_null._spread(weight, short, len(eigenvectors))
     assert np.linalg.norm(spread[:-1]) == pytest.approx(np.linalg.norm(weight))
     drawn = np.concatenate(list(spatial_null._rotations(spread, 4000, rng)))
     assert drawn.shape == (4000, 255)
@@ -357,9 +339,9 @@ def test_rare_p_values_are_bounds_that_hold():
     region = fields(centers, 1.5, 1, rng)[:, 0] > 0.3
     contrast = (region / region.sum() - ~region / (~region).sum())[None]
     X = fields(centers, 1, 200, rng) + rng.standard_normal((144, 200)) + np.linspace(0, 2, 200) * region[:, None]
-    waves = spatial_null.spatial_eigenvectors(centers)
+    eigenvectors = spatial_null.spatial_eigenvectors(centers)
     many, few = (
-        spatial_null.spatial_p_values(X, contrast, waves, n, np.random.default_rng(1))[0] for n in (100_000, 999)
+        spatial_null.spatial_p_values(X, contrast, eigenvectors, n, np.random.default_rng(1))[0] for n in (100_000, 999)
     )
     rare = few < 1 / 1000
     assert 20 < rare.sum() < 180

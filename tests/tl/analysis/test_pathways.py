@@ -2,41 +2,27 @@ import decoupler as dc
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
-from spatialdata import deepcopy, read_zarr
+from spatialdata import read_zarr
 
 import deepspot as ds
 
 
-@pytest.fixture(scope="module")
-def toy_logged():
-    sdata = ds.datasets.toy(1, 1, n_rows=6, n_cols=7)["P1_S1"]
-    sc.pp.normalize_total(sdata["table"], target_sum=1e4)
-    sc.pp.log1p(sdata["table"])
-    return sdata
-
-
 @pytest.fixture
-def logged(toy_logged):
-    return deepcopy(toy_logged)
-
-
-@pytest.fixture
-def net(logged):
+def net(classes):
     """The toy's programs as pathways, one of them turned around."""
-    var = logged["table"].var
+    var = classes["table"].var
     net = pd.DataFrame({"source": var["program"].astype(str), "target": list(var.index), "weight": 1.0})
     net = net[net["source"].isin(["tumour", "lymphoid", "stroma"])].reset_index(drop=True)
     return net.assign(weight=np.where(net["source"] == "stroma", -1.0, 1.0))
 
 
-def test_planted_programs_are_scored(logged, net, log):
-    before = logged["table"].X.copy()
-    assert ds.tl.pathways(logged, net, table_key="table") is None
-    table = logged["table"]
+def test_planted_programs_are_scored(classes, net, log):
+    before = classes["table"].X.copy()
+    assert ds.tl.pathways(classes, net, table_key="table") is None
+    table = classes["table"]
     score, p = table.obsm["score_mlm"], table.obsm["padj_mlm"]
     assert sorted(score.columns) == ["lymphoid", "stroma", "tumour"]
-    assert score.shape == p.shape == (42, 3)
+    assert score.shape == p.shape == (72, 3)
     assert score.index.equals(table.obs_names)
     shares = pd.DataFrame(np.asarray(table.obsm["composition"]), table.obs_names, list(table.uns["composition"]))
     assert score["tumour"].corr(shares["tumour"]) > 0.8
@@ -44,28 +30,28 @@ def test_planted_programs_are_scored(logged, net, log):
     assert score["stroma"].corr(shares["stroma"]) < -0.8
     assert ((p >= 0) & (p <= 1)).all(axis=None)
     assert (before != table.X).nnz == 0
-    assert log[-1] == "Scored 3 pathways (DataFrame, 9 to 15 genes each) in 42 spots of sdata.tables['table']."
+    assert log[-1] == "Scored 3 pathways (DataFrame, 9 to 15 genes each) in 72 spots of sdata.tables['table']."
 
 
-def test_scores_are_those_of_decoupler(logged, net):
-    ds.tl.pathways(logged, net, table_key="table")
-    alone = logged["table"].copy()
+def test_scores_are_those_of_decoupler(classes, net):
+    ds.tl.pathways(classes, net, table_key="table")
+    alone = classes["table"].copy()
     for key in ("score_mlm", "padj_mlm"):
         del alone.obsm[key]
     alone.X = alone.X.toarray()  # a sparse matrix would be compiled for once more
     dc.mt.mlm(alone, net)
     for key in ("score_mlm", "padj_mlm"):
-        ours = logged["table"].obsm[key]
+        ours = classes["table"].obsm[key]
         np.testing.assert_allclose(ours, alone.obsm[key][ours.columns], rtol=1e-6, atol=1e-9)
-    assert dc.pp.get_obsm(logged["table"], "score_mlm").shape == (42, 3)
+    assert dc.pp.get_obsm(classes["table"], "score_mlm").shape == (72, 3)
 
 
-def test_transform_of_the_paper_does_not_change_scores(logged, net):
-    ds.tl.pathways(logged, net, table_key="table")
-    plain = logged["table"].obsm["score_mlm"]
-    ds.tl.pathways(logged, net, table_key="table", transform="paper", overwrite=True)
-    np.testing.assert_allclose(logged["table"].obsm["score_mlm"][plain.columns], plain, rtol=1e-6)
-    assert logged["table"].uns["deepspot_pathways"]["transform"] == "paper"
+def test_transform_of_the_paper_does_not_change_scores(classes, net):
+    ds.tl.pathways(classes, net, table_key="table")
+    plain = classes["table"].obsm["score_mlm"]
+    ds.tl.pathways(classes, net, table_key="table", transform="paper", overwrite=True)
+    np.testing.assert_allclose(classes["table"].obsm["score_mlm"][plain.columns], plain, rtol=1e-6, atol=1e-6)
+    assert classes["table"].uns["deepspot_pathways"]["transform"] == "paper"
 
 
 def test_real_network_as_a_file(slide, data):
@@ -80,9 +66,14 @@ def test_real_network_as_a_file(slide, data):
     hypoxia = progeny[progeny["source"] == "Hypoxia"].set_index("target")["weight"].reindex(genes).fillna(0).to_numpy()
     X[:15] += hypoxia / np.abs(hypoxia).max()
     slide.tables["deepspot_spots"] = make_table(
-        X.astype(np.float32), region="spots", instances=slide["spots"].index, region_key="region",
-        instance_key="spot_id", var=pd.DataFrame(index=genes), uns={"log1p": {}, "deepspot": {"kind": "prediction"}},
-    )  # fmt: skip
+        X.astype(np.float32),
+        region="spots",
+        instances=slide["spots"].index,
+        region_key="region",
+        instance_key="spot_id",
+        var=pd.DataFrame(index=genes),
+        uns={"log1p": {}, "deepspot": {"kind": "prediction"}},
+    )
     ds.tl.pathways(slide, path)
     score = slide["deepspot_spots"].obsm["score_mlm"]
     assert score.shape == (30, 14)
@@ -93,27 +84,27 @@ def test_real_network_as_a_file(slide, data):
     assert slide["deepspot_spots"].uns["deepspot_pathways"]["net"] == path.name
 
 
-def test_small_pathways_are_left_out(logged, net):
+def test_small_pathways_are_left_out(classes, net):
     few = pd.concat([net, pd.DataFrame({"source": "tiny", "target": ["NOISE1", "NOISE2", "absent"], "weight": 1.0})])
-    ds.tl.pathways(logged, few, table_key="table")
-    assert "tiny" not in logged["table"].obsm["score_mlm"]
-    ds.tl.pathways(logged, few, table_key="table", tmin=2, overwrite=True)
-    assert logged["table"].uns["deepspot_pathways"]["n_targets"]["tiny"] == 2
+    ds.tl.pathways(classes, few, table_key="table")
+    assert "tiny" not in classes["table"].obsm["score_mlm"]
+    ds.tl.pathways(classes, few, table_key="table", tmin=2, overwrite=True)
+    assert classes["table"].uns["deepspot_pathways"]["n_targets"]["tiny"] == 2
 
 
-def test_missing_genes_and_empty_spots(logged, net, log):
-    X = logged["table"].X.toarray()
+def test_missing_genes_and_empty_spots(classes, net, log):
+    X = classes["table"].X.toarray()
     X[:, :4] = np.nan
     X[5] = 0
-    logged["table"].layers["predicted"] = X
-    ds.tl.pathways(logged, net, table_key="table", layer="predicted")
-    score = logged["table"].obsm["score_mlm"]
+    classes["table"].layers["predicted"] = X
+    ds.tl.pathways(classes, net, table_key="table", layer="predicted")
+    score = classes["table"].obsm["score_mlm"]
     assert score.iloc[5].isna().all()
     assert score.drop(score.index[5]).notna().all(axis=None)
-    assert log[-1].endswith("in 41 spots of sdata.tables['table']. Left out: 4 genes with missing values.")
+    assert log[-1].endswith("in 71 spots of sdata.tables['table']. Left out: 4 genes with missing values.")
 
 
-def test_progeny_is_downloaded_once(logged, net, tmp_path, monkeypatch):
+def test_progeny_is_downloaded_once(classes, net, tmp_path, monkeypatch):
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path)
     calls = []
 
@@ -122,31 +113,31 @@ def test_progeny_is_downloaded_once(logged, net, tmp_path, monkeypatch):
         return net.assign(padj=0.01)
 
     monkeypatch.setattr(dc.op, "progeny", progeny)
-    ds.tl.pathways(logged, net, table_key="table")
-    local = logged["table"].obsm["score_mlm"]
+    ds.tl.pathways(classes, net, table_key="table")
+    local = classes["table"].obsm["score_mlm"]
     for _ in range(2):
-        ds.tl.pathways(logged, table_key="table", overwrite=True)
-        np.testing.assert_allclose(logged["table"].obsm["score_mlm"][local.columns], local)
+        ds.tl.pathways(classes, table_key="table", overwrite=True)
+        np.testing.assert_allclose(classes["table"].obsm["score_mlm"][local.columns], local)
     assert calls == [("human", 500)]
     assert (tmp_path / "genesets" / "progeny_human_top500.csv").is_file()
 
 
-def test_offline(logged, tmp_path, monkeypatch):
+def test_offline(classes, tmp_path, monkeypatch):
     def progeny(organism, top):
         raise OSError("no route to host")
 
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path)
     monkeypatch.setattr(dc.op, "progeny", progeny)
     with pytest.raises(ConnectionError, match=r"PROGENy \(mouse\) is not in the cache.*columns source, target.*`net=`"):
-        ds.tl.pathways(logged, table_key="table", organism="mouse")
-    assert "score_mlm" not in logged["table"].obsm
+        ds.tl.pathways(classes, table_key="table", organism="mouse")
+    assert "score_mlm" not in classes["table"].obsm
 
 
-def test_networks_are_checked(logged, net, tmp_path):
+def test_networks_are_checked(classes, net, tmp_path):
     def check(bad, error, message, **options):
         with pytest.raises(error, match=message):
-            ds.tl.pathways(logged, bad, table_key="table", **options)
-        assert "score_mlm" not in logged["table"].obsm
+            ds.tl.pathways(classes, bad, table_key="table", **options)
+        assert "score_mlm" not in classes["table"].obsm
 
     check(net.drop(columns="weight"), KeyError, r"Key `'weight'` not found in `columns of the network \(DataFrame\)`")
     check(tmp_path / "no.csv", FileNotFoundError, "no file")
@@ -160,18 +151,18 @@ def test_networks_are_checked(logged, net, tmp_path):
     check(twins, ValueError, r"pathways \(DataFrame\) cannot be told apart by the 60 genes.*'tumour', 'twin'")
 
 
-def test_existing_scores_are_kept(logged, net):
-    ds.tl.pathways(logged, net, table_key="table")
+def test_existing_scores_are_kept(classes, net):
+    ds.tl.pathways(classes, net, table_key="table")
     with pytest.raises(ValueError, match=r"obsm of sdata.tables\['table'\] has \['score_mlm', 'padj_mlm'\] already"):
-        ds.tl.pathways(logged, net, table_key="table")
+        ds.tl.pathways(classes, net, table_key="table")
 
 
-def test_it_survives_being_written(logged, net, tmp_path):
-    ds.tl.pathways(logged, net, table_key="table")
-    logged.write(tmp_path / "slide.zarr")
+def test_it_survives_being_written(classes, net, tmp_path):
+    ds.tl.pathways(classes, net, table_key="table")
+    classes.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")["table"]
     for key in ("score_mlm", "padj_mlm"):
         pd.testing.assert_frame_equal(
-            back.obsm[key], logged["table"].obsm[key], check_index_type=False, check_column_type=False
+            back.obsm[key], classes["table"].obsm[key], check_index_type=False, check_column_type=False
         )
     assert back.uns["deepspot_pathways"]["n_targets"]["tumour"] == 15

@@ -50,10 +50,20 @@ def test_options_arrive(arguments, monkeypatch, tmp_path):
     )
     assert cli.main([*arguments, *options.split()]) == 0
     assert seen == {
-        "client": "tcp://here:1", "diameter_um": 60.0, "distance_um": 120.0, "layout": "hexagonal", "tissue": None,
-        "half": False, "device": "cpu", "batch_size": 8, "overwrite": True, "manifest": "manifest.csv",
-        "model": str(tmp_path / "bundle"), "out": tmp_path / "out", "runtime": "onnx",
-    }  # fmt: skip
+        "client": "tcp://here:1",
+        "diameter_um": 60.0,
+        "distance_um": 120.0,
+        "layout": "hexagonal",
+        "tissue": None,
+        "half": False,
+        "device": "cpu",
+        "batch_size": 8,
+        "overwrite": True,
+        "manifest": "manifest.csv",
+        "model": str(tmp_path / "bundle"),
+        "out": tmp_path / "out",
+        "runtime": "onnx",
+    }
 
 
 @pytest.mark.parametrize(

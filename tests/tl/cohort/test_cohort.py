@@ -21,8 +21,13 @@ def test_small_cohort(run, manifest, model, tmp_path, log):
     assert kept["spots"].tolist() == runs["spots"].tolist()
     assert ds.models.load(out / "model").fingerprint == model.fingerprint
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", ".work", "model", "pseudobulk.h5ad", "runs.csv", "slides",
-    ]  # fmt: skip
+        ".lock",
+        ".work",
+        "model",
+        "pseudobulk.h5ad",
+        "runs.csv",
+        "slides",
+    ]
     assert list((out / ".work").iterdir()) == []
     assert [line for line in log if "/2 slides" in line] == ["1/2 slides, about a minute left", "2/2 slides"]
     assert f"2 of 2 slides are done. Run table: {out / 'runs.csv'}" in log
@@ -37,9 +42,14 @@ def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
     assert table.uns["deepspot"]["ood_share"] == pytest.approx(runs.loc["P2_S1", "ood_share"])
     assert sdata.attrs["deepspot_slide"]["path"] == manifest["path"][1]
     assert sdata.attrs["deepspot_cohort"]["made_by"] == {
-        "model": model.fingerprint, "diameter_um": 55.0, "distance_um": 100.0, "layout": "square",
-        "tissue": "brightness", "half": False, "mpp": None,
-    }  # fmt: skip
+        "model": model.fingerprint,
+        "diameter_um": 55.0,
+        "distance_um": 100.0,
+        "layout": "square",
+        "tissue": "brightness",
+        "half": False,
+        "mpp": None,
+    }
     # The same as what one makes by hand.
     slide = ds.io.slide(manifest["path"][1], name="P2_S1")
     ds.pp.spots(slide, diameter_um=55, distance_um=100, layout="square")

@@ -17,9 +17,17 @@ import deepspot as ds
 SCRIPT = Path(__file__).with_name("killed.py")
 # What is there of the second slide when a process dies in a phase: nothing, or all of it.
 PHASES = {
-    "model": False, "opening": False, "spots": False, "embedding": False, "predicting": False, "writing": False,
-    "completing": False, "placed": True, "run_table": True, "pseudobulk": True,
-}  # fmt: skip
+    "model": False,
+    "opening": False,
+    "spots": False,
+    "embedding": False,
+    "predicting": False,
+    "writing": False,
+    "completing": False,
+    "placed": True,
+    "run_table": True,
+    "pseudobulk": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +68,9 @@ def test_killed_and_started_again(phase, killed, undisturbed, model, encoder, ro
         same_slide(out / "slides" / name, undisturbed[0] / "slides" / name)
     runs = ds.tl.cohort(rows, model, out, encoder=encoder)
     pd.testing.assert_frame_equal(runs.drop(columns="seconds"), undisturbed[1].drop(columns="seconds"))
-    pd.testing.assert_frame_equal(*[
-        pd.read_csv(folder / "runs.csv").drop(columns="seconds") for folder in (out, undisturbed[0])
-    ])  # fmt: skip
+    pd.testing.assert_frame_equal(
+        *[pd.read_csv(folder / "runs.csv").drop(columns="seconds") for folder in (out, undisturbed[0])]
+    )
     for name in ("P1_S1.zarr", "P2_S1.zarr"):
         same_slide(out / "slides" / name, undisturbed[0] / "slides" / name)
     ours, theirs = (anndata.read_h5ad(folder / "pseudobulk.h5ad") for folder in (out, undisturbed[0]))
@@ -70,8 +78,13 @@ def test_killed_and_started_again(phase, killed, undisturbed, model, encoder, ro
     pd.testing.assert_frame_equal(ours.obs, theirs.obs)
     assert ds.models.load(out / "model").fingerprint == model.fingerprint
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", ".work", "model", "pseudobulk.h5ad", "runs.csv", "slides",
-    ]  # fmt: skip
+        ".lock",
+        ".work",
+        "model",
+        "pseudobulk.h5ad",
+        "runs.csv",
+        "slides",
+    ]
     assert list((out / ".work").iterdir()) == []
 
 

@@ -121,8 +121,9 @@ def test_what_is_not_matched_is_told(both, log):
     found = ds.tl.bulk_agreement(slides, bulk[bulk.obs_names != "P40"], match=MATCH, n_permutations=9)
     of_slides = found.unmatched[found.unmatched["side"] == "pseudobulk"]
     assert of_slides.groupby("group")["name"].agg(list).to_dict() == {
-        "FF": ["slide 0", "slide 1", "slide 40"], "FFPE": ["slide 61"]
-    }  # fmt: skip
+        "FF": ["slide 0", "slide 1", "slide 40"],
+        "FFPE": ["slide 61"],
+    }
     assert not (found.unmatched["side"] == "bulk").any()  # P0 and P1 have FFPE slides
     assert found.matched.query("group == 'FF'").shape[0] == 57
     assert (found.matched["bulk"] != "P40").all()
@@ -154,8 +155,9 @@ def test_slides_without_a_preservation_are_told(both, log):
     slides.obs.loc[["slide 3", "slide 70"], "preservation"] = [None, np.nan]
     found = ds.tl.bulk_agreement(slides, bulk, match=MATCH, n_permutations=9)
     assert found.unmatched[["group", "side", "name"]].to_numpy().tolist() == [
-        ["no preservation", "pseudobulk", "slide 3"], ["no preservation", "pseudobulk", "slide 70"]
-    ]  # fmt: skip
+        ["no preservation", "pseudobulk", "slide 3"],
+        ["no preservation", "pseudobulk", "slide 70"],
+    ]
     assert len(found.matched) + 2 == slides.n_obs
     assert "Without a match: 2 of pseudobulk (no preservation)." in log[-1]
     # Who does not match by it does not lose them.

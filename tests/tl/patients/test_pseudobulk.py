@@ -16,9 +16,15 @@ def add(sdata, X, genes=GENES, key="deepspot_spots", ood=None, **made):
     obs = pd.DataFrame({} if ood is None else {"ood": ood}, index=index.astype(str))
     made = {"kind": "prediction", "scale": "log1p of counts per 10,000", "model": "m", "fingerprint": "f"} | made
     sdata.tables[key] = make_table(
-        np.asarray(X, dtype=np.float32), region="spots", instances=index, region_key="region", instance_key="spot_id",
-        obs=obs, var=pd.DataFrame({"expected_r": np.float32(0.1)}, index=genes), uns={"log1p": {}, "deepspot": made},
-    )  # fmt: skip
+        np.asarray(X, dtype=np.float32),
+        region="spots",
+        instances=index,
+        region_key="region",
+        instance_key="spot_id",
+        obs=obs,
+        var=pd.DataFrame({"expected_r": np.float32(0.1)}, index=genes),
+        uns={"log1p": {}, "deepspot": made},
+    )
 
 
 @pytest.fixture
@@ -43,8 +49,12 @@ def test_profiles_of_slides(predicted, how, log):
     assert list(profiles.var_names) == GENES
     assert list(profiles.var.columns) == ["expected_r"]
     assert profiles.uns["deepspot"] == {
-        "kind": "pseudobulk", "how": how, "scale": "log1p of counts per 10,000", "model": "m", "fingerprint": "f"
-    }  # fmt: skip
+        "kind": "pseudobulk",
+        "how": how,
+        "scale": "log1p of counts per 10,000",
+        "model": "m",
+        "fingerprint": "f",
+    }
     assert "log1p" in profiles.uns
     assert log[-1] == f"Made 2 profiles of 4 genes: the {how} over the spots of 2 slides."
 

@@ -17,10 +17,15 @@ def planted(strength, seed=0):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((N, 30))
     death, seen = rng.exponential(20 * np.exp(-strength * X[:, 0])), rng.exponential(60, N)
-    obs = pd.DataFrame({
-        "patient": [f"P{number}" for number in range(N)], "months": np.minimum(death, seen),
-        "status": np.where(death <= seen, "dead", "alive"), "area": 1.0,
-    }, index=[f"slide {number}" for number in range(N)])  # fmt: skip
+    obs = pd.DataFrame(
+        {
+            "patient": [f"P{number}" for number in range(N)],
+            "months": np.minimum(death, seen),
+            "status": np.where(death <= seen, "dead", "alive"),
+            "area": 1.0,
+        },
+        index=[f"slide {number}" for number in range(N)],
+    )
     return AnnData(X, obs=obs, var=pd.DataFrame(index=[f"G{number}" for number in range(30)]))
 
 
@@ -236,9 +241,16 @@ def test_real_patients(data):
         table[genes].to_numpy(), obs=table[["case_id", "survival_months", "censorship"]].assign(area=1.0)
     )
     found = ds.tl.survival(
-        profiles, time="survival_months", status="censorship", event=0, patient="case_id", tissue_area="area",
-        n_train=125, repeats=6, seed=0,
-    )  # fmt: skip
+        profiles,
+        time="survival_months",
+        status="censorship",
+        event=0,
+        patient="case_id",
+        tissue_area="area",
+        n_train=125,
+        repeats=6,
+        seed=0,
+    )
     assert len(found.patients) == 345
     assert found.patients["died"].sum() == 92
     row = found.summary().loc[125]
