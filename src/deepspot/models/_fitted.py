@@ -186,7 +186,7 @@ class FittedModel:
         """Distance in µm between the spots of the training; a ValueError where the card does not say it."""
         rule = self.geometry.neighbors
         if rule.kind != "radius":
-            raise ValueError(
+            raise InputError(
                 f"Model {self.card.name!r} counts its neighbors in steps of an array of spots, and its card does not "
                 "say how far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
             )

@@ -88,7 +88,7 @@ class TilePredictor:
     def stride_px(self) -> int:
         """Distance between tiles, in these pixels, that puts them as far apart as the spots of the training were."""
         if self.model.geometry.neighbors.kind == "box":
-            raise ValueError(
+            raise InputError(
                 f"Model {self.model.card.name!r} counts its neighbors in steps of an array of spots, and its card "
                 "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
@@ -162,7 +162,7 @@ class TilePredictor:
 def _finite(array: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     """An array of this shape that holds numbers only."""
     if array is None:
-        raise ValueError(f"`{name}` is missing: the model finds the neighbors of a tile by the origins of all tiles.")
+        raise InputError(f"`{name}` is missing: the model finds the neighbors of a tile by the origins of all tiles.")
     found = np.asarray(array)
     if found.shape != shape:
         raise InputError(f"`{name}` must be of shape {shape}, got {found.shape}.")
@@ -183,7 +183,7 @@ def _steps(origins: np.ndarray) -> np.ndarray:
     pairs = tree.query_pairs(NEAR * step, output_type="ndarray")
     apart = np.abs(origins[pairs[:, 0]] - origins[pairs[:, 1]])
     if (apart.min(axis=1) < (NEAR - 1) * step).mean() < MOSTLY:
-        raise ValueError(
+        raise InputError(
             "The model counts neighbors in steps of a square array, but these tiles are not laid in squares. Lay them "
             "with `zs.pp.tile_tissues`, or predict with `ds.tl.predict`, which knows the array of the spots."
         )
