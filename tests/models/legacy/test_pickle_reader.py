@@ -42,6 +42,7 @@ def with_pickle(data):
         (Asks(torch.load, "other.pt"), r"torch\.serialization\.load"),
         (Asks(np.load, "other.npy"), r"numpy\.load"),
         (Asks(__import__, "antigravity"), r"builtins\.__import__"),
+        (Asks(torch.nn.Linear, 3, 4), r"Linear\(\.\.\.\)"),
         (collections.Counter("abc"), r"collections\.Counter"),
     ],
 )  # fmt: skip

@@ -20,35 +20,36 @@ from deepspot.errors import InputError
 NETWORK = "deepspot.spot.model.DeepSpot"
 FORWARD = "_forward_"
 STORAGE = "storage of a tensor"
-# What a published checkpoint names: classes, functions that make them, and values.
-ALLOWED = {
+# What a published checkpoint names: classes that it makes objects of, functions that it calls, and values.
+CLASSES = {
     NETWORK,
     "deepspot.spot.model.Phi",
     "deepspot.spot.model.Rho",
-    *(
-        f"deepspot.spot.loss.loss_{name}_function"
-        for name in ("mse", "cosine", "mse_cosine", "pearson", "mse_pearson", "poisson")
-    ),
     "torch.nn.modules.activation.ReLU",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.container.Sequential",
     "torch.nn.modules.dropout.Dropout",
     "torch.nn.modules.linear.Linear",
-    "torch._utils._rebuild_parameter",
-    "torch._utils._rebuild_tensor_v2",
-    "torch.device",
-    *(f"torch.{name}" for name in ("DoubleStorage", "FloatStorage", "HalfStorage", "float16", "float32", "float64")),
     "lightning.fabric.utilities.data.AttributeDict",
     "sklearn.preprocessing._data.StandardScaler",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
+}
+FUNCTIONS = {
     "_codecs.encode",
     "builtins.bytes",
     "builtins.getattr",
     "builtins.set",
     "collections.OrderedDict",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor_v2",
+    "torch.device",
+}
+LOSSES = ("mse", "cosine", "mse_cosine", "pearson", "mse_pearson", "poisson")
+VALUES = {"numpy.ndarray", *(f"deepspot.spot.loss.loss_{name}_function" for name in LOSSES)}
+VALUES |= {
+    f"torch.{name}" for name in ("DoubleStorage", "FloatStorage", "HalfStorage", "float16", "float32", "float64")
 }
 # The same modules under the names that other versions of Python, numpy, Lightning and the authors' code gave them.
 RENAMED = {
@@ -135,7 +136,7 @@ def _read(data: bytes) -> Any:
             case "GLOBAL":
                 stack.append(_named(argument))
             case "REDUCE" | "NEWOBJ":
-                stack.append(_called(*taken))
+                stack.append(_called(taken[0], taken[1], CLASSES if opcode.name == "NEWOBJ" else FUNCTIONS))
             case "BUILD":
                 stack[-1].state = taken[0]
             case "BINPERSID":
@@ -162,14 +163,16 @@ def _set_items(target: Any, pairs: list[Any]) -> None:
 def _named(argument: str) -> Node:
     module, _, name = argument.partition(" ")
     full = f"{RENAMED.get(module, module)}.{name}"
-    if full not in ALLOWED:
+    if full not in CLASSES | FUNCTIONS | VALUES:
         raise Refused(refusal(full))
     return Node(full)
 
 
-def _called(function: Any, args: Any) -> Node:
+def _called(function: Any, args: Any, callable_names: set[str]) -> Node:
     if not isinstance(function, Node) or function.args is not None or not isinstance(args, tuple):
         raise InputError("something is called that is no function")
+    if function.of not in callable_names:
+        raise Refused(refusal(f"{function.of}(...)"))
     if function.of == "builtins.getattr":
         match args:
             case (Node(of=owner), str(attribute)) if owner == NETWORK and attribute.startswith(FORWARD):
