@@ -29,7 +29,7 @@ LITE0_STATS = LITE0.model_copy(
         "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
     }
 )
-# The largest weight that costs nothing on left-out sections of the training patient (benchmarks/statistics_weight.py).
+# The largest weight that costs nothing on left-out sections of the training patient (docs/benchmarks.md).
 STATISTICS_WEIGHT = 3.0
 
 

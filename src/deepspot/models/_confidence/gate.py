@@ -13,7 +13,7 @@ from .folds import Folds, Unit
 
 Verdict = Literal["network", "blend", "ridge"]
 # Of the network. No rule that chose a blend's share did better than one half, on toy cohorts that are reported nowhere
-# else (benchmarks/gate.py).
+# else (docs/benchmarks.md).
 SHARES: dict[Verdict, float] = {"ridge": 0.0, "blend": 0.5, "network": 1.0}
 LEVEL = 0.9
 UNITS = {"patients": "patients", "slides": "slides of one patient", "blocks": "blocks of one slide"}

@@ -39,7 +39,7 @@ class OODDetector:
     References
     ----------
     Sun, Ming, Zhu and Li, "Out-of-distribution detection with deep nearest neighbors", ICML 2022. Compared with
-    Mahalanobis distances in ``benchmarks/novelty.py``.
+    Mahalanobis distances in ``docs/reliability.md``.
     """
 
     core: np.ndarray
