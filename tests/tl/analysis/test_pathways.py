@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from spatialdata import deepcopy, read_zarr
+from spatialdata import deepcopy
 
 import deepspot as ds
 
@@ -164,14 +164,3 @@ def test_existing_scores_are_kept(logged, net):
     ds.tl.pathways(logged, net, table_key="table")
     with pytest.raises(ValueError, match=r"obsm of sdata.tables\['table'\] has \['score_mlm', 'padj_mlm'\] already"):
         ds.tl.pathways(logged, net, table_key="table")
-
-
-def test_it_survives_being_written(logged, net, tmp_path):
-    ds.tl.pathways(logged, net, table_key="table")
-    logged.write(tmp_path / "slide.zarr")
-    back = read_zarr(tmp_path / "slide.zarr")["table"]
-    for key in ("score_mlm", "padj_mlm"):
-        pd.testing.assert_frame_equal(
-            back.obsm[key], logged["table"].obsm[key], check_index_type=False, check_column_type=False
-        )
-    assert back.uns["deepspot_pathways"]["n_targets"]["tumour"] == 15
