@@ -54,7 +54,7 @@ def backbone() -> nn.Module:
 
     # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    model.reset_classifier(0)  # afterwards, so that a seed draws the same random numbers as ever
+    model.classifier = torch.nn.Identity()  # afterwards, so that a seed draws the same random numbers as ever
     published = torch.load(_weights(), map_location="cpu", weights_only=True)
     # The classifier is published too, and comes last.
     model.load_state_dict(dict(zip(model.state_dict(), published.values(), strict=False)))
