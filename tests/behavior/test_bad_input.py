@@ -10,7 +10,7 @@ FAR = gpd.GeoDataFrame({"name": ["tumour"]}, geometry=[box(1e6, 1e6, 1e6 + 1, 1e
 
 # What is called on a slide with a prediction, the error, and what the message must name.
 WRONG = {
-    "unknown gene": (lambda sdata, _: ds.pl.spatial(sdata, "NOGENE"), KeyError, ["NOGENE", "TUMOR"]),
+    "unknown gene": (lambda sdata, _: ds.pl.spatial(sdata, "NOISEX"), KeyError, ["NOISEX", "NOISE6"]),
     "unknown table": (lambda sdata, _: ds.tl.evaluate(sdata, table_key="nothing"), KeyError, ["nothing", "table"]),
     "unknown shapes": (
         lambda sdata, model: ds.tl.predict(sdata, model, shapes_key="cells"), KeyError, ["cells", "spots"],
@@ -22,7 +22,7 @@ WRONG = {
         lambda sdata, _: ds.tl.markers(sdata, "cluster", table_key="deepspot_spots"), KeyError, ["cluster"],
     ),
     "unknown resolution": (
-        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"), ValueError, ["cell", "subspot"],
+        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"), KeyError, ["cell", "subspot"],
     ),
     "unknown model": (lambda sdata, _: ds.tl.predict(sdata, "no_such_model"), (ValueError, OSError), ["no_such_model"]),
     "unknown encoder": (
@@ -57,3 +57,6 @@ def test_a_slide_of_unknown_scale_is_refused(slides, model, encoder, snapshot):
         ds.tl.predict(slide, model, encoder=encoder)
     assert "set_scale" in str(raised.value)
     assert snapshot(slide) == before
+    ds.pp.set_scale(slide, mpp=1.0)
+    ds.tl.predict(slide, model, encoder=encoder)
+    assert "deepspot_spots" in slide.tables

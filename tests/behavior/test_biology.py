@@ -4,6 +4,7 @@ import geopandas as gpd
 import pandas as pd
 import pytest
 from shapely import box
+from spatialdata import read_zarr
 
 import deepspot as ds
 
@@ -16,6 +17,8 @@ def regions(predicted, classes):
     return gpd.GeoDataFrame({"name": classes(predicted).to_numpy()}, geometry=squares)
 
 
+# zarr has no specification for the record arrays in which scanpy keeps ranked genes.
+@pytest.mark.filterwarnings("ignore:The data type")
 def test_from_regions_to_the_report(predicted, regions, programs, classes, model, tmp_path):
     # In the file that `ds.tl.enrich` reads; and one set of genes that nobody has measured.
     lines = ["\t".join([name, "", *genes]) for name, genes in programs.items()]
@@ -51,3 +54,12 @@ def test_from_regions_to_the_report(predicted, regions, programs, classes, model
     for said in ("annotation", frequent[0], "tumour", "Pathways"):
         assert said in text
     assert "<script" not in text
+
+    predicted.write(tmp_path / "slide.zarr")
+    back = read_zarr(tmp_path / "slide.zarr")["deepspot_spots"]
+    loose = {"check_index_type": False, "check_column_type": False}
+    for name in ("score_mlm", "padj_mlm"):
+        pd.testing.assert_frame_equal(back.obsm[name], table.obsm[name], **loose)
+    assert back.uns["deepspot_pathways"]["n_targets"]["tumour"] == table.uns["deepspot_pathways"]["n_targets"]["tumour"]
+    assert len(back.uns["markers"]) == len(markers)
+    assert back.obs["annotation"].astype(str).tolist() == table.obs["annotation"].astype(str).tolist()

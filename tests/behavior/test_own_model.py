@@ -14,14 +14,14 @@ def test_a_saved_model_predicts_what_it_did(model, predicted, slides, encoder, t
     assert loaded.fingerprint == model.fingerprint
     slide = slides["P3_S1"]
     ds.tl.predict(slide, tmp_path / "mine", encoder=encoder, key_added="mine")
-    np.testing.assert_allclose(slide["mine"].X, predicted["deepspot_spots"].X, atol=1e-6)
+    np.testing.assert_array_equal(slide["mine"].X, predicted["deepspot_spots"].X)
     assert sorted(slide.tables) == ["mean_colour_spots", "mine", "table"]
 
 
 def test_genes_that_follow_the_tissue_are_predicted(predicted):
     ds.tl.evaluate(predicted)
     var = predicted["deepspot_spots"].var.join(predicted["table"].var["program"])
-    assert var.loc[var["program"] == "tumour", "pearson"].mean() > 0.2
-    assert abs(var.loc[var["program"] == "noise", "pearson"].mean()) < 0.2
+    r = var.groupby("program", observed=True)["pearson"].mean()
+    assert r["tumour"] > max(0.2, r["noise"])
     assert {"expected_r", "pearson", "rmse"} <= set(var)
     assert "ood" in predicted["deepspot_spots"].obs

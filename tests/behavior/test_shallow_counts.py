@@ -10,7 +10,7 @@ def error(table, name, truth, genes):
     return np.sqrt(np.mean((table[:, genes].layers[name] - truth) ** 2))
 
 
-def test_corrected_counts_are_nearer_to_the_truth(predicted, model, encoder, snapshot):
+def test_corrected_counts_are_nearer_to_the_truth(predicted, model, encoder):
     table = predicted["table"]
     genes = model.card.genes
     truth = np.asarray(table[:, genes].layers["expected"])
@@ -28,7 +28,6 @@ def test_the_place_of_the_spots_is_checked(predicted, model, encoder, snapshot):
     alignment = ds.tl.check_alignment(predicted, model, encoder=encoder)
     assert snapshot(predicted) == before
     assert alignment.n_spots == 42
-    assert alignment.verdict in str(alignment) or "check_alignment" in repr(alignment) or alignment.verdict
+    assert alignment.verdict in ("aligned", "undecided")
     assert alignment.table["symmetry"].nunique() == 8
-    axes = ds.pl.alignment(alignment)
-    assert len(axes) > 0
+    assert len(ds.pl.alignment(alignment)) > 0

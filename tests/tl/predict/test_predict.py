@@ -100,17 +100,6 @@ def test_a_second_prediction_needs_a_name_or_leave_to_overwrite(slide, quick_mod
     np.testing.assert_array_equal(slide.tables["again"].X, slide.tables["deepspot_spots"].X)
 
 
-def test_unknown_scale_says_how_to_state_it(slide, quick_model, predict):
-    from spatialdata.transformations import remove_transformation
-
-    remove_transformation(slide.images["P1_S1_image"], "microns")
-    with pytest.raises(ValueError, match=r"ds\.pp\.set_scale"):
-        predict(slide, quick_model)
-    assert list(slide.tables) == ["table"]
-    ds.pp.set_scale(slide, mpp=1.0)
-    predict(slide, quick_model)
-
-
 def test_too_coarse_an_image_is_refused(slide, quick_model, predict):
     ds.pp.set_scale(slide, mpp=4.0)
     with pytest.raises(ValueError, match="full-resolution"):
@@ -162,11 +151,3 @@ def test_write_read_predict_write_again(slide, quick_model, predict, tmp_path):
     predict(again, quick_model, overwrite=True)
     again.write(tmp_path / "b.zarr")
     assert sorted(read_zarr(tmp_path / "b.zarr").tables) == ["deepspot_spots", "mean_colour_spots", "table"]
-
-
-def test_a_saved_model_predicts_the_same_in_a_call_by_path(slide, quick_model, predict, tmp_path):
-    quick_model.save(tmp_path / "model")
-    predict(slide, tmp_path / "model")
-    loaded = slide.tables["deepspot_spots"].X
-    predict(slide, quick_model, overwrite=True)
-    np.testing.assert_array_equal(slide.tables["deepspot_spots"].X, loaded)
