@@ -70,7 +70,7 @@ def snapshot():
     def take(sdata):
         tables = {
             name: (table.to_df().to_numpy().tobytes(), sorted(table.obs), sorted(table.var), sorted(table.uns),
-                   sorted(table.obsm), sorted(table.layers))
+                   sorted(table.obsm), sorted(map(str, table.layers)))
             for name, table in sdata.tables.items()
         }  # fmt: skip
         shapes = {name: (list(frame.index), sorted(frame)) for name, frame in sdata.shapes.items()}
