@@ -106,3 +106,15 @@ def test_two_patients_of_one_slide_each_do_not_make_everything_familiar():
     found = OODDetector.fit(np.concatenate([one, two]).astype(np.float32), np.arange(300), names, names)
     assert (found.score(foreign.astype(np.float32)) > 1).mean() > 0.95
     assert (found.score((places[0] + rng.normal(size=(150, 32))).astype(np.float32)) > 1).mean() < 0.3
+
+
+def test_parts_of_a_slide_are_compared_with_all_other_spots():
+    """With one slide a patient, the core that a part is held out of holds the other slides."""
+    rng = np.random.default_rng(5)
+    half = slide(rng, n=60)
+    # Each spot has a near twin on the other slide, and none on its own.
+    spot = np.concatenate([half, half + rng.normal(0, 0.01, half.shape).astype(np.float32)])
+    names = np.repeat(["a", "b"], 60)
+    twins = OODDetector.fit(spot, np.arange(120), names, names)
+    alone = OODDetector.fit(half, np.arange(60), names[:60], names[:60])
+    assert twins.threshold < 0.95 * alone.threshold

@@ -64,7 +64,9 @@ class OODDetector:
         once = np.unique(rows)
         reached = []
         for folds in _folds(once, slides, patients, position):
-            for learnt, held in folds.splits:
+            for _, held in folds.splits:
+                # All other spots, also those of slides that these folds do not divide: a fitted core holds them too.
+                learnt = np.setdiff1d(once, held)
                 distance, units = _distance(_core(spot[learnt], seed), spot[held]), folds.labels[held]
                 reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
         threshold = max(float(np.median(reached)), LEAST)
