@@ -18,7 +18,7 @@ def test_streamed_and_read_in_part(slides, predicted, model, encoder, tmp_path, 
     order = everything.obs["spot_id"].to_numpy()
     rows = known.obs.reset_index(drop=True).set_index("spot_id").index.get_indexer(order)
     assert sorted(rows) == list(range(42))
-    np.testing.assert_allclose(np.asarray(everything.X), np.asarray(known.X)[rows], rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(np.asarray(everything.X), np.asarray(known.X)[rows], rtol=1e-4, atol=1e-4)
     some = ds.io.predicted(tmp_path / "slide.zarr", genes=genes)["deepspot_spots"]
     assert list(some.var_names) == genes
     np.testing.assert_array_equal(some.X, np.asarray(everything[:, genes].X))

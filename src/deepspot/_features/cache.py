@@ -17,7 +17,7 @@ from deepspot._core.settings import settings
 
 FOLDER = "embeddings"
 RESERVED = "bytes"
-"""File on a shelf: what it will take, so that those who make room count what others are about to write."""
+"""File in the folder of a slide: the bytes it is going to take, which other processes count when they make room."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 
 @contextmanager
-def embedding_cache(fingerprint: str, expected: int, beside: Path) -> Iterator[EmbeddingCache]:
-    """Open the shelf of a slide.
+def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[EmbeddingCache]:
+    """Open the embedding cache of a slide.
 
-    It is in the cache if its `expected` bytes fit under `settings.embeddings_gb`; shelves that were not used for
-    longest make room. Else it is in a temporary folder `beside` the result.
+    It is in the cache if its `expected` bytes fit under `settings.embeddings_gb`; slides that were not used for
+    longest make room. Else it is in a temporary folder in `parent`, which is that of the result.
     """
     limit = settings.embeddings_gb * 1e9
     if expected <= limit:
@@ -115,7 +115,7 @@ def embedding_cache(fingerprint: str, expected: int, beside: Path) -> Iterator[E
             "Keeping embeddings in %s, with others at most %g GB (`ds.settings.embeddings_gb`; 0 keeps none). "
             "`ds.clear_cache()` deletes them.", folder, settings.embeddings_gb,
         )  # fmt: skip
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".embeddings_") as spill:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as spill:
             yield EmbeddingCache(folder, Path(spill))
         return
     if limit > 0:
@@ -123,7 +123,7 @@ def embedding_cache(fingerprint: str, expected: int, beside: Path) -> Iterator[E
             "The embeddings take %.1f GB, above `ds.settings.embeddings_gb` = %g, and are not kept.",
             expected / 1e9, settings.embeddings_gb,
         )  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".embeddings_") as temporary:
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as temporary:
         yield EmbeddingCache(Path(temporary))
 
 
@@ -159,7 +159,7 @@ def _locked() -> Iterator[None]:
 
 
 def _make_room(keep: Path, limit: float) -> None:
-    """Delete shelves until the others take no more than `limit` bytes."""
+    """Delete the embeddings of slides until the others take no more than `limit` bytes."""
     others = sorted((path for path in _cached_slides() if path != keep), key=lambda path: path.stat().st_mtime)
     sizes = {path: _size(path) for path in others}
     total = sum(sizes.values())
@@ -177,7 +177,7 @@ def _cached_slides() -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on a shelf, or those that it is going to take."""
+    """Bytes in the folder of a slide, or those that it is going to take."""
     size = 0
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a file that was being written has got its name

@@ -50,7 +50,8 @@ def test_transform_of_the_paper_does_not_change_scores(classes, net):
     ds.tl.pathways(classes, net, table_key="table")
     plain = classes["table"].obsm["score_mlm"]
     ds.tl.pathways(classes, net, table_key="table", transform="paper", overwrite=True)
-    np.testing.assert_allclose(classes["table"].obsm["score_mlm"][plain.columns], plain, rtol=1e-6, atol=1e-6)
+    # Adding 1 rounds expression in float32, which shows where scores are near 0.
+    np.testing.assert_allclose(classes["table"].obsm["score_mlm"][plain.columns], plain, rtol=1e-6, atol=2e-7)
     assert classes["table"].uns["deepspot_pathways"]["transform"] == "paper"
 
 

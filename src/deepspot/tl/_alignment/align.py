@@ -1,4 +1,4 @@
-"""The registration doctor on arrays: whether a measured field lies where a predicted one says."""
+"""The registration check on arrays: whether a measured field lies where a predicted one says."""
 
 from __future__ import annotations
 

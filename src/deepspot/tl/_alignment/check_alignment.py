@@ -115,14 +115,14 @@ def check_alignment(
     >>> alignment.verdict in ("aligned", "misaligned", "partly misaligned", "undecided")
     True
     """
-    from deepspot import models
+    from deepspot.models._registry import as_model
 
     check_positive(max_shift, "max_shift")
     if prediction_key is not None and model is not None:
         raise InputError("Pass `model` or `prediction_key`, not both: a table of predicted genes needs no model.")
     ready, tile_um = None, None
     if prediction_key is None:
-        ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+        ready = as_model(model)
         tile_um = ready.geometry.tile.tile_um
     view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
     table_key = view.measured_key(table_key)

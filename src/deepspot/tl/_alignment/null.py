@@ -100,8 +100,9 @@ def shuffles(field: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np
 def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Fields that look like a measured one but lie elsewhere.
 
-    Patches keep their sizes and genes their correlations: the field is written in the waves of the spot array (Moran's
-    eigenvectors), and waves of similar length are rotated into one another, all genes alike.
+    Patches keep their sizes and genes their correlations: Moran spectral randomization. The field is a sum of
+    Moran's eigenvectors of the spot array, and those of similar wavelength are rotated into one another, all genes
+    alike.
 
     References
     ----------
@@ -115,9 +116,9 @@ def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random
     near = np.exp(-squareform(pdist(centers_um / pitch_px(centers_um), "sqeuclidean")) / 2)
     near -= near.mean(axis=0)
     near -= near.mean(axis=1)[:, None]
-    waves = eigh(near)[1][:, ::-1].astype(np.float32)
-    weights = waves.T @ field
-    # Octaves: two of the longest waves, four of the next, and so on.
+    eigenvectors = eigh(near)[1][:, ::-1].astype(np.float32)
+    weights = eigenvectors.T @ field
+    # Octaves: the two eigenvectors of the longest wavelength, the next four, and so on.
     edges = np.cumsum([0, *np.minimum(2.0 ** np.arange(1, 32), LARGEST_GROUP)])
     groups = [weights[int(a) : int(b)] for a, b in pairwise(edges) if a < len(weights)]
     for _ in range(n):
@@ -125,4 +126,4 @@ def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random
             ortho_group.rvs(len(part), random_state=rng).astype(np.float32) @ part if len(part) > 1 else part
             for part in groups
         ]
-        yield waves @ np.concatenate(turned)
+        yield eigenvectors @ np.concatenate(turned)

@@ -1,4 +1,4 @@
-"""The registration doctor on parts of a slide: a fold or a drift may misplace some spots and leave the others."""
+"""The registration check on parts of a slide: a fold or a drift may misplace some spots and leave the others."""
 
 from __future__ import annotations
 

@@ -122,12 +122,12 @@ def cohort(
     >>> runs = ds.tl.cohort("manifest.csv", model, "results")  # doctest: +SKIP
     >>> runs["status"].value_counts()  # doctest: +SKIP
     """
-    from deepspot import models
+    from deepspot.models._registry import as_model
 
     if out is None:
         raise InputTypeError("`out` is missing: the folder for results.")
     slides = read_manifest(manifest)
-    ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+    ready = as_model(model)
     geometry = ready.geometry
     if client is None:
         ready.get_encoder(encoder)

@@ -154,10 +154,10 @@ def correct(
     >>> sorted(slides["P2_S1"].tables["table_corrected"].layers)
     ['change', 'corrected', 'measured', 'predicted', 'weight']
     """
-    from deepspot import models
+    from deepspot.models._registry import as_model
 
     key_in(method, get_args(Method), "methods")
-    ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+    ready = as_model(model)
     view = SlideView.select(
         sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
     )

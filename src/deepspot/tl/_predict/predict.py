@@ -172,9 +172,9 @@ def predict(
     >>> sdata.tables["deepspot_spots_subspots"].shape
     (108, 1000)
     """
-    from deepspot import models
+    from deepspot.models._registry import as_model
 
-    ready = model if isinstance(model, models.DeepSpot) else models.load(model)
+    ready = as_model(model)
     key_in(resolution, get_args(Resolution), "resolution")
     _check_finer(resolution, ready, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
     view = SlideView.select(
