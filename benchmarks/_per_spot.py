@@ -1,7 +1,7 @@
 """The field's pipeline, written after the published description: 1 + 9 + k tiles of a spot, one spot at a time.
 
 Every tile is cut out of the image, preprocessed by itself and goes through the encoder with the other tiles of its
-spot: neighbours are embedded again for every spot that they are near to. All of the 10 × 10 ensemble is computed.
+spot: neighbors are embedded again for every spot that they are near to. All of the 10 × 10 ensemble is computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def operations(dim: int, genes: int) -> tuple[int, int]:
 
 
 class Published(nn.Module):
-    """φ and ρ in ensembles of ten: median of φ, sub-spots summed, neighbours by maximum, mean of ρ."""
+    """φ and ρ in ensembles of ten: median of φ, sub-spots summed, neighbors by maximum, mean of ρ."""
 
     def __init__(self, dim: int, genes: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Published(nn.Module):
         return torch.stack([phi(tiles) for phi in self.phi]).median(0).values
 
     def forward(self, spot: Tensor, subspots: Tensor, neighbors: Tensor, real: Tensor) -> Tensor:
-        """Embeddings (n, d), (n, 9, d), (n, k, d), and which neighbours there are (n, k), to genes (n, genes)."""
+        """Embeddings (n, d), (n, 9, d), (n, k, d), and which neighbors there are (n, k), to genes (n, genes)."""
         near = self.represent(neighbors) * real.unsqueeze(-1)
         pooled = torch.cat([self.represent(spot), self.represent(subspots).sum(1), near.amax(1)], dim=1)
         return self.output(torch.stack([rho(pooled) for rho in self.rho]).mean(0))
@@ -55,7 +55,7 @@ def cut(image: np.ndarray, corner: np.ndarray, side: int) -> np.ndarray:
 
 
 def tiles_of(image: np.ndarray, corners: np.ndarray, side: int, near: np.ndarray, spot: int) -> list[np.ndarray]:
-    """The tile of a spot, its 3 × 3 sub-spots, and the tiles of its neighbours."""
+    """The tile of a spot, its 3 × 3 sub-spots, and the tiles of its neighbors."""
     third = side // 3
     parts = [
         cut(image, corners[spot] + (row * third, column * third), third) for row in range(3) for column in range(3)

@@ -42,8 +42,13 @@ def pyramid(path: Path, image: np.ndarray, mpp: float) -> None:
         for level in range(LEVELS):
             step = 2**level
             tiff.write(
-                np.ascontiguousarray(image[::step, ::step]), tile=(TILE, TILE), photometric="rgb", compression="zlib",
-                subfiletype=int(level > 0), metadata=None,
-                resolution=(1e4 / mpp / step,) * 2, resolutionunit="CENTIMETER",
-            )  # fmt: skip
+                np.ascontiguousarray(image[::step, ::step]),
+                tile=(TILE, TILE),
+                photometric="rgb",
+                compression="zlib",
+                subfiletype=int(level > 0),
+                metadata=None,
+                resolution=(1e4 / mpp / step,) * 2,
+                resolutionunit="CENTIMETER",
+            )
     draft.rename(path)

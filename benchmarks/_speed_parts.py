@@ -29,8 +29,8 @@ from deepspot._spatial.geometry import TileGeometry
 from deepspot._spatial.neighbors import find_neighbors, padded
 from deepspot._stats.metrics import pearson
 from deepspot.models._network.scaler import Scaler
-from deepspot.tl._train.slides import measure
-from deepspot.tl._train.targets import choose_genes, targets, training_set
+from deepspot.models._training.slides import measure
+from deepspot.models._training.targets import choose_genes, targets, training_set
 
 TILE, DISTANCE = 224, 200
 GENES = 5_000
@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def slide(self) -> SpatialData:
-        """A part of a real section: spots that are neighbours of each other."""
+        """A part of a real section: spots that are neighbors of each other."""
         sdata = ds.datasets.her2st("C5")
         n = self.spots or (24 if self.quick else 64)
         xy = np.column_stack([sdata.shapes["spots"].geometry.x, sdata.shapes["spots"].geometry.y])
@@ -74,7 +74,7 @@ class Run:
         return np.arange(n // 2, n)[: 4 if self.quick else 8]
 
     def per_spot(self, network: _per_spot.Published | None = None) -> Callable[[], None]:
-        """The field's pipeline with eight neighbours on these spots: embeddings and, with a network, genes."""
+        """The field's pipeline with eight neighbors on these spots: embeddings and, with a network, genes."""
         image, boxes = np.asarray(self.site.level.data), self.site.boxes
         near = np.argsort(np.linalg.norm(boxes.corners[:, None] - boxes.corners, axis=2), axis=1)[:, 1:9]
 
@@ -130,8 +130,9 @@ def tiles(run: Run, table: Table) -> None:
                     "decode": lambda array=array, blocks=blocks, chunk=chunk: decode(array, blocks, chunk),
                     "alone": lambda array=array: [_per_spot.cut(array, corner, TILE) for corner in corners],
                 },
-                run.rounds, run.device,
-            )  # fmt: skip
+                run.rounds,
+                run.device,
+            )
         each = seconds["ours"] / len(corners) * 1e3
         of_blocks = f"blocks of {chunk} px"
         table.add(f"ms for a tile of {TILE} px, {of_blocks}", each, "≤ 0.5" if chunk == 1024 else "")
@@ -140,7 +141,7 @@ def tiles(run: Run, table: Table) -> None:
 
 
 def embedding(run: Run, table: Table) -> None:
-    """All tiles of neighbouring spots, against 1 + 9 + 8 tiles of one spot after the other."""
+    """All tiles of neighboring spots, against 1 + 9 + 8 tiles of one spot after the other."""
     site, encoder = run.site, run.encoder
     rows, batch = np.arange(len(site.boxes.corners)), ds.settings.batch_size
     n = 10 * len(rows)
@@ -151,8 +152,9 @@ def embedding(run: Run, table: Table) -> None:
             "few": run.forward(n, encoder.at_once(batch)),
             "alone": run.per_spot(),
         },
-        run.rounds, run.device,
-    )  # fmt: skip
+        run.rounds,
+        run.device,
+    )
     per_tile = flops_of_tile(encoder)
     limit = per_tile * n / flops_per_second(run.device)
     rate = f"{len(rows) / np.median(seconds['ours']):.3g} spots a second"
@@ -163,14 +165,16 @@ def embedding(run: Run, table: Table) -> None:
         "time ÷ forward of the backbone in batches as the encoder makes them", seconds["ours"] / seconds["few"], "→ 1"
     )
     table.add(
-        "per-spot pipeline, 8 neighbours ÷ time",
+        "per-spot pipeline, 8 neighbors ÷ time",
         seconds["alone"] / len(run.alone) * len(rows) / seconds["ours"],
         "≥ 1.8",
     )
     table.add(
-        f"time ÷ {per_tile / 1e9:.3g} GFLOP a tile at the rate of a matrix product", seconds["ours"] / limit, "→ 1",
+        f"time ÷ {per_tile / 1e9:.3g} GFLOP a tile at the rate of a matrix product",
+        seconds["ours"] / limit,
+        "→ 1",
         f"{per_tile * n / np.median(seconds['ours']) / 1e9:.3g} GFLOP/s",
-    )  # fmt: skip
+    )
 
 
 def head(run: Run, table: Table) -> None:
@@ -181,9 +185,10 @@ def head(run: Run, table: Table) -> None:
     from deepspot._spatial.geometry import NeighborRule
 
     bags = ds.models.Bags(
-        rng.normal(size=(n, dim)).astype(np.float32), rng.normal(size=(n, 9, dim)).astype(np.float16),
+        rng.normal(size=(n, dim)).astype(np.float32),
+        rng.normal(size=(n, 9, dim)).astype(np.float16),
         find_neighbors(grid, NeighborRule(reach=1.5)),
-    )  # fmt: skip
+    )
     few = ds.models.Bags(bags.spot[:64], bags.subspots[:64], csr_matrix((64, 64), dtype=bool))
     values = np.abs(rng.normal(size=(64, GENES))).astype(np.float32)
     short = {"epochs": 1, "gate": "off"}
@@ -205,8 +210,9 @@ def head(run: Run, table: Table) -> None:
             "alone": per_spot,
             "batched": lambda: predict(whole, some, run.device),
         },
-        run.rounds, run.device,
-    )  # fmt: skip
+        run.rounds,
+        run.device,
+    )
     alone, batched = seconds["alone"] / len(one) * n, seconds["batched"] / len(some) * n
     phi, rho = _per_spot.operations(dim, GENES)
     ours = 10 * phi + rho  # φ of ten tiles, and one ρ
@@ -265,8 +271,10 @@ def training(run: Run, table: Table) -> None:
     seconds = in_turn(calls, 1 if run.quick else 2, run.device, warm=False)
     table.add(
         f"published way ÷ default model (3 members, 512 components), {epochs} epochs, {genes:,} genes, batches of 128",
-        seconds["published"] / seconds["default"], "≥ 3", of(seconds["default"], epochs, "an epoch"),
-    )  # fmt: skip
+        seconds["published"] / seconds["default"],
+        "≥ 3",
+        of(seconds["default"], epochs, "an epoch"),
+    )
     table.add("published way ÷ the published network here", seconds["published"] / seconds["same"], "≥ 3")
     phi, rho = _per_spot.operations(data.bags.dim, genes)
     # Forth and back; φ has nothing before it that learns. Ten ρ each see a dropout of their own.
@@ -306,28 +314,35 @@ def end_to_end(run: Run, table: Table) -> None:
 
         seconds = in_turn(
             {
-                "memory": memory, "disk": disk, "forward": run.forward(n, batch),
-                "few": run.forward(n, run.encoder.at_once(batch)), "alone": run.per_spot(network),
-            } | ({"onnx": with_onnx} if run.device.type == "cpu" else {}),
-            2 if run.quick else 3, run.device,
-        )  # fmt: skip
+                "memory": memory,
+                "disk": disk,
+                "forward": run.forward(n, batch),
+                "few": run.forward(n, run.encoder.at_once(batch)),
+                "alone": run.per_spot(network),
+            }
+            | ({"onnx": with_onnx} if run.device.type == "cpu" else {}),
+            2 if run.quick else 3,
+            run.device,
+        )
     rate = f"{n / 10 / np.median(seconds['memory']):.3g} spots a second"
     table.add(
         f"predict ÷ forward of the backbone, batches of {batch}", seconds["memory"] / seconds["forward"], "≤ 1.10", rate
     )
     table.add(
-        "predict ÷ forward of the backbone in batches as the encoder makes them", seconds["memory"] / seconds["few"],
+        "predict ÷ forward of the backbone in batches as the encoder makes them",
+        seconds["memory"] / seconds["few"],
         "≤ 1.10",
-    )  # fmt: skip
+    )
     table.add(
         f"predict to disk ÷ forward of the backbone, batches of {batch}",
         seconds["disk"] / seconds["forward"],
         "≤ 1.10",
     )
     table.add(
-        f"per-spot pipeline, 8 neighbours, {genes:,} genes ÷ predict",
-        seconds["alone"] / len(run.alone) * n / 10 / seconds["memory"], "≥ 1.8",
-    )  # fmt: skip
+        f"per-spot pipeline, 8 neighbors, {genes:,} genes ÷ predict",
+        seconds["alone"] / len(run.alone) * n / 10 / seconds["memory"],
+        "≥ 1.8",
+    )
     if "onnx" in seconds:
         faster = seconds["memory"] / seconds["onnx"]
         table.add('predict ÷ predict with `ds.settings.runtime = "onnx"`', faster)
@@ -339,10 +354,15 @@ def memory(run: Run, table: Table) -> None:
 
     few, many = (1_000, 5_000) if run.quick else (2_000, 20_000)
     with tempfile.TemporaryDirectory() as name:
-        peaks = [predict_to_disk("mean colours", n, Path(name))["peak"] for n in (few, many)]
+        peaks = [predict_to_disk("mean colors", n, Path(name))["peak"] for n in (few, many)]
     table.add(f"peak of {many:,} spots ÷ {few:,} spots", np.array([peaks[1] / peaks[0]]), "→ 1", f"{peaks[1]:.0f} MB")
 
 
 PARTS = {
-    "tiles": tiles, "embedding": embedding, "head": head, "training": training, "predict": end_to_end, "memory": memory,
-}  # fmt: skip
+    "tiles": tiles,
+    "embedding": embedding,
+    "head": head,
+    "training": training,
+    "predict": end_to_end,
+    "memory": memory,
+}

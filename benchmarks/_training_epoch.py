@@ -31,7 +31,7 @@ class Spots(Dataset):
 def train(
     bags: Bags, targets: np.ndarray, epochs: int, batch_size: int, device: torch.device, seed: int = 0
 ) -> Published:
-    """Train the published network on standardised genes."""
+    """Train the published network on standardized genes."""
     torch.manual_seed(seed)
     network = Published(bags.dim, targets.shape[1]).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=1e-6)
@@ -47,7 +47,7 @@ def train(
 
 @torch.inference_mode()
 def predict(network: Published, bags: Bags, device: torch.device) -> np.ndarray:
-    """Standardised genes (n, genes)."""
+    """Standardized genes (n, genes)."""
     data = Spots(bags, np.zeros((len(bags), 1), dtype=np.float32))
     made = [network(*(part.to(device) for part in tiles)).cpu() for *tiles, _ in DataLoader(data, batch_size=256)]
     return torch.cat(made).numpy()

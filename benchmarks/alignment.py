@@ -49,7 +49,7 @@ class Case:
 def main() -> None:
     ds.settings.progress = False
     slides = load([*TRAINING, *TESTS])
-    model = ds.tl.train({name: slides[name] for name in TRAINING}, **OPTIONS)
+    model = ds.models.train({name: slides[name] for name in TRAINING}, **OPTIONS)
     cases, chance = [], []
     for name in TESTS:
         ds.tl.predict(slides[name], model)
@@ -96,9 +96,10 @@ def with_counts(
     moved.X = (table if counts is None else counts).X[source]
     moved.uns["spatialdata_attrs"] = dict(table.uns["spatialdata_attrs"])
     return SpatialData(
-        images=dict(sdata.images), shapes=dict(sdata.shapes),
+        images=dict(sdata.images),
+        shapes=dict(sdata.shapes),
         tables={"table": moved, PREDICTED: sdata.tables[PREDICTED]},
-    )  # fmt: skip
+    )
 
 
 def nulls(name: str, sdata: SpatialData, others: dict[str, SpatialData]) -> list[tuple[str, Alignment]]:
@@ -142,9 +143,11 @@ def centers_um(name: str, sdata: SpatialData) -> tuple[np.ndarray, float]:
 def summary(cases: list[Case]) -> list[str]:
     lines = [
         "Defects planted in real sections, judged by a model of C2-C4 (200 genes, one member). The number of tests in "
-        f"brackets; chance from {N_CHANCE} fields of each kind.", "",
-        f"| section | planted | right move is best | {' | '.join(VERDICTS)} |", "|" + "---|" * 7,
-    ]  # fmt: skip
+        f"brackets; chance from {N_CHANCE} fields of each kind.",
+        "",
+        f"| section | planted | right move is best | {' | '.join(VERDICTS)} |",
+        "|" + "---|" * 7,
+    ]
     for section, kind in dict.fromkeys((case.section, case.kind) for case in cases):
         ours = [case for case in cases if (case.section, case.kind) == (section, kind)]
         said = [case.result.verdict for case in ours]
@@ -156,9 +159,11 @@ def summary(cases: list[Case]) -> list[str]:
 
 def chance_table(chance: list[tuple[str, str, Alignment]]) -> list[str]:
     lines = [
-        "No relation between counts and image: everything but undecided is wrong.", "",
-        f"| section | counts | {' | '.join(VERDICTS)} |", "|" + "---|" * 6,
-    ]  # fmt: skip
+        "No relation between counts and image: everything but undecided is wrong.",
+        "",
+        f"| section | counts | {' | '.join(VERDICTS)} |",
+        "|" + "---|" * 6,
+    ]
     for section, kind in dict.fromkeys((section, kind) for section, kind, _ in chance):
         said = [result.verdict for *which, result in chance if which == [section, kind]]
         counts = [said.count(verdict) for verdict in VERDICTS]
@@ -174,9 +179,17 @@ def details(cases: list[Case]) -> list[str]:
     for case in cases:
         a = case.result
         cells = [
-            case.section, case.defect, a.verdict, "yes" if case.found else "no", a.move, f"{a.r_as_is:.3f}",
-            f"{a.r:.3f}", f"{a.gain_low:.3f}", f"{a.p_best:.2f}", f"{a.p_as_is:.2f}",
-        ]  # fmt: skip
+            case.section,
+            case.defect,
+            a.verdict,
+            "yes" if case.found else "no",
+            a.move,
+            f"{a.r_as_is:.3f}",
+            f"{a.r:.3f}",
+            f"{a.gain_low:.3f}",
+            f"{a.p_best:.2f}",
+            f"{a.p_as_is:.2f}",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -48,7 +48,7 @@ def measure(manifest: pd.DataFrame, out: Path, workers: int) -> tuple[float, flo
     ):
         client.run(get_ready)
         ready = time.perf_counter()
-        runs = ds.tl.cohort(manifest, None, out, client=client, distance_um=DISTANCE_UM)
+        runs = ds.cohort.run(manifest, None, out, client=client, pitch_um=DISTANCE_UM)
         return time.perf_counter() - ready, ready - start, runs
 
 
@@ -70,23 +70,26 @@ def report(
     for one in each:  # the largest first, as the cohort does
         loads[loads.index(min(loads))] += one
     return [
-        f"{len(runs[1])} slides, {spots} spots × 10 tiles, {int((runs[1]['status'] == 'done').sum())} done.", "",
+        f"{len(runs[1])} slides, {spots} spots × 10 tiles, {int((runs[1]['status'] == 'done').sum())} done.",
+        "",
         "| workers | seconds | spots per second | faster than one worker | start of the workers, seconds |",
         "|---|---|---|---|---|",
         *[
             f"| {workers} | {seconds[workers]:.0f} | {spots / seconds[workers]:.2f} | "
             f"{seconds[1] / seconds[workers]:.2f} × | {started[workers]:.0f} |"
             for workers in (1, 2)
-        ], "",
+        ],
+        "",
         f"Dealt to two workers, these slides could be {sum(each) / max(loads):.2f} × faster at best. The largest "
-        f"difference between the profiles of both runs is {largest:g}.", "",
+        f"difference between the profiles of both runs is {largest:g}.",
+        "",
         "| slide | spots | seconds with 1 worker | with 2 workers | share out of distribution |",
         "|---|---|---|---|---|",
         *[
             f"| {name} | {row.spots} | {row.seconds:.1f} | {runs[2].loc[name, 'seconds']:.1f} | {row.ood_share:.2f} |"
             for name, row in runs[1].iterrows()
         ],
-    ]  # fmt: skip
+    ]
 
 
 if __name__ == "__main__":

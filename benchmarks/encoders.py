@@ -34,12 +34,12 @@ OUT = Path(__file__).parent / "results"
 def main() -> None:
     lines = [
         "| encoder | network | parameters, in millions: built (published) | output for 2 tiles | pooling | embeddings "
-        "against, largest difference ÷ largest value | pixels against, largest difference in grey levels | licence | "
+        "against, largest difference ÷ largest value | pixels against, largest difference in gray levels | license | "
         "access |",
         "|---|---|---|---|---|---|---|---|---|",
         *(row(name) for name in SPECS),
         *(
-            f"| `{card.name}` | refused: runs code of its repository | | | | | | {card.licence} | {access(card)} |"
+            f"| `{card.name}` | refused: runs code of its repository | | | | | | {card.license} | {access(card)} |"
             for card in REFUSED.values()
         ),
     ]
@@ -64,7 +64,7 @@ def row(name: str) -> str:
     transform, levels = pixels(name)
     return (
         f"| `{name}` | {card.architecture} | {size} | {tuple(output.shape)} | {tokens} | "
-        f"{whose}, {off:.0e} | {transform}, {levels:.0e} | {card.licence} | {access(card)} |"
+        f"{whose}, {off:.0e} | {transform}, {levels:.0e} | {card.license} | {access(card)} |"
     )
 
 

@@ -37,11 +37,17 @@ import killed
 
 SECTIONS, DISTANCE_UM, KILLS, SEED = ["C2", "C3"], 600, 8, 0
 PHASES = {
-    "model": "the model is saved", "opening": "a slide is opened", "spots": "spots are laid",
-    "embedding": "embeddings are kept", "predicting": "genes are predicted", "writing": "the table is written",
-    "completing": "the profile is added", "placed": "the slide has its place", "run_table": "the run table is written",
+    "model": "the model is saved",
+    "opening": "a slide is opened",
+    "spots": "spots are laid",
+    "embedding": "embeddings are kept",
+    "predicting": "genes are predicted",
+    "writing": "the table is written",
+    "completing": "the profile is added",
+    "placed": "the slide has its place",
+    "run_table": "the run table is written",
     "pseudobulk": "the profiles are written",
-}  # fmt: skip
+}
 OUT = Path(__file__).parent / "results" / "faults.md"
 
 
@@ -67,7 +73,7 @@ Fault = Iterator[tuple[str, str, Path]]
 
 
 def cohort(manifest: pd.DataFrame, out: Path, **options) -> pd.DataFrame:
-    return ds.tl.cohort(manifest, None, out, distance_um=DISTANCE_UM, **options)
+    return ds.cohort.run(manifest, None, out, pitch_um=DISTANCE_UM, **options)
 
 
 def same(out: Path, whole: Path) -> str:
@@ -162,12 +168,14 @@ def random_kills(base: Path, manifest: pd.DataFrame) -> Fault:
 
 
 def command(base: Path, out: Path) -> subprocess.Popen:
-    arguments = ["cohort", str(base / "manifest.csv"), "--out", str(out), "--distance-um", str(DISTANCE_UM)]
+    arguments = ["cohort", str(base / "manifest.csv"), "--out", str(out), "--pitch-um", str(DISTANCE_UM)]
     environment = os.environ | {"DEEPSPOT_CACHE": str(base / "cache_random")}
     return subprocess.Popen(
-        [sys.executable, "-m", "deepspot", *arguments], env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "deepspot", *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def two_at_once(base: Path, manifest: pd.DataFrame) -> Fault:

@@ -1,4 +1,4 @@
-"""Whether tests for marker genes keep their promise where neighbouring spots resemble one another.
+"""Whether tests for marker genes keep their promise where neighboring spots resemble one another.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/markers.py
 
@@ -130,9 +130,14 @@ def p_values(
 ) -> dict[str, np.ndarray]:
     sdata = as_sdata(centers, values, region)
     ds.tl.markers(
-        sdata, "region", table_key="genes", groups=["in"], test="blocks", n_permutations=N_PERMUTATIONS,
+        sdata,
+        "region",
+        table_key="genes",
+        groups=["in"],
+        test="blocks",
+        n_permutations=N_PERMUTATIONS,
         seed=int(rng.integers(2**31)),
-    )  # fmt: skip
+    )
     frame = sdata.tables["genes"].uns["markers"].set_index("gene").loc[sdata.tables["genes"].var_names]
     spots = {f"blocks of spots, {width} wide": flipped(centers, values, region, width, rng) for width in WIDTHS}
     return {"rank-sum": frame["p"].to_numpy(), **spots, "blocks of waves": frame["p_block"].to_numpy()}

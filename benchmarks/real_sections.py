@@ -21,8 +21,8 @@ import deepspot as ds
 from deepspot._features.feature_table import bags_of
 from deepspot._sdata.tables import array_positions
 from deepspot._stats.metrics import pearson
-from deepspot.tl._train.slides import MeasuredSlide, measure
-from deepspot.tl._train.targets import choose_genes, targets, training_set
+from deepspot.models._training.slides import MeasuredSlide, measure
+from deepspot.models._training.targets import choose_genes, targets, training_set
 
 SPLITS = {"B4": ["C2", "C3", "C4", "C5"], "C5": ["C2", "C3", "C4"]}
 MEANING = {"C5": "near-replicate of the training sections", "B4": "another patient; development data"}
@@ -68,9 +68,17 @@ def split(test: str, training: dict, slide) -> list[str]:
         for name, values in predictions.items():
             r = pearson(values[:, columns], expression[:, columns])
             missing = int(np.isnan(r).sum())
-            line = [panel, name] + ["undefined"] * 3 if missing == len(r) else [
-                panel, name, f"{np.nanmean(r):.3f}", interval(draws[name]), f"{np.nanmedian(r):.3f}",
-            ]  # fmt: skip
+            line = (
+                [panel, name] + ["undefined"] * 3
+                if missing == len(r)
+                else [
+                    panel,
+                    name,
+                    f"{np.nanmean(r):.3f}",
+                    interval(draws[name]),
+                    f"{np.nanmedian(r):.3f}",
+                ]
+            )
             gain = "" if missing == len(r) or name == "ridge" else interval(draws[name] - draws["ridge"])
             rows.append("| " + " | ".join([*line, f"{missing} of {len(r)}", gain, f"{seconds[name]:.0f}"]) + " |")
     return [*rows, ""]
@@ -92,7 +100,7 @@ def predict_all(training: dict, known: list[MeasuredSlide], slide, genes: list[s
     predictions, seconds = {}, {}
     for name, changes in PRESETS.items():
         start = time.perf_counter()
-        model = ds.tl.train(training, patient_key="patient", genes=genes, preset=name, training=changes, seed=SEED)
+        model = ds.models.train(training, patient_key="patient", genes=genes, preset=name, training=changes, seed=SEED)
         seconds[name] = time.perf_counter() - start
         ds.tl.predict(slide, model, unclipped=True, overwrite=True)
         predictions[name] = slide.tables["deepspot_spots"].layers["unclipped"]
@@ -109,7 +117,7 @@ def predict_all(training: dict, known: list[MeasuredSlide], slide, genes: list[s
 
 
 def spatial_blocks(slide, truth: MeasuredSlide) -> list[np.ndarray]:
-    """Spots in squares of the array: neighbours are alike, so single spots must not be resampled."""
+    """Spots in squares of the array: neighbors are alike, so single spots must not be resampled."""
     array = array_positions(slide, "spots")[truth.rows] // BLOCK
     _, block = np.unique(array, axis=0, return_inverse=True)
     return [np.flatnonzero(block == number) for number in range(block.max() + 1)]

@@ -57,7 +57,7 @@ def main(parts: list[str]) -> None:
 
 
 def learn(slides: dict[str, SpatialData], *, without: str) -> ds.models.DeepSpot:
-    return ds.tl.train({name: slides[name] for name in SECTIONS if name != without}, **OPTIONS)
+    return ds.models.train({name: slides[name] for name in SECTIONS if name != without}, **OPTIONS)
 
 
 def thinned(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[str]:
@@ -92,12 +92,13 @@ def thinned(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[st
 
 def table_of(name: str, depth: int, found: pd.DataFrame) -> list[str]:
     lines = [
-        f"### Shallow counts of {name} (median {depth:,} counts a spot)", "",
+        f"### Shallow counts of {name} (median {depth:,} counts a spot)",
+        "",
         "| counts kept | genes | r measured | r predicted | r corrected | corrected - better of both | "
         "error measured | error predicted | error corrected | corrected - better of both | "
         "rate predicted | rate corrected |",
         "|" + "---|" * 12,
-    ]  # fmt: skip
+    ]
     for (panel, share), part in found.groupby(["panel", "share"], sort=False):
         cells = [f"{share:.0%}", f"{part['genes'].iloc[0]:,}" + (f", in {DETECTED:.0%} of spots" * (panel == "often"))]
         for score, best in (("r", np.maximum), ("rmse", np.minimum)):
@@ -123,12 +124,14 @@ def misplaced(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[
     um = placement.centers * placement.mpp
     pitch, counts = pitch_px(um), sdata.tables["table"].X.toarray().astype(int)
     lines = [
-        f"### Half of {name} in the wrong place", "",
+        f"### Half of {name} in the wrong place",
+        "",
         "r with the right counts within that half, mean over the genes of the model that are seen in "
-        f"{DETECTED:.0%} of the spots.", "",
+        f"{DETECTED:.0%} of the spots.",
+        "",
         "| half | counts come from | noticed | named | r misplaced | r posterior, if not noticed | r replaced |",
         "|" + "---|" * 7,
-    ]  # fmt: skip
+    ]
     noticed = []
     for half in [name for name in parts(um) if name.endswith("half")]:
         rows = parts(um)[half]

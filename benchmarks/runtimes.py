@@ -36,9 +36,10 @@ TILES, SIDE, ROUNDS, SEED = 64, 111, 5, 0
 CPU = torch.device("cpu")
 # What each is, with what it drags in that torch does not need.
 PACKAGES = {
-    "torch.compile": (), "ONNX Runtime": ("onnxruntime", "onnxscript", "onnx", "onnx_ir", "ml_dtypes", "protobuf"),
+    "torch.compile": (),
+    "ONNX Runtime": ("onnxruntime", "onnxscript", "onnx", "onnx_ir", "ml_dtypes", "protobuf"),
     "OpenVINO": ("openvino", "openvino-telemetry"),
-}  # fmt: skip
+}
 Run = Callable[[Tensor], Any]
 
 

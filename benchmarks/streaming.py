@@ -6,8 +6,8 @@ Slides are mosaics of a real section, written as pyramidal TIFFs and opened with
 in a process of its own. Model, encoder and libraries are loaded and used once on a few spots; what it holds then is
 the base. Reported is the peak of resident memory above it (VmHWM, reset before) while a slide is predicted to disk. Two
 encoders: the embedded one, without sub-spots (with them, the tenfold slide would take an hour on this CPU), and mean
-colours of sub-tiles, projected to as many numbers, with sub-spots and up to ninety times as many spots: everything but
-the encoder. The largest slide is that of Visium HD in bins of 16 µm, with a tile of 55 µm around each. Neighbours are
+colors of sub-tiles, projected to as many numbers, with sub-spots and up to ninety times as many spots: everything but
+the encoder. The largest slide is that of Visium HD in bins of 16 µm, with a tile of 55 µm around each. Neighbors are
 those of the embedded model: the nearest eight within 301 µm, where bins of 16 µm have a thousand.
 Seconds are of a shared machine. Writes benchmarks/results/streaming.md; with `--quick` the two smallest slides of the
 cheap encoder, and nothing is written.
@@ -34,7 +34,7 @@ from deepspot._spatial.geometry import NeighborRule
 MPP, SECTION = 0.69, "her2st/C2.jpg"
 DISTANCE_UM = 50.0
 BINS_UM = 16.0
-CHEAP = "mean colours"
+CHEAP = "mean colors"
 # Spots, and how far they are apart in µm.
 RUNS = {
     "lite0": ((800, DISTANCE_UM), (8_000, DISTANCE_UM)),
@@ -44,15 +44,15 @@ NEIGHBORS = NeighborRule(reach=301, cap=8)
 OUT = Path(__file__).parent / "results" / "streaming.md"
 
 
-class MeanColours:
-    """Mean colours of 6 × 6 parts of a tile, projected to as many numbers as the embedded encoder gives."""
+class MeanColors:
+    """Mean colors of 6 × 6 parts of a tile, projected to as many numbers as the embedded encoder gives."""
 
     def __init__(self) -> None:
-        self.card = ds.encoders.EncoderCard(name="mean_colours", dim=1312, input_px=60)
+        self.card = ds.encoders.EncoderCard(name="mean_colors", dim=1312, input_px=60)
         self.fingerprint = "1"
         self.axes = np.random.default_rng(0).normal(size=(108, 1312)).astype(np.float32) / 10
 
-    def to(self, device: object) -> MeanColours:
+    def to(self, device: object) -> MeanColors:
         return self
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def child(encoder: str, slide: Path, distance: float) -> None:
     """Predict a slide to disk, and print what it took."""
     logging.getLogger("deepspot").setLevel(logging.ERROR)
     ds.settings.embeddings_gb = 0  # they are as large as they are on disk, and gone afterwards
-    ready = ds.encoders.get("lite0_stats") if encoder == "lite0" else MeanColours()
+    ready = ds.encoders.get("lite0_stats") if encoder == "lite0" else MeanColors()
     model = make_model(ready, subspots=encoder != "lite0")
     with tempfile.TemporaryDirectory(dir=slide.parent) as name:
         folder = Path(name)
@@ -123,8 +123,12 @@ def child(encoder: str, slide: Path, distance: float) -> None:
         Path("/proc/self/clear_refs").write_text("5")
         base, start = status("VmRSS"), time.perf_counter()
         spots = predict(slide, model, ready, folder / "all.zarr", distance)
-        result = {"spots": spots, "genes": len(model.card.genes), "peak": status("VmHWM") - base,
-                  "seconds": time.perf_counter() - start}  # fmt: skip
+        result = {
+            "spots": spots,
+            "genes": len(model.card.genes),
+            "peak": status("VmHWM") - base,
+            "seconds": time.perf_counter() - start,
+        }
     print(json.dumps(result))
 
 
@@ -132,7 +136,7 @@ def predict(
     slide: Path, model: ds.models.DeepSpot, encoder: object, out: Path, distance: float, few: int | None = None
 ) -> int:
     sdata = ds.io.slide(slide)
-    ds.pp.spots(sdata, diameter_um=55, distance_um=distance, layout="square", tissue=None)
+    ds.pp.spots(sdata, diameter_um=55, pitch_um=distance, layout="square", tissue=None)
     if few is not None:
         sdata.shapes["spots"] = sdata.shapes["spots"].iloc[:few]
     ds.tl.predict(sdata, model, encoder=encoder, out=out)

@@ -56,9 +56,9 @@ class Cohort:
     slides: Callable[[], dict]
     options: dict[str, Any] = field(default_factory=dict)
 
-    def cross_validate(self, models: dict[str, Any], grid: dict | None) -> ds.tl.CrossValidation:
+    def cross_validate(self, models: dict[str, Any], grid: dict | None) -> ds.models.CrossValidation:
         out = ds.settings.cache("benchmarks", "folds")
-        return ds.tl.cross_validate(
+        return ds.models.cross_validate(
             self.slides(), patient_key="patient", models=models, grid=grid, out=out, seed=SEED, **self.options
         )
 
@@ -71,13 +71,15 @@ COHORTS = {
     ),
     "patients": Cohort(
         "Sections of patients B and C, each patient left out in turn (two folds)",
-        lambda: load(["B4", "C2", "C3", "C4", "C5"]), PANEL,
+        lambda: load(["B4", "C2", "C3", "C4", "C5"]),
+        PANEL,
     ),
     "within": Cohort(
         "Sections of patient C, each section left out in turn: a check that the code learns",
-        lambda: load(["C2", "C3", "C4", "C5"]), PANEL | {"leave_out": "slide"},
+        lambda: load(["C2", "C3", "C4", "C5"]),
+        PANEL | {"leave_out": "slide"},
     ),
-}  # fmt: skip
+}
 
 
 def main(names: list[str]) -> None:
@@ -99,7 +101,7 @@ def write(cohort: str, lines: list[str]) -> None:
     print(text, flush=True)
 
 
-def compare_table(cv: ds.tl.CrossValidation, baseline: str) -> list[str]:
+def compare_table(cv: ds.models.CrossValidation, baseline: str) -> list[str]:
     """Area, difference to a baseline by fold, and what the bootstrap says of it."""
     summary, gains = cv.summary(), cv.compare(baseline)
     curves = cv.curve()

@@ -47,7 +47,7 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     path = folder / "slide.tif"
     write_mosaic(path, READ)
     sdata = ds.io.slide(path)
-    ds.pp.spots(sdata, diameter_um=55, distance_um=DISTANCE_UM, layout="square", tissue=None)
+    ds.pp.spots(sdata, diameter_um=55, pitch_um=DISTANCE_UM, layout="square", tissue=None)
     slide = SlideFeatures(SlideView.select(sdata), encoder, TileGeometry(tile_um=55, input_px=224))
     read = median(lambda: read_all(slide))
     embed = median(lambda: slide.embed(np.arange(EMBEDDED)))
@@ -58,12 +58,13 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     write = median(lambda: write_block(folder / "block.zarr", values))
     megapixels = slide.n_spots * (DISTANCE_UM / MPP) ** 2 / 1e6
     lines = [
-        f"| device {encoder.device}, {torch.get_num_threads()} threads | |", "|---|---|",
+        f"| device {encoder.device}, {torch.get_num_threads()} threads | |",
+        "|---|---|",
         f"| megapixels read and cut into tiles in a second | {megapixels / read:.0f} |",
         f"| tiles embedded in a second | {10 * EMBEDDED / embed:.0f} |",
         f"| spots predicted in a second, 5,000 genes | {ROWS / predict:,.0f} |",
         f"| megabytes of expression packed and written in a second | {values.nbytes / 1e6 / write:.0f} |",
-    ]  # fmt: skip
+    ]
     print("\n".join(lines))
     (RESULTS / "throughput.md").write_text("\n".join(lines) + "\n")
 

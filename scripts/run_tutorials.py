@@ -4,7 +4,7 @@
     DEEPSPOT_DATA=../shared/data python scripts/run_tutorials.py [quick_start paper_workflow rescue]
 
 Each runs in a folder of its own that is thrown away. Times and versions of this machine are left out of what is kept,
-and figures are reduced to 256 colours, which nobody sees and which makes the files much smaller.
+and figures are reduced to 256 colors, which nobody sees and which makes the files much smaller.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ def main(names: list[str]) -> None:
         notebook, start = nbformat.read(path, as_version=4), time.time()
         with tempfile.TemporaryDirectory() as folder:
             NotebookClient(
-                notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True,
+                notebook,
+                timeout=None,
+                kernel_name="python3",
+                record_timing=False,
+                coalesce_streams=True,
                 resources={"metadata": {"path": folder}},
-            ).execute()  # fmt: skip
-        normalise(notebook)
+            ).execute()
+        normalize(notebook)
         nbformat.write(notebook, path)
         print(f"{name}: {time.time() - start:.0f} s, {path.stat().st_size / 1e6:.2f} MB")
 
 
-def normalise(notebook: nbformat.NotebookNode) -> None:
+def normalize(notebook: nbformat.NotebookNode) -> None:
     """Leave out what differs between machines, and shrink the figures."""
     notebook.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     for cell in notebook.cells:

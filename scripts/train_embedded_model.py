@@ -24,13 +24,19 @@ MB = 2**20
 
 
 def main() -> None:
-    model = ds.tl.train(
-        load(SECTIONS), patient_key="patient", genes=N_GENES, min_detected=DETECTED, seed=SEED, name=EMBEDDED,
-        tissue="breast, HER2-positive carcinoma", licence="CC BY 4.0",
-    )  # fmt: skip
+    model = ds.models.train(
+        load(SECTIONS),
+        patient_key="patient",
+        genes=N_GENES,
+        min_detected=DETECTED,
+        seed=SEED,
+        name=EMBEDDED,
+        tissue="breast, HER2-positive carcinoma",
+        license="CC BY 4.0",
+    )
     model.card.note = (
         "Trained on five Spatial Transcriptomics sections of two patients: Andersson et al., Nature Communications "
-        "12:6012 (2021), doi 10.1038/s41467-021-26271-2, CC BY 4.0. The encoder never learnt from histology. For "
+        "12:6012 (2021), doi 10.1038/s41467-021-26271-2, CC BY 4.0. The encoder never learned from histology. For "
         "trying things out, not for conclusions. Genes were chosen on all sections."
     )
     model.save(FOLDER / EMBEDDED, half=True, overwrite=True)

@@ -51,10 +51,10 @@ def slide(slides):
     return slides["P1_S1"]
 
 
-class MeanColour:
-    """Mean colour of 3 × 3 parts of a tile: cheap, and a tile can be told from its embedding."""
+class MeanColor:
+    """Mean color of 3 × 3 parts of a tile: cheap, and a tile can be told from its embedding."""
 
-    def __init__(self, name="mean_colour", fingerprint="1", input_px=32):
+    def __init__(self, name="mean_color", fingerprint="1", input_px=32):
         self.card = ds.encoders.EncoderCard(name=name, dim=27, input_px=input_px)
         self.fingerprint = fingerprint
         self.seen = []
@@ -73,33 +73,33 @@ class MeanColour:
         return sum(map(len, self.seen))
 
 
-class ExactColour(MeanColour):
+class ExactColor(MeanColor):
     """The same, whose parts are what tiles of their own would be: all that may change is how often it is asked."""
 
     def encode_parts(self, tiles, grid):
         spot = self.encode(tiles)
-        parts = MeanColour().encode(split(tiles, grid))
+        parts = MeanColor().encode(split(tiles, grid))
         return spot, parts.reshape(len(tiles), grid * grid, -1)
 
 
 @pytest.fixture(scope="session")
-def mean_colour():
-    return MeanColour
+def mean_color():
+    return MeanColor
 
 
 @pytest.fixture
 def cheap_encoder():
-    return MeanColour()
+    return MeanColor()
 
 
 @pytest.fixture(scope="session")
-def exact_colour():
-    return ExactColour
+def exact_color():
+    return ExactColor
 
 
 @pytest.fixture
 def exact_encoder():
-    return ExactColour()
+    return ExactColor()
 
 
 @pytest.fixture(scope="session")

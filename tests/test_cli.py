@@ -23,9 +23,9 @@ def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         encoders,
         "get",
-        lambda encoder=None: cheap_encoder if encoder in ("mean_colour", cheap_encoder) else real(encoder),
+        lambda encoder=None: cheap_encoder if encoder in ("mean_color", cheap_encoder) else real(encoder),
     )
-    model = ds.tl.train(
+    model = ds.models.train(
         slide, genes=4, encoder=cheap_encoder, network={"width": 8, "members": 1}, training={"epochs": 2}
     )
     model.save(tmp_path / "model")

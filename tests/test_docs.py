@@ -18,15 +18,21 @@ from packaging.utils import canonicalize_name
 import deepspot as ds
 
 ROOT = Path(__file__).parents[1]
-TOP = {"clear_cache", "settings"}
+TOP = {"clear_cache", "report", "settings"}
 NAMESPACES = sorted(set(ds.__all__) - TOP)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def public() -> dict[str, object]:
     modules = {name: importlib.import_module(f"deepspot.{name}") for name in NAMESPACES}
-    items = {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in module.__all__}
-    return {"clear_cache": ds.clear_cache} | items
+    items = {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in names(module)}
+    return {"clear_cache": ds.clear_cache, "report": ds.report} | items
+
+
+def names(module) -> list[str]:
+    """Names in `__all__`, and the classes of results, which no user makes."""
+    classes = [name for name, item in vars(module).items() if inspect.isclass(item)]
+    return sorted({*module.__all__, *(name for name in classes if name[0] != "_")})
 
 
 PUBLIC = public()
@@ -136,9 +142,13 @@ def test_the_first_code_block_runs_after_a_plain_install(tmp_path):
     script = tmp_path / "first.py"
     script.write_text(FIRST_BLOCK.format(absent=sorted(from_extras()), block=python_blocks("README.md")[0]))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", script], capture_output=True, text=True, cwd=tmp_path, check=False,
+        [sys.executable, "-W", "ignore", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
         env=os.environ | {"MPLBACKEND": "agg"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
 
 

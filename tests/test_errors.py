@@ -10,8 +10,12 @@ import deepspot as ds
 from deepspot import errors
 
 SOURCES = sorted(Path(ds.__file__).parent.rglob("*.py"))
-KINDS = {"InputError": ValueError, "InputTypeError": TypeError, "MissingKeyError": KeyError,
-         "MissingPackageError": ImportError}  # fmt: skip
+KINDS = {
+    "InputError": ValueError,
+    "InputTypeError": TypeError,
+    "MissingKeyError": KeyError,
+    "MissingPackageError": ImportError,
+}
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())

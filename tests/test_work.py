@@ -24,14 +24,18 @@ TILES = 10 * SPOTS
 
 
 @pytest.fixture(scope="module")
-def model(toy, mean_colour):
+def model(toy, mean_color):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
-    return ds.tl.train(
-        slides, patient_key="patient", genes=5, encoder=mean_colour(),
-        network={"width": 8, "members": 1}, training={"epochs": 1, "max_epochs": 1, "gate": "off"},
-    )  # fmt: skip
+    return ds.models.train(
+        slides,
+        patient_key="patient",
+        genes=5,
+        encoder=mean_color(),
+        network={"width": 8, "members": 1},
+        training={"epochs": 1, "max_epochs": 1, "gate": "off"},
+    )
 
 
 @pytest.fixture
@@ -113,7 +117,7 @@ def _noting(decode, asked):
 
 @pytest.fixture
 def grid():
-    """20 × 20 spots with 8 neighbours each inside."""
+    """20 × 20 spots with 8 neighbors each inside."""
     at = np.column_stack(np.divmod(np.arange(400), 20)) * 100.0
     rng = np.random.default_rng(0)
     spot, parts = rng.normal(size=(400, 8)), rng.normal(size=(400, 9, 8))
@@ -149,7 +153,7 @@ def test_inference_puts_every_tile_through_phi_once(grid, network):
     assert network.rows == 10 * 400
     network.rows = 0
     infer([network], grid, "cpu", rows=np.arange(100))
-    assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbour
+    assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbor
 
 
 def test_an_ensemble_is_one_product_but_for_the_rho_of_a_training(grid, monkeypatch):
@@ -165,7 +169,7 @@ def test_an_ensemble_is_one_product_but_for_the_rho_of_a_training(grid, monkeypa
 
 
 @pytest.mark.parametrize("reach", [150, 3_000])
-def test_neighbours_take_memory_in_proportion_to_spots(reach):
+def test_neighbors_take_memory_in_proportion_to_spots(reach):
     n = 10_000
     at = np.column_stack(np.divmod(np.arange(n), 100)) * 100.0
     find_neighbors(at[:100], NeighborRule(reach=150))

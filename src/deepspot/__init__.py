@@ -8,14 +8,30 @@ from ._core.settings import settings
 from ._features.cache import clear_cache
 
 if TYPE_CHECKING:
-    from . import datasets, encoders, errors, io, models, pl, pp, tl
+    from . import cohort, datasets, encoders, errors, io, models, pl, pp, tl
+    from ._report.report import report
 
-__all__ = ["clear_cache", "datasets", "encoders", "errors", "io", "models", "pl", "pp", "settings", "tl"]
+__all__ = [
+    "clear_cache",
+    "cohort",
+    "datasets",
+    "encoders",
+    "errors",
+    "io",
+    "models",
+    "pl",
+    "pp",
+    "report",
+    "settings",
+    "tl",
+]
 __version__ = version("deepspot")
 
 
 def __getattr__(name: str) -> Any:
     # Namespaces load on first use, so that `import deepspot` stays cheap.
+    if name == "report":
+        return import_module("._report.report", __name__).report
     if name in __all__:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

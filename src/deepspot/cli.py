@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on (default: this process)")
     where.add_argument("--workers", type=_count, metavar="N", help="so many worker processes on this machine")
     cohort.add_argument("--diameter-um", type=float, metavar="µM", help="of spots (default: as the model was trained)")
-    cohort.add_argument("--distance-um", type=float, metavar="µM", help="between spots (default: likewise)")
+    cohort.add_argument("--pitch-um", type=float, metavar="µM", help="between spots (default: likewise)")
     cohort.add_argument("--layout", choices=("square", "hexagonal"), default="square", help="(default: %(default)s)")
     rules = ("brightness", "saturation", "all")
     cohort.add_argument(
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--encoder", metavar="NAME", help="of the encoder (default: as the .yaml says)")
     convert.add_argument("--name", help="of the model (default: that of the folder)")
     convert.add_argument("--tissue", default="", help="for its card")
-    convert.add_argument("--licence", help="for its card (default: where to look it up)")
+    convert.add_argument("--license", help="for its card (default: where to look it up)")
     convert.add_argument("--overwrite", action="store_true", help="replace a model that is there")
     convert.set_defaults(run=_convert)
     return parser
@@ -180,17 +180,17 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _cohort(arguments: argparse.Namespace) -> int:
-    from . import tl
-    from .tl._cohort.dask_runner import local_workers
+    from . import cohort
+    from .cohort._run.dask_runner import local_workers
 
     with local_workers(arguments.workers) as workers:
-        runs = tl.cohort(
+        runs = cohort.run(
             arguments.manifest,
             arguments.model,
             arguments.out,
             client=workers or arguments.scheduler,
             diameter_um=arguments.diameter_um,
-            distance_um=arguments.distance_um,
+            pitch_um=arguments.pitch_um,
             layout=arguments.layout,
             tissue=None if arguments.tissue == "all" else arguments.tissue,
             half=not arguments.full,
@@ -214,7 +214,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
         name=arguments.name,
         tissue=arguments.tissue,
-        licence=arguments.licence,
+        license=arguments.license,
     )
     model.save(arguments.out, overwrite=arguments.overwrite)
     print(f"Wrote {arguments.out}.")

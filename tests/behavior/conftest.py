@@ -16,8 +16,8 @@ def _close():
 
 
 @pytest.fixture(scope="session")
-def encoder(mean_colour):
-    class Brightness(mean_colour):
+def encoder(mean_color):
+    class Brightness(mean_color):
         """In 0 to 1, where a short training already tells the spots apart."""
 
         def encode(self, tiles):
@@ -28,7 +28,7 @@ def encoder(mean_colour):
 
 @pytest.fixture(scope="session")
 def training():
-    """Options of a training that takes seconds, and ends in a network that has learnt something."""
+    """Options of a training that takes seconds, and ends in a network that has learned something."""
     network = {"width": 64, "members": 1}
     return {"network": network, "training": {"epochs": 40, "lr": 3e-3, "gate": "record"}, "seed": 0}
 
@@ -47,7 +47,7 @@ def slides(all_slides):
 @pytest.fixture(scope="session")
 def model(all_slides, encoder, training):
     slides = {name: deepcopy(all_slides[name]) for name in ("P1_S1", "P2_S1")}
-    return ds.tl.train(slides, patient_key="patient", genes=40, encoder=encoder, **training)
+    return ds.models.train(slides, patient_key="patient", genes=40, encoder=encoder, **training)
 
 
 @pytest.fixture(scope="session")
@@ -69,10 +69,16 @@ def snapshot():
 
     def take(sdata):
         tables = {
-            name: (table.to_df().to_numpy().tobytes(), sorted(table.obs), sorted(table.var), sorted(table.uns),
-                   sorted(table.obsm), sorted(map(str, table.layers)))
+            name: (
+                table.to_df().to_numpy().tobytes(),
+                sorted(table.obs),
+                sorted(table.var),
+                sorted(table.uns),
+                sorted(table.obsm),
+                sorted(map(str, table.layers)),
+            )
             for name, table in sdata.tables.items()
-        }  # fmt: skip
+        }
         shapes = {name: (list(frame.index), sorted(frame)) for name, frame in sdata.shapes.items()}
         return tables, shapes, sorted(sdata.images), sorted(sdata.coordinate_systems)
 

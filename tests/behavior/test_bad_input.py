@@ -6,34 +6,46 @@ from shapely import box
 
 import deepspot as ds
 
-FAR = gpd.GeoDataFrame({"name": ["tumour"]}, geometry=[box(1e6, 1e6, 1e6 + 1, 1e6 + 1)])
+FAR = gpd.GeoDataFrame({"name": ["tumor"]}, geometry=[box(1e6, 1e6, 1e6 + 1, 1e6 + 1)])
 
 # What is called on a slide with a prediction, the error, and what the message must name.
 WRONG = {
     "unknown gene": (lambda sdata, _: ds.pl.spatial(sdata, "NOISEX"), KeyError, ["NOISEX", "NOISE6"]),
     "unknown table": (lambda sdata, _: ds.tl.evaluate(sdata, table_key="nothing"), KeyError, ["nothing", "table"]),
     "unknown shapes": (
-        lambda sdata, model: ds.tl.predict(sdata, model, shapes_key="cells"), KeyError, ["cells", "spots"],
+        lambda sdata, model: ds.tl.predict(sdata, model, shapes_key="cells"),
+        KeyError,
+        ["cells", "spots"],
     ),
     "unknown image": (
-        lambda sdata, model: ds.tl.predict(sdata, model, image_key="dapi"), KeyError, ["dapi", "P3_S1_image"],
+        lambda sdata, model: ds.tl.predict(sdata, model, image_key="dapi"),
+        KeyError,
+        ["dapi", "P3_S1_image"],
     ),
     "unknown groups": (
-        lambda sdata, _: ds.tl.markers(sdata, "cluster", table_key="deepspot_spots"), KeyError, ["cluster"],
+        lambda sdata, _: ds.tl.markers(sdata, "cluster", table_key="deepspot_spots"),
+        KeyError,
+        ["cluster"],
     ),
     "unknown resolution": (
-        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"), KeyError, ["cell", "subspot"],
+        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"),
+        KeyError,
+        ["cell", "subspot"],
     ),
     "unknown model": (lambda sdata, _: ds.tl.predict(sdata, "no_such_model"), (ValueError, OSError), ["no_such_model"]),
     "unknown encoder": (
-        lambda sdata, _: ds.pp.embed(sdata, "resnet-of-mine"), KeyError, ["resnet-of-mine", "lite0_stats"],
+        lambda sdata, _: ds.pp.embed(sdata, "resnet-of-mine"),
+        KeyError,
+        ["resnet-of-mine", "lite0_stats"],
     ),
     "prediction is there": (
-        lambda sdata, model: ds.tl.predict(sdata, model), ValueError, ["deepspot_spots", "overwrite"],
+        lambda sdata, model: ds.tl.predict(sdata, model),
+        ValueError,
+        ["deepspot_spots", "overwrite"],
     ),
-    "genes as text": (lambda sdata, _: ds.tl.train(sdata, genes="TUMOR1"), TypeError, ["TUMOR1"]),
+    "genes as text": (lambda sdata, _: ds.models.train(sdata, genes="TUMOR1"), TypeError, ["TUMOR1"]),
     "regions elsewhere": (lambda sdata, _: ds.pp.annotate(sdata, FAR, label_key="name"), ValueError, ["spots"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

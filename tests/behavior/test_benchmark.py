@@ -4,7 +4,7 @@ import deepspot as ds
 
 
 def test_ridge_beats_models_that_know_nothing(slides, encoder):
-    result = ds.tl.cross_validate(
+    result = ds.models.cross_validate(
         slides,
         patient_key="patient",
         models=["ridge"],

@@ -46,12 +46,12 @@ def test_from_regions_to_the_report(predicted, regions, programs, classes, model
 
     ds.tl.pathways(predicted, net, table_key="deepspot_spots")
     scores = table.obsm["score_mlm"]
-    assert "tumour" in scores
+    assert "tumor" in scores
     assert scores.index.equals(table.obs_names)
 
-    page = ds.pl.report(predicted, tmp_path / "report.html", groupby="annotation", model=model)
+    page = ds.report(predicted, tmp_path / "report.html", groupby="annotation", model=model)
     text = page.read_text(encoding="utf-8")
-    for said in ("annotation", frequent[0], "tumour", "Pathways"):
+    for said in ("annotation", frequent[0], "tumor", "Pathways"):
         assert said in text
     assert "<script" not in text
 
@@ -60,6 +60,6 @@ def test_from_regions_to_the_report(predicted, regions, programs, classes, model
     loose = {"check_index_type": False, "check_column_type": False}
     for name in ("score_mlm", "padj_mlm"):
         pd.testing.assert_frame_equal(back.obsm[name], table.obsm[name], **loose)
-    assert back.uns["deepspot_pathways"]["n_targets"]["tumour"] == table.uns["deepspot_pathways"]["n_targets"]["tumour"]
+    assert back.uns["deepspot_pathways"]["n_targets"]["tumor"] == table.uns["deepspot_pathways"]["n_targets"]["tumor"]
     assert len(back.uns["markers"]) == len(markers)
     assert back.obs["annotation"].astype(str).tolist() == table.obs["annotation"].astype(str).tolist()

@@ -19,16 +19,16 @@ def test_from_a_manifest_to_the_agreement_with_bulk(all_slides, model, encoder, 
     manifest = pd.DataFrame({"path": [str(tmp_path / f"{name}.tiff") for name in names], "patient": ["P1", "P2"]})
     manifest.to_csv(tmp_path / "manifest.csv", index=False)
 
-    runs = ds.tl.cohort(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
+    runs = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
     assert list(runs.index) == names
     assert list(runs["status"]) == ["done", "done"]
-    again = ds.tl.cohort(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
+    again = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
     assert again["seconds"].equals(runs["seconds"])  # nothing was done twice
 
     profiles = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad")
     assert profiles.shape == (2, 40)
     stores = {name: read_zarr(tmp_path / "out" / "slides" / f"{name}.zarr") for name in names}
-    by_hand = ds.tl.pseudobulk(stores)
+    by_hand = ds.cohort.pseudobulk(stores)
     np.testing.assert_allclose(by_hand.to_df(), profiles.to_df().loc[by_hand.obs_names, by_hand.var_names], rtol=1e-4)
 
 
@@ -41,7 +41,8 @@ def test_profiles_agree_with_their_own_bulk():
         bulk + rng.normal(size=bulk.shape), obs=obs, var=pd.DataFrame(index=[f"G{i}" for i in range(20)])
     )
     frame = pd.DataFrame(bulk, index=list(obs["patient"]), columns=profiles.var_names)
-    result = ds.tl.bulk_agreement(profiles, AnnData(frame, obs=frame[[]].assign(patient=frame.index)), match="patient")
+    bulk = AnnData(frame, obs=frame[[]].assign(patient=frame.index))
+    result = ds.cohort.bulk_agreement(profiles, bulk, match="patient")
     assert len(result.matched) == 30
     assert result.table["r"].mean() > 0.5
     assert ds.pl.bulk_agreement(result).get_xlabel()

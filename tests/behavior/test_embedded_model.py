@@ -17,7 +17,7 @@ def test_from_a_table_and_an_image_to_ranked_genes_on_disk(all_slides, log, tmp_
         measured.obs.pop(column)
     measured.uns = {}
     image = all_slides["P1_S1"]["P1_S1_image"].to_numpy().transpose(1, 2, 0)
-    sdata = ds.io.from_anndata(measured, image, mpp=1.0, spot_diameter_um=55)
+    sdata = ds.io.from_anndata(measured, image, mpp=1.0, diameter_um=55)
 
     ds.tl.predict(sdata)
     table = sdata.tables["deepspot_spots"]

@@ -15,13 +15,13 @@ def test_a_saved_model_predicts_what_it_did(model, predicted, slides, encoder, t
     slide = slides["P3_S1"]
     ds.tl.predict(slide, tmp_path / "mine", encoder=encoder, key_added="mine")
     np.testing.assert_array_equal(slide["mine"].X, predicted["deepspot_spots"].X)
-    assert sorted(slide.tables) == ["mean_colour_spots", "mine", "table"]
+    assert sorted(slide.tables) == ["mean_color_spots", "mine", "table"]
 
 
 def test_genes_that_follow_the_tissue_are_predicted(predicted):
     ds.tl.evaluate(predicted)
     var = predicted["deepspot_spots"].var.join(predicted["table"].var["program"])
     r = var.groupby("program", observed=True)["pearson"].mean()
-    assert r["tumour"] > max(0.2, r["noise"])
+    assert r["tumor"] > max(0.2, r["noise"])
     assert {"expected_r", "pearson", "rmse"} <= set(var)
     assert "ood" in predicted["deepspot_spots"].obs

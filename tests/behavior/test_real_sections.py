@@ -21,7 +21,7 @@ def sections(data):
 def unseen(sections):
     """C5, predicted by a model of two other sections of its patient."""
     training = {name: sections[name] for name in ("C3", "C4")}
-    model = ds.tl.train(training, patient_key="patient", genes=100, min_detected=0.3, network=CONTEXT, seed=0)
+    model = ds.models.train(training, patient_key="patient", genes=100, min_detected=0.3, network=CONTEXT, seed=0)
     ds.tl.predict(sections["C5"], model)
     ds.tl.evaluate(sections["C5"])
     return sections["C5"].tables["deepspot_spots"]
@@ -52,7 +52,7 @@ def test_tiles_are_as_wide_as_the_spots_of_this_technology(sections, unseen):
 def test_the_embedded_model_predicts_mouse_brain_but_warns(data, log):
     folder = data / "visium_mouse_brain_crop"
     adata = ad.read_h5ad(folder / "test_data.h5ad")
-    sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", spot_pitch_um=100)
+    sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", pitch_um=100)
     sdata.shapes["spots"] = sdata.shapes["spots"].iloc[:6]
     ds.tl.predict(sdata)
     assert any("HER2-positive breast cancer of two patients" in message for message in log)

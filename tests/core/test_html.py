@@ -20,7 +20,7 @@ def test_tables_escape_their_cells():
 
 def test_every_template_can_be_read_and_names_the_fact_that_it_lacks():
     pages = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.html.j2")]
-    assert {"_core/page.html.j2", "_demo/demo.html.j2", "pl/_report/slide.html.j2"} <= set(pages)
+    assert {"_core/page.html.j2", "_demo/demo.html.j2", "_report/slide.html.j2"} <= set(pages)
     for page in pages:
         _templates().get_template(page)
     with pytest.raises(UndefinedError, match="slides"):

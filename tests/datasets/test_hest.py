@@ -35,7 +35,7 @@ def test_as_published(write_hest, tmp_path, toy_files, log):
     }
     assert table.obs["patient"].unique().tolist() == ["Patient 5 of A study of toys"]
     said = sdata.attrs["deepspot_dataset"]
-    assert (said["name"], said["licence"], said["study"]) == ("HEST-1k", "CC BY-NC-SA 4.0", "A study of toys")
+    assert (said["name"], said["license"], said["study"]) == ("HEST-1k", "CC BY-NC-SA 4.0", "A study of toys")
     assert log[-1].startswith("Read TOY1 of HEST-1k: 30 spots × ")
 
 
@@ -139,9 +139,9 @@ def test_spatial_transcriptomics(write_hest, tmp_path, toy_files):
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [100.0]
     impossible = meta | {"inter_spot_dist": 110.0, "spot_diameter": 150.0}
     folder = write_hest(tmp_path / "b", meta=impossible)
-    with pytest.raises(ValueError, match=r"spots of 150 µm that are 110 µm apart.*`spot_diameter_um=` and `mpp=`"):
-        ds.datasets.hest("TOY1", folder=folder, spot_diameter_um=110)
-    sdata = ds.datasets.hest("TOY1", folder=folder, spot_diameter_um=110, mpp=1.5 * toy_files.mpp)
+    with pytest.raises(ValueError, match=r"spots of 150 µm that are 110 µm apart.*`diameter_um=` and `mpp=`"):
+        ds.datasets.hest("TOY1", folder=folder, diameter_um=110)
+    sdata = ds.datasets.hest("TOY1", folder=folder, diameter_um=110, mpp=1.5 * toy_files.mpp)
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [110.0]
 
 
@@ -162,9 +162,9 @@ def test_xenium_is_pooled_in_squares(write_hest, tmp_path, toy_files, log):
 
 def test_unknown_technology(write_hest, tmp_path):
     folder = write_hest(tmp_path / "a", meta={"st_technology": "Slide-seq", "spot_diameter": None})
-    with pytest.raises(ValueError, match=r"size of a spot is unknown.*'Slide-seq'.*`spot_diameter_um=`"):
+    with pytest.raises(ValueError, match=r"size of a spot is unknown.*'Slide-seq'.*`diameter_um=`"):
         ds.datasets.hest("TOY1", folder=folder)
-    sdata = ds.datasets.hest("TOY1", folder=folder, spot_diameter_um=20)
+    sdata = ds.datasets.hest("TOY1", folder=folder, diameter_um=20)
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [20.0]
 
 
@@ -255,7 +255,7 @@ def test_damaged_image(write_hest, tmp_path):
         ds.datasets.hest("TOY1", folder=folder)
 
 
-@pytest.mark.parametrize("arguments", [{"mpp": 0}, {"spot_diameter_um": -1}])
+@pytest.mark.parametrize("arguments", [{"mpp": 0}, {"diameter_um": -1}])
 def test_numbers_are_checked_first(nothing_here, arguments):
     with pytest.raises(ValueError, match="must be above 0"):
         ds.datasets.hest("TOY1", download=False, **arguments)
@@ -281,16 +281,16 @@ def test_downloads_what_is_missing(write_hest, hub):
         ds.datasets.hest("TOY2")
 
 
-def test_all_the_way_to_a_model(write_hest, tmp_path, toys, mean_colour):
+def test_all_the_way_to_a_model(write_hest, tmp_path, toys, mean_color):
     for name, toy in toys.items():
         write_hest(tmp_path / "hest", name.replace("_", ""), toy=toy, meta={"patient": name})
     slides = {name: ds.datasets.hest(name, folder=tmp_path / "hest") for name in ("P1S1", "P2S1")}
-    encoder = mean_colour()
+    encoder = mean_color()
     for sdata in slides.values():
         ds.pp.embed(sdata, encoder)
     genes = slides["P1S1"].tables["table"].var_names[:8].tolist()
     tiny = {"members": 1, "width": 8}
-    model = ds.tl.train(
+    model = ds.models.train(
         slides, patient_key="patient", encoder=encoder, genes=genes, network=tiny, training={"max_epochs": 2}
     )
     assert {slide.patient for slide in model.card.slides} == {"P1_S1 of A study of toys", "P2_S1 of A study of toys"}

@@ -125,9 +125,9 @@ def test_an_image_of_other_places_is_left_out(write_tcga, predicted, tmp_path, l
 def test_places_off_the_grid(write_tcga, predicted, tmp_path):
     predicted.obs["x_pixel"] = predicted.obs["x_pixel"] + np.arange(predicted.n_obs) % 7
     write_tcga(tmp_path, predicted)
-    with pytest.raises(ValueError, match=r"do not follow the authors' grid.*`spot_diameter_um=`"):
+    with pytest.raises(ValueError, match=r"do not follow the authors' grid.*`diameter_um=`"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path)
-    sdata = ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path, spot_diameter_um=55)
+    sdata = ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path, diameter_um=55)
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [55.0]
 
 
@@ -232,7 +232,7 @@ def test_to_patients(folder, write_tcga, predicted):
     predicted.X = predicted.X + 0.5
     write_tcga(folder, predicted, inside=f"TCGA_SKCM/FFPE/{other}.h5ad.gz")
     slides = [ds.datasets.tcga(name, mpp=MPP, folder=folder) for name in (SLIDE, other)]
-    profiles = ds.tl.pseudobulk(slides)
+    profiles = ds.cohort.pseudobulk(slides)
     assert profiles.obs_names.tolist() == [SLIDE, other]
     np.testing.assert_allclose(profiles.X[1], slides[1]["deepspot_spots"].X.mean(axis=0), rtol=1e-5)
     assert profiles.uns["deepspot"]["model"] == "the authors' DeepSpot, TCGA_SKCM"
@@ -240,4 +240,4 @@ def test_to_patients(folder, write_tcga, predicted):
     write_tcga(folder, predicted, inside=f"TCGA_KIRC/FF/{other.replace('AAP7', 'AAP8')}.h5ad.gz")
     kidney = ds.datasets.tcga(other.replace("AAP7", "AAP8"), mpp=MPP, folder=folder)
     with pytest.raises(ValueError, match="are not of one model"):
-        ds.tl.pseudobulk([slides[0], kidney])
+        ds.cohort.pseudobulk([slides[0], kidney])

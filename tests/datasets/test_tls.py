@@ -16,7 +16,7 @@ def test_from_the_archive(archive_of, tmp_path, nothing_here, toy_files, log):
     assert table.X.dtype == np.int32
     assert table.obs["ground_truth"].cat.categories.tolist() == ["TLS", "TUM"]
     assert {column: table.obs[column].iloc[0] for column in ("patient", "organ")} == {"patient": "LC1", "organ": "Lung"}
-    assert sdata.attrs["deepspot_dataset"]["licence"] == "CC BY 4.0"
+    assert sdata.attrs["deepspot_dataset"]["license"] == "CC BY 4.0"
     unpacked = sorted(path.relative_to(nothing_here).as_posix() for path in nothing_here.rglob("*") if path.is_file())
     assert unpacked == ["tls/TLS_VISIUM_USZ/h5ad_preprocessed/LC1.h5ad", "tls/TLS_VISIUM_USZ/tif_slides/LC1.tif"]
     (folder / "TLS_VISIUM_USZ.zip").unlink()

@@ -63,7 +63,7 @@ def test_table(slide):
     assert adata.var_names.is_unique
     assert {"TUMOR1", "LYMPH1", "STROMA1", "NECRO1", "BORDER1", "NOISE1"} <= set(adata.var_names)
     assert (adata.var["program"] == "noise").sum() == 12
-    assert list(adata.uns["composition"]) == ["tumour", "lymphoid", "stroma", "necrosis"]
+    assert list(adata.uns["composition"]) == ["tumor", "lymphoid", "stroma", "necrosis"]
     assert adata.obsm["composition"].dtype == np.float32
     np.testing.assert_allclose(adata.obsm["composition"].sum(axis=1), 1, rtol=1e-5)
     assert adata.layers["expected"].dtype == np.float32
@@ -96,9 +96,9 @@ def test_classes_look_different(slide):
     composition = adata.obsm["composition"]
     red = np.array([tile(adata, image, spot, 2.0)[..., 0].mean() for spot in range(adata.n_obs)])
     pure = {name: red[composition[:, k] > 0.85].mean() for k, name in enumerate(adata.uns["composition"])}
-    # Haematoxylin takes the red away: most where nuclei are dense.
-    assert pure["lymphoid"] < pure["tumour"] < pure["stroma"]
-    assert pure["necrosis"] > pure["tumour"]
+    # Hematoxylin takes the red away: most where nuclei are dense.
+    assert pure["lymphoid"] < pure["tumor"] < pure["stroma"]
+    assert pure["necrosis"] > pure["tumor"]
 
 
 def test_expression_follows_the_expected(slide):
@@ -123,7 +123,7 @@ def test_programs_follow_the_composition_and_noise_does_not():
     assert np.abs(r[program == "noise"]).mean() < 0.08
 
 
-def test_border_program_needs_the_neighbourhood():
+def test_border_program_needs_the_neighborhood():
     adata = make(n_rows=20, n_cols=20, mpp=8.0)[0]
     border = (adata.var["program"] == "border").to_numpy()
     y = expression(adata)[:, border].mean(axis=1)
@@ -139,10 +139,10 @@ def test_border_program_needs_the_neighbourhood():
     assert explained(own, around, own[:, :1] * around) > explained(own) + 0.2
 
 
-def test_patients_differ_in_colour_and_batch():
+def test_patients_differ_in_color_and_batch():
     (first, one), (second, two) = (make(patient=patient) for patient in (1, 2))
-    colours = [image[image.min(axis=2) < 200].mean(axis=0) for image in (one, two)]
-    assert np.abs(colours[0] - colours[1]).max() > 5
+    colors = [image[image.min(axis=2) < 200].mean(axis=0) for image in (one, two)]
+    assert np.abs(colors[0] - colors[1]).max() > 5
     noise = (first.var["program"] == "noise").to_numpy()
     assert np.abs(first.layers["expected"][0, noise] - second.layers["expected"][0, noise]).max() > 0.1
     assert (first.var_names == second.var_names).all()
@@ -151,7 +151,7 @@ def test_patients_differ_in_colour_and_batch():
     np.testing.assert_allclose(first.layers["expected"][0, noise], second.layers["expected"][0, noise], rtol=1e-5)
 
 
-def test_slides_of_a_patient_share_the_colours_of_glass():
+def test_slides_of_a_patient_share_the_colors_of_glass():
     (_, one), (_, two) = make(slide=1), make(slide=2)
     assert (one[:200, :200] != two[:200, :200]).any()
     np.testing.assert_allclose(one[:15].mean(axis=(0, 1)), two[:15].mean(axis=(0, 1)), atol=0.5)

@@ -17,9 +17,9 @@ TINY = ToySetup(n_patients=3, n_rows=3, n_cols=4, n_genes=12)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory, mean_colour):
+def demo(tmp_path_factory, mean_color):
     out = tmp_path_factory.mktemp("demo")
-    work = {"encoder": mean_colour(), "network": {"members": 1, "width": 16}, "training": {"max_epochs": 3}}
+    work = {"encoder": mean_color(), "network": {"members": 1, "width": 16}, "training": {"max_epochs": 3}}
     return out, run_demo(out, toy=True, seed=1, _setup=replace(TINY, **work))
 
 

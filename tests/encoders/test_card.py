@@ -13,7 +13,7 @@ def test_defaults_are_imagenets():
     assert card.input_px == 224
     assert card.mean == (0.485, 0.456, 0.406)
     assert card.std == (0.229, 0.224, 0.225)
-    assert (card.mpp, card.licence, card.gated, card.source) == (None, "unknown", False, "user")
+    assert (card.mpp, card.license, card.gated, card.source) == (None, "unknown", False, "user")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_defaults_are_imagenets():
         {"input_px": 0},
         {"std": (0.2, 0, 0.2)},
         {"mean": (0.5, 0.5)},
-        {"colour": "red"},
+        {"color": "red"},
         {"resize_px": 223},
         {"interpolation": "nearest"},
         {"resize_as": "float16"},
@@ -77,7 +77,7 @@ def test_a_card_is_sound_or_refused(fields):
 
 def test_a_card_of_before_these_fields_loads():
     old = '{"name": "x", "dim": 3, "input_px": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "mpp": null, '
-    old += '"licence": "MIT", "gated": false, "source": "user", "note": ""}'
+    old += '"license": "MIT", "gated": false, "source": "user", "note": ""}'
     card = EncoderCard.model_validate_json(old)
     assert (card.resize_px, card.interpolation, card.resize_as) == (None, "bilinear", "float")
     assert set(card.preprocessing()) == {"dim", "input_px", "mean", "std"}

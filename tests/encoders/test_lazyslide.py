@@ -98,7 +98,7 @@ def test_an_object_of_ones_own_becomes_an_encoder():
     encoder = ds.encoders.get(Own())
     assert isinstance(encoder, Encoder)
     card = encoder.card
-    assert (card.name, card.dim, card.input_px, card.licence, card.gated) == ("own", 4, 32, "unknown", False)
+    assert (card.name, card.dim, card.input_px, card.license, card.gated) == ("own", 4, 32, "unknown", False)
     np.testing.assert_allclose([card.mean, card.std], [MEAN, STD], atol=1e-5)
     embedded = encoder.to("cpu").encode(TILES)
     assert embedded.dtype == np.float32
@@ -109,7 +109,7 @@ def test_an_object_of_ones_own_becomes_an_encoder():
 
 def test_it_is_used_wherever_an_encoder_is(slides):
     small = {"network": {"width": 8, "members": 1}, "training": {"epochs": 1, "max_epochs": 1, "gate": "record"}}
-    model = ds.tl.train(slides, patient_key="patient", genes=5, encoder=Own(), **small)
+    model = ds.models.train(slides, patient_key="patient", genes=5, encoder=Own(), **small)
     assert model.card.encoder.name == "own"
     slide = slides["P1_S1"]
     ds.pp.embed(slide, Own())
@@ -169,7 +169,7 @@ def test_models_that_prepare_pixels_themselves(lazyslide, wsi, same_tiles):
 
     encoder = ds.encoders.get(phikon())
     assert (encoder.card.dim, encoder.card.mean, encoder.card.std) == (768, (0, 0, 0), (1, 1, 1))
-    assert encoder.card.licence == "Owkin non-commercial license"
+    assert encoder.card.license == "Owkin non-commercial license"
     assert encoder.card.url == "https://huggingface.co/owkin/phikon"
     ds.pp.embed(same_tiles, encoder, subspots=False)
     np.testing.assert_allclose(same_tiles["Phikon_spots"].X, extracted(lazyslide, wsi, phikon()), atol=1e-4)
@@ -183,7 +183,7 @@ def test_what_the_registry_says_comes_along(lazyslide):
     uni = MODEL_REGISTRY["uni"]
     own = changed(license=["MIT", "CC0"], **{key: getattr(uni, key) for key in ("is_gated", "hf_url", "encode_dim")})
     card = ds.encoders.adapt(own).card
-    assert (card.dim, card.licence, card.gated) == (1024, "MIT, CC0", True)
+    assert (card.dim, card.license, card.gated) == (1024, "MIT, CC0", True)
     assert card.source == card.url == "https://huggingface.co/MahmoodLab/UNI"
 
 

@@ -94,6 +94,6 @@ def test_fingerprint_follows_the_statistics(default):
 
 
 def test_card_is_honest():
-    assert "never learnt from histology" in LITE0.note
+    assert "never learned from histology" in LITE0.note
     assert LITE0.mpp is None
-    assert LITE0.licence == "Apache-2.0"
+    assert LITE0.license == "Apache-2.0"

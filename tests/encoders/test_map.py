@@ -36,9 +36,9 @@ def test_parts_are_averages_and_have_no_side(cells, grid, cut):
 def test_parts_stay_where_they_are_when_the_border_is_cut_off():
     """Of 256 px the network sees 16 to 240: the middle third begins at 85.3, that is 69.3 of 224 px or cell 4.95."""
     share = weights(16, 3, CUT)
-    centre = share @ (np.arange(16) + 0.5) / 16 * 224 + 16
+    center = share @ (np.arange(16) + 0.5) / 16 * 224 + 16
     edges = np.array([16, 256 / 3, 512 / 3, 240])
-    np.testing.assert_allclose(centre, (edges[:-1] + edges[1:]) / 2, atol=0.3)
+    np.testing.assert_allclose(center, (edges[:-1] + edges[1:]) / 2, atol=0.3)
     assert (share > 0).sum(axis=1).tolist() == [5, 8, 5]
     assert (weights(16, 3, WHOLE) > 0).sum(axis=1).tolist() == [6, 6, 6]
 

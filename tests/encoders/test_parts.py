@@ -18,7 +18,7 @@ CARD = EncoderCard(name="mapped", dim=3, input_px=18, mean=(0, 0, 0), std=(1, 1,
 
 
 class Mapped(nn.Module):
-    """Mean colour, of the tile and of each of its pixels."""
+    """Mean color, of the tile and of each of its pixels."""
 
     def forward(self, pixels):
         return pixels.mean(dim=(2, 3))
@@ -73,7 +73,7 @@ def test_the_part_in_the_middle(exact_encoder):
 
 def test_an_encoder_without_parts_is_refused(cheap_encoder):
     assert not isinstance(cheap_encoder, PartsEncoder)
-    with pytest.raises(ValueError, match=r"'mean_colour' gives one vector for a tile and nothing of its parts"):
+    with pytest.raises(ValueError, match=r"'mean_color' gives one vector for a tile and nothing of its parts"):
         encode(cheap_encoder)
     assert cheap_encoder.n_tiles == 0
 

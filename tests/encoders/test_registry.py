@@ -31,7 +31,7 @@ def test_available_lists_the_cards():
     assert table.index.tolist()[:2] == ["lite0", "lite0_stats"]
     assert table.loc[["lite0", "lite0_stats"], "ready"].all()
     assert table.loc["lite0_stats", "dim"] == 1312
-    assert "never learnt from histology" in table.loc["lite0_stats", "note"]
+    assert "never learned from histology" in table.loc["lite0_stats", "note"]
     assert not table.loc[["lite0", "lite0_stats"], "gated"].any()
 
 
@@ -75,7 +75,7 @@ def test_register_a_module():
     np.testing.assert_allclose(encoder.encode(TILES), TILES.mean(axis=(1, 2)) / 255, rtol=1e-5)
 
 
-def test_the_card_normalises_unless_there_is_a_transform():
+def test_the_card_normalizes_unless_there_is_a_transform():
     ds.encoders.register(card(mean=(0.5, 0.5, 0.5), std=(0.1, 0.2, 0.5)), mean_pixel)
     expected = (TILES.mean(axis=(1, 2)) / 255 - 0.5) / [0.1, 0.2, 0.5]
     np.testing.assert_allclose(ds.encoders.get("mine").encode(TILES), expected, rtol=1e-4)
@@ -87,8 +87,8 @@ def test_a_taken_name_needs_overwrite():
     ds.encoders.register(card(), mean_pixel)
     with pytest.raises(ValueError, match=r"Encoder 'mine' is registered already. Choose another name, or"):
         ds.encoders.register(card(), mean_pixel)
-    ds.encoders.register(card(licence="MIT"), mean_pixel, overwrite=True)
-    assert ds.encoders.available().loc["mine", "licence"] == "MIT"
+    ds.encoders.register(card(license="MIT"), mean_pixel, overwrite=True)
+    assert ds.encoders.available().loc["mine", "license"] == "MIT"
 
 
 def test_a_module_is_loaded_once_on_first_use():

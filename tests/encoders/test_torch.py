@@ -62,7 +62,7 @@ def test_only_rgb_in_uint8(tiles, found):
 def test_fingerprint_follows_weights_and_preprocessing():
     same = TorchEncoder(card(), convolution()).fingerprint
     assert TorchEncoder(card(), convolution()).fingerprint == same
-    assert TorchEncoder(card(name="other", licence="MIT"), convolution()).fingerprint == same
+    assert TorchEncoder(card(name="other", license="MIT"), convolution()).fingerprint == same
     others = {
         TorchEncoder(card(), convolution(1)).fingerprint,
         TorchEncoder(card(), nn.Sequential(convolution(), nn.ReLU())).fingerprint,

@@ -17,7 +17,7 @@ def test_size():
     assert bags(3, d=5).dim == 5
 
 
-def test_no_neighbourhood_crosses_slides():
+def test_no_neighborhood_crosses_slides():
     both = Bags.concat([bags(3, fill=1), bags(2, fill=2)])
     assert len(both) == 5
     np.testing.assert_array_equal(both.spot[:, 0], [1, 1, 1, 2, 2])
@@ -53,12 +53,12 @@ def test_a_bag_needs_a_spot():
         Bags(np.zeros((0, 4)), None, csr_matrix((0, 0), dtype=bool))
 
 
-def test_a_spot_is_no_neighbour_of_its_own():
+def test_a_spot_is_no_neighbor_of_its_own():
     with pytest.raises(ValueError, match="`neighbors` has entries on its diagonal"):
         Bags(np.zeros((2, 4)), None, csr_matrix(np.eye(2)))
 
 
-def test_neighbours_become_boolean_without_stored_zeros():
+def test_neighbors_become_boolean_without_stored_zeros():
     weights = csr_matrix((np.array([0.0, 0.0, 2.5]), ([0, 0, 1], [0, 1, 0])), shape=(2, 2))
     neighbors = Bags(np.zeros((2, 4)), None, weights).neighbors
     assert neighbors.dtype == bool
@@ -66,35 +66,35 @@ def test_neighbours_become_boolean_without_stored_zeros():
     assert weights.nnz == 3
 
 
-def test_bags_of_a_feature_table_have_neighbours_in_microns(slide, cheap_encoder):
+def test_bags_of_a_feature_table_have_neighbors_in_microns(slide, cheap_encoder):
     import deepspot as ds
 
     ds.pp.embed(slide, cheap_encoder)
-    features = slide["mean_colour_spots"]
-    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=101))
+    features = slide["mean_color_spots"]
+    made = bags_of(slide, "mean_color_spots", "spots", NeighborRule(reach=101))
     np.testing.assert_array_equal(made.spot, features.X)
     np.testing.assert_array_equal(made.subspots, features.obsm["subspots"])
-    # In a hexagonal array of 5 × 6 spots the inner ones have 6 neighbours.
+    # In a hexagonal array of 5 × 6 spots the inner ones have 6 neighbors.
     degree = np.asarray(made.neighbors.sum(axis=1)).ravel()
     assert degree.max() == 6
     assert degree.min() == 2
-    assert bags_of(slide, "mean_colour_spots", "spots", NeighborRule(reach=99)).neighbors.nnz == 0
+    assert bags_of(slide, "mean_color_spots", "spots", NeighborRule(reach=99)).neighbors.nnz == 0
 
 
 def test_bags_of_a_feature_table_with_boxes(slide, cheap_encoder):
     import deepspot as ds
 
     ds.pp.embed(slide, cheap_encoder)
-    made = bags_of(slide, "mean_colour_spots", "spots", NeighborRule(kind="box", reach=1))
+    made = bags_of(slide, "mean_color_spots", "spots", NeighborRule(kind="box", reach=1))
     array = slide["table"].obs[["array_row", "array_col"]].to_numpy()
     steps = np.abs(array[:, None] - array).max(axis=-1)
     np.testing.assert_array_equal(made.neighbors.toarray(), (steps <= 1) & (steps > 0))
 
 
-def test_some_spots_with_their_neighbours_around_them():
+def test_some_spots_with_their_neighbors_around_them():
     whole = bags(6)
     whole = Bags(np.arange(24, dtype=np.float32).reshape(6, 4), whole.subspots, whole.neighbors, np.ones((6, 2)))
-    part = whole.around(np.array([4, 0]))  # each is a neighbour of the one before it
+    part = whole.around(np.array([4, 0]))  # each is a neighbor of the one before it
     np.testing.assert_array_equal(part.spot[:, 0] / 4, [4, 0, 1, 5])
     assert part.subspots.shape == (4, 9, 4)
     assert part.position.shape == (4, 2)

@@ -69,17 +69,17 @@ def test_a_pale_stain_is_found_by_saturation_only(scene, left):
     assert not tissue.tissue_by_brightness(pale, CENTERS, SIDES).any()
 
 
-@pytest.mark.parametrize("colour", INKS.values(), ids=INKS)
-def test_ink_is_no_tissue(scene, colour):
-    scene[:, 8:24] = colour
-    scene[0:8, 64:72] = colour
+@pytest.mark.parametrize("color", INKS.values(), ids=INKS)
+def test_ink_is_no_tissue(scene, color):
+    scene[:, 8:24] = color
+    scene[0:8, 64:72] = color
     expected = RIGHT & ~((CENTERS[:, 0] == 68) & (CENTERS[:, 1] == 4))
     np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), expected)
     assert tissue.tissue_by_brightness(noisy(scene), CENTERS, SIDES)[1:3].all()
 
 
 def test_specks_leave_a_spot(scene):
-    """Pigment and refracting edges have the colours of ink, but are thin."""
+    """Pigment and refracting edges have the colors of ink, but are thin."""
     scene[:, 64:66] = INKS["black"]
     np.testing.assert_array_equal(tissue.tissue_by_saturation(noisy(scene), CENTERS, SIDES), RIGHT)
 
@@ -130,7 +130,7 @@ def test_a_slide_that_is_all_tissue_is_kept():
     ],
     ids=["white", "glass", "shade", "never scanned", "ink"],
 )
-def test_nothing_coloured_is_refused(pixels):
+def test_nothing_colored_is_refused(pixels):
     rgb = pixels.astype(np.uint8) if not pixels.any() else noisy(pixels)
-    with pytest.raises(ValueError, match=r"Image 'a' shows no tissue: its most coloured parts .* as glass has"):
+    with pytest.raises(ValueError, match=r"Image 'a' shows no tissue: its most colored parts .* as glass has"):
         tissue.tissue_by_saturation(rgb, CENTERS, SIDES, "Image 'a'")

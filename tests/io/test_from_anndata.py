@@ -19,7 +19,7 @@ def spots(n=4):
 
 @pytest.fixture
 def image():
-    """Each spot has a colour of its own on white."""
+    """Each spot has a color of its own on white."""
     pixels = np.full((230, 260, 3), 255, np.uint8)
     for i, (x, y) in enumerate(spots().astype(int)):
         pixels[y - 15 : y + 15, x - 15 : x + 15] = (10 * i, 200 - 10 * i, 100)
@@ -71,13 +71,13 @@ def test_scale_of_the_object(adata, image, part):
 
 
 def test_scale_from_the_pitch(adata, image):
-    sdata = ds.io.from_anndata(adata, image, spot_pitch_um=100)
+    sdata = ds.io.from_anndata(adata, image, pitch_um=100)
     assert microns_per_pixel(sdata, "S1_image") == pytest.approx(100 / PITCH)
 
 
 def test_scales_that_nearly_agree_are_fine(adata, image):
     state_scale(adata, 2.0)
-    sdata = ds.io.from_anndata(adata, image, mpp=2.05, spot_pitch_um=np.float32(99))
+    sdata = ds.io.from_anndata(adata, image, mpp=2.05, pitch_um=np.float32(99))
     assert microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
 
 
@@ -85,8 +85,8 @@ def test_contradictory_scales(adata, image):
     state_scale(adata, 2.0)
     with pytest.raises(ValueError, match=r"contradicts itself.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
         ds.io.from_anndata(adata, image, mpp=0.5)
-    with pytest.raises(ValueError, match="4 from `spot_pitch_um`"):
-        ds.io.from_anndata(adata, image, spot_pitch_um=200)
+    with pytest.raises(ValueError, match="4 from `pitch_um`"):
+        ds.io.from_anndata(adata, image, pitch_um=200)
 
 
 def test_scales_of_the_object_that_contradict_each_other(adata, image):
@@ -97,11 +97,11 @@ def test_scales_of_the_object_that_contradict_each_other(adata, image):
 
 
 def test_no_scale(adata, image):
-    with pytest.raises(ValueError, match=r"The scale is unknown.*Pass `mpp=` .* or `spot_pitch_um=`"):
+    with pytest.raises(ValueError, match=r"The scale is unknown.*Pass `mpp=` .* or `pitch_um=`"):
         ds.io.from_anndata(adata, image)
 
 
-@pytest.mark.parametrize(("argument", "value"), [("mpp", 0), ("spot_pitch_um", -100), ("spot_diameter_um", 0)])
+@pytest.mark.parametrize(("argument", "value"), [("mpp", 0), ("pitch_um", -100), ("diameter_um", 0)])
 def test_sizes_are_positive(adata, image, argument, value):
     with pytest.raises(ValueError, match=f"`{argument}` must be above 0, got {value}"):
         ds.io.from_anndata(adata, image, **({"mpp": 2.0} | {argument: value}))
@@ -116,14 +116,14 @@ def test_65_drawn_are_55_measured(adata, image, log):
 
 def test_other_diameters_are_taken_at_their_word(adata, image):
     assert set(ds.io.from_anndata(adata, image, mpp=100 / 32.5)["spots"]["diameter_um"]) == {100.0}
-    assert set(ds.io.from_anndata(adata, image, mpp=2.0, spot_diameter_um=65)["spots"]["diameter_um"]) == {65.0}
+    assert set(ds.io.from_anndata(adata, image, mpp=2.0, diameter_um=65)["spots"]["diameter_um"]) == {65.0}
 
 
 def test_missing_scale_factors(adata, image):
     del adata.uns["spatial"]
-    with pytest.raises(ValueError, match=r"The size of a spot is unknown.*Pass `spot_diameter_um=` \(55 for Visium"):
+    with pytest.raises(ValueError, match=r"The size of a spot is unknown.*Pass `diameter_um=` \(55 for Visium"):
         ds.io.from_anndata(adata, image, mpp=2.0)
-    sdata = ds.io.from_anndata(adata, image, mpp=2.0, spot_diameter_um=55)
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0, diameter_um=55)
     assert list(sdata.images) == ["slide_image"]
     assert set(sdata["spots"]["radius"]) == {13.75}
 
@@ -257,7 +257,7 @@ def test_a_users_own_column_called_region_stays(adata, image, cheap_encoder):
     assert sdata["table"].obs["region"].tolist() == ["cortex", "medulla"] * 8
     assert sdata["table"].obs["spot_id"].tolist() == [f"s{i}" for i in range(16)]
     ds.pp.embed(sdata, cheap_encoder)
-    assert sdata["mean_colour_spots"].n_obs == 16
+    assert sdata["mean_color_spots"].n_obs == 16
     assert find_measured_table(sdata, "spots", None) == "table"
 
 
@@ -275,7 +275,7 @@ def test_column_that_could_not_be_written(adata, image):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 
-def test_after_scanpy_normalised_it(adata, image):
+def test_after_scanpy_normalized_it(adata, image):
     import scanpy as sc
 
     sc.pp.normalize_total(adata, target_sum=1e4)
@@ -286,14 +286,14 @@ def test_after_scanpy_normalised_it(adata, image):
 def test_tiles_show_their_spots(adata, image, cheap_encoder):
     sdata = ds.io.from_anndata(adata, image, mpp=2.0)
     ds.pp.embed(sdata, cheap_encoder, tile_um=54)
-    colours = [(10 * i, 200 - 10 * i, 100) for i in range(16)]
-    np.testing.assert_array_equal(sdata["mean_colour_spots"].X, np.tile(colours, 9))
+    colors = [(10 * i, 200 - 10 * i, 100) for i in range(16)]
+    np.testing.assert_array_equal(sdata["mean_color_spots"].X, np.tile(colors, 9))
 
 
 def test_visium_of_squidpy(data, cheap_encoder):
     folder = data / "visium_mouse_brain_crop"
     adata = read_h5ad(folder / "test_data.h5ad")
-    sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", spot_pitch_um=100)
+    sdata = ds.io.from_anndata(adata, folder / "test_img.jpg", pitch_um=100)
     (image_key,) = sdata.images
     assert microns_per_pixel(sdata, image_key) == pytest.approx(65 / 89.44, rel=0.005)
     assert set(sdata["spots"]["diameter_um"]) == {55.0}
@@ -315,7 +315,7 @@ def test_spatial_transcriptomics_of_her2st(data):
 def test_pitch_of_spots_that_jitter(data):
     adata = read_h5ad(data / "her2st" / "C2.h5ad")
     blank = np.zeros((6000, 7000, 3), np.uint8)
-    sdata = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
+    sdata = ds.io.from_anndata(adata, blank, pitch_um=200)
     del adata.uns["spatial"]["C2"]["metadata"]
-    stated = ds.io.from_anndata(adata, blank, spot_pitch_um=200)
+    stated = ds.io.from_anndata(adata, blank, pitch_um=200)
     assert microns_per_pixel(stated, "C2_image") == pytest.approx(microns_per_pixel(sdata, "C2_image"), rel=0.01)

@@ -16,14 +16,14 @@ def store(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def quick_model_of_io(toy, mean_colour):
+def quick_model_of_io(toy, mean_color):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
     training = {"epochs": 1, "max_epochs": 1, "gate": "off"}
     network = {"width": 16, "members": 1}
-    options = {"patient_key": "patient", "genes": 10, "encoder": mean_colour(), "seed": 0}
-    return ds.tl.train(slides, network=network, training=training, **options)
+    options = {"patient_key": "patient", "genes": 10, "encoder": mean_color(), "seed": 0}
+    return ds.models.train(slides, network=network, training=training, **options)
 
 
 def test_all_of_it_stays_on_disk(store, slide):

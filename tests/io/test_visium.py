@@ -62,7 +62,7 @@ def write_counts(path, barcodes):
         features["_all_tag_keys"] = np.array(["genome"], dtype=text)
 
 
-def colour(i):
+def color(i):
     return np.array([5 * i, 255 - 5 * i, 60], np.uint8)
 
 
@@ -70,7 +70,7 @@ def write_images(folder, spots):
     height, width = array()[2].max(axis=0)[::-1] + 150
     image = np.full((height, width, 3), 240, np.uint8)
     for i, (x, y) in enumerate(zip(spots["pxl_col_in_fullres"], spots["pxl_row_in_fullres"], strict=True)):
-        image[y - 60 : y + 60, x - 60 : x + 60] = colour(i)
+        image[y - 60 : y + 60, x - 60 : x + 60] = color(i)
     tifffile.imwrite(folder / "slide.tif", image, photometric="rgb", tile=(256, 256))
     for name, factor in {"hires": HIRES, "lowres": LOWRES}.items():
         small = Image.fromarray(image).resize((round(width * factor), round(height * factor)))
@@ -128,9 +128,9 @@ def test_spots_measure_55_and_are_drawn_as_65(full):
 
 def test_embedding_takes_the_full_image_by_itself(full, cheap_encoder):
     ds.pp.embed(full, cheap_encoder)
-    table = full["mean_colour_outs"]
+    table = full["mean_color_outs"]
     assert table.uns["deepspot"]["image_key"] == "outs_full_image"
-    np.testing.assert_array_equal(table.X, np.tile([colour(i) for i in range(25)], 9))
+    np.testing.assert_array_equal(table.X, np.tile([color(i) for i in range(25)], 9))
     assert {tiles.shape[1] for tiles in cheap_encoder.seen} == {111, 37}
     array = full["table"].obs[["array_row", "array_col"]]
     np.testing.assert_array_equal(array_positions(full, "outs"), array)

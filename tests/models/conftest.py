@@ -15,7 +15,7 @@ SIDE = 12
 
 @pytest.fixture(scope="session")
 def bags() -> Bags:
-    """A grid of 12 × 12 spots with random embeddings, 8 neighbours each inside, and one spot far away from all."""
+    """A grid of 12 × 12 spots with random embeddings, 8 neighbors each inside, and one spot far away from all."""
     rng = np.random.default_rng(0)
     rows, cols = np.divmod(np.arange(SIDE**2), SIDE)
     centers = np.column_stack([cols, rows]) * 100.0
@@ -27,7 +27,7 @@ def bags() -> Bags:
 
 @pytest.fixture(scope="session")
 def targets(bags: Bags) -> np.ndarray:
-    """Six genes: two read the spot, two its sub-spots, two its neighbours."""
+    """Six genes: two read the spot, two its sub-spots, two its neighbors."""
     around = (bags.neighbors @ bags.spot) / np.maximum(bags.neighbors.sum(axis=1).A1, 1)[:, None]
     inside = bags.subspots.astype(np.float32).mean(axis=1)
     return np.concatenate([bags.spot[:, :2], 3 * inside[:, :2], 3 * around[:, :2]], axis=1) + 2
@@ -35,7 +35,7 @@ def targets(bags: Bags) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def lonely(bags: Bags) -> Bags:
-    """The same spots without any neighbour."""
+    """The same spots without any neighbor."""
     return Bags(bags.spot, bags.subspots, csr_matrix(bags.neighbors.shape, dtype=bool))
 
 

@@ -51,7 +51,7 @@ def tiny_model() -> ds.models.DeepSpot:
         training=model.training,
         preset="default",
         seed=0,
-        licence="MIT",
+        license="MIT",
         tissue="toy",
         slides=[{"slide": "S1", "patient": "P1", "spots": 10}],
         geometry=Geometry(tile=TileGeometry(tile_um=55, input_px=32), neighbors=NeighborRule(reach=150)),

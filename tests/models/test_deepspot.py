@@ -26,10 +26,10 @@ def test_it_learns_from_all_three_sets(bags, targets, fitted):
 
 
 @pytest.mark.parametrize(
-    ("context", "learnt", "lost"),
+    ("context", "learned", "lost"),
     [(("spot",), slice(0, 2), slice(2, 6)), (("spot", "subspots"), slice(0, 4), slice(4, 6))],
 )
-def test_what_is_not_in_the_context_generalises_to_nothing(bags, targets, context, learnt, lost):
+def test_what_is_not_in_the_context_generalizes_to_nothing(bags, targets, context, learned, lost):
     rows = np.arange(0, len(bags), 2)
     held_out = np.setdiff1d(np.arange(len(bags)), rows)
     config = {
@@ -38,7 +38,7 @@ def test_what_is_not_in_the_context_generalises_to_nothing(bags, targets, contex
         "training": {**NO_GATE, "epochs": 60, "lr": 3e-3},
     }
     r = pearson(DeepSpot(**config).fit(bags, targets, rows=rows).predict(bags)[held_out], targets[held_out])
-    assert r[learnt].min() > 0.4
+    assert r[learned].min() > 0.4
     assert r[lost].max() < 0.35
 
 
@@ -231,7 +231,7 @@ def test_a_finished_search_is_not_continued(bags, targets, tmp_path):
     assert first.history.equals(second.history)
 
 
-def test_rows_outside_the_training_set_are_not_learnt_from(bags, targets):
+def test_rows_outside_the_training_set_are_not_learned_from(bags, targets):
     rows = np.arange(70)
     spoilt = targets.copy()
     spoilt[70:] = 1e6

@@ -18,7 +18,7 @@ def test_it_is_small_and_says_what_it_is(log, monkeypatch):
     size = sum(file.stat().st_size for file in (FOLDER / EMBEDDED).iterdir())
     assert size < 25e6
     assert len(card.genes) == 1000
-    assert "CC BY 4.0" in card.licence
+    assert "CC BY 4.0" in card.license
     assert {slide.patient for slide in card.slides} == {"B", "C"}
     assert card.geometry.tile.tile_um == 100
     assert (card.gate.unit, card.gate.n) == ("patients", 2)

@@ -18,16 +18,20 @@ CPU = {"device": "cpu", "pbar": False}
 
 
 @pytest.fixture(scope="session")
-def train(toy, mean_colour):
+def train(toy, mean_color):
     """Train for a second."""
     from spatialdata import deepcopy
 
     def train(**network):
-        return ds.tl.train(
-            {name: deepcopy(sdata) for name, sdata in toy.items()}, patient_key="patient", genes=10,
-            encoder=mean_colour(), network={"width": 16, "members": 1} | network,
-            training={"epochs": 3, "max_epochs": 3, "gate": "record"}, seed=0,
-        )  # fmt: skip
+        return ds.models.train(
+            {name: deepcopy(sdata) for name, sdata in toy.items()},
+            patient_key="patient",
+            genes=10,
+            encoder=mean_color(),
+            network={"width": 16, "members": 1} | network,
+            training={"epochs": 3, "max_epochs": 3, "gate": "record"},
+            seed=0,
+        )
 
     return train
 
@@ -87,28 +91,28 @@ def test_it_follows_the_protocols_of_lazyslide(predictor):
     assert isinstance(predictor, FeaturePredictionModelProtocol)
     assert isinstance(predictor.image_model, ImageModelProtocol)
     assert (predictor.whole_slide, predictor.needs_coords) == (True, True)
-    assert predictor.image_model.name == predictor.features_model_name == "mean_colour_subspots"
+    assert predictor.image_model.name == predictor.features_model_name == "mean_color_subspots"
 
 
 def test_lazyslide_predicts_what_we_do(wsi, ours, predictor, cheap_encoder, model):
     assert (predictor.tile_px, predictor.stride_px, wsi.properties.mpp) == (54, 100, 1.0)
     theirs = predicted(wsi, predictor)
-    assert wsi.tables["mean_colour_subspots_tiles"].shape == (63, 270)
+    assert wsi.tables["mean_color_subspots_tiles"].shape == (63, 270)
     ds.tl.predict(ours, model, encoder=cheap_encoder)
     expected = ours["deepspot_spots"]
     assert (expected.X.std(axis=0) > 0.1).sum() >= 5
     assert theirs.var_names.tolist() == expected.var_names.tolist()
     np.testing.assert_allclose(theirs.X, expected.X, atol=1e-4)
-    alone = predictor.predict(wsi.tables["mean_colour_subspots_tiles"].X, 1_000 * np.arange(126).reshape(63, 2))
+    alone = predictor.predict(wsi.tables["mean_color_subspots_tiles"].X, 1_000 * np.arange(126).reshape(63, 2))
     assert np.abs(np.column_stack(list(alone.values())) - expected.X).max() > 0.1
 
 
 @pytest.mark.parametrize(
     ("context", "name", "width", "coords"),
     [
-        (("spot",), "mean_colour_spot", 27, False),
-        (("spot", "neighbors"), "mean_colour_spot", 27, True),
-        (("spot", "subspots"), "mean_colour_subspots", 270, False),
+        (("spot",), "mean_color_spot", 27, False),
+        (("spot", "neighbors"), "mean_color_spot", 27, True),
+        (("spot", "subspots"), "mean_color_subspots", 270, False),
     ],
 )
 def test_models_that_use_less(wsi, ours, cheap_encoder, train, context, name, width, coords):
@@ -162,7 +166,7 @@ def test_steps_of_hexagons(boxed, cheap_encoder):
 def test_features_are_cut_as_ours(wsi, ours, predictor, cheap_encoder):
     ds.pp.embed(ours, cheap_encoder)
     zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
-    table, features = ours["mean_colour_spots"], wsi.tables["mean_colour_subspots_tiles"].X
+    table, features = ours["mean_color_spots"], wsi.tables["mean_color_subspots_tiles"].X
     np.testing.assert_array_equal(features[:, :27], table.X)
     np.testing.assert_array_equal(features[:, 27:], table.obsm["subspots"].reshape(63, -1))
     assert features.dtype == np.float32
@@ -208,7 +212,7 @@ def test_only_pixels_are_taken(predictor, batch, message):
     [
         (
             (4, 27),
-            r"have shape \(4, 27\), model 'deepspot' takes 270 columns: a tile as 'mean_colour' embeds it \(27\),",
+            r"have shape \(4, 27\), model 'deepspot' takes 270 columns: a tile as 'mean_color' embeds it \(27\),",
         ),
         ((4, 271), r"after it its 3 × 3 sub-spots\. Make them with `zs\.tl\.feature_extraction\(wsi, predictor\.image"),
         ((270,), r"have shape \(270,\)"),
@@ -223,7 +227,7 @@ def test_features_of_another_length_in_lazyslide(wsi, predictor, train, cheap_en
     other = train(context=("spot", "neighbors")).on_tiles(mpp=1.0, encoder=cheap_encoder)
     zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
     with pytest.raises(ValueError, match=r"shape \(63, 270\), model 'deepspot' takes 27 columns: a tile as 'mean_colo"):
-        zs.tl.feature_prediction(wsi, other, "mean_colour_subspots", **CPU)
+        zs.tl.feature_prediction(wsi, other, "mean_color_subspots", **CPU)
 
 
 @pytest.mark.parametrize(
@@ -263,17 +267,17 @@ def test_models_that_cannot_know_their_tiles(bags, targets):
         bare.on_tiles(mpp=0.5)
 
 
-def test_only_the_encoder_of_the_model(model, mean_colour):
-    with pytest.raises(ValueError, match="'mean_colour' with other weights or preprocessing"):
-        model.on_tiles(mpp=1.0, encoder=mean_colour(fingerprint="2")).image_model  # noqa: B018
-    with pytest.raises(KeyError, match="'mean_colour'"):
+def test_only_the_encoder_of_the_model(model, mean_color):
+    with pytest.raises(ValueError, match="'mean_color' with other weights or preprocessing"):
+        model.on_tiles(mpp=1.0, encoder=mean_color(fingerprint="2")).image_model  # noqa: B018
+    with pytest.raises(KeyError, match="'mean_color'"):
         model.on_tiles(mpp=1.0).image_model  # noqa: B018
 
 
 def test_tiles_unlike_the_training(predictor, model, log):
     strange = np.tile(np.eye(27)[0], (4, 10))
     predictor.predict(strange, np.zeros((4, 2)))
-    assert log[-1].startswith("100 % of the tiles are unlike the spots that the model learnt from")
+    assert log[-1].startswith("100 % of the tiles are unlike the spots that the model learned from")
     log.clear()
     unknowing = pickle.loads(pickle.dumps(model))
     unknowing.ood = type(model.ood).unknown(27)

@@ -4,7 +4,7 @@ import deepspot as ds
 from deepspot.models import _registry
 from deepspot.models._bundle.bundle import CARD
 
-COLUMNS = ["source", "tissue", "licence", "genes", "encoder", "encoder_licence", "tile_um", "path"]
+COLUMNS = ["source", "tissue", "license", "genes", "encoder", "encoder_license", "tile_um", "path"]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_the_embedded_model_is_always_there(folder):
     found = ds.models.available()
     assert found.columns.tolist() == COLUMNS
     assert found.index.tolist() == ["her2st"]
-    assert found.loc["her2st", ["source", "licence", "encoder_licence"]].tolist() == [
+    assert found.loc["her2st", ["source", "license", "encoder_license"]].tolist() == [
         "package",
         "CC BY 4.0",
         "Apache-2.0",
@@ -58,17 +58,17 @@ def test_a_broken_model_does_not_break_the_list(folder, tiny, log, content):
     assert [line.split(":")[0] for line in log] == ["Left out bad"]
 
 
-def test_the_licence_is_logged_once(tmp_path, tiny, log, monkeypatch):
+def test_the_license_is_logged_once(tmp_path, tiny, log, monkeypatch):
     monkeypatch.setattr(_registry, "_logged", set())
     tiny.save(tmp_path / "model")
     ds.models.load(tmp_path / "model")
     ds.models.load(tmp_path / "model")
-    assert ["licence MIT" in line for line in log] == [True, False]
-    other = tiny.card.model_copy(update={"licence": "CC BY-NC 4.0"})
+    assert ["license MIT" in line for line in log] == [True, False]
+    other = tiny.card.model_copy(update={"license": "CC BY-NC 4.0"})
     tiny.card = other
     tiny.save(tmp_path / "other")
     ds.models.load(tmp_path / "other")
-    assert "licence CC BY-NC 4.0" in log[-1]
+    assert "license CC BY-NC 4.0" in log[-1]
 
 
 def test_an_unknown_model_names_those_that_are_known(folder, tiny):

@@ -17,9 +17,18 @@ def test_every_system_has_the_one_interface(name):
 
 def test_names_are_those_of_the_docs_and_no_null_model_is_among_them():
     assert list(SYSTEMS) == [
-        "deepspot", "deepspot_paper", "deepspot_published", "ridge", "ridge_pca", "linear", "random_forest", "mlp",
-        "stnet", "stnet_finetuned", "bleep",
-    ]  # fmt: skip
+        "deepspot",
+        "deepspot_paper",
+        "deepspot_published",
+        "ridge",
+        "ridge_pca",
+        "linear",
+        "random_forest",
+        "mlp",
+        "stnet",
+        "stnet_finetuned",
+        "bleep",
+    ]
     assert list(NULLS) == ["training mean", "position only", "shuffled images"]
 
 

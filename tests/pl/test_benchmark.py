@@ -3,9 +3,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deepspot.models._cross_validation.result import CrossValidation, tidy
 from deepspot.pl._benchmark import benchmark
 from deepspot.pl._style import GRAY
-from deepspot.tl._validation.result import CrossValidation, tidy
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from deepspot.pl._style import BLUE, GRAY
 @pytest.fixture
 def enriched(slide):
     rows = [
-        ("tumour", "HALLMARK_MYC_TARGETS_V1", 12, 52, 1e-6, 1e-4),
-        ("tumour", "HALLMARK_E2F_TARGETS", 9, 38, 0.001, 0.02),
-        ("tumour", "HALLMARK_HYPOXIA", 2, 30, 0.3, 0.6),
+        ("tumor", "HALLMARK_MYC_TARGETS_V1", 12, 52, 1e-6, 1e-4),
+        ("tumor", "HALLMARK_E2F_TARGETS", 9, 38, 0.001, 0.02),
+        ("tumor", "HALLMARK_HYPOXIA", 2, 30, 0.3, 0.6),
         ("fat", "HALLMARK_ADIPOGENESIS", 8, 20, 0.0, 0.0),
     ]
     found = pd.DataFrame(rows, columns=["group", "term", "n_overlap", "n_set", "p", "p_adj"])
-    slide.tables["table"].uns["enrichment"] = found.assign(group=pd.Categorical(found["group"], ["tumour", "fat"]))
+    slide.tables["table"].uns["enrichment"] = found.assign(group=pd.Categorical(found["group"], ["tumor", "fat"]))
     slide.tables["table"].uns["deepspot_markers"] = {"groupby": "annotation"}
     return slide
 
@@ -28,14 +28,14 @@ def terms(ax):
 
 
 def test_one_panel_for_each_group(enriched):
-    tumour, fat = ds.pl.enrichment(enriched)
-    assert (tumour.get_title(loc="left"), fat.get_title(loc="left")) == ("annotation: tumour", "annotation: fat")
-    assert terms(tumour) == ["MYC TARGETS V1", "E2F TARGETS", "HYPOXIA"]
+    tumor, fat = ds.pl.enrichment(enriched)
+    assert (tumor.get_title(loc="left"), fat.get_title(loc="left")) == ("annotation: tumor", "annotation: fat")
+    assert terms(tumor) == ["MYC TARGETS V1", "E2F TARGETS", "HYPOXIA"]
     assert terms(fat) == ["ADIPOGENESIS"]
 
 
 def test_bars_are_adjusted_p_and_blue_where_significant(enriched):
-    ax = ds.pl.enrichment(enriched, group="tumour")[0]
+    ax = ds.pl.enrichment(enriched, group="tumor")[0]
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], -np.log10([1e-4, 0.02, 0.6]))
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [BLUE, BLUE, GRAY]
     np.testing.assert_allclose(ax.lines[0].get_xdata(), -np.log10(0.05))
@@ -50,7 +50,7 @@ def test_a_p_of_zero_has_a_bar(enriched):
 
 
 def test_takes_the_top_terms(enriched):
-    assert terms(ds.pl.enrichment(enriched, group="tumour", n_top=1)[0]) == ["MYC TARGETS V1"]
+    assert terms(ds.pl.enrichment(enriched, group="tumor", n_top=1)[0]) == ["MYC TARGETS V1"]
 
 
 def test_draws_into_given_axes(enriched):

@@ -11,11 +11,11 @@ SIDE = 60
 
 @pytest.fixture
 def painted(slide_of, add_table):
-    """Ten spots of 60 µm, each on a square of 60 px in its own grey; gene `A` is as high as the square is bright."""
+    """Ten spots of 60 µm, each on a square of 60 px in its own gray; gene `A` is as high as the square is bright."""
     image = np.full((3 * SIDE, 12 * SIDE, 3), 255, np.uint8)
     greys = np.random.default_rng(0).permutation(10) * 20 + 10
-    for place, grey in enumerate(greys):
-        image[SIDE : 2 * SIDE, (place + 1) * SIDE : (place + 2) * SIDE] = grey
+    for place, gray in enumerate(greys):
+        image[SIDE : 2 * SIDE, (place + 1) * SIDE : (place + 2) * SIDE] = gray
     centers = [((place + 1.5) * SIDE, 1.5 * SIDE) for place in range(10)]
     sdata = slide_of(image, centers, mpp=1.0, diameter_um=SIDE)
     add_table(sdata, np.column_stack([greys / 100, np.zeros(10)]), ["A", "ZERO"])
@@ -23,7 +23,7 @@ def painted(slide_of, add_table):
 
 
 def greys_of(axes):
-    """Mean grey of the image in each axes."""
+    """Mean gray of the image in each axes."""
     return [float(np.asarray(ax.images[0].get_array()).mean()) for ax in axes]
 
 

@@ -9,10 +9,10 @@ from deepspot.pl._markers import top_genes
 
 CHANGE = {
     "fat": {"A": 2.0, "B": 1.0, "C": -1.0, "D": 0.5, "E": 0.1},
-    "tumour": {"A": -1.0, "B": 3.0, "C": 0.8, "D": 0.2, "E": 0.0},
+    "tumor": {"A": -1.0, "B": 3.0, "C": 0.8, "D": 0.2, "E": 0.0},
     "stroma": {"A": -0.5, "B": -0.5, "C": 0.1, "D": -0.5, "E": 0.0},
 }
-SIGNIFICANT = {("fat", "A"), ("fat", "B"), ("tumour", "B"), ("tumour", "C")}
+SIGNIFICANT = {("fat", "A"), ("fat", "B"), ("tumor", "B"), ("tumor", "C")}
 
 
 def frame():
@@ -43,7 +43,7 @@ def dots(ax):
 def test_rows_are_the_top_genes_each_once_where_it_leads_by_most(marked):
     ax = ds.pl.markers(marked, n_top=2)
     assert [label.get_text() for label in ax.get_xticklabels()] == list(CHANGE)
-    assert rows(ax) == ["A", "B", "C"]  # B leads in fat too, but by less than in tumour
+    assert rows(ax) == ["A", "B", "C"]  # B leads in fat too, but by less than in tumor
     expected = [[CHANGE[group][gene] for group in CHANGE] for gene in rows(ax)]
     np.testing.assert_allclose(ax.images[0].get_array(), expected)
 
@@ -56,7 +56,7 @@ def test_dots_are_significance_and_frames_are_membership(marked):
         for p in ax.patches
         if isinstance(p, Rectangle)
     }
-    assert boxes == {(0, 0, 2), (1, 1, 2)}  # A and B are of fat, B and C of tumour
+    assert boxes == {(0, 0, 2), (1, 1, 2)}  # A and B are of fat, B and C of tumor
     assert "no significant marker: stroma" in ax.get_xlabel()
     assert "block test" in ax.get_xlabel()
     assert "annotation" in ax.get_title()
@@ -69,12 +69,12 @@ def test_white_is_no_change(marked):
 
 
 def test_groups_are_drawn_in_the_order_that_was_asked_for(marked):
-    ax = ds.pl.markers(marked, groups=["tumour", "fat"], n_top=1)
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["tumour", "fat"]
+    ax = ds.pl.markers(marked, groups=["tumor", "fat"], n_top=1)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["tumor", "fat"]
     assert rows(ax) == ["B", "A"]
 
 
-def test_genes_that_were_not_tested_in_a_group_are_grey(marked):
+def test_genes_that_were_not_tested_in_a_group_are_gray(marked):
     found = marked.tables["table"].uns["markers"]
     marked.tables["table"].uns["markers"] = found[~((found["group"] == "fat") & (found["gene"] == "C"))]
     ax = ds.pl.markers(marked, n_top=2)
@@ -100,7 +100,7 @@ def test_draws_what_was_read_from_disk(marked, tmp_path):
 
 def test_top_genes_are_significant_and_higher():
     found = frame().assign(group=lambda f: f["group"].astype(str), significant=True)
-    assert top_genes(found, ["tumour", "stroma"], 2) == {"tumour": ["B", "C"], "stroma": ["C"]}
+    assert top_genes(found, ["tumor", "stroma"], 2) == {"tumor": ["B", "C"], "stroma": ["C"]}
 
 
 def test_says_what_is_wrong(slide, marked):

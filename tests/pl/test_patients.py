@@ -15,8 +15,8 @@ def resampled(name, mean=0.7):
     table[SCORES[name]] = rng.normal(mean, 0.03, 40)
     table["permuted"] = rng.normal(0.5, 0.03, 40)
     if name == "survival":
-        return ds.tl.Survival(table, pd.DataFrame({"died": [True] * 150}), 10, 0, 0.5)
-    return ds.tl.Classification(table, pd.DataFrame({"label": ["a"] * 150}), 10, 0)
+        return ds.cohort.Survival(table, pd.DataFrame({"died": [True] * 150}), 10, 0, 0.5)
+    return ds.cohort.Classification(table, pd.DataFrame({"label": ["a"] * 150}), 10, 0)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -77,7 +77,7 @@ def agreement():
     )
     matched = pd.DataFrame({"group": np.repeat(["FF", "FFPE"], [30, 20]), "bulk": np.arange(50)})
     null = {group: rng.normal(0, 0.1, (50, 300)).astype(np.float32) for group in ("FF", "FFPE")}
-    return ds.tl.BulkAgreement(table, matched, pd.DataFrame(), null, pd.DataFrame(index=genes), 0)
+    return ds.cohort.BulkAgreement(table, matched, pd.DataFrame(), null, pd.DataFrame(index=genes), 0)
 
 
 def test_lines_of_agreement(agreement):

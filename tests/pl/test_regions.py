@@ -12,10 +12,10 @@ from deepspot.pl._map.values import measured_values
 def regional(slide, add_table):
     """30 spots in three regions: "UP" is high in one, "FLAT" is noise."""
     rng = np.random.default_rng(0)
-    names = np.repeat(["tumour", "stroma", "fat"], 10)
-    values = np.column_stack([(names == "tumour") + rng.normal(0, 0.1, 30), rng.normal(0, 1, 30)])
+    names = np.repeat(["tumor", "stroma", "fat"], 10)
+    values = np.column_stack([(names == "tumor") + rng.normal(0, 0.1, 30), rng.normal(0, 1, 30)])
     add_table(slide, values, ["UP", "FLAT"])
-    slide.tables["deepspot_spots"].obs["annotation"] = pd.Categorical(names, ["tumour", "stroma", "fat"])
+    slide.tables["deepspot_spots"].obs["annotation"] = pd.Categorical(names, ["tumor", "stroma", "fat"])
     return slide
 
 
@@ -29,8 +29,8 @@ def names(ax):
 
 def test_stars_are_where_regions_differ(regional):
     ax = ds.pl.regions(regional, "UP")
-    assert names(ax) == ["tumour", "stroma", "fat"]
-    assert ax.get_xticklabels()[0].get_text() == "tumour\nn = 10"
+    assert names(ax) == ["tumor", "stroma", "fat"]
+    assert ax.get_xticklabels()[0].get_text() == "tumor\nn = 10"
     assert sorted(stars(ax)) == ["***", "***", "ns"]
     assert stars(ds.pl.regions(regional, "FLAT")) == ["ns"] * 3
     assert ax.get_title() == "UP predicted"
@@ -38,8 +38,8 @@ def test_stars_are_where_regions_differ(regional):
 
 
 def test_dots_are_the_spots(regional):
-    ax = ds.pl.regions(regional, "UP", groups=["fat", "tumour"])
-    assert names(ax) == ["fat", "tumour"]
+    ax = ds.pl.regions(regional, "UP", groups=["fat", "tumor"])
+    assert names(ax) == ["fat", "tumor"]
     dots = [c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets()) == 10]
     values = regional.tables["deepspot_spots"].X[:, 0]
     np.testing.assert_allclose(dots[0], values[20:], rtol=1e-6)
@@ -54,7 +54,7 @@ def test_p_is_that_of_scipy_adjusted_for_the_pairs(regional):
     p = [mannwhitneyu(a, b).pvalue, mannwhitneyu(a, c).pvalue, mannwhitneyu(b, c).pvalue]
     assert p[0] < 0.05 < min(3 * p[0], p[1])
     assert stars(ds.pl.regions(regional, "FLAT")) == ["ns"] * 3
-    assert stars(ds.pl.regions(regional, "FLAT", pairs=[("tumour", "stroma")])) == ["*"]
+    assert stars(ds.pl.regions(regional, "FLAT", pairs=[("tumor", "stroma")])) == ["*"]
     assert stars(ds.pl.regions(regional, "FLAT", pairs=[])) == []
 
 
@@ -104,20 +104,20 @@ def test_spots_without_a_region_and_small_regions_are_left_out(regional):
     table = regional.tables["deepspot_spots"]
     labels = table.obs["annotation"].astype(object)
     labels.iloc[:5], labels.iloc[22:] = None, None
-    table.obs["annotation"] = pd.Categorical(labels, ["tumour", "stroma", "fat"])
+    table.obs["annotation"] = pd.Categorical(labels, ["tumor", "stroma", "fat"])
     ax = ds.pl.regions(regional, "UP")
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["tumour\nn = 5", "stroma\nn = 10"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["tumor\nn = 5", "stroma\nn = 10"]
     with pytest.raises(ValueError, match="'fat': 2"):
-        ds.pl.regions(regional, "UP", groups=["tumour", "fat"])
+        ds.pl.regions(regional, "UP", groups=["tumor", "fat"])
 
 
 def test_block_test_is_written_under_the_figure(regional):
     uns = regional.tables["deepspot_spots"].uns
     uns["markers"] = pd.DataFrame(
-        {"group": ["tumour", "fat", "tumour"], "gene": ["UP", "UP", "FLAT"], "p_block_adj": [0.031, np.nan, 0.5]}
+        {"group": ["tumor", "fat", "tumor"], "gene": ["UP", "UP", "FLAT"], "p_block_adj": [0.031, np.nan, 0.5]}
     )
     uns["deepspot_markers"] = {"groupby": "annotation"}
-    assert "adjusted p tumour 0.031" in ds.pl.regions(regional, "UP").get_xlabel()
+    assert "adjusted p tumor 0.031" in ds.pl.regions(regional, "UP").get_xlabel()
     uns["deepspot_markers"] = {"groupby": "leiden"}
     assert "0.031" not in ds.pl.regions(regional, "UP").get_xlabel()
 
@@ -134,10 +134,10 @@ def test_draws_into_given_axes_and_leaves_the_object_alone(regional):
     [
         ("GENE", {}, KeyError, "'GENE'"),
         ("UP", {"groupby": "regions"}, KeyError, "annotation"),
-        ("UP", {"groups": ["tumour", "lumen"]}, KeyError, "'lumen'"),
-        ("UP", {"groups": ["tumour"]}, ValueError, "at least two"),
-        ("UP", {"pairs": [("tumour", "lumen")]}, KeyError, "'lumen'"),
-        ("UP", {"pairs": [("tumour", "tumour")]}, ValueError, "two different"),
+        ("UP", {"groups": ["tumor", "lumen"]}, KeyError, "'lumen'"),
+        ("UP", {"groups": ["tumor"]}, ValueError, "at least two"),
+        ("UP", {"pairs": [("tumor", "lumen")]}, KeyError, "'lumen'"),
+        ("UP", {"pairs": [("tumor", "tumor")]}, ValueError, "two different"),
         ("UP", {"layer": "raw"}, KeyError, "'raw'"),
         ("UP", {"table_key": "tables"}, KeyError, "'tables'"),
     ],

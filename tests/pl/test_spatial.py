@@ -113,7 +113,7 @@ def test_draws_into_given_axes(predicted):
         ds.pl.spatial(predicted, gene, ax=grid[0])
 
 
-def test_spots_lie_on_the_tissue_in_micrometres(predicted):
+def test_spots_lie_on_the_tissue_in_micrometers(predicted):
     ax = ds.pl.spatial(predicted, "ABSENT1")[0]
     mpp = microns_per_pixel(predicted, "P1_S1_image")
     centers = centers_px(predicted, "P1_S1_image", "spots")
@@ -131,7 +131,7 @@ def test_leaves_the_object_alone(predicted):
     assert list(predicted.images) == ["P1_S1_image"]
 
 
-def test_unknown_gene_names_its_neighbours(predicted):
+def test_unknown_gene_names_its_neighbors(predicted):
     with pytest.raises(KeyError, match="ABSENT1"):
         ds.pl.spatial(predicted, "ABSENT")
     with pytest.raises(ValueError, match="empty"):

@@ -20,7 +20,7 @@ def mapped(slide, add_table):
     add_table(slide, rng.uniform(0, 1, (n, 4)) + right[:, None], GENES)
     table = slide.tables["deepspot_spots"]
     table.obsm["X_umap"] = rng.normal(0, 1, (n, 2)) + np.where(right, 20, 0)[:, None]
-    table.obs["group"] = pd.Categorical(np.where(right, "tumour", "stroma"))
+    table.obs["group"] = pd.Categorical(np.where(right, "tumor", "stroma"))
     table.obs["score"] = rng.uniform(0, 1, n)
     return slide
 
@@ -93,13 +93,13 @@ def test_gene_colors_points_and_frames(mapped):
 
 def test_labels_have_a_legend(mapped):
     _, right = ds.pl.umap(mapped, color="group", n_images=5)
-    assert [text.get_text() for text in right.get_legend().get_texts()] == ["stroma", "tumour"]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["stroma", "tumor"]
     assert len(np.unique(points(right).get_facecolors(), axis=0)) == 2
     table = mapped.tables["deepspot_spots"]
     table.uns["group_colors"] = ["#112233", "#445566"]  # as scanpy keeps them
     _, right = ds.pl.umap(mapped, color="group", n_images=5)
     colors = [to_hex(color) for color in points(right).get_facecolors()]
-    assert colors == ["#445566" if name == "tumour" else "#112233" for name in table.obs["group"]]
+    assert colors == ["#445566" if name == "tumor" else "#112233" for name in table.obs["group"]]
 
 
 def test_labels_of_the_shapes_and_missing_ones(mapped):

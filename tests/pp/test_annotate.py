@@ -29,7 +29,7 @@ def spots(slide_of):
 
 @pytest.fixture
 def drawn():
-    return frame(LEFT, MIDDLE, name=["tumour", "stroma"])
+    return frame(LEFT, MIDDLE, name=["tumor", "stroma"])
 
 
 def feature(polygon, **properties):
@@ -39,7 +39,7 @@ def feature(polygon, **properties):
 
 @pytest.fixture
 def qupath(tmp_path):
-    """What QuPath writes: classes with colours, objects without a class, points, and nested annotations."""
+    """What QuPath writes: classes with colors, objects without a class, points, and nested annotations."""
     features = [
         feature(LEFT, classification={"name": "Tumor", "color": [200, 0, 0]}, isLocked=False),
         feature(MIDDLE, classification={"name": "Stroma", "color": [150, 200, 150]}, name="my note"),
@@ -61,11 +61,10 @@ def test_spots_get_the_label_of_the_region_that_covers_them(spots, drawn, log):
     assert ds.pp.annotate(spots, drawn) is None
     column = spots["spots"]["annotation"]
     assert column.index.tolist() == SPOTS
-    assert column.astype(object).where(column.notna(), None).tolist() == ["tumour", "tumour", "stroma", None, None]
-    assert list(column.cat.categories) == ["tumour", "stroma"]
+    assert column.astype(object).where(column.notna(), None).tolist() == ["tumor", "tumor", "stroma", None, None]
+    assert list(column.cat.categories) == ["tumor", "stroma"]
     assert log == [
-        "Labelled 3 of 5 spots: tumour 2, stroma 1. Added 'annotation' to sdata.shapes['spots'] and obs of the tables "
-        "[]."
+        "Labeled 3 of 5 spots: tumor 2, stroma 1. Added 'annotation' to sdata.shapes['spots'] and obs of the tables []."
     ]
 
 
@@ -75,15 +74,15 @@ def test_on_the_outline_is_inside_and_the_first_of_equal_regions_wins(spots):
 
 
 def test_the_smallest_of_nested_regions_wins_in_any_order(spots):
-    polygons, names = [box(0, 0, 100, 40), box(20, 0, 60, 40), box(25, 5, 35, 15)], ["tissue", "tumour", "nest"]
+    polygons, names = [box(0, 0, 100, 40), box(20, 0, 60, 40), box(25, 5, 35, 15)], ["tissue", "tumor", "nest"]
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
         ds.pp.annotate(spots, frame(*[polygons[i] for i in order], name=[names[i] for i in order]), overwrite=True)
-        assert spots["spots"]["annotation"].tolist()[:4] == ["tissue", "nest", "tumour", "tissue"]
+        assert spots["spots"]["annotation"].tolist()[:4] == ["tissue", "nest", "tumor", "tissue"]
 
 
-def test_unlabelled_spots_can_have_a_name(spots, drawn):
-    ds.pp.annotate(spots, drawn, unlabelled="elsewhere")
-    assert spots["spots"]["annotation"].tolist() == ["tumour", "tumour", "stroma", "elsewhere", "elsewhere"]
+def test_unlabeled_spots_can_have_a_name(spots, drawn):
+    ds.pp.annotate(spots, drawn, unlabeled="elsewhere")
+    assert spots["spots"]["annotation"].tolist() == ["tumor", "tumor", "stroma", "elsewhere", "elsewhere"]
 
 
 def test_qupath_geojson(slide, qupath, log):
@@ -133,7 +132,7 @@ def test_element_is_related_through_a_shared_coordinate_system(spots, drawn):
     polygons = drawn.set_geometry(drawn.affine_transform([0, -2, 2, 0, 7, 5]))
     spots["regions"] = ShapesModel.parse(polygons, transformations={"global": back})
     ds.pp.annotate(spots, "regions")
-    assert spots["spots"]["annotation"].tolist()[:3] == ["tumour", "tumour", "stroma"]
+    assert spots["spots"]["annotation"].tolist()[:3] == ["tumor", "tumor", "stroma"]
 
 
 def test_element_that_cannot_be_related(spots, drawn):
@@ -152,7 +151,7 @@ def test_pixels_belong_to_the_image(slide_of, drawn):
     """A file holds pixels of the image, wherever the image lies."""
     sdata = slide_of(WHITE, XY * 2 + 7, image_to={"global": [[2, 0, 7], [0, 2, 7], [0, 0, 1]]})
     ds.pp.annotate(sdata, drawn)
-    assert sdata["spots"]["annotation"].tolist()[:3] == ["tumour", "tumour", "stroma"]
+    assert sdata["spots"]["annotation"].tolist()[:3] == ["tumor", "tumor", "stroma"]
 
 
 def test_broken_outlines_are_mended(spots):
@@ -163,7 +162,7 @@ def test_broken_outlines_are_mended(spots):
 
 
 def test_nothing_to_label_with(spots):
-    with pytest.raises(ValueError, match=r"no labelled polygon among the 2 regions: 1 without an area.*and 1 with"):
+    with pytest.raises(ValueError, match=r"no labeled polygon among the 2 regions: 1 without an area.*and 1 with"):
         ds.pp.annotate(spots, frame(LineString([(0, 0), (9, 9)]), LEFT, name=["line", None]))
 
 
@@ -209,8 +208,8 @@ def test_it_survives_being_written(slide, tmp_path):
     left = frame(box(0, 0, 400, 2000), name=["left"])
     slide["regions"] = ShapesModel.parse(left, transformations={"global": Identity()})
     ds.pp.annotate(slide, "regions", shapes_key="spots", key_added="from_element")
-    colours = {"classification": [{"name": "Tumor", "color": [1, 2, 255]}]}
-    ds.pp.annotate(slide, frame(box(0, 0, 400, 2000), **colours), shapes_key="spots", unlabelled="other")
+    colors = {"classification": [{"name": "Tumor", "color": [1, 2, 255]}]}
+    ds.pp.annotate(slide, frame(box(0, 0, 400, 2000), **colors), shapes_key="spots", unlabeled="other")
     slide.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")
     for key in ("from_element", "annotation"):

@@ -9,8 +9,8 @@ SIDE = 60
 GRID = np.array([[60.0, 60.0], [160.0, 60.0], [260.0, 60.0], [60.0, 160.0], [160.0, 160.0], [260.0, 160.0]])
 
 
-def coloured(step=1):
-    """Spots of 3 × 3 parts, each of another colour: part k of spot i is (20 · i, 20 · k, 100)."""
+def colored(step=1):
+    """Spots of 3 × 3 parts, each of another color: part k of spot i is (20 · i, 20 · k, 100)."""
     image = np.full((220, 320, 3), 255, np.uint8)
     for i, (x, y) in enumerate(GRID.astype(int)):
         for k in range(9):
@@ -22,7 +22,7 @@ def coloured(step=1):
 
 @pytest.fixture
 def sdata(slide_of):
-    return slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE, index=list("ABCDEF"))
+    return slide_of(colored(), GRID, mpp=1.0, diameter_um=SIDE, index=list("ABCDEF"))
 
 
 def part(i, k):
@@ -31,8 +31,8 @@ def part(i, k):
 
 def test_what_it_adds(sdata, cheap_encoder, log):
     assert ds.pp.embed(sdata, cheap_encoder) is None
-    assert list(sdata.tables) == ["mean_colour_spots"]
-    table = sdata["mean_colour_spots"]
+    assert list(sdata.tables) == ["mean_color_spots"]
+    table = sdata["mean_color_spots"]
     assert table.shape == (6, 27)
     assert table.X.dtype == np.float32
     assert table.obsm["subspots"].shape == (6, 9, 27)
@@ -46,12 +46,12 @@ def test_what_it_adds(sdata, cheap_encoder, log):
     assert made["mpp"] == pytest.approx(1.0)
     assert made["geometry"] == {"tile_um": 60.0, "input_px": 32, "grid": 3}
     assert ds.encoders.EncoderCard.model_validate_json(made["encoder"]) == cheap_encoder.card
-    assert log[-1] == "Added 6 spots × 27 features to sdata.tables['mean_colour_spots']."
+    assert log[-1] == "Added 6 spots × 27 features to sdata.tables['mean_color_spots']."
 
 
 def test_spot_and_subspots_show_what_they_should(sdata, cheap_encoder):
     ds.pp.embed(sdata, cheap_encoder)
-    table = sdata["mean_colour_spots"]
+    table = sdata["mean_color_spots"]
     for i in range(6):
         np.testing.assert_array_equal(table.X[i].reshape(9, 3), [part(i, k) for k in range(9)])
         for k in range(9):  # row by row from the top left
@@ -76,21 +76,21 @@ def test_more_spots_than_are_read_at_once(slide_of, cheap_encoder):
     wide = np.pad(image, ((50, 50), (50, 50), (0, 0)), constant_values=255)
     corners = np.round(xy[:, ::-1] - 15).astype(int) + 50
     tiles = np.stack([wide[y : y + 30, x : x + 30] for y, x in corners])
-    np.testing.assert_array_equal(sdata["mean_colour_spots"].X, cheap_encoder.encode(tiles))
+    np.testing.assert_array_equal(sdata["mean_color_spots"].X, cheap_encoder.encode(tiles))
 
 
 def test_without_subspots(sdata, cheap_encoder):
     ds.pp.embed(sdata, cheap_encoder, subspots=False)
     assert cheap_encoder.n_tiles == 6
-    assert "subspots" not in sdata["mean_colour_spots"].obsm
+    assert "subspots" not in sdata["mean_color_spots"].obsm
 
 
 def test_same_question_same_table(sdata, cheap_encoder, log):
     ds.pp.embed(sdata, cheap_encoder)
     ds.pp.embed(sdata, cheap_encoder)
     assert cheap_encoder.n_tiles == 60
-    assert list(sdata.tables) == ["mean_colour_spots"]
-    assert log[-1] == "Using sdata.tables['mean_colour_spots']: image, spots, geometry and encoder are the same."
+    assert list(sdata.tables) == ["mean_color_spots"]
+    assert log[-1] == "Using sdata.tables['mean_color_spots']: image, spots, geometry and encoder are the same."
 
 
 def test_a_table_of_any_name_is_found_by_its_fingerprint(sdata, cheap_encoder):
@@ -120,12 +120,12 @@ def correct_scale(sdata):
 @pytest.mark.parametrize("change", [change_pixel, move_spot, correct_scale])
 def test_a_changed_slide_gets_a_table_of_its_own(sdata, cheap_encoder, change):
     ds.pp.embed(sdata, cheap_encoder)
-    before = sdata["mean_colour_spots"].copy()
+    before = sdata["mean_color_spots"].copy()
     change(sdata)
     ds.pp.embed(sdata, cheap_encoder)
     assert cheap_encoder.n_tiles == 120
     old, new = sdata.tables
-    assert old == "mean_colour_spots"
+    assert old == "mean_color_spots"
     assert new == f"{old}_{sdata[new].uns['deepspot']['fingerprint'][:8]}"
     np.testing.assert_array_equal(sdata[old].X, before.X)
     assert sdata[old].uns["deepspot"]["fingerprint"] == before.uns["deepspot"]["fingerprint"]
@@ -139,25 +139,25 @@ def test_another_question_gets_a_table_of_its_own(sdata, cheap_encoder, argument
 
 
 @pytest.mark.parametrize("other", [{"fingerprint": "2"}, {"input_px": 16}])
-def test_another_encoder_of_the_same_name_gets_a_table_of_its_own(sdata, mean_colour, other):
-    ds.pp.embed(sdata, mean_colour())
-    ds.pp.embed(sdata, mean_colour(**other))
+def test_another_encoder_of_the_same_name_gets_a_table_of_its_own(sdata, mean_color, other):
+    ds.pp.embed(sdata, mean_color())
+    ds.pp.embed(sdata, mean_color(**other))
     assert len(sdata.tables) == 2
 
 
-def test_an_encoder_of_another_name(sdata, mean_colour):
-    ds.pp.embed(sdata, mean_colour())
-    ds.pp.embed(sdata, mean_colour("hf-hub:Org/Model", "2"))
-    assert set(sdata.tables) == {"mean_colour_spots", "hf-hub_Org_Model_spots"}
+def test_an_encoder_of_another_name(sdata, mean_color):
+    ds.pp.embed(sdata, mean_color())
+    ds.pp.embed(sdata, mean_color("hf-hub:Org/Model", "2"))
+    assert set(sdata.tables) == {"mean_color_spots", "hf-hub_Org_Model_spots"}
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2], [5, 4, 3, 2, 1, 0]], ids=["cut", "shuffled"])
 def test_a_table_that_was_cut_or_shuffled_is_not_used_again(sdata, cheap_encoder, rows):
     ds.pp.embed(sdata, cheap_encoder)
-    sdata.tables["mean_colour_spots"] = sdata["mean_colour_spots"][rows].copy()
+    sdata.tables["mean_color_spots"] = sdata["mean_color_spots"][rows].copy()
     ds.pp.embed(sdata, cheap_encoder)
     assert cheap_encoder.n_tiles == 120
-    (new,) = set(sdata.tables) - {"mean_colour_spots"}
+    (new,) = set(sdata.tables) - {"mean_color_spots"}
     assert sdata[new].obs["spot_id"].tolist() == list("ABCDEF")
 
 
@@ -184,7 +184,7 @@ def test_overwrite_embeds_again(sdata, cheap_encoder):
     ds.pp.embed(sdata, cheap_encoder)
     ds.pp.embed(sdata, cheap_encoder, overwrite=True)
     assert cheap_encoder.n_tiles == 120
-    assert list(sdata.tables) == ["mean_colour_spots"]
+    assert list(sdata.tables) == ["mean_color_spots"]
 
 
 def test_table_that_would_be_too_large(sdata, cheap_encoder, monkeypatch):
@@ -201,11 +201,11 @@ def test_table_that_would_be_too_large(sdata, cheap_encoder, monkeypatch):
 
 
 def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
-    sdata = slide_of(coloured(), GRID, mpp=1.0)
+    sdata = slide_of(colored(), GRID, mpp=1.0)
     with pytest.raises(ValueError, match=r"sdata.shapes\['spots'\] has no column 'diameter_um'. Pass `tile_um=` \(55"):
         ds.pp.embed(sdata, cheap_encoder)
     ds.pp.embed(sdata, cheap_encoder, tile_um=60)
-    np.testing.assert_array_equal(sdata["mean_colour_spots"].X[2].reshape(9, 3), [part(2, k) for k in range(9)])
+    np.testing.assert_array_equal(sdata["mean_color_spots"].X[2].reshape(9, 3), [part(2, k) for k in range(9)])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_mistakes_add_nothing_and_cost_nothing(sdata, cheap_encoder, arguments, 
 
 
 def test_unknown_scale(slide_of, cheap_encoder):
-    sdata = slide_of(coloured(), GRID, diameter_um=60)
+    sdata = slide_of(colored(), GRID, diameter_um=60)
     with pytest.raises(ValueError, match=r"scale of image 'he' is unknown.*ds\.pp\.set_scale"):
         ds.pp.embed(sdata, cheap_encoder)
     assert list(sdata.tables) == []
@@ -249,27 +249,27 @@ def test_an_encoder_that_breaks_adds_nothing(sdata, cheap_encoder):
 def test_border_tiles_are_padded_white(slide_of, cheap_encoder):
     sdata = slide_of(np.zeros((200, 200, 3), np.uint8), [[0.0, 0.0], [100.0, 100.0]], mpp=1.0, diameter_um=60)
     ds.pp.embed(sdata, cheap_encoder)
-    parts = sdata["mean_colour_spots"].obsm["subspots"][0].reshape(9, 9, 3).mean(axis=(1, 2))
+    parts = sdata["mean_color_spots"].obsm["subspots"][0].reshape(9, 9, 3).mean(axis=(1, 2))
     np.testing.assert_allclose(parts[[0, 1, 2, 3, 6]], 255)
     np.testing.assert_allclose(parts[8], 0)
 
 
-def test_a_slide_scanned_twice_as_fine_gives_the_same(slide_of, mean_colour):
-    coarse = slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE)
-    fine = slide_of(coloured(2), GRID * 2, mpp=0.5, diameter_um=SIDE)
+def test_a_slide_scanned_twice_as_fine_gives_the_same(slide_of, mean_color):
+    coarse = slide_of(colored(), GRID, mpp=1.0, diameter_um=SIDE)
+    fine = slide_of(colored(2), GRID * 2, mpp=0.5, diameter_um=SIDE)
     for sdata in (coarse, fine):
-        ds.pp.embed(sdata, mean_colour())
-    np.testing.assert_array_equal(coarse["mean_colour_spots"].X, fine["mean_colour_spots"].X)
-    np.testing.assert_array_equal(*(sdata["mean_colour_spots"].obsm["subspots"] for sdata in (coarse, fine)))
+        ds.pp.embed(sdata, mean_color())
+    np.testing.assert_array_equal(coarse["mean_color_spots"].X, fine["mean_color_spots"].X)
+    np.testing.assert_array_equal(*(sdata["mean_color_spots"].obsm["subspots"] for sdata in (coarse, fine)))
 
 
-def test_coarse_levels_are_used_where_they_are_fine_enough(slide_of, mean_colour):
-    sdata = slide_of(coloured(4), GRID * 4, mpp=0.25, diameter_um=SIDE, scale_factors=[2, 2])
-    encoder = mean_colour(input_px=20)
+def test_coarse_levels_are_used_where_they_are_fine_enough(slide_of, mean_color):
+    sdata = slide_of(colored(4), GRID * 4, mpp=0.25, diameter_um=SIDE, scale_factors=[2, 2])
+    encoder = mean_color(input_px=20)
     ds.pp.embed(sdata, encoder)
     assert encoder.seen[0].shape[1] == 60
-    np.testing.assert_allclose(sdata["mean_colour_spots"].X[3].reshape(9, 3), [part(3, k) for k in range(9)], atol=1)
-    np.testing.assert_allclose(sdata["mean_colour_spots"].obsm["spatial"], GRID * 4)
+    np.testing.assert_allclose(sdata["mean_color_spots"].X[3].reshape(9, 3), [part(3, k) for k in range(9)], atol=1)
+    np.testing.assert_allclose(sdata["mean_color_spots"].obsm["spatial"], GRID * 4)
 
 
 def test_the_embedded_encoder_hardly_sees_the_magnification(toy, slide_of):
@@ -299,7 +299,7 @@ def test_points_on_shuffled_shapes_follow_the_shapes(sdata, cheap_encoder):
     ds.pp.embed(sdata, cheap_encoder)
     sdata.shapes["spots"] = sdata["spots"].iloc[[3, 0, 5, 1, 2, 4]]
     ds.pp.embed(sdata, cheap_encoder, key_added="shuffled")
-    np.testing.assert_array_equal(sdata["shuffled"].X, sdata["mean_colour_spots"].X[[3, 0, 5, 1, 2, 4]])
+    np.testing.assert_array_equal(sdata["shuffled"].X, sdata["mean_color_spots"].X[[3, 0, 5, 1, 2, 4]])
     assert sdata["shuffled"].obs["spot_id"].tolist() == list("DAFBCE")
 
 
@@ -323,7 +323,7 @@ def test_tokens_take_one_tile_for_a_spot_and_decode_each_block_once(slide_of, ex
         decoded[block_info[None]["chunk-location"]] += 1
         return block
 
-    sdata = slide_of(coloured(), GRID, mpp=1.0, diameter_um=SIDE, chunks=(3, 64, 64))
+    sdata = slide_of(colored(), GRID, mpp=1.0, diameter_um=SIDE, chunks=(3, 64, 64))
     pixels = sdata["he"].data
     sdata["he"].data = da.map_blocks(count, pixels, dtype=pixels.dtype, meta=np.empty((0, 0, 0), np.uint8))
     made = {}
@@ -344,7 +344,7 @@ def test_tokens_change_subspots_and_not_the_spot(sdata, exact_encoder, log):
     ds.pp.embed(sdata, exact_encoder, subspots="tokens")
     ds.pp.embed(sdata, exact_encoder, subspots="tokens")
     assert exact_encoder.n_tiles == asked + 6
-    assert log[-1].startswith("Using sdata.tables['mean_colour_spots_")
+    assert log[-1].startswith("Using sdata.tables['mean_color_spots_")
     tiles, tokens = (sdata[name] for name in sorted(sdata.tables))
     np.testing.assert_array_equal(tokens.X, tiles.X)
     np.testing.assert_array_equal(tokens.obsm["subspots"], tiles.obsm["subspots"])
@@ -364,12 +364,12 @@ def test_another_way_to_make_tokens_makes_them_again(sdata, exact_encoder, monke
 def test_true_means_tiles_of_their_own(sdata, exact_encoder):
     for subspots in (True, "tiles", np.True_):
         ds.pp.embed(sdata, exact_encoder, subspots=subspots)
-    assert list(sdata.tables) == ["mean_colour_spots"]
+    assert list(sdata.tables) == ["mean_color_spots"]
 
 
 def test_tokens_of_an_encoder_without_any_cost_nothing(sdata, cheap_encoder, monkeypatch):
     monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
-    with pytest.raises(ValueError, match=r"'mean_colour' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
+    with pytest.raises(ValueError, match=r"'mean_color' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
         ds.pp.embed(sdata, cheap_encoder, subspots="tokens")
     assert list(sdata.tables) == []
     assert cheap_encoder.n_tiles == 0

@@ -22,27 +22,27 @@ def test_microns_per_pixel(bare, log):
 
 
 def test_pitch(bare):
-    ds.pp.set_scale(bare, spot_pitch_um=100)
+    ds.pp.set_scale(bare, pitch_um=100)
     assert microns_per_pixel(bare, "he") == pytest.approx(100 / 40)
 
 
 def test_pitch_is_measured_in_pixels_of_the_image(slide_of):
     double = np.diag([2.0, 2.0, 1])
     sdata = slide_of(WHITE, XY, image_to={"global": double})
-    ds.pp.set_scale(sdata, spot_pitch_um=100)
+    ds.pp.set_scale(sdata, pitch_um=100)
     assert microns_per_pixel(sdata, "he") == pytest.approx(100 / 20)
 
 
 def test_diameter_becomes_the_default_tile(bare, cheap_encoder):
-    ds.pp.set_scale(bare, mpp=0.5, spot_diameter_um=15)
+    ds.pp.set_scale(bare, mpp=0.5, diameter_um=15)
     assert set(bare["spots"]["diameter_um"]) == {15.0}
     ds.pp.embed(bare, cheap_encoder)
     assert cheap_encoder.seen[0].shape[1] == 30
 
 
-@pytest.mark.parametrize("arguments", [{}, {"mpp": 0.5, "spot_pitch_um": 100}])
+@pytest.mark.parametrize("arguments", [{}, {"mpp": 0.5, "pitch_um": 100}])
 def test_one_way_to_state_it(bare, arguments):
-    with pytest.raises(ValueError, match=r"Pass either `mpp` .* or `spot_pitch_um`"):
+    with pytest.raises(ValueError, match=r"Pass either `mpp` .* or `pitch_um`"):
         ds.pp.set_scale(bare, **arguments)
 
 
@@ -50,8 +50,8 @@ def test_one_way_to_state_it(bare, arguments):
     ("arguments", "offender"),
     [
         ({"mpp": 0}, "mpp"),
-        ({"spot_pitch_um": -1}, "spot_pitch_um"),
-        ({"mpp": 1, "spot_diameter_um": 0}, "spot_diam"),
+        ({"pitch_um": -1}, "pitch_um"),
+        ({"mpp": 1, "diameter_um": 0}, "spot_diam"),
     ],
 )
 def test_sizes_are_positive(bare, arguments, offender):
@@ -76,9 +76,9 @@ def test_correcting_the_scale_moves_nothing(bare):
     np.testing.assert_allclose(centers_px(bare, "he", "spots"), XY)
 
 
-@pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"spot_pitch_um": 20}])
+@pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"pitch_um": 20}])
 def test_a_scale_that_was_far_off_can_be_corrected(bare, arguments):
-    ds.pp.set_scale(bare, mpp=50, spot_diameter_um=55)
+    ds.pp.set_scale(bare, mpp=50, diameter_um=55)
     ds.pp.set_scale(bare, **arguments)
     assert microns_per_pixel(bare, "he") == pytest.approx(0.5)
 

@@ -58,7 +58,7 @@ def test_spots_on_tissue(blank, layout, tissue, log):
     ds.pp.spots(blank, layout=layout, tissue=tissue)
     ds.pp.spots(blank, layout=layout, tissue=None, key_added="all")
     xy, everywhere = centers_of(blank), centers_of(blank, "all")
-    # Of a tile on the border half or more may be glass; its centre tells.
+    # Of a tile on the border half or more may be glass; its center tells.
     assert {tuple(at) for at in everywhere[everywhere[:, 0] > 480 + 28]} <= {tuple(at) for at in xy}
     assert xy[:, 0].min() > 480 - 28
     places, n = len(everywhere), len(xy)
@@ -68,7 +68,7 @@ def test_spots_on_tissue(blank, layout, tissue, log):
 
 
 def test_what_is_added(blank):
-    ds.pp.spots(blank, diameter_um=40, distance_um=80)
+    ds.pp.spots(blank, diameter_um=40, pitch_um=80)
     spots = blank.shapes["spots"]
     assert spots.columns.tolist() == ["geometry", "radius", "diameter_um", "array_row", "array_col"]
     assert set(spots["diameter_um"]) == {40.0}
@@ -104,7 +104,7 @@ def test_magnification_changes_nothing(make, tissue):
 
 @pytest.mark.parametrize("sizes", [[], [(640, 960)], [(640, 960), (320, 480)]])
 def test_the_paper_s_rule_at_full_resolution(make, sizes):
-    """The mean over every pixel of a tile, within one step of grey of the threshold aside."""
+    """The mean over every pixel of a tile, within one step of gray of the threshold aside."""
     smooth = RNG.integers(150, 250, (20, 30, 1)).repeat(3, axis=2).repeat(64, axis=0).repeat(64, axis=1)
     image = np.clip(smooth + RNG.normal(0, 15, smooth.shape), 1, 255).astype(np.uint8)
     levels = [image]
@@ -113,8 +113,8 @@ def test_the_paper_s_rule_at_full_resolution(make, sizes):
     sdata = make(mpp=0.5)
     sdata["he"] = pyramid_of([da.from_array(level.transpose(2, 0, 1), chunks=(3, 300, 500)) for level in levels])
     ds.pp.set_scale(sdata, mpp=0.5)
-    ds.pp.spots(sdata, tissue=None, key_added="all", layout="square", distance_um=30)
-    ds.pp.spots(sdata, layout="square", distance_um=30)
+    ds.pp.spots(sdata, tissue=None, key_added="all", layout="square", pitch_um=30)
+    ds.pp.spots(sdata, layout="square", pitch_um=30)
     xy = centers_of(sdata, "all")
     means = np.array([image[y : y + 110, x : x + 110].mean() for x, y in (xy - 55).astype(int)])
     kept = {tuple(at) for at in centers_of(sdata)}
@@ -146,11 +146,11 @@ def test_it_survives_writing(make, scale_factors, tmp_path):
 
 def test_a_toy_slide_gets_its_own_spots_back_and_a_prediction(slide, cheap_encoder):
     known = centers_px(slide, "P1_S1_image", "spots")
-    ds.pp.spots(slide, key_added="dense", distance_um=40)
+    ds.pp.spots(slide, key_added="dense", pitch_um=40)
     found = centers_px(slide, "P1_S1_image", "dense")
     assert (cKDTree(found).query(known)[0] < 40).all()
     ds.pp.embed(slide, cheap_encoder, shapes_key="dense")
-    assert slide.tables["mean_colour_dense"].n_obs == len(found)
+    assert slide.tables["mean_color_dense"].n_obs == len(found)
 
 
 def test_existing_shapes_stay_unless_told(blank):
@@ -159,9 +159,9 @@ def test_existing_shapes_stay_unless_told(blank):
     with pytest.raises(
         ValueError, match=r"sdata.shapes\['spots'\] exists. Pass `overwrite=True`, or another `key_added`"
     ):
-        ds.pp.spots(blank, distance_um=60)
+        ds.pp.spots(blank, pitch_um=60)
     assert len(blank.shapes["spots"]) == n
-    ds.pp.spots(blank, distance_um=60, overwrite=True)
+    ds.pp.spots(blank, pitch_um=60, overwrite=True)
     assert len(blank.shapes["spots"]) > n
 
 
@@ -172,12 +172,12 @@ def test_existing_shapes_stay_unless_told(blank):
             "brightness",
             r"Image 'he' shows no tissue: none of \d+ spots lies on some by brightness.*`tissue='saturation'`",
         ),
-        ("saturation", r"Image 'he' shows no tissue: its most coloured parts have a saturation of 0\.0"),
+        ("saturation", r"Image 'he' shows no tissue: its most colored parts have a saturation of 0\.0"),
     ],
 )
-@pytest.mark.parametrize("colour", [GLASS, (255, 255, 255), (0, 0, 0)])
-def test_no_tissue(make, tissue, message, colour):
-    sdata = make(np.tile(np.array(colour, np.uint8), (640, 640, 1)))
+@pytest.mark.parametrize("color", [GLASS, (255, 255, 255), (0, 0, 0)])
+def test_no_tissue(make, tissue, message, color):
+    sdata = make(np.tile(np.array(color, np.uint8), (640, 640, 1)))
     with pytest.raises(ValueError, match=message):
         ds.pp.spots(sdata, tissue=tissue)
     assert not sdata.shapes
@@ -189,8 +189,8 @@ def test_no_tissue(make, tissue, message, colour):
     ("arguments", "error", "message"),
     [
         ({"diameter_um": 0}, ValueError, "`diameter_um` must be above 0"),
-        ({"distance_um": -1}, ValueError, "`distance_um` must be above 0"),
-        ({"distance_um": "100"}, TypeError, "`distance_um` must be a number"),
+        ({"pitch_um": -1}, ValueError, "`pitch_um` must be above 0"),
+        ({"pitch_um": "100"}, TypeError, "`pitch_um` must be a number"),
         ({"layout": "round"}, ValueError, r"`layout` must be one of \['hexagonal', 'square'\], got 'round'"),
         ({"tissue": "otsu"}, ValueError, r"`tissue` must be one of \['brightness', 'saturation'\], or None"),
         (
@@ -198,8 +198,8 @@ def test_no_tissue(make, tissue, message, colour):
             ValueError,
             r"No spot of 641 µm fits into image 'he' of 960 × 640 µm, at 1 µm per pixel",
         ),
-        ({"distance_um": 961}, ValueError, r"`distance_um=961` is more than image 'he' of 960 × 640 µm"),
-        ({"distance_um": 0.5}, ValueError, r"`distance_um=0.5` is less than a pixel of image 'he'"),
+        ({"pitch_um": 961}, ValueError, r"`pitch_um=961` is more than image 'he' of 960 × 640 µm"),
+        ({"pitch_um": 0.5}, ValueError, r"`pitch_um=0.5` is less than a pixel of image 'he'"),
         ({"image_key": "HE"}, KeyError, r"Key `'HE'` not found in `sdata.images`. Available keys: \['he'\]"),
         ({"key_added": "a b"}, ValueError, "cannot be a name"),
     ],
@@ -232,6 +232,6 @@ def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
     sdata = make()
     sdata["he"] = pyramid_of([finest, da.from_array(small.transpose(2, 0, 1), chunks=(3, 512, 512))])
     ds.pp.set_scale(sdata, mpp=0.25)
-    ds.pp.spots(sdata, distance_um=16.5, diameter_um=64)
+    ds.pp.spots(sdata, pitch_um=16.5, diameter_um=64)
     assert len(sdata.shapes["spots"]) > 300_000
     assert sum(read) == small.nbytes

@@ -160,12 +160,16 @@ def test_features_of_a_shuffled_table_are_those_of_its_spots(slide, cheap_encode
 
 def ours(sdata, key, kind="prediction", region="spots"):
     sdata[key] = make_table(
-        np.ones((4, 1)), region=region, instances=pd.Index(SPOTS), region_key="area", instance_key="id",
+        np.ones((4, 1)),
+        region=region,
+        instances=pd.Index(SPOTS),
+        region_key="area",
+        instance_key="id",
         uns={"deepspot": {"kind": kind}},
-    )  # fmt: skip
+    )
 
 
-def test_table_to_analyse_is_the_predicted_or_corrected_one(tiny):
+def test_table_to_analyze_is_the_predicted_or_corrected_one(tiny):
     tiny["counts"] = measured(SPOTS)
     ours(tiny, "features", "features")
     with pytest.raises(KeyError, match=r"No table holds predicted or corrected genes. Call `ds.tl.predict\(sdata\)`"):

@@ -220,7 +220,7 @@ def small(slide_of):
 def full(small, cheap_encoder):
     """A slide with one of everything that the package adds."""
     ds.pp.embed(small, cheap_encoder)
-    ds.pp.set_scale(small, mpp=0.51, spot_diameter_um=16)
+    ds.pp.set_scale(small, mpp=0.51, diameter_um=16)
     prediction = table(
         X=np.random.default_rng(0).random((3, 5), dtype=np.float32),
         var=pd.DataFrame({"r": np.linspace(0, 1, 5)}, index=pd.Index([f"G{i}" for i in range(5)], name="gene")),
@@ -233,8 +233,8 @@ def full(small, cheap_encoder):
 
 
 def assert_same_slide(a, b):
-    assert set(a.tables) == set(b.tables) == {"counts", "mean_colour_spots", "deepspot_spots"}
-    for key in ("mean_colour_spots", "deepspot_spots"):
+    assert set(a.tables) == set(b.tables) == {"counts", "mean_color_spots", "deepspot_spots"}
+    for key in ("mean_color_spots", "deepspot_spots"):
         assert_same_table(a[key], b[key])
     for sdata in (a, b):
         assert microns_per_pixel(sdata, "he") == pytest.approx(0.51)
@@ -255,14 +255,14 @@ def test_adding_to_a_backed_store(small, cheap_encoder, tmp_path):
     small.write(tmp_path / "a.zarr")
     backed = read_zarr(tmp_path / "a.zarr")
     ds.pp.embed(backed, cheap_encoder)
-    backed.write_element("mean_colour_spots")
+    backed.write_element("mean_color_spots")
     backed.shapes["fresh"] = ShapesModel.parse(backed["spots"].assign(diameter_um=50.0))
     backed.write_element("fresh")
     ds.pp.set_scale(backed, image_key="he", mpp=2.0)
     backed.write_transformations()
 
     again = read_zarr(tmp_path / "a.zarr")
-    assert_same_table(again["mean_colour_spots"], backed["mean_colour_spots"])
+    assert_same_table(again["mean_color_spots"], backed["mean_color_spots"])
     assert set(again["fresh"]["diameter_um"]) == {50.0}
     assert microns_per_pixel(again, "he") == 2
     np.testing.assert_array_equal(again["counts"].X.toarray(), np.eye(3))
@@ -275,7 +275,7 @@ def test_features_are_found_again_after_reading(small, cheap_encoder, tmp_path, 
     before = cheap_encoder.n_tiles
     ds.pp.embed(again, cheap_encoder)
     assert cheap_encoder.n_tiles == before
-    assert log[-1].startswith("Using sdata.tables['mean_colour_spots']")
+    assert log[-1].startswith("Using sdata.tables['mean_color_spots']")
 
 
 def test_survive_changes_nothing_but_index_names():

@@ -53,8 +53,14 @@ def test_blocks_have_to_fill_the_table(tmp_path, slide):
     from deepspot._sdata.zarr_store import write_table_in_blocks
 
     n = len(slide.shapes["spots"])
-    table = make_table(None, region="spots", instances=slide.shapes["spots"].index, region_key="region",
-                              instance_key="spot_id", var=AnnData(np.zeros((1, 3))).var)  # fmt: skip
+    table = make_table(
+        None,
+        region="spots",
+        instances=slide.shapes["spots"].index,
+        region_key="region",
+        instance_key="spot_id",
+        var=AnnData(np.zeros((1, 3))).var,
+    )
     sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
     with pytest.raises(ValueError, match=f"hold {n - 1} rows, the table {n}"):
         write_table_in_blocks(sdata, "t", [np.zeros((n - 1, 3), np.float32)], tmp_path / "a.zarr")

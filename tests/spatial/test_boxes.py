@@ -24,7 +24,7 @@ def middles(boxes):
     x=st.floats(0, 6000),
     y=st.floats(0, 8000),
 )
-def test_tiles_are_centred_and_divide_into_subspots(mpp, tile_um, grid, input_px, x, y):
+def test_tiles_are_centered_and_divide_into_subspots(mpp, tile_um, grid, input_px, x, y):
     boxes = make_boxes(np.array([[x, y]]), mpp, PYRAMID, TileGeometry(tile_um=tile_um, input_px=input_px, grid=grid))
     factor = 2**boxes.level
     assert boxes.side % grid == 0
@@ -48,7 +48,7 @@ def test_level_still_shows_a_subspot_at_the_encoders_resolution(mpp, input_px, l
     assert (boxes.level, boxes.side) == (level, side)
 
 
-def test_centre_of_the_first_pixel():
+def test_center_of_the_first_pixel():
     boxes = make_boxes(np.array([[0.5, 0.5], [10.5, 20.5]]), 1.0, [(90, 90)], TileGeometry(tile_um=21, input_px=9))
     assert boxes.side == 21
     assert boxes.corners.dtype == np.int64

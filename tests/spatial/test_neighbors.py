@@ -59,7 +59,7 @@ def test_lonely_spot_has_none():
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_too_few_spots_for_neighbours(n):
+def test_too_few_spots_for_neighbors(n):
     neighbors = find_neighbors(np.zeros((n, 2)), NeighborRule(reach=50))
     assert neighbors.shape == (n, n)
     assert neighbors.nnz == 0

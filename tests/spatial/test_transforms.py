@@ -86,11 +86,11 @@ PLACEMENTS = {
 def test_tiles_show_the_marked_pixels(slide_of, name):
     image_to, spots_to = PLACEMENTS[name]
     rng = np.random.default_rng(0)
-    colours = rng.integers(0, 200, (6, 3), dtype=np.uint8)
+    colors = rng.integers(0, 200, (6, 3), dtype=np.uint8)
     image = np.full((200, 300, 3), 255, np.uint8)
     pixels = np.array([[50, 40], [150, 40], [250, 40], [50, 140], [150, 140], [250, 140]], float)
-    for (x, y), colour in zip(pixels.astype(int), colours, strict=True):
-        image[y - 15 : y + 15, x - 15 : x + 15] = colour
+    for (x, y), color in zip(pixels.astype(int), colors, strict=True):
+        image[y - 15 : y + 15, x - 15 : x + 15] = color
     spots = spots_that_land_on(pixels, image_to, spots_to)
     sdata = slide_of(image, spots, image_to={"global": image_to}, spots_to={"global": spots_to}, mpp=1.0)
 
@@ -99,7 +99,7 @@ def test_tiles_show_the_marked_pixels(slide_of, name):
     boxes = make_boxes(place.centers, place.mpp, level_sizes(pyramid), TileGeometry(tile_um=30, input_px=99))
     for rows, tiles in read_tiles(pyramid[0], boxes, 4):
         for row, tile in zip(rows, tiles, strict=True):
-            assert (tile == colours[row]).all()
+            assert (tile == colors[row]).all()
 
 
 def test_quarter_image_without_its_transformation_is_refused(slide_of, cheap_encoder):

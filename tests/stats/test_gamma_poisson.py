@@ -116,7 +116,7 @@ def test_a_level_shift_is_found_and_shrunk(planted):
 
 
 def test_a_level_that_all_genes_share_is_hardly_shrunk(planted):
-    # As of a model that learnt means of logarithms: what it predicts is too low for every gene.
+    # As of a model that learned means of logarithms: what it predicts is too low for every gene.
     _, exposure, expected, _, _ = planted
     counts = np.random.default_rng(4).poisson(expected[:200] * 2.55 * exposure[:200, None] * 0.1)
     np.testing.assert_allclose(level_shift(counts, exposure[:200] * 0.1, expected[:200]), 2.55, rtol=0.2)

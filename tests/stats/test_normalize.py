@@ -18,7 +18,7 @@ def test_counts_pass(make):
 def test_what_is_no_count_is_refused(value):
     broken = COUNTS.astype(float)
     broken[0, 0] = value
-    with pytest.raises(ValueError, match=r"sdata.tables\['t'\].X does not hold raw counts .*normalised twice.*`layer"):
+    with pytest.raises(ValueError, match=r"sdata.tables\['t'\].X does not hold raw counts .*normalized twice.*`layer"):
         check_counts(broken, "sdata.tables['t'].X")
 
 

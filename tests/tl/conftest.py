@@ -17,8 +17,8 @@ def quick(cheap_encoder):
 
 
 @pytest.fixture(scope="session")
-def quick_model(toy, mean_colour):
+def quick_model(toy, mean_color):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
-    return ds.tl.train(slides, patient_key="patient", genes=10, encoder=mean_colour(), **QUICK)
+    return ds.models.train(slides, patient_key="patient", genes=10, encoder=mean_color(), **QUICK)

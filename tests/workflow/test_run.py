@@ -16,13 +16,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:The data type")
 
 
 @pytest.fixture(scope="module")
-def trained(toy, mean_colour):
+def trained(toy, mean_color):
     from spatialdata import deepcopy
 
     slide = deepcopy(toy["P2_S1"])
     genes = list(slide.tables["table"].var_names[:12])
     options = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "gate": "record"}, "seed": 0}
-    return ds.tl.train({"P2_S1": slide}, genes=genes, encoder=mean_colour(), **options)
+    return ds.models.train({"P2_S1": slide}, genes=genes, encoder=mean_color(), **options)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def given(trained, slide, cheap_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         encoders,
         "get",
-        lambda encoder=None: cheap_encoder if encoder in ("mean_colour", cheap_encoder) else real(encoder),
+        lambda encoder=None: cheap_encoder if encoder in ("mean_color", cheap_encoder) else real(encoder),
     )
     trained.save(tmp_path / "model")
     x = slide.tables["table"].obsm["spatial"][:, 0]

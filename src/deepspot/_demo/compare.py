@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from deepspot._features.bags import Bags
     from deepspot.models import DeepSpot
-    from deepspot.tl._train.targets import TrainingSet
+    from deepspot.models._training.targets import TrainingSet
 
     from .slides import Slides
 
@@ -27,7 +27,7 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
     """Fit the baselines on the training slides, and score all systems on the unseen one.
 
     One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
-    of those that were learnt from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
+    of those that were learned from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
     MSE of the training mean. Toy slides add `program`.
     """
     from deepspot.models import Ridge, TrainingMean
@@ -80,9 +80,9 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet:
-    """The very spots and targets that the model learnt from."""
-    from deepspot.tl._train.slides import measure
-    from deepspot.tl._train.targets import targets, training_set
+    """The very spots and targets that the model learned from."""
+    from deepspot.models._training.slides import measure
+    from deepspot.models._training.targets import targets, training_set
 
     patients = {slide.slide: slide.patient for slide in model.card.slides}
     measured = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from deepspot import pl
 from deepspot._core.html import decimal, library_versions, render, write_file
 from deepspot._core.keys import valid_name
-from deepspot.pl._report.figures import draw_r, to_png
+from deepspot._report.figures import draw_r, to_png
 
 from .compare import DETECTED, summarize, well_measured
 from .slides import Slides

@@ -22,6 +22,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     (a row per gene), `real` (whether the slides are measured ones), `seconds` by step, `report` (path) and `summary`.
     """
     from deepspot import pp, tl
+    from deepspot.models import train
 
     from .compare import compare
 
@@ -36,7 +37,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
         for sdata in (*slides.train.values(), slides.test):
             pp.embed(sdata, encoder)
     with _step("Training", seconds):
-        model = tl.train(
+        model = train(
             slides.train,
             patient_key="patient",
             genes=slides.genes,
@@ -46,7 +47,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
             seed=seed,
             name="demo",
             tissue="HER2-positive breast cancer" if slides.real else "synthetic",
-            licence="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
+            license="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
         )
         model.save(out / "model")
     with _step("Predicting the unseen slide", seconds):

@@ -66,7 +66,7 @@ def real_slides() -> Slides:
 
 
 def toy_slides(seed: int, setup: ToySetup, *, why: str) -> Slides:
-    """Slides of several synthetic patients; the last patient is not learnt from."""
+    """Slides of several synthetic patients; the last patient is not learned from."""
     from deepspot.datasets import toy
 
     slides = toy(setup.n_patients, n_rows=setup.n_rows, n_cols=setup.n_cols, n_genes=setup.n_genes, seed=seed)

@@ -23,9 +23,9 @@ class Bags:
     subspots
         (n, s, d) embeddings of the sub-spot tiles, or None where they were not made.
     neighbors
-        (n, n) matrix, kept as boolean CSR, without a diagonal: which spots are the neighbours of a spot.
+        (n, n) matrix, kept as boolean CSR, without a diagonal: which spots are the neighbors of a spot.
     position
-        (n, 2) centres in µm from the middle of the slide's spots, or None where they are unknown.
+        (n, 2) centers in µm from the middle of the slide's spots, or None where they are unknown.
     tiles
         (n, px, px, 3) spot tiles in uint8, only for models that learn from pixels.
     """
@@ -55,7 +55,7 @@ class Bags:
         neighbors.eliminate_zeros()
         if neighbors.diagonal().any():
             raise InputError(
-                "`neighbors` has entries on its diagonal: a spot is no neighbour of its own. Set them to 0."
+                "`neighbors` has entries on its diagonal: a spot is no neighbor of its own. Set them to 0."
             )
         object.__setattr__(self, "neighbors", neighbors)
 
@@ -68,7 +68,7 @@ class Bags:
         return self.spot.shape[1]
 
     def around(self, rows: np.ndarray) -> Bags:
-        """Bags of some spots, in that order, and after them those of their neighbours (without all of theirs)."""
+        """Bags of some spots, in that order, and after them those of their neighbors (without all of theirs)."""
         near = np.setdiff1d(self.neighbors[rows].indices, rows)
         taken = np.concatenate([rows, near])
         optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in OPTIONAL}
@@ -76,7 +76,7 @@ class Bags:
 
     @staticmethod
     def concat(bags: Sequence[Bags]) -> Bags:
-        """Put slides under one another; no neighbourhood crosses from one slide to another."""
+        """Put slides under one another; no neighborhood crosses from one slide to another."""
         optional = {name: _together(name, [getattr(bag, name) for bag in bags]) for name in OPTIONAL}
         neighbors = csr_matrix(block_diag([bag.neighbors for bag in bags], format="csr", dtype=bool))
         return Bags(spot=np.concatenate([bag.spot for bag in bags]), neighbors=neighbors, **optional)

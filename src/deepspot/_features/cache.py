@@ -49,8 +49,10 @@ class EmbeddingCache:
                 raise
             logger.warning(
                 "Embeddings cannot be kept in %s (%s). They go beside the result, and are deleted afterwards; "
-                "`ds.settings.embeddings_gb` and `cache_dir` say where and how much.", self.folder, error,
-            )  # fmt: skip
+                "`ds.settings.embeddings_gb` and `cache_dir` say where and how much.",
+                self.folder,
+                error,
+            )
             _save(arrays, _file(self.spill, block))
 
     def holds(self, block: int) -> bool:
@@ -113,16 +115,19 @@ def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[E
             _make_room(folder, limit - expected)
         logger.info(
             "Keeping embeddings in %s, with others at most %g GB (`ds.settings.embeddings_gb`; 0 keeps none). "
-            "`ds.clear_cache()` deletes them.", folder, settings.embeddings_gb,
-        )  # fmt: skip
+            "`ds.clear_cache()` deletes them.",
+            folder,
+            settings.embeddings_gb,
+        )
         with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as spill:
             yield EmbeddingCache(folder, Path(spill))
         return
     if limit > 0:
         logger.warning(
             "The embeddings take %.1f GB, above `ds.settings.embeddings_gb` = %g, and are not kept.",
-            expected / 1e9, settings.embeddings_gb,
-        )  # fmt: skip
+            expected / 1e9,
+            settings.embeddings_gb,
+        )
     with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as temporary:
         yield EmbeddingCache(Path(temporary))
 

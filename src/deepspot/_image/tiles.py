@@ -42,7 +42,7 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     if not is_rgb(sdata, image_key):
         raise InputError(
             f"Image {image_key!r} must be RGB in uint8, got {pyramid[0].sizes.get('c')} channels of {pyramid[0].dtype}."
-            " Select the three colours with `.sel(c=[...])`, rescale to 0–255, and parse it with "
+            " Select the three colors with `.sel(c=[...])`, rescale to 0–255, and parse it with "
             "`spatialdata.models.Image2DModel.parse`."
         )
     return [level.transpose("c", "y", "x") for level in pyramid]

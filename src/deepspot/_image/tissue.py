@@ -17,7 +17,7 @@ PER_TILE = 8
 
 BAND = 512
 WHITE_PERCENTILE, WHITE_SAMPLES = 99, 1_000_000
-# Stained glass is tinted, by 0.93 on real slides. What is coloured more is tissue, on a slide without glass.
+# Stained glass is tinted, by 0.93 on real slides. What is colored more is tissue, on a slide without glass.
 LEAST_WHITE = 0.9
 
 # Of saturation, from 0 to 1. Folds go up to 0.7, and would pull Otsu's threshold into the tissue.
@@ -27,7 +27,7 @@ HIGHEST = 0.15
 # Tiles of stained glass and compression noise reach 0.04; tissue whose stain has faded to a third has 0.05.
 LEAST = 0.04
 
-# Hue in degrees, chroma (saturation times brightness) from 0 to 1. Dense haematoxylin is as blue as ink, up to 0.3.
+# Hue in degrees, chroma (saturation times brightness) from 0 to 1. Dense hematoxylin is as blue as ink, up to 0.3.
 GREEN, GREEN_SATURATION = (65, 205), 0.15
 BLUE, BLUE_CHROMA = (205, 255), 0.33
 RED, RED_CHROMA = (340, 20), 0.6
@@ -54,11 +54,11 @@ def tissue_by_brightness(
 def tissue_by_saturation(
     rgb: np.ndarray, centers: np.ndarray, sides: np.ndarray, name: str = "The image"
 ) -> np.ndarray:
-    """Tiles (n,) that are coloured as tissue is, whatever the stain's strength: Otsu's threshold on saturation.
+    """Tiles (n,) that are colored as tissue is, whatever the stain's strength: Otsu's threshold on saturation.
 
     Saturation is that against the glass of this slide, 0 where there is ink and close to it. Of a tile the root mean
     square counts: tissue is patchy, the tint of glass is not. The threshold comes from tiles all over the slide; if
-    none of them is coloured, that is a ValueError. Parameters are those of :func:`tissue_by_brightness`.
+    none of them is colored, that is a ValueError. Parameters are those of :func:`tissue_by_brightness`.
     """
     from skimage.filters import threshold_otsu
 
@@ -76,7 +76,7 @@ def tissue_by_saturation(
     colored = anywhere[upper].mean()
     if colored < LEAST:
         raise InputError(
-            f"{name} shows no tissue: its most coloured parts have a saturation of {colored:.3f}, as glass has. Look "
+            f"{name} shows no tissue: its most colored parts have a saturation of {colored:.3f}, as glass has. Look "
             "at the slide; `tissue=None` lays spots everywhere."
         )
     # Otsu's optimum lies midway between both means; where nothing lies between them, its lower end would be as good.
@@ -124,7 +124,7 @@ def _scanned(part: np.ndarray) -> np.ndarray:
 
 
 def _white(rgb: np.ndarray) -> np.ndarray:
-    """Colour of the glass: nearly the brightest of each channel."""
+    """Color of the glass: nearly the brightest of each channel."""
     step = int(np.ceil(np.sqrt(rgb.shape[0] * rgb.shape[1] / WHITE_SAMPLES)))
     some = rgb[::step, ::step].reshape(-1, 3)
     some = some[(some > 0).any(axis=1)]

@@ -53,7 +53,7 @@ def find_measured_table(sdata: SpatialData, shapes_key: str, table_key: str | No
 
 
 def find_expression_table(sdata: SpatialData, table_key: str | None) -> str:
-    """Name of the table with genes to analyse: by default the one that was predicted or corrected."""
+    """Name of the table with genes to analyze: by default the one that was predicted or corrected."""
     if table_key is not None:
         return key_in(table_key, sdata.tables, "sdata.tables")
     kinds = (PREDICTION, CORRECTED)

@@ -155,9 +155,14 @@ def add_entries(
 
 
 def add_labels(
-    sdata: SpatialData, shapes_key: str, key: str, labels: pd.Series, *, colours: Sequence[str] | None = None,
+    sdata: SpatialData,
+    shapes_key: str,
+    key: str,
+    labels: pd.Series,
+    *,
+    colors: Sequence[str] | None = None,
     overwrite: bool = False,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Add labels to a shapes element and to `obs` of all tables that annotate it.
 
     Parameters
@@ -170,7 +175,7 @@ def add_labels(
         Name of the column.
     labels
         Categorical, by the index of the shapes.
-    colours
+    colors
         One for each category, kept as scanpy keeps them.
     overwrite
         Replace columns of this name.
@@ -200,8 +205,8 @@ def add_labels(
         present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
         table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
         table.uns.pop(f"{key}_colors", None)
-        if colours is not None and not present:
-            table.uns[f"{key}_colors"] = list(colours)
+        if colors is not None and not present:
+            table.uns[f"{key}_colors"] = list(colors)
     return tables
 
 

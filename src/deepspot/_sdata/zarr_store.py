@@ -107,10 +107,13 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
         if array is None:
             # Bytes of the same significance side by side: the trailing zeros of rounded numbers pack to nothing.
             array = group.create_array(
-                "X", shape=(n, genes), chunks=(min(len(block), n), min(COLUMNS, genes)), dtype=np.float32,
+                "X",
+                shape=(n, genes),
+                chunks=(min(len(block), n), min(COLUMNS, genes)),
+                dtype=np.float32,
                 compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
-            )  # fmt: skip
+            )
         array[at : at + len(block)] = block
         at += len(block)
     if at != n:

@@ -83,7 +83,7 @@ def central(tiles: np.ndarray, grid: int) -> np.ndarray:
 
 
 def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
-    """Raise if a centre (n, 2; x and y) lies outside an image of this height and width."""
+    """Raise if a center (n, 2; x and y) lies outside an image of this height and width."""
     height, width = size
     outside = ~_inside(centers, width, height)
     if not outside.any():

@@ -40,7 +40,7 @@ class TileGeometry(BaseModel):
 
 
 class NeighborRule(BaseModel):
-    """Which spots count as the neighbours of a spot.
+    """Which spots count as the neighbors of a spot.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class NeighborRule(BaseModel):
     reach
         The radius in µm, or the number of array steps.
     cap
-        At most so many neighbours, the nearest first.
+        At most so many neighbors, the nearest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

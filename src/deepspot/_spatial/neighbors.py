@@ -7,14 +7,14 @@ from deepspot.errors import InputError
 
 from .geometry import NeighborRule
 
-# In distances between spots: reaches the first ring of neighbours, diagonals too, in a hexagonal and in a square array.
+# In distances between spots: reaches the first ring of neighbors, diagonals too, in a hexagonal and in a square array.
 RINGS = 1.5
 # Distances of a lattice that are equal but for rounding.
 AS_FAR = 1 + 1e-9
 
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
-    """Neighbours of every spot: boolean matrix (n, n), whose row i marks the neighbours of spot i, without itself.
+    """Neighbors of every spot: boolean matrix (n, n), whose row i marks the neighbors of spot i, without itself.
 
     `centers_um` are positions (n, 2) in µm; `array` are rows and columns (n, 2) in the spot array, which the rule
     ``"box"`` needs.
@@ -23,7 +23,7 @@ def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray
 
 
 class NeighborFinder:
-    """Finds the neighbours of some spots at a time, for slides whose neighbours are too many to hold at once.
+    """Finds the neighbors of some spots at a time, for slides whose neighbors are too many to hold at once.
 
     Arguments are those of :func:`find_neighbors`.
     """
@@ -37,7 +37,7 @@ class NeighborFinder:
         self.tree = cKDTree(self.points)
 
     def of(self, rows: np.ndarray) -> csr_matrix:
-        """Boolean matrix (rows, n): which spots are the neighbours of these."""
+        """Boolean matrix (rows, n): which spots are the neighbors of these."""
         points, reach = self.points[rows], self.rule.reach
         if self.rule.kind == "radius":
             # Thousands may lie in reach: no farther than the last that counts, and those that are as far as it.
@@ -62,13 +62,13 @@ def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
     """Raise if a rule needs array positions and there are none."""
     if rule.kind == "box" and array is None:
         raise InputError(
-            "The model takes neighbours from the spot array, but the spots have no array positions: add columns "
-            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbours lie in a radius."
+            "The model takes neighbors from the spot array, but the spots have no array positions: add columns "
+            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbors lie in a radius."
         )
 
 
 def among(neighbors: csr_matrix, columns: np.ndarray) -> csr_matrix:
-    """Some columns of a neighbour matrix, in this order, in a time that does not grow with the number of all."""
+    """Some columns of a neighbor matrix, in this order, in a time that does not grow with the number of all."""
     order = np.argsort(columns)
     known = columns[order]
     at = np.minimum(np.searchsorted(known, neighbors.indices), len(known) - 1)
@@ -81,7 +81,7 @@ def among(neighbors: csr_matrix, columns: np.ndarray) -> csr_matrix:
 
 
 def padded(neighbors: csr_matrix) -> np.ndarray:
-    """Neighbour matrix as indices (n, k), k being the largest number of neighbours; -1 where there are fewer."""
+    """Neighbor matrix as indices (n, k), k being the largest number of neighbors; -1 where there are fewer."""
     counts = np.diff(neighbors.indptr)
     table = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int64)
     table[np.arange(table.shape[1]) < counts[:, None]] = neighbors.indices

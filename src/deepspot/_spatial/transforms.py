@@ -27,7 +27,7 @@ class Placement:
     Attributes
     ----------
     centers
-        (n, 2) float64: x and y in pixels of the full-resolution image; the centre of the first pixel is (0.5, 0.5).
+        (n, 2) float64: x and y in pixels of the full-resolution image; the center of the first pixel is (0.5, 0.5).
     mpp
         µm per pixel of the full-resolution image.
     index
@@ -49,7 +49,7 @@ def place_spots(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_
 
 
 def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
-    """Centres (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between.
+    """Centers (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between.
 
     Other shapes may stand in for the image, such as the outlines of regions; then these are in their coordinates.
     """
@@ -67,7 +67,7 @@ def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_s
 
 
 def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[int, int]) -> int:
-    """Number of shapes whose centre lies in an image of this height and width.
+    """Number of shapes whose center lies in an image of this height and width.
 
     Where coordinate systems disagree, that of the one which places most of them there: which one is meant is decided
     later, by `coordinate_system`.
@@ -78,7 +78,7 @@ def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[in
 
 
 def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
-    """Centres (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
+    """Centers (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
     shapes = sdata.shapes[shapes_key]
     points = shapes.geometry.centroid
     xy = np.column_stack([points.x, points.y]).astype(np.float64)
@@ -157,7 +157,7 @@ def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
         raise InputError(
             f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. State it "
             f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
-            "between neighbouring spots is known, with `spot_pitch_um=` (100 for Visium)."
+            "between neighboring spots is known, with `pitch_um=` (100 for Visium)."
         )
     along = np.linalg.svd(known[MICRONS][:2, :2], compute_uv=False)
     if along[0] > 1.02 * along[1]:
@@ -184,7 +184,7 @@ def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
 
 
 def pitch_px(points: np.ndarray) -> float:
-    """Distance between neighbouring spots: the median distance that (n, 2) points have to those around them."""
+    """Distance between neighboring spots: the median distance that (n, 2) points have to those around them."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:

@@ -49,7 +49,7 @@ def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) 
     """How much higher the level of a gene is on this slide than expected: a factor (genes,), shrunk towards 1.
 
     Stain, tissue and protocol shift whole genes, and a slide's total tells such a shift even where its spots are
-    shallow. What is expected may also be too low throughout: a model that learnt means of logarithms predicts lower
+    shallow. What is expected may also be too low throughout: a model that learned means of logarithms predicts lower
     rates than counts have. The shifts of all genes have a Gamma distribution with mean 1, whose variance is taken from
     these very totals, so that a gene is shrunk only as far as its own total is too small to tell. Arguments are those
     of `posterior`.

@@ -30,7 +30,7 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
         where = f"Layer {key_in(layer, table.layers, f'layers of table {table_key!r}')!r} of table {table_key!r}"
     X = table.X if layer is None else table.layers[layer]
     if X is None:
-        raise InputError(f"{where} is empty, so there are no genes to analyse.")
+        raise InputError(f"{where} is empty, so there are no genes to analyze.")
     if not table.var_names.is_unique:
         raise InputError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
     check_log_scale(X, where, said="log1p" in table.uns, other=", or name the layer that is on it with `layer=`")

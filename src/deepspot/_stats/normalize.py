@@ -22,8 +22,8 @@ def check_counts(X: Any, where: str) -> csr_matrix:
         raise InputError(f"{where} holds values that are not finite. Raw counts are needed.")
     if (values < 0).any() or (values != np.round(values)).any():
         raise InputError(
-            f"{where} does not hold raw counts (there are negative or broken numbers): it seems to be normalised "
-            "already, and would be normalised twice. Name the layer with the counts with `layer=`."
+            f"{where} does not hold raw counts (there are negative or broken numbers): it seems to be normalized "
+            "already, and would be normalized twice. Name the layer with the counts with `layer=`."
         )
     return counts
 

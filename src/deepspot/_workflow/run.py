@@ -39,9 +39,10 @@ def run_report(
     Options are those of the command line, where they are explained; `command` is what was typed. Nothing is written to
     the slide. Returns what was written, in a sentence.
     """
-    from deepspot import pl, tl
+    from deepspot import tl
+    from deepspot._report.contents import find_contents
+    from deepspot._report.report import report
     from deepspot.pl._map.values import measured_table_key
-    from deepspot.pl._report.contents import find_contents
 
     check_file(out, overwrite=overwrite, option="--overwrite")
     _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": _gmt_file(gene_sets)}, save)
@@ -67,7 +68,7 @@ def run_report(
     contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
     alignment: Alignment | None = None
     if contents.measured_key is None or contents.is_training_slide:
-        why = "no genes were measured" if contents.measured_key is None else "the model learnt from this slide"
+        why = "no genes were measured" if contents.measured_key is None else "the model learned from this slide"
         logger.info("Not checked: %s.", why)
     else:
         options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
@@ -82,7 +83,7 @@ def run_report(
     logger.info("── Pathways")
     attempt("Pathways", steps.score_pathways, sdata, key, net)
     logger.info("── Writing")
-    pl.report(
+    report(
         sdata,
         out,
         genes=genes,

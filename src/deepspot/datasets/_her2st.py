@@ -127,7 +127,7 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
         )
     found = _find(section, download)
     adata, mpp = read_raw(found.paths, section) if found.layout == "raw" else read_prepared(found.paths, section)
-    return from_anndata(adata, found.paths["image"], mpp=mpp, spot_diameter_um=DIAMETER_UM, name=section)
+    return from_anndata(adata, found.paths["image"], mpp=mpp, diameter_um=DIAMETER_UM, name=section)
 
 
 def files(section: str) -> dict[str, str]:

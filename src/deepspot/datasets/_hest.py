@@ -55,7 +55,7 @@ def hest(
     download: bool = True,
     token: str | None = None,
     mpp: float | None = None,
-    spot_diameter_um: float | None = None,
+    diameter_um: float | None = None,
     gene_id_key: str | None = None,
 ) -> SpatialData:
     """Read one sample of HEST-1k: measured spots on an H&E image.
@@ -84,7 +84,7 @@ def hest(
         Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
     mpp
         µm per pixel of the image, for a sample whose files contradict themselves.
-    spot_diameter_um
+    diameter_um
         Diameter of the tissue that a spot measures; by default 55 for Visium, and what the metadata state for Spatial
         Transcriptomics.
     gene_id_key
@@ -102,7 +102,7 @@ def hest(
         far as they are known. HEST numbers patients anew in each study, so `patient` ends with the study; a study
         that names none counts as one patient.
     ``attrs["deepspot_dataset"]``
-        Name, page, licence, citation, study and technology.
+        Name, page, license, citation, study and technology.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def hest(
 
     Notes
     -----
-    Licensed CC BY-NC-SA 4.0; the studies have licences of their own. Jaume et al., HEST-1k, NeurIPS 2024,
+    Licensed CC BY-NC-SA 4.0; the studies have licenses of their own. Jaume et al., HEST-1k, NeurIPS 2024,
     https://arxiv.org/abs/2406.16192. The download itself was never tried by us.
 
     Examples
@@ -129,7 +129,7 @@ def hest(
     >>> sdata = ds.datasets.hest("TENX152")  # doctest: +SKIP
     """
     check_name(sample)
-    for argument, value in {"mpp": mpp, "spot_diameter_um": spot_diameter_um}.items():
+    for argument, value in {"mpp": mpp, "diameter_um": diameter_um}.items():
         if value is not None:
             check_positive(value, argument)
     files = _find(sample, folder, download, token)
@@ -156,21 +156,21 @@ def hest(
     technology = str(meta.get("st_technology") or "unknown")
     pitch_um, drawn_um = _nominal(meta, technology.lower())
     if pitch_um is not None and drawn_um is not None and drawn_um >= pitch_um:
-        if mpp is None or spot_diameter_um is None:
+        if mpp is None or diameter_um is None:
             raise InputError(
                 f"{meta_name} states spots of {drawn_um:g} µm that are {pitch_um:g} µm apart, so they would overlap. "
-                "Look both up in the study, and state `spot_diameter_um=` and `mpp=`."
+                "Look both up in the study, and state `diameter_um=` and `mpp=`."
             )
         pitch_um = None
     fitted = None if pitch_um is None else mpp_from_spots(centers, table.obs, pitch_um)
     mpp = _mpp(fitted, mpp, meta, meta_name, shrunk=shrunk)
     if technology.lower() in POOLED:
         drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
-    diameter_um = spot_diameter_um or drawn_um
+    diameter_um = diameter_um or drawn_um
     if diameter_um is None:
         raise InputError(
             f"The size of a spot is unknown: {meta_name} states no technology that is known here ({technology!r}) and "
-            "no 'spot_diameter'. State `spot_diameter_um=`."
+            "no 'spot_diameter'. State `diameter_um=`."
         )
     study = _known(meta, "dataset_title")
     facts = {"sample": sample, "technology": technology, "patient": _patient(meta, sample, study)}

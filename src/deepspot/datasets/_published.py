@@ -119,7 +119,7 @@ class Source:
 
     def attrs(self, sample: str, **more: Any) -> dict[str, Any]:
         """What a SpatialData of a sample keeps in its `attrs`."""
-        known = {"name": self.title, "sample": sample, "page": self.page, "licence": self.license}
+        known = {"name": self.title, "sample": sample, "page": self.page, "license": self.license}
         return known | {"citation": self.citation} | {key: value for key, value in more.items() if value is not None}
 
 

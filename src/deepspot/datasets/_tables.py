@@ -116,7 +116,7 @@ def counts_of(adata: AnnData, path: Path, gene_id_key: str | None = None) -> Ann
     _elements.name_genes(table, gene_id_key)
     if table.var_names.str.fullmatch(ENSEMBL).mean() > 0.5:
         message = (
-            "Genes of %s are named by Ensembl identifiers, which models that learnt symbols will not know. Columns of "
+            "Genes of %s are named by Ensembl identifiers, which models that learned symbols will not know. Columns of "
             "its var are %s: one with symbols goes into `gene_id_key=`."
         )
         logger.warning(message, path.name, list(table.var))

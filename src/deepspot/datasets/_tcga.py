@@ -61,7 +61,7 @@ def tcga(
     folder: str | Path | None = None,
     download: bool = True,
     token: str | None = None,
-    spot_diameter_um: float | None = None,
+    diameter_um: float | None = None,
     max_gb: float = 50.0,
 ) -> SpatialData:
     """Read one TCGA slide that the paper's authors predicted, as a prediction that the tools here take.
@@ -87,7 +87,7 @@ def tcga(
         Whether the slide may be downloaded (some GB).
     token
         Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
-    spot_diameter_um
+    diameter_um
         Diameter of the circles; by default the side of the authors' tiles, which follows from how they number them.
     max_gb
         Largest size that a file may unpack to. It is unpacked into the cache, read, and deleted.
@@ -107,10 +107,10 @@ def tcga(
     ``varm["bulk"]``
         Bulk RNA of the sample, measured, if the file has it.
     ``uns["deepspot"]``
-        `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, <cohort>"``), `licence`, and
+        `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, <cohort>"``), `license`, and
         `fingerprint`: of the genes, as the weights do not come along.
     ``attrs["deepspot_dataset"]``
-        Name, page, licence and citation.
+        Name, page, license and citation.
 
     Raises
     ------
@@ -136,19 +136,19 @@ def tcga(
     --------
     >>> import deepspot as ds
     >>> sdata = ds.datasets.tcga("TCGA-D9-A3Z3-06Z-00-DX1.C4820632", mpp=0.25)  # doctest: +SKIP
-    >>> profile = ds.tl.pseudobulk(sdata)  # doctest: +SKIP
+    >>> profile = ds.cohort.pseudobulk(sdata)  # doctest: +SKIP
     """
     check_name(sample)
-    for argument, value in {"mpp": mpp, "spot_diameter_um": spot_diameter_um, "max_gb": max_gb}.items():
+    for argument, value in {"mpp": mpp, "diameter_um": diameter_um, "max_gb": max_gb}.items():
         if value is not None:
             check_positive(value, argument)
     path, cohort = _find(sample, folder, download, token)
     if path.suffix != ".gz":
-        return _read(path, sample, cohort, mpp, genes, spot_diameter_um)
+        return _read(path, sample, cohort, mpp, genes, diameter_um)
     SOURCE.cache.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=SOURCE.cache) as unpacked:
         plain = unpack(path, Path(unpacked) / path.stem, max_gb)
-        return _read(plain, sample, cohort, mpp, genes, spot_diameter_um)
+        return _read(plain, sample, cohort, mpp, genes, diameter_um)
 
 
 def _find(sample: str, folder: str | Path | None, download: bool, token: str | None) -> tuple[Path, str | None]:
@@ -211,7 +211,7 @@ def _read(
     if diameter_um is None:
         raise InputError(
             f"The size of a spot is unknown: the places in {path.name} do not follow the authors' grid. State "
-            "`spot_diameter_um=`: the side of the tile that was predicted from."
+            "`diameter_um=`: the side of the tile that was predicted from."
         )
 
     facts = {"sample": sample, "cohort": cohort}
@@ -231,7 +231,7 @@ def _read(
         "model": f"the authors' DeepSpot, {cohort or 'cohort unknown'}",
         # The weights are not known, but slides of one model have the same genes in the same order.
         "fingerprint": digest(names),
-        "licence": f"{SOURCE.license}: {SOURCE.page}",
+        "license": f"{SOURCE.license}: {SOURCE.page}",
         "resolution": "spot",
         "expected_r_from": "not measured",
     }

@@ -45,7 +45,7 @@ def tls(
 ) -> SpatialData:
     """Read one section of kidney or lung cancer with tertiary lymphoid structures, annotated by spot.
 
-    Visium (FFPE, human probe set 1) of 3 kidney and 5 lung tumours: ``"KC1"`` to ``"KC3"`` and ``"LC1"`` to ``"LC5"``.
+    Visium (FFPE, human probe set 1) of 3 kidney and 5 lung tumors: ``"KC1"`` to ``"KC3"`` and ``"LC1"`` to ``"LC5"``.
     The authors left ``"KC2"`` and ``"LC4"`` out of their training for poor quality; ``"KC2"`` is the slide that the
     paper corrects.
 
@@ -80,7 +80,7 @@ def tls(
         (``TLS``, ``INFL``, ``TUM``, ``NOR``, ``LN``, ``UNASSIGNED``); `sample`, `organ`, and `patient`, which is the
         section: the record names no patients, and the authors hold out sections.
     ``attrs["deepspot_dataset"]``
-        Name, page, licence and citation.
+        Name, page, license and citation.
 
     Raises
     ------

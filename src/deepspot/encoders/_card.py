@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from deepspot.errors import InputError
 
@@ -19,7 +19,7 @@ class EncoderCard(BaseModel):
     input_px
         Side of the square that the encoder takes, in pixels.
     mean, std
-        Per-channel normalisation of RGB in 0 to 1.
+        Per-channel normalization of RGB in 0 to 1.
     resize_px
         Side that tiles are resized to before the central `input_px` are cut out; None resizes to `input_px`.
     interpolation
@@ -34,8 +34,8 @@ class EncoderCard(BaseModel):
         Name of the network in timm, torchvision or transformers.
     mpp
         Resolution that the encoder was trained at, in µm per pixel; None if it never saw histology.
-    licence
-        Licence of the weights.
+    license
+        License of the weights.
     gated
         Whether access to the weights has to be asked for.
     source
@@ -61,7 +61,7 @@ class EncoderCard(BaseModel):
     pooling: Literal["cls", "cls+mean", "pooled"] = "pooled"
     architecture: str = ""
     mpp: float | None = None
-    licence: str = "unknown"
+    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
     gated: bool = False
     source: str = "user"
     url: str = ""

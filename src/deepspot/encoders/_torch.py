@@ -28,14 +28,14 @@ TILES_PER_THREAD = 4
 
 
 class TorchEncoder:
-    """An encoder made of a torch module: tiles are resized, normalised and encoded in batches.
+    """An encoder made of a torch module: tiles are resized, normalized and encoded in batches.
 
     Parameters
     ----------
     card
         Describes the module.
     module
-        Maps normalised RGB (n, 3, px, px) to embeddings (n, dim).
+        Maps normalized RGB (n, 3, px, px) to embeddings (n, dim).
     transform
         Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
     identity
@@ -92,7 +92,7 @@ class TorchEncoder:
         return max(1, min(few, n))
 
     def _prepared(self, tiles: np.ndarray, *grids: int) -> Iterator[tuple[Tensor, ...]]:
-        """Normalised pixels, and what is appended to embeddings of tiles and of their parts, a few tiles at a time."""
+        """Normalized pixels, and what is appended to embeddings of tiles and of their parts, a few tiles at a time."""
         check_tiles(tiles)
         few = self.at_once(len(tiles))
 
@@ -110,11 +110,11 @@ class TorchEncoder:
         return pixels.new_empty(len(pixels), *([] if grid is None else [grid * grid]), 0)
 
     def forward(self, pixels: Tensor, appendix: Tensor) -> Tensor:
-        """Embed normalised pixels."""
+        """Embed normalized pixels."""
         return torch.cat([self.compute("forward", pixels).float(), appendix], dim=1)
 
     def compute(self, method: str, pixels: Tensor) -> Any:
-        """What a method of the module makes of pixels that were normalised, in the runtime of the settings."""
+        """What a method of the module makes of pixels that were normalized, in the runtime of the settings."""
         if settings.runtime == "torch" or self.device.type != "cpu" or len(pixels) == 0:
             # Called as a whole, as hooks on it expect.
             return self.module(pixels) if method == "forward" else getattr(self.module, method)(pixels)
@@ -140,7 +140,7 @@ class MapEncoder(TorchEncoder):
         return spot, parts
 
     def forward_parts(self, pixels: Tensor, grid: int, appendix: Tensor, of_parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed normalised pixels, and their grid × grid parts."""
+        """Embed normalized pixels, and their grid × grid parts."""
         spot, cells = self.compute("with_map", pixels)
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
             raise InputError(

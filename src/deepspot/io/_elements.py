@@ -155,7 +155,7 @@ def tissue_diameter(drawn_um: float) -> float:
         return drawn_um
     logger.info(
         "Spots are drawn %.0f µm wide, as Space Ranger does for Visium; they measure %.0f µm of tissue, which is what "
-        "tiles will show (`spot_diameter_um=` states otherwise).",
+        "tiles will show (`diameter_um=` states otherwise).",
         drawn_um,
         VISIUM_UM,
     )

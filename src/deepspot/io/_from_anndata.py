@@ -24,8 +24,8 @@ def from_anndata(
     image: str | Path | np.ndarray,
     *,
     mpp: float | None = None,
-    spot_pitch_um: float | None = None,
-    spot_diameter_um: float | None = None,
+    pitch_um: float | None = None,
+    diameter_um: float | None = None,
     image_scale: float = 1.0,
     name: str | None = None,
     library_id: str | None = None,
@@ -41,10 +41,10 @@ def from_anndata(
     image
         Full-resolution H&E image: a .jpg, .png or .tif file, or a uint8 array (height, width, 3).
     mpp
-        µm per full-resolution pixel; needed if neither the object nor `spot_pitch_um` tells.
-    spot_pitch_um
+        µm per full-resolution pixel; needed if neither the object nor `pitch_um` tells.
+    pitch_um
         Distance between neighboring spots in µm (Visium 100, Spatial Transcriptomics 200), from which `mpp` follows.
-    spot_diameter_um
+    diameter_um
         Diameter of the tissue that a spot measures in µm (Visium 55, Spatial Transcriptomics 100). By default it
         follows from ``spot_diameter_fullres``, whose 65 µm in Visium are read as 55.
     image_scale
@@ -73,23 +73,23 @@ def from_anndata(
     Examples
     --------
     >>> import deepspot as ds
-    >>> sdata = ds.io.from_anndata(adata, "slide.jpg", spot_pitch_um=100)  # doctest: +SKIP
+    >>> sdata = ds.io.from_anndata(adata, "slide.jpg", pitch_um=100)  # doctest: +SKIP
     """
     if "spatial" not in adata.obsm:
         raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
     pixels = load_image(image)
     library, entry = _library(adata, library_id)
     centers = check_centers(adata.obsm["spatial"], adata.obs_names, "adata.obsm['spatial']")
-    mpp = _scale(entry, centers, mpp, spot_pitch_um)
+    mpp = _scale(entry, centers, mpp, pitch_um)
     drawn = entry.get("scalefactors", {}).get("spot_diameter_fullres")
-    if spot_diameter_um is None:
+    if diameter_um is None:
         if drawn is None:
             raise InputError(
                 "The size of a spot is unknown: `adata.uns['spatial']` has no 'spot_diameter_fullres'. Pass "
-                "`spot_diameter_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
+                "`diameter_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
             )
-        spot_diameter_um = tissue_diameter(float(drawn) * mpp)
-    check_positive(spot_diameter_um, "spot_diameter_um")
+        diameter_um = tissue_diameter(float(drawn) * mpp)
+    check_positive(diameter_um, "diameter_um")
     check_positive(image_scale, "image_scale")
     check_inside(centers * image_scale, pixels.shape[:2], "the image")
 
@@ -99,8 +99,8 @@ def from_anndata(
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
     sdata = image_object(pixels, name, downscaled=1 / image_scale)
-    add_spots(sdata, table, centers, mpp=mpp, diameter_um=spot_diameter_um, drawn_px=drawn)
-    logger.info("Read %s: %s, %.4g µm per pixel, spots of %g µm.", name, size_of(table), mpp, spot_diameter_um)
+    add_spots(sdata, table, centers, mpp=mpp, diameter_um=diameter_um, drawn_px=drawn)
+    logger.info("Read %s: %s, %.4g µm per pixel, spots of %g µm.", name, size_of(table), mpp, diameter_um)
     return sdata
 
 
@@ -112,19 +112,19 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     return key, dict(libraries[key])
 
 
-def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, spot_pitch_um: float | None) -> float:
+def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_um: float | None) -> float:
     stated = {}
     for part in ("metadata", "scalefactors"):
         if "microns_per_pixel" in entry.get(part, {}):
             stated[f"adata.uns['spatial'][…][{part!r}]"] = float(entry[part]["microns_per_pixel"])
     if mpp is not None:
         stated["`mpp`"] = check_positive(mpp, "mpp")
-    if spot_pitch_um is not None:
-        stated["`spot_pitch_um`"] = check_positive(spot_pitch_um, "spot_pitch_um") / pitch_px(centers)
+    if pitch_um is not None:
+        stated["`pitch_um`"] = check_positive(pitch_um, "pitch_um") / pitch_px(centers)
     if not stated:
         raise InputError(
             "The scale is unknown: `adata.uns['spatial']` has no 'microns_per_pixel'. Pass `mpp=` (µm per "
-            "full-resolution pixel) or `spot_pitch_um=` (distance between neighboring spots; 100 for Visium)."
+            "full-resolution pixel) or `pitch_um=` (distance between neighboring spots; 100 for Visium)."
         )
     values = list(stated.values())
     if max(values) > 1.05 * min(values):

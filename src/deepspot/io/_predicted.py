@@ -30,7 +30,7 @@ def predicted(
     Parameters
     ----------
     path
-        A store that :func:`deepspot.tl.predict` made with `out`, or a slide of :func:`deepspot.tl.cohort`.
+        A store that :func:`deepspot.tl.predict` made with `out`, or a slide of :func:`deepspot.cohort.run`.
     genes
         Genes to load into memory; all others are left out.
     within

@@ -6,16 +6,20 @@ from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, S
 from ._bundle.card import ModelCard
 from ._confidence.gate import Gate
 from ._confidence.reliability import Reliability
+from ._cross_validation.cross_validate import cross_validate
+from ._cross_validation.result import CrossValidation
 from ._deepspot import DeepSpot
 from ._estimator import Estimator
 from ._legacy import convert_legacy
 from ._network.config import NetworkConfig, TrainingConfig
 from ._registry import available, load
+from ._training.train import train
 
 __all__ = [
     "BLEEP",
     "MLP",
     "Bags",
+    "CrossValidation",
     "DeepSpot",
     "Estimator",
     "Gate",
@@ -32,5 +36,7 @@ __all__ = [
     "TrainingMean",
     "available",
     "convert_legacy",
+    "cross_validate",
     "load",
+    "train",
 ]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class DeepSpot(FittedModel):
     """The deep-set network of the paper as an estimator on embeddings.
 
-    :func:`deepspot.tl.train` makes one from slides; this class is for those who have arrays.
+    :func:`deepspot.models.train` makes one from slides; this class is for those who have arrays.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class DeepSpot(FittedModel):
     Attributes
     ----------
     card
-        :class:`ModelCard`: genes, geometry, encoder, training slides, licence, scores.
+        :class:`ModelCard`: genes, geometry, encoder, training slides, license, scores.
     history
         Loss per epoch and member after training, a data frame.
     out_of_fold
@@ -94,10 +94,10 @@ class DeepSpot(FittedModel):
         card, patients = self.card, {slide.patient for slide in self.card.slides}
         encoder = card.encoder.name if card.encoder else f"{card.dim} features"
         tile = f", tiles of {card.geometry.tile.tile_um:g} µm" if card.geometry else ""
-        learnt = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
+        learned = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
         return (
             f"DeepSpot {card.name!r}: {len(card.genes):,} genes from {encoder}{tile}; preset {card.preset!r}, trained "
-            f"on {learnt}; licence {card.licence}" + (f". {card.gate}" if card.gate else "")
+            f"on {learned}; license {card.license}" + (f". {card.gate}" if card.gate else "")
         )
 
     def fit(

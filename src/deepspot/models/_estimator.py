@@ -9,7 +9,7 @@ from deepspot._features.bags import Bags
 
 @runtime_checkable
 class Estimator(Protocol):
-    """The one interface of all systems: what :func:`deepspot.tl.cross_validate` needs of a model.
+    """The one interface of all systems: what :func:`deepspot.models.cross_validate` needs of a model.
 
     A system that sees whole slides finds them in `slides` when it is fitted; when it predicts, the bags are those of
     one slide, with the positions of its spots.

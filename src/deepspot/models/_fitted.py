@@ -35,7 +35,7 @@ class FittedModel:
     Attributes
     ----------
     card
-        Genes, make-up, and what the model learnt from.
+        Genes, make-up, and what the model learned from.
     scaler
         Scale of the genes.
     members
@@ -95,7 +95,7 @@ class FittedModel:
         if self.card.geometry is None or self.card.encoder is None:
             raise InputError(
                 "The model was fitted on bare arrays, so its encoder and tile size are unknown. Train it on slides "
-                "with `ds.tl.train`, or call `model.predict(bags)` on arrays."
+                "with `ds.models.train`, or call `model.predict(bags)` on arrays."
             )
         return self.card.geometry, self.card.encoder
 
@@ -176,7 +176,7 @@ class FittedModel:
             raise InputError(
                 f"Model {self.card.name!r} does not know how far its predictions are off "
                 "(`card.reliability.dispersion`), so a measurement cannot be weighed against them. Train it again with "
-                "`ds.tl.train`, or take `method='replace'`."
+                "`ds.models.train`, or take `method='replace'`."
             )
         found = pd.DataFrame({"dispersion": known.dispersion}, index=pd.Index(self.card.genes), dtype=float)
         return found.fillna(found.median()).fillna(0.0)
@@ -188,7 +188,7 @@ class FittedModel:
         if rule.kind != "radius":
             raise InputError(
                 f"Model {self.card.name!r} counts its neighbors in steps of an array of spots, and its card does not "
-                "say how far apart these were. Give the distance between spots as `distance_um=`: for Visium it is 100."
+                "say how far apart these were. Give the distance between spots as `pitch_um=`: for Visium it is 100."
             )
         return round(rule.reach / RINGS, 1)
 
@@ -261,7 +261,7 @@ class FittedModel:
         Parameters
         ----------
         address
-            ``"hf://organisation/name"``. The repository is made if there is none.
+            ``"hf://organization/name"``. The repository is made if there is none.
         token, half
             Access token that may write; None takes ``HF_TOKEN`` or that of the machine. Half precision, as in `save`.
         private

@@ -151,7 +151,7 @@ class TilePredictor:
         strange = float((self.model.ood_score(bags.spot) > 1).mean())
         if strange > MANY_STRANGE:
             logger.warning(
-                "%.0f %% of the tiles are unlike the spots that the model learnt from: its predictions for them are "
+                "%.0f %% of the tiles are unlike the spots that the model learned from: its predictions for them are "
                 "not to be trusted.",
                 100 * strange,
             )

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 EMBEDDED = "her2st"
 WARNING = (
-    "The embedded model %r learnt from HER2-positive breast cancer of two patients, measured with 100 µm spots. On "
-    "other tissue, stains or resolutions its predictions are not to be trusted. Train your own with `ds.tl.train`."
+    "The embedded model %r learned from HER2-positive breast cancer of two patients, measured with 100 µm spots. On "
+    "other tissue, stains or resolutions its predictions are not to be trusted. Train your own with `ds.models.train`."
 )
-# Models whose licence the log of this process has, by the hash of their weights.
+# Models whose license the log of this process has, by the hash of their weights.
 _logged: set[str] = set()
 
 
@@ -30,12 +30,12 @@ def available() -> pd.DataFrame:
     Returns
     -------
     One row per model, by what :func:`load` is to be given: `source` (``"package"``, ``"folder"`` or ``"hub"``),
-    `tissue`, `licence`, number of `genes`, `encoder`, `encoder_licence`, tile side `tile_um` in µm, `path`.
+    `tissue`, `license`, number of `genes`, `encoder`, `encoder_license`, tile side `tile_um` in µm, `path`.
 
     Examples
     --------
     >>> import deepspot as ds
-    >>> ds.models.available().loc["her2st", "licence"]
+    >>> ds.models.available().loc["her2st", "license"]
     'CC BY 4.0'
     """
     import pandas as pd
@@ -53,10 +53,10 @@ def available() -> pd.DataFrame:
         rows[name] = {
             "source": found.source,
             "tissue": card.tissue,
-            "licence": card.licence,
+            "license": card.license,
             "genes": len(card.genes),
             "encoder": card.encoder.name if card.encoder else None,
-            "encoder_licence": card.encoder.licence if card.encoder else None,
+            "encoder_license": card.encoder.license if card.encoder else None,
             "tile_um": card.geometry.tile.tile_um if card.geometry else None,
             "path": str(found.path),
         }
@@ -77,13 +77,13 @@ def load(
 ) -> DeepSpot:
     """Load a model. Nothing in it is ever executed, wherever it comes from.
 
-    The first time that a process loads a model, the log states its licence.
+    The first time that a process loads a model, the log states its license.
 
     Parameters
     ----------
     model
         Folder of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face:
-        ``"hf://organisation/name"`` or ``"hf://organisation/name@revision"``, of which a copy in the cache is used
+        ``"hf://organization/name"`` or ``"hf://organization/name@revision"``, of which a copy in the cache is used
         where there is no network. None loads the embedded model.
     device
         Where it shall compute; None falls back to the settings, then to CUDA, MPS, CPU.
@@ -148,6 +148,6 @@ def _find(model: str | Path | None, token: str | None) -> Path:
     if not path.exists():
         raise FileNotFoundError(
             f"There is no model {str(model)!r}: neither a folder nor one of {sorted(known)}. One on Hugging Face is "
-            "written 'hf://organisation/name'."
+            "written 'hf://organization/name'."
         )
     return path

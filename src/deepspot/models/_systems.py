@@ -9,8 +9,8 @@ from typing import Any
 from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
 from ._deepspot import DeepSpot
 
-# Version of what our estimators make of the same input. `ds.tl.cross_validate(out=)` reads a finished fit again only if
-# package version and this number are those that it was made with. Raise it by one with every change, between two
+# Version of what our estimators make of the same input. `ds.models.cross_validate(out=)` reads a finished fit again
+# only if package version and this number are those that it was made with. Raise it by one with every change, between
 # releases, after which an estimator of `deepspot.models` (or what it is fitted to: the choice of genes, their scale,
 # oversampling) gives other predictions, scores or choices: an algorithm, a default, a preset, the use of random
 # numbers. Leave it for all else, such as comments, names, moved files and speed: users lose days of work by it.

@@ -9,7 +9,6 @@ from ._markers import markers
 from ._pathways import pathways
 from ._regions import regions
 from ._reliability import reliability
-from ._report.report import report
 from ._resampled import classification, survival
 from ._spatial import spatial
 from ._superresolution import superresolution
@@ -27,7 +26,6 @@ __all__ = [
     "pathways",
     "regions",
     "reliability",
-    "report",
     "spatial",
     "superresolution",
     "survival",

@@ -53,7 +53,7 @@ def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list
     >>> import deepspot as ds
     >>> slides = ds.datasets.toy(n_patients=2, n_rows=6, n_cols=7)
     >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
-    >>> model = ds.tl.train(slides["P1_S1"], **options)
+    >>> model = ds.models.train(slides["P1_S1"], **options)
     >>> axes = ds.pl.alignment(ds.tl.check_alignment(slides["P2_S1"], model))
     >>> len(axes)
     8

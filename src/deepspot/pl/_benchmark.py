@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from deepspot.tl._validation.result import CrossValidation
+    from deepspot.models._cross_validation.result import CrossValidation
 
 DASHES = ("--", ":", "-.")
 # Share of the space between two numbers of genes over which the error bars of all systems are spread.
@@ -31,7 +31,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     Parameters
     ----------
     cv
-        From :func:`deepspot.tl.cross_validate`.
+        From :func:`deepspot.models.cross_validate`.
     statistic
         ``"median"`` over patients, as in the paper, or ``"mean"``.
     ax
@@ -54,7 +54,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     --------
     >>> import deepspot as ds
     >>> slides = ds.datasets.toy(n_patients=3, n_rows=4, n_cols=5)
-    >>> cv = ds.tl.cross_validate(slides, patient_key="patient", models=["ridge"], genes=20, top=(5, 10, 20))
+    >>> cv = ds.models.cross_validate(slides, patient_key="patient", models=["ridge"], genes=20, top=(5, 10, 20))
     >>> ax = ds.pl.benchmark(cv)
     """
     if statistic not in ("median", "mean"):
@@ -96,7 +96,7 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
     """Statistic over folds and its standard error, for every model and number of genes."""
     import pandas as pd
 
-    from deepspot.tl._validation.summary import draws
+    from deepspot.models._cross_validation.summary import draws
 
     reduce: Callable[..., Any] = np.median if statistic == "median" else np.mean
     rows = []

@@ -10,7 +10,7 @@ from ._style import COLORS, GRAY, GRID, MARKERS, by_name, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deepspot.tl._patients.agreement import BulkAgreement
+    from deepspot.cohort._patients.agreement import BulkAgreement
 
 LINES = ("-", "--", ":", "-.")
 
@@ -31,10 +31,10 @@ def bulk_agreement(
     Parameters
     ----------
     results
-        From :func:`deepspot.tl.bulk_agreement`, or several by the names of their systems.
+        From :func:`deepspot.cohort.bulk_agreement`, or several by the names of their systems.
     order, top, statistic
-        As in :meth:`deepspot.tl.BulkAgreement.curve`: genes from the most variable one on, numbers of genes, and mean
-        or median over them.
+        As in :meth:`deepspot.cohort.BulkAgreement.curve`: genes from the most variable one on, numbers of genes, and
+        mean or median over them.
     ax
         Axes to draw into; by default a new figure.
 
@@ -58,10 +58,10 @@ def bulk_agreement(
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.tl.bulk_agreement(profiles, bulk, match="patient")  # doctest: +SKIP
+    >>> found = ds.cohort.bulk_agreement(profiles, bulk, match="patient")  # doctest: +SKIP
     >>> ax = ds.pl.bulk_agreement({"DeepSpot": found}, top=(100, 500, 1000))  # doctest: +SKIP
     """
-    from deepspot.tl._patients.agreement import BulkAgreement
+    from deepspot.cohort._patients.agreement import BulkAgreement
 
     drawn = by_name(results, BulkAgreement)
     curves = {name: result.curve(order=order, top=top, statistic=statistic) for name, result in drawn.items()}

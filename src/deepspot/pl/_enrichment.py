@@ -81,11 +81,11 @@ def enrichment(
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=5, n_cols=6)["P1_S1"]
     >>> table = sdata.tables["table"]
     >>> table.X, table.uns["log1p"] = table.layers["expected"], {}
-    >>> table.obs["class"] = ["tumour" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
+    >>> table.obs["class"] = ["tumor" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> programs = {program: list(genes) for program, genes in table.var_names.groupby(table.var["program"]).items()}
     >>> ds.tl.enrich(sdata, programs)
-    >>> axes = ds.pl.enrichment(sdata, group="tumour")
+    >>> axes = ds.pl.enrichment(sdata, group="tumor")
     """
     if n_top < 1:
         raise InputError(f"`n_top` must be at least 1, got {n_top}.")

@@ -84,7 +84,7 @@ def gallery(
     --------
     >>> import deepspot as ds
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
-    >>> model = ds.tl.train(sdata, genes=5, network={"members": 1})
+    >>> model = ds.models.train(sdata, genes=5, network={"members": 1})
     >>> ds.tl.predict(sdata, model)
     >>> len(ds.pl.gallery(sdata, model.card.genes[0], n=4))
     8

@@ -82,7 +82,7 @@ def markers(
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=5, n_cols=6)["P1_S1"]
     >>> table = sdata.tables["table"]
     >>> table.X, table.uns["log1p"] = table.layers["expected"], {}
-    >>> table.obs["class"] = ["tumour" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
+    >>> table.obs["class"] = ["tumor" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> ax = ds.pl.markers(sdata, n_top=3)
     """

@@ -32,7 +32,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     Parameters
     ----------
     model
-        From :func:`deepspot.tl.train` or :func:`deepspot.models.load`.
+        From :func:`deepspot.models.train` or :func:`deepspot.models.load`.
     genes
         Genes to name in the figure; by default the three best and the three worst.
     ax
@@ -57,7 +57,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     card = model.card
     if card.reliability is None:
         raise InputError(
-            "The model does not know how reliable it is: its gate was switched off. Train it with `ds.tl.train`."
+            "The model does not know how reliable it is: its gate was switched off. Train it with `ds.models.train`."
         )
     found = card.reliability
     r, low, high = (np.array(values, dtype=float) for values in (found.r, found.r_low, found.r_high))

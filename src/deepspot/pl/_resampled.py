@@ -10,7 +10,7 @@ from ._style import COLORS, GRAY, GRID, by_name, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deepspot.tl._patients.resampling import Classification, Resampled, Survival
+    from deepspot.cohort._patients.resampling import Classification, Resampled, Survival
 
 
 # Rows are this far apart; a name of a result takes one row.
@@ -27,7 +27,7 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     Parameters
     ----------
     results
-        From :func:`deepspot.tl.survival`, or several by their names, such as ``{"bulk RNA": …, "FFPE": …}``.
+        From :func:`deepspot.cohort.survival`, or several by their names, such as ``{"bulk RNA": …, "FFPE": …}``.
     ax
         Axes to draw into; by default a new figure.
 
@@ -49,10 +49,10 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.tl.survival(profiles, time="months", status="dead", event=1, patient="patient")  # doctest: +SKIP
+    >>> found = ds.cohort.survival(profiles, time="months", status="dead", event=1, patient="patient")  # doctest: +SKIP
     >>> ax = ds.pl.survival({"FFPE": found})  # doctest: +SKIP
     """
-    from deepspot.tl._patients.resampling import Survival
+    from deepspot.cohort._patients.resampling import Survival
 
     return _draw(results, Survival, "outcomes", ax, chance=0.5)
 
@@ -67,7 +67,7 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
     Parameters
     ----------
     results
-        From :func:`deepspot.tl.classify`, or several by their names.
+        From :func:`deepspot.cohort.classify`, or several by their names.
     ax
         Axes to draw into; by default a new figure.
 
@@ -89,10 +89,10 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.tl.classify(profiles, label="tumour_type", patient="patient")  # doctest: +SKIP
+    >>> found = ds.cohort.classify(profiles, label="tumor_type", patient="patient")  # doctest: +SKIP
     >>> ax = ds.pl.classification(found)  # doctest: +SKIP
     """
-    from deepspot.tl._patients.resampling import Classification
+    from deepspot.cohort._patients.resampling import Classification
 
     return _draw(results, Classification, "labels", ax)
 

@@ -19,13 +19,13 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     """Draw the loss of every member of a model over the epochs of its training.
 
     Where patients were held out to find the number of epochs, that run is drawn too: its loss on the patients that it
-    learnt from and, on an axis of its own at the right, the mean Pearson r over genes on those that it did not, with
-    the best epoch marked. All members then learnt for that long from all patients.
+    learned from and, on an axis of its own at the right, the mean Pearson r over genes on those that it did not, with
+    the best epoch marked. All members then learned for that long from all patients.
 
     Parameters
     ----------
     model
-        From :func:`deepspot.tl.train` or :meth:`deepspot.models.DeepSpot.fit`.
+        From :func:`deepspot.models.train` or :meth:`deepspot.models.DeepSpot.fit`.
     ax
         Axes to draw into; by default a new figure.
 
@@ -54,7 +54,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     if model.history is None:
         raise InputError(
             "The model has no training history: ridge alone predicts (see `model.card.gate`), or it "
-            "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.tl.train`."
+            "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.models.train`."
         )
     ax = one_axes(ax, (6, 4))
     curves = dict(list(model.history.groupby("member", sort=False)))
@@ -63,7 +63,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
         label = f"{len(curves)} member{'s' * (len(curves) > 1)}, all patients" if number == 0 else None
         ax.plot(curve["epoch"], curve["train"], color=GRAY, linewidth=1, label=label)
     if search is not None:
-        ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learnt from")
+        ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learned from")
         _held_out(ax, search)
     ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardized)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -101,7 +101,7 @@ def umap(
     --------
     >>> import deepspot as ds
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=4, n_cols=5)["P1_S1"]
-    >>> model = ds.tl.train(sdata, genes=5, network={"members": 1})
+    >>> model = ds.models.train(sdata, genes=5, network={"members": 1})
     >>> ds.tl.predict(sdata, model)
     >>> len(ds.pl.umap(sdata, color=model.card.genes[0]))
     2

@@ -32,14 +32,14 @@ def annotate(
     shapes_key: str | None = None,
     image_key: str | None = None,
     coordinate_system: str | None = None,
-    unlabelled: str | None = None,
+    unlabeled: str | None = None,
     key_added: str = "annotation",
     overwrite: bool = False,
 ) -> None:
     """Label spots by the regions that a pathologist drew.
 
-    A spot gets the label of the region that covers its centre; on the outline counts as inside. Where regions overlap
-    the smallest one wins, as a nest that was drawn inside a tumour lies on top of it.
+    A spot gets the label of the region that covers its center; on the outline counts as inside. Where regions overlap
+    the smallest one wins, as a nest that was drawn inside a tumor lies on top of it.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def annotate(
         Spots, and the image that a file or a GeoDataFrame belongs to; needed only if there are several.
     coordinate_system
         Coordinate system to relate regions and spots with, should they share several that disagree.
-    unlabelled
+    unlabeled
         Label of the spots outside of all regions. None leaves it missing, so that comparisons leave them out.
     key_added
         Name of the new column.
@@ -73,7 +73,7 @@ def annotate(
     ``obs[key_added]``
         The same in every table that annotates the spots.
     ``uns[<key_added>_colors]``
-        Colours of the classes in these tables, as scanpy keeps them, if the regions have some.
+        Colors of the classes in these tables, as scanpy keeps them, if the regions have some.
 
     Raises
     ------
@@ -112,14 +112,14 @@ def annotate(
     found = drawn.cover(centers)
     if (found < 0).all():
         raise InputError(_apart(centers, drawn, shapes_key, name))
-    labels = [drawn.labels[region] if region >= 0 else unlabelled for region in found]
-    categories = list(dict.fromkeys([*drawn.labels, *([] if unlabelled is None else [unlabelled])]))
+    labels = [drawn.labels[region] if region >= 0 else unlabeled for region in found]
+    categories = list(dict.fromkeys([*drawn.labels, *([] if unlabeled is None else [unlabeled])]))
     column = pd.Series(pd.Categorical(labels, categories), index=sdata.shapes[shapes_key].index)
     colors = [drawn.colors.get(category, GRAY) for category in categories] if drawn.colors else None
-    tables = add_labels(sdata, shapes_key, key_added, column, colours=colors, overwrite=overwrite)
+    tables = add_labels(sdata, shapes_key, key_added, column, colors=colors, overwrite=overwrite)
     counts = column.value_counts(sort=False)
     logger.info(
-        "Labelled %s of %s spots: %s. Added %r to sdata.shapes[%r] and obs of the tables %s.%s",
+        "Labeled %s of %s spots: %s. Added %r to sdata.shapes[%r] and obs of the tables %s.%s",
         f"{(found >= 0).sum():,}",
         f"{len(found):,}",
         ", ".join(f"{label} {n:,}" for label, n in counts.items()),

@@ -68,7 +68,7 @@ def embed(
     ``obsm["subspots"]``
         (n, 9, d) float16, embeddings of the sub-spot tiles, row by row from the top left.
     ``obsm["spatial"]``
-        (n, 2) float64, centres as x and y in pixels of the full-resolution image.
+        (n, 2) float64, centers as x and y in pixels of the full-resolution image.
     ``uns["deepspot"]``
         Geometry, µm per pixel, encoder card and the fingerprint of image, shapes, geometry and encoder.
 

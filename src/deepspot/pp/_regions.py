@@ -71,7 +71,7 @@ def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
     left_out = " and ".join(f"{n} {reason}" for reason, n in reasons.items() if n)
     kept = ~flat & ~unnamed
     if not kept.any():
-        raise InputError(f"There is no labelled polygon among the {len(shapes)} regions: {left_out or 'it is empty'}.")
+        raise InputError(f"There is no labeled polygon among the {len(shapes)} regions: {left_out or 'it is empty'}.")
     return Regions(polygons[kept], [str(labels[at]) for at in np.flatnonzero(kept)], colors, left_out)
 
 

@@ -25,7 +25,7 @@ def spots(
     *,
     image_key: str | None = None,
     diameter_um: float = 55.0,
-    distance_um: float = 100.0,
+    pitch_um: float = 100.0,
     layout: Literal["hexagonal", "square"] = "hexagonal",
     tissue: Literal["brightness", "saturation"] | None = "brightness",
     key_added: str = "spots",
@@ -44,15 +44,15 @@ def spots(
         The image; needed if there are several.
     diameter_um
         Diameter of a spot; its tile is a square of this side. Visium's is 55.
-    distance_um
-        Distance between neighbouring spots. Visium's is 100.
+    pitch_um
+        Distance between neighboring spots. Visium's is 100.
     layout
         ``"hexagonal"`` as Visium, or ``"square"`` as in the paper. The array lies in the middle of the image; all of
         each tile lies inside it.
     tissue
         - ``"brightness"``: spots whose tile has a mean RGB of 200 or less, as in the paper. Ink, shadows and dirt count
           as tissue, and tissue that is pale does not.
-        - ``"saturation"``: spots whose tile is coloured, by Otsu's threshold on the saturation against the slide's own
+        - ``"saturation"``: spots whose tile is colored, by Otsu's threshold on the saturation against the slide's own
           glass. Blue, green, red and black ink, shadows and dirt are left out, and pale stains are found.
         - None: spots everywhere.
 
@@ -87,7 +87,7 @@ def spots(
     --------
     >>> import deepspot as ds
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
-    >>> ds.pp.spots(sdata, distance_um=55, layout="square", key_added="dense")
+    >>> ds.pp.spots(sdata, pitch_um=55, layout="square", key_added="dense")
     >>> sdata.shapes["dense"].columns.tolist()
     ['geometry', 'radius', 'diameter_um', 'array_row', 'array_col']
     """
@@ -100,7 +100,7 @@ def spots(
     if tissue is not None and tissue not in RULES:
         raise InputError(f"`tissue` must be one of {list(RULES)}, or None for spots everywhere, got {tissue!r}.")
     side = check_positive(diameter_um, "diameter_um")
-    distance = check_positive(distance_um, "distance_um")
+    distance = check_positive(pitch_um, "pitch_um")
     mpp = microns_per_pixel(sdata, image_key)
     pyramid = pyramid_levels(sdata, image_key)
     height, width = level_sizes(pyramid)[0]
@@ -123,9 +123,9 @@ def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: flo
     if side > min(size):
         raise InputError(f"No spot of {side:g} µm fits into {image}. Make `diameter_um` smaller, or check the scale.")
     if distance > max(size):
-        raise InputError(f"`distance_um={distance:g}` is more than {image}. Make it smaller, or check the scale.")
+        raise InputError(f"`pitch_um={distance:g}` is more than {image}. Make it smaller, or check the scale.")
     if distance < mpp:
-        raise InputError(f"`distance_um={distance:g}` is less than a pixel of {image}. Visium's is 100.")
+        raise InputError(f"`pitch_um={distance:g}` is less than a pixel of {image}. Visium's is 100.")
 
 
 def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule: str, name: str) -> np.ndarray:

@@ -12,15 +12,15 @@ TODAY = ["uni2-h", "h-optimus-1", "h0-mini", "virchow2", "prov-gigapath", "midni
 GATED_OTHERWISE = {"h-optimus-0", "midnight"}
 
 
-def plain(licence):
-    return licence.lower().replace("license", "licence").replace(" ", "-")
+def plain(license):
+    return license.lower().replace("license", "license").replace(" ", "-")
 
 
 def test_every_encoder_of_the_paper_and_of_today_is_there():
     table = ds.encoders.available()
     assert {*PAPER, *TODAY, "conch_v1_5", "hibou-b", "hibou-l"} <= set(table.index)
     cards = table.loc[[*PAPER, *TODAY]]
-    assert (cards["licence"] != "unknown").all()
+    assert (cards["license"] != "unknown").all()
     assert cards["url"].str.startswith("https://huggingface.co/").all()
     assert (cards["architecture"] != "").all()
     assert (cards["remote_code"] == "").all()
@@ -30,11 +30,11 @@ def test_every_encoder_of_the_paper_and_of_today_is_there():
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name not in (*PAPER[4:], "h-optimus-0_bilinear")])
-def test_licence_gating_page_and_dimension_are_those_of_the_registry(upstream, name):
+def test_license_gating_page_and_dimension_are_those_of_the_registry(upstream, name):
     known, card = upstream.model(name), SPECS[name].card
     assert card.dim == known.encode_dim
     assert card.url.lower() == known.hf_url.lower()
-    assert plain(known.license).startswith(plain(card.licence)[:10])
+    assert plain(known.license).startswith(plain(card.license)[:10])
     assert (card.gated != known.is_gated) == (name in GATED_OTHERWISE)
     size = float(known.param_size[:-1]) * {"M": 1, "B": 1000}[known.param_size[-1]]
     assert SPECS[name].parameters == pytest.approx(size, rel=0.02)

@@ -128,7 +128,7 @@ def test_a_copy_by_its_id(tmp_path, hub):
 
 
 GATED = (
-    r"'uni' are given on request\. Their licence is CC-BY-NC-ND-4\.0\. Ask for access at "
+    r"'uni' are given on request\. Their license is CC-BY-NC-ND-4\.0\. Ask for access at "
     r"https://huggingface\.co/MahmoodLab/UNI, then .*token=\.\.\.\)` or in .*HF_TOKEN"
 )
 

@@ -17,12 +17,12 @@ def test_an_encoder_of_a_file(uni, three_tiles):
     assert not any(weights.requires_grad or weights.is_meta for weights in encoder.module.parameters())
 
 
-def test_the_licence_is_said_once(uni, log):
+def test_the_license_is_said_once(uni, log):
     *_, path = uni
     ds.encoders.get("uni", weights=path)
     ds.encoders._registry._built.clear()
     ds.encoders.get("uni", weights=path)
-    assert log == ["Encoder uni: licence of the weights CC-BY-NC-ND-4.0, https://huggingface.co/MahmoodLab/UNI."]
+    assert log == ["Encoder uni: license of the weights CC-BY-NC-ND-4.0, https://huggingface.co/MahmoodLab/UNI."]
 
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])

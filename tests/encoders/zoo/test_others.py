@@ -29,7 +29,7 @@ def test_what_was_read_is_looked_at_again(monkeypatch, registry, key):
 @pytest.mark.parametrize("key", sorted(NEED_CODE))
 def test_they_are_refused_before_they_are_made(monkeypatch, registry, key):
     monkeypatch.setattr(registry[key], "__init__", lambda self: pytest.fail("was instantiated"))
-    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* source was read.*licence"):
+    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* source was read.*license"):
         ds.encoders.get(f"lazyslide:{key}")
 
 
@@ -54,7 +54,7 @@ def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, 
     ds.encoders.get("lazyslide:gpfm")
     assert made == ["GPFM"]
     assert log == [
-        "Encoder lazyslide:gpfm: licence of the weights CC BY-NC-ND 4.0, https://huggingface.co/majiabo/GPFM."
+        "Encoder lazyslide:gpfm: license of the weights CC BY-NC-ND 4.0, https://huggingface.co/majiabo/GPFM."
     ]
 
 

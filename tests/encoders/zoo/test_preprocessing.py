@@ -8,7 +8,7 @@ from deepspot.encoders._torch import TorchEncoder
 from deepspot.encoders._zoo.specs import SPECS
 
 
-def grey_levels(card, a, b):
+def gray_levels(card, a, b):
     """Largest difference of pixels, in steps of 8-bit images."""
     return ((a - b).abs().amax(dim=(0, 2, 3)) * torch.tensor(card.std) * 255).max()
 
@@ -34,7 +34,7 @@ def test_pixels_are_those_of_the_librarys_own_transform(upstream, name, px):
 def test_pages_on_images_of_pillow_differ_by_rounding_only(upstream, name):
     tiles, card = upstream.tiles(145), SPECS[name].card
     expected = torch.stack([upstream.on_pillow(name)(tile) for tile in tiles])
-    assert 0 < grey_levels(card, ours(card, tiles), expected) < 2.01
+    assert 0 < gray_levels(card, ours(card, tiles), expected) < 2.01
 
 
 @pytest.mark.parametrize("name", ["virchow2", "prov-gigapath"])
@@ -42,7 +42,7 @@ def test_overshooting_is_no_rounding(upstream, name):
     tiles, card = upstream.tiles(145), SPECS[name].card
     transform = upstream.model(name).get_transform()
     expected = torch.stack([transform(tile) for tile in tiles])
-    assert grey_levels(card, ours(card, tiles), expected) > 5
+    assert gray_levels(card, ours(card, tiles), expected) > 5
 
 
 def test_published_deepspot_fed_uni_as_we_do(upstream):
@@ -55,7 +55,7 @@ def test_published_deepspot_fed_uni_as_we_do(upstream):
 
 
 @pytest.mark.parametrize("how", ["float", "uint8", "pillow"])
-def test_the_centre_is_cut_out(how):
+def test_the_center_is_cut_out(how):
     tile = np.zeros((1, 8, 8, 3), np.uint8)
     tile[:, 2:6, 2:6] = 255
     card = EncoderCard(name="x", dim=1, input_px=4, resize_px=8, resize_as=how, mean=(0, 0, 0), std=(1, 1, 1))

@@ -19,7 +19,7 @@ def test_ridge_learns_nothing_from_the_wrong_images(world):
         for model in (Ridge(), ShuffledImages())
     )
     assert pearson(true, truth).min() > 0.8
-    # Genes share three colours, so that their mean r is no steadier than one of three.
+    # Genes share three colors, so that their mean r is no steadier than one of three.
     assert abs(np.nan_to_num(pearson(shuffled, truth)).mean()) < 4 / np.sqrt(3 * len(truth))
 
 

@@ -20,7 +20,7 @@ PATIENTS = np.repeat(["a", "b", "c"], 48)
     n=st.integers(3, 30), d=st.integers(1, 30), alpha=st.floats(0.1, 1e4), constant=st.booleans(), twice=st.booleans()
 )
 @settings(max_examples=40, deadline=None)
-def test_rotated_ridge_is_ridge_on_standardised_features(n, d, alpha, constant, twice):
+def test_rotated_ridge_is_ridge_on_standardized_features(n, d, alpha, constant, twice):
     rng = np.random.default_rng(n * 100 + d)
     features, targets = rng.normal(5, 3, size=(n, d)).astype(np.float32), rng.normal(size=(n, 3))
     if constant:

@@ -89,7 +89,7 @@ def test_densenet_of_st_net_by_name_with_weights_of_a_file(tmp_path):
         assert backbone(tiles).shape == (2, 1024)
 
 
-def test_a_densenet_is_fine_tuned_through_its_batch_normalisation(world):
+def test_a_densenet_is_fine_tuned_through_its_batch_normalization(world):
     import timm
 
     rows = np.arange(33)  # one spot too many for a batch

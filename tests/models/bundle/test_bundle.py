@@ -182,7 +182,7 @@ def test_json_that_has_another_meaning_for_others_is_refused(small, old, new, me
         ds.models.load(small)
 
 
-@pytest.mark.parametrize("change", [{"genes": list("ZYXWVU")}, {"licence": "MIT"}, {"epochs": 99}])
+@pytest.mark.parametrize("change", [{"genes": list("ZYXWVU")}, {"license": "MIT"}, {"epochs": 99}])
 def test_an_altered_card_is_refused(bundle, change):
     card = json.loads((bundle / CARD).read_text())
     (bundle / CARD).write_text(json.dumps({**card, **change}))
@@ -225,7 +225,7 @@ def test_a_card_that_is_no_plain_json_is_refused(small, content):
         (["geometry", "neighbors", "reach"], 1e300, "no geometry of spots"),
         (["network", "n_rho"], 10**9, "parts, more than"),
         (["name"], "\x1b[2J", "control characters"),
-        (["licence"], "x" * 10_000, "too long"),
+        (["license"], "x" * 10_000, "too long"),
         (["genes", 0], "A\x00", "control characters"),
         (["gate", "weight"], -1, "share of the network"),
         (["reliability", "r"], [0.1], "`reliability.r` is of 1 genes"),

@@ -89,7 +89,7 @@ def test_addresses(text, repo, revision):
     ],
 )
 def test_what_is_no_address(text):
-    with pytest.raises(ValueError, match=r"is no address\. Write 'hf://organisation/name'"):
+    with pytest.raises(ValueError, match=r"is no address\. Write 'hf://organization/name'"):
         ds.models.load(text)
 
 
@@ -154,7 +154,7 @@ def test_what_was_downloaded_is_available(tiny, hub_cache, monkeypatch):
     found = ds.models.available()
     found = found[found["source"] == "hub"]
     assert found.index.tolist() == ["hf://org/name", f"hf://org/name@{OLDER}", "hf://org/tagged@v1"]
-    assert found.loc["hf://org/name", ["licence", "encoder"]].tolist() == ["MIT", "toy"]
+    assert found.loc["hf://org/name", ["license", "encoder"]].tolist() == ["MIT", "toy"]
     assert all(ds.models.load(name).fingerprint == tiny.fingerprint for name in found.index)
 
 
@@ -233,7 +233,7 @@ def test_an_upload_is_one_commit_of_bundle_and_page(tiny, api, log):
     assert repo == "org/name"
     assert sorted(files) == ["README.md", CARD, WEIGHTS]
     assert 'ds.models.load("hf://org/name")' in files["README.md"]
-    assert "licence MIT" in log[-1]
+    assert "license MIT" in log[-1]
     assert "secret" not in "".join(log)
 
 

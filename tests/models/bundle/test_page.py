@@ -32,7 +32,7 @@ def test_metadata_is_what_hugging_face_reads():
 
 
 @pytest.mark.parametrize(
-    ("licence", "expected"),
+    ("license", "expected"),
     [
         ("CC BY-NC-ND 4.0", ("cc-by-nc-nd-4.0", None)),
         ("Apache-2.0", ("apache-2.0", None)),
@@ -41,8 +41,8 @@ def test_metadata_is_what_hugging_face_reads():
         ("Ours: ask us\nlicense: mit", ("other", "ours-ask-us-license-mit")),
     ],
 )
-def test_licences(tiny, licence, expected):
-    found = metadata(changed(tiny.card, licence=licence))
+def test_licenses(tiny, license, expected):
+    found = metadata(changed(tiny.card, license=license))
     assert (found["license"], found.get("license_name")) == expected
 
 
@@ -52,14 +52,14 @@ def test_the_encoder_is_the_base_model(tiny):
             "name": "uni",
             "gated": True,
             "url": "https://huggingface.co/MahmoodLab/UNI",
-            "licence": "CC-BY-NC-ND-4.0",
+            "license": "CC-BY-NC-ND-4.0",
         }
     )
     card = changed(tiny.card, encoder=encoder)
     assert metadata(card)["base_model"] == "MahmoodLab/UNI"
     assert "gated: access has to be asked for" in text_of(card)
     assert "| page | <https://huggingface.co/MahmoodLab/UNI> |" in text_of(card)
-    assert "| licence of its weights | CC-BY-NC-ND-4.0 |" in text_of(card)
+    assert "| license of its weights | CC-BY-NC-ND-4.0 |" in text_of(card)
 
 
 def test_the_page_of_the_embedded_model_says_what_matters():
@@ -67,11 +67,11 @@ def test_the_page_of_the_embedded_model_says_what_matters():
     for told in (
         "1,000 genes",
         "breast, HER2-positive carcinoma",
-        "Licence: CC BY 4.0",
+        "License: CC BY 4.0",
         "5 slides of 2 patients",
         "| C | C2 | 187 |",
         "| tile of a spot | 100 × 100 µm |",
-        "| neighbours | at most 8, within 301 µm |",
+        "| neighbors | at most 8, within 301 µm |",
         "| name | lite0_stats |",
         "r 0.226 on 2 held-out patients",
         "median over genes 0.23",
@@ -96,7 +96,7 @@ def test_the_three_lines_run():
 
 
 def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
-    card = changed(tiny.card, gate=None, reliability=None, slides=[], tissue="", geometry=None, licence="unknown")
+    card = changed(tiny.card, gate=None, reliability=None, slides=[], tissue="", geometry=None, license="unknown")
     page = text_of(card)
     for told in (
         "does not say which slides",
@@ -147,8 +147,8 @@ def test_what_a_card_says_stays_text(tiny, evil):
     """Rendered as Hugging Face and notebooks do, with HTML allowed, there is no more markup than without it."""
 
     def tags(word):
-        encoder = tiny.card.encoder.model_copy(update=dict.fromkeys(["name", "licence", "source", "note", "url"], word))
-        texts = dict.fromkeys(["name", "note", "tissue", "licence", "depth", "scale", "sha256", "preset"], word)
+        encoder = tiny.card.encoder.model_copy(update=dict.fromkeys(["name", "license", "source", "note", "url"], word))
+        texts = dict.fromkeys(["name", "note", "tissue", "license", "depth", "scale", "sha256", "preset"], word)
         slide = tiny.card.slides[0].model_copy(update={"slide": word, "patient": word})
         card = changed(tiny.card, **texts, genes=[word, *"BCD"], encoder=encoder, versions={word: word}, slides=[slide])
         yaml_part, page = card.to_markdown().split("\n---\n", 1)

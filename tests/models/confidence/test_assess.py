@@ -50,8 +50,8 @@ def test_no_fit_sees_the_unit_that_it_is_judged_on(bags, targets, monkeypatch):
     train = assess.train_members
     monkeypatch.setattr(assess, "train_members", spy)
     DeepSpot(**QUICK).fit(bags, targets, patients=PATIENTS)
-    assert sorted(sorted({0, 1, 2} - learnt) for learnt, _ in seen) == [[0], [1], [2]]
-    assert all(validation < learnt for learnt, validation in seen)
+    assert sorted(sorted({0, 1, 2} - learned) for learned, _ in seen) == [[0], [1], [2]]
+    assert all(validation < learned for learned, validation in seen)
 
 
 def test_a_preset_that_reproduces_others_keeps_its_network(bags, linear):

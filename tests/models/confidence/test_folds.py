@@ -19,10 +19,10 @@ def test_no_unit_is_ever_on_both_sides_and_every_row_is_held_out_once(patients, 
     if len(np.unique(rows)) < 2:
         return
     folds = make_folds(rows, slides, patients, n_folds)
-    for learnt, held in folds.splits:
-        assert not set(folds.labels[learnt]) & set(folds.labels[held])
+    for learned, held in folds.splits:
+        assert not set(folds.labels[learned]) & set(folds.labels[held])
         assert len(np.unique(held)) == len(held)
-        assert len(learnt) == np.isin(rows, learnt).sum()  # oversampled rows stay as often as they were
+        assert len(learned) == np.isin(rows, learned).sum()  # oversampled rows stay as often as they were
     np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in folds.splits])), np.unique(rows))
 
 

@@ -123,15 +123,15 @@ def test_coverage_on_a_toy_cohort():
     patients = np.repeat(np.arange(9), [table.n_obs for table in tables])
     expression = np.concatenate([normalize(table.X).toarray() for table in tables])
 
-    def errors(learnt, held):
-        return Ridge().fit(features[learnt], expression[learnt]).predict(features[held]) - expression[held]
+    def errors(learned, held):
+        return Ridge().fit(features[learned], expression[learned]).predict(features[held]) - expression[held]
 
     covered = []
     for new in range(9):
         out_of_fold = np.full_like(expression, np.nan)
         for held in set(range(9)) - {new}:
-            learnt = ~np.isin(patients, [new, held])
-            out_of_fold[patients == held] = errors(learnt, patients == held)
+            learned = ~np.isin(patients, [new, held])
+            out_of_fold[patients == held] = errors(learned, patients == held)
         known = patients != new
         half_width, _ = calibrate(out_of_fold[known], patients[known])
         covered.append((np.abs(errors(known, ~known)) <= half_width).mean())

@@ -34,9 +34,16 @@ class Rho(nn.Module):
 
 class DeepSpot(lightning.LightningModule):
     def __init__(
-        self, input_size=5, output_size=6, phi2rho_size=4, n_ensemble=3, spot_context="spot_subspot_neighbors",
-        loss_func="mse", random_seed=1, scaler=None,
-    ):  # fmt: skip
+        self,
+        input_size=5,
+        output_size=6,
+        phi2rho_size=4,
+        n_ensemble=3,
+        spot_context="spot_subspot_neighbors",
+        loss_func="mse",
+        random_seed=1,
+        scaler=None,
+    ):
         super().__init__()
         self.save_hyperparameters()
         self.scaler = scaler

@@ -13,7 +13,7 @@ from .conftest import FILES, GENES
 
 
 def bags_of(spot, subspots, neighbors):
-    """Bags in which the first n spots have neighbours that nobody else has; the authors give every spot its own."""
+    """Bags in which the first n spots have neighbors that nobody else has; the authors give every spot its own."""
     n, k, d = neighbors.shape
     tiles = np.concatenate([spot[:, 0], neighbors.reshape(n * k, d)])
     parts = np.concatenate([subspots, np.zeros((n * k, subspots.shape[1], d), np.float32)])
@@ -79,11 +79,11 @@ def test_only_predicted_genes_are_kept_in_the_order_of_the_file(authors, publish
 def test_the_card_says_what_is_known_and_what_was_assumed(authors, publish, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("deepspot"), "propagate", True)
     folder = publish(authors.DeepSpot(), settings="image_feature_model: hoptimus0\nneighbors: 2\nspot_diameter: 100\n")
-    model = ds.models.convert_legacy(folder, tissue="colon", licence="CC-BY-4.0")
+    model = ds.models.convert_legacy(folder, tissue="colon", license="CC-BY-4.0")
     assert "55 µm are assumed" in caplog.text
     assert "spot_diameter=100" in caplog.text
     card = model.card
-    assert (card.name, card.tissue, card.licence) == ("Colon", "colon", "CC-BY-4.0")
+    assert (card.name, card.tissue, card.license) == ("Colon", "colon", "CC-BY-4.0")
     assert (card.encoder.name, card.encoder.dim) == ("h-optimus-0_bilinear", 5)
     assert (card.geometry.neighbors.kind, card.geometry.neighbors.reach, card.geometry.neighbors.cap) == ("box", 2, 24)
     assert (card.encoder_fingerprint, card.reliability, card.gate, card.seed) == ("", None, None, 1)

@@ -45,7 +45,7 @@ def with_pickle(data):
         (Asks(torch.nn.Linear, 3, 4), r"Linear\(\.\.\.\)"),
         (collections.Counter("abc"), r"collections\.Counter"),
     ],
-)  # fmt: skip
+)
 def test_anything_unknown_stops_and_is_named(folder, asks, named, capfd):
     rewrite(folder, with_pickle(pickle.dumps({"hidden": [asks]}, protocol=2)))
     with pytest.raises(ValueError, match=f"{named}.*Nothing of it was run"):

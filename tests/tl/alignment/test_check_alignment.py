@@ -6,20 +6,20 @@ from spatialdata import deepcopy
 import deepspot as ds
 from deepspot._features.feature_table import bags_of
 from deepspot._spatial.transforms import place_spots
+from deepspot.models._training.slides import measure
+from deepspot.models._training.targets import targets
 from deepspot.tl._alignment.align import align
 from deepspot.tl._alignment.check_alignment import check_alignment
-from deepspot.tl._train.slides import measure
-from deepspot.tl._train.targets import targets
 
-LEARNT = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "max_epochs": 3}, "seed": 0}
+LEARNED = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "max_epochs": 3}, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def pair(mean_colour):
+def pair(mean_color):
     """Two slides with an odd number of rows: mirrored up and down, their hexagons fall on one another."""
     slides = ds.datasets.toy(2, 1, n_rows=9, n_cols=10, stain_shift=0.1)
-    model = ds.tl.train(slides["P1_S1"], genes=40, encoder=mean_colour(), **LEARNT)
-    ds.pp.embed(slides["P2_S1"], mean_colour())
+    model = ds.models.train(slides["P1_S1"], genes=40, encoder=mean_color(), **LEARNED)
+    ds.pp.embed(slides["P2_S1"], mean_color())
     return slides["P2_S1"], model
 
 
@@ -59,7 +59,7 @@ def test_a_slide_that_lies_right_is_left_alone(slide, check, log):
     before = slide.tables["table"].X.copy()
     result = check(slide)
     assert (result.verdict, result.best) == ("aligned", 0)
-    assert sorted(slide.tables) == ["mean_colour_spots", "table"]
+    assert sorted(slide.tables) == ["mean_color_spots", "table"]
     assert (before != slide.tables["table"].X).nnz == 0
     assert log[-1] == repr(result)
 
@@ -101,7 +101,7 @@ def test_rows_are_matched_by_instance(slide, check):
 def test_it_compares_what_the_model_predicts_on_the_scale_of_the_model(pair, slide, check):
     model, result = pair[1], check(slide, max_shift=1, seed=5)
     measured = measure("slide", slide, "spots", "table", patient="P2", layer=None)
-    predicted = model.predict(bags_of(slide, "mean_colour_spots", "spots", model.card.geometry.neighbors))
+    predicted = model.predict(bags_of(slide, "mean_color_spots", "spots", model.card.geometry.neighbors))
     um = centers_um(slide)
     expected = align(targets([measured], model.card.genes)[0][0], um, predicted, um, max_shift=1, seed=5)
     np.testing.assert_allclose(result.table["r"], expected.table["r"], atol=1e-5)
@@ -110,9 +110,9 @@ def test_it_compares_what_the_model_predicts_on_the_scale_of_the_model(pair, sli
 
 def test_features_are_made_where_there_are_none(slide, check):
     expected = check(slide, max_shift=0.5)
-    del slide.tables["mean_colour_spots"]
+    del slide.tables["mean_color_spots"]
     np.testing.assert_allclose(check(slide, max_shift=0.5).table["r"], expected.table["r"], atol=1e-5)
-    assert "mean_colour_spots" in slide.tables
+    assert "mean_color_spots" in slide.tables
 
 
 def test_a_prediction_of_the_model_is_used_again(pair, slide, check, cheap_encoder, log):
@@ -170,7 +170,7 @@ def test_genes_that_do_not_vary(pair, slide, check, cheap_encoder):
 
 
 def test_everything_is_checked_before_anything_is_embedded(slide, check, cheap_encoder):
-    del slide.tables["mean_colour_spots"]
+    del slide.tables["mean_color_spots"]
     slide.tables["table"].X = slide.tables["table"].X * 0.5
     with pytest.raises(ValueError, match="raw counts"):
         check(slide)
@@ -180,17 +180,17 @@ def test_everything_is_checked_before_anything_is_embedded(slide, check, cheap_e
 
 
 @pytest.fixture(scope="module")
-def section(data, mean_colour):
-    """A real section, and its genes as ridge on mean colours of another section predicts them."""
+def section(data, mean_color):
+    """A real section, and its genes as ridge on mean colors of another section predicts them."""
     from deepspot._spatial.geometry import NeighborRule
-    from deepspot.tl._train.targets import choose_genes, training_set
+    from deepspot.models._training.targets import choose_genes, training_set
 
     sections = {name: ds.datasets.her2st(name) for name in ("C3", "C2")}
     known = {n: measure(n, s, "spots", "table", patient="C", layer=None) for n, s in sections.items()}
     bags = {}
     for name, sdata in sections.items():
-        ds.pp.embed(sdata, mean_colour())
-        bags[name] = bags_of(sdata, "mean_colour_spots", "spots", NeighborRule(reach=300))
+        ds.pp.embed(sdata, mean_color())
+        bags[name] = bags_of(sdata, "mean_color_spots", "spots", NeighborRule(reach=300))
     genes = choose_genes(list(known.values()), 100, min_detected=0.3)
     train = training_set([known["C3"]], {"C3": bags["C3"]}, targets([known["C3"]], genes)[0])
     ridge = ds.models.Ridge(alphas=(1000.0,)).fit(train.bags, train.targets, **train.options)

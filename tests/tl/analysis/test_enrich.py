@@ -10,7 +10,7 @@ import deepspot as ds
 COLUMNS = ["group", "term", "overlap", "n_overlap", "n_set", "odds_ratio", "p", "p_adj", "combined_score", "genes"]
 
 
-def marker_frame(genes, significant, group="tumour"):
+def marker_frame(genes, significant, group="tumor"):
     """What `ds.tl.markers` leaves, in short."""
     frame = pd.DataFrame({"group": group, "gene": genes, "logfoldchange": np.linspace(3, -3, len(genes))})
     return frame.assign(significant=significant, group=pd.Categorical(frame["group"]))
@@ -19,7 +19,7 @@ def marker_frame(genes, significant, group="tumour"):
 @pytest.fixture(scope="module")
 def toy_marked(toy_classes):
     sdata = deepcopy(toy_classes)
-    ds.tl.markers(sdata, "class", table_key="table", groups=["tumour", "lymphoid", "stroma"])
+    ds.tl.markers(sdata, "class", table_key="table", groups=["tumor", "lymphoid", "stroma"])
     return sdata
 
 
@@ -58,7 +58,7 @@ def test_planted_programs_come_first(marked, programs, log):
     assert ds.tl.enrich(marked, programs) is None
     frame = marked["table"].uns["enrichment"]
     assert list(frame.columns) == COLUMNS
-    for group in ("tumour", "lymphoid", "stroma"):
+    for group in ("tumor", "lymphoid", "stroma"):
         first = frame[frame["group"] == group].iloc[0]
         assert first["term"] == group
         assert first["p_adj"] < 0.05
@@ -94,17 +94,17 @@ def test_best_significant_markers_are_taken(marked):
 
 
 def test_background(marked, programs):
-    ds.tl.enrich(marked, programs, group="tumour")
+    ds.tl.enrich(marked, programs, group="tumor")
     ds.tl.enrich(
         marked,
         programs,
-        group=["tumour"],
+        group=["tumor"],
         background=[*marked["table"].var_names, *[f"x{i}" for i in range(5000)]],
         key_added="genome",
     )
     uns = marked["table"].uns
     assert uns["genome"]["p"].iloc[0] < uns["enrichment"]["p"].iloc[0] / 100
-    assert set(uns["enrichment"]["group"]) == {"tumour"}
+    assert set(uns["enrichment"]["group"]) == {"tumor"}
     assert uns["deepspot_genome"]["n_background"] == 5060
 
 
@@ -170,7 +170,7 @@ def test_groups_without_markers(marked, programs, log):
     frame = marked["table"].uns["markers"]
     marked["table"].uns["markers"] = frame.assign(significant=frame["significant"] & (frame["group"] != "stroma"))
     ds.tl.enrich(marked, programs)
-    assert set(marked["table"].uns["enrichment"]["group"]) == {"tumour", "lymphoid"}
+    assert set(marked["table"].uns["enrichment"]["group"]) == {"tumor", "lymphoid"}
     assert log[-1].endswith("Without a significant marker: ['stroma'].")
     with pytest.raises(ValueError, match=r"No group of \['stroma'\] has a significant marker.*`alpha=`"):
         ds.tl.enrich(marked, programs, group="stroma", key_added="more")
@@ -204,7 +204,7 @@ def test_what_is_not_there(marked, programs):
 
 def test_it_survives_being_written(marked, programs, tmp_path):
     ds.tl.enrich(marked, programs)
-    ds.tl.enrich(marked, {"far": ["NOISE1"]}, group="tumour", n_top=1, key_added="empty")
+    ds.tl.enrich(marked, {"far": ["NOISE1"]}, group="tumor", n_top=1, key_added="empty")
     marked.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")["table"].uns
     same = {"term": object, "group": object, "overlap": object, "genes": object}
@@ -215,11 +215,11 @@ def test_it_survives_being_written(marked, programs, tmp_path):
 
 def test_a_group_without_hits_leaves_the_numbers_of_the_others(marked, programs, tmp_path):
     table = marked["table"]
-    genes = list(programs["tumour"])[:5]
-    first, second = genes, [gene for gene in table.var_names if gene not in programs["tumour"]][:5]
+    genes = list(programs["tumor"])[:5]
+    first, second = genes, [gene for gene in table.var_names if gene not in programs["tumor"]][:5]
     frame = pd.concat([marker_frame(first, True, "a"), marker_frame(second, True, "b")], ignore_index=True)
     table.uns["markers"] = frame.assign(group=pd.Categorical(frame["group"]))
-    ds.tl.enrich(marked, {"tumour": genes}, background=list(table.var_names))
+    ds.tl.enrich(marked, {"tumor": genes}, background=list(table.var_names))
     marked.write(tmp_path / "slide.zarr")
     again = read_zarr(tmp_path / "slide.zarr")["table"].uns["enrichment"]
     assert list(again["group"]) == ["a"]

@@ -38,7 +38,7 @@ def test_planted_programs_are_found(classes, log):
     frame = classes["table"].uns["markers"]
     assert list(frame.columns) == COLUMNS
     program = classes["table"].var["program"]
-    for name in ("tumour", "lymphoid", "stroma"):
+    for name in ("tumor", "lymphoid", "stroma"):
         top = frame[(frame["group"] == name) & frame["significant"]]["gene"].head(5)
         assert (program[top] == name).mean() >= 0.8
     assert (frame.loc[frame["significant"], "gene"].map(program) == "noise").mean() < 0.05
@@ -63,9 +63,9 @@ def test_frame_is_tidy(classes):
 
 
 def test_p_values_are_those_of_scipy(classes):
-    ds.tl.markers(classes, "class", table_key="table", groups=["tumour"])
+    ds.tl.markers(classes, "class", table_key="table", groups=["tumor"])
     frame = classes["table"].uns["markers"].set_index("gene")
-    X, here = classes["table"].X.toarray(), (classes["table"].obs["class"] == "tumour").to_numpy()
+    X, here = classes["table"].X.toarray(), (classes["table"].obs["class"] == "tumor").to_numpy()
     expected = mannwhitneyu(X[here], X[~here], use_continuity=False, method="asymptotic").pvalue
     np.testing.assert_allclose(frame.loc[classes["table"].var_names, "p"], expected, rtol=1e-4)
     means = np.expm1(X[here].mean(axis=0)), np.expm1(X[~here].mean(axis=0))
@@ -77,20 +77,18 @@ def test_p_values_are_those_of_scipy(classes):
 def test_scanpy_reads_its_own_result(classes):
     ds.tl.markers(classes, "class", table_key="table")
     table = classes["table"]
-    found = sc.get.rank_genes_groups_df(table, "tumour").set_index("names")
-    ours = table.uns["markers"].query("group == 'tumour'").set_index("gene")
+    found = sc.get.rank_genes_groups_df(table, "tumor").set_index("names")
+    ours = table.uns["markers"].query("group == 'tumor'").set_index("gene")
     np.testing.assert_array_equal(found.loc[ours.index, "pvals_adj"], ours["p_adj"])
     assert table.uns["rank_genes_groups"]["params"]["groupby"] == "class"
 
 
 def test_one_group_against_another(classes):
-    ds.tl.markers(classes, "class", table_key="table", groups=["tumour", "stroma"], reference="stroma")
+    ds.tl.markers(classes, "class", table_key="table", groups=["tumor", "stroma"], reference="stroma")
     frame = classes["table"].uns["markers"]
-    assert list(frame["group"].cat.categories) == ["tumour"]
+    assert list(frame["group"].cat.categories) == ["tumor"]
     X, label = classes["table"].X.toarray(), classes["table"].obs["class"].to_numpy()
-    expected = mannwhitneyu(
-        X[label == "tumour"], X[label == "stroma"], use_continuity=False, method="asymptotic"
-    ).pvalue
+    expected = mannwhitneyu(X[label == "tumor"], X[label == "stroma"], use_continuity=False, method="asymptotic").pvalue
     got = frame.set_index("gene").loc[classes["table"].var_names, "p"]
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
@@ -102,10 +100,10 @@ def test_transform_of_the_paper(classes):
     uns = classes["table"].uns
     plain, paper = (uns[key].set_index(["group", "gene"]).sort_index() for key in ("plain", "paper"))
     np.testing.assert_allclose(plain["p"], paper["p"])
-    X, here = classes["table"].X.toarray(), (classes["table"].obs["class"] == "tumour").to_numpy()
+    X, here = classes["table"].X.toarray(), (classes["table"].obs["class"] == "tumor").to_numpy()
     counts = np.expm1(X[here].mean(axis=0)), np.expm1(X[~here].mean(axis=0))
     expected = np.log2((counts[0] + 1 - 1 / np.e) / (counts[1] + 1 - 1 / np.e))
-    got = paper.loc["tumour"].loc[classes["table"].var_names, "logfoldchange"]
+    got = paper.loc["tumor"].loc[classes["table"].var_names, "logfoldchange"]
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
     assert uns["deepspot_paper"]["transform"] == "paper"
     assert uns["deepspot_plain"]["transform"] == "none"
@@ -196,7 +194,7 @@ def test_blocks_of_eigenvectors_find_planted_markers():
 
 
 def test_seed(classes):
-    options = {"table_key": "table", "groups": ["tumour"], "test": "blocks", "n_permutations": 50, "overwrite": True}
+    options = {"table_key": "table", "groups": ["tumor"], "test": "blocks", "n_permutations": 50, "overwrite": True}
     p = []
     for seed in (1, 1, 2):
         ds.tl.markers(classes, "class", seed=seed, **options)
@@ -216,7 +214,7 @@ def test_it_survives_being_written(classes, tmp_path):
     )
     assert back.uns["markers"]["significant"].dtype == bool
     assert back.uns["deepspot_markers"]["test"] == "blocks"
-    assert len(sc.get.rank_genes_groups_df(back, "tumour")) == 60
+    assert len(sc.get.rank_genes_groups_df(back, "tumor")) == 60
 
 
 def test_existing_results_are_kept(classes):
@@ -237,12 +235,12 @@ def test_existing_results_are_kept(classes):
         ({"layer": "x"}, KeyError, r"Key `'x'` not found in `layers of table 'table'`"),
         ({"test": "t"}, ValueError, r"`test` must be one of \['wilcoxon', 'blocks'\], got 't'"),
         ({"transform": "log"}, ValueError, r"`transform` must be None or 'paper', got 'log'"),
-        ({"groups": ["bone"]}, KeyError, r"Key `'bone'` not found in `groups of 'class'`.*'tumour'"),
+        ({"groups": ["bone"]}, KeyError, r"Key `'bone'` not found in `groups of 'class'`.*'tumor'"),
         ({"reference": "bone"}, KeyError, r"Key `'bone'` not found in `groups of 'class'`"),
         ({"table_key": "bone"}, KeyError, r"Key `'bone'` not found in `sdata.tables`"),
         ({"table_key": None}, KeyError, r"No table holds predicted or corrected genes. Call `ds.tl.predict"),
         ({"n_permutations": 0}, ValueError, r"`n_permutations` must be above 0"),
-        ({"groups": ["tumour"], "reference": "tumour"}, ValueError, r"nothing to compare"),
+        ({"groups": ["tumor"], "reference": "tumor"}, ValueError, r"nothing to compare"),
     ],
 )
 def test_options_are_checked(classes, options, error, message):

@@ -12,7 +12,7 @@ def net(classes):
     """The toy's programs as pathways, one of them turned around."""
     var = classes["table"].var
     net = pd.DataFrame({"source": var["program"].astype(str), "target": list(var.index), "weight": 1.0})
-    net = net[net["source"].isin(["tumour", "lymphoid", "stroma"])].reset_index(drop=True)
+    net = net[net["source"].isin(["tumor", "lymphoid", "stroma"])].reset_index(drop=True)
     return net.assign(weight=np.where(net["source"] == "stroma", -1.0, 1.0))
 
 
@@ -21,11 +21,11 @@ def test_planted_programs_are_scored(classes, net, log):
     assert ds.tl.pathways(classes, net, table_key="table") is None
     table = classes["table"]
     score, p = table.obsm["score_mlm"], table.obsm["padj_mlm"]
-    assert sorted(score.columns) == ["lymphoid", "stroma", "tumour"]
+    assert sorted(score.columns) == ["lymphoid", "stroma", "tumor"]
     assert score.shape == p.shape == (72, 3)
     assert score.index.equals(table.obs_names)
     shares = pd.DataFrame(np.asarray(table.obsm["composition"]), table.obs_names, list(table.uns["composition"]))
-    assert score["tumour"].corr(shares["tumour"]) > 0.8
+    assert score["tumor"].corr(shares["tumor"]) > 0.8
     assert score["lymphoid"].corr(shares["lymphoid"]) > 0.8
     assert score["stroma"].corr(shares["stroma"]) < -0.8
     assert ((p >= 0) & (p <= 1)).all(axis=None)
@@ -148,8 +148,8 @@ def test_networks_are_checked(classes, net, tmp_path):
         net.assign(target="ENSG" + net["target"]), ValueError, r"share 0 of its 60 genes.*like \['TUMOR1'.*'ENSGTUMOR1'"
     )
     check(net, ValueError, r"No pathway \(DataFrame\) has 30 genes or more.*at most 15 for a pathway", tmin=30)
-    twins = pd.concat([net, net[net["source"] == "tumour"].assign(source="twin")])
-    check(twins, ValueError, r"pathways \(DataFrame\) cannot be told apart by the 60 genes.*'tumour', 'twin'")
+    twins = pd.concat([net, net[net["source"] == "tumor"].assign(source="twin")])
+    check(twins, ValueError, r"pathways \(DataFrame\) cannot be told apart by the 60 genes.*'tumor', 'twin'")
 
 
 def test_existing_scores_are_kept(classes, net):
@@ -166,4 +166,4 @@ def test_it_survives_being_written(classes, net, tmp_path):
         pd.testing.assert_frame_equal(
             back.obsm[key], classes["table"].obsm[key], check_index_type=False, check_column_type=False
         )
-    assert back.uns["deepspot_pathways"]["n_targets"]["tumour"] == 15
+    assert back.uns["deepspot_pathways"]["n_targets"]["tumor"] == 15

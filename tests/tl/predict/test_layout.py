@@ -113,7 +113,7 @@ RULES = [
 
 
 @pytest.mark.parametrize(("rule", "array", "count"), RULES)
-def test_neighbours_of_grid_points_are_as_far_as_those_of_spots(rule, array, count):
+def test_neighbors_of_grid_points_are_as_far_as_those_of_spots(rule, array, count):
     spots = placed(square())
     layout = lay_grid(spots, IMAGE, 55)
     known = find_neighbors(spots.centers, rule, array)
@@ -126,14 +126,14 @@ def test_neighbours_of_grid_points_are_as_far_as_those_of_spots(rule, array, cou
     assert len(offsets) == count
     assert set(map(tuple, np.abs(offsets))) <= {(100, 0), (0, 100), (100, 100)}
 
-    # At the spots themselves they are the spots' own neighbours.
+    # At the spots themselves they are the spots' own neighbors.
     at = {tuple(center): i for i, center in enumerate(centers)}
     own = [at[tuple(center)] for center in spots.centers]
     np.testing.assert_array_equal(near[own][:, own].toarray(), known.toarray())
     assert near[own].sum() == known.sum()
 
 
-def test_neighbours_on_hexagons_are_off_by_no_more_than_half_a_cell():
+def test_neighbors_on_hexagons_are_off_by_no_more_than_half_a_cell():
     spots = placed(hexagons())
     layout = lay_grid(spots, IMAGE, 55)
     near = grid_neighbors(layout, spots, find_neighbors(spots.centers, NeighborRule(reach=150)))
@@ -144,7 +144,7 @@ def test_neighbours_on_hexagons_are_off_by_no_more_than_half_a_cell():
     assert np.abs(distance - 100).max() <= 0.71 * 25
 
 
-def test_at_the_border_there_are_fewer_neighbours():
+def test_at_the_border_there_are_fewer_neighbors():
     spots = placed(square())
     layout = lay_grid(spots, IMAGE, 55)
     near = grid_neighbors(layout, spots, find_neighbors(spots.centers, NeighborRule(reach=150)))

@@ -25,12 +25,12 @@ def test_the_table_is_as_documented(slide, quick_model, predict):
     assert table.uns["log1p"] == {}
     assert table.uns["deepspot"]["scale"] == "log1p of counts per 10,000"
     assert list(table.obs["spot_id"]) == list(slide.shapes["spots"].index)
-    np.testing.assert_array_equal(table.obsm["spatial"], slide.tables["mean_colour_spots"].obsm["spatial"])
+    np.testing.assert_array_equal(table.obsm["spatial"], slide.tables["mean_color_spots"].obsm["spatial"])
 
 
 def test_it_is_the_models_own_prediction(slide, quick_model, predict):
     predict(slide, quick_model, unclipped=True)
-    bags = bags_of(slide, "mean_colour_spots", "spots", quick_model.card.geometry.neighbors)
+    bags = bags_of(slide, "mean_color_spots", "spots", quick_model.card.geometry.neighbors)
     np.testing.assert_array_equal(slide.tables["deepspot_spots"].layers["unclipped"], quick_model.predict(bags))
 
 
@@ -68,7 +68,7 @@ def test_another_magnification_is_resampled_to_the_same_tissue(quick_model, pred
     halved = pixels[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3)).astype(np.uint8)
     table = fine.tables["table"].copy()
     table.obsm["spatial"] = table.obsm["spatial"] / 2
-    coarse = ds.io.from_anndata(table, halved, mpp=1.0, spot_diameter_um=55)
+    coarse = ds.io.from_anndata(table, halved, mpp=1.0, diameter_um=55)
     for sdata in (fine, coarse):
         predict(sdata, quick_model, unclipped=True)
     a, b = (sdata.tables["deepspot_spots"].layers["unclipped"] for sdata in (fine, coarse))
@@ -79,13 +79,13 @@ def test_another_magnification_is_resampled_to_the_same_tissue(quick_model, pred
 def test_tile_size_comes_from_the_model_not_from_the_spots(slide, quick_model, predict):
     slide.shapes["spots"]["diameter_um"] = 100.0
     predict(slide, quick_model)
-    assert slide.tables["mean_colour_spots"].uns["deepspot"]["geometry"]["tile_um"] == 55.0
+    assert slide.tables["mean_color_spots"].uns["deepspot"]["geometry"]["tile_um"] == 55.0
 
 
 def test_features_of_another_geometry_are_left_alone(slide, quick_model, predict, cheap_encoder):
     ds.pp.embed(slide, cheap_encoder, tile_um=80)
     predict(slide, quick_model)
-    names = sorted(name for name in slide.tables if name.startswith("mean_colour"))
+    names = sorted(name for name in slide.tables if name.startswith("mean_color"))
     sides = [slide.tables[name].uns["deepspot"]["geometry"]["tile_um"] for name in names]
     assert sides == [80.0, 55.0]
     assert slide.tables["deepspot_spots"].uns["deepspot"]["features"] == names[1]
@@ -107,9 +107,9 @@ def test_too_coarse_an_image_is_refused(slide, quick_model, predict):
     assert list(slide.tables) == ["table"]
 
 
-def test_another_encoder_is_refused(slide, quick_model, mean_colour):
+def test_another_encoder_is_refused(slide, quick_model, mean_color):
     with pytest.raises(ValueError, match="other weights"):
-        ds.tl.predict(slide, quick_model, encoder=mean_colour(fingerprint="2"))
+        ds.tl.predict(slide, quick_model, encoder=mean_color(fingerprint="2"))
 
 
 def test_models_of_bare_arrays_and_unfitted_ones_are_refused(slide, quick_model):
@@ -144,10 +144,10 @@ def test_write_read_predict_write_again(slide, quick_model, predict, tmp_path):
     slide.write(tmp_path / "a.zarr")
     backed = read_zarr(tmp_path / "a.zarr")
     predict(backed, quick_model)
-    for name in ("mean_colour_spots", "deepspot_spots"):
+    for name in ("mean_color_spots", "deepspot_spots"):
         backed.write_element(name)
     again = read_zarr(tmp_path / "a.zarr")
     np.testing.assert_array_equal(again.tables["deepspot_spots"].X, backed.tables["deepspot_spots"].X)
     predict(again, quick_model, overwrite=True)
     again.write(tmp_path / "b.zarr")
-    assert sorted(read_zarr(tmp_path / "b.zarr").tables) == ["deepspot_spots", "mean_colour_spots", "table"]
+    assert sorted(read_zarr(tmp_path / "b.zarr").tables) == ["deepspot_spots", "mean_color_spots", "table"]

@@ -14,13 +14,13 @@ from deepspot.tl._predict import stream
 from deepspot.tl._predict.stream import rounded
 
 HALF = 2.0**-11
-# Mean colours are up to 255, and have steps of an eighth there.
+# Mean colors are up to 255, and have steps of an eighth there.
 HALF_EMBEDDINGS = 0.01
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch, tmp_path):
-    """Several blocks, so that neighbours lie in others, and a cache of one's own."""
+    """Several blocks, so that neighbors lie in others, and a cache of one's own."""
     monkeypatch.setattr(stream, "ROWS", 7)
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
 
@@ -58,7 +58,7 @@ def test_it_is_what_is_predicted_in_memory(slide, quick_model, cheap_encoder, st
     np.testing.assert_array_equal(disk.obsm["spatial"][rows], memory.obsm["spatial"])
     assert disk.var.equals(memory.var)
     made, known = (dict(table.uns["deepspot"]) for table in (disk, memory))
-    assert known.pop("features") == "mean_colour_spots"
+    assert known.pop("features") == "mean_color_spots"
     assert made == known | {"ood_share": made["ood_share"]}
 
 
@@ -203,13 +203,20 @@ def test_a_write_that_fails_leaves_nothing(streamed, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
 
 
-def test_boxes_of_the_array_are_neighbours_too(slide, cheap_encoder, mean_colour, toy, tmp_path):
+def test_boxes_of_the_array_are_neighbors_too(slide, cheap_encoder, mean_color, toy, tmp_path):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
-    model = ds.tl.train(slides, patient_key="patient", genes=10, encoder=mean_colour(), preset="published",
-                        network={"width": 16, "members": 1},
-                        training={"epochs": 1, "max_epochs": 1, "gate": "record"}, seed=0)  # fmt: skip
+    model = ds.models.train(
+        slides,
+        patient_key="patient",
+        genes=10,
+        encoder=mean_color(),
+        preset="published",
+        network={"width": 16, "members": 1},
+        training={"epochs": 1, "max_epochs": 1, "gate": "record"},
+        seed=0,
+    )
     ds.tl.predict(slide, model, encoder=cheap_encoder, key_added="memory")
     ds.tl.predict(slide, model, encoder=cheap_encoder, out=tmp_path / "out.zarr")
     assert off(in_order(slide.tables["deepspot_spots"], slide), slide.tables["memory"].X) < HALF_EMBEDDINGS

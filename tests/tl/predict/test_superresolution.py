@@ -22,8 +22,8 @@ def predict(cheap_encoder):
     return run
 
 
-def coloured(size=320):
-    """Thirds of 54 px tiles around the spots, each of another colour."""
+def colored(size=320):
+    """Thirds of 54 px tiles around the spots, each of another color."""
     image = np.full((size, size, 3), 255, np.uint8)
     for i, (x, y) in enumerate(SQUARE.astype(int)):
         for k in range(9):
@@ -35,14 +35,14 @@ def coloured(size=320):
 
 @pytest.fixture
 def square(slide_of):
-    return slide_of(coloured(), SQUARE, mpp=1.0, diameter_um=55)
+    return slide_of(colored(), SQUARE, mpp=1.0, diameter_um=55)
 
 
 @pytest.fixture
-def pale(mean_colour):
-    """Colours from 0 to 1: from larger ones, the presets of the paper learn the absurd within two epochs."""
+def pale(mean_color):
+    """Colors from 0 to 1: from larger ones, the presets of the paper learn the absurd within two epochs."""
 
-    class Pale(mean_colour):
+    class Pale(mean_color):
         def encode(self, tiles):
             return super().encode(tiles) / 255
 
@@ -98,15 +98,15 @@ def test_subspots_lie_where_their_pixels_are(slide_of, quick_model, predict, deg
     spots_to = np.array([[c, -s * flip, 30], [s, c * flip, -20], [0, 0, 1]])
     xy = (SQUARE - spots_to[:2, 2]) @ np.linalg.inv(spots_to[:2, :2]).T
     turned = slide_of(
-        coloured(), xy, image_to={"lab": np.eye(3)}, spots_to={"lab": spots_to}, mpp=1.0, index=list("ABCDEFGHI")
+        colored(), xy, image_to={"lab": np.eye(3)}, spots_to={"lab": spots_to}, mpp=1.0, index=list("ABCDEFGHI")
     )
     predict(turned, quick_model, resolution="subspot")
     made, spots = turned.shapes["spots_subspots"], turned.shapes["spots"]
     places = centers_px(turned, "he", "spots_subspots")
     image = turned.images["he"].to_numpy()
     for (x, y), parent, row, col in zip(places, made["parent"], made["row"], made["col"], strict=True):
-        colour = (25 * "ABCDEFGHI".index(parent), 25 * (3 * row + col), 100)
-        np.testing.assert_array_equal(image[:, int(y), int(x)], colour)
+        color = (25 * "ABCDEFGHI".index(parent), 25 * (3 * row + col), 100)
+        np.testing.assert_array_equal(image[:, int(y), int(x)], color)
     # In the units of the spots, whatever these are.
     np.testing.assert_allclose(made["radius"], 55 / 3 / 2 / factor)
     matrices = [
@@ -119,10 +119,10 @@ def test_subspots_lie_where_their_pixels_are(slide_of, quick_model, predict, deg
 def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
     predict(slide, quick_model, resolution="grid")
     shapes, table = slide.shapes["spots_grid"], slide.tables["deepspot_spots_grid"]
-    features = slide.tables["mean_colour_spots_grid"]
+    features = slide.tables["mean_color_spots_grid"]
     assert cheap_encoder.n_tiles == 2 * len(shapes)
     assert elements(slide) == sorted(
-        ["P1_S1_image", "spots", "table", "spots_grid", "mean_colour_spots_grid", "deepspot_spots_grid"]
+        ["P1_S1_image", "spots", "table", "spots_grid", "mean_color_spots_grid", "deepspot_spots_grid"]
     )
     assert 20 * 16 * 0.8 < len(shapes) < 30 * 16  # the cells between 5 × 6 spots, and what lies in these
     assert table.shape == (len(shapes), 10)
@@ -138,10 +138,10 @@ def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
     made = table.uns["deepspot"]
     assert made["resolution"] == "grid"
     assert made["grid_um"] == pytest.approx(25.0, rel=0.01)
-    assert made["features"] == "mean_colour_spots_grid"
+    assert made["features"] == "mean_color_spots_grid"
 
 
-def test_the_subspot_of_a_grid_point_is_exactly_centred(slide_of, quick_model, predict, cheap_encoder):
+def test_the_subspot_of_a_grid_point_is_exactly_centered(slide_of, quick_model, predict, cheap_encoder):
     image = np.zeros((320, 320, 3), np.uint8)
     image[159:161, 159:161] = 255  # around the corner of pixels in the middle, where the middle spot lies
     sdata = slide_of(image, SQUARE, mpp=1.0, diameter_um=55)
@@ -155,7 +155,7 @@ def test_the_subspot_of_a_grid_point_is_exactly_centred(slide_of, quick_model, p
     marked[8:10, 8:10] = 255
     assert (parts == marked).all(axis=(1, 2)).sum() == 1
     # It is the one of the point that lies there.
-    features, point = sdata.tables["mean_colour_spots_grid"], sdata.tables["mean_colour_spots_grid"].obsm["spatial"]
+    features, point = sdata.tables["mean_color_spots_grid"], sdata.tables["mean_color_spots_grid"].obsm["spatial"]
     here = int(np.flatnonzero((point == 160).all(axis=1))[0])
     expected = cheap_encoder.encode(np.repeat(marked[None, ..., None], 3, axis=3))
     np.testing.assert_allclose(features.obsm["subspots"][here], expected, rtol=1e-3)
@@ -163,10 +163,10 @@ def test_the_subspot_of_a_grid_point_is_exactly_centred(slide_of, quick_model, p
 
 @pytest.mark.parametrize("preset", ["default", "paper", "published"])
 def test_a_grid_point_on_a_spot_sees_what_the_spot_sees(square, slide, quick, pale, preset):
-    # The presets of the paper take neighbours from the spot array, and sum over sub-spots.
+    # The presets of the paper take neighbors from the spot array, and sum over sub-spots.
     square["spots"]["array_row"], square["spots"]["array_col"] = np.divmod(np.arange(9), 3)
     make_up = {"network": {"width": 16, "members": 1}, "training": {"epochs": 2, "max_epochs": 2}}
-    model = ds.tl.train(slide, **quick | make_up | {"preset": preset, "encoder": pale})
+    model = ds.models.train(slide, **quick | make_up | {"preset": preset, "encoder": pale})
     assert model.card.geometry.neighbors.kind == ("radius" if preset == "default" else "box")
     ds.tl.predict(square, model, encoder=pale)
     ds.tl.predict(square, model, encoder=pale, resolution="grid")
@@ -187,7 +187,7 @@ def test_a_finer_grid(square, quick_model, predict):
 
 def test_a_model_without_subspots_predicts_a_grid_of_spot_tiles(slide, quick, predict, cheap_encoder):
     quick["network"] = quick["network"] | {"context": ("spot", "neighbors")}
-    model = ds.tl.train(slide, **quick)
+    model = ds.models.train(slide, **quick)
     cheap_encoder.seen.clear()
     predict(slide, model, resolution="grid")
     assert cheap_encoder.n_tiles == len(slide.shapes["spots_grid"])
@@ -320,7 +320,7 @@ def test_write_read_predict_again_write(slide, quick_model, predict, cheap_encod
 
 
 def test_a_slide_of_one_spot(slide_of, quick_model, predict):
-    sdata = slide_of(coloured(), SQUARE[:1], mpp=1.0, diameter_um=55)
+    sdata = slide_of(colored(), SQUARE[:1], mpp=1.0, diameter_um=55)
     with pytest.raises(ValueError, match="two spots or more"):
         predict(sdata, quick_model, resolution="grid")
     predict(sdata, quick_model, resolution="subspot")

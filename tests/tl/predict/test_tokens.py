@@ -20,15 +20,21 @@ def exact(quick, exact_encoder):
 
 
 @pytest.fixture(scope="module")
-def models(toy, exact_colour):
+def models(toy, exact_color):
     """The same training twice, with an encoder whose parts are what tiles of their own would be."""
-    slides, encoder, made = {name: deepcopy(sdata) for name, sdata in toy.items()}, exact_colour(), {}
+    slides, encoder, made = {name: deepcopy(sdata) for name, sdata in toy.items()}, exact_color(), {}
     for way in ("tiles", "tokens"):
         asked = encoder.n_tiles
-        made[way] = ds.tl.train(
-            slides, patient_key="patient", genes=10, encoder=encoder, subspots=way, seed=0,
-            network={"width": 16, "members": 1}, training={"epochs": 3, "max_epochs": 3, "gate": "record"},
-        )  # fmt: skip
+        made[way] = ds.models.train(
+            slides,
+            patient_key="patient",
+            genes=10,
+            encoder=encoder,
+            subspots=way,
+            seed=0,
+            network={"width": 16, "members": 1},
+            training={"epochs": 3, "max_epochs": 3, "gate": "record"},
+        )
         made[f"{way} asked"] = encoder.n_tiles - asked
     return made
 
@@ -94,24 +100,24 @@ def test_lazyslide_gets_features_of_the_same_kind(models, exact_encoder):
         made.append(predictor.image_model.encode_image(tiles))
         assert exact_encoder.n_tiles - before == 3 * passes
         names.append(predictor.image_model.name)
-    assert names == ["mean_colour_subspots", "mean_colour_tokens"]
+    assert names == ["mean_color_subspots", "mean_color_tokens"]
     np.testing.assert_array_equal(*made)
 
 
 def test_a_model_without_subspots_knows_nothing_of_it(slides, exact):
     network = exact["network"] | {"context": ("spot", "neighbors")}
-    model = ds.tl.train(slides, subspots="tokens", **exact | {"network": network})
+    model = ds.models.train(slides, subspots="tokens", **exact | {"network": network})
     assert model.card.geometry.tile.subspots == "tiles"
     assert exact["encoder"].n_tiles == 2 * SPOTS
 
 
 def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, quick, monkeypatch):
     monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
-    monkeypatch.setattr("deepspot.tl._train.plan.measure", lambda *_, **__: pytest.fail("counts were read"))
-    with pytest.raises(ValueError, match="'mean_colour' gives one vector for a tile"):
-        ds.tl.train(slides, subspots="tokens", **quick)
-    with pytest.raises(ValueError, match="'mean_colour' gives one vector for a tile"):
-        ds.tl.cross_validate(
+    monkeypatch.setattr("deepspot.models._training.plan.measure", lambda *_, **__: pytest.fail("counts were read"))
+    with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
+        ds.models.train(slides, subspots="tokens", **quick)
+    with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
+        ds.models.cross_validate(
             slides, patient_key="patient", models=["ridge"], encoder=quick["encoder"], subspots="tokens"
         )
     assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
@@ -120,16 +126,16 @@ def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, qu
 @pytest.mark.parametrize(("subspots", "error"), [("map", KeyError), (False, ValueError)])
 def test_words_that_mean_nothing(slides, quick, subspots, error):
     with pytest.raises(error, match="subspots"):
-        ds.tl.train(slides, subspots=subspots, **quick)
+        ds.models.train(slides, subspots=subspots, **quick)
 
 
 def test_cross_validation_compares_on_tokens(slides, exact):
     options = {"patient_key": "patient", "models": ["ridge"], "genes": 10, "encoder": exact["encoder"], "seed": 0}
-    found = [ds.tl.cross_validate(slides, subspots=way, **options).areas() for way in ("tiles", "tokens")]
+    found = [ds.models.cross_validate(slides, subspots=way, **options).areas() for way in ("tiles", "tokens")]
     assert exact["encoder"].n_tiles == 2 * SPOTS * 11
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="'ridge' uses sub-spots"):
-        ds.tl.cross_validate(slides, subspots=False, **options)
+        ds.models.cross_validate(slides, subspots=False, **options)
 
 
 def test_size_limits_count_what_is_kept(slide, exact_encoder):

@@ -28,8 +28,8 @@ def draw(
     densities of hematoxylin, eosin and glass in red, green and blue.
     """
     hematoxylin, eosin = _ground(rng, tissue, mpp)
-    tumour = cells["tumour"].xy
-    _stamp(eosin, tumour, np.full(len(tumour), CYTOPLASM_UM + 2), mpp, _cytoplasm)
+    tumor = cells["tumor"].xy
+    _stamp(eosin, tumor, np.full(len(tumor), CYTOPLASM_UM + 2), mpp, _cytoplasm)
     for name in CLASSES:
         _stamp_nuclei(hematoxylin, cells[name], LOOKS[name], mpp)
     hematoxylin *= 1 + 0.06 * rng.standard_normal(hematoxylin.shape, dtype=np.float32)
@@ -53,19 +53,19 @@ def stain_colors(rng: np.random.Generator, shift: float) -> Array:
 
 def _ground(rng: np.random.Generator, tissue: Tissue, mpp: float) -> tuple[Plane, Plane]:
     """Densities of both stains before any cell is drawn."""
-    tumour, lymphoid, stroma, necrosis = (_upsample(grid, mpp) for grid in tissue.composition)
-    shape = tumour.shape
+    tumor, lymphoid, stroma, necrosis = (_upsample(grid, mpp) for grid in tissue.composition)
+    shape = tumor.shape
     fiber = _fibers(rng, tissue, mpp)
     grain = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.9 / mpp)
     grain /= grain.std()
     cloud = _upsample(smooth_noise(rng, tissue.edge_um.shape, 1.2), mpp)
 
     eosin = stroma * np.clip(0.46 + 0.19 * fiber, 0.05, None)
-    eosin += tumour * (0.15 + 0.03 * grain)
+    eosin += tumor * (0.15 + 0.03 * grain)
     eosin += lymphoid * (0.17 + 0.04 * grain)
     eosin += necrosis * np.clip(0.46 + 0.14 * grain + 0.10 * cloud, 0.08, None)
-    # Cytoplasm of tumour and lymphoid cells is bluish; necrosis is strewn with nuclear dust.
-    hematoxylin = 0.14 * tumour + 0.13 * lymphoid + 0.03 * stroma
+    # Cytoplasm of tumor and lymphoid cells is bluish; necrosis is strewn with nuclear dust.
+    hematoxylin = 0.14 * tumor + 0.13 * lymphoid + 0.03 * stroma
     hematoxylin += necrosis * 0.55 * expit(5 * (grain + 0.5 * cloud - 2.1))
     present = expit(_upsample(tissue.edge_um, mpp) / np.float32(0.7))
     return hematoxylin * present, eosin * present

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 
-CLASSES = ("tumour", "lymphoid", "stroma", "necrosis")
+CLASSES = ("tumor", "lymphoid", "stroma", "necrosis")
 SHARES = (0.36, 0.20, 0.32, 0.12)
 PITCH_UM = 100.0
 DIAMETER_UM = 55.0
@@ -104,7 +104,7 @@ class Nuclei:
 
 
 LOOKS = {
-    "tumour": Nuclei(3600, 5.2, 0.17, (1.0, 1.5), 0.09, rim=1.00, core=0.42, nucleolus=0.8),
+    "tumor": Nuclei(3600, 5.2, 0.17, (1.0, 1.5), 0.09, rim=1.00, core=0.42, nucleolus=0.8),
     "lymphoid": Nuclei(11000, 3.1, 0.09, (1.0, 1.15), 0.03, rim=1.75, core=1.75),
     "stroma": Nuclei(950, 3.4, 0.15, (3.5, 6.0), 0.05, rim=1.25, core=1.15),
     "necrosis": Nuclei(450, 2.6, 0.30, (1.0, 1.8), 0.20, rim=0.75, core=0.65),
@@ -170,13 +170,13 @@ def spot_composition(tissue: Tissue, cells: dict[str, Cells], xy: Array) -> Arra
 
 
 def spot_signals(tissue: Tissue, composition: Array, xy: Array) -> Array:
-    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumour-lymphoid border.
+    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumor-lymphoid border.
 
-    The border is the tumour share of the spot times the lymphoid share of the tissue within 150 µm,
+    The border is the tumor share of the spot times the lymphoid share of the tissue within 150 µm,
     so it cannot be seen inside the spot alone.
     """
     on_tissue = (tissue.edge_um > 0).astype(float)
     lymphoid = tissue.composition[CLASSES.index("lymphoid")] * on_tissue
     around = disc_mean(lymphoid, xy, 2 * BORDER_UM, 300) / disc_mean(on_tissue, xy, 2 * BORDER_UM, 300)
-    border = 4 * composition[:, CLASSES.index("tumour")] * around
+    border = 4 * composition[:, CLASSES.index("tumor")] * around
     return np.column_stack([composition, border])

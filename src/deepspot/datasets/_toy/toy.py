@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 PROGRAMS = {
-    "tumour": ("TUMOR", 0.25),
+    "tumor": ("TUMOR", 0.25),
     "lymphoid": ("LYMPH", 0.20),
     "stroma": ("STROMA", 0.15),
     "necrosis": ("NECRO", 0.08),
@@ -46,13 +46,13 @@ def toy(
 ) -> dict[str, SpatialData]:
     """Synthetic H&E slides of several patients, with the answers.
 
-    Tumour, lymphoid tissue, stroma and necrosis are laid out as smooth random fields; the image is drawn from
+    Tumor, lymphoid tissue, stroma and necrosis are laid out as smooth random fields; the image is drawn from
     them, nucleus by nucleus, and so is the expression. Nothing is downloaded, and the same seed gives the same bytes.
 
     Parameters
     ----------
     n_patients
-        Number of patients; each has colours and a batch effect of its own.
+        Number of patients; each has colors and a batch effect of its own.
     slides_per_patient
         Number of slides of each.
     n_rows, n_cols
@@ -64,7 +64,7 @@ def toy(
     depth
         Median number of counts per spot.
     stain_shift
-        How much the stains differ between patients; 0 gives all the same colours.
+        How much the stains differ between patients; 0 gives all the same colors.
     batch_effect
         Standard deviation of the logarithm of the patient's factor per gene.
     seed
@@ -79,7 +79,7 @@ def toy(
     - ``layers["expected"]``: float32 (n, g), the expression without noise as log1p of 10,000,
       with the patient's batch effect; constant per patient for noise genes
     - ``obsm["composition"]``: float32 (n, 4), shares of the classes named in ``uns["composition"]``
-    - ``var["program"]``: what the gene follows: one of the classes, ``"border"`` (tumour in the spot times
+    - ``var["program"]``: what the gene follows: one of the classes, ``"border"`` (tumor in the spot times
       lymphoid tissue within 150 µm) or ``"noise"``
     - ``obs``: ``array_row``, ``array_col``, ``in_tissue``, ``patient``, ``slide``
 
@@ -106,7 +106,7 @@ def toy(
                 patient, slide, n_rows, n_cols, n_genes, mpp, depth, stain_shift, batch_effect, seed
             )
             name = f"P{patient}_S{slide}"
-            slides[name] = from_anndata(adata, image, mpp=mpp, spot_diameter_um=DIAMETER_UM, name=name)
+            slides[name] = from_anndata(adata, image, mpp=mpp, diameter_um=DIAMETER_UM, name=name)
     return slides
 
 

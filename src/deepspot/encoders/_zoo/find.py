@@ -100,7 +100,7 @@ def hub_errors(card: EncoderCard, page: str, repository: str) -> HubErrors:
     """What to do about the errors of Hugging Face."""
     name, ways = card.name, WAYS.format(name=card.name)
     return HubErrors(
-        gated=f"The weights of {name!r} are given on request. Their licence is {card.licence}. Ask for access at "
+        gated=f"The weights of {name!r} are given on request. Their license is {card.license}. Ask for access at "
         f"{page}, then pass a token of your account as `ds.encoders.get({name!r}, token=...)` or in the environment "
         "variable HF_TOKEN.",
         missing=f"Hugging Face has no repository {repository!r}, or your token may not see it. {ways}",

@@ -56,7 +56,7 @@ class Pooled(nn.Module):
         self.prefix_tokens = prefix_tokens
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed normalised RGB (n, 3, px, px) as (n, dim)."""
+        """Embed normalized RGB (n, 3, px, px) as (n, dim)."""
         if self.pooling == "pooled":
             return self.network(pixels)
         return self._one_vector(self.tokens(pixels))
@@ -82,7 +82,7 @@ class Pooled(nn.Module):
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=-1)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """Tokens (n, t, d) after the last normalisation: class token, registers, patches."""
+        """Tokens (n, t, d) after the last normalization: class token, registers, patches."""
         if hasattr(self.network, "forward_features"):  # of timm; transformers gives tokens by itself
             return self.network.forward_features(pixels)
         return self.network(pixel_values=pixels).last_hidden_state

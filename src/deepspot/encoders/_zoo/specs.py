@@ -76,15 +76,15 @@ def refusal(card: EncoderCard) -> ValueError:
     return InputError(
         f"Encoder {card.name!r} is not loaded: {card.remote_code}. Nothing that deepspot loads runs code. If you trust "
         f"that code, load the module yourself and make it an encoder with `ds.encoders.register(card, load)`; its page "
-        f"is {card.url}, its licence {card.licence}."
+        f"is {card.url}, its license {card.license}."
     )
 
 
-def log_licence(card: EncoderCard) -> None:
-    """Log the licence of an encoder, once."""
+def log_license(card: EncoderCard) -> None:
+    """Log the license of an encoder, once."""
     if card.name not in _logged:
         _logged.add(card.name)
-        logger.info("Encoder %s: licence of the weights %s, %s.", card.name, card.licence, card.url)
+        logger.info("Encoder %s: license of the weights %s, %s.", card.name, card.license, card.url)
 
 
 _logged: set[str] = set()

@@ -15,7 +15,7 @@ import numpy as np
 from deepspot._core.hashing import digest
 from deepspot.errors import InputError
 
-from .specs import Spec, log_licence
+from .specs import Spec, log_license
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,7 +37,7 @@ def load(spec: Spec, path: Path) -> MapEncoder:
         class_of_transformers(spec)  # what is not installed is said before gigabytes are read
     tensors = needed(read(path), spec, path)
     module = Pooled(fill(spec, tensors, path), spec.card.pooling, spec.prefix_tokens)
-    log_licence(spec.card)
+    log_license(spec.card)
     return MapEncoder(spec.card, module, identity=identity(spec, content(tensors)))
 
 

@@ -208,7 +208,7 @@ class PositionOnly(Regression):
     """The null model that knows where a spot is, and sees no image.
 
     A random forest on x, y, the distance to the middle of the slide's spots, all in µm, and the number of neighbors.
-    A system that does not beat it may have learnt the outline of a section only.
+    A system that does not beat it may have learned the outline of a section only.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from deepspot._core.keys import SCALE
 from deepspot._spatial.geometry import Geometry
@@ -23,7 +23,7 @@ BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9
 
 
 class TrainingSlide(BaseModel):
-    """A slide that a model learnt from."""
+    """A slide that a model learned from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,14 +39,14 @@ class ModelCard(BaseModel):
     ----------
     format
         Version of this layout.
-    name, note, tissue, licence
+    name, note, tissue, license
         For people.
     genes
         Names, in the order of the output.
     scale
         Scale of the prediction.
     depth
-        Over which genes the counts of a spot were summed for normalisation.
+        Over which genes the counts of a spot were summed for normalization.
     dim
         Length of the embeddings it takes.
     geometry, encoder, encoder_fingerprint
@@ -54,7 +54,7 @@ class ModelCard(BaseModel):
     network, training, preset, epochs, seed
         How it was made.
     slides
-        What it learnt from.
+        What it learned from.
     gate
         What the network gained over tuned ridge on patients that neither had seen, and what predicts: network, ridge
         or a blend. None where it was switched off.
@@ -66,13 +66,14 @@ class ModelCard(BaseModel):
         Of the weights file.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    # Cards that are in use spell the license "licence".
+    model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
     format: Literal[1] = 1
     name: str = "deepspot"
     note: str = ""
     tissue: str = ""
-    licence: str = "unknown"
+    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
     genes: list[str] = Field(min_length=1, max_length=200_000)
     scale: str = SCALE
     depth: str = "all measured genes"
@@ -128,8 +129,8 @@ class ModelCard(BaseModel):
     @model_validator(mode="after")
     def _short_text_is_plain(self) -> Self:
         """Short text goes to logs, terminals and tables, where control characters do more than be read."""
-        encoder = () if self.encoder is None else (self.encoder.name, self.encoder.licence)
-        for text in (self.name, self.tissue, self.licence, self.scale, self.depth, *encoder, *self.genes):
+        encoder = () if self.encoder is None else (self.encoder.name, self.encoder.license)
+        for text in (self.name, self.tissue, self.license, self.scale, self.depth, *encoder, *self.genes):
             if len(text) > MOST_LETTERS or _CONTROL.search(text):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self

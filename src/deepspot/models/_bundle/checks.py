@@ -92,7 +92,7 @@ def parse_card(content: dict[str, Any], name: str) -> ModelCard:
     """Check all that a card says, and that the model it describes is no larger than any real one."""
     from pydantic import ValidationError
 
-    unknown = sorted(set(content) - set(ModelCard.model_fields))
+    unknown = sorted(set(content) - set(ModelCard.model_fields) - {"licence"})
     if unknown:
         raise InputError(
             f"{name} does not describe a model: unknown fields {short(unknown)}. A newer deepspot may know them."

@@ -52,7 +52,7 @@ def parse(text: str) -> Address:
     found = _ADDRESS.fullmatch(text)
     if found is None:
         raise InputError(
-            f"{text!r} is no address. Write 'hf://organisation/name' or 'hf://organisation/name@revision'."
+            f"{text!r} is no address. Write 'hf://organization/name' or 'hf://organization/name@revision'."
         )
     return Address(found["repo"], found["revision"])
 
@@ -92,7 +92,7 @@ def upload(
             commit = _send(folder, place, private=private, token=token, message=f"{card.name}, by deepspot")
     made = str(Address(place.repo, commit))
     logger.info(
-        f"Uploaded {card.name!r} (licence {card.licence}) to {place.url}. Its card names {len(card.slides)} training "
+        f"Uploaded {card.name!r} (license {card.license}) to {place.url}. Its card names {len(card.slides)} training "
         f"slides. `ds.models.load({made!r})` loads this version."
     )
     return made

@@ -17,7 +17,7 @@ from deepspot.models._confidence.gate import UNITS
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# Licences that Hugging Face knows; it refuses a page that names another one.
+# Licenses that Hugging Face knows; it refuses a page that names another one.
 HUB_LICENSES = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0"}
 HUB_LICENSES |= {f"cc-{terms}-4.0" for terms in ("by", "by-sa", "by-nc", "by-nd", "by-nc-sa", "by-nc-nd")}
 HUB_LICENSES |= {"cc0-1.0", "unknown"}
@@ -32,7 +32,7 @@ def front_matter(card: dict[str, Any]) -> str:
     """Metadata for Hugging Face, in YAML."""
     from huggingface_hub import ModelCardData
 
-    name = re.sub(r"[^a-z0-9.]+", "-", card["licence"].lower()).strip("-") or "unknown"
+    name = re.sub(r"[^a-z0-9.]+", "-", card["license"].lower()).strip("-") or "unknown"
     data = ModelCardData(
         license=name if name in HUB_LICENSES else "other",
         license_name=None if name in HUB_LICENSES else name,

@@ -35,17 +35,17 @@ def assess(
     """
     folds, truth = make_folds(rows, slides, patients, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
-    for number, (learnt, held) in enumerate(folds.splits, start=1):
+    for number, (learned, held) in enumerate(folds.splits, start=1):
         state = None if recipe.checkpoint is None else recipe.checkpoint / f"assess_{number}"
         part = replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, ")
-        inner = held_out(learnt, patients, recipe.seed)
-        members, scaler, _, _ = train_members(bags, targets, part, rows=learnt, validation=inner, slides=slides)
+        inner = held_out(learned, patients, recipe.seed)
+        members, scaler, _, _ = train_members(bags, targets, part, rows=learned, validation=inner, slides=slides)
         network[held] = scaler.restore(infer(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
-        linear.fit(bags, targets, rows=learnt, slides=slides, patients=patients)
+        linear.fit(bags, targets, rows=learned, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags, rows=held)
-        # A gene that only the held-out side measured could not be learnt, which is no fault of either.
-        truth[np.ix_(held, ~np.isfinite(targets[learnt]).any(axis=0))] = np.nan
+        # A gene that only the held-out side measured could not be learned, which is no fault of either.
+        truth[np.ix_(held, ~np.isfinite(targets[learned]).any(axis=0))] = np.nan
     gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
     used = gate.weight * network + (1 - gate.weight) * ridge
     logger.info("Gate: %s.", gate)

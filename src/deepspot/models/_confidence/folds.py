@@ -1,4 +1,4 @@
-"""Which rows are learnt from and which are held out: by patient where there are several, never by spot."""
+"""Which rows are learned from and which are held out: by patient where there are several, never by spot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How unlike the training data a spot looks: spots unlike all that a model learnt from deserve no trust."""
+"""How unlike the training data a spot looks: spots unlike all that a model learned from deserve no trust."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class OODDetector:
         for folds in _folds(once, slides, patients, position):
             for _, held in folds.splits:
                 # All other spots, also those of slides that these folds do not divide: a fitted core holds them too.
-                learnt = np.setdiff1d(once, held)
-                distance, units = _distance(_core(spot[learnt], seed), spot[held]), folds.labels[held]
+                learned = np.setdiff1d(once, held)
+                distance, units = _distance(_core(spot[learned], seed), spot[held]), folds.labels[held]
                 reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
         threshold = max(float(np.median(reached)), LEAST)
         return cls(_core(spot[once], seed), np.array([threshold], dtype=np.float32))

@@ -109,7 +109,7 @@ def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8
     errors of each of P patients and the same weight for an infinite error.
 
     A spot of a new patient then lies within prediction ± half-width with probability `level` or more, on average over
-    patients. That holds for a fixed predictor; out-of-fold errors come from several that learnt from fewer patients
+    patients. That holds for a fixed predictor; out-of-fold errors come from several that learned from fewer patients
     than the final one, which as a rule makes intervals slightly too wide.
 
     `residuals` (n, genes) are predicted minus measured log-expression of spots whose patient was held out, NaN where

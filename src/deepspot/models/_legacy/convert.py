@@ -42,7 +42,7 @@ def convert_legacy(
     encoder: str | None = None,
     name: str | None = None,
     tissue: str = "",
-    licence: str | None = None,
+    license: str | None = None,
 ) -> DeepSpot:
     """Convert a checkpoint as the paper's authors publish them (``final_model.pkl``).
 
@@ -62,8 +62,8 @@ def convert_legacy(
         Name of the encoder; by default the one that the YAML names.
     name
         Of the model; by default that of the folder.
-    tissue, licence
-        For the card; the checkpoint does not tell. Without a licence the card says where to look it up.
+    tissue, license
+        For the card; the checkpoint does not tell. Without a license the card says where to look it up.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def convert_legacy(
     >>> model = ds.models.convert_legacy("DeepSpot_pretrained_model_weights/Colon_HEST1K")  # doctest: +SKIP
     >>> model.save("colon")  # doctest: +SKIP
     """
-    for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (licence, "licence")):
+    for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (license, "license")):
         if given is not None:
             check_text(given, argument)
     tile = VISIUM_UM if tile_um is None else check_positive(tile_um, "tile_um")
@@ -121,7 +121,7 @@ def convert_legacy(
         path,
         name=name or path.resolve().parent.name,
         tissue=tissue,
-        licence=licence or f"that of the checkpoint; see {PAGE}",
+        license=license or f"that of the checkpoint; see {PAGE}",
         genes=genes,
         dim=dim,
         encoder=card,

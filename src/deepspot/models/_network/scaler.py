@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scaler:
-    """Standardisation of genes by the mean and sd of the training set (section 4.2.2), and its inverse.
+    """Standardization of genes by the mean and sd of the training set (section 4.2.2), and its inverse.
 
     Attributes
     ----------

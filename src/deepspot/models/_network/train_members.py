@@ -33,9 +33,9 @@ def train_members(
     slides = np.unique(slides, return_inverse=True)[1]
     curves, epochs = [], recipe.training.epochs
     if validation is not None and len(validation):
-        learnt = rows[~np.isin(rows, validation)]
-        data, scaler, _ = _standardized(bags, targets, recipe, learnt, slides)
-        name, _, history = fit_network(0, recipe, scaler, recipe.training.max_epochs, data, learnt, validation)
+        learned = rows[~np.isin(rows, validation)]
+        data, scaler, _ = _standardized(bags, targets, recipe, learned, slides)
+        name, _, history = fit_network(0, recipe, scaler, recipe.training.max_epochs, data, learned, validation)
         curves.append(_curve(name, history))
         epochs = int(np.argmin(history["validation"])) + 1
     data, scaler, reduction = _standardized(bags, targets, recipe, rows, slides)

@@ -110,7 +110,7 @@ def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None
 
 
 def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
-    """What the colour bar of a gene says."""
+    """What the color bar of a gene says."""
     table = sdata.tables[table_key]
     if layer is None and "log1p" in table.uns and not is_deepspot_table(table):
         return "log expression, as in the table"

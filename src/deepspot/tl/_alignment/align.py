@@ -24,7 +24,7 @@ N_CHANCE, N_BOOTSTRAP = 99, 1000
 # A slide is only called aligned or misaligned if chance agrees so well this seldom.
 CHANCE = 0.01
 CONFIDENCE = 0.95
-# A best place within one distance between spots is no other place: neighbouring spots are alike.
+# A best place within one distance between spots is no other place: neighboring spots are alike.
 NEAR = 1.0
 WORDS = {
     "aligned": "measured spots lie where the image says",
@@ -139,7 +139,7 @@ def align(
     measured, predicted
         (n, genes) and (m, genes) log-expression of the same genes, that all vary.
     measured_um, predicted_um
-        (n, 2) and (m, 2) centres in µm.
+        (n, 2) and (m, 2) centers in µm.
     max_shift
         Largest shift along x and along y, in distances between spots.
     confidence
@@ -173,19 +173,33 @@ def align(
         p_as_is = max(p_as_is, _share(chance[:, 0], r[0]))
     noise = block_noise(agreement.contributions(a), measured_um, pitch, N_BOOTSTRAP, rng)
     gain, gain_low = float(r[best] - r[0]), _at_least(r, noise, best, confidence)
-    table = pd.DataFrame({
-        "symmetry": moves.symmetry, "dx": moves.shift[:, 0], "dy": moves.shift[:, 1],
-        "dx_pitches": moves.shift[:, 0] / pitch, "dy_pitches": moves.shift[:, 1] / pitch, "overlap": moves.overlap,
-        "r": np.nan,
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "symmetry": moves.symmetry,
+            "dx": moves.shift[:, 0],
+            "dy": moves.shift[:, 1],
+            "dx_pitches": moves.shift[:, 0] / pitch,
+            "dy_pitches": moves.shift[:, 1] / pitch,
+            "overlap": moves.overlap,
+            "r": np.nan,
+        }
+    )
     table.loc[enough, "r"] = r.astype(float)
     place = table.loc[enough[best]]
     near = place["symmetry"] == AS_IS and max(abs(place["dx_pitches"]), abs(place["dy_pitches"])) <= NEAR
     return Alignment(
-        verdict=_verdict(gain_low, p_best, p_as_is, near=near), table=table, best=int(enough[best]), gain=gain,
-        gain_low=gain_low, p_best=p_best, p_as_is=p_as_is, matrix=moves.matrix(int(enough[best])),
-        n_spots=len(measured), n_genes=measured.shape[1], pitch=pitch,
-    )  # fmt: skip
+        verdict=_verdict(gain_low, p_best, p_as_is, near=near),
+        table=table,
+        best=int(enough[best]),
+        gain=gain,
+        gain_low=gain_low,
+        p_best=p_best,
+        p_as_is=p_as_is,
+        matrix=moves.matrix(int(enough[best])),
+        n_spots=len(measured),
+        n_genes=measured.shape[1],
+        pitch=pitch,
+    )
 
 
 def _share(chance: np.ndarray, value: float) -> float:

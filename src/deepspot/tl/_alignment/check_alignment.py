@@ -13,8 +13,8 @@ from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import check_shared_genes, match_rows
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
+from deepspot.models._training.targets import targets
 from deepspot.tl._predict.table import predicted, stored
-from deepspot.tl._train.targets import targets
 
 from .align import MAX_GENES, MIN_SPOTS, Alignment, align
 from .parts import align_parts, misplaced
@@ -67,8 +67,8 @@ def check_alignment(
     sdata
         Object with an H&E image of known scale, shapes, and measured genes.
     model
-        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model. It must not have learnt
-        from this slide, or it has learnt the mistake.
+        From :func:`deepspot.models.train`, or the path of a bundle; None takes the embedded model. It must not have
+        learned from this slide, or it has learned the mistake.
     prediction_key
         Table of predicted genes to take instead of a model, see :func:`deepspot.tl.predict`. By default it is the one
         that this model made, where there is one, and otherwise the genes are predicted (and not kept).
@@ -110,7 +110,7 @@ def check_alignment(
     >>> import deepspot as ds
     >>> slides = ds.datasets.toy(n_patients=2, n_rows=6, n_cols=7)
     >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
-    >>> model = ds.tl.train(slides["P1_S1"], **options)
+    >>> model = ds.models.train(slides["P1_S1"], **options)
     >>> alignment = ds.tl.check_alignment(slides["P2_S1"], model)
     >>> alignment.verdict in ("aligned", "misaligned", "partly misaligned", "undecided")
     True

@@ -68,7 +68,7 @@ def make_moves(measured_um: np.ndarray, predicted_um: np.ndarray, pitch: float, 
     Parameters
     ----------
     measured_um, predicted_um
-        (n, 2) and (m, 2) centres in µm.
+        (n, 2) and (m, 2) centers in µm.
     pitch
         Distance between spots in µm.
     max_shift

@@ -18,7 +18,7 @@ class Agreement:
     """Correlation of a measured field with a predicted one under every move.
 
     It is Pearson's r over spots and genes together, every gene in units of its standard deviation on the slide and
-    centred over the spots that overlap. Where all overlap this is the mean over genes of Pearson's r, and elsewhere
+    centered over the spots that overlap. Where all overlap this is the mean over genes of Pearson's r, and elsewhere
     nearly so, but it needs a few products of matrices instead of one correlation for each gene and move.
 
     Parameters
@@ -26,7 +26,7 @@ class Agreement:
     nearest
         (c, n) predicted spot of every measured one, -1 where there is none.
     predicted
-        (m, genes) standardised field.
+        (m, genes) standardized field.
     """
 
     def __init__(self, nearest: np.ndarray, predicted: np.ndarray) -> None:
@@ -41,7 +41,7 @@ class Agreement:
         self.variance = np.maximum(used @ self.norm / self.count - (self.mean**2).sum(axis=1), SMALL)
 
     def r(self, measured: np.ndarray) -> np.ndarray:
-        """Agreement (c,) of a standardised field (n, genes)."""
+        """Agreement (c,) of a standardized field (n, genes)."""
         mean, variance = self._moments(measured)
         covariance = self._pairs(measured).sum(axis=1) / self.count - (mean * self.mean).sum(axis=1)
         return covariance / np.sqrt(variance * self.variance)
@@ -73,14 +73,14 @@ class Agreement:
 
 def standardize(field: np.ndarray) -> np.ndarray:
     """Genes of a field (n, genes) in units of their standard deviation; squares of a row sum to about 1."""
-    centred = field - field.mean(axis=0)
-    return (centred / np.maximum(centred.std(axis=0), SMALL) / np.sqrt(field.shape[1])).astype(np.float32)
+    centered = field - field.mean(axis=0)
+    return (centered / np.maximum(centered.std(axis=0), SMALL) / np.sqrt(field.shape[1])).astype(np.float32)
 
 
 def block_noise(
     contributions: np.ndarray, centers_um: np.ndarray, pitch: float, n: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Errors (c, n draws) of the agreement, by a bootstrap over blocks of neighbouring spots.
+    """Errors (c, n draws) of the agreement, by a bootstrap over blocks of neighboring spots.
 
     Each block is multiplied by +1 or -1 (the wild bootstrap), the same for all moves, so that the errors of two moves
     can be subtracted.
@@ -92,7 +92,7 @@ def block_noise(
 
 
 def shuffles(field: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Fields whose spots change places: chance where neighbours have nothing in common, and a few spots stand out."""
+    """Fields whose spots change places: chance where neighbors have nothing in common, and a few spots stand out."""
     for _ in range(n):
         yield rng.permutation(field)
 

@@ -68,10 +68,15 @@ def align_parts(
         vary = (np.ptp(measured[rows], axis=0) > 0) & (np.ptp(predicted[around], axis=0) > 0)
         if vary.any():
             found[name] = align(
-                measured[rows][:, vary], measured_um[rows], predicted[around][:, vary], predicted_um[around],
-                max_shift=max_shift, confidence=1 - (1 - CONFIDENCE) / len(judged),
-                make=make_few_moves, seed=seed,
-            )  # fmt: skip
+                measured[rows][:, vary],
+                measured_um[rows],
+                predicted[around][:, vary],
+                predicted_um[around],
+                max_shift=max_shift,
+                confidence=1 - (1 - CONFIDENCE) / len(judged),
+                make=make_few_moves,
+                seed=seed,
+            )
     return found
 
 

@@ -112,12 +112,12 @@ def enrich(
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=5, n_cols=6)["P1_S1"]
     >>> table = sdata.tables["table"]
     >>> table.X, table.uns["log1p"] = table.layers["expected"], {}  # or raw counts after scanpy's log1p
-    >>> table.obs["class"] = ["tumour" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
+    >>> table.obs["class"] = ["tumor" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> programs = {program: list(genes) for program, genes in table.var_names.groupby(table.var["program"]).items()}
-    >>> ds.tl.enrich(sdata, programs, group="tumour")
+    >>> ds.tl.enrich(sdata, programs, group="tumor")
     >>> table.uns["enrichment"]["term"].iloc[0]
-    'tumour'
+    'tumor'
     """
     check_positive(n_top, "n_top")
     table_key, found = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")

@@ -132,10 +132,10 @@ def markers(
     >>> table = sdata.tables["table"]
     >>> sc.pp.normalize_total(table, target_sum=1e4)
     >>> sc.pp.log1p(table)
-    >>> table.obs["class"] = ["tumour" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
+    >>> table.obs["class"] = ["tumor" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
     >>> ds.tl.markers(sdata, "class", table_key="table", test="blocks", n_permutations=500)
     >>> markers = table.uns["markers"]
-    >>> top = markers[(markers["group"] == "tumour") & markers["significant"]].head(3)["gene"]
+    >>> top = markers[(markers["group"] == "tumor") & markers["significant"]].head(3)["gene"]
     >>> all(gene.startswith("TUMOR") for gene in top)
     True
     """

@@ -102,7 +102,7 @@ def pathways(
     >>> table = sdata.tables["table"]
     >>> table.X, table.uns["log1p"] = table.layers["expected"], {}
     >>> net = pd.DataFrame({"source": list(table.var["program"]), "target": list(table.var_names), "weight": 1.0})
-    >>> net = net[net["source"].isin(["tumour", "lymphoid"])]
+    >>> net = net[net["source"].isin(["tumor", "lymphoid"])]
     >>> ds.tl.pathways(sdata, net, table_key="table")
     >>> table.obsm["score_mlm"].shape
     (12, 2)

@@ -74,8 +74,8 @@ def correct(
     sdata
         Object with an H&E image of known scale, shapes, and measured genes. The measured table is not changed.
     model
-        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model. It must not have learnt
-        from this slide, or its prediction holds the measured noise.
+        From :func:`deepspot.models.train`, or the path of a bundle; None takes the embedded model. It must not have
+        learned from this slide, or its prediction holds the measured noise.
     method
         ``"posterior"`` or ``"replace"``.
     genes
@@ -149,7 +149,7 @@ def correct(
     >>> import deepspot as ds
     >>> slides = ds.datasets.toy(n_patients=2, n_rows=6, n_cols=7)
     >>> options = {"genes": 20, "network": {"members": 1}, "training": {"epochs": 5}}
-    >>> model = ds.tl.train(slides["P1_S1"], **options)
+    >>> model = ds.models.train(slides["P1_S1"], **options)
     >>> ds.tl.correct(slides["P2_S1"], model, check_registration=False)
     >>> sorted(slides["P2_S1"].tables["table_corrected"].layers)
     ['change', 'corrected', 'measured', 'predicted', 'weight']

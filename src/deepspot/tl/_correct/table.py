@@ -16,7 +16,7 @@ from deepspot._sdata.write import make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
 from deepspot._stats.normalize import TARGET_SUM
 from deepspot.errors import InputError
-from deepspot.tl._train.targets import ALL_GENES
+from deepspot.models._training.targets import ALL_GENES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -137,6 +137,7 @@ def _warn_of_depth(prediction: AnnData) -> None:
     depth = prediction.uns[UNS].get("depth", ALL_GENES)
     if depth != ALL_GENES:
         logger.warning(
-            "The model learnt expression over %s, here it is over all measured genes: predicted values are off by what "
-            "the others take of a spot's counts.", depth,
-        )  # fmt: skip
+            "The model learned expression over %s, here it is over all measured genes: predicted values are off by "
+            "what the others take of a spot's counts.",
+            depth,
+        )

@@ -1,4 +1,4 @@
-"""Where sub-spots and finer grids lie, and who is whose neighbour there. Pure arithmetic."""
+"""Where sub-spots and finer grids lie, and who is whose neighbor there. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def lay_grid(spots: Placement, size: tuple[int, int], tile_um: float, grid_um: f
     if step > pitch / 2:
         raise InputError(
             f"`grid_um` = {grid_um:g} is more than half the distance between spots ({pitch * spots.mpp:.4g} µm), too "
-            "coarse to find the neighbours that the model learnt with. Pass a smaller one, or use `resolution='spot'`."
+            "coarse to find the neighbors that the model learned with. Pass a smaller one, or use `resolution='spot'`."
         )
     tree, radius = cKDTree(spots.centers), tile_um / spots.mpp / 2
     middle = spots.centers[tree.query(spots.centers.mean(axis=0))[1]]
@@ -114,10 +114,10 @@ def lay_grid(spots: Placement, size: tuple[int, int], tile_um: float, grid_um: f
 
 
 def grid_neighbors(layout: Layout, spots: Placement, neighbors: csr_matrix) -> csr_matrix:
-    """Neighbours of grid points, as far away as those of spots.
+    """Neighbors of grid points, as far away as those of spots.
 
-    All grid points within the radius would be a hundred, and the nearest of them much nearer than a neighbour was in
-    training. So a point has its neighbours where its nearest spot has them, moved along with it, each at the grid point
+    All grid points within the radius would be a hundred, and the nearest of them much nearer than a neighbor was in
+    training. So a point has its neighbors where its nearest spot has them, moved along with it, each at the grid point
     that is next to that place.
 
     Parameters
@@ -127,7 +127,7 @@ def grid_neighbors(layout: Layout, spots: Placement, neighbors: csr_matrix) -> c
     spots
         The n spots that it was laid over.
     neighbors
-        (n, n) neighbours of the spots by the rule of the model.
+        (n, n) neighbors of the spots by the rule of the model.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def grid_neighbors(layout: Layout, spots: Placement, neighbors: csr_matrix) -> c
 
 
 def _between(points: np.ndarray, spots: np.ndarray, longest: float) -> np.ndarray:
-    """Which points lie in a triangle of neighbouring spots, with sides of at most `longest`."""
+    """Which points lie in a triangle of neighboring spots, with sides of at most `longest`."""
     from scipy.spatial import Delaunay
 
     if np.linalg.matrix_rank(spots - spots.mean(axis=0), tol=1e-3) < 2:

@@ -46,7 +46,7 @@ def predict(
 
     Tiles are cut and embedded where that has not been done yet, at the physical size that the model was trained with.
 
-    What a finer `resolution` means: the model learnt from whole spots, and is shown the same surroundings around a
+    What a finer `resolution` means: the model learned from whole spots, and is shown the same surroundings around a
     smaller piece of tissue. The map says how what the model sees there differs from what is around it. It has not been
     compared with expression measured at that scale, and a sub-spot of 18 µm (of a Visium spot) or 33 µm still holds
     several cells: it is no single-cell map. Use it to see where within spots a pattern may lie; for tests and
@@ -57,7 +57,7 @@ def predict(
     sdata
         Object with an H&E image of known scale and shapes. Measured genes are not needed and not used.
     model
-        From :func:`deepspot.tl.train`, or the path of a bundle; None takes the embedded model, which learnt from
+        From :func:`deepspot.models.train`, or the path of a bundle; None takes the embedded model, which learned from
         HER2-positive breast cancer of two patients.
     resolution
         What is predicted:
@@ -66,12 +66,12 @@ def predict(
             The shapes themselves.
         ``"subspot"``
             The 3 × 3 sub-spots of each of them, at no cost of embedding. The model is shown one sub-spot in the place
-            of all nine; spot and neighbours stay. Then the nine are scaled, gene by gene, so that on the scale of
+            of all nine; spot and neighbors stay. Then the nine are scaled, gene by gene, so that on the scale of
             counts (``expm1``) their mean is what is predicted for the spot.
         ``"grid"``
             Points of a square grid in and between the spots, four times as dense as these along a side: the map of the
             paper. Around each point a whole spot tile and its central sub-spot are embedded, about 30 tiles for every
-            spot where ``"spot"`` takes 10. Neighbours are grid points as far away as the neighbours of spots, in the
+            spot where ``"spot"`` takes 10. Neighbors are grid points as far away as the neighbors of spots, in the
             directions in which the nearest spot has them. Nothing makes points average to the spot that they lie in.
     grid_um
         Distance between points of the grid in µm; by default a quarter of the distance between spots.
@@ -126,13 +126,13 @@ def predict(
     `obs`
         Region and instance, by which the rows belong to the shapes.
     ``obsm["spatial"]``
-        (n, 2) float64, centres as x and y in pixels of the full-resolution image.
+        (n, 2) float64, centers as x and y in pixels of the full-resolution image.
     ``uns["log1p"]``
         Says to scanpy that `X` is on the log scale.
     ``uns["deepspot"]``
         `scale`, `depth`, `features` (name of that table), `image_key`, `ood_share`, `resolution`, `grid_um` (of a
         grid), and of the model `model` (its name), `fingerprint`, `preset`, `gate` (network, blend or ridge, and why),
-        `expected_r_from`, `tissue`, `licence` and `versions`.
+        `expected_r_from`, `tissue`, `license` and `versions`.
 
     With `out` there is no feature table, embeddings are in half precision, rows are in an order of their own (near
     spots follow each other), and `X` is a dask array that stays on disk. :func:`deepspot.io.predicted` opens the store
@@ -158,8 +158,8 @@ def predict(
     References
     ----------
     DeepSpot, sections 4.2 and 4.4.1; super-resolution: figure 5D. The published code cuts that sub-spot off the
-    centre of the tile (pixels 9 to 36 of 81), and a sum over one is a ninth of what the network learnt with; here it is
-    centred, and counts as nine.
+    center of the tile (pixels 9 to 36 of 81), and a sum over one is a ninth of what the network learned with; here it
+    is centered, and counts as nine.
 
     Examples
     --------
@@ -205,7 +205,7 @@ def predict(
     share = table.uns[UNS]["ood_share"]
     if share > MANY_STRANGE:
         logger.warning(
-            "%.0f %% of the %s are unlike the spots that the model learnt from (obs['ood']): its predictions for them "
+            "%.0f %% of the %s are unlike the spots that the model learned from (obs['ood']): its predictions for them "
             "are not to be trusted.",
             100 * share,
             what,
@@ -258,6 +258,6 @@ def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, la
 def _check_spots(view: SlideView) -> None:
     if PARENT in view.sdata.shapes[view.shapes_key]:
         raise InputError(
-            f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbours among "
+            f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbors among "
             "them would be nearer than in training. Pass the spots as `shapes_key`, and a `resolution`."
         )

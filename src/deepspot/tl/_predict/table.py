@@ -62,10 +62,16 @@ def prediction_table(
     score = model.ood_score(np.asarray(features.X))[predicted.rows]
     made = {"features": predicted.features_key, "image_key": features.uns[UNS]["image_key"]}
     return bare_table(
-        sdata, model, predicted.shapes_key, predicted.index, predicted.centers, score,
+        sdata,
+        model,
+        predicted.shapes_key,
+        predicted.index,
+        predicted.centers,
+        score,
         provenance=made | {"resolution": resolution} | predicted.provenance,
-        X=np.maximum(expression, 0, out=None if layers else expression), layers=layers,
-    )  # fmt: skip
+        X=np.maximum(expression, 0, out=None if layers else expression),
+        layers=layers,
+    )
 
 
 def bare_table(
@@ -86,10 +92,17 @@ def bare_table(
         obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
     ood_share = float(obs["ood"].mean()) if model.ood.known else float("nan")
     return make_table(
-        matrices.pop("X", None), region=shapes_key, instances=index, region_key=region_key, instance_key=instance_key,
-        obs=obs, var=model.expected_r(), obsm={"spatial": centers},
-        uns={"log1p": {}, UNS: _provenance(model, ood_share) | provenance}, **matrices,
-    )  # fmt: skip
+        matrices.pop("X", None),
+        region=shapes_key,
+        instances=index,
+        region_key=region_key,
+        instance_key=instance_key,
+        obs=obs,
+        var=model.expected_r(),
+        obsm={"spatial": centers},
+        uns={"log1p": {}, UNS: _provenance(model, ood_share) | provenance},
+        **matrices,
+    )
 
 
 def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
@@ -104,7 +117,7 @@ def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
         "preset": card.preset,
         "gate": str(card.gate) if card.gate else "not measured",
         "expected_r_from": f"{known.n} {known.unit}" if (known := card.reliability) else "not measured",
-        "licence": card.licence,
+        "license": card.license,
         "tissue": card.tissue,
         "versions": card.versions,
     }

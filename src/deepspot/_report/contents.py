@@ -1,0 +1,194 @@
+"""What there is to report of a slide, found before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.keys import PREDICTION, UNS
+from deepspot._core.validate import check_positive
+from deepspot._sdata.select import select_image_and_shapes
+from deepspot._sdata.tables import known_genes, labels_of, tables_of_kind
+from deepspot.errors import InputError, MissingKeyError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from deepspot.models import DeepSpot
+    from deepspot.models._bundle.card import ModelCard
+
+ANNOTATION, CLUSTERS = "annotation", "leiden"
+
+
+@dataclass(frozen=True)
+class SlideContents:
+    """Names of all that belongs to a slide, and what a report lacks.
+
+    Attributes
+    ----------
+    sdata
+        Where it all is.
+    image_key, shapes_key
+        Image and spots.
+    prediction_key, corrected_key, measured_key
+        Tables; None where there is none.
+    layer
+        Layer of the measured table with raw counts.
+    card
+        Of the model that predicted, if it is known.
+    missing
+        What could not be reported, and why: filled while the report is written. None stands for the usual reason,
+        that nobody called the function that makes it.
+    """
+
+    sdata: SpatialData
+    image_key: str
+    shapes_key: str
+    prediction_key: str | None
+    corrected_key: str | None
+    measured_key: str | None
+    layer: str | None
+    card: ModelCard | None
+    missing: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the slide for people, from what the readers of this package call its parts."""
+        for suffix in ("_full_image", "_image"):
+            if self.image_key.endswith(suffix) and len(self.image_key) > len(suffix):
+                return self.image_key.removesuffix(suffix)
+        return self.image_key if self.shapes_key == "spots" else self.shapes_key
+
+    @property
+    def n_spots(self) -> int:
+        """How many spots there are."""
+        return len(self.sdata.shapes[self.shapes_key])
+
+    @property
+    def table_keys(self) -> list[str]:
+        """Names of the tables: corrected, predicted and measured genes, as far as there are any."""
+        return [name for name in (self.corrected_key, self.prediction_key, self.measured_key) if name is not None]
+
+    @property
+    def prediction(self) -> AnnData | None:
+        """Table of predicted genes."""
+        return None if self.prediction_key is None else self.sdata.tables[self.prediction_key]
+
+    @property
+    def measured(self) -> AnnData | None:
+        """Table of measured genes."""
+        return None if self.measured_key is None else self.sdata.tables[self.measured_key]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the predicted table says of the model that made it."""
+        return {} if self.prediction is None else dict(self.prediction.uns[UNS])
+
+    @property
+    def is_training_slide(self) -> bool:
+        """Whether the model learned from this very slide, by name and number of spots."""
+        slides = [] if self.card is None else self.card.slides
+        return any(slide.slide == self.name and abs(slide.spots - self.n_spots) <= 5 for slide in slides)
+
+    def without_measured(self) -> SpatialData:
+        """The object without the measured table, which it shares all else with."""
+        from spatialdata import SpatialData
+
+        tables = {name: table for name, table in self.sdata.tables.items() if name != self.measured_key}
+        return SpatialData(images=dict(self.sdata.images), shapes=dict(self.sdata.shapes), tables=tables)
+
+    def table_with_result(self, slot: str, key: str) -> str | None:
+        """Name of the table that holds a result: of the corrected genes, else the predicted, else the measured."""
+        tables = self.sdata.tables
+        return next(
+            (name for name in self.table_keys if hasattr(getattr(tables[name], slot).get(key), "columns")), None
+        )
+
+    def table_with_labels(self, groupby: str) -> str | None:
+        """Name of the first table whose rows have labels in this column (or whose shapes do)."""
+        for name in self.table_keys:
+            try:
+                labels_of(self.sdata, name, groupby)
+            except KeyError:
+                continue
+            return name
+        return None
+
+    def choose_groupby(self, wanted: str | None) -> str | None:
+        """Column with groups: the one asked for, that of the markers, an annotation, or clusters."""
+        if wanted is not None:
+            if not self.table_keys:
+                raise MissingKeyError(
+                    f"There is no table with groups {wanted!r} of the spots. Call `ds.tl.predict(sdata)` first."
+                )
+            if self.table_with_labels(wanted) is None:
+                labels_of(self.sdata, self.table_keys[-1], wanted)  # raises, and says what there is
+            return wanted
+        markers = [self.sdata.tables[name].uns.get("deepspot_markers", {}) for name in self.table_keys]
+        columns = [str(made["groupby"]) for made in markers if "groupby" in made]
+        return next((key for key in (*columns, ANNOTATION, CLUSTERS) if self.table_with_labels(key) is not None), None)
+
+    def choose_genes(self, wanted: Sequence[str] | None, n_genes: int) -> list[str]:
+        """Genes to draw: those asked for, else those with the highest expected r, else those that vary most."""
+        keys = [name for name in (self.prediction_key, self.corrected_key) if name is not None]
+        if not keys:
+            return []
+        if wanted is not None:
+            return known_genes(wanted, self.sdata, keys)
+        check_positive(n_genes, "n_genes")
+        table = self.sdata.tables[keys[0]]
+        score = table.var.get("expected_r")
+        if score is None or score.isna().all():
+            score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
+        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[:n_genes]]
+
+
+def find_contents(
+    sdata: SpatialData,
+    *,
+    model: DeepSpot | None = None,
+    prediction_key: str | None = None,
+    corrected_key: str | None = None,
+    table_key: str | None = None,
+    layer: str | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+) -> SlideContents:
+    """Find out what there is, and raise where it is not clear what is meant."""
+    from deepspot.pl._map.values import corrected_table_key, measured_table_key, prediction_table_key
+
+    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
+    if prediction_key is not None or tables_of_kind(sdata, shapes_key, PREDICTION):
+        prediction_key = prediction_table_key(sdata, shapes_key, prediction_key)
+    return SlideContents(
+        sdata,
+        image_key,
+        shapes_key,
+        prediction_key=prediction_key,
+        corrected_key=corrected_table_key(sdata, shapes_key, corrected_key),
+        measured_key=measured_table_key(sdata, shapes_key, table_key),
+        layer=layer,
+        card=None if prediction_key is None else _card(sdata.tables[prediction_key], model, prediction_key),
+    )
+
+
+def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
+    """Card of the model that made a table: the one that was given, or the embedded one."""
+    from deepspot.models import DeepSpot
+    from deepspot.models._registry import EMBEDDED, FOLDER
+
+    made_by = table.uns[UNS]
+    if model is None and made_by.get("model") == EMBEDDED:
+        embedded = DeepSpot.load(FOLDER / EMBEDDED, device="cpu")
+        return embedded.card if embedded.fingerprint == made_by.get("fingerprint") else None
+    if model is not None and model.fingerprint != made_by.get("fingerprint"):
+        raise InputError(
+            f"`model` is not the one that predicted sdata.tables[{key!r}], which is {made_by.get('model')!r} with "
+            f"fingerprint {made_by.get('fingerprint')!r}. Pass that one, or leave `model` out."
+        )
+    return None if model is None else model.card

@@ -1,0 +1,12 @@
+"""Many slides and patients: prediction of a cohort, pseudobulk profiles, and what they tell about patients."""
+
+from ._patients.agreement import BulkAgreement as BulkAgreement
+from ._patients.bulk_agreement import bulk_agreement
+from ._patients.classify import classify
+from ._patients.pseudobulk import pseudobulk
+from ._patients.resampling import Classification as Classification
+from ._patients.resampling import Survival as Survival
+from ._patients.survival import survival
+from ._run.run import run
+
+__all__ = ["bulk_agreement", "classify", "pseudobulk", "run", "survival"]

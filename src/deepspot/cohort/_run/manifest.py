@@ -1,0 +1,140 @@
+"""The list of slides, all of it checked before anything starts: a wrong row 900 must not show after a day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.keys import valid_name
+from deepspot._sdata.write import check_writable
+from deepspot.errors import InputError
+
+REQUIRED = ("path", "patient")
+TEXT = ("path", "patient", "slide", "preservation", "tumor_type")
+NUMBERS = ("mpp", "tissue_area")
+PRESERVATION = ("FF", "FFPE")
+# Columns of the run table and of the pseudobulk profiles, which a column of the manifest must not hide.
+TAKEN = ("status", "seconds", "spots", "ood_share", "error")
+MOST_SHOWN = 10
+# Sample 0012 is not 12, 1E5 may be a well of a plate, and a float has 15 digits.
+NUMBER = r"-?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]\d+)?"
+
+
+def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """Read and check a list of slides, and name all that is wrong with it.
+
+    One row for each slide, in their order, with `slide` (the name) as index. `path` is absolute; relative ones are
+    meant from the folder of the CSV, or from the working directory. `patient` is text. Other columns of a CSV are
+    numbers if all of their values are; those of a data frame are as they were, as far as they can be written.
+    """
+    frame, folder = _load(manifest)
+    missing = [name for name in REQUIRED if name not in frame]
+    if missing:
+        raise InputError(
+            f"The manifest lacks the columns {missing}; it has {list(frame.columns)}. A slide needs `path` and "
+            "`patient`; `slide`, `mpp`, `preservation` and others are optional."
+        )
+    clashes = [name for name in TAKEN if name in frame]
+    if clashes:
+        raise InputError(f"The manifest has columns {clashes}, which name results of a run. Rename them.")
+    if frame.empty:
+        raise InputError("The manifest has no rows, so there is nothing to do.")
+    for name in TEXT:
+        if name in frame:
+            frame[name] = _text(frame[name])
+    if "preservation" in frame:
+        frame["preservation"] = frame["preservation"].str.upper()
+    names = frame["slide"] if "slide" in frame else [None] * len(frame)
+    stems = [None if path is None else valid_name(Path(path).stem) for path in frame["path"]]
+    frame["slide"] = [stem if name is None else name for name, stem in zip(names, stems, strict=True)]
+    problems = list(_problems(frame))
+    if problems:
+        more = f"\n… and {len(problems) - MOST_SHOWN} more." if len(problems) > MOST_SHOWN else ""
+        raise InputError("The manifest cannot be used:\n" + "\n".join(problems[:MOST_SHOWN]) + more)
+    frame["path"] = [str(folder / Path(path).expanduser()) for path in frame["path"]]
+    for name in NUMBERS:
+        if name in frame:
+            frame[name] = pd.to_numeric(frame[name]).astype(float)
+    return _writable(frame.set_index("slide"))
+
+
+def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
+    """The rows, and the folder that relative paths are meant from."""
+    if isinstance(manifest, pd.DataFrame):
+        named = manifest.reset_index() if manifest.index.name == "slide" and "slide" not in manifest else manifest
+        return named.reset_index(drop=True).copy(), Path.cwd()
+    path = Path(manifest).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
+    try:
+        # As text: patient 007 is not patient 7. A spreadsheet puts a mark at the start of the file, which `sig` drops.
+        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{str(path)!r} cannot be read as a CSV with commas, in UTF-8: {error}") from error
+    for name in frame:
+        if name not in TEXT:
+            frame[name] = _numbers(frame[name])
+    return frame, path.resolve().parent
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """Text as numbers, or as true and false, if all of it is that and nothing of it is lost; else as it is."""
+    text = _text(column)
+    words = text.dropna().str
+    if words.fullmatch(NUMBER).all():  # also if there is none
+        return pd.to_numeric(text)
+    if text.notna().all() and words.fullmatch("true|false", case=False).all():
+        return text.str.lower() == "true"
+    return text
+
+
+def _text(column: pd.Series) -> pd.Series:
+    """Text without spaces around it, and None where there is none."""
+    values = [None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in column]
+    return pd.Series(values, index=column.index, dtype=object)
+
+
+def _problems(frame: pd.DataFrame) -> Iterator[str]:
+    for name in REQUIRED:
+        rows = frame.index[frame[name].isna()]
+        if len(rows):
+            yield f"`{name}` is empty in {_rows(rows)}."
+    for name in NUMBERS:
+        if name in frame:
+            number = pd.to_numeric(frame[name], errors="coerce")
+            for row, value in frame.loc[frame[name].notna() & ~(np.isfinite(number) & (number > 0)), name].items():
+                shown = repr(value) if isinstance(value, str) else value
+                yield f"`{name}` must be a number above 0, got {shown} in {_rows([row])}."
+    if "preservation" in frame:
+        kinds = frame["preservation"]
+        for row, kind in kinds[kinds.notna() & ~kinds.isin(PRESERVATION)].items():
+            yield f"`preservation` must be one of {list(PRESERVATION)} or empty, got {kind!r} in {_rows([row])}."
+    names = frame["slide"].dropna()
+    for row, name in names[names != names.map(valid_name)].items():
+        yield f"`slide` names a folder: letters, digits, '_', '-' and '.', not {name!r} in {_rows([row])}."
+    for _, same in names.groupby(names.str.lower(), sort=False):
+        if len(same) > 1:
+            yield (
+                f"Slide name {same.iloc[0]!r} is given to {len(same)} slides, in {_rows(same.index)} (case does not "
+                "count). Give each a name of its own in the column `slide`."
+            )
+
+
+def _rows(rows: pd.Index | list[int]) -> str:
+    """Rows as a spreadsheet shows them: the header is the first."""
+    shown = ", ".join(str(int(row) + 2) for row in rows[:MOST_SHOWN])
+    return f"row {shown}" if len(rows) == 1 else f"rows {shown}" + (", …" if len(rows) > MOST_SHOWN else "")
+
+
+def _writable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns as they can be written with the profiles, which comes after all of the work; raise if they cannot."""
+    from anndata import AnnData
+
+    for name in frame:
+        if frame[name].dtype == object:  # true, false and empty; numbers and words; nothing at all
+            frame[name] = _text(frame[name]) if frame[name].notna().any() else np.nan
+    check_writable(AnnData(obs=frame.copy()))
+    return frame

@@ -1,0 +1,205 @@
+"""The work: every system on every fold, its settings chosen on the inner folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from deepspot._core.hashing import digest
+from deepspot._core.logging import bar, logger
+from deepspot._features.bags import Bags
+from deepspot.errors import InputError
+from deepspot.models._systems import FITS
+from deepspot.models._training.targets import Oversample
+
+from .factories import System, describe, plain
+from .fold import Fold, FoldData, HeldSlide, fold_data
+from .records import Arrays, Records
+from .scores import UNDEFINED, area, clip, curve, filled, mean_known, score
+
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
+
+
+# Results of another version of these need not be the same.
+PACKAGES = ("deepspot", "numpy", "scikit-learn", "torch")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What all folds have in common.
+
+    Attributes
+    ----------
+    systems
+        What is compared.
+    bags
+        Bags of all spots of every slide, by its name.
+    records
+        Finished work.
+    top
+        Numbers of genes of the curve.
+    seed, device, oversample
+        As in :func:`deepspot.models.cross_validate`.
+    """
+
+    systems: Sequence[System]
+    bags: Mapping[str, Bags]
+    records: Records
+    top: Sequence[int]
+    seed: int
+    device: str | None = None
+    oversample: Oversample | None = None
+
+    def run(self, folds: Sequence[tuple[Fold, Sequence[Fold]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Scores on the outer folds, and areas on the inner ones. Each outer fold comes with its inner ones."""
+        outer, inner = [], []
+        choices = sum(len(system.grid) for system in self._to_tune())
+        total = sum(choices * len(parts) + len(self.systems) for _, parts in folds)
+        with bar("Cross-validation", total=total, unit="fit") as progress:
+            for fold, parts in folds:
+                areas = self._inner(fold.split.name, parts, progress)
+                inner.append(areas)
+                outer.append(self._outer(fold, areas, progress))
+                logger.info("Fold %r is done: %d genes.", fold.split.name, len(fold.genes))
+        return pd.concat(outer, ignore_index=True), pd.concat(inner, ignore_index=True)
+
+    def _to_tune(self) -> list[System]:
+        return [system for system in self.systems if len(system.grid) > 1]
+
+    def _inner(self, name: str, parts: Sequence[Fold], progress: tqdm) -> pd.DataFrame:
+        rows: list[tuple[str, str, str, int, float]] = []
+        for part in parts if self._to_tune() else ():
+            data = fold_data(part, self.bags, oversample=self.oversample, seed=self.seed)
+            for system in self._to_tune():
+                for setting in range(len(system.grid)):
+                    reached = self._area(system, setting, data, name)
+                    rows.append((system.name, name, data.name, setting, reached))
+                    progress.update()
+        return pd.DataFrame(rows, columns=["model", "fold", "inner_fold", "setting", "area"])
+
+    def _area(self, system: System, setting: int, data: FoldData, outer: str) -> float:
+        def work() -> Arrays:
+            pairs = zip(self._predict(system, setting, data), data.test, strict=True)
+            r, undefined = zip(*(score(predicted, slide.measured) for predicted, slide in pairs), strict=True)
+            return {"r": np.stack(r), "undefined": np.stack(undefined)}
+
+        # The scores are kept, not their area: another `top` needs no other fit.
+        scores = self._kept(system, setting, data, "inner", work, {"fold": outer, "inner_fold": data.name})
+        top = clip(self.top, len(data.genes))
+        curves = [curve(filled(*pair), top) for pair in zip(scores["r"], scores["undefined"], strict=True)]
+        return area(top, mean_known(list(by_patient(curves, data.test).values())))
+
+    def _outer(self, fold: Fold, areas: pd.DataFrame, progress: tqdm) -> pd.DataFrame:
+        data = fold_data(fold, self.bags, oversample=self.oversample, seed=self.seed)
+        frames = []
+        for system in self.systems:
+            setting = select(areas, system.name, len(system.grid))[0]
+
+            def work(system: System = system, setting: int = setting) -> Arrays:
+                predictions = self._predict(system, setting, data)
+                rows = {f"rows_{number}": slide.rows for number, slide in enumerate(data.test)}
+                return rows | {f"prediction_{number}": values for number, values in enumerate(predictions)}
+
+            about = {"fold": data.name, "slides": [slide.name for slide in data.test], "genes": data.genes}
+            kept = self._kept(system, setting, data, "outer", work, about)
+            predictions = [kept[f"prediction_{number}"] for number in range(len(data.test))]
+            frames.append(_frame(system, data, predictions))
+            progress.update()
+        return pd.concat(frames, ignore_index=True)
+
+    def _kept(
+        self,
+        system: System,
+        setting: int,
+        data: FoldData,
+        kind: str,
+        work: Callable[[], Arrays],
+        about: Mapping[str, Any],
+    ) -> Arrays:
+        if self.records.folder is None:
+            return work()
+        params = plain(system.grid[setting])
+        versions = {name: version(name) for name in PACKAGES}
+        key = digest(kind, versions, FITS, describe(system.factory), params, self.seed, data.digest)
+        return self.records.get(key, work, {"model": system.name, "params": params, **about})
+
+    def _predict(self, system: System, setting: int, data: FoldData) -> list[np.ndarray]:
+        """Log-expression of the measured spots of the held-out slides."""
+        model = system.make(setting, self.seed, self.device)
+        try:
+            model.fit(data.train.bags, data.train.targets, **data.train.options)
+            predictions = [np.asarray(model.predict(slide.bags)) for slide in data.test]
+        except Exception as error:
+            error.add_note(f"This happened to model {system.name!r} with {system.grid[setting]} in fold {data.name!r}.")
+            raise
+        for slide, values in zip(data.test, predictions, strict=True):
+            wanted = (len(slide.bags), len(data.genes))
+            if values.shape != wanted:
+                raise InputError(
+                    f"Model {system.name!r} predicted an array of shape {values.shape} for slide {slide.name!r}, "
+                    f"{wanted} (spots, genes) is needed."
+                )
+        return [values[slide.rows].astype(np.float32) for slide, values in zip(data.test, predictions, strict=True)]
+
+
+def by_patient(values: Sequence[np.ndarray], slides: Sequence[HeldSlide]) -> dict[str, np.ndarray]:
+    """Mean over the slides of every patient."""
+    patients = dict.fromkeys(slide.patient for slide in slides)
+    return {
+        patient: mean_known([part for part, slide in zip(values, slides, strict=True) if slide.patient == patient])
+        for patient in patients
+    }
+
+
+def _frame(system: System, data: FoldData, predictions: Sequence[np.ndarray]) -> pd.DataFrame:
+    pooled = score(np.concatenate(predictions), np.concatenate([slide.measured for slide in data.test]))[0]
+    frames = []
+    for slide, predicted in zip(data.test, predictions, strict=True):
+        r, undefined = score(predicted, slide.measured)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "model": system.name,
+                    "null": system.null,
+                    "fold": data.name,
+                    "patient": slide.patient,
+                    "slide": slide.name,
+                    "gene": data.genes,
+                    "rank": np.arange(1, len(data.genes) + 1),
+                    "r": r,
+                    "r_pooled": pooled,
+                    "undefined": np.asarray(UNDEFINED)[undefined],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def select(areas: pd.DataFrame, model: str, n_settings: int) -> tuple[int, float]:
+    """Number of the chosen setting and its mean area; the first of equals, NaN where nothing had to be chosen.
+
+    Parameters
+    ----------
+    areas
+        Columns `model`, `fold`, `inner_fold`, `setting` and `area`. Inner folds count alike within an outer fold, and
+        outer folds alike.
+    model
+        Its name.
+    n_settings
+        How many settings it has.
+    """
+    if n_settings == 1:
+        return 0, float("nan")
+    mine = areas[areas["model"] == model]
+    by_fold = mine.groupby(["setting", "fold"], observed=True)["area"].mean()
+    means = by_fold.groupby("setting", observed=True).mean().reindex(range(n_settings)).to_numpy()
+    if not np.isfinite(means).any():
+        return 0, float("nan")
+    best = int(np.nanargmax(means))
+    return best, float(means[best])

@@ -1,0 +1,215 @@
+"""From measured slides to targets: which genes, over which depth, on the documented scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from deepspot._core.logging import logger
+from deepspot._features.bags import Bags
+from deepspot._sdata.measured import MeasuredCounts
+from deepspot._sdata.tables import MIN_SHARED_GENES
+from deepspot._stats.gamma_poisson import residuals
+from deepspot._stats.normalize import TARGET_SUM, most_variable, normalize
+from deepspot._stats.oversample import cluster, equalize
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
+
+from .slides import MeasuredSlide
+
+Oversample = Literal["leiden", "aestetik"]
+ALL_GENES = "all measured genes"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """What an estimator is fitted to: ``fit(set.bags, set.targets, **set.options)``.
+
+    Attributes
+    ----------
+    bags
+        n spots, measured or not.
+    targets
+        (n, genes) log-expression, NaN where a spot or a gene was not measured.
+    rows
+        The spots that were measured; some repeatedly, if clusters were equalised.
+    slides, patients
+        (n,) names.
+    """
+
+    bags: Bags
+    targets: np.ndarray
+    rows: np.ndarray
+    slides: np.ndarray
+    patients: np.ndarray
+
+    @property
+    def options(self) -> dict[str, np.ndarray]:
+        """Keyword arguments of every estimator's `fit`."""
+        return {"rows": self.rows, "slides": self.slides, "patients": self.patients}
+
+
+def training_set(
+    slides: Sequence[MeasuredSlide],
+    bags: Mapping[str, Bags],
+    expression: Sequence[np.ndarray],
+    *,
+    oversample: Oversample | None = None,
+    seed: int = 0,
+) -> TrainingSet:
+    """Put slides under one another.
+
+    Parameters
+    ----------
+    slides
+        Measured slides.
+    bags
+        Bags of all spots of every slide, by its name.
+    expression
+        Targets of the measured spots of every slide, see :func:`targets`.
+    oversample, seed
+        Equalise the clusters of every slide, found by this method; see :mod:`deepspot._stats.oversample`.
+    """
+    parts = [bags[slide.name] for slide in slides]
+    starts = np.cumsum([0, *map(len, parts)])
+    values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
+    rows = [start + slide.rows for start, slide in zip(starts, slides, strict=False)]
+    for these, known in zip(rows, expression, strict=True):
+        values[these] = known
+    if oversample is not None:
+        rows = [these[_drawn(slide, oversample, seed)] for these, slide in zip(rows, slides, strict=True)]
+    names, patients = (
+        np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in ("name", "patient")
+    )
+    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients)
+
+
+def _drawn(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
+    try:
+        return equalize(cluster(slide.counts, method=method, array=slide.array, seed=seed), seed)
+    except ValueError as error:
+        error.add_note(f"This happened on slide {slide.name!r}.")
+        raise
+
+
+def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float = 0.0) -> list[str]:
+    """Genes to learn: so many of the most variable among those that all slides share, or a list.
+
+    Parameters
+    ----------
+    slides
+        Measured slides.
+    genes
+        Number, or names; a named gene has to be measured on one slide at least.
+    min_detected
+        Share of the spots of every slide in which a gene has to be seen to be chosen.
+    """
+    if not 0 <= min_detected <= 1:
+        raise InputError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
+    if isinstance(genes, Integral) and not isinstance(genes, bool):
+        if genes < 1:
+            raise InputError(f"`genes` must be at least 1, got {genes}.")
+        common = common_genes(slides)
+        counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
+        seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
+        return most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes))
+    if isinstance(genes, str):
+        raise InputTypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
+    if not isinstance(genes, Iterable):
+        raise InputTypeError(f"`genes` must be a number or a list of names, got {type(genes).__name__}.")
+    wanted = list(dict.fromkeys(genes))
+    known = set().union(*(slide.genes for slide in slides))
+    missing = [gene for gene in wanted if gene not in known]
+    if missing:
+        raise MissingKeyError(
+            f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides name "
+            f"genes like {list(slides[0].genes[:3])}: choose these identifiers, or `gene_id_key` when reading."
+        )
+    return wanted
+
+
+def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
+    """Genes that all slides measure, in the order of the first; at least half of the smallest panel."""
+    common = slides[0].genes
+    for slide in slides[1:]:
+        common = common[common.isin(slide.genes)]
+    smallest = min(slides, key=lambda slide: len(slide.genes))
+    if len(common) < MIN_SHARED_GENES * len(smallest.genes):
+        raise InputError(
+            f"The slides share {len(common)} genes, under half of {len(smallest.genes)} of slide {smallest.name!r}. "
+            "Are they of one species, and named with the same identifiers (`gene_id_key` when reading)?"
+        )
+    return common
+
+
+def targets(slides: Sequence[MeasuredCounts], genes: Sequence[str]) -> tuple[list[np.ndarray], str]:
+    """Log-expression (n, genes) of every slide, NaN where it did not measure a gene, and what the depth was.
+
+    With one panel the depth of a spot is its total; with mixed panels it is summed over the genes that all share, or
+    the same tissue would have another expression on another panel.
+    """
+    genes_of_depth, depth = depth_genes(slides)
+    if depth != ALL_GENES:
+        logger.info("The slides measured different genes: spots are normalized over %s.", depth)
+    return [target(slide, genes, counted) for slide, counted in zip(slides, genes_of_depth, strict=True)], depth
+
+
+def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
+    """Genes over which the depth of a spot is summed on every slide, and what they are in words."""
+    common = common_genes(slides)
+    if all(len(slide.genes) == len(common) for slide in slides):
+        return [slide.genes for slide in slides], ALL_GENES
+    return [common] * len(slides), f"the {len(common):,} genes that all training slides share"
+
+
+def target(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+    """Log-expression (n, genes) of one slide, with the depth summed over the genes that are counted."""
+    columns, depth = slide.genes.get_indexer(pd.Index(genes)), slide.depth(counted)
+    expression: csr_matrix = normalize(slide.counts[:, columns[columns >= 0]], depth)
+    target = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
+    target[:, columns >= 0] = expression.toarray()
+    target[depth == 0] = np.nan
+    return target
+
+
+DIGITS = 4
+# Predicted log-expression that no count reaches: an unfinished fit may be off without bounds.
+HIGHEST = float(np.log1p(TARGET_SUM))
+
+
+def out_of_fold_residuals(
+    slides: Sequence[MeasuredSlide], expression: Sequence[np.ndarray], out_of_fold: np.ndarray, spots: Sequence[int]
+) -> dict[str, list[float | None]]:
+    """Dispersion and level of the genes about out-of-fold predictions.
+
+    See :func:`deepspot._stats.gamma_poisson.residuals`.
+
+    Parameters
+    ----------
+    slides
+        Training slides.
+    expression
+        Measured log-expression (n, genes) of the measured spots of every slide.
+    out_of_fold
+        (all spots, genes) predictions by fits that had not seen the spot's patient, slide under slide.
+    spots
+        Number of all spots of every slide.
+
+    Returns
+    -------
+    `dispersion` and `rate_level`, one number for each gene; None where no slide tells.
+    """
+    starts, parts = np.cumsum([0, *spots]), []
+    for slide, measured, counted, start in zip(slides, expression, depth_genes(slides)[0], starts, strict=False):
+        exposure = slide.depth(counted) / TARGET_SUM
+        predicted = np.clip(out_of_fold[start + slide.rows], 0, HIGHEST)
+        parts.append((np.expm1(measured) * exposure[:, None], exposure, np.expm1(predicted)))
+    return {
+        name: [round(float(value), DIGITS) if np.isfinite(value) else None for value in values]
+        for name, values in zip(("dispersion", "rate_level"), residuals(parts), strict=True)
+    }

@@ -1,0 +1,259 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from sklearn.model_selection import StratifiedShuffleSplit
+
+import deepspot as ds
+from deepspot.cohort._patients import survival as survival_file
+
+N = 90
+COLUMNS = {"time": "months", "status": "status", "event": "dead", "patient": "patient"}
+SMALL = {"n_train": (40, 60), "repeats": 6, "seed": 0}
+
+
+def planted(strength, seed=0):
+    """Profiles of patients whose hazard grows with the first gene."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((N, 30))
+    death, seen = rng.exponential(20 * np.exp(-strength * X[:, 0])), rng.exponential(60, N)
+    obs = pd.DataFrame(
+        {
+            "patient": [f"P{number}" for number in range(N)],
+            "months": np.minimum(death, seen),
+            "status": np.where(death <= seen, "dead", "alive"),
+            "area": 1.0,
+        },
+        index=[f"slide {number}" for number in range(N)],
+    )
+    return AnnData(X, obs=obs, var=pd.DataFrame(index=[f"G{number}" for number in range(30)]))
+
+
+@pytest.fixture
+def profiles():
+    return planted(2.0)
+
+
+@pytest.fixture(scope="session")
+def found():
+    return ds.cohort.survival(planted(2.0), **COLUMNS, **SMALL)
+
+
+def test_a_planted_hazard_is_found_and_chance_is_not(found):
+    summary = found.summary()
+    assert list(summary.index) == [40, 60]
+    assert (summary["mean"] > 0.75).all()
+    assert (summary["permuted"].sub(0.5).abs() < 0.12).all()
+    assert (summary["above"] == 1).all()
+    assert list(summary["n_test"]) == [50, 30]
+
+
+def test_without_a_signal_it_is_chance():
+    found = ds.cohort.survival(planted(0.0, seed=1), **COLUMNS, n_train=60, repeats=30, seed=0)
+    row = found.summary().loc[60]
+    assert abs(row["mean"] - 0.5) < 0.1
+    assert abs(row["permuted"] - 0.5) < 0.06
+
+
+def test_table_and_summary(found):
+    table = found.table
+    assert list(table.columns) == ["n_train", "repeat", "concordance", "permuted", "strength", "genes_chosen"]
+    assert list(table["n_train"]) == [40] * 6 + [60] * 6
+    assert list(table["repeat"]) == [*range(6), *range(6)]
+    c, row = table.loc[table["n_train"] == 60, "concordance"], found.summary().loc[60]
+    assert row["mean"] == pytest.approx(c.mean())
+    assert row["se"] == pytest.approx(c.std() / np.sqrt(6))
+    assert row["se_corrected"] == pytest.approx(c.std() * np.sqrt(1 / 6 + 30 / 60))
+    assert row["low"] == pytest.approx(np.percentile(c, 2.5))
+    assert c.nunique() > 1
+    assert (table["genes_chosen"] >= 1).all()
+
+
+def test_splits_without_a_score_are_counted_and_left_out(found):
+    from dataclasses import replace
+
+    table = found.table.copy()
+    first = table["n_train"] == 40
+    table.loc[table.index[first][:2], "concordance"] = np.nan
+    table.loc[table.index[first][1:3], "permuted"] = np.nan
+    table.loc[~first, ["concordance", "permuted"]] = np.nan
+    some = replace(found, table=table)
+    row, c = some.summary().loc[40], found.table.loc[first].iloc[3:]
+    assert some.summary()["undefined"].tolist() == [3, 6]
+    assert some.summary()["undefined"].dtype == int
+    assert found.summary()["undefined"].tolist() == [0, 0]
+    assert row["repeats"] == 6
+    assert row["mean"] == pytest.approx(c["concordance"].mean())
+    assert row["se"] == pytest.approx(c["concordance"].std() / np.sqrt(3))
+    assert row["se_corrected"] == pytest.approx(c["concordance"].std() * np.sqrt(1 / 3 + 50 / 40))
+    assert row["low"] == pytest.approx(np.percentile(c["concordance"], 2.5))
+    assert row["permuted_high"] == pytest.approx(np.percentile(c["permuted"], 97.5))
+    assert row["above"] == 1
+    assert some.summary().loc[60].drop(["n_test", "repeats", "undefined"]).isna().all()
+    assert repr(some).endswith("; 9 splits without a score are left out")
+
+
+def test_two_lines_say_it(found):
+    first, second = repr(found).splitlines()
+    died = found.patients["died"].sum()
+    assert first == f"Survival: 90 patients, {died} died; 30 genes; Cox, elastic net (0.5); 6 splits"
+    row = found.summary().loc[40]
+    assert second.startswith(
+        f"concordance ± SE by number of training patients (permuted): 40: {row['mean']:.3f} ± {row['se']:.3f} ("
+    )
+
+
+def test_what_was_understood_is_returned(found, profiles):
+    assert list(found.patients.index) == list(profiles.obs["patient"])
+    assert list(found.patients["profile"]) == list(profiles.obs_names)
+    assert (found.patients["died"] == (profiles.obs["status"] == "dead").to_numpy()).all()
+
+
+def test_same_seed_same_result_and_another_one_not(found, profiles):
+    again = ds.cohort.survival(profiles, **COLUMNS, **SMALL)
+    pd.testing.assert_frame_equal(again.table, found.table)
+    other = ds.cohort.survival(profiles, **COLUMNS, **(SMALL | {"seed": 1, "n_train": 60}))
+    assert not np.allclose(other.table["concordance"], found.table["concordance"][6:])
+
+
+def test_coding_of_the_event_is_what_the_user_says(profiles, log):
+    """0 for those who died, as in the TCGA tables, gives the very same result."""
+    profiles.obs["censorship"] = (profiles.obs["status"] == "alive").astype(int)
+    options = {"n_train": 60, "repeats": 2, "seed": 0}
+    by_word = ds.cohort.survival(profiles, **COLUMNS, **options)
+    by_number = ds.cohort.survival(profiles, **(COLUMNS | {"status": "censorship", "event": 0}), **options)
+    pd.testing.assert_frame_equal(by_word.table, by_number.table)
+    assert log[-1].endswith("As dead count patients with censorship = 0.")
+    wrong = ds.cohort.survival(profiles, **(COLUMNS | {"status": "censorship", "event": 1}), **options)
+    assert wrong.patients["died"].sum() == N - by_word.patients["died"].sum()
+
+
+def test_nothing_of_the_tested_patients_is_used(profiles, monkeypatch):
+    """The same training patients give the same weights, whatever the profiles of the others are."""
+    weights, fit = [], survival_file.fit_cox
+    monkeypatch.setattr(
+        survival_file, "fit_cox", lambda *args, **more: weights.append(fit(*args, **more)) or weights[-1]
+    )
+    options = {"n_train": 60, "repeats": 1, "seed": 3}
+    ds.cohort.survival(profiles, **COLUMNS, **options)
+    draw = int(np.random.default_rng([3, 60, 0]).integers(2**31 - 1, size=2)[0])
+    died = (profiles.obs["status"] == "dead").to_numpy()
+    rows, test = next(StratifiedShuffleSplit(1, train_size=60, random_state=draw).split(profiles.X, died))
+    np.testing.assert_allclose(weights[0].mean, profiles.X[rows].mean(axis=0))
+    assert died[rows].mean() == pytest.approx(died[test].mean(), abs=0.03)
+    profiles.X[test] = 1e3
+    ds.cohort.survival(profiles, **COLUMNS, **options)
+    np.testing.assert_array_equal(weights[2].weights, weights[0].weights)
+
+
+def test_the_largest_section_of_a_patient_counts(profiles, found, log):
+    import anndata
+
+    small = profiles[:20].copy()
+    small.X, small.obs["area"], small.obs_names = np.zeros_like(small.X), 0.5, [f"small {n}" for n in range(20)]
+    both = anndata.concat([small, profiles])
+    with pytest.raises(ValueError, match=r"20 patients have several sections by obs\['patient'\].*`tissue_area=`"):
+        ds.cohort.survival(both, **COLUMNS, **SMALL)
+    result = ds.cohort.survival(both, **COLUMNS, tissue_area="area", **SMALL)
+    assert not any(name.startswith("small") for name in result.patients["profile"])
+    pd.testing.assert_frame_equal(result.table, found.table)
+    assert "20 patients have several sections: the one with the largest area is kept." in log
+    both.obs["area"] = 1.0
+    tied = ds.cohort.survival(both, **COLUMNS, tissue_area="area", n_train=60, repeats=1)
+    assert list(tied.patients["profile"][:20]) == list(small.obs_names)
+    assert any("and the first where 20 are as large" in line for line in log)
+    both.obs.loc["small 3", "area"] = np.nan
+    with pytest.raises(ValueError, match=r"obs\['area'\] is missing for sections.*'small 3'"):
+        ds.cohort.survival(both, **COLUMNS, tissue_area="area")
+    both.obs.loc["small 3", "months"] = 999.0
+    with pytest.raises(ValueError, match=r"differ in obs\['months'\]: patient 'P3' has \[999.0, "):
+        ds.cohort.survival(both, **COLUMNS, tissue_area="area")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("status", {0: np.nan}, r"obs\['status'\] is missing for 1 patients, such as \['P0'\]"),
+        ("status", {0: "lost"}, r"must have two values.*'lost': 1.*two values"),
+        ("status", dict.fromkeys(range(N), "dead"), r"must have two values.*\{'dead': 90\}"),
+        ("months", {4: np.nan, 5: -1.0}, r"2 are missing or below 0, such as \{'P4': nan, 'P5': -1.0\}"),
+        ("months", {4: np.inf}, r"1 are missing or below 0, such as \{'P4': inf\}"),
+        ("patient", {4: None}, r"obs\['patient'\] is missing for \['slide 4'\]"),
+    ],
+)
+def test_outcomes_are_checked(profiles, column, values, message):
+    changed = profiles.obs[column].astype(object)
+    changed.iloc[list(values)] = list(values.values())
+    profiles.obs[column] = changed
+    with pytest.raises(ValueError, match=message):
+        ds.cohort.survival(profiles, **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"event": 1}, ValueError, r"`event` is 1, but obs\['status'\] holds 'dead' and 'alive'.*\{'dead': \d+"),
+        ({"time": "days"}, KeyError, r"Key `'days'` not found in `obs of the profiles`.*'months'"),
+        ({"genes": ["G1", "X"]}, KeyError, r"Gene `'X'` is not among the 30 genes of the profiles"),
+        ({"l1_ratio": 0}, ValueError, r"`l1_ratio` must be above 0 and at most 1, got 0"),
+        ({"n_train": 85}, ValueError, r"There are 90 patients: too few to train on 85 and test on 10"),
+        ({"n_train": ()}, ValueError, r"`n_train` is empty"),
+        ({"n_train": 0}, ValueError, r"`n_train` must be at least 1, got 0"),
+        ({"n_train": 60.5}, TypeError, r"`n_train` must be a whole number, got float"),
+        ({"repeats": True}, TypeError, r"`repeats` must be a whole number, got bool"),
+        ({"n_train": 5}, ValueError, r"Too few patients of one kind by obs\['status'\]"),
+    ],
+)
+def test_options_are_checked(profiles, options, error, message):
+    with pytest.raises(error, match=message):
+        ds.cohort.survival(profiles, **(COLUMNS | options))
+
+
+def test_profiles_are_checked(profiles):
+    with pytest.raises(TypeError, match=r"`expression` must be an AnnData.*got DataFrame.*`ds.cohort.pseudobulk`"):
+        ds.cohort.survival(profiles.to_df(), **COLUMNS)
+    counts = profiles.copy()
+    counts.X = np.ceil(np.abs(profiles.X))
+    with pytest.raises(ValueError, match=r"X of the profiles holds whole numbers.*raw counts"):
+        ds.cohort.survival(counts, **COLUMNS)
+    profiles.uns["deepspot"] = {"kind": "pseudobulk", "groupby": "annotation"}
+    profiles.obs["region"] = ["tumor", "other"] * 45
+    with pytest.raises(ValueError, match=r"several regions, \['tumor', 'other'\]. Choose one: `profiles\["):
+        ds.cohort.survival(profiles, **COLUMNS)
+
+
+def test_genes_that_a_patient_lacks_are_left_out(profiles, log):
+    profiles.X[3, 4] = np.nan
+    found = ds.cohort.survival(profiles, **COLUMNS, n_train=60, repeats=1)
+    assert found.n_genes == 29
+    assert "1 of 30 genes are missing for some patient and are left out." in log
+    assert ds.cohort.survival(profiles, **COLUMNS, genes=["G0", "G1"], n_train=60, repeats=1).n_genes == 2
+    profiles.X[5] = np.nan
+    with pytest.raises(ValueError, match=r"Every gene is missing for some patient.*\['P5'\]"):
+        ds.cohort.survival(profiles, **COLUMNS)
+
+
+def test_real_patients(data):
+    """Bulk RNA of kidney tumors tells who dies first; 1 is a patient who was censored."""
+    table = pd.read_csv(data / "tcga" / "tcga_kirc_all_clean.csv.zip", low_memory=False).set_index("slide_id")
+    genes = [column for column in table if column.endswith("_rnaseq")]
+    profiles = AnnData(
+        table[genes].to_numpy(), obs=table[["case_id", "survival_months", "censorship"]].assign(area=1.0)
+    )
+    found = ds.cohort.survival(
+        profiles,
+        time="survival_months",
+        status="censorship",
+        event=0,
+        patient="case_id",
+        tissue_area="area",
+        n_train=125,
+        repeats=6,
+        seed=0,
+    )
+    assert len(found.patients) == 345
+    assert found.patients["died"].sum() == 92
+    row = found.summary().loc[125]
+    assert row["mean"] > 0.6
+    assert row["above"] >= 5 / 6
+    assert abs(row["permuted"] - 0.5) < 0.08

@@ -1,0 +1,337 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import read_h5ad
+from spatialdata import read_zarr
+
+import deepspot as ds
+from deepspot.cohort._run.folder import Folder
+from deepspot.cohort._run.slide import one_line
+
+
+def test_small_cohort(run, manifest, model, tmp_path, log):
+    runs = run(manifest.assign(stage=["I", "II"], tissue_area=[1.0, 2.0]))
+    out = tmp_path / "out"
+    assert list(runs.index) == ["P1_S1", "P2_S1"]
+    assert list(runs.columns) == ["path", "patient", "status", "seconds", "spots", "ood_share", "error"]
+    assert (runs["status"] == "done").all()
+    assert runs["error"].isna().all()
+    kept = pd.read_csv(out / "runs.csv", index_col="slide")
+    assert kept["status"].tolist() == ["done", "done"]
+    assert kept["spots"].tolist() == runs["spots"].tolist()
+    assert ds.models.load(out / "model").fingerprint == model.fingerprint
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".lock",
+        ".work",
+        "model",
+        "pseudobulk.h5ad",
+        "runs.csv",
+        "slides",
+    ]
+    assert list((out / ".work").iterdir()) == []
+    assert [line for line in log if "/2 slides" in line] == ["1/2 slides, about a minute left", "2/2 slides"]
+    assert f"2 of 2 slides are done. Run table: {out / 'runs.csv'}" in log
+
+
+def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
+    runs = run(half=False)
+    sdata = read_zarr(tmp_path / "out" / "slides" / "P2_S1.zarr")
+    assert list(sdata.images) == []
+    table = sdata.tables["deepspot_spots"]
+    assert len(sdata.shapes["spots"]) == table.n_obs == runs.loc["P2_S1", "spots"]
+    assert table.uns["deepspot"]["ood_share"] == pytest.approx(runs.loc["P2_S1", "ood_share"])
+    assert sdata.attrs["deepspot_slide"]["path"] == manifest["path"][1]
+    assert sdata.attrs["deepspot_cohort"]["made_by"] == {
+        "model": model.fingerprint,
+        "diameter_um": 55.0,
+        "pitch_um": 100.0,
+        "layout": "square",
+        "tissue": "brightness",
+        "half": False,
+        "mpp": None,
+    }
+    # The same as what one makes by hand.
+    slide = ds.io.slide(manifest["path"][1], name="P2_S1")
+    ds.pp.spots(slide, diameter_um=55, pitch_um=100, layout="square")
+    ds.tl.predict(slide, model, encoder=encoder)
+    by_hand = slide.tables["deepspot_spots"].to_df().to_numpy()
+    order = table.obs["spot_id"].to_numpy().argsort()
+    np.testing.assert_allclose(table.to_df().to_numpy()[order], by_hand, rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(table.var["pseudobulk"], np.asarray(table.X).mean(axis=0), rtol=1e-5)
+
+
+def test_profiles_are_those_of_the_slides(run, manifest, tmp_path):
+    rows = manifest.assign(slide=["second", "first"], stage=["I", None], tissue_area=[2.5, None])
+    runs = run(rows)
+    profiles = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad")
+    assert list(profiles.obs_names) == ["second", "first"]
+    assert profiles.obs["patient"].tolist() == ["P1", "P2"]
+    assert profiles.obs["stage"].isna().tolist() == [False, True]
+    assert profiles.obs["tissue_area"].tolist()[0] == 2.5
+    assert profiles.obs["spots"].tolist() == runs["spots"].tolist()
+    assert profiles.X.dtype == np.float32
+    assert profiles.uns["deepspot"]["kind"] == "pseudobulk"
+    for name in ("second", "first"):
+        table = read_zarr(tmp_path / "out" / "slides" / f"{name}.zarr").tables["deepspot_spots"]
+        np.testing.assert_allclose(profiles[name].X[0], np.asarray(table.X).mean(axis=0), rtol=1e-5)
+
+
+def test_broken_slides_are_reported_and_others_go_on(run, files, tmp_path, log):
+    names = ["nowhere", "cut_off", "P1_S1", "white", "no_scale", "P2_S1"]
+    rows = pd.DataFrame({"path": [str(files / f"{name}.tiff") for name in names], "patient": names})
+    runs = run(rows)
+    assert runs.index[runs["status"] == "done"].tolist() == ["P1_S1", "P2_S1"]
+    assert runs.loc["nowhere", "error"].startswith("FileNotFoundError: ")
+    assert runs.loc["cut_off", "error"].startswith("InputError: ")
+    assert "tissue" in runs.loc["white", "error"]
+    assert "mpp" in runs.loc["no_scale", "error"]
+    assert not runs["error"].str.contains("\n").any()
+    assert list((tmp_path / "out" / ".work").iterdir()) == []
+    assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").obs_names.tolist() == ["P1_S1", "P2_S1"]
+    assert log[-1].startswith("2 of 6 slides are done, 4 failed. Run table: ")
+    assert any(line.startswith("Slide 'white' failed. InputError: ") for line in log)
+
+
+def test_scale_of_the_manifest_is_used(run, files):
+    rows = pd.DataFrame({"path": [str(files / "no_scale.tiff")], "patient": ["P1"], "mpp": [0.5]})
+    assert run(rows).loc["no_scale", "status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "MemoryError: not enough memory"),
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (KeyError("a\nb"), "KeyError: a b"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_errors_in_one_line(error, said):
+    assert one_line(error) == said
+
+
+def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_path):
+    real = ds.tl.predict
+
+    def predict(sdata, *args, out, **kwargs):
+        if "P1_S1_image" in sdata.images:
+            out.mkdir()
+            (out / "half").write_text("written")
+            raise OSError(28, "No space left on device")
+        real(sdata, *args, out=out, **kwargs)
+
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
+    runs = run()
+    assert runs["status"].tolist() == ["failed", "done"]
+    assert runs.loc["P1_S1", "error"] == "OSError: [Errno 28] No space left on device"
+    assert list((tmp_path / "out" / ".work").iterdir()) == []
+    # It is tried again at the next start, alone.
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", real)
+    before = (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns
+    assert run()["status"].tolist() == ["done", "done"]
+    assert (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns == before
+
+
+def test_slide_that_another_attempt_has_finished_is_done(run, monkeypatch, tmp_path):
+    real, calls = Folder.place, []
+
+    def placed_and_failed(self, attempt, store, name):
+        calls.append(name)
+        real(self, attempt, store, name)
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(Folder, "place", placed_and_failed)
+    runs = run()
+    assert calls == ["P1_S1", "P2_S1"]
+    assert runs["status"].tolist() == ["done", "done"]
+    assert runs["error"].isna().all()
+    assert (runs["spots"] > 0).all()
+    assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
+
+
+def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
+    run()
+
+    def predict(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
+    runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
+    assert runs["status"].tolist() == ["done", "failed"]
+
+
+@pytest.mark.parametrize("full", ["runs.csv", "pseudobulk.h5ad"])
+def test_what_cannot_be_written_at_last_is_an_error(full, run, manifest, files, monkeypatch, tmp_path):
+    """Also if a slide has failed, and what can be written is."""
+    out, real = tmp_path / "out", Folder.writing
+
+    def writing(self, target):
+        if target.name == full:
+            raise OSError(28, "No space left on device")
+        return real(self, target)
+
+    monkeypatch.setattr(Folder, "writing", writing)
+    rows = pd.concat([manifest[:1], pd.DataFrame({"path": [str(files / "white.tiff")], "patient": ["P3"]})])
+    text = rf"Could not write '{full}' \(OSError: \[Errno 28\] No space left on device\) in .*Finished slides are kept"
+    with pytest.raises(OSError, match=text):
+        run(rows)
+    assert (out / "slides" / "P1_S1.zarr").exists()
+    assert not (out / full).exists()
+    if full == "runs.csv":
+        assert read_h5ad(out / "pseudobulk.h5ad").obs_names.tolist() == ["P1_S1"]
+    else:
+        assert pd.read_csv(out / "runs.csv")["status"].tolist() == ["done", "failed"]
+
+
+def test_no_profiles_of_another_model_lie_beside_a_new_one(run, model, monkeypatch, tmp_path):
+    from copy import copy
+    from dataclasses import replace
+
+    profiles = tmp_path / "out" / "pseudobulk.h5ad"
+    run()
+    real, seen = ds.io.slide, []
+
+    def slide(*args, **kwargs):
+        seen.append(profiles.exists())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ds.io, "slide", slide)
+    other = copy(model)
+    other.scaler = replace(model.scaler, mean=model.scaler.mean + 1)
+    assert other.fingerprint != model.fingerprint
+    run(model=other, overwrite=True)
+    assert seen == [False, False]
+    assert read_h5ad(profiles).uns["deepspot"]["fingerprint"] == other.fingerprint
+    run(model=other)
+    assert profiles.exists()
+
+
+def test_interrupt_stops_and_keeps_what_is_done(run, monkeypatch, tmp_path):
+    real = ds.pp.spots
+
+    def spots(sdata, **kwargs):
+        if "P2_S1_image" in sdata.images:
+            raise KeyboardInterrupt
+        real(sdata, **kwargs)
+
+    monkeypatch.setattr(ds.pp, "spots", spots)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    kept = pd.read_csv(tmp_path / "out" / "runs.csv", index_col="slide")
+    assert kept["status"].tolist() == ["done", "waiting"]
+    assert list((tmp_path / "out" / ".work").iterdir()) == []
+    monkeypatch.setattr(ds.pp, "spots", real)
+    assert run()["status"].tolist() == ["done", "done"]
+
+
+def test_nothing_is_done_twice(run, monkeypatch, log):
+    first = run()
+    monkeypatch.delattr(ds.io, "slide")
+    again = run()
+    pd.testing.assert_frame_equal(again, first)
+    assert "2 are finished, 0 to do." in log[-2]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"diameter_um": 60}, "`diameter_um` was 55.0 and is 60.0 now"),
+        ({"pitch_um": 120.0}, "`pitch_um` was 100.0 and is 120.0 now"),
+        ({"layout": "hexagonal"}, "`layout` was 'square' and is 'hexagonal' now"),
+        ({"tissue": None}, "`tissue` was 'brightness' and is None now"),
+        ({"half": False}, "`half` was True and is False now"),
+    ],
+)
+def test_other_options_are_refused(finished, options, text):
+    run, table = finished
+    with pytest.raises(ValueError, match=r"2 slides in .* were made otherwise") as error:
+        run(**options)
+    assert text in str(error.value)
+    assert "overwrite=True" in str(error.value)
+    pd.testing.assert_frame_equal(run(), table)
+
+
+@pytest.fixture(scope="module")
+def finished(model, encoder, files, tmp_path_factory):
+    """A cohort that is done; nobody may change it."""
+    rows = pd.DataFrame({"path": [str(files / f"P{i}_S1.tiff") for i in (1, 2)], "patient": ["P1", "P2"]})
+    out = tmp_path_factory.mktemp("finished") / "out"
+
+    def run(rows=rows, **options):
+        return ds.cohort.run(rows, model, out, encoder=encoder, **options)
+
+    return run, run()
+
+
+def test_another_scale_in_the_manifest_is_refused(finished, manifest):
+    with pytest.raises(ValueError, match=r"For 'P2_S1': `mpp` was None and is 0\.5 now"):
+        finished[0](manifest.assign(mpp=[None, 0.5]))
+
+
+def test_another_file_is_refused_unless_overwritten(run, files, tmp_path, write_tiff):
+    import shutil
+
+    path = tmp_path / "slide.tiff"
+    shutil.copy(files / "P1_S1.tiff", path)
+    rows = pd.DataFrame({"path": [str(path)], "patient": ["P1"]})
+    run(rows)
+    before = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").X
+    shutil.copy(files / "P2_S1.tiff", path)
+    with pytest.raises(ValueError, match="has another content now"):
+        run(rows)
+    run(rows, overwrite=True)
+    after = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").X
+    assert not np.array_equal(before, after)
+    # A finished slide stays finished when its file is moved to the archive.
+    path.unlink()
+    assert run(rows)["status"].tolist() == ["done"]
+
+
+def test_overwrite_does_only_what_differs(run, manifest, tmp_path, log):
+    run()
+    before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns
+    runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
+    assert "Replacing 1 slides, which were made otherwise." in log
+    assert runs["status"].tolist() == ["done", "done"]
+    assert (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns == before
+    assert ds.io.predicted(tmp_path / "out" / "slides" / "P2_S1.zarr").attrs["deepspot_slide"]["mpp"] == 0.8
+
+
+def test_cohort_may_grow(run, manifest, tmp_path):
+    run(manifest[:1])
+    assert run().index.tolist() == ["P1_S1", "P2_S1"]
+    assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
+
+
+def test_distance_comes_from_the_model_or_is_asked_for(run, model, tmp_path):
+    from copy import copy
+
+    boxed = copy(model)
+    neighbors = model.card.geometry.neighbors.model_copy(update={"kind": "box", "reach": 1.0})
+    geometry = model.card.geometry.model_copy(update={"neighbors": neighbors})
+    boxed.card = model.card.model_copy(update={"geometry": geometry})
+    with pytest.raises(ValueError, match="Give the distance between spots as `pitch_um=`"):
+        run(model=boxed)
+    assert run(model=boxed, pitch_um=100)["status"].tolist() == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"layout": "round"}, KeyError, "Key `'round'` not found in `layout`"),
+        ({"tissue": "dark"}, KeyError, "Key `'dark'` not found in `tissue`"),
+        ({"diameter_um": -1}, ValueError, "`diameter_um` must be above 0"),
+        ({"model": "nowhere"}, FileNotFoundError, "no model 'nowhere'"),
+        ({"encoder": "unheard of"}, KeyError, "not found in `ds.encoders.available"),
+        ({"client": 3}, TypeError, "`client` must be a `distributed.Client` or the address"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(run, tmp_path, options, kind, text):
+    with pytest.raises(kind, match=text):
+        run(**options)
+    assert not (tmp_path / "out" / "runs.csv").exists()
+
+
+def test_out_is_needed(manifest):
+    with pytest.raises(TypeError, match="`out` is missing"):
+        ds.cohort.run(manifest)

@@ -1,0 +1,249 @@
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import deepspot as ds
+from deepspot.models._cross_validation.cross_validate import cross_validate
+from deepspot.models._cross_validation.result import CrossValidation
+
+NULLS = ["training mean", "position only", "shuffled images"]
+
+
+class LeastSquares:
+    """The cheapest estimator that learns."""
+
+    fits = 0
+    left = None
+
+    def __init__(self, *, strength=1.0, seed=0):
+        self.strength, self.seed = strength, seed
+
+    def fit(self, bags, targets, *, rows=None, slides=None, patients=None):
+        if LeastSquares.left == LeastSquares.fits:
+            raise KeyboardInterrupt
+        LeastSquares.fits += 1
+        x, y = bags.spot[rows].astype(float), np.nan_to_num(targets[rows].astype(float))
+        self.mean, self.scale, self.shift = x.mean(axis=0), x.std(axis=0) + 1e-9, y.mean(axis=0)
+        x = (x - self.mean) / self.scale
+        self.weights = np.linalg.solve(x.T @ x + self.strength * np.eye(x.shape[1]), x.T @ (y - self.shift))
+        return self
+
+    def predict(self, bags):
+        return (bags.spot - self.mean) / self.scale @ self.weights + self.shift
+
+
+@pytest.fixture(autouse=True)
+def _reset():
+    LeastSquares.fits, LeastSquares.left = 0, None
+
+
+@pytest.fixture(scope="module")
+def embedded(mean_color):
+    """Three patients, embedded: none of these tests changes them further."""
+    slides = ds.datasets.toy(3, 1, n_rows=5, n_cols=6)
+    for sdata in slides.values():
+        ds.pp.embed(sdata, mean_color())
+    return slides
+
+
+@pytest.fixture
+def quick(cheap_encoder):
+    return {
+        "patient_key": "patient",
+        "models": {"ls": LeastSquares},
+        "genes": 15,
+        "top": (5, 10, 100),
+        "seed": 0,
+        "encoder": cheap_encoder,
+        "n_bootstrap": 200,
+    }
+
+
+@pytest.fixture(scope="module")
+def cv(embedded, mean_color):
+    return cross_validate(
+        embedded,
+        patient_key="patient",
+        models={"ls": LeastSquares, "ridge": "ridge"},
+        genes=15,
+        top=(5, 10, 100),
+        encoder=mean_color(),
+        grid={"ls": {"strength": [1.0, 30.0, 1e9]}},
+        n_bootstrap=200,
+    )
+
+
+def test_models_are_compared_on_patients_that_they_did_not_learn_from(cv):
+    assert isinstance(cv, CrossValidation)
+    assert list(cv.summary().index) == ["ls", "ridge", *NULLS]
+    assert list(cv.summary()["null"]) == [False, False, True, True, True]
+    assert set(cv.table["fold"]) == {"P1", "P2", "P3"}
+    assert (cv.table["fold"].astype(str) == cv.table["patient"].astype(str)).all()
+    assert len(cv.table) == 5 * 3 * 15
+    assert cv.slides == {"P1_S1": "P1", "P2_S1": "P2", "P3_S1": "P3"}
+    assert list(cv.curve()["n"].unique()) == [5, 10, 15]
+
+
+def test_a_signal_is_found_where_there_is_one(cv):
+    means = cv.summary()["mean"]
+    assert means["ls"] > 0.3
+    assert means["ridge"] > 0.3
+    assert means["training mean"] == 0
+    assert (means[["position only", "shuffled images"]] < means["ls"] - 0.2).all()
+
+
+def test_parameters_are_chosen_on_the_inner_folds(cv):
+    assert len(cv.inner) == 3 * 3 * 2  # settings, outer folds, two patients left
+    assert set(cv.inner["model"]) == {"ls"}
+    assert cv.chosen("ls")["strength"] in (1.0, 30.0)
+    model = cv.estimator("ls")
+    assert (type(model), model.strength) == (LeastSquares, cv.chosen("ls")["strength"])
+
+
+def test_one_setting_needs_no_inner_folds(embedded, quick):
+    found = cross_validate(embedded, **quick)
+    assert LeastSquares.fits == 3
+    assert len(found.inner) == 0
+
+
+def test_only_features_are_added(slides, quick):
+    cross_validate(slides, **quick)
+    assert all(sorted(sdata.tables) == ["mean_color_spots", "table"] for sdata in slides.values())
+
+
+def test_the_same_seed_gives_the_same_table(embedded, quick):
+    models = {"models": ["random_forest"], "grid": {"random_forest": {"n_trees": [3]}}}
+    a, b, c = (cross_validate(embedded, **{**quick, **models, "seed": seed}).table for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+    forest = a["model"] == "random_forest"
+    assert not np.allclose(a.loc[forest, "r"], c.loc[forest, "r"])
+
+
+def test_a_killed_run_resumes(embedded, quick, tmp_path):
+    options = {**quick, "grid": {"ls": {"strength": [1.0, 30.0]}}}
+    expected = cross_validate(embedded, **options)
+    total, LeastSquares.fits, LeastSquares.left = LeastSquares.fits, 0, 8
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(embedded, **options, out=tmp_path / "run")
+    assert LeastSquares.fits == 8
+    LeastSquares.left = None
+    found = cross_validate(embedded, **options, out=tmp_path / "run")
+    assert LeastSquares.fits == total == 3 * (2 * 2 + 1)
+    pd.testing.assert_frame_equal(found.table, expected.table, check_exact=True)
+    pd.testing.assert_frame_equal(found.inner, expected.inner, check_exact=True)
+
+
+def test_sections_held_out_come_with_a_warning(quick, mean_color, log):
+    slides = ds.datasets.toy(1, 3, n_rows=5, n_cols=6)
+    found = cross_validate(slides, **{**quick, "leave_out": "slide"})
+    assert sum("no evidence" in line for line in log) == 1
+    assert set(found.table["fold"]) == set(slides)
+    assert found.leave_out == "slide"
+    assert "nothing about other patients" in found.summary().attrs["note"]
+
+
+def test_two_patients_choose_within_one_slide(toy, quick):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    found = cross_validate(slides, **{**quick, "grid": {"ls": {"strength": [1.0, 30.0]}}})
+    assert len(found.inner) == 2 * 2 * 3
+    assert "only 2 folds" in found.summary().attrs["note"]
+
+
+def test_mixed_panels(embedded, quick):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in embedded.items()}
+    table = slides["P2_S1"].tables["table"]
+    del slides["P2_S1"].tables["table"]
+    slides["P2_S1"].tables["table"] = table[:, 5:].copy()
+    named = list(table.var_names[:10])
+    found = cross_validate(slides, **{**quick, "genes": named}).table
+    found = found[found["model"] == "ls"]
+    lost = found[(found["slide"] == "P2_S1") & found["gene"].isin(named[:5])]
+    assert (lost["undefined"] == "measurement").all()
+    assert len(lost) == 5
+    assert (found.loc[found["slide"] != "P2_S1", "undefined"] == "no").all()
+
+
+def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch):
+    from deepspot.models._training.plan import SlidePlan
+
+    with pytest.raises(ValueError, match="tiles_px=224"):
+        cross_validate(embedded, **{**quick, "models": ["stnet_finetuned"]})
+
+    def embed(self, **options):
+        raise InterruptedError(options)
+
+    monkeypatch.setattr(SlidePlan, "embed", embed)
+    with pytest.raises(InterruptedError, match="'tiles_px': 32"):
+        cross_validate(embedded, **quick, tiles_px=32)
+    with pytest.raises(InterruptedError) as error:
+        cross_validate(embedded, **quick)
+    assert "tiles_px" not in error.value.args[0]
+
+
+def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
+    cross_validate(
+        slides, **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}}, subspots=False
+    )
+    (added,) = {key for sdata in slides.values() for key in sdata.tables} - {"table"}
+    assert all("subspots" not in sdata.tables[added].obsm for sdata in slides.values())
+
+
+@pytest.mark.parametrize("model", ["ridge", "deepspot"])
+def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(slides, quick, model):
+    with pytest.raises(ValueError, match=f"{model!r} uses sub-spots"):
+        cross_validate(slides, **{**quick, "models": [model]}, subspots=False)
+    assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"models": ["deepspot", "rigde"]}, KeyError, "ridge_pca"),
+        ({"models": "ridge"}, TypeError, r"\['ridge'\]"),
+        ({"models": []}, ValueError, "Name some of"),
+        ({"models": {"training mean": LeastSquares}}, ValueError, "always run"),
+        ({"models": {"x": 3}}, TypeError, "must be a class"),
+        ({"models": {"x": dict}}, TypeError, "lacks `fit"),
+        ({"grid": {"ridge": {}}}, KeyError, "'ls'"),
+        ({"grid": {"ls": {"weight": [1]}}}, TypeError, "weight"),
+        ({"leave_out": "spot"}, ValueError, '"patient" or "slide"'),
+        ({"inner_folds": 1}, ValueError, "at least 2"),
+        ({"inner_folds": 2.5}, TypeError, "whole number"),
+        ({"n_bootstrap": 0}, ValueError, "at least 2"),
+        ({"top": ()}, ValueError, "`top` is empty"),
+        ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),
+        ({"genes": 0}, ValueError, "`genes` must be at least 1"),
+        ({"genes": 500}, ValueError, "Ask for fewer"),
+        ({"genes": ["TP53"]}, KeyError, "TP53"),
+        ({"genes": "TP53"}, TypeError, "list of names"),
+        ({"oversample": "twice"}, KeyError, "leiden"),
+        ({"patient_key": {"P1_S1": "a", "P2_S1": "a"}}, ValueError, "at least two patients"),
+        ({"patient_key": None}, ValueError, "need `patient_key`"),
+        ({"device": "tpu"}, ValueError, "`device`"),
+        ({"models": {"x": lambda: LeastSquares()}, "out": "run"}, TypeError, r"functools\.partial"),
+        ({"models": {"x": functools.partial(LeastSquares, seed=object)}, "out": "run"}, TypeError, "source"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_added(slides, quick, change, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        cross_validate(slides, **{**quick, **change})
+    assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_slide_under_two_patients_is_found(slides, quick):
+    from spatialdata import deepcopy
+
+    slides["again"] = deepcopy(slides["P1_S1"])
+    patients = {"P1_S1": "P1", "P2_S1": "P2", "again": "P3"}
+    with pytest.raises(ValueError, match=r"'P1_S1' .* 'again'"):
+        cross_validate(slides, **{**quick, "patient_key": patients})
+    found = cross_validate(slides, **{**quick, "patient_key": patients | {"again": "P1 "}})
+    assert set(found.table["patient"]) == {"P1", "P2"}

@@ -1,0 +1,217 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deepspot.models._cross_validation.factories import System
+from deepspot.models._cross_validation.result import CrossValidation, tidy
+
+INNER = ["model", "fold", "inner_fold", "setting", "area"]
+
+
+def result(levels, n_folds=5, n_genes=12, seed=0, **options):
+    """Models of known accuracy, the same shift of a patient for all; None is a model that says nothing."""
+    rng = np.random.default_rng(seed)
+    shift = rng.normal(0, 0.05, size=n_folds)
+    parts = []
+    for model, level in levels.items():
+        for fold in range(n_folds):
+            for slide in range(2):
+                r = np.full(n_genes, np.nan if level is None else level + shift[fold])
+                parts.append(
+                    pd.DataFrame(
+                        {
+                            "model": model,
+                            "null": model.startswith("null"),
+                            "fold": f"P{fold}",
+                            "patient": f"P{fold}",
+                            "slide": f"P{fold}_{slide}",
+                            "gene": [f"g{i}" for i in range(n_genes)],
+                            "rank": range(1, n_genes + 1),
+                            "r": r,
+                            "r_pooled": r,
+                            "undefined": "no" if level is not None else "prediction",
+                        }
+                    )
+                )
+    slides = {f"P{fold}_{slide}": f"P{fold}" for fold in range(n_folds) for slide in range(2)}
+    defaults = {
+        "inner": pd.DataFrame(columns=INNER),
+        "grid": {model: [{}] for model in levels},
+        "top": (2, 6, 100),
+        "slides": slides,
+        "n_bootstrap": 500,
+    }
+    return CrossValidation(table=tidy(pd.concat(parts, ignore_index=True)), **(defaults | options))
+
+
+@pytest.fixture
+def cv():
+    return result({"good": 0.5, "ridge": 0.4, "null mean": None})
+
+
+def test_curve_is_over_genes_then_slides_then_patients(cv):
+    curve = cv.curve()
+    assert list(curve) == ["model", "n", "fold", "r"]
+    assert list(curve["n"].unique()) == [2, 6, 12]
+    assert len(curve) == 3 * 5 * 3
+    table = cv.table.copy()
+    mine = (table["model"] == "good") & (table["fold"] == "P0")
+    table.loc[mine & (table["slide"] == "P0_0"), "r"] = np.linspace(1, 0, 12)
+    table.loc[mine & (table["slide"] == "P0_1"), "r"] = 0.0
+    changed = CrossValidation(table.sample(frac=1, random_state=0), cv.inner, cv.grid, cv.top).curve()
+    got = changed[(changed["model"] == "good") & (changed["fold"] == "P0")].set_index("n")["r"]
+    expected = {n: np.linspace(1, 0, 12)[:n].mean() / 2 for n in (2, 6, 12)}
+    assert got.to_dict() == pytest.approx(expected)
+
+
+def test_undefined_r_counts_as_zero_or_not_at_all_by_whose_fault_it_is(cv):
+    table = cv.table.copy()
+    mine = table["model"] == "good"
+    table.loc[mine & (table["rank"] == 1), ["r", "undefined"]] = [np.nan, "prediction"]
+    table.loc[table["rank"] == 2, ["r", "undefined"]] = [np.nan, "measurement"]
+    changed = CrossValidation(table, cv.inner, cv.grid, (4,), n_bootstrap=100)
+    before = CrossValidation(cv.table, cv.inner, cv.grid, (4,), n_bootstrap=100).summary()
+    summary = changed.summary()
+    assert summary.loc["good", "mean"] == pytest.approx(before.loc["good", "mean"] * 2 / 3)
+    assert summary.loc["ridge", "mean"] == pytest.approx(before.loc["ridge", "mean"])
+    assert list(summary["undefined_prediction"]) == [10, 0, 5 * 2 * 11]
+    assert list(summary["undefined_measurement"]) == [10, 10, 10]
+
+
+def test_summary_has_mean_median_and_their_uncertainty_over_patients(cv):
+    summary = cv.summary()
+    areas = cv.curve().groupby(["model", "fold"])["r"].first()["good"]
+    good = summary.loc["good"]
+    assert good["mean"] == pytest.approx(areas.mean())
+    assert good["median"] == pytest.approx(areas.median())
+    assert good["mean_se"] == pytest.approx(areas.std(ddof=0) / np.sqrt(5), rel=0.15)
+    assert good["mean_low"] < good["mean"] < good["mean_high"]
+    assert good["median_low"] <= good["median"] <= good["median_high"]
+    assert list(summary["mean_rank"][:2]) == [1, 2]
+    assert np.isnan(summary.loc["null mean", "mean_rank"])
+    assert summary.loc["null mean", "mean"] == 0
+    assert list(summary["folds"]) == [5, 5, 5]
+    pd.testing.assert_frame_equal(summary, cv.summary(), check_exact=True)
+
+
+def test_comparison_is_paired_by_patient():
+    cv = result({"better": 0.42, "worse": 0.3, "same": 0.4, "ridge": 0.4, "null mean": None}, n_folds=12)
+    found = cv.compare()
+    assert list(found.index) == ["better", "worse", "same"]
+    np.testing.assert_allclose(found["difference"], [0.02, -0.1, 0], atol=1e-9)
+    assert (found["se"] < 1e-9).all()  # patients differ much, the models on a patient always by the same
+    assert list(found["won"]) == [12, 0, 0]
+    assert found.loc["same", "p"] == 1
+    assert (found["p_adjusted"] >= found["p"]).all()
+    assert found.loc["better", "p_adjusted"] == pytest.approx(3 * found.loc["better", "p"])
+    assert list(found["mean_rank"]) == [1, 4, 2.5]
+    assert "null mean" not in found.index
+    assert list(cv.compare("null mean").index) == ["better", "worse", "same", "ridge"]
+    with pytest.raises(KeyError, match="Available keys"):
+        cv.compare("rigde")
+
+
+def test_few_folds_and_held_out_slides_are_remarked_upon(cv):
+    assert cv.summary().attrs["note"] == ""
+    few = result({"ridge": 0.4, "good": 0.5}, n_folds=2)
+    for frame in (few.summary(), few.compare(), few.per_gene("good")):
+        assert "only 2 folds" in frame.attrs["note"]
+    assert few.compare().loc["good", "p"] == 0.5
+    slides = result({"ridge": 0.4, "good": 0.5}, leave_out="slide")
+    assert "nothing about other patients" in slides.summary().attrs["note"]
+    assert "nothing about other patients" in repr(slides)
+
+
+def test_reliability_of_genes_is_over_the_patients_that_know_them(cv):
+    table = cv.table.copy()
+    table = table[~((table["gene"] == "g0") & table["fold"].isin(["P0", "P1", "P2", "P3"]))]
+    table.loc[(table["gene"] == "g1") & (table["fold"] == "P0"), ["r", "undefined"]] = [np.nan, "measurement"]
+    found = CrossValidation(table, cv.inner, cv.grid, cv.top, n_bootstrap=500).per_gene("good")
+    assert list(found) == ["r", "low", "high", "n"]
+    assert list(found.loc[["g0", "g1", "g2"], "n"]) == [1, 4, 5]
+    assert np.isnan(found.loc["g0", ["low", "high"]].to_numpy(dtype=float)).all()
+    assert found.loc["g2", "low"] < found.loc["g2", "r"] < found.loc["g2", "high"]
+    mine = table[(table["model"] == "good") & (table["gene"] == "g2")]
+    assert found.loc["g2", "r"] == pytest.approx(mine["r"].mean())
+    assert (cv.per_gene("null mean")["r"] == 0).all()
+
+
+@pytest.fixture
+def chosen(least_squares):
+    areas = {("P0", 0): 0.1, ("P0", 1): 0.3, ("P1", 0): 0.5, ("P1", 1): 0.4, ("P2", 0): 0.2, ("P2", 1): 0.22}
+    inner = pd.DataFrame(
+        [("ls", fold, str(k), s, a + 0.01 * k) for (fold, s), a in areas.items() for k in (-1, 1)], columns=INNER
+    )
+    grid = {"ls": [{"strength": 1.0}, {"strength": 2.0}], "ridge": [{}]}
+    systems = {"ls": System("ls", least_squares, tuple(grid["ls"]))}
+    return result({"ls": 0.4, "ridge": 0.3}, n_folds=3, inner=inner, grid=grid, systems=systems)
+
+
+def test_the_best_of_a_fold_and_the_choice_for_a_refit(chosen):
+    best = chosen.best.set_index(["model", "fold"])
+    assert [best.loc[("ls", fold), "params"]["strength"] for fold in ("P0", "P1", "P2")] == [2.0, 1.0, 2.0]
+    assert best.loc[("ls", "P1"), "area"] == pytest.approx(0.5)
+    assert chosen.chosen("ls") == {"strength": 2.0}  # 0.307 against 0.267
+    assert chosen.chosen("ridge") == {}
+    model = chosen.estimator("ls")
+    assert model.strength == 2.0
+    assert not hasattr(model, "weights")
+    assert chosen.estimator("ls") is not model
+    assert type(chosen.estimator("ridge")).__name__ == "Ridge"
+    with pytest.raises(KeyError, match="Available keys"):
+        chosen.chosen("x")
+
+
+def test_saved_and_loaded_it_is_the_same(chosen, tmp_path):
+    chosen.table["gene"] = chosen.table["gene"].cat.rename_categories({"g0": "NA", "g1": "007"})
+    chosen.table.loc[3, "r"] = 1 / 3
+    chosen.table.loc[4, ["r", "undefined"]] = [np.nan, "measurement"]
+    chosen.save(tmp_path / "cv")
+    loaded = CrossValidation.load(tmp_path / "cv")
+    pd.testing.assert_frame_equal(loaded.table, chosen.table, check_exact=True, check_categorical=True)
+    pd.testing.assert_frame_equal(loaded.inner, chosen.inner, check_exact=True, check_dtype=False)
+    pd.testing.assert_frame_equal(loaded.summary(), chosen.summary(), check_exact=True)
+    pd.testing.assert_frame_equal(loaded.best, chosen.best, check_dtype=False)
+    assert repr(loaded) == repr(chosen)
+    assert type(loaded.estimator("ridge")).__name__ == "Ridge"
+    with pytest.raises(ValueError, match="does not hold its class"):
+        loaded.estimator("ls")
+
+
+def test_saving_overwrites_only_what_it_made(cv, tmp_path):
+    cv.save(tmp_path / "cv")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        cv.save(tmp_path / "cv")
+    cv.save(tmp_path / "cv", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FileExistsError):
+        cv.save(tmp_path / "mine", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cv", "mine"]
+
+
+def test_what_is_no_result_is_refused(cv, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no saved cross-validation"):
+        CrossValidation.load(tmp_path)
+    cv.save(tmp_path / "cv")
+    file = tmp_path / "cv" / "cross_validation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
+    with pytest.raises(ValueError, match="another format"):
+        CrossValidation.load(tmp_path / "cv")
+
+
+def test_repr_is_a_few_lines(cv):
+    lines = repr(cv).splitlines()
+    assert lines[0] == "CrossValidation: 3 models, 5 patients held out in turn, 10 slides of 5 patients"
+    assert [line.split()[0] for line in lines[2:]] == ["good", "ridge", "null"]
+    assert len(lines) == 5
+
+
+def test_nothing_to_agree_with_is_an_error(cv):
+    table = cv.table.copy()
+    table["r"] = np.nan
+    table["undefined"] = table["undefined"].cat.set_categories(["no", "prediction", "measurement"])
+    table["undefined"] = pd.Categorical(["measurement"] * len(table), categories=table["undefined"].cat.categories)
+    with pytest.raises(ValueError, match="No gene varies"):
+        CrossValidation(table, cv.inner, cv.grid, cv.top).summary()

@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+
+import deepspot as ds
+
+
+def test_the_card_says_what_the_model_needs_and_saw(quick_model):
+    card = quick_model.card
+    assert [(s.slide, s.patient, s.spots) for s in card.slides] == [("P1_S1", "P1", 30), ("P2_S1", "P2", 30)]
+    assert card.geometry.tile.model_dump() == {"tile_um": 55.0, "input_px": 32, "grid": 3}
+    assert card.geometry.neighbors.model_dump() == {"kind": "radius", "reach": 150.0, "cap": 8}
+    assert (card.encoder.name, card.encoder_fingerprint, card.dim) == ("mean_color", "1", 27)
+    assert len(card.genes) == 10
+    assert card.depth == "all measured genes"
+
+
+def test_training_adds_features_and_nothing_else(slides, quick):
+    before = {name: sdata.tables["table"].copy() for name, sdata in slides.items()}
+    ds.models.train(slides, **quick)
+    for name, sdata in slides.items():
+        assert sorted(sdata.tables) == ["mean_color_spots", "table"]
+        assert (sdata.tables["table"].X != before[name].X).nnz == 0
+
+
+def test_features_are_embedded_once(slides, quick):
+    ds.models.train(slides, **quick)
+    assert quick["encoder"].n_tiles == 2 * 30 * 10
+    ds.models.train(slides, **quick)
+    assert quick["encoder"].n_tiles == 2 * 30 * 10
+
+
+def test_shuffled_tables_train_the_same_model(slides, quick):
+    reference = ds.models.train(slides, **quick)
+    for sdata in slides.values():
+        table = sdata.tables["table"]
+        order = np.random.default_rng(0).permutation(len(table))
+        genes = np.random.default_rng(1).permutation(table.n_vars)
+        del sdata.tables["table"]
+        sdata.tables["table"] = table[order, genes].copy()
+    shuffled = ds.models.train(slides, **{**quick, "genes": reference.card.genes})
+    np.testing.assert_allclose(shuffled.scaler.mean, reference.scaler.mean, rtol=1e-5)
+    first, second = (m.members[0].phi[0].weight.detach().numpy() for m in (reference, shuffled))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_spots_that_are_not_measured_serve_as_neighbors_only(slide, quick):
+    table = slide.tables["table"]
+    del slide.tables["table"]
+    slide.tables["table"] = table[:20].copy()
+    model = ds.models.train(slide, **quick)
+    assert model.card.slides[0].spots == 20
+    assert slide.tables["mean_color_spots"].n_obs == 30
+
+
+def test_one_patient_trains_for_the_fixed_number_of_epochs(slide, quick):
+    model = ds.models.train(slide, **{**quick, "patient_key": None})
+    assert model.card.epochs == 3
+    assert set(model.history["member"]) == {"member_1"}
+
+
+def test_several_patients_hold_one_out_to_find_the_number_of_epochs(quick_model):
+    assert set(quick_model.history["member"]) == {"search", "member_1"}
+
+
+def test_every_spot_goes_in_with_its_slide_and_patient(slides, quick, monkeypatch):
+    seen = {}
+
+    def fit(self, bags, values, **options):
+        seen.update(options, n=len(bags))
+        raise InterruptedError
+
+    monkeypatch.setattr(ds.models.DeepSpot, "fit", fit)
+    with pytest.raises(InterruptedError):
+        ds.models.train(slides, **quick)
+    assert list(seen["patients"]) == ["P1"] * 30 + ["P2"] * 30
+    assert list(seen["slides"]) == ["P1_S1"] * 30 + ["P2_S1"] * 30
+    np.testing.assert_array_equal(seen["rows"], np.arange(60))
+
+
+def test_mixed_panels_train_together(slides, quick):
+    table = slides["P2_S1"].tables["table"]
+    del slides["P2_S1"].tables["table"]
+    slides["P2_S1"].tables["table"] = table[:, 5:].copy()
+    genes = list(table.var_names[:10])
+    model = ds.models.train(slides, **{**quick, "genes": genes})
+    assert model.card.genes == genes
+    assert model.card.depth == "the 55 genes that all training slides share"
+
+
+def test_array_boxes_are_the_rule_of_the_paper(slides, quick):
+    model = ds.models.train(slides, **{**quick, "preset": "paper", "network": {"width": 4}})
+    assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 1.0, "cap": 8}
+    assert model.card.preset == "paper"
+
+
+def test_mapping_of_patients_and_list_of_slides(slides, quick):
+    # Names that differ by blanks alone are one patient, not two.
+    model = ds.models.train(list(slides.values()), **{**quick, "patient_key": {"slide_1": "X", "slide_2": "X "}})
+    assert [s.patient for s in model.card.slides] == ["X", "X"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"patient_key": None}, ValueError, "need `patient_key`"),
+        ({"patient_key": "donor"}, KeyError, "donor"),
+        ({"patient_key": {"P1_S1": "a"}}, KeyError, "P2_S1"),
+        ({"genes": 5000}, ValueError, "Ask for fewer"),
+        ({"genes": ["TP53"]}, KeyError, "TP53"),
+        ({"layer": "raw"}, KeyError, "raw"),
+        ({"layer": "expected"}, ValueError, "normalized twice"),
+        ({"table_key": "counts"}, KeyError, "counts"),
+        ({"encoder": "resnet51"}, KeyError, "lite0_stats"),
+        ({"preset": "best"}, KeyError, "published"),
+        ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
+        ({"min_detected": 30}, ValueError, "share from 0 to 1"),
+        ({"genes": True}, TypeError, "number or a list"),
+        ({"tissue": None}, TypeError, "`tissue` must be text"),
+        ({"patient_key": {"P1_S1": "a", "P2_S1": None}}, ValueError, "no patient for slides"),
+        ({"network": {"depth": 3}}, ValueError, "`network` does not fit"),
+        ({"device": "tpu"}, ValueError, "`device`"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_added(slides, quick, change, error, message):
+    with pytest.raises(error, match=message):
+        ds.models.train(slides, **{**quick, **change})
+    assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
+
+
+def test_a_slide_of_two_patients_is_refused(slide, quick):
+    patients = slide.tables["table"].obs["patient"].astype(str).to_numpy().copy()
+    patients[0] = "P9"
+    slide.tables["table"].obs["patient"] = patients
+    with pytest.raises(ValueError, match="must be of one patient"):
+        ds.models.train(slide, **quick)
+
+
+def test_array_positions_can_be_added_after_the_fact(slide, quick):
+    table = slide.tables["table"]
+    positions = table.obs[["array_row", "array_col"]].copy()
+    table.obs = table.obs.drop(columns=["array_row", "array_col"])
+    paper = {**quick, "preset": "paper", "network": {"width": 4}, "training": {"epochs": 1}}
+    with pytest.raises(ValueError, match="array_row"):
+        ds.models.train(slide, **paper)
+    assert list(slide.tables) == ["table"]
+    ds.pp.embed(slide, quick["encoder"])
+    slide.tables["table"].obs[positions.columns] = positions
+    assert ds.models.train(slide, **paper).card.geometry.neighbors.kind == "box"
+
+
+def test_identifiers_of_another_type_are_shown(slide, quick):
+    slide.shapes["spots"].index = slide.shapes["spots"].index.astype(str)
+    with pytest.raises(ValueError, match="no spot in common"):
+        ds.models.train(slide, **quick)
+
+
+def test_a_single_spot_needs_a_radius(slide, quick):
+    slide.shapes["spots"] = slide.shapes["spots"].iloc[:1]
+    with pytest.raises(ValueError, match="radius_um="):
+        ds.models.train(slide, **quick)
+
+
+def test_numbers_of_numpy_and_names_that_are_no_text_are_welcome(slides, quick):
+    named = dict(enumerate(slides.values()))
+    model = ds.models.train(named, **{**quick, "genes": np.int64(5), "seed": np.int64(3)})
+    assert [s.slide for s in model.card.slides] == ["0", "1"]
+    assert model.card.seed == 3
+
+
+def test_what_is_no_slide_is_refused(quick):
+    with pytest.raises(TypeError, match="is a str"):
+        ds.models.train(["slide.zarr"], **quick)
+    with pytest.raises(ValueError, match="empty"):
+        ds.models.train([], **quick)
+
+
+def test_slides_of_different_spot_size_need_a_tile(slides, quick):
+    slides["P2_S1"].shapes["spots"]["diameter_um"] = 100.0
+    with pytest.raises(ValueError, match="tile_um="):
+        ds.models.train(slides, **quick)
+    assert ds.models.train(slides, **quick, tile_um=60).card.geometry.tile.tile_um == 60
+
+
+def test_every_model_knows_what_it_gained_over_ridge(slides, quick):
+    bound = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3}})
+    assert (bound.card.gate.unit, bound.card.gate.n) == ("patients", 2)
+    assert bound.card.gate.binding
+    assert len(bound.card.reliability.r) == 10
+    # Whoever switches it off still gets a model that knows how good it is.
+    off = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}})
+    assert not off.card.gate.binding
+    assert off.weight == 1
+
+
+def test_oversampling_repeats_spots_and_needs_a_known_method(slides, quick, monkeypatch):
+    seen = {}
+
+    def fit(self, bags, values, **options):
+        seen.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(ds.models.DeepSpot, "fit", fit)
+    with pytest.raises(InterruptedError):
+        ds.models.train(slides, **quick, oversample="leiden")
+    assert set(seen["rows"]) == set(range(60))
+    assert len(seen["rows"]) >= 60
+    with pytest.raises(KeyError, match="leiden"):
+        ds.models.train(slides, **quick, oversample="twice")

@@ -1,0 +1,317 @@
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import deepspot as ds
+from deepspot._core.keys import subspots_name
+from deepspot._report.contents import find_contents
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+GENES = ["UP", "FLAT", "<b>&amp;"]
+
+
+class Page(HTMLParser):
+    """Reads a page, and fails on tags that do not close or that close something else."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.images, self.addresses, self.headings, self.text, self.ids = [], [], [], [], [], []
+        self.tags = set()
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.add(tag)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag == "img":
+            self.images.append(attrs["src"])
+            assert attrs["alt"]
+        self.addresses += [attrs[name] for name in ("href", "src", "action", "data", "poster") if name in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            assert "url(" not in data
+            assert "@import" not in data
+        elif data.strip():
+            self.text.append(data.strip())
+            if self.open[-1] == "h2":
+                self.headings.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())  # lines break anywhere, as in a browser
+
+
+def read(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def predicted(slide, add_table):
+    """A slide with a prediction that says of itself what `ds.tl.predict` says."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(1, 0.1, (30, 3)) + np.repeat([1, 0], 15)[:, None] * [1, 0, 0]
+    add_table(slide, values, GENES, obsm={"spatial": np.asarray(slide.tables["table"].obsm["spatial"])})
+    table = slide.tables["deepspot_spots"]
+    table.var["expected_r"], table.var["expected_r_low"] = [0.61, 0.02, 0.3], [0.5, -0.4, np.nan]
+    table.var["expected_r_high"] = [0.7, 0.4, np.nan]
+    table.obs["ood_score"] = np.linspace(0.2, 1.1, 30).astype(np.float32)
+    table.obs["ood"] = table.obs["ood_score"] > 1
+    made = {"model": "<script>alert(1)</script>", "fingerprint": "abc", "preset": "default", "gate": "r 0.2 & more"}
+    made |= {"expected_r_from": "3 patients", "license": "CC BY 4.0", "tissue": "breast <test>", "depth": "all"}
+    table.uns["deepspot"] |= made | {"versions": {"torch": "2.0"}, "features": "none"}
+    return slide
+
+
+def add_results(sdata, key="deepspot_spots"):
+    table = sdata.tables[key]
+    table.obs["annotation"] = pd.Categorical(np.repeat(["tumor", "stroma <x>"], 15), ["tumor", "stroma <x>"])
+    found = {"group": ["tumor"] * 2 + ["stroma <x>"], "gene": ["UP", "FLAT", "UP"], "logfoldchange": [1.0, 0.1, -1.0]}
+    table.uns["markers"] = pd.DataFrame(found | {"p_block_adj": np.nan, "significant": [True, False, False]})
+    table.uns["deepspot_markers"] = {"groupby": "annotation", "test": "wilcoxon", "many": list(range(500))}
+    table.uns["enrichment"] = pd.DataFrame(
+        {"group": ["tumor"], "term": ["A & B"], "n_overlap": [1], "n_set": [2], "p": [0.01], "p_adj": [0.02]}
+    )
+    table.obsm["score_mlm"] = pd.DataFrame({"MAPK": np.linspace(-1, 1, 30)}, index=table.obs_names)
+
+
+def add_correction(sdata, add_table):
+    n = len(sdata.shapes["spots"])
+    layers = {"measured": np.ones((n, 3)), "corrected": np.ones((n, 3)), "change": np.full((n, 3), -0.5)}
+    layers |= {"predicted": np.tile([1.0, 1.0, np.nan], (n, 1)), "weight": np.tile([0.25, 0.75, 1.0], (n, 1))}
+    add_table(sdata, np.ones((n, 3)), ["UP", "FLAT", "OTHER"], "table_corrected", kind="corrected", layers=layers)
+    sdata.tables["table_corrected"].uns["deepspot"] |= {"method": "posterior", "registration": "Aligned: fine"}
+
+
+@pytest.fixture
+def complete(predicted, add_table):
+    add_results(predicted)
+    add_correction(predicted, add_table)
+    return predicted
+
+
+SECTIONS = """The slide / The model / How far to trust it / Where genes are high and low / Regions / Pathways /
+Correction of the measured genes / What was not done, and how to do it / How it was made"""
+SAID = """no medical device / 30, each a piece of tissue / breast <test> / CC BY 4.0 / r 0.2 & more /
+4 of 30 spots (13 %) look unlike / patients whose slides were kept away / UP: expected r 0.61 / UP (+1.00) /
+Registration of measured spots and image: Aligned: fine / 50 % in the median gene / Left as measured 1 gene /
+0.50 on average / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" / groupby = annotation"""
+
+
+def entries(sdata):
+    return {key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in sdata.tables.items()}
+
+
+@pytest.mark.slow
+def test_tells_all_there_is_and_leaves_the_object_alone(complete, tmp_path):
+    before = entries(complete)
+    path = ds.report(complete, tmp_path / "report.html", command="deepspot report x")
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert path == tmp_path / "report.html"
+    assert page.headings == SECTIONS.replace("\n", " ").split(" / ")
+    # slide, unusual spots, r, 3 genes, tiles, groups, markers, gene sets, pathways, correction
+    assert len(page.images) == 12
+    for said in SAID.replace("\n", " ").split(" / "):
+        assert said in page.words, said
+    assert "nan" not in page.words
+    assert entries(complete) == before
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+    # One file without scripts or network.
+    assert "script" not in page.tags
+    assert all(image.startswith("data:image/png;base64,") for image in page.images)
+    links = [address for address in page.addresses if not address.startswith("data:")]
+    assert {link.removeprefix("#") for link in links} == set(page.ids)
+    assert not re.search(r"https?://", re.sub(r'src="[^"]+"', "", text))
+    assert "<script>alert(1)</script>" in page.words  # as text
+
+
+def nothing(sdata, add_table):
+    del sdata.tables["deepspot_spots"]
+
+
+def unmeasured(sdata, add_table):
+    del sdata.tables["table"]
+
+
+def bare(sdata, add_table):
+    """Neither reliability nor unusual spots nor provenance, as from another program."""
+    table = sdata.tables["deepspot_spots"]
+    table.var, table.obs = table.var[[]], table.obs[["region", "spot_id"]]
+    table.uns["deepspot"] = {"kind": "prediction"}
+
+
+def corrected_only(sdata, add_table):
+    add_correction(sdata, add_table)
+    add_results(sdata, "table_corrected")
+    del sdata.tables["deepspot_spots"], sdata.tables["table"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (nothing, "No genes were predicted from its image."),
+        (unmeasured, "No genes were measured on this slide"),
+        (bare, "How well the genes can be predicted was not measured"),
+        (corrected_only, "genes corrected with the H&E image"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_copes_with_what_there_is(change, said, predicted, add_table, tmp_path):
+    change(predicted, add_table)
+    page = read(ds.report(predicted, tmp_path / "report.html", n_genes=1))
+    assert said in page.words
+    assert "nan" not in page.words
+    if change is not corrected_only:
+        for call in ("ds.tl.markers", "ds.tl.enrich", "ds.tl.pathways", "ds.pp.annotate"):
+            assert call in page.words
+    if change is nothing:
+        assert "ds.tl.predict(sdata, model)" in page.words
+    if change is unmeasured:
+        assert "ds.tl.correct" not in page.words
+
+
+def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
+    complete.tables["table"].X = complete.tables["table"].X * 0.5
+    complete.tables["deepspot_spots"].uns["enrichment"] = complete.tables["deepspot_spots"].uns["enrichment"][:0]
+    page = read(ds.report(complete, tmp_path / "report.html", n_genes=1))
+    assert "does not hold raw counts" in page.words
+    assert "UP: expected r" in page.words  # drawn without the measured genes
+    assert "holds no gene set" in page.words
+    assert "Pathways" in page.headings
+
+
+def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tmp_path):
+    genes = list(predicted.tables["table"].var_names[:3])
+    predicted.tables["deepspot_spots"].var_names = genes
+    before = set(predicted.tables["deepspot_spots"].var)
+    first = read(ds.report(predicted, tmp_path / "1.html", n_genes=1))
+    assert set(predicted.tables["deepspot_spots"].var) == before
+    ds.tl.evaluate(predicted)
+    again = read(ds.report(predicted, tmp_path / "2.html", n_genes=1))
+    found = re.compile(r"half of the \d genes that were also measured agree with r = \S+ or more")
+    assert found.search(first.words).group() == found.search(again.words).group()
+    r = predicted.tables["deepspot_spots"].var["pearson"].median()
+    assert f"r = {r:.2f}".replace("-", "−") in found.search(again.words).group()
+
+
+def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
+    predicted.tables["deepspot_spots"].obs["ood"] = True
+    words = read(ds.report(predicted, tmp_path / "report.html", n_genes=1)).words
+    assert "100 % of the spots look unlike what it learned from: do not trust this prediction." in words
+    assert "another tissue, stain or scanner" in words
+    assert "can be expected" not in words
+
+
+def test_knows_a_slide_that_the_model_learned_from(predicted):
+    slide = find_contents(predicted)
+    assert slide.name == "P1_S1"
+    assert not slide.is_training_slide  # nobody knows
+    for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
+        card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
+        assert replace(slide, card=card).is_training_slide is known
+
+
+def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
+    complete.shapes["spots"]["side"] = pd.Categorical(np.repeat(["left", "right"], 15))
+    notes = {"Finer maps": "not `today`", "More": "see <there>"}
+    path = ds.report(complete, tmp_path / "report.html", genes=["FLAT"], title="No. 7 & 8", notes=notes, groupby="side")
+    words = read(path).words
+    assert "Slide No. 7 & 8: genes predicted" in words
+    assert "These genes were asked for." in words
+    assert "FLAT: expected r 0.02" in words
+    assert "UP: expected" not in words
+    assert "Spots by side." in words
+    assert "not today" in words
+    assert "see <there>" in words
+    assert "<code>today</code>" in path.read_text()
+
+
+def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
+    key = subspots_name("spots")
+    predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
+    add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
+    words = read(ds.report(predicted, tmp_path / "report.html", n_genes=1)).words
+    assert "UP in finer parts" in words
+    assert "resolution=" not in words
+
+
+def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_path, monkeypatch):
+    path = tmp_path / "report.html"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        ds.report(predicted, path)
+    assert path.read_text() == "precious"
+
+    def full(self, target):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", full)
+        with pytest.raises(OSError, match="disk full"):
+            ds.report(predicted, path, n_genes=1, overwrite=True)
+    assert path.read_text() == "precious"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    ds.report(predicted, str(path), n_genes=1, overwrite=True)
+    assert read(path).headings
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("nowhere/report.html", {}, FileNotFoundError, "no folder"),
+        ("", {}, FileExistsError, "is a folder"),
+        ("r.html", {"genes": ["UPP"]}, KeyError, "Similar names: \\['UP'"),
+        ("r.html", {"n_genes": 0}, ValueError, "`n_genes` must be above 0"),
+        ("r.html", {"groupby": "regions"}, KeyError, "'regions'"),
+        ("r.html", {"prediction_key": "other"}, KeyError, "'other'"),
+        ("r.html", {"table_key": "other"}, KeyError, "'other'"),
+        ("r.html", {"model": "her2st"}, ValueError, "not the one that predicted"),
+    ],
+)
+def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
+    with pytest.raises(error, match=message):
+        ds.report(predicted, tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_renders_in_a_browser(complete, tmp_path):
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    path, picture = ds.report(complete, tmp_path / "report.html", n_genes=1), tmp_path / "page.png"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,4000"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
+    subprocess.run([chromium, *options, path.as_uri()], check=True, capture_output=True, timeout=120)
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    assert pixels.shape == (4000, 1100, 3)
+    ink = (np.abs(pixels - pixels[0, 0]).sum(axis=2) > 60).any(axis=1)
+    assert ink[:3500].mean() > 0.5  # a page full of text and figures
+    purple = (pixels[..., 0] > pixels[..., 1] + 25) & (pixels[..., 2] > pixels[..., 1] + 25)
+    assert purple.mean() > 0.01  # of the H&E image
+
+
+def test_an_unchecked_registration_is_no_finding(complete, tmp_path):
+    complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
+    words = read(ds.report(complete, tmp_path / "report.html", n_genes=1)).words
+    assert "Whether the measured spots lie where the image says was not checked." in words
+    assert "ds.tl.check_alignment" in words

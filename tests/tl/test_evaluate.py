@@ -1,0 +1,148 @@
+import numpy as np
+import pandas as pd
+import pytest
+from spatialdata import read_zarr
+
+import deepspot as ds
+from deepspot._sdata.write import add_table, make_table
+from deepspot._stats.normalize import normalize
+from deepspot.tl._evaluate import COLUMNS, evaluate
+
+
+def add_prediction(sdata, X, genes, key="deepspot_spots", rows=slice(None), **uns):
+    measured = sdata.tables["table"]
+    attrs = measured.uns["spatialdata_attrs"]
+    made = make_table(
+        np.asarray(X, dtype=np.float32)[rows],
+        region="spots",
+        instances=pd.Index(sdata.shapes["spots"].index[rows]),
+        region_key=attrs["region_key"],
+        instance_key=attrs["instance_key"],
+        var=pd.DataFrame(index=pd.Index(genes)),
+        obsm={"spatial": np.asarray(measured.obsm["spatial"])[rows]},
+        uns={"deepspot": {"kind": "prediction"} | uns},
+    )
+    add_table(sdata, key, made, what="predicted genes")
+    return sdata.tables[key]
+
+
+@pytest.fixture
+def truth(slide):
+    return normalize(slide.tables["table"].X.tocsr()).toarray()
+
+
+@pytest.fixture
+def genes(slide):
+    return list(slide.tables["table"].var_names)
+
+
+@pytest.fixture
+def predicted(slide, truth, genes):
+    """Half as high as measured: perfectly correlated, but wrong."""
+    return add_prediction(slide, truth / 2, genes)
+
+
+def test_what_it_sets(slide, predicted, truth, tmp_path, log):
+    evaluate(slide)
+    var = predicted.var
+    assert list(var.columns) == list(COLUMNS)
+    varying = truth.std(axis=0) > 0
+    np.testing.assert_allclose(var.loc[varying, ["pearson", "spearman"]], 1, atol=1e-5)
+    assert var.loc[~varying, ["pearson", "spearman", "lee"]].isna().all(axis=None)
+    np.testing.assert_allclose(var["rmse"], np.sqrt((truth**2).mean(axis=0)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(var["measured_detected"], (truth > 0).mean(axis=0))
+    assert var["lee"].dropna().between(0, 1).all()
+    assert log[-1] == (
+        f"Added agreement with 'table' over 30 spots (mean r 1.000 over {varying.sum()} genes) to var of "
+        "sdata.tables['deepspot_spots']."
+    )
+    slide.write(tmp_path / "a.zarr")
+    pd.testing.assert_frame_equal(read_zarr(tmp_path / "a.zarr")["deepspot_spots"].var, var)
+
+
+def test_spots_are_matched_by_instance_and_genes_by_name(slide, truth, genes):
+    rng = np.random.default_rng(0)
+    spots, columns = rng.permutation(30)[:20], rng.permutation(len(genes))[:25]
+    table = add_prediction(slide, truth[:, columns], [genes[i] for i in columns], rows=spots)
+    slide.tables["table"] = slide.tables["table"][rng.permutation(30)].copy()
+    evaluate(slide)
+    np.testing.assert_allclose(table.var["rmse"], 0, atol=1e-6)
+
+
+def test_genes_that_were_not_measured(slide, truth, genes):
+    table = add_prediction(slide, np.hstack([truth, truth[:, :5]]), [*genes, *(f"NEW{i}" for i in range(5))])
+    evaluate(slide)
+    assert table.var.iloc[-5:].isna().all(axis=None)
+    assert table.var["rmse"].iloc[:-5].notna().all()
+
+
+def test_under_half_of_the_genes_shared(slide, truth, genes):
+    table = add_prediction(slide, truth, [f"mouse_{gene}" for gene in genes])
+    with pytest.raises(ValueError, match="measures 0 of the 60 genes to compare, under half"):
+        evaluate(slide)
+    assert table.var.empty
+
+
+def test_existing_columns_stay_unless_asked(slide, predicted):
+    evaluate(slide)
+    before = predicted.var.copy()
+    predicted.X = -predicted.X
+    with pytest.raises(ValueError, match=r"has \['pearson', .*\] already. Pass `overwrite=True`"):
+        evaluate(slide)
+    pd.testing.assert_frame_equal(predicted.var, before)
+    evaluate(slide, overwrite=True)
+    np.testing.assert_allclose(predicted.var["pearson"], -before["pearson"], atol=1e-6)
+
+
+def test_spots_without_counts_are_left_out(slide, predicted, log):
+    table = slide.tables["table"]
+    counts = table.X.tolil()
+    counts[:4] = 0
+    table.X = counts.tocsr()
+    evaluate(slide)
+    assert "over 26 spots" in log[-1]
+    np.testing.assert_allclose(predicted.var["pearson"].dropna(), 1, atol=1e-5)
+
+
+def test_a_layer_with_counts(slide, predicted):
+    table = slide.tables["table"]
+    table.layers["counts"] = table.X.copy()
+    table.X = normalize(table.X.tocsr())
+    with pytest.raises(ValueError, match="does not hold raw counts"):
+        evaluate(slide)
+    assert predicted.var.empty
+    evaluate(slide, layer="counts")
+    np.testing.assert_allclose(predicted.var["pearson"].dropna(), 1, atol=1e-5)
+
+
+def test_which_prediction(slide, truth, genes):
+    with pytest.raises(KeyError, match="`prediction_key` cannot be chosen"):
+        evaluate(slide)
+    one = add_prediction(slide, truth, genes, key="one")
+    add_prediction(slide, truth, genes, key="two")
+    with pytest.raises(ValueError, match=r"several candidates: \['one', 'two'\]. Choose one with `prediction_key=`"):
+        evaluate(slide)
+    with pytest.raises(KeyError, match="'table'` not found"):
+        evaluate(slide, prediction_key="table")
+    with pytest.raises(KeyError, match="'cells'` not found in"):
+        evaluate(slide, shapes_key="cells")
+    evaluate(slide, prediction_key="one", shapes_key="spots", table_key="table")
+    assert one.var["pearson"].notna().any()
+
+
+def test_too_few_spots(slide, truth, genes):
+    add_prediction(slide, truth, genes, rows=[0, 5])
+    with pytest.raises(ValueError, match="share 2 spots of 'spots' with counts, at least 3 are needed"):
+        evaluate(slide)
+
+
+def test_another_depth_is_said(slide, truth, genes, log):
+    add_prediction(slide, truth, genes, depth="the 900 genes that all training slides share")
+    evaluate(slide)
+    assert log[-2].startswith("The model learned expression over the 900 genes that all training slides share, here")
+
+
+def test_a_real_prediction(slide, quick_model, cheap_encoder):
+    ds.tl.predict(slide, quick_model, encoder=cheap_encoder)
+    evaluate(slide)
+    assert set(COLUMNS) <= set(slide.tables["deepspot_spots"].var)
