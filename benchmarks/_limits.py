@@ -12,7 +12,7 @@ from _timing import wait
 from torch.utils.flop_counter import FlopCounterMode
 
 import deepspot as ds
-from deepspot._core.device import autocast
+from deepspot._core.compute import autocast
 from deepspot.encoders._torch import TorchEncoder
 
 SIDE, REPEATS = 2048, 3

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepspot._core.device import autocast
+from deepspot._core.compute import autocast
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import TorchEncoder
 

@@ -24,11 +24,10 @@ import deepspot as ds
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import pyramid_levels, read_tiles
 from deepspot._sdata.view import SlideView
-from deepspot._spatial.boxes import Boxes
-from deepspot._spatial.geometry import TileGeometry
+from deepspot._spatial.geometry import Boxes, TileGeometry
 from deepspot._spatial.neighbors import find_neighbors, padded
 from deepspot._stats.metrics import pearson
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler
 from deepspot.models._training.slides import measure
 from deepspot.models._training.targets import choose_genes, targets, training_set
 
@@ -95,7 +94,7 @@ class Run:
 
         @torch.inference_mode()
         def call() -> None:
-            from deepspot._core.device import autocast
+            from deepspot._core.compute import autocast
 
             with autocast(self.device):
                 for at in range(0, n, at_once):

@@ -31,7 +31,7 @@ from _speed_parts import PARTS, Run
 from _timing import Table
 
 import deepspot as ds
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._core.hashing import digest
 
 RESULTS = Path(__file__).parent / "results"

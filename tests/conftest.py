@@ -8,7 +8,7 @@ import pytest
 
 import deepspot as ds
 from deepspot._core.logging import logger
-from deepspot._spatial.boxes import split
+from deepspot._spatial.geometry import split
 
 mpl.use("Agg")
 ds.settings.progress = False

@@ -12,8 +12,7 @@ import torch
 import deepspot as ds
 from deepspot._features import feature_table
 from deepspot._image import tiles as _tiles
-from deepspot._spatial.boxes import Boxes
-from deepspot._spatial.geometry import NeighborRule
+from deepspot._spatial.geometry import Boxes, NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.models._network.config import NetworkConfig
 from deepspot.models._network.network import BagDataset, Network, infer

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepspot._core.prefetch import RowBuffer, prefetch
+from deepspot._core.compute import RowBuffer, prefetch
 
 
 def names():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from deepspot._core.validate import check_positive, check_same_length, key_in, one_key
+from deepspot._core.keys import key_in, one_key
+from deepspot._core.validate import check_positive, check_same_length
 
 
 def test_key_in():

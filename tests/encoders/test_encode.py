@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deepspot._spatial.boxes import split
+from deepspot._spatial.geometry import split
 from deepspot.encoders._encode import encode_spots
 
 TILES = np.random.default_rng(0).integers(0, 256, (7, 18, 18, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import deepspot as ds
-from deepspot._spatial.boxes import split
+from deepspot._spatial.geometry import split
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._encode import encode_spots
 from deepspot.encoders._protocol import PartsEncoder

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import deepspot as ds
-from deepspot._core.device import autocast, choose_device
+from deepspot._core.compute import autocast, choose_device
 from deepspot.encoders import Encoder, EncoderCard
 from deepspot.encoders._resize import prepare
 from deepspot.encoders._torch import TorchEncoder

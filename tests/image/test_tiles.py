@@ -8,7 +8,7 @@ from spatialdata.models import Image2DModel
 from xarray import DataArray
 
 from deepspot._image import tiles as _tiles
-from deepspot._spatial.boxes import Boxes
+from deepspot._spatial.geometry import Boxes
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
 CORNERS = np.array(

@@ -113,8 +113,7 @@ def test_levels_are_cut_where_the_finest_is(opened):
 
 
 def test_tiles_of_a_coarser_level_lie_where_those_of_the_finest_do(opened, picture):
-    from deepspot._spatial.boxes import make_boxes
-    from deepspot._spatial.geometry import TileGeometry
+    from deepspot._spatial.geometry import TileGeometry, make_boxes
 
     pyramid = pyramid_levels(opened, "S_1_image")
     centers = np.array([[402, 302], [1202, 502], [1102, 1042]])

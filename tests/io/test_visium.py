@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.sparse import csc_matrix
 
 import deepspot as ds
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import array_positions
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot._spatial.transforms import microns_per_pixel
 
 MPP = 0.5

@@ -20,7 +20,8 @@ from scipy.sparse import csr_matrix
 import deepspot as ds
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 from deepspot.models._confidence.ood import OODDetector
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler
+from deepspot.models._registry import read_model
 
 GENES, DIM, SECONDS = 4, 6, 5.0
 GAINS = ("r_ridge", "r_network", "r_used", "gain", "low", "high", "blend_gain", "blend_low", "blend_high")
@@ -97,7 +98,7 @@ class Tamper:
 
     def load(self, path: Path) -> None:
         """Load, and raise AssertionError if what was loaded is not sound."""
-        model = ds.models.DeepSpot.load(path, device="cpu")
+        model = read_model(path, device="cpu")
         weights = (path / WEIGHTS).read_bytes()
         assert hashlib.sha256(weights).hexdigest() == model.card.sha256, "the checksum is not that of the weights"
         bags = self.bags

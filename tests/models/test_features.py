@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepspot.models._features import context_features
+from deepspot.models._inputs import context_features
 
 
 def test_context_features_are_spot_mean_of_subspots_and_maximum_of_neighbors(bags):

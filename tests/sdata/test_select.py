@@ -3,7 +3,7 @@ import pytest
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale
 
-from deepspot._sdata.select import known_diameter, select_image_and_shapes, select_shapes
+from deepspot._sdata.view import known_diameter, select_image_and_shapes, select_shapes
 from deepspot._spatial.transforms import write_scale
 
 GRAY = np.full((600, 800, 3), 99, np.uint8)

@@ -5,8 +5,7 @@ from hypothesis import strategies as st
 from spatialdata.models import Image2DModel
 
 from deepspot._image.tiles import level_sizes, read_tiles
-from deepspot._spatial.boxes import Boxes, central, check_inside, make_boxes, split
-from deepspot._spatial.geometry import TileGeometry
+from deepspot._spatial.geometry import Boxes, TileGeometry, central, check_inside, make_boxes, split
 
 PYRAMID = [(8000, 6000), (4000, 3000), (2000, 1500), (1000, 750)]
 

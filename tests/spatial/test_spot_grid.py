@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from deepspot._spatial.boxes import LAYOUTS, spot_grid
-from deepspot._spatial.geometry import NeighborRule
+from deepspot._spatial.geometry import LAYOUTS, NeighborRule, spot_grid
 from deepspot._spatial.neighbors import find_neighbors
 
 SIDE, DISTANCE = st.floats(1, 60), st.floats(5, 120)

@@ -7,8 +7,7 @@ from spatialdata.transformations import Identity, Scale, get_transformation, set
 
 import deepspot as ds
 from deepspot._image.tiles import level_sizes, pyramid_levels, read_tiles
-from deepspot._spatial.boxes import make_boxes
-from deepspot._spatial.geometry import TileGeometry
+from deepspot._spatial.geometry import TileGeometry, make_boxes
 from deepspot._spatial.transforms import (
     Placement,
     centers_px,

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from deepspot.errors import InputError, MissingKeyError
 
 MICRONS = "microns"
 """Coordinate system in which one unit is one µm."""
@@ -61,3 +64,32 @@ def subspots_name(shapes_key: str) -> str:
 def grid_name(shapes_key: str) -> str:
     """Name of the finer grid over a shapes element: ``<shapes>_grid``."""
     return valid_name(f"{shapes_key}_grid")
+
+
+def key_in(key: str, available: Iterable[str], where: str) -> str:
+    """Return `key` if it is one of `available`."""
+    names = list(available)
+    if key not in names:
+        raise MissingKeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
+    return key
+
+
+def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: str) -> list[str]:
+    """Return the names that were asked for, each once, if all are available; all of them by default."""
+    names = list(available)
+    wanted = names if keys is None else [keys] if isinstance(keys, str) else [str(key) for key in keys]
+    return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
+
+
+def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
+    """Return `key`, or the only candidate when no key is given."""
+    names = list(available)
+    if key is not None:
+        return key_in(key, names, where)
+    if not names:
+        raise MissingKeyError(
+            f"`{where}` holds nothing that fits, so `{argument}` cannot be chosen. Add an element first."
+        )
+    if len(names) > 1:
+        raise InputError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
+    return names[0]

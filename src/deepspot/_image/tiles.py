@@ -12,7 +12,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
-from deepspot._spatial.boxes import Boxes
+from deepspot._spatial.geometry import Boxes
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepspot._spatial.boxes import spot_grid
+from deepspot._spatial.geometry import spot_grid
 from deepspot.errors import InputError
 
 MAX_RGB = 200

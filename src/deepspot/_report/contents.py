@@ -11,8 +11,8 @@ import pandas as pd
 
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.validate import check_positive
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import known_genes, labels_of, tables_of_kind
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -179,12 +179,11 @@ def find_contents(
 
 def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
     """Card of the model that made a table: the one that was given, or the embedded one."""
-    from deepspot.models import DeepSpot
-    from deepspot.models._registry import EMBEDDED, FOLDER
+    from deepspot.models._registry import EMBEDDED, FOLDER, read_model
 
     made_by = table.uns[UNS]
     if model is None and made_by.get("model") == EMBEDDED:
-        embedded = DeepSpot.load(FOLDER / EMBEDDED, device="cpu")
+        embedded = read_model(FOLDER / EMBEDDED, device="cpu")
         return embedded.card if embedded.fingerprint == made_by.get("fingerprint") else None
     if model is not None and model.fingerprint != made_by.get("fingerprint"):
         raise InputError(

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from deepspot._core.keys import key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in
 from deepspot._stats.normalize import check_counts
 from deepspot.errors import InputError
 

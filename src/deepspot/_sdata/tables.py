@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, UNS
-from deepspot._core.validate import check_genes, key_in, one_key
+from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, UNS, key_in, one_key
+from deepspot._core.validate import check_genes
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:

@@ -1,18 +1,28 @@
-"""A slide as the tools see it: an image and the spots on it, looked up once."""
+"""View of a slide: an image and the spots on it, looked up once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._image.tiles import pyramid_levels
-from deepspot._spatial.transforms import Placement, place_spots
+from deepspot._core.keys import DIAMETER, PARENT, key_in, one_key
+from deepspot._image.tiles import image_size, is_rgb, pyramid_levels
+from deepspot._spatial.geometry import MIN_TILE_PX, tile_px
+from deepspot._spatial.transforms import (
+    Placement,
+    has_scale,
+    microns_per_pixel,
+    n_inside,
+    place_spots,
+    share_coordinate_system,
+)
+from deepspot.errors import InputError
 
 from .measured import MeasuredCounts, measured_counts
-from .select import known_diameter, select_image_and_shapes
 from .tables import array_positions, find_measured_table, link_keys, tables_of_kind
 
 if TYPE_CHECKING:
@@ -116,3 +126,77 @@ class SlideView:
     def measured(self, table_key: str, *, layer: str | None = None, name: str = "slide") -> MeasuredCounts:
         """Measured raw counts of the spots."""
         return measured_counts(self.sdata, self.shapes_key, table_key, layer=layer, name=name)
+
+
+# Small copies have whole pixels, so that their scale is not exact; images nearer than this have the same scale.
+FINER = 1.05
+
+
+def select_image_and_shapes(
+    sdata: SpatialData, image_key: str | None, shapes_key: str | None, tile_um: float | None = None
+) -> tuple[str, str]:
+    """Names of the image and the shapes to work on.
+
+    Without `image_key` the image is the one that is related to the shapes and has enough pixels in a tile. Of several
+    the full-resolution image is taken, if it is clear which one that is: see `_full_resolution`.
+    """
+    shapes_key = select_shapes(sdata, image_key, shapes_key)
+    if image_key is not None:
+        return key_in(image_key, sdata.images, "sdata.images"), shapes_key
+    related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
+    # The small copies that come with Visium are no candidates beside an image that shows the tissue.
+    side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
+    fine = [key for key in related if _is_fine(sdata, key, side)]
+    if related and not fine:
+        px = {key: round(float(side or 0) / microns_per_pixel(sdata, key)) for key in related}
+        raise InputError(
+            f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have {px} px, "
+            f"at least {MIN_TILE_PX} are needed. Add the full-resolution image that the slide scanner wrote."
+        )
+    full = _full_resolution(sdata, fine, shapes_key)
+    return one_key(full, fine, "sdata.images", "image_key"), shapes_key
+
+
+def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
+    """Name of the shapes that can be related to an image (None: to any)."""
+    if shapes_key is not None and shapes_key in sdata.shapes:
+        return shapes_key
+    images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
+    related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
+    # Sub-spots and grids were made of spots, and polygons are regions: they are no candidates beside spots.
+    spots = [key for key in related if "radius" in sdata.shapes[key] and PARENT not in sdata.shapes[key]]
+    return one_key(shapes_key, spots or related, "sdata.shapes", "shapes_key")
+
+
+def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
+    """Diameter of the tissue that a spot measures in µm, if the shapes carry it."""
+    shapes = sdata.shapes[shapes_key]
+    if DIAMETER not in shapes:
+        return None
+    diameters = shapes[DIAMETER].unique()
+    if len(diameters) != 1:
+        raise InputError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
+    return float(diameters[0])
+
+
+def _is_fine(sdata: SpatialData, image_key: str, tile_um: float | None) -> bool:
+    if tile_um is None or not has_scale(sdata, image_key):
+        return True  # the scale is asked for later, with the way to state it
+    return tile_px(tile_um, microns_per_pixel(sdata, image_key)) >= MIN_TILE_PX
+
+
+def _full_resolution(sdata: SpatialData, images: Sequence[str], shapes_key: str) -> str | None:
+    """Name of the image that others are coarser versions of; None where there is no such image.
+
+    It has to be finer than every other one, to be RGB in uint8 (an image of fluorescence beside an H&E image is not
+    meant), and to show every spot that any of them shows (an enlarged part of the tissue is not the full image).
+    Nothing is known of images without a scale, so that these stay ambiguous.
+    """
+    if len(images) < 2 or not all(has_scale(sdata, key) for key in images):
+        return None
+    scale = {key: microns_per_pixel(sdata, key) for key in images}
+    finest, second, *_ = sorted(images, key=lambda key: scale[key])
+    if scale[second] < FINER * scale[finest] or not is_rgb(sdata, finest):
+        return None
+    shown = {key: n_inside(sdata, key, shapes_key, image_size(sdata, key)) for key in images}
+    return finest if shown[finest] == max(shown.values()) else None

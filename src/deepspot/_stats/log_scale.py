@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import issparse
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:

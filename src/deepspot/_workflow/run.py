@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepspot._core.html import check_file
 from deepspot._core.logging import logger
-from deepspot._sdata.select import select_shapes
+from deepspot._sdata.view import select_shapes
 from deepspot.errors import InputError
 
 from . import steps

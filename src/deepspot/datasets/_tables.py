@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix, issparse
 
-from deepspot._core.keys import ARRAY
+from deepspot._core.keys import ARRAY, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in
 from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._spatial.boxes import check_inside
+from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError
 from deepspot.io import _elements, slide

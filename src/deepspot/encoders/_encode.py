@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from deepspot._core.prefetch import RowBuffer, prefetch
-from deepspot._spatial.boxes import central, split
+from deepspot._core.compute import RowBuffer, prefetch
+from deepspot._spatial.geometry import central, split
 
 from ._parts import encode_parts, gives_parts
 from ._protocol import Encoder, ResizingEncoder, check_embedded

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._core.hashing import digest
 from deepspot._core.hub import explain_hub_errors
-from deepspot._core.validate import check_text, key_in
+from deepspot._core.keys import key_in
+from deepspot._core.validate import check_text
 from deepspot.errors import InputError, InputTypeError, MissingPackageError
 
 from ._card import EncoderCard

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError, InputTypeError
 
 from ._card import EncoderCard

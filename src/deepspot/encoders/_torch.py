@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepspot._core.device import autocast, choose_device
+from deepspot._core.compute import autocast, choose_device, prefetch
 from deepspot._core.hashing import digest
-from deepspot._core.prefetch import prefetch
 from deepspot._core.settings import settings
 from deepspot.errors import InputError
 

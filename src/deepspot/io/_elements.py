@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import ARRAY, DIAMETER, LINK
+from deepspot._core.keys import ARRAY, DIAMETER, LINK, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in
 from deepspot._sdata.write import check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
 from deepspot.errors import InputError

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import valid_name
+from deepspot._core.keys import one_key, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, one_key
-from deepspot._spatial.boxes import check_inside
+from deepspot._core.validate import check_positive
+from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError, MissingKeyError
 

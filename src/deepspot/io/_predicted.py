@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import MICRONS
+from deepspot._core.keys import MICRONS, one_key
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_genes, one_key
+from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import rows_of
 from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale

@@ -5,12 +5,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspot._core.keys import DIAMETER, valid_name
+from deepspot._core.keys import DIAMETER, key_in, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive
 from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.write import check_writable, set_column
-from deepspot._spatial.boxes import check_inside
+from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
 from deepspot.errors import InputError
 

@@ -12,15 +12,13 @@ from deepspot._features.bags import Bags
 from deepspot.errors import InputError
 
 from ._bundle.card import ModelCard, versions
-from ._confidence.folds import held_out, labels, which_rows
+from ._confidence.folds import held_out
 from ._fitted import FittedModel, check_context
+from ._inputs import Scaler, labels, which_rows
 from ._network.config import changed, look_up
-from ._network.scaler import Scaler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from deepspot.encoders import Encoder
 
@@ -231,39 +229,6 @@ class DeepSpot(FittedModel):
         from ._lazyslide import TilePredictor
 
         return TilePredictor(self, mpp, encoder)
-
-    @classmethod
-    def load(cls, path: str | Path, *, device: str | None = None) -> DeepSpot:
-        """Load a bundle; see :func:`deepspot.models.load`."""
-        from ._bundle.bundle import read_bundle
-
-        return cls.from_tensors(*read_bundle(Path(path)), device=device)
-
-    @classmethod
-    def from_tensors(cls, card: ModelCard, tensors: dict[str, Tensor], *, device: str | None = None) -> DeepSpot:
-        """Make the fitted model whose card and :meth:`tensors` these are."""
-        from ._baselines import Ridge
-        from ._confidence.ood import OODDetector
-        from ._network.network import Network
-
-        arrays = {name: value.numpy() for name, value in tensors.items() if not name.startswith("members.")}
-        model = cls(preset=card.preset, seed=card.seed, device=device)
-        model.network, model.training, model.card = card.network, card.training, card
-        model.scaler = Scaler(arrays["scaler.mean"], arrays["scaler.std"])
-        model.members = []
-        for number in range(card.network.members if model.weight > 0 else 0):
-            prefix = f"members.{number}."
-            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            model.members.append(Network.from_state(card.network, own))
-        model.ridge = Ridge(context=card.network.context)
-        if model.weight < 1:
-            model.ridge.coef, model.ridge.intercept = arrays["ridge.coef"], arrays["ridge.intercept"]
-            model.ridge.scaler = Scaler(arrays["ridge.mean"], arrays["ridge.std"])
-        model.ood = OODDetector.unknown(card.dim)
-        if "novelty.core" in arrays:
-            model.ood = OODDetector(arrays["novelty.core"], arrays["novelty.threshold"])
-        model.history = model.out_of_fold = None
-        return model
 
 
 def _check_genes(names: list[str], targets: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
 from deepspot.errors import InputError
 
-from ._confidence.folds import which_rows
+from ._inputs import Scaler, which_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ._baselines import Ridge
     from ._bundle.card import ModelCard
     from ._confidence.ood import OODDetector
+    from ._network.config import NetworkConfig, TrainingConfig
     from ._network.network import Network
-    from ._network.scaler import Scaler
 
 
 class FittedModel:
@@ -51,6 +51,10 @@ class FittedModel:
         Where to compute.
     """
 
+    preset: str
+    network: NetworkConfig
+    training: TrainingConfig
+    seed: int
     card: ModelCard
     scaler: Scaler
     members: list[Network]
@@ -221,6 +225,33 @@ class FittedModel:
                 *(card.name, needed, ready.card.name),
             )
         return ready
+
+    @classmethod
+    def from_tensors(cls, card: ModelCard, tensors: dict[str, Tensor], *, device: str | None = None) -> Self:
+        """Build a fitted model from its card and its :meth:`tensors`."""
+        from ._baselines import Ridge
+        from ._confidence.ood import OODDetector
+        from ._network.network import Network
+
+        arrays = {name: value.numpy() for name, value in tensors.items() if not name.startswith("members.")}
+        model = cls.__new__(cls)
+        model.preset, model.seed, model.device = card.preset, card.seed, device
+        model.network, model.training, model.card = card.network, card.training, card
+        model.scaler = Scaler(arrays["scaler.mean"], arrays["scaler.std"])
+        model.members = []
+        for number in range(card.network.members if model.weight > 0 else 0):
+            prefix = f"members.{number}."
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            model.members.append(Network.from_state(card.network, own))
+        model.ridge = Ridge(context=card.network.context)
+        if model.weight < 1:
+            model.ridge.coef, model.ridge.intercept = arrays["ridge.coef"], arrays["ridge.intercept"]
+            model.ridge.scaler = Scaler(arrays["ridge.mean"], arrays["ridge.std"])
+        model.ood = OODDetector.unknown(card.dim)
+        if "novelty.core" in arrays:
+            model.ood = OODDetector(arrays["novelty.core"], arrays["novelty.threshold"])
+        model.history = model.out_of_fold = None
+        return model
 
     def tensors(self) -> dict[str, Tensor]:
         """All numbers that a prediction needs, by the names that they have in a bundle."""

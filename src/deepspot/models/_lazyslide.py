@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
-from deepspot._spatial.boxes import MIN_TILE_PX, tile_px
+from deepspot._spatial.geometry import MIN_TILE_PX, tile_px
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
 

@@ -115,19 +115,23 @@ def load(
     >>> len(ds.models.load().card.genes)
     1000
     """
-    from ._bundle.bundle import read_bundle
-
     path = _find(model, token)
-    card, tensors = read_bundle(path, sha256)
-    loaded = DeepSpot.from_tensors(card, tensors, device=device)
-    if card.sha256 in _logged:
-        logger.info("Loaded %r again.", card.name)
+    loaded = read_model(path, device=device, sha256=sha256)
+    if loaded.card.sha256 in _logged:
+        logger.info("Loaded %r again.", loaded.card.name)
     else:
-        _logged.add(card.sha256)
+        _logged.add(loaded.card.sha256)
         logger.info("Loaded %r.", loaded)
     if path == FOLDER / EMBEDDED:
         logger.warning(WARNING, EMBEDDED)
     return loaded
+
+
+def read_model(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot:
+    """Read a model from the folder of a bundle, without a log line."""
+    from ._bundle.bundle import read_bundle
+
+    return DeepSpot.from_tensors(*read_bundle(path, sha256), device=device)
 
 
 def _find(model: str | Path | None, token: str | None) -> Path:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.validate import check_positive
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_expression_table, known_genes
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
 
 from ._map.panel import bar_length, draw_scale_bar

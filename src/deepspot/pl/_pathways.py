@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.validate import check_positive, keys_in
-from deepspot._sdata.select import select_image_and_shapes
+from deepspot._core.keys import keys_in
+from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_result, match_rows
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
 
 from ._map.backdrop import backdrop_of, place_spots

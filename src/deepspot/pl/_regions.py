@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.validate import key_in, keys_in
+from deepspot._core.keys import key_in, keys_in
 from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
 from deepspot.errors import InputError
 

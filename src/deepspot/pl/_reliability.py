@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.validate import keys_in
+from deepspot._core.keys import keys_in
 from deepspot.errors import InputError
 
 from ._style import BLUE, GRAY, ORANGE, one_axes

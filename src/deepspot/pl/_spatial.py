@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from deepspot._core.keys import PREDICTION
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import check_shared_genes, known_genes, tables_of_kind
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot._stats.metrics import pearson
 
 from ._map.backdrop import backdrop_of, place_spots

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import grid_name, subspots_name
-from deepspot._core.validate import keys_in
-from deepspot._sdata.select import select_image_and_shapes
+from deepspot._core.keys import grid_name, keys_in, subspots_name
 from deepspot._sdata.tables import known_genes
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import MissingKeyError
 
 from ._map.backdrop import backdrop_of, place_spots

@@ -8,8 +8,8 @@ import numpy as np
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot._stats.normalize import check_counts, normalize
 from deepspot.errors import InputError

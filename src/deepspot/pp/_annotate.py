@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PARENT
+from deepspot._core.keys import PARENT, key_in, one_key
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in, one_key
-from deepspot._sdata.select import select_image_and_shapes
 from deepspot._sdata.tables import tables_annotating
+from deepspot._sdata.view import select_image_and_shapes
 from deepspot._sdata.write import add_labels
 from deepspot._spatial.transforms import centers_px
 from deepspot.errors import InputError, InputTypeError, MissingKeyError

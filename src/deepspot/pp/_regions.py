@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot._core.keys import DIAMETER
+from deepspot._core.keys import DIAMETER, one_key
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, one_key
-from deepspot._sdata.select import select_shapes
+from deepspot._core.validate import check_positive
+from deepspot._sdata.view import select_shapes
 from deepspot._sdata.write import set_column
 from deepspot._spatial.transforms import centers_px, pitch_px, write_scale
 from deepspot.errors import InputError

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepspot._core.keys import ARRAY
-from deepspot._core.validate import check_positive, one_key
+from deepspot._core.keys import ARRAY, one_key
+from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
 from deepspot._image.tissue import PER_TILE, tissue_by_brightness, tissue_by_saturation
 from deepspot._sdata.write import add_shapes, check_new_key
-from deepspot._spatial.boxes import LAYOUTS, spot_grid
+from deepspot._spatial.geometry import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel
 from deepspot.errors import InputError
 

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS
+from deepspot._core.keys import PREDICTION, UNS, key_in, one_key
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in, one_key
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind_of, match_rows, tables_annotating
 from deepspot._sdata.write import add_columns, check_columns

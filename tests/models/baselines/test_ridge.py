@@ -10,8 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from deepspot.models._baselines import Ridge
 from deepspot.models._baselines.ridge import RidgePath
-from deepspot.models._features import context_features
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler, context_features
 
 PATIENTS = np.repeat(["a", "b", "c"], 48)
 

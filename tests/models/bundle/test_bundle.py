@@ -42,7 +42,7 @@ def sha256(path):
 
 def reseal(bundle, change):
     """Change the card and bring both hashes up to date, as somebody would who means harm."""
-    from deepspot.models._bundle.checks import card_hash
+    from deepspot.models._bundle.card import card_hash
 
     card = json.loads((bundle / CARD).read_text())
     change(card)
@@ -266,7 +266,7 @@ def test_messages_stay_short_and_checks_quick(small):
 
 
 def test_the_weights_are_no_larger_than_the_card_says(small, monkeypatch):
-    monkeypatch.setattr("deepspot.models._bundle.checks.LARGEST_HEADER", 2_000)
+    monkeypatch.setattr("deepspot.models._bundle.bundle.LARGEST_HEADER", 2_000)
     with (small / WEIGHTS).open("ab") as file:
         file.write(bytes(50_000))
     with pytest.raises(ValueError, match=r"is larger than the .* bytes that it may have"):
@@ -309,7 +309,7 @@ def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny,
 
 
 def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
-    from deepspot.models._network.scaler import Scaler
+    from deepspot.models._inputs import Scaler
 
     tiny.scaler = Scaler(tiny.scaler.mean.astype(np.float64), tiny.scaler.std.astype(np.float64))
     tiny.save(tmp_path / "model")
@@ -345,18 +345,17 @@ def test_a_file_is_not_loaded(small, tmp_path, name):
         file.write(small / CARD, CARD)
         file.write(small / WEIGHTS, WEIGHTS)
     before = sorted(tmp_path.rglob("*"))
-    for load in (ds.models.load, ds.models.DeepSpot.load):
-        with pytest.raises(ValueError, match=rf"{name} is a file, .*unpack it and pass the folder"):
-            load(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name} is a file, .*unpack it and pass the folder"):
+        ds.models.load(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_a_fit_makes_is_within_the_limits_of_a_bundle():
-    from deepspot.models._bundle import checks
+    from deepspot.models._bundle import card
     from deepspot.models._confidence import ood
 
-    assert ood.CORE <= checks.MOST_CORE
-    assert ood.LEAST >= checks.LEAST_DISTANCE
+    assert ood.CORE <= card.MOST_CORE
+    assert ood.LEAST >= card.LEAST_DISTANCE
 
 
 def test_a_model_is_not_saved_to_an_address(tiny, tmp_path, monkeypatch):

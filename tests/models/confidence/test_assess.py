@@ -5,7 +5,7 @@ import pytest
 
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence import assess
-from deepspot.models._features import context_features
+from deepspot.models._inputs import context_features
 
 QUICK = {"network": {"width": 8, "members": 1}, "training": {"epochs": 2, "max_epochs": 2}, "seed": 0}
 PATIENTS = np.arange(144) // 48

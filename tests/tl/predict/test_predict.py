@@ -37,7 +37,7 @@ def test_it_is_the_models_own_prediction(slide, quick_model, predict):
 def test_negative_predictions_become_zero(slide, quick_model, predict):
     from copy import copy
 
-    from deepspot.models._network.scaler import Scaler
+    from deepspot.models._inputs import Scaler
 
     low = copy(quick_model)
     low.scaler = Scaler(quick_model.scaler.mean - 100, quick_model.scaler.std)

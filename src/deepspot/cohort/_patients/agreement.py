@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import key_in
 from deepspot._core.logging import track
-from deepspot._core.validate import key_in
 from deepspot._stats.metrics import pearson, spearman
 from deepspot.errors import InputError, MissingKeyError
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import key_in
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from .agreement import BULK, PSEUDOBULK, BulkAgreement, compare

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from deepspot._core.keys import UNS
+from deepspot._core.keys import UNS, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_genes, key_in
+from deepspot._core.validate import check_genes
 from deepspot._stats.log_scale import look_like_counts
 from deepspot.errors import InputError, InputTypeError
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
@@ -195,9 +195,9 @@ def refusal(job: Job, wanted: dict[str, Any]) -> str | None:
 
 @lru_cache(maxsize=1)
 def _load(bundle: Path, fingerprint: str) -> DeepSpot:
-    from deepspot.models import DeepSpot
+    from deepspot.models._registry import read_model
 
-    model = DeepSpot.load(bundle)
+    model = read_model(bundle)
     if model.fingerprint != fingerprint:
         raise InputError(f"{str(bundle)!r} is not the model of this cohort any more. Start the cohort again.")
     return model

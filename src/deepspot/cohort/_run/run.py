@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from deepspot._core.keys import key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive
 from deepspot.errors import InputTypeError
 
 from .dask_runner import DaskRunner, check_portable, connected
@@ -240,10 +241,10 @@ def _save(table: RunTable, model: DeepSpot) -> None:
 
 def _keep_model(folder: Folder, model: DeepSpot) -> None:
     """Save the model, from which workers load it, and by which results describe themselves."""
-    from deepspot.models import DeepSpot
+    from deepspot.models._registry import read_model
 
     try:
-        if DeepSpot.load(folder.model).fingerprint == model.fingerprint:
+        if read_model(folder.model).fingerprint == model.fingerprint:
             return
     except (FileNotFoundError, ValueError):  # there is none, or it is damaged
         pass

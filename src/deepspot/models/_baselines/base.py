@@ -11,8 +11,7 @@ import numpy as np
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
-from deepspot.models._confidence.folds import labels, which_rows
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler, labels, which_rows
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import numpy as np
 
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler
 
 from .base import Baseline, fill_unknown, seeded
 
@@ -87,7 +87,7 @@ class BLEEP(Baseline):
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         import torch
 
-        from deepspot._core.device import choose_device
+        from deepspot._core.compute import choose_device
 
         from .bleep_network import train_projections
 

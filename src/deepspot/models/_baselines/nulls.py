@@ -10,8 +10,7 @@ import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.models._estimator import Estimator
-from deepspot.models._features import sets_of
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler, sets_of
 
 from .base import Baseline
 from .ridge import Ridge

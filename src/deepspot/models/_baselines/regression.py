@@ -8,7 +8,7 @@ import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
-from deepspot.models._features import context_features
+from deepspot.models._inputs import context_features
 
 from .base import Baseline, fill_unknown
 

@@ -10,8 +10,7 @@ from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import make_folds
-from deepspot.models._features import CONTEXT, context_features
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import CONTEXT, Scaler, context_features
 
 from .base import Baseline
 

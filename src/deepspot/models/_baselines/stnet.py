@@ -8,7 +8,7 @@ import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
-from deepspot.models._network.scaler import Scaler
+from deepspot.models._inputs import Scaler
 
 from .base import Baseline, seeded
 
@@ -92,7 +92,7 @@ class STNet(Baseline):
         self.device = device
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
-        from deepspot._core.device import choose_device
+        from deepspot._core.compute import choose_device
 
         from .stnet_network import train_head
 
@@ -104,7 +104,7 @@ class STNet(Baseline):
             )
 
     def _predict(self, bags: Bags) -> np.ndarray:
-        from deepspot._core.device import choose_device
+        from deepspot._core.compute import choose_device
 
         from .stnet_network import apply_head
 

@@ -1,4 +1,4 @@
-"""A model on disk: a folder with `card.json` and `model.safetensors`. Nothing in it is ever unpickled or executed."""
+"""A model on disk: a folder with card.json and model.safetensors. Nothing in it is unpickled or executed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,25 @@ import hashlib
 import json
 import re
 import tempfile
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepspot.errors import InputError
 
-from .card import ModelCard
-from .checks import LARGEST_CARD, card_hash, largest_weights, parse_card, parse_content, parse_weights
+from .card import (
+    CORE_LENGTH,
+    LARGEST_CARD,
+    LEAST_DISTANCE,
+    MOST_CORE,
+    ModelCard,
+    card_hash,
+    expected_shapes,
+    parse_card,
+    parse_content,
+    short,
+    strict_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,3 +137,72 @@ def _is_bundle(path: Path) -> bool:
 
 def _sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
+
+
+LARGEST_HEADER = 4_000_000
+TYPES = {"F16": "float16", "F32": "float32"}
+# Products of weights beyond it, summed over an embedding, overflow.
+LARGEST_WEIGHT = 1e9
+
+
+def largest_weights(card: ModelCard, name: str) -> int:
+    """Most bytes that the weights of a model may have; `name` is the card's file."""
+    numbers = sum(map(prod, expected_shapes(card, name).values()))
+    return 8 + LARGEST_HEADER + 4 * (numbers + MOST_CORE * card.dim + 1)
+
+
+def parse_weights(raw: bytes, content: dict[str, Any], card: ModelCard, name: str) -> dict[str, Tensor]:
+    """Tensors in float32 out of a safetensors file, which must be those that its card asks for; `name` is the file."""
+    import torch
+    from safetensors import SafetensorError, deserialize
+
+    length = int.from_bytes(raw[:8], "little")
+    if length > min(LARGEST_HEADER, len(raw)):
+        raise InputError(f"{name} is no readable safetensors file: its header does not end. Get a new copy.")
+    try:
+        found = dict(deserialize(raw))  # checks the header and where each tensor lies, and makes none yet
+    except SafetensorError as error:
+        raise InputError(f"{name} is no readable safetensors file ({short(str(error))}). Get a new copy.") from error
+    metadata = strict_json(raw[8 : 8 + length], f"The header of {name}").get("__metadata__") or {}
+    sealed = metadata.get("card", "")  # the first bundles have 16 of its 64 digits
+    if len(sealed) not in (16, 64) or not card_hash(content).startswith(sealed):
+        raise InputError(f"{name} was saved with another card.json: one of the two was altered. Get a new copy.")
+    _check_header(found, card, name)
+    tensors = {
+        key: torch.frombuffer(part["data"], dtype=getattr(torch, TYPES[part["dtype"]])).reshape(part["shape"]).float()
+        for key, part in found.items()
+    }
+    _check_numbers(tensors, name)
+    return tensors
+
+
+def _check_header(found: dict[str, Any], card: ModelCard, name: str) -> None:
+    """Raise unless the tensors in a file are those that its card asks for, all of them and no others."""
+    expected = expected_shapes(card, name)
+    if {"novelty.core", "novelty.threshold"} & set(found):
+        rows = (found.get("novelty.core", {}).get("shape") or [0])[0]
+        rows = rows if 0 < rows <= MOST_CORE else MOST_CORE
+        expected |= {"novelty.core": (rows, card.dim), "novelty.threshold": (1,)}
+    for key, shape in expected.items():
+        if key not in found or found[key]["shape"] != list(shape):
+            raise InputError(f"{name} does not fit its card: {key!r} must be of shape {shape}.")
+    if surplus := sorted(set(found) - set(expected)):
+        raise InputError(f"{name} does not fit its card: it holds {short(surplus)}, which no part of it uses.")
+    for key, part in found.items():
+        if part["dtype"] not in TYPES:
+            raise InputError(f"{name} holds {key!r} as {part['dtype']!r}; weights are {' or '.join(TYPES)}.")
+
+
+def _check_numbers(tensors: dict[str, Tensor], name: str) -> None:
+    """Raise if predictions or distances made of these numbers would not be finite."""
+    for value in tensors.values():
+        if not value.isfinite().all():
+            raise InputError(f"{name} holds weights that are not finite. Get a new copy.")
+        if (largest := float(value.abs().max())) > LARGEST_WEIGHT:
+            raise InputError(f"{name} holds weights as large as {largest:.0e}, which no model has. Get a new copy.")
+    if any((value <= 0).any() for key, value in tensors.items() if key.endswith(".std")):
+        raise InputError(f"{name} holds a scale that is not positive. Get a new copy.")
+    if "novelty.core" in tensors:
+        lengths, threshold = tensors["novelty.core"].norm(dim=1), tensors["novelty.threshold"]
+        if threshold < LEAST_DISTANCE or (lengths > CORE_LENGTH).any():
+            raise InputError(f"{name} does not fit its card: its 'novelty' is no set of embeddings with a distance.")

@@ -14,9 +14,8 @@ from deepspot._core.hub import HubErrors, explain_hub_errors
 from deepspot._core.logging import logger
 from deepspot.errors import InputError
 
-from .bundle import CARD, WEIGHTS, read_card, write_files
+from .bundle import CARD, WEIGHTS, largest_weights, read_card, write_files
 from .card import ModelCard
-from .checks import largest_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

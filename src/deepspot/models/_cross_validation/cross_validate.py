@@ -157,7 +157,7 @@ def cross_validate(
     ['ridge']
     """
     from deepspot import encoders
-    from deepspot._core.device import choose_device
+    from deepspot._core.compute import choose_device
     from deepspot.models._training.plan import Keys, Tiling, plan_slides
 
     from .factories import check_systems, choose_systems

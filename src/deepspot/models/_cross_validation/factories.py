@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError, InputTypeError
 from deepspot.models._estimator import Estimator
 from deepspot.models._systems import NULLS, SYSTEMS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
 from . import summary as _summary

@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
 Context = Literal["spot", "subspots", "neighbors"]

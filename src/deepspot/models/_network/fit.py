@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, Subset
 
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._core.logging import bar
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
+from deepspot.models._inputs import Scaler
 
 from .config import Loss, NetworkConfig, TrainingConfig
 from .network import BagDataset, Network
-from .scaler import Scaler
 
 SEARCH, DONE = "search", "done.pt"
 # Training loss by epoch of a network, and one minus the mean r over genes on held-out slides.

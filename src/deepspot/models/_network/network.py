@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from deepspot._core.device import choose_device
+from deepspot._core.compute import choose_device
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import padded
 

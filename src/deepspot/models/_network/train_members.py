@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 
 from deepspot._features.bags import Bags
+from deepspot.models._inputs import Scaler
 
 from .fit import History, Recipe, fit_network
 from .network import BagDataset, Network
-from .scaler import Scaler
 
 
 def train_members(

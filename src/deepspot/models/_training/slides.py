@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.validate import key_in
+from deepspot._core.keys import key_in
 from deepspot._sdata.measured import MeasuredCounts, measured_counts
 from deepspot._sdata.tables import array_positions
 from deepspot.errors import InputError, InputTypeError

@@ -133,7 +133,7 @@ def train(
     20
     """
     from deepspot import encoders
-    from deepspot._core.device import choose_device
+    from deepspot._core.compute import choose_device
     from deepspot.models._bundle.card import TrainingSlide
     from deepspot.models._network.config import look_up
 

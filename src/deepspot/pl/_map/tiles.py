@@ -10,9 +10,8 @@ import numpy as np
 from deepspot._core.keys import DIAMETER, PARENT, UNS
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import level_sizes, pyramid_levels, read_tiles
-from deepspot._sdata.select import known_diameter
-from deepspot._spatial.boxes import make_boxes
-from deepspot._spatial.geometry import TileGeometry
+from deepspot._sdata.view import known_diameter
+from deepspot._spatial.geometry import TileGeometry, make_boxes
 from deepspot._spatial.transforms import place_spots
 from deepspot.errors import InputError
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deepspot._core.keys import CORRECTED, PREDICTION, SCALE, UNS
-from deepspot._core.validate import key_in, keys_in, one_key
+from deepspot._core.keys import CORRECTED, PREDICTION, SCALE, UNS, key_in, keys_in, one_key
 from deepspot._sdata.tables import (
     find_measured_table,
     is_deepspot_table,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import keys_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, keys_in
+from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_result
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot.errors import InputError

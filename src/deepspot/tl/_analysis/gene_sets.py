@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from deepspot._core.keys import valid_name
+from deepspot._core.keys import key_in, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import key_in
 from deepspot.errors import InputError, InputTypeError
 
 GeneSets = Mapping[str, Sequence[str]]

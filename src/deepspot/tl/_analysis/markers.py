@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import key_in, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive, key_in, keys_in
+from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table, labels_of, match_rows, regions_of
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers

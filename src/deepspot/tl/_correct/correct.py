@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deepspot._core.keys import UNS, corrected_name
+from deepspot._core.keys import UNS, corrected_name, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key

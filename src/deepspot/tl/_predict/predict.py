@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from deepspot._core.keys import PARENT, UNS, prediction_name
+from deepspot._core.keys import PARENT, UNS, key_in, prediction_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, key_in
+from deepspot._core.validate import check_positive
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._core.hashing import digest
 from deepspot._core.logging import bar, track
-from deepspot._core.prefetch import RowBuffer, prefetch
 from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures

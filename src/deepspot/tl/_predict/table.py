@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS
+from deepspot._core.keys import PREDICTION, UNS, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import key_in
 from deepspot._sdata.tables import link_keys, match_rows
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
