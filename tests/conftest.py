@@ -4,10 +4,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 import deepspot as ds
 from deepspot._core.logging import logger
+from deepspot._sdata.write import make_table
 from deepspot._spatial.geometry import split
 
 mpl.use("Agg")
@@ -128,3 +130,45 @@ def slide_of():
         return sdata
 
     return make
+
+
+# After three epochs ridge would win: the gate is written down, and the network predicts all the same.
+QUICK = {
+    "network": {"width": 16, "members": 1},
+    "training": {"epochs": 3, "max_epochs": 3, "gate": "record"},
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def quick(cheap_encoder):
+    """Arguments of a training that takes a second."""
+    return {"patient_key": "patient", "genes": 10, "encoder": cheap_encoder, **QUICK}
+
+
+@pytest.fixture(scope="session")
+def quick_model(toy, mean_color):
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    return ds.models.train(slides, patient_key="patient", genes=10, encoder=mean_color(), **QUICK)
+
+
+@pytest.fixture(scope="session")
+def add_table():
+    """Add a table as `ds.tl.predict` and `ds.tl.correct` make it; `values` (n, genes) in the order of the shapes."""
+
+    def add(sdata, values, genes, key="deepspot_spots", *, shapes_key="spots", kind="prediction", layers=None, **more):
+        sdata.tables[key] = make_table(
+            np.asarray(values, dtype=np.float32),
+            region=shapes_key,
+            instances=sdata.shapes[shapes_key].index,
+            region_key="region",
+            instance_key="spot_id",
+            var=pd.DataFrame(index=genes),
+            layers={name: np.asarray(layer, dtype=np.float32) for name, layer in (layers or {}).items()},
+            uns={"log1p": {}, "deepspot": {"kind": kind, "scale": "log1p of counts per 10,000"}},
+            **more,
+        )
+
+    return add

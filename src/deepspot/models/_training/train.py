@@ -135,6 +135,7 @@ def train(
     from deepspot import encoders
     from deepspot._core.compute import choose_device
     from deepspot.models._bundle.card import TrainingSlide
+    from deepspot.models._deepspot import DeepSpot
     from deepspot.models._network.config import look_up
 
     from .plan import Keys, Tiling, plan_slides
