@@ -90,8 +90,8 @@ def test_blocks_are_decoded_again_only_where_they_do_not_fit(monkeypatch):
     assert max(Counter(chain.from_iterable(asked)).values()) == 1
     assert len(asked) <= 2 * -(-len(at) // 16)  # many at once, as asking costs
     asked.clear()
-    monkeypatch.setattr(_tiles, "HELD", 3 * 40 * 40)
-    monkeypatch.setattr(_tiles, "AT_ONCE", 3 * 40 * 40)
+    monkeypatch.setattr(_tiles, "CACHE_BYTES", 3 * 40 * 40)
+    monkeypatch.setattr(_tiles, "BATCH_BYTES", 3 * 40 * 40)
     for rows, tiles in _tiles.read_tiles(level, Boxes(at, 20, 0), 16, in_order=True):
         np.testing.assert_array_equal(
             tiles[-1], image[:, at[rows[-1], 0] :, at[rows[-1], 1] :][:, :20, :20].transpose(1, 2, 0)

@@ -18,7 +18,7 @@ def test_one_key():
         ValueError, match=r"`sdata.images` holds several candidates: \['a', 'b'\]. Choose one with `image"
     ):
         one_key(None, ["a", "b"], "sdata.images", "image_key")
-    with pytest.raises(KeyError, match=r"`sdata.images` holds nothing that fits, so `image_key` cannot be chosen"):
+    with pytest.raises(KeyError, match=r"`sdata.images` holds no suitable element, so `image_key` cannot be chosen"):
         one_key(None, [], "sdata.images", "image_key")
     with pytest.raises(KeyError, match="Key `'x'` not found"):
         one_key("x", ["only"], "sdata.images", "image_key")

@@ -96,11 +96,11 @@ def test_each_block_is_decoded_once_and_only_if_needed():
 
 def test_blocks_are_dropped_when_no_tile_needs_them_any_more():
     boxes = Boxes(np.column_stack([np.repeat(np.arange(0, 130, 10), 5), np.tile(np.arange(0, 200, 40), 13)]), 12, 0)
-    blocks = _tiles._Blocks(in_blocks(IMAGE, 20, 210), boxes)
+    reader = _tiles.BlockReader(in_blocks(IMAGE, 20, 210), boxes)
     held = []
-    for row in blocks.order:
-        blocks.cut(np.array([row]))
-        held.append(len(blocks.cache))
+    for row in reader.order:
+        reader.read(np.array([row]))
+        held.append(len(reader.cache))
     assert max(held) == 2
     assert held[-1] == 0
 

@@ -72,7 +72,7 @@ def twice_b(**columns):
 
 def test_duplicate_instances(tiny):
     tiny["t"] = twice_b()
-    with pytest.raises(ValueError, match=r"names spot 'B' of 'spots' more than once.*Keep one row for each spot"):
+    with pytest.raises(ValueError, match=r"Spot 'B' of 'spots' has more than one row.*Keep one row for each spot"):
         match_rows(tiny["t"], tiny, "spots")
 
 
@@ -95,7 +95,7 @@ def test_our_own_tables_are_not_measured(tiny):
         uns={"deepspot": {"kind": "features"}},
     )
     tiny["features"] = ours
-    with pytest.raises(KeyError, match="holds nothing that fits, so `table_key` cannot be chosen"):
+    with pytest.raises(KeyError, match="holds no suitable element, so `table_key` cannot be chosen"):
         find_measured_table(tiny, "spots", None)
     tiny["counts"] = measured(SPOTS)
     assert find_measured_table(tiny, "spots", None) == "counts"
@@ -143,7 +143,7 @@ def test_array_positions_of_some_spots_are_none_at_all(tiny):
 
 def test_array_positions_of_duplicate_instances(tiny):
     tiny["t"] = twice_b(array_row=0, array_col=0)
-    with pytest.raises(ValueError, match="names spot 'B' of 'spots' more than once"):
+    with pytest.raises(ValueError, match="Spot 'B' of 'spots' has more than one row"):
         array_positions(tiny, "spots")
 
 

@@ -92,7 +92,7 @@ def test_outside(spot):
 
 
 def test_swapped_coordinates_are_named():
-    with pytest.raises(ValueError, match=r"1 of 2 spots .* x = 10, y = 75\. With x and y swapped all lie inside: swap"):
+    with pytest.raises(ValueError, match=r"1 of 2 spots .* x = 10, y = 75\. With x and y swapped all are inside: swap"):
         check_inside(np.array([[10.0, 10.0], [10.0, 75.0]]), (60, 80), "image")
 
 

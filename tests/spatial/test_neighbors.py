@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import NeighborFinder, among, find_neighbors, padded
+from deepspot._spatial.neighbors import NeighborFinder, find_neighbors, padded, select_columns
 
 
 def square(n, pitch=100.0):
@@ -102,7 +102,7 @@ def test_columns_of_a_matrix(seed):
     rng = np.random.default_rng(seed)
     neighbors = csr_matrix(rng.random((6, 40)) < 0.2)
     columns = rng.permutation(40)[: rng.integers(1, 40)]
-    found = among(neighbors, columns)
+    found = select_columns(neighbors, columns)
     assert found.shape == (6, len(columns))
     assert found.has_sorted_indices
     np.testing.assert_array_equal(found.toarray(), neighbors[:, columns].toarray())

@@ -103,7 +103,7 @@ def test_tiles_show_the_marked_pixels(slide_of, name):
 
 def test_quarter_image_without_its_transformation_is_refused(slide_of, cheap_encoder):
     sdata = slide_of(WHITE, PIXELS * 4, mpp=1.0, diameter_um=55)
-    with pytest.raises(ValueError, match=r"3 of 3 spots lie outside image 'he' \(80 × 60 px\).*downscaled image wants"):
+    with pytest.raises(ValueError, match=r"3 of 3 spots lie outside image 'he' \(80 × 60 px\).*downscaled image needs"):
         ds.pp.embed(sdata, cheap_encoder)
     assert list(sdata.tables) == []
 
