@@ -39,22 +39,18 @@ def test_brightness_is_the_mean_of_the_tile():
     assert tissue.tissue_by_brightness(rgb, centers, SIDES).tolist() == [True, True, False, False, True, True]
 
 
-def test_means_weigh_pixels_at_the_border_by_their_share(monkeypatch):
-    rgb = RNG.integers(0, 255, (30, 40, 3), dtype=np.uint8)
-
-    def first(part):
-        return part[..., 0].astype(float)
-
-    centers = np.array([[10.25, 20.5], [0.0, 0.0], [39.9, 29.0]])
-    fine = rgb[..., 0].repeat(8, axis=0).repeat(8, axis=1).astype(float)
+def test_means_weigh_pixels_at_the_border_by_their_overlap(monkeypatch):
+    values = RNG.integers(0, 255, (30, 40)).astype(float)
+    centers, sides = np.array([[10.25, 20.5], [0.0, 0.0], [39.9, 29.0]]), np.array([3.0, 3.0])
+    fine = values.repeat(8, axis=0).repeat(8, axis=1)
     expected = []
     for x, y in centers:
         (x0, x1), (y0, y1) = ((max(0, round(at * 8) - 12), round(at * 8) + 12) for at in (x, y))
         expected.append(fine[y0:y1, x0:x1].mean())
-    found = tissue.tile_means(rgb, first, centers, np.array([3.0, 3.0]))
-    np.testing.assert_allclose(found[:2], expected[:2])
+    means = tissue.tile_means(values, centers, sides)
+    np.testing.assert_allclose(means[:2], expected[:2])
     monkeypatch.setattr(tissue, "BAND", 7)
-    np.testing.assert_allclose(tissue.tile_means(rgb, first, centers, np.array([3.0, 3.0])), found)
+    np.testing.assert_allclose(tissue.tile_means(values, centers, sides), means)
 
 
 @pytest.mark.parametrize("rule", [tissue.tissue_by_brightness, tissue.tissue_by_saturation])

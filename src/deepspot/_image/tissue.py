@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from deepspot._spatial.geometry import spot_grid
@@ -31,11 +29,7 @@ def tissue_by_brightness(
     `centers` (n, 2; x and y) and `sides` (2,; width and height) of the tiles are in pixels of the image (h, w, 3;
     uint8), which is called `name` in errors.
     """
-
-    def mean(part: np.ndarray) -> np.ndarray:
-        return _without_unscanned(part).mean(axis=2, dtype=np.float32)
-
-    return tile_means(rgb, mean, centers, sides) <= MAX_RGB
+    return tile_means(_without_unscanned(rgb).mean(axis=2, dtype=np.float32), centers, sides) <= MAX_RGB
 
 
 def tissue_by_saturation(
@@ -49,17 +43,12 @@ def tissue_by_saturation(
     """
     from skimage.filters import threshold_otsu
 
-    white = _white(rgb)
     side = float(sides.mean())
-    without_ink = np.where(_ink(rgb, white, side)[..., None], np.uint8(255), rgb)
-
-    def squared(part: np.ndarray) -> np.ndarray:
-        return np.minimum(_hsv(part, white)[..., 1], MAX_SATURATION) ** 2
-
+    squared = np.minimum(_saturation_without_ink(rgb, side), MAX_SATURATION) ** 2
     # A grid of its own, so that the threshold does not depend on the positions of the spots.
     height, width = rgb.shape[:2]
     grid = spot_grid(width, height, side / 2, side, "square")[0]
-    everywhere = np.sqrt(tile_means(without_ink, squared, grid, sides))
+    everywhere = np.sqrt(tile_means(squared, grid, sides))
     upper = everywhere >= threshold_otsu(everywhere)
     colored = everywhere[upper].mean()
     if colored < MIN_TISSUE:
@@ -69,23 +58,21 @@ def tissue_by_saturation(
         )
     # Otsu's optimum is the middle of both means. If no value is between them, Otsu returns the lower end of the gap.
     middle = (colored + everywhere[~upper].mean()) / 2 if not upper.all() else colored
-    return np.sqrt(tile_means(without_ink, squared, centers, sides)) >= min(middle, MAX_THRESHOLD)
+    return np.sqrt(tile_means(squared, centers, sides)) >= min(middle, MAX_THRESHOLD)
 
 
 # Rows of the image that are processed at once.
 BAND = 512
 
 
-def tile_means(
-    rgb: np.ndarray, value: Callable[[np.ndarray], np.ndarray], centers: np.ndarray, sides: np.ndarray
-) -> np.ndarray:
-    """Return the mean (n,) of a non-negative value over each tile; pixels at its border are weighted by their overlap.
+def tile_means(values: np.ndarray, centers: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Return the means (n,) of non-negative values (h, w) over tiles, with pixels at borders weighted by their overlap.
 
-    `value` maps rows (b, w, 3) of the image to values (b, w). Parts of tiles outside of the image are ignored.
+    Parts of tiles outside of the image are ignored.
     """
     from scipy.ndimage import map_coordinates
 
-    size = np.array(rgb.shape[1::-1])
+    size = np.array(values.shape[::-1])
     low, high = np.clip(centers - sides / 2, 0, size), np.clip(centers + sides / 2, 0, size)
     band = (centers[:, 1] // BAND).astype(np.int64)
     means = np.empty(len(centers))
@@ -94,7 +81,7 @@ def tile_means(
         first, last = int(low[rows, 1].min()), int(np.ceil(high[rows, 1].max()))
         # Integral image: it is exactly bilinear within a pixel.
         table = np.zeros((last - first + 1, size[0] + 1))
-        np.cumsum(value(rgb[first:last]), axis=0, dtype=np.float64, out=table[1:, 1:])
+        np.cumsum(values[first:last], axis=0, dtype=np.float64, out=table[1:, 1:])
         np.cumsum(table, axis=1, out=table)
         (x0, y0), (x1, y1) = (low[rows] - (0, first)).T, (high[rows] - (0, first)).T
         corners = np.array([(y1, y0, y1, y0), (x1, x1, x0, x0)])
@@ -132,29 +119,28 @@ MIN_STROKE_PX = 3
 MARGIN = 0.5
 
 
-def _ink(rgb: np.ndarray, white: np.ndarray, side: float) -> np.ndarray:
-    """Detect pen strokes (h, w), with the margin in which they fade out."""
+def _saturation_without_ink(rgb: np.ndarray, side: float) -> np.ndarray:
+    """Return the saturation (h, w) relative to the glass, and 0 in pen strokes and the margin in which they fade."""
     from scipy.ndimage import maximum_filter, minimum_filter
+    from skimage.color import rgb2hsv
 
-    ink = np.empty(rgb.shape[:2], dtype=bool)
+    white = _white(rgb)
+    saturation, ink = np.empty(rgb.shape[:2], dtype=np.float32), np.empty(rgb.shape[:2], dtype=bool)
     for first in range(0, len(rgb), BAND):
-        hue, saturation, brightness = np.moveaxis(_hsv(rgb[first : first + BAND], white), 2, 0)
-        hue, chroma = 360 * hue, saturation * brightness
-        ink[first : first + BAND] = (
-            (_between(hue, GREEN) & (saturation > MIN_GREEN_SATURATION))
+        rows = slice(first, first + BAND)
+        hsv = rgb2hsv(np.minimum(_without_unscanned(rgb[rows]) / white, 1))
+        hue, saturation[rows], brightness = 360 * hsv[..., 0], hsv[..., 1], hsv[..., 2]
+        chroma = saturation[rows] * brightness
+        ink[rows] = (
+            (_between(hue, GREEN) & (saturation[rows] > MIN_GREEN_SATURATION))
             | (_between(hue, BLUE) & (chroma > MIN_BLUE_CHROMA))
             | (~_between(hue, NOT_RED) & (chroma > MIN_RED_CHROMA))
-            | ((saturation < MAX_BLACK_SATURATION) & (brightness < MAX_BLACK_BRIGHTNESS))
+            | ((saturation[rows] < MAX_BLACK_SATURATION) & (brightness < MAX_BLACK_BRIGHTNESS))
         )
-    return maximum_filter(minimum_filter(ink, MIN_STROKE_PX), MIN_STROKE_PX + 2 * round(MARGIN * side))
+    ink = maximum_filter(minimum_filter(ink, MIN_STROKE_PX), MIN_STROKE_PX + 2 * round(MARGIN * side))
+    saturation[ink] = 0
+    return saturation
 
 
 def _between(hue: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
     return (hue >= limits[0]) & (hue <= limits[1])
-
-
-def _hsv(part: np.ndarray, white: np.ndarray) -> np.ndarray:
-    """Convert pixels to hue, saturation and brightness relative to white, from 0 to 1 (h, w, 3)."""
-    from skimage.color import rgb2hsv
-
-    return rgb2hsv(np.minimum(_without_unscanned(part) / white, 1))
