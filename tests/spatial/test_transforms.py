@@ -266,7 +266,7 @@ def test_pitch_with_jitter(kind):
 
 
 def test_pitch_requires_two_spots():
-    with pytest.raises(ValueError, match=r"fewer than two spots. State `mpp` instead"):
+    with pytest.raises(ValueError, match=r"fewer than two spots. Pass `mpp` instead"):
         pitch_px(np.zeros((1, 2)))
 
 

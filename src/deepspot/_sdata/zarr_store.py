@@ -38,8 +38,8 @@ def check_replaceable(out: Path, sdata: SpatialData) -> None:
         raise InputError(f"{str(out)!r} is where this slide itself is stored. Choose another `out`.")
     if not _is_prediction(out):
         raise InputError(
-            f"{str(out)!r} is no prediction that was streamed to disk, or holds more than that, and is not replaced. "
-            "Choose another `out`, or delete it yourself."
+            f"{str(out)!r} is not a prediction that was streamed to disk, or contains other data. It is not replaced: "
+            "choose another `out`, or delete it yourself."
         )
 
 
@@ -97,9 +97,8 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
                 shape=(n, genes),
                 chunks=(min(len(block), n), min(512, genes)),  # a few genes can be read without the others
                 dtype=np.float32,
-                compressors=BloscCodec(
-                    cname="zstd", clevel=5, shuffle="bitshuffle"
-                ),  # for the zeros of rounded numbers
+                # Bit shuffling compresses the trailing zeros of rounded numbers.
+                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
         array[at : at + len(block)] = block

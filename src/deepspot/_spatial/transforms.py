@@ -58,7 +58,7 @@ def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_s
 
 
 def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[int, int]) -> int:
-    """Count the shapes whose center is inside of an image of this height and width.
+    """Count the shapes with a center inside of an image of this height and width.
 
     If coordinate systems disagree, the largest count is returned: `coordinate_system` is chosen later.
     """
@@ -178,7 +178,7 @@ def pitch_px(points: np.ndarray) -> float:
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
-        raise InputError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
+        raise InputError("The distance between spots cannot be measured on fewer than two spots. Pass `mpp` instead.")
     distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
     # With jitter, the nearest neighbor alone is biased. The second ring is at 1.41 (square) or 1.73 (hexagonal).
     return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))
