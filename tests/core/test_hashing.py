@@ -28,7 +28,7 @@ CONTENT = np.random.default_rng(0).bytes(1000)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 50])
-def test_every_byte_of_a_small_file_counts(small_pieces, write, size):
+def test_small_files_are_hashed_completely(small_pieces, write, size):
     content = CONTENT[:size]
     same = hash_file(write(content))
     assert len(same) == 16
@@ -37,7 +37,7 @@ def test_every_byte_of_a_small_file_counts(small_pieces, write, size):
     assert hash_file(write(content + b"\0")) != same
 
 
-def test_a_large_file_is_read_in_pieces(small_pieces, write):
+def test_large_files_are_hashed_in_pieces(small_pieces, write):
     same = hash_file(write(CONTENT))
     pieces = [start + at for start in (0, 247, 495, 742, 990) for at in range(10)]
     assert all(hash_file(write(changed(CONTENT, at))) != same for at in pieces)
@@ -45,7 +45,7 @@ def test_a_large_file_is_read_in_pieces(small_pieces, write):
     assert hash_file(write(CONTENT[:-1])) != same
 
 
-def test_a_file_of_many_gigabytes_takes_no_longer(tmp_path):
+def test_hash_of_a_huge_file_takes_constant_time(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(2**40)

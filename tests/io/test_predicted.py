@@ -65,7 +65,7 @@ def test_a_region_in_memory(store, slide, tmp_path):
 def test_what_is_loaded_has_a_limit(store, quick_model_of_io, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
     ds.io.predicted(store)
-    with pytest.raises(ValueError, match=r"30 spots × 1 genes take .*max_table_gb"):
+    with pytest.raises(ValueError, match=r"30 spots × 1 genes would take .*max_table_gb"):
         ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
 
 

@@ -19,7 +19,7 @@ from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_atomically, write_table_in_blocks
-from deepspot._spatial.neighbors import NeighborFinder, among
+from deepspot._spatial.neighbors import NeighborFinder, select_columns
 
 from .table import bare_table
 
@@ -164,7 +164,7 @@ class _Blocks:
         near = self.neighbors.of(rows)
         around = np.setdiff1d(near.indices, rows)
         spot = np.concatenate([self.embedding(block), self._embeddings_of(around)])
-        neighbors = among(near, np.concatenate([rows, around]))
+        neighbors = select_columns(near, np.concatenate([rows, around]))
         neighbors.resize(len(spot), len(spot))
         subspots = None
         if self.features.subspots:
