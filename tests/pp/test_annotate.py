@@ -122,7 +122,7 @@ def test_label_column_is_guessed_or_given(spots):
     assert got == {"by_name": "n1", "by_grade": "1", "by_index": "0"}
     with pytest.raises(KeyError, match=r"Key `'stage'` not found in `columns of the regions`.*'grade'"):
         ds.pp.annotate(spots, both, label_key="stage")
-    with pytest.raises(ValueError, match="Column 'classification' of the regions holds no label at all"):
+    with pytest.raises(ValueError, match="Column 'classification' of the regions has no labels"):
         ds.pp.annotate(spots, both, label_key="classification")
 
 
@@ -169,7 +169,7 @@ def test_nothing_to_label_with(spots):
 def test_other_coordinates_show_both_extents(spots, drawn):
     far = drawn.set_geometry(drawn.translate(1000, 2000))
     message = (
-        r"No spot of 'spots' lies inside any region.*spots span x 10 to 90, y 10 to 90, and the regions x 1,000 to "
+        r"No spot of 'spots' is inside a region.*spots span x 10 to 90, y 10 to 90, and the regions x 1,000 to "
         r"1,060, y 2,000 to 2,040.*full-resolution"
     )
     with pytest.raises(ValueError, match=message):
