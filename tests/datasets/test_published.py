@@ -55,7 +55,7 @@ def test_the_first_complete_place_counts(nothing_here, tmp_path, monkeypatch):
         for name in names:
             (tmp_path / place / name).parent.mkdir(parents=True)
             (tmp_path / place / name).touch()
-    incomplete = rf"not complete on this machine: {tmp_path / 'a'} holds \['X.h5ad'\], but lacks \['metadata/X.json'"
+    incomplete = rf"not complete on this machine: {tmp_path / 'a'} has \['X.h5ad'\] but lacks \['metadata/X.json'"
     with pytest.raises(FileNotFoundError, match=incomplete):
         SOURCE.find("X", tmp_path / "a", download=False)
     missing = SOURCE.find("Y", tmp_path / "a", download=True)
@@ -197,7 +197,7 @@ def test_a_damaged_or_cut_off_gzip_leaves_nothing(packed, tmp_path, at):
     else:
         content[at : at + 200] = bytes(200)
     packed.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.h5ad\.gz is damaged or cut off .* Delete it"):
+    with pytest.raises(ValueError, match=r"a\.h5ad\.gz is damaged or incomplete .* Delete it"):
         unpack(packed, tmp_path / "a", 1)
     assert nothing_left(tmp_path)
 
@@ -206,10 +206,10 @@ def test_a_damaged_or_foreign_archive_leaves_nothing(archive, tmp_path):
     with pytest.raises(ValueError, match=r"a\.zip has no 'top/b\.h5ad'"):
         unpack(archive, tmp_path / "b", 1, member="top/b.h5ad")
     archive.write_bytes(archive.read_bytes().replace(b"as it is", b"as it be"))
-    with pytest.raises(ValueError, match="damaged or cut off"):
+    with pytest.raises(ValueError, match="damaged or incomplete"):
         unpack(archive, tmp_path / "b", 1, member="top/stored")
     archive.write_bytes(archive.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged or cut off"):
+    with pytest.raises(ValueError, match="damaged or incomplete"):
         unpack(archive, tmp_path / "b", 1, member="top/a.h5ad")
     assert nothing_left(tmp_path)
 

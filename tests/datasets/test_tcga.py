@@ -119,7 +119,7 @@ def test_an_image_of_other_places_is_left_out(write_tcga, predicted, tmp_path, l
     predicted.obsm["spatial"] = predicted.obsm["spatial"][:, ::-1].copy()
     write_tcga(tmp_path, predicted)
     assert not ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path).images
-    assert any("does not belong to the places" in line for line in log)
+    assert any("does not match the positions" in line for line in log)
 
 
 def test_places_off_the_grid(write_tcga, predicted, tmp_path):
@@ -163,10 +163,10 @@ def test_cut_off(folder, nothing_here):
     path = folder / f"TCGA_SKCM/FFPE/{SLIDE}.h5ad.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    with pytest.raises(ValueError, match=r"\.h5ad\.gz is damaged or cut off"):
+    with pytest.raises(ValueError, match=r"\.h5ad\.gz is damaged or incomplete"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=folder)
     path.write_bytes(gzip.compress(gzip.decompress(whole)[:3000]))
-    with pytest.raises(ValueError, match=r"\.h5ad is damaged, cut off or no \.h5ad"):
+    with pytest.raises(ValueError, match=r"\.h5ad is damaged, incomplete or not a valid \.h5ad"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=folder)
     assert list((nothing_here / "tcga").iterdir()) == []
 
@@ -206,7 +206,7 @@ def test_downloads_by_the_index(index, hub):
 @pytest.mark.parametrize("path", ["../../etc/a.h5ad.gz", "/etc/a.h5ad.gz", "TCGA_SKCM/a.pkl", "a//b.h5ad"])
 def test_an_index_cannot_lead_out(index, path):
     index(file_path=[path])
-    with pytest.raises(ValueError, match="which is no path of a prediction"):
+    with pytest.raises(ValueError, match="which is not the path of a prediction"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
 
 

@@ -83,7 +83,7 @@ def test_scales_that_nearly_agree_are_fine(adata, image):
 
 def test_contradictory_scales(adata, image):
     state_scale(adata, 2.0)
-    with pytest.raises(ValueError, match=r"contradicts itself.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
+    with pytest.raises(ValueError, match=r"contradictory.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
         ds.io.from_anndata(adata, image, mpp=0.5)
     with pytest.raises(ValueError, match="4 from `pitch_um`"):
         ds.io.from_anndata(adata, image, pitch_um=200)
@@ -111,7 +111,7 @@ def test_65_drawn_are_55_measured(adata, image, log):
     shapes = ds.io.from_anndata(adata, image, mpp=2.0)["spots"]
     assert set(shapes["diameter_um"]) == {55.0}
     assert set(shapes["radius"]) == {16.25}
-    assert "Spots are drawn 65 µm wide, as Space Ranger does for Visium; they measure 55 µm" in log[0]
+    assert "spots of 65 µm, as Space Ranger does for Visium. They measure 55 µm" in log[0]
 
 
 def test_other_diameters_are_taken_at_their_word(adata, image):
@@ -247,7 +247,9 @@ def test_duplicated_genes_are_numbered_openly(adata, image, log):
     table = ds.io.from_anndata(adata, image, mpp=2.0)["table"]
     assert table.var_names.tolist() == ["ACTB", "ACTB-1", "KRT5"]
     (message,) = [line for line in log if "more than once" in line]
-    assert message.startswith("1 gene names occur more than once ('ACTB'): the later ones were numbered ('ACTB-1').")
+    assert message.startswith(
+        "1 gene names occur more than once ('ACTB'). A number was appended to the later ones ('ACTB-1')."
+    )
 
 
 def test_a_users_own_column_called_region_stays(adata, image, cheap_encoder):

@@ -56,7 +56,7 @@ def test_a_region_in_memory(store, slide, tmp_path):
     assert set(table.obs["spot_id"]) == set(part.shapes["spots"].index)
     np.testing.assert_array_equal(table.X, np.asarray(known[table.obs_names].X))
     part.write(tmp_path / "part.zarr")
-    with pytest.raises(ValueError, match=r"No spot of 'spots' lies within .* They lie within"):
+    with pytest.raises(ValueError, match=r"No spot of 'spots' is within .* The spots are within"):
         ds.io.predicted(store, within=(1e6, 1e6, 2e6, 2e6))
     with pytest.raises(ValueError, match="x_min, y_min, x_max, y_max"):
         ds.io.predicted(store, within=(5, 5, 1, 1))

@@ -158,7 +158,7 @@ def test_inches(picture, tmp_path):
 
 def test_a_stated_scale_fills_in(picture, tmp_path, log):
     path = write_slide(tmp_path / "a.tif", picture)
-    with pytest.raises(ValueError, match=r"scale of a\.tif is unknown: its header states none\. State it with `mpp=`"):
+    with pytest.raises(ValueError, match=r"scale of a\.tif is unknown: its header does not state it\. Pass `mpp=`"):
         ds.io.slide(path)
     sdata = ds.io.slide(path, mpp=0.25)
     assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
@@ -176,7 +176,7 @@ def test_a_stated_scale_wins(scanned, log, mpp, warned):
 
 def test_72_dots_per_inch_are_no_scale(picture, tmp_path):
     path = write_slide(tmp_path / "a.tif", picture, mpp=25_400 / 72, unit="INCH")
-    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel, which no slide scanner has .* `mpp=`"):
+    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel; slide scanners have .* `mpp=`"):
         ds.io.slide(path)
     assert ds.io.slide(path, mpp=0.5).attrs["deepspot_slide"]["mpp"] == 0.5
 
@@ -217,7 +217,7 @@ def test_no_slide(picture, scanned, tmp_path):
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
     for name in ("text.svs", "empty.svs", "plain.tif", "cut.tif"):
         with pytest.raises(
-            ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, cut off, or not a whole"
+            ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, incomplete, or not a whole"
         ):
             ds.io.slide(tmp_path / name)
 

@@ -170,7 +170,7 @@ def test_old_positions_without_a_header(outs):
 
 def test_scale_that_contradicts_the_drawn_diameter(outs):
     write_factors(outs, spot_diameter_fullres=2 * DIAMETER)
-    with pytest.raises(ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead"):
+    with pytest.raises(ValueError, match=r"array has 0\.[45]\d* µm per pixel, which makes.* 1\d\d µm instead"):
         ds.io.visium(outs)
     sdata = ds.io.visium(outs, fullres_image_file="slide.tif", mpp=0.6)
     assert microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
@@ -184,7 +184,9 @@ def test_stated_scale_is_checked(outs):
 def test_symbols_are_numbered_openly(outs, log):
     assert ds.io.visium(outs)["table"].var_names.tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
     (message,) = [line for line in log if "more than once" in line]
-    assert message.startswith("1 gene names occur more than once ('TBCE'): the later ones were numbered ('TBCE-1').")
+    assert message.startswith(
+        "1 gene names occur more than once ('TBCE'). A number was appended to the later ones ('TBCE-1')."
+    )
 
 
 def test_ensembl_is_a_choice(outs, log):

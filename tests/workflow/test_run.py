@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_said_in_the_report(given, monkeypatch, log):
     assert any(message.startswith("Pathways: left out.") for message in log)
 
 
-def test_reads_an_h5ad_with_its_image(given, slide, tmp_path):
+def test_reads_an_h5ad_with_its_image(given, slide, tmp_path, capsys):
     from PIL import Image
 
     pixels = slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
@@ -127,9 +127,9 @@ def test_reads_an_h5ad_with_its_image(given, slide, tmp_path):
     assert "Slide P1: genes predicted" in given["out"].read_text()
     with pytest.raises(ValueError, match="--image"):
         run(given, image=None, overwrite=True)
-    with pytest.raises(ValueError, match="scale is unknown") as error:
-        run(given, mpp=None, overwrite=True)
-    assert "--mpp" in error.value.__notes__[0]
+    command = f"report {given['slide']} --image {given['image']} --out {tmp_path / 'other.html'}"
+    assert cli.main(command.split()) == 2
+    assert "Pass `--mpp`" in " ".join(capsys.readouterr().err.split())
 
 
 def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
     monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
     image = tmp_path / "he.tif"
     assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", {"fullres_image_file": image, "mpp": 0.5})
-    with pytest.raises(ValueError, match="Space Ranger does not copy it"):
+    with pytest.raises(ValueError, match="a Space Ranger folder does not contain it"):
         read_slide(tmp_path / "outs")
 
 
@@ -194,15 +194,15 @@ def test_without_igraph_the_report_says_how_to_get_clusters(given, monkeypatch):
         ({"net": "none.csv"}, FileNotFoundError, "'none.csv' \\(--net\\)"),
         ({"image": "none.jpg"}, FileNotFoundError, "'none.jpg' \\(--image\\)"),
         ({"out": "none/report.html"}, FileNotFoundError, "no folder 'none'"),
-        ({"out": "SLIDE/report.html"}, ValueError, "lies in the slide"),
+        ({"out": "SLIDE/report.html"}, ValueError, "is inside the slide"),
         ({"out": "TAKEN"}, FileExistsError, "pass `--overwrite`"),
         ({"save": "SLIDE"}, FileExistsError, "--save"),
-        ({"save": "none/x.zarr"}, FileNotFoundError, "to save into"),
+        ({"save": "none/x.zarr"}, FileNotFoundError, "to save to"),
         ({"model": "none"}, FileNotFoundError, "no model 'none'"),
         ({"genes": ["NO_SUCH"]}, KeyError, "'NO_SUCH'"),
         ({"groupby": "sides"}, KeyError, "'sides'"),
         ({"image": "TAKEN"}, ValueError, "A SpatialData has its image"),
-        ({"slide": "TAKEN"}, ValueError, "no slide that can be read"),
+        ({"slide": "TAKEN"}, ValueError, "not a slide that can be read"),
         ({"shapes_key": "cells"}, KeyError, "'cells'"),
     ],
 )
