@@ -50,8 +50,8 @@ def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) 
 
         return from_anndata(read_h5ad(path), _required(image, "an .h5ad"), mpp=mpp)
     raise InputError(
-        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder (with "
-        "a folder 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
+        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
+        "(with 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
 
 
