@@ -18,7 +18,7 @@ def store(slide, tmp_path):
 
 @pytest.fixture
 def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
-    """A model on a cheap encoder, which the registry knows for as long as the test runs."""
+    """A model on a cheap encoder, which is registered during the test."""
     real = encoders.get
     monkeypatch.setattr(
         encoders,

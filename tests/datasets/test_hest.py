@@ -34,8 +34,8 @@ def test_as_published(write_hest, tmp_path, toy_files, log):
         "technology": ["Visium"],
     }
     assert table.obs["patient"].unique().tolist() == ["Patient 5 of A study of toys"]
-    said = sdata.attrs["deepspot_dataset"]
-    assert (said["name"], said["license"], said["study"]) == ("HEST-1k", "CC BY-NC-SA 4.0", "A study of toys")
+    facts = sdata.attrs["deepspot_dataset"]
+    assert (facts["name"], facts["license"], facts["study"]) == ("HEST-1k", "CC BY-NC-SA 4.0", "A study of toys")
     assert log[-1].startswith("Read TOY1 of HEST-1k: 30 spots × ")
 
 
@@ -48,7 +48,7 @@ def test_no_pixel_is_read(write_hest, tmp_path, toy_files):
 
 
 @pytest.mark.parametrize("where", ["data", "cache"])
-def test_other_places(write_hest, tmp_path, nothing_here, monkeypatch, where):
+def test_other_folders(write_hest, tmp_path, nothing_here, monkeypatch, where):
     if where == "data":
         monkeypatch.setenv("DEEPSPOT_DATA", str(tmp_path))
     write_hest(tmp_path / "hest" if where == "data" else nothing_here / "hest")
@@ -77,8 +77,8 @@ def write_authors(folder, toy, *, shrunk, meta):
     return folder
 
 
-def test_in_the_authors_layout_the_spots_tell(nothing_here, tmp_path, toy_files):
-    """The image was halved, the pixel size in the metadata was not; and x runs down."""
+def test_the_authors_layout_takes_its_scale_from_the_spots(nothing_here, tmp_path, toy_files):
+    """The image is downscaled by two, the pixel size in the metadata is not, and x is the row."""
     meta = {"st_technology": "Visium", "pixel_size_um_estimated": toy_files.mpp, "spot_diameter_fullres": 59.8}
     folder = write_authors(tmp_path / "flat", toy_files, shrunk=2, meta=meta)
     placement = place_of(ds.datasets.hest("TOY1", folder=folder))
@@ -125,7 +125,7 @@ def test_pixel_size_against_pitch(write_hest, tmp_path, toy_files, log):
     assert any("`mpp=" in line and "is used instead" in line for line in log)
 
 
-def test_a_small_difference_is_said(write_hest, tmp_path, toy_files, log):
+def test_a_small_difference_is_logged(write_hest, tmp_path, toy_files, log):
     folder = write_hest(tmp_path / "hest", meta={"pixel_size_um_estimated": toy_files.mpp * 1.05})
     sdata = ds.datasets.hest("TOY1", folder=folder)
     assert place_of(sdata).mpp == pytest.approx(toy_files.mpp * 1.05)
@@ -145,7 +145,7 @@ def test_spatial_transcriptomics(write_hest, tmp_path, toy_files):
     assert sdata.shapes["spots"]["diameter_um"].unique().tolist() == [110.0]
 
 
-def test_xenium_is_pooled_in_squares(write_hest, tmp_path, toy_files, log):
+def test_xenium_is_binned_in_squares(write_hest, tmp_path, toy_files, log):
     meta = {"st_technology": "Xenium", "inter_spot_dist": float("nan"), "spot_diameter": float("nan")}
     adata = toy_files.adata()
     names = adata.var_names.tolist()
@@ -281,7 +281,7 @@ def test_downloads_what_is_missing(write_hest, hub):
         ds.datasets.hest("TOY2")
 
 
-def test_all_the_way_to_a_model(write_hest, tmp_path, toys, mean_color):
+def test_training_on_a_sample(write_hest, tmp_path, toys, mean_color):
     for name, toy in toys.items():
         write_hest(tmp_path / "hest", name.replace("_", ""), toy=toy, meta={"patient": name})
     slides = {name: ds.datasets.hest(name, folder=tmp_path / "hest") for name in ("P1S1", "P2S1")}

@@ -4,7 +4,7 @@ import pytest
 from deepspot.datasets._tables import read_table
 
 
-def test_files_that_take_from_others_or_are_bombs_are_refused(tmp_path):
+def test_links_and_zip_bombs_are_refused(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = [1]
     with h5py.File(tmp_path / "link.h5ad", "w") as file:

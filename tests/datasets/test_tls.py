@@ -24,7 +24,7 @@ def test_from_the_archive(archive_of, tmp_path, nothing_here, toy_files, log):
     assert not any("poor quality" in line for line in log)
 
 
-def test_poor_sections_are_said(archive_of, tmp_path, log):
+def test_poor_sections_are_logged(archive_of, tmp_path, log):
     ds.datasets.tls("KC2", folder=archive_of(tmp_path / "zenodo", "KC2"))
     assert any("excluded KC2 from training" in line for line in log)
 

@@ -79,7 +79,7 @@ def test_falls_back_to_toy_slides_with_a_reason(monkeypatch, log):
     assert any("synthetic" in message for message in log)
 
 
-def test_real_sections_keep_the_unseen_one_apart(data):
+def test_the_test_section_is_not_in_training(data):
     slides = load_slides(toy=False, seed=0, setup=TINY)
     assert slides.real
     assert slides.name == "C5"

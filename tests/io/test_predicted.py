@@ -26,7 +26,7 @@ def quick_model_of_io(toy, mean_color):
     return ds.models.train(slides, network=network, training=training, **options)
 
 
-def test_all_of_it_stays_on_disk(store, slide):
+def test_x_is_lazy(store, slide):
     sdata = ds.io.predicted(store)
     table, known = sdata.tables["deepspot_spots"], slide.tables["deepspot_spots"]
     assert table.X.chunks == ((7, 7, 7, 7, 2), (10,))
@@ -62,14 +62,14 @@ def test_a_region_in_memory(store, slide, tmp_path):
         ds.io.predicted(store, within=(5, 5, 1, 1))
 
 
-def test_what_is_loaded_has_a_limit(store, quick_model_of_io, monkeypatch):
+def test_the_loaded_size_is_limited(store, quick_model_of_io, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
     ds.io.predicted(store)
     with pytest.raises(ValueError, match=r"30 spots × 1 genes take .*max_table_gb"):
         ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
 
 
-def test_nothing_there(tmp_path):
+def test_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no store .*nowhere\.zarr"):
         ds.io.predicted(tmp_path / "nowhere.zarr")
 

@@ -41,7 +41,7 @@ def test_diameter_becomes_the_default_tile(bare, cheap_encoder):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"mpp": 0.5, "pitch_um": 100}])
-def test_one_way_to_state_it(bare, arguments):
+def test_exactly_one_of_mpp_and_pitch(bare, arguments):
     with pytest.raises(ValueError, match=r"Pass either `mpp` .* or `pitch_um`"):
         ds.pp.set_scale(bare, **arguments)
 
@@ -77,7 +77,7 @@ def test_correcting_the_scale_moves_nothing(bare):
 
 
 @pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"pitch_um": 20}])
-def test_a_scale_that_was_far_off_can_be_corrected(bare, arguments):
+def test_a_wrong_scale_can_be_corrected(bare, arguments):
     ds.pp.set_scale(bare, mpp=50, diameter_um=55)
     ds.pp.set_scale(bare, **arguments)
     assert microns_per_pixel(bare, "he") == pytest.approx(0.5)

@@ -57,7 +57,7 @@ def centers_of(sdata, key="spots"):
 
 @pytest.mark.parametrize("passed", [True, False])
 def test_the_size_is_that_of_the_model(blank, quick_model, passed, log):
-    """A given model, or the embedded one of 100 µm spots, 200 µm apart; without a log line about it."""
+    """Of the given model, or the embedded one, which is loaded without a log line."""
     ds.pp.spots(blank, tissue=None, **({"model": quick_model} if passed else {}))
     spots, xy = blank.shapes["spots"], centers_of(blank)
     assert set(spots["diameter_um"]) == {55.0 if passed else 100.0}
@@ -80,7 +80,6 @@ def test_spots_on_tissue(blank, layout, tissue, log):
     place(blank, layout=layout, tissue=tissue)
     place(blank, layout=layout, tissue=None, key_added="all")
     xy, everywhere = centers_of(blank), centers_of(blank, "all")
-    # Of a tile on the border half or more may be glass; its center tells.
     assert {tuple(at) for at in everywhere[everywhere[:, 0] > 480 + 28]} <= {tuple(at) for at in xy}
     assert xy[:, 0].min() > 480 - 28
     places, n = len(everywhere), len(xy)
@@ -89,7 +88,7 @@ def test_spots_on_tissue(blank, layout, tissue, log):
     assert log[1] == f"Added {places} spots to sdata.shapes['all']."
 
 
-def test_what_is_added(blank):
+def test_added_shapes(blank):
     place(blank, diameter_um=40, pitch_um=80)
     spots = blank.shapes["spots"]
     assert spots.columns.tolist() == ["geometry", "radius", "diameter_um", "array_row", "array_col"]
@@ -102,7 +101,7 @@ def test_what_is_added(blank):
     np.testing.assert_allclose(nearest[:, 1], 80)
 
 
-def test_the_array_is_that_of_all_places(blank):
+def test_array_positions_do_not_depend_on_the_tissue(blank):
     place(blank, layout="square", tissue=None, key_added="all")
     place(blank, layout="square")
     columns = ["array_row", "array_col"]
@@ -126,7 +125,7 @@ def test_magnification_changes_nothing(make, tissue):
 
 @pytest.mark.parametrize("sizes", [[], [(640, 960)], [(640, 960), (320, 480)]])
 def test_the_paper_s_rule_at_full_resolution(make, sizes):
-    """The mean over every pixel of a tile, within one step of gray of the threshold aside."""
+    """Compares with the mean over all pixels of a tile, except within one gray level of the threshold."""
     smooth = RNG.integers(150, 250, (20, 30, 1)).repeat(3, axis=2).repeat(64, axis=0).repeat(64, axis=1)
     image = np.clip(smooth + RNG.normal(0, 15, smooth.shape), 1, 255).astype(np.uint8)
     levels = [image]
@@ -147,7 +146,7 @@ def test_the_paper_s_rule_at_full_resolution(make, sizes):
     assert clear.mean() > 0.8
 
 
-def test_transformations_of_the_image_are_those_of_the_spots(make):
+def test_spots_have_the_transformations_of_the_image(make):
     turned = make(image_to={"global": [[0, -3, 5000], [3, 0, 200], [0, 0, 1]]})
     plain = make()
     for sdata in (turned, plain):
@@ -157,7 +156,7 @@ def test_transformations_of_the_image_are_those_of_the_spots(make):
 
 
 @pytest.mark.parametrize("scale_factors", [None, [2, 2]])
-def test_it_survives_writing(make, scale_factors, tmp_path):
+def test_survives_writing(make, scale_factors, tmp_path):
     sdata = make(scale_factors=scale_factors)
     place(sdata)
     sdata.write(tmp_path / "slide.zarr")
@@ -175,7 +174,7 @@ def test_a_toy_slide_gets_its_own_spots_back_and_a_prediction(slide, cheap_encod
     assert slide.tables["mean_color_dense"].n_obs == len(found)
 
 
-def test_existing_shapes_stay_unless_told(blank):
+def test_existing_shapes_are_kept(blank):
     place(blank)
     n = len(blank.shapes["spots"])
     with pytest.raises(
@@ -239,7 +238,7 @@ def test_the_scale_must_be_known(make):
 
 
 def test_a_large_slide_is_not_read_at_full_resolution(make, monkeypatch):
-    """300,000 spots, and none of the 3 GB of pixels of the finest level."""
+    """300,000 spots, without reading the 3 GB of pixels at full resolution."""
     small = np.full((1000, 1250, 3), 120, np.uint8)
     finest = da.zeros((3, 32_000, 40_000), dtype=np.uint8, chunks=(3, 1024, 1024))
     read = []
