@@ -2,7 +2,9 @@
 
 import tracemalloc
 from collections import Counter
+from contextlib import contextmanager
 from itertools import chain
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -61,6 +63,22 @@ def test_tiles_are_embedded_once_in_full_batches(slide, cheap_encoder, batch_siz
     ds.pp.embed(slide, cheap_encoder, batch_size=batch_size)
     assert cheap_encoder.n_tiles == TILES
     assert len(cheap_encoder.seen) == -(-SPOTS // batch_size) + -(-9 * SPOTS // batch_size)
+
+
+@pytest.mark.parametrize("subspots", [True, False])
+def test_the_progress_bar_counts_tiles_in_batches(slide, cheap_encoder, subspots, monkeypatch):
+    steps, bars = [], []
+
+    @contextmanager
+    def record(name, *, total, unit):
+        bars.append((name, total, unit))
+        yield SimpleNamespace(update=steps.append)
+
+    monkeypatch.setattr(feature_table, "bar", record)
+    ds.pp.embed(slide, cheap_encoder, subspots=subspots, batch_size=16)
+    assert bars == [("Embedding spots", TILES if subspots else SPOTS, "tile")]
+    assert sum(steps) == bars[0][1]
+    assert max(steps) == 16
 
 
 @pytest.mark.parametrize("out", [None, "out.zarr"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deepspot._core import hashing
-from deepspot._core.hashing import hash_file
+from deepspot._core.hashing import digest, hash_file
 
 
 @pytest.fixture
@@ -50,3 +50,11 @@ def test_hash_of_a_huge_file_takes_constant_time(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**40)
     assert len(hash_file(path)) == 16
+
+
+def test_digest_tells_values_types_and_shapes_apart():
+    zeros = np.zeros((2, 3))
+    parts = [zeros, zeros.T, zeros.astype(np.float32), zeros + 1, "0", 0, ["0"], [[0]], None]
+    assert len({digest(part) for part in parts}) == len(parts)
+    assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
+    assert digest(zeros) == digest(np.asfortranarray(zeros))

@@ -135,7 +135,7 @@ def test_unknown_keys(slide_of, keys, offender):
 def test_no_shapes(slide_of):
     sdata = slide_of(GRAY, XY)
     del sdata.shapes["spots"]
-    with pytest.raises(KeyError, match=r"`sdata.shapes` holds no suitable element, so `shapes_key` cannot be chosen"):
+    with pytest.raises(KeyError, match=r"no spots. Add them with `ds.pp.spots\(sdata\)`"):
         selected(sdata)
 
 

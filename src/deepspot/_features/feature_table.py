@@ -11,7 +11,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._core.keys import FEATURES, UNS, features_name, key_in
-from deepspot._core.logging import logger, track
+from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_memory, check_positive
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
@@ -97,22 +97,33 @@ class SlideFeatures:
         """Embed some of the spots: (b, d) in float32, and (b, s, d) in float16 or None for their sub-spots."""
         from deepspot.encoders._encode import gather
 
-        embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size)
-        if progress is not None:
-            embedded = track(embedded, progress, total=-(-len(rows) // SPOTS), unit="batch")
+        embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size, progress=progress)
         return gather(embedded, len(rows), self.encoder.card.dim, self._tiling(batch_size))
 
     def stream(
-        self, rows: np.ndarray, *, in_order: bool = True, device: str | None = None, batch_size: int | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        in_order: bool = True,
+        device: str | None = None,
+        batch_size: int | None = None,
+        progress: str | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
         """Embed some of the spots in batches: positions in `rows` (b,), and both arrays of :meth:`embed`.
 
         With `in_order`, successive spots should be close to each other; otherwise the order is that of the image.
+        With `progress`, a bar of this name counts tiles.
         """
         from deepspot.encoders._encode import stream_spots
 
         batches = read_tiles(self.level, self.boxes[rows], SPOTS, in_order=in_order)
-        return stream_spots(batches, self.encoder.to(device), self._tiling(batch_size))
+        tiling = self._tiling(batch_size)
+        if progress is None:
+            yield from stream_spots(batches, self.encoder.to(device), tiling)
+            return
+        n_tiles = len(rows) * (1 if self.tokens else 1 + self.n_subspots)
+        with bar(progress, total=n_tiles, unit="tile") as shown:
+            yield from stream_spots(batches, self.encoder.to(device), tiling, shown.update)
 
     def _tiling(self, batch_size: int | None) -> Tiling:
         from deepspot.encoders._encode import Tiling

@@ -19,7 +19,7 @@ from deepspot._spatial.transforms import (
     place_spots,
     share_coordinate_system,
 )
-from deepspot.errors import InputError
+from deepspot.errors import InputError, MissingKeyError
 
 from .measured import MeasuredCounts, measured_counts
 from .tables import array_positions, find_measured_table, link_keys, tables_of_kind
@@ -153,6 +153,11 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
     """Select the shapes that share a coordinate system with an image (by default with any)."""
     if shapes_key is not None and shapes_key in sdata.shapes:
         return shapes_key
+    if not sdata.shapes:
+        raise MissingKeyError(
+            "The slide has no spots. Add them with `ds.pp.spots(sdata)`, which places spots of the size that the model "
+            "was trained on."
+        )
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
     # Spots take precedence over sub-spots and grids, which have a parent, and over polygons, which are regions.
