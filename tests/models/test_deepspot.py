@@ -269,7 +269,7 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path,
     ("options", "message"),
     [
         ({"genes": ["A", "B"]}, "6 different names"),
-        ({"genes": list("ABCDEE")}, "5 differ"),
+        ({"genes": list("ABCDEE")}, "6, 5 of them different"),
         ({"slides": np.zeros(3)}, "`slides`"),
         ({"patients": np.zeros(3)}, "`patients`"),
     ],
@@ -334,7 +334,7 @@ def test_an_unfitted_model_says_so(bags):
 def test_nothing_that_is_fitted_is_none(fitted):
     kept = ("card", "scaler", "members", "ridge", "ood", "history")
     assert all(getattr(fitted, name) is not None for name in kept)
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         fitted.geometry  # noqa: B018
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         fitted.encoder_card  # noqa: B018

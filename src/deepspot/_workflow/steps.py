@@ -95,7 +95,7 @@ def predict(
         If no model was named and there are several predictions.
     """
     from deepspot import models, tl
-    from deepspot.tl._predict.table import find
+    from deepspot.tl._predict.table import find_prediction
 
     made = tables_of_kind(sdata, shapes_key, PREDICTION)
     if model is None and made:
@@ -111,7 +111,7 @@ def predict(
     loaded = models.load(model)
     if genes:
         check_genes(genes, loaded.card.genes, "the prediction")
-    found = find(SlideView.select(sdata, image_key, shapes_key), loaded)
+    found = find_prediction(SlideView.select(sdata, image_key, shapes_key), loaded)
     if found is not None:
         return found, loaded
     key = prediction_name(shapes_key)

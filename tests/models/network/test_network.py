@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepspot.models._network.config import NetworkConfig
-from deepspot.models._network.network import BagDataset, Network, infer, median
+from deepspot.models._network.network import BagDataset, Network, infer
 
 CONTEXTS = [("spot",), ("spot", "subspots"), ("spot", "neighbors"), ("spot", "subspots", "neighbors")]
 
@@ -122,33 +122,3 @@ def test_lecun_init_has_the_variance_of_lecun():
     network = Network(NetworkConfig(init="lecun"), dim=400, n_genes=300)
     assert network.phi[0].weight.std().item() == pytest.approx(400**-0.5, rel=0.02)
     assert network.phi[0].bias.abs().max() == 0
-
-
-@pytest.mark.parametrize("members", range(1, 13))
-@pytest.mark.parametrize("leading", [(7,), (3, 4), ()])
-def test_median_is_that_of_torch(members, leading):
-    torch.manual_seed(members)
-    x = torch.randn(*leading, members, 5).relu()
-    assert torch.equal(median(x), x.median(-2).values)
-
-
-def test_median_of_more_rows_than_are_compared_at_once():
-    x = torch.randn(300, 4, 512)
-    assert torch.equal(median(x), x.median(-2).values)
-
-
-@pytest.mark.parametrize("members", [1, 2, 5, 10])
-def test_the_gradient_of_the_median_is_that_of_torch(members):
-    torch.manual_seed(0)
-    ours = torch.randn(6, members, 5, requires_grad=True)
-    theirs = ours.detach().clone().requires_grad_()
-    weight = torch.randn(6, 5)
-    (median(ours) * weight).sum().backward()
-    (theirs.median(-2).values * weight).sum().backward()
-    assert torch.equal(ours.grad, theirs.grad)
-
-
-def test_members_that_agree_share_the_gradient_of_the_median():
-    x = torch.ones(1, 4, 1, requires_grad=True)
-    median(x).sum().backward()
-    assert x.grad.flatten().tolist() == [0.25] * 4

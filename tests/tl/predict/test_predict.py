@@ -117,7 +117,7 @@ def test_models_of_bare_arrays_and_unfitted_ones_are_refused(slide, quick_model)
 
     bare = copy(quick_model)
     bare.card = quick_model.card.model_copy(update={"geometry": None})
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         ds.tl.predict(slide, bare)
     with pytest.raises(ValueError, match="not fitted"):
         ds.tl.predict(slide, ds.models.DeepSpot())

@@ -13,7 +13,8 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.gate import Gate
-from deepspot.tl._predict.resolution import conserve, predict_in_blocks, predict_subspots
+from deepspot.tl._predict.resolution import conserve, subspot_expression
+from deepspot.tl._predict.table import predict_in_blocks
 
 GEOMETRY = Geometry(tile=TileGeometry(tile_um=55, input_px=32), neighbors=NeighborRule(reach=150))
 DEFAULT = {"network": {"width": 16, "members": 2}}
@@ -67,7 +68,7 @@ def test_before_they_are_scaled_subspots_average_to_the_spot_on_the_log_scale(mo
 
 
 def test_subspots_average_to_the_spot_on_counts(model):
-    children = predict_subspots(model, BAGS, device="cpu")
+    children = subspot_expression(model, BAGS, device="cpu")
     assert children.shape == (64, 9, 5)
     assert children.dtype == np.float32
     assert children.min() >= 0
@@ -77,17 +78,17 @@ def test_subspots_average_to_the_spot_on_counts(model):
 
 
 def test_each_subspot_is_shown_in_its_own_place(model):
-    children = predict_subspots(model, BAGS, device="cpu")
+    children = subspot_expression(model, BAGS, device="cpu")
     alone = np.stack([model.predict(replace(BAGS, subspots=BAGS.subspots[:, [k]])) for k in range(9)], axis=1)
     np.testing.assert_allclose(children, conserve(alone, model.predict(BAGS)), atol=1e-5)
 
 
 def test_blocks_change_nothing(model):
     for bags in (BAGS, replace(BAGS, position=None)):
-        whole, parts = (predict_subspots(model, bags, device="cpu", rows=rows) for rows in (1000, 13))
+        whole, parts = (subspot_expression(model, bags, device="cpu", block_size=rows) for rows in (1000, 13))
         np.testing.assert_allclose(parts, whole, atol=1e-5)
         np.testing.assert_allclose(
-            predict_in_blocks(model, bags, device="cpu", rows=13), model.predict(bags), atol=1e-5
+            predict_in_blocks(model, bags, device="cpu", block_size=13), model.predict(bags), atol=1e-5
         )
 
 
@@ -99,10 +100,10 @@ def test_memory_beside_the_result_is_that_of_a_block():
     bags, targets = make_bags(side=30, genes=400)
     model = DeepSpot(**DEFAULT, training={"gate": "off", "epochs": 1}, seed=0).fit(bags, targets)
     model.card = model.card.model_copy(update={"geometry": GEOMETRY})
-    predict_subspots(model, BAGS, device="cpu")  # what is imported at the first call does not count
+    subspot_expression(model, BAGS, device="cpu")  # what is imported at the first call does not count
     tracemalloc.start()
     try:
-        children = predict_subspots(model, bags, device="cpu", rows=60)
+        children = subspot_expression(model, bags, device="cpu", block_size=60)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -146,6 +147,6 @@ def test_subspots_differ_as_the_tissue_in_them_does():
     options = {"network": {"width": 64, "members": 1}, "training": {"gate": "off", "epochs": 60, "lr": 1e-3}}
     fitted = DeepSpot(**options, seed=0).fit(bags, truth.mean(axis=1))
     fitted.card = fitted.card.model_copy(update={"geometry": GEOMETRY})
-    children = predict_subspots(fitted, bags, device="cpu")
+    children = subspot_expression(fitted, bags, device="cpu")
     within = [(values - values.mean(axis=1, keepdims=True)).reshape(-1, 5) for values in (children, truth)]
     assert pearson(*within).min() > 0.5

@@ -198,7 +198,7 @@ def test_a_model_without_subspots_predicts_a_grid_of_spot_tiles(slide, quick, pr
 @pytest.mark.parametrize("resolution", FINER)
 def test_other_arguments_that_do_not_fit(slide, quick_model, predict, resolution, cheap_encoder):
     before = elements(slide)
-    with pytest.raises(ValueError, match="calibrated on spots"):
+    with pytest.raises(ValueError, match="calibrated on spots only"):
         predict(slide, quick_model, resolution=resolution, intervals=True)
     with pytest.raises(ValueError, match="`unclipped` is for spots"):
         predict(slide, quick_model, resolution=resolution, unclipped=True)
@@ -259,9 +259,9 @@ def test_shapes_that_lie_elsewhere_by_now(slide, quick_model, predict):
         from spatialdata.transformations import Affine
 
         set_transformation(slide.shapes["spots"], Affine(shifted, ("x", "y"), ("x", "y")), system)
-    with pytest.raises(ValueError, match=r"'spots_subspots'\] exists, and is not what these spots"):
+    with pytest.raises(ValueError, match=r"'spots_subspots'\] exists and does not match these spots"):
         predict(slide, quick_model, resolution="subspot", key_added="moved")
-    with pytest.raises(ValueError, match=r"tables \['deepspot_spots_subspots'\] belong to the present"):
+    with pytest.raises(ValueError, match=r"tables \['deepspot_spots_subspots'\] annotate it"):
         predict(slide, quick_model, resolution="subspot", key_added="moved", overwrite=True)
     predict(slide, quick_model, resolution="subspot", overwrite=True)
     places = centers_px(slide, "P1_S1_image", "spots_subspots")
@@ -321,7 +321,7 @@ def test_write_read_predict_again_write(slide, quick_model, predict, cheap_encod
 
 def test_a_slide_of_one_spot(slide_of, quick_model, predict):
     sdata = slide_of(colored(), SQUARE[:1], mpp=1.0, diameter_um=55)
-    with pytest.raises(ValueError, match="two spots or more"):
+    with pytest.raises(ValueError, match="at least two spots"):
         predict(sdata, quick_model, resolution="grid")
     predict(sdata, quick_model, resolution="subspot")
     assert sdata.tables["deepspot_spots_subspots"].shape == (9, 10)
@@ -333,7 +333,7 @@ def test_an_even_number_of_subspots_has_none_in_the_middle(slide, quick_model, p
     even.card = quick_model.card.model_copy(
         update={"geometry": quick_model.card.geometry.model_copy(update={"tile": tile})}
     )
-    with pytest.raises(ValueError, match="none is in the middle"):
+    with pytest.raises(ValueError, match="no central one"):
         predict(slide, even, resolution="grid")
     predict(slide, even, resolution="subspot")
     assert slide.tables["deepspot_spots_subspots"].shape == (120, 10)

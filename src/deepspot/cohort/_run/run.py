@@ -133,7 +133,7 @@ def run(
     if client is None:
         ready.get_encoder(encoder)
     diameter = geometry.tile.tile_um if diameter_um is None else diameter_um
-    distance = ready.spacing_um if pitch_um is None else pitch_um
+    distance = ready.pitch_um if pitch_um is None else pitch_um
     key_in(layout, get_args(Layout), "layout")
     if tissue is not None:
         key_in(tissue, get_args(Tissue), "tissue")

@@ -21,7 +21,7 @@ ROWS = 256
 
 
 class Network(nn.Module):
-    """Deep-set network: φ shared by spot, sub-spots and neighbors, and ρ on the pooled sets (section 4.2 of the paper)."""
+    """Deep-set network (section 4.2 of the paper): φ shared by spot, sub-spots and neighbors, and ρ on pooled sets."""
 
     def __init__(self, config: NetworkConfig, dim: int, n_genes: int) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def infer(
 ) -> np.ndarray:
     """Return standardized genes (n, genes) of all spots or of the `rows`: the mean of the predictions of networks.
 
-    φ of a spot tile is computed once for the spot and all its neighbors. A sum over sub-spots is scaled to `n_subspots`.
+    φ of a spot tile is computed once for the spot and its neighbors. A sum over sub-spots is scaled to `n_subspots`.
     """
     target = choose_device(device)
     rows = np.arange(len(bags)) if rows is None else rows

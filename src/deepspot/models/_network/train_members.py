@@ -24,7 +24,7 @@ def train_members(
     validation: np.ndarray | None,
     slides: np.ndarray,
 ) -> tuple[list[Network], Scaler, pd.DataFrame, int]:
-    """Train the members of an ensemble; return them with collapsed ρ, the scaler, the loss curves, the number of epochs.
+    """Train the members of an ensemble; return them with collapsed ρ, the scaler, the loss curves and the epochs.
 
     With `validation`, one network is first trained and standardized without these rows to find the number of epochs.
     Then all members are trained on all rows.
