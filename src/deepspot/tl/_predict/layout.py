@@ -37,16 +37,8 @@ SAME_PX = 0.01
 class Layout:
     """Sub-spots or grid points of spots.
 
-    Attributes
-    ----------
-    placement
-        Centers and names.
-    parents
-        (m,) number of the spot that each belongs to, or is nearest to.
-    row, col
-        (m,) row and column in the spot or in the grid.
-    step
-        Distance between adjacent ones in a row, in pixels.
+    `parents` (m,) are the numbers of the spots that they belong to, or are nearest to; `row` and `col` (m,) count from
+    the top left of the spot or of the grid; `step` is the distance between columns in px.
     """
 
     placement: Placement
@@ -70,21 +62,8 @@ def subspot_layout(spots: Placement, tile: TileGeometry) -> Layout:
 def grid_layout(spots: Placement, size: tuple[int, int], tile_um: float, grid_um: float | None = None) -> Layout:
     """Return the points of a square grid that are in or between spots; the central spot is on the grid.
 
-    Parameters
-    ----------
-    spots
-        At least two spots.
-    size
-        Height and width of the image.
-    tile_um
-        Diameter of a spot in µm.
-    grid_um
-        Distance between points in µm; by default a quarter of the distance between spots.
-
-    Raises
-    ------
-    ValueError
-        If there is a single spot, or `grid_um` is more than half the distance between spots.
+    `size` is height and width of the image in px, `tile_um` the diameter of a spot, and `grid_um` the distance between
+    points, by default a quarter of the distance between spots.
     """
     from scipy.spatial import cKDTree
 
@@ -136,11 +115,8 @@ def plan_circles(
 ) -> GeoDataFrame | None:
     """Return the circles of a layout in the coordinates of its spots, or None if `key` has them already.
 
-    Raises
-    ------
-    ValueError
-        If there are other shapes of this name, unless `overwrite` is set, they were made by this package, and no other
-        table than `table_key` annotates them.
+    Other shapes of this name are an error, unless `overwrite` is set, this package made them, and no table other than
+    `table_key` annotates them.
     """
     if key.lower() == table_key.lower():
         raise InputError(f"{key!r} will be the name of the shapes, so the table needs another `key_added`.")

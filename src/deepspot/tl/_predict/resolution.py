@@ -107,16 +107,8 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
 def conserve(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
     """Scale the expression of sub-spots so that their mean on counts is that of the spot.
 
-    Parameters
-    ----------
-    children
-        (n, s, genes) log1p of expression; negative values count as 0.
-    parents
-        (n, genes) log1p of expression of the spots.
-
-    Returns
-    -------
-    (n, s, genes) in float32, at least 0. If all sub-spots are 0, each gets the value of the spot.
+    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; negative values count as 0. If all
+    sub-spots are 0, each gets the value of the spot. Returns (n, s, genes) in float32.
     """
     counts = np.expm1(np.maximum(children, 0, dtype=np.float64))
     whole = np.expm1(np.maximum(parents, 0, dtype=np.float64))[:, None]

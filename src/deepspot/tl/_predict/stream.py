@@ -25,9 +25,7 @@ from .table import bare_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
 
-    from deepspot._sdata.view import SlideView
     from deepspot.models import DeepSpot
 
 
@@ -46,27 +44,13 @@ def stream(
     device: str | None,
     batch_size: int | None,
 ) -> AnnData:
-    """Embed and predict the spots of a slide, and write them to a SpatialData store.
+    """Embed and predict the spots of a slide, write spots and table to a SpatialData store, and return the table.
 
-    Parameters
-    ----------
-    features, model
-        Features of the slide, and the model.
-    out
-        New store with spots and table, without the image. It is complete when it has this name.
-    key
-        Name of the table.
-    half
-        Keep as many significant bits as float16 has, in float32.
-    overwrite
-        Replace an existing store.
-    device, batch_size
-        Device, and number of tiles per batch of the encoder.
-
-    Returns
-    -------
-    The table, with `X` on disk.
+    The store has the name `out` only when it is complete. `X` of the table is on disk, in float32 with the significant
+    bits of float16 if `half`.
     """
+    from spatialdata import SpatialData
+
     view = features.view
     order = _along_curve(view.centers)
     n_bytes = features.n_spots * (1 + features.n_subspots) * features.encoder.card.dim * np.dtype(np.float16).itemsize
@@ -81,15 +65,10 @@ def stream(
         # A thread predicts the next block during writing. It must end before its folders are deleted after an error.
         with closing(prefetch(blocks.predict(half=half), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
-            write_table_in_blocks(_without_image(view, key, table), key, rows, draft)
+            shapes = {view.shapes_key: view.sdata.shapes[view.shapes_key]}
+            store = SpatialData(shapes=shapes, tables={key: table}, attrs=dict(view.sdata.attrs))
+            write_table_in_blocks(store, key, rows, draft)
     return lazy_table(table, out, key)
-
-
-def _without_image(view: SlideView, key: str, table: AnnData) -> SpatialData:
-    from spatialdata import SpatialData
-
-    shapes = {view.shapes_key: view.sdata.shapes[view.shapes_key]}
-    return SpatialData(shapes=shapes, tables={key: table}, attrs=dict(view.sdata.attrs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +85,7 @@ class _Blocks:
     @cached_property
     def place(self) -> np.ndarray:
         """Position (n,) of every spot in the order."""
-        place = np.empty_like(self.order)
-        place[self.order] = np.arange(len(place))
-        return place
+        return np.argsort(self.order)
 
     @cached_property
     def neighbors(self) -> NeighborFinder:

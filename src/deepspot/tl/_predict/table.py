@@ -37,18 +37,8 @@ BLOCK_SIZE = 1024
 class Prediction:
     """Predicted expression of the spots, sub-spots or grid points of a view.
 
-    Attributes
-    ----------
-    view
-        View of the m places.
-    expression
-        (m, genes) float32 log-expression; that of spots can be negative.
-    features_key
-        Name of the feature table.
-    provenance
-        Entries for ``uns["deepspot"]``.
-    parents
-        (m,) row of each place in the feature table; None if the places are the rows.
+    `expression` is (m, genes) log-expression in float32, which can be negative for spots; `provenance` are entries of
+    ``uns["deepspot"]``; `parents` (m,) are rows of the feature table, None if the places are the rows.
     """
 
     view: SlideView
