@@ -26,7 +26,7 @@ def bundle(model, tmp_path):
 
 
 def rewrite(bundle, change):
-    """Change the weights and bring the card's hash up to date, as a careless author would."""
+    """Change the weights, and update their hash in the card."""
     tensors = load_file(bundle / WEIGHTS)
     with safe_open(bundle / WEIGHTS, "numpy") as file:
         metadata = file.metadata()
@@ -41,7 +41,7 @@ def sha256(path):
 
 
 def reseal(bundle, change):
-    """Change the card and bring both hashes up to date, as somebody would who means harm."""
+    """Change the card, and update both hashes like an attacker."""
     from deepspot.models._bundle.card import card_hash
 
     card = json.loads((bundle / CARD).read_text())
@@ -73,7 +73,7 @@ def test_half_precision_is_half_as_large_and_nearly_the_same(bags, model, bundle
     np.testing.assert_allclose(ds.models.load(tmp_path / "half").predict(bags), model.predict(bags), atol=1e-3)
 
 
-def test_nothing_is_overwritten_unasked(bags, model, bundle, tmp_path):
+def test_save_overwrites_only_bundles_and_only_if_allowed(bags, model, bundle, tmp_path):
     with pytest.raises(ValueError, match="overwrite=True"):
         model.save(bundle)
     model.save(bundle, overwrite=True)
@@ -148,7 +148,7 @@ def test_weights_that_do_not_fit_the_card_are_refused(bundle, change, message):
         ({"dim": 0}, "dim: "),
     ],
 )
-def test_a_card_that_is_not_understood_is_refused(bundle, fields, message):
+def test_an_invalid_card_is_refused(bundle, fields, message):
     card = json.loads((bundle / CARD).read_text())
     (bundle / CARD).write_text(json.dumps({**card, **fields}))
     with pytest.raises(ValueError, match=message):
@@ -173,8 +173,8 @@ def test_a_broken_or_missing_card_is_refused(bundle, tmp_path):
         ('"seed": 0', '"seed": 1' + "0" * 30, "31 digits"),
     ],
 )
-def test_json_that_has_another_meaning_for_others_is_refused(small, old, new, message):
-    """Pydantic's own parser takes these."""
+def test_ambiguous_json_is_refused(small, old, new, message):
+    """The parser of pydantic accepts these."""
     card = (small / CARD).read_text()
     assert card.count(old) == 1
     (small / CARD).write_text(card.replace(old, new))
@@ -205,7 +205,7 @@ def test_an_altered_card_is_refused(bundle, change):
         b'{"a": "' + b"x" * 16_000_000 + b'"}',
     ],
 )
-def test_a_card_that_is_no_plain_json_is_refused(small, content):
+def test_invalid_json_is_refused(small, content):
     (small / CARD).write_bytes(content)
     with pytest.raises(ValueError, match=r"small/card.json .*(Get a new copy|Update deepspot)") as error:
         ds.models.load(small)
@@ -233,7 +233,7 @@ def test_a_card_that_is_no_plain_json_is_refused(small, content):
         (["encoder", "dim"], 7, "embeddings of length 7, but the model takes 6"),
     ],
 )
-def test_a_card_with_absurd_numbers_is_refused_before_anything_is_made(small, monkeypatch, where, value, message):
+def test_a_card_beyond_the_limits_is_refused_before_tensors_are_made(small, monkeypatch, where, value, message):
     def change(card):
         for key in where[:-1]:
             card = card[key]
@@ -249,8 +249,7 @@ def test_a_card_with_absurd_numbers_is_refused_before_anything_is_made(small, mo
         ds.models.load(small)
 
 
-def test_messages_stay_short_and_checks_quick(small):
-    """Whoever writes a card must not be able to fill a log, or the time of a reader."""
+def test_error_messages_of_hostile_cards_are_short(small):
     for content in (
         '{"format": "' + "x" * 10**6 + '"}',
         '{"format": 1, "' + "x" * 10**6 + '": 1}',
@@ -265,7 +264,7 @@ def test_messages_stay_short_and_checks_quick(small):
         assert len(str(error.value)) < 1000
 
 
-def test_the_weights_are_no_larger_than_the_card_says(small, monkeypatch):
+def test_the_size_of_the_weights_is_limited_by_the_card(small, monkeypatch):
     monkeypatch.setattr("deepspot.models._bundle.bundle.LARGEST_HEADER", 2_000)
     with (small / WEIGHTS).open("ab") as file:
         file.write(bytes(50_000))
@@ -293,8 +292,8 @@ def test_a_model_can_be_pinned(bags, small):
         ds.models.load(small, sha256="abc")
 
 
-def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny, tmp_path):
-    """As a converted checkpoint is."""
+def test_a_model_without_ood_detector_and_encoder_fingerprint_is_saved_and_loaded(fuzzing, tiny, tmp_path):
+    """This is the case for converted checkpoints."""
     from deepspot.models._confidence.ood import OODDetector
 
     tiny.ood = OODDetector.unknown(tiny.card.dim)
@@ -308,7 +307,7 @@ def test_a_model_without_novelty_and_encoder_fingerprint_survives(fuzzing, tiny,
     assert ds.models.load(tmp_path / "again").ood.core.size == 0
 
 
-def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
+def test_weights_in_float64_are_saved_in_float32(bags, tiny, tmp_path):
     from deepspot.models._inputs import Scaler
 
     tiny.scaler = Scaler(tiny.scaler.mean.astype(np.float64), tiny.scaler.std.astype(np.float64))
@@ -316,7 +315,7 @@ def test_weights_of_other_precision_are_kept_in_float32(bags, tiny, tmp_path):
     assert {value.dtype for value in load_file(tmp_path / "model" / WEIGHTS).values()} == {np.dtype(np.float32)}
 
 
-def test_loading_takes_no_random_numbers(small):
+def test_loading_does_not_change_the_random_state(small):
     import torch
 
     torch.manual_seed(0)
@@ -350,7 +349,7 @@ def test_a_file_is_not_loaded(small, tmp_path, name):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_what_a_fit_makes_is_within_the_limits_of_a_bundle():
+def test_fitted_ood_detectors_are_within_the_limits_of_a_bundle():
     from deepspot.models._bundle import card
     from deepspot.models._confidence import ood
 
@@ -380,8 +379,8 @@ def test_an_unfitted_model_cannot_be_saved(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_a_blend_and_ridge_alone_survive(bags, targets, tmp_path, weight):
-    """Ridge is kept as plain numbers, and members only if they have a say."""
+def test_a_blend_and_ridge_alone_are_saved_and_loaded(bags, targets, tmp_path, weight):
+    """Ridge is saved as plain numbers, and members only if they predict."""
     config = {"network": {"width": 8, "members": 1}, "training": {"epochs": 2}, "seed": 0}
     model = ds.models.DeepSpot(**config).fit(bags, targets, slides=np.arange(144) // 48)
     gate = model.card.gate.model_copy(update={"weight": weight, "verdict": "blend" if weight else "ridge"})
@@ -407,7 +406,7 @@ def test_a_blend_and_ridge_alone_survive(bags, targets, tmp_path, weight):
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("{}")])
-def test_a_folder_that_only_looks_like_a_bundle_is_not_replaced(model, tmp_path, make):
+def test_a_folder_with_the_file_names_of_a_bundle_is_not_replaced(model, tmp_path, make):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / WEIGHTS).write_text("precious")

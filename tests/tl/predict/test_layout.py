@@ -73,7 +73,7 @@ def test_a_grid_stays_on_the_tissue_of_the_spots():
     assert set(nearest) == set(range(18))
 
 
-def test_a_missing_spot_leaves_a_hole_but_for_what_lies_between_others():
+def test_a_missing_spot_leaves_a_hole_except_between_its_neighbors():
     layout = grid_layout(placed(np.delete(square(), 12, axis=0)), IMAGE, 55)
     away = np.abs(layout.placement.centers - 700).sum(axis=1)
     in_spot = np.linalg.norm(layout.placement.centers - square()[np.arange(25) != 12][layout.parents], axis=1) < 55 / 2
@@ -82,7 +82,7 @@ def test_a_missing_spot_leaves_a_hole_but_for_what_lies_between_others():
 
 
 @pytest.mark.parametrize("spots", [[[500, 500], [600, 500]], [[500, 500], [570, 570], [640, 640], [710, 710]]])
-def test_a_row_of_spots_has_nothing_between(spots):
+def test_a_row_of_spots_has_no_points_between(spots):
     layout = grid_layout(placed(spots), IMAGE, 55)
     distance = np.linalg.norm(layout.placement.centers - np.array(spots)[layout.parents], axis=1)
     assert distance.max() <= 55 / 2
@@ -126,14 +126,14 @@ def test_neighbors_of_grid_points_are_as_far_as_those_of_spots(rule, array, coun
     assert len(offsets) == count
     assert set(map(tuple, np.abs(offsets))) <= {(100, 0), (0, 100), (100, 100)}
 
-    # At the spots themselves they are the spots' own neighbors.
+    # At the spots they are the neighbors of the spots.
     at = {tuple(center): i for i, center in enumerate(centers)}
     own = [at[tuple(center)] for center in spots.centers]
     np.testing.assert_array_equal(near[own][:, own].toarray(), known.toarray())
     assert near[own].sum() == known.sum()
 
 
-def test_neighbors_on_hexagons_are_off_by_no_more_than_half_a_cell():
+def test_neighbors_on_hexagons_deviate_by_at_most_half_a_cell():
     spots = placed(hexagons())
     layout = grid_layout(spots, IMAGE, 55)
     near = grid_neighbors(layout, spots, find_neighbors(spots.centers, NeighborRule(reach=150)))
