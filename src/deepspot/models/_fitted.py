@@ -32,22 +32,9 @@ if TYPE_CHECKING:
 class FittedModel:
     """A fitted model: prediction, confidence, and saving.
 
-    Attributes
-    ----------
-    card
-        Description of the model.
-    scaler
-        Mean and standard deviation of the genes.
-    members
-        Networks, whose mean is the prediction of the network. Empty if ridge predicts alone.
-    ridge
-        Tuned ridge; not fitted if the network predicts alone.
-    ood
-        Out-of-distribution detector. Its scores are NaN if the training data are unknown.
-    history, out_of_fold
-        Loss curves, and out-of-fold predictions. None if ridge predicts alone or the gate is off, and after loading.
-    device
-        Device for prediction.
+    The prediction is the mean of the networks in `members`, `ridge`, or a blend of both; the part that is not used is
+    empty or not fitted. The scores of `ood` are NaN if the training data are unknown. `history` is None if ridge
+    predicts alone, `out_of_fold` is None if the gate is off, and both are None after loading.
     """
 
     preset: str

@@ -21,18 +21,8 @@ CONTEXT: tuple[Context, ...] = get_args(Context)
 def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.ndarray | None = None) -> np.ndarray:
     """Concatenate the spot, the mean of its sub-spots and the maximum over its neighbors.
 
-    Parameters
-    ----------
-    bags
-        Embeddings of n spots.
-    context
-        Sets to use, of ``"spot"``, ``"subspots"``, ``"neighbors"``. They are always concatenated in this order.
-    rows
-        Numbers of the spots (n,); by default all.
-
-    Returns
-    -------
-    (n, d × number of sets) in float32. The neighbors of a spot without neighbors are zeros.
+    `context` names the sets to use, always in this order; `rows` are numbers of spots, by default all. Returns
+    (n, d × number of sets) in float32, with zeros for the neighbors of a spot without any.
     """
     for part in context:
         key_in(part, CONTEXT, "context")
@@ -57,10 +47,7 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
 class Scaler:
     """Standardization of genes by mean and standard deviation of the training set (section 4.2.2), and its inverse.
 
-    Attributes
-    ----------
-    mean, std
-        (genes,) float32; `std` is 1 for a constant gene.
+    `mean` and `std` are (genes,) in float32; `std` is 1 for a constant gene.
     """
 
     mean: np.ndarray
