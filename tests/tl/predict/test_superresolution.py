@@ -124,7 +124,7 @@ def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
     assert elements(slide) == sorted(
         ["P1_S1_image", "spots", "table", "spots_grid", "mean_color_spots_grid", "deepspot_spots_grid"]
     )
-    assert 20 * 16 * 0.8 < len(shapes) < 30 * 16  # the cells between 5 × 6 spots, and what lies in these
+    assert 20 * 16 * 0.8 < len(shapes) < 30 * 16  # the cells between 5 × 6 spots, and the spots
     assert table.shape == (len(shapes), 10)
     assert table.X.dtype == np.float32
     assert table.X.min() >= 0
@@ -143,7 +143,7 @@ def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
 
 def test_the_subspot_of_a_grid_point_is_exactly_centered(slide_of, quick_model, predict, cheap_encoder):
     image = np.zeros((320, 320, 3), np.uint8)
-    image[159:161, 159:161] = 255  # around the corner of pixels in the middle, where the middle spot lies
+    image[159:161, 159:161] = 255  # around the corner of pixels where the central spot is
     sdata = slide_of(image, SQUARE, mpp=1.0, diameter_um=55)
     predict(sdata, quick_model, resolution="grid")
     tiles, parts = (
@@ -154,7 +154,7 @@ def test_the_subspot_of_a_grid_point_is_exactly_centered(slide_of, quick_model, 
     marked = np.zeros((18, 18), np.uint8)
     marked[8:10, 8:10] = 255
     assert (parts == marked).all(axis=(1, 2)).sum() == 1
-    # It is the one of the point that lies there.
+    # It belongs to the point at this position.
     features, point = sdata.tables["mean_color_spots_grid"], sdata.tables["mean_color_spots_grid"].obsm["spatial"]
     here = int(np.flatnonzero((point == 160).all(axis=1))[0])
     expected = cheap_encoder.encode(np.repeat(marked[None, ..., None], 3, axis=3))
