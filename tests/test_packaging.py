@@ -1,13 +1,17 @@
 """The metadata of the package fit its code: dependencies, extras, citation, workflows."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -39,25 +43,23 @@ MISSION = {"distributed", "pydantic", "safetensors"}
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 
 
-def unconditional(name: str) -> set[str]:
-    """Distributions that one always brings."""
-    try:
-        lines = requires(name) or []
-    except PackageNotFoundError:
-        return set()
-    needed = [Requirement(line) for line in lines]
-    return {canonicalize_name(one.name) for one in needed if one.marker is None}
-
-
 def closure(names: set[str]) -> set[str]:
-    """Distributions that are always installed with these, themselves included."""
-    found, waiting = set(), list(names)
+    """Distributions that are installed with these without any extra that they do not name, themselves included."""
+    found, waiting = set(), [Requirement(name) for name in names]
     while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += unconditional(name)
-    return found
+        needed = waiting.pop()
+        for extra in ("", *sorted(needed.extras)):
+            key = f"{canonicalize_name(needed.name)}[{extra}]"
+            if key in found:
+                continue
+            found.add(key)
+            try:
+                lines = requires(needed.name) or []
+            except PackageNotFoundError:  # for another platform
+                continue
+            below = [Requirement(line) for line in lines]
+            waiting += [one for one in below if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {key.partition("[")[0] for key in found}
 
 
 def imports() -> dict[str, str]:
@@ -120,3 +122,77 @@ def test_workflows_test_the_pythons_that_are_promised():
     promised = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
     assert tested == set(promised)
     assert PROJECT["requires-python"] == f">={min(promised, key=lambda text: int(text.partition('.')[2]))}"
+
+
+def from_extras() -> set[str]:
+    """Modules that are installed here and would not be by `pip install .`."""
+    core = closure(CORE) | {"deepspot"}
+    modules = packages_distributions().items()
+    return {module for module, names in modules if core.isdisjoint(map(canonicalize_name, names))}
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.M | re.S)
+
+
+def test_the_dependencies_tell_what_is_installed():
+    absent = from_extras()
+    assert {"igraph", "leidenalg", "pytest", "skglm"} <= absent  # the tests' own environment has all extras
+    assert absent.isdisjoint({"scanpy", "squidpy", "umap", "torch", "numpy", "anndata"})
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_code_blocks_import_only_what_is_installed_by_default(page):
+    trees = [ast.parse(block) for block in python_blocks(page)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    named |= {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+    assert not {name.partition(".")[0] for name in named} & from_extras()
+
+
+SCRIPT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {absent!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+for block in {blocks!r}:
+    exec(block)
+"""
+
+
+def whole_slide(path):
+    """A slide at 0.5 µm per pixel, most of it tissue."""
+    image = ds.datasets.toy(1, n_rows=8, n_cols=8, mpp=0.5)["P1_S1"].images["P1_S1_image"]
+    pixels = getattr(image, "data", None)
+    if pixels is None:
+        pixels = image["scale0"].image.data
+    pixels = np.asarray(pixels).transpose(1, 2, 0)
+    resolution = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", metadata=None, **resolution)
+
+
+@pytest.mark.slow
+def test_the_code_blocks_of_the_readme_run_after_its_install_command(tmp_path):
+    whole_slide(tmp_path / "slide.tif")
+    (tmp_path / "manifest.csv").write_text("path,patient\nslide.tif,P1\n")
+    script = tmp_path / "readme.py"
+    # Others look by the metadata of distributions whether they may import transformers and the like: these stay.
+    absent = {"aestetik", "igraph", "lazyslide_models", "leidenalg", "onnxruntime", "onnxscript", "skglm"}
+    script.write_text(SCRIPT.format(absent=absent, blocks=python_blocks("README.md")))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=os.environ | {"MPLBACKEND": "agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {"my_model", "report.html", "slide.zarr", "predicted"} <= written

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
 from deepspot.errors import InputError, InputTypeError
 
@@ -42,7 +43,7 @@ def toy(
     depth: float = 3000.0,
     stain_shift: float = 0.5,
     batch_effect: float = 0.2,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, SpatialData]:
     """Generate synthetic H&E slides of several patients with known ground truth.
 
@@ -68,7 +69,7 @@ def toy(
     batch_effect
         Standard deviation of the logarithm of the factor per patient and gene.
     seed
-        Random seed.
+        Random seed; None takes `settings.seed`.
 
     Returns
     -------
@@ -99,6 +100,7 @@ def toy(
 
     _at_least(n_patients, 1, "n_patients")
     _at_least(slides_per_patient, 1, "slides_per_patient")
+    seed = settings.seed if seed is None else seed
     slides = {}
     for patient in range(1, n_patients + 1):
         for slide in range(1, slides_per_patient + 1):

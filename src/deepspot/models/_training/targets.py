@@ -37,7 +37,7 @@ class TrainingSet:
     targets
         (n, genes) log-expression, NaN where a spot or a gene was not measured.
     rows
-        The spots that were measured; some repeatedly, if clusters were equalised.
+        The spots that were measured; some repeatedly, if clusters were equalized.
     slides, patients
         (n,) names.
     """
@@ -73,7 +73,7 @@ def training_set(
     expression
         Targets of the measured spots of every slide, see :func:`targets`.
     oversample, seed
-        Equalise the clusters of every slide, found by this method; see :mod:`deepspot._stats.oversample`.
+        Equalize the clusters of every slide, found by this method; see :mod:`deepspot._stats.oversample`.
     """
     parts = [bags[slide.name] for slide in slides]
     starts = np.cumsum([0, *map(len, parts)])
