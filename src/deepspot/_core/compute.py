@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +26,10 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
     requested = device if device is not None else settings.device
     # Called only if needed: looking for CUDA opens its libraries.
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if requested is None:
         return torch.device(next((name for name, found in available.items() if found()), "cpu"))
     try:
