@@ -11,7 +11,6 @@ def test_ridge_beats_models_that_know_nothing(slides, encoder):
         genes=20,
         top=(10, 20),
         encoder=encoder,
-        n_bootstrap=200,
         seed=0,
     )
     assert set(result.table["fold"]) == {"P1", "P2", "P3"}

@@ -57,7 +57,6 @@ def quick(cheap_encoder):
         "top": (5, 10, 100),
         "seed": 0,
         "encoder": cheap_encoder,
-        "n_bootstrap": 200,
     }
 
 
@@ -71,7 +70,6 @@ def cv(embedded, mean_color):
         top=(5, 10, 100),
         encoder=mean_color(),
         grid={"ls": {"strength": [1.0, 30.0, 1e9]}},
-        n_bootstrap=200,
     )
 
 
@@ -172,7 +170,7 @@ def test_mixed_panels(embedded, quick):
 def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch):
     from deepspot.models._training.plan import SlidePlan
 
-    with pytest.raises(ValueError, match="tiles_px=224"):
+    with pytest.raises(ValueError, match="'tiles_px': 224"):
         cross_validate(embedded, **{**quick, "models": ["stnet_finetuned"]})
 
     def embed(self, **options):
@@ -180,15 +178,17 @@ def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch)
 
     monkeypatch.setattr(SlidePlan, "embed", embed)
     with pytest.raises(InterruptedError, match="'tiles_px': 32"):
-        cross_validate(embedded, **quick, tiles_px=32)
+        cross_validate(embedded, **quick, tiles={"tiles_px": 32})
     with pytest.raises(InterruptedError) as error:
         cross_validate(embedded, **quick)
-    assert "tiles_px" not in error.value.args[0]
+    assert error.value.args[0]["tiles_px"] is None
 
 
 def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
     cross_validate(
-        slides, **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}}, subspots=False
+        slides,
+        **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}},
+        tiles={"subspots": False},
     )
     (added,) = {key for sdata in slides.values() for key in sdata.tables} - {"table"}
     assert all("subspots" not in sdata.tables[added].obsm for sdata in slides.values())
@@ -197,7 +197,7 @@ def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
 @pytest.mark.parametrize("model", ["ridge", "deepspot"])
 def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(slides, quick, model):
     with pytest.raises(ValueError, match=f"{model!r} uses sub-spots"):
-        cross_validate(slides, **{**quick, "models": [model]}, subspots=False)
+        cross_validate(slides, **{**quick, "models": [model]}, tiles={"subspots": False})
     assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
 
 
@@ -213,9 +213,9 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"grid": {"ridge": {}}}, KeyError, "'ls'"),
         ({"grid": {"ls": {"weight": [1]}}}, TypeError, "weight"),
         ({"leave_out": "spot"}, ValueError, '"patient" or "slide"'),
-        ({"inner_folds": 1}, ValueError, "at least 2"),
-        ({"inner_folds": 2.5}, TypeError, "whole number"),
-        ({"n_bootstrap": 0}, ValueError, "at least 2"),
+        ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
+        ({"keys": ["table"]}, TypeError, "must be a mapping with some of"),
+        ({"genes": 2.5}, TypeError, "number or a list"),
         ({"top": ()}, ValueError, "`top` is empty"),
         ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),
         ({"genes": 0}, ValueError, "`genes` must be at least 1"),

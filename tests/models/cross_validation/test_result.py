@@ -41,7 +41,6 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
         "grid": {model: [{}] for model in levels},
         "top": (2, 6, 100),
         "slides": slides,
-        "n_bootstrap": 500,
     }
     return CrossValidation(table=tidy(pd.concat(parts, ignore_index=True)), **(defaults | options))
 
@@ -71,8 +70,8 @@ def test_undefined_r_counts_as_zero_or_not_at_all_by_whose_fault_it_is(cv):
     mine = table["model"] == "good"
     table.loc[mine & (table["rank"] == 1), ["r", "undefined"]] = [np.nan, "prediction"]
     table.loc[table["rank"] == 2, ["r", "undefined"]] = [np.nan, "measurement"]
-    changed = CrossValidation(table, cv.inner, cv.grid, (4,), n_bootstrap=100)
-    before = CrossValidation(cv.table, cv.inner, cv.grid, (4,), n_bootstrap=100).summary()
+    changed = CrossValidation(table, cv.inner, cv.grid, (4,))
+    before = CrossValidation(cv.table, cv.inner, cv.grid, (4,)).summary()
     summary = changed.summary()
     assert summary.loc["good", "mean"] == pytest.approx(before.loc["good", "mean"] * 2 / 3)
     assert summary.loc["ridge", "mean"] == pytest.approx(before.loc["ridge", "mean"])
@@ -128,7 +127,7 @@ def test_reliability_of_genes_is_over_the_patients_that_know_them(cv):
     table = cv.table.copy()
     table = table[~((table["gene"] == "g0") & table["fold"].isin(["P0", "P1", "P2", "P3"]))]
     table.loc[(table["gene"] == "g1") & (table["fold"] == "P0"), ["r", "undefined"]] = [np.nan, "measurement"]
-    found = CrossValidation(table, cv.inner, cv.grid, cv.top, n_bootstrap=500).per_gene("good")
+    found = CrossValidation(table, cv.inner, cv.grid, cv.top).per_gene("good")
     assert list(found) == ["r", "low", "high", "n"]
     assert list(found.loc[["g0", "g1", "g2"], "n"]) == [1, 4, 5]
     assert np.isnan(found.loc["g0", ["low", "high"]].to_numpy(dtype=float)).all()

@@ -69,7 +69,9 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
     unit: Unit = "patients" if leave_out == "patient" else "slides"
     pairs = list(zip(slides, labels, strict=True))
     return [
-        Split(name, unit, [slide for slide, label in pairs if label != name], [s for s, label in pairs if label == name])
+        Split(
+            name, unit, [slide for slide, label in pairs if label != name], [s for s, label in pairs if label == name]
+        )
         for name in names
     ]
 
