@@ -110,6 +110,9 @@ def test_comparison_is_paired_by_patient():
     assert list(cv.compare("null mean").index) == ["better", "worse", "same", "ridge"]
     with pytest.raises(KeyError, match="Available keys"):
         cv.compare("rigde")
+    assert cv.compare(n_bootstrap=50).loc["better", "p_adjusted"] > found.loc["better", "p_adjusted"]
+    with pytest.raises(ValueError, match="`n_bootstrap` must be at least 2"):
+        cv.summary(n_bootstrap=1)
 
 
 def test_few_folds_and_held_out_slides_are_remarked_upon(cv):

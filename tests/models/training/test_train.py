@@ -87,6 +87,20 @@ def test_mixed_panels_train_together(slides, quick):
     assert model.card.depth == "the 55 genes that all training slides share"
 
 
+def test_configurations_are_objects_or_mappings(slides, quick, tmp_path):
+    objects = {"keys": ds.models.SlideKeys(table_key="table"), "tiles": ds.models.TileConfig(tile_um=60, radius_um=120)}
+    mappings = {"keys": {"table_key": "table"}, "tiles": {"tile_um": 60, "radius_um": np.float32(120)}}
+    card = {"name": "mine", "tissue": "skin", "license": "MIT"}
+    trainer = {"default_root_dir": tmp_path}
+    first, second = (ds.models.train(slides, **quick, **look, card=card) for look in (objects, mappings))
+    assert first.fingerprint == second.fingerprint
+    assert first.card.geometry.neighbors.reach == 120
+    assert (first.card.name, first.card.tissue, first.card.license) == ("mine", "skin", "MIT")
+    kept = ds.models.train(slides, **quick, **objects, trainer_kwargs=trainer)
+    assert kept.fingerprint == first.fingerprint
+    assert list(tmp_path.rglob("done.pt"))
+
+
 def test_array_boxes_are_the_rule_of_the_paper(slides, quick):
     model = ds.models.train(slides, **{**quick, "preset": "paper", "network": {"width": 4}})
     assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 1.0, "cap": 8}

@@ -155,11 +155,8 @@ class CrossValidation:
         names = ["model", "fold", "patient", "slide"]
         parts = []
         for key, part in self.table.sort_values("rank", kind="stable").groupby(names, observed=True, sort=False):
-            parts.append(
-                pd.DataFrame({"n": numbers, "r": curve(_filled(part), numbers)}).assign(
-                    **dict(zip(names, key, strict=True))
-                )
-            )
+            values = {"n": numbers, "r": curve(_filled(part), numbers)}
+            parts.append(pd.DataFrame(dict(zip(names, key, strict=True)) | values))
         by_patient = pd.concat(parts).groupby(["model", "n", "fold", "patient"], sort=False)["r"].mean()
         return by_patient.groupby(level=["model", "n", "fold"], sort=False).mean().reset_index()
 
