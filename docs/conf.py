@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from importlib.metadata import version as installed
-from importlib.util import find_spec
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -26,11 +25,14 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinxcontrib.bibtex",
 ]
-if find_spec("sphinx_copybutton"):
-    extensions.append("sphinx_copybutton")
-    copybutton_prompt_text = r">>> |\.\.\. "
-    copybutton_prompt_is_regexp = True
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
 
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]

@@ -18,7 +18,7 @@ def store(slide, tmp_path):
 
 @pytest.fixture
 def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
-    """A model on a cheap encoder, which the registry knows for as long as the test runs."""
+    """A model on a cheap encoder, which is registered during the test."""
     real = encoders.get
     monkeypatch.setattr(
         encoders,
@@ -46,7 +46,7 @@ def test_predict_twice_needs_another_name(bundle, store, capsys):
     arguments = ["predict", str(store), "--model", str(bundle)]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 2
-    assert "key_added" in capsys.readouterr().err
+    assert "exists. Pass another `--key-added`." in unwrapped(capsys.readouterr().err)
     assert cli.main([*arguments, "--key-added", "second"]) == 0
     assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
 
@@ -58,24 +58,92 @@ def test_predict_writes_a_copy(bundle, store, tmp_path):
     assert list(spatialdata.read_zarr(store).tables) == ["table"]
 
 
+def unwrapped(text):
+    return " ".join(text.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "nowhere.zarr"], "no SpatialData folder 'nowhere.zarr'"),
-        (["predict", "STORE", "--model", "nowhere"], "no model 'nowhere'"),
+        (["predict", "nowhere.zarr"], "There is no SpatialData folder 'nowhere.zarr'"),
+        (["predict", "STORE", "--model", "nowhere"], "There is no model 'nowhere'"),
         (["predict", "STORE", "--model", "BUNDLE", "--shapes-key", "cells"], "Key `'cells'` not found"),
         (["predict", "STORE", "--model", "BUNDLE", "--out", "STORE"], "exists"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, message, store, bundle, capsys):
+def test_mistakes_are_reported_in_80_columns(arguments, message, store, bundle, capsys):
     known = {"STORE": str(store), "BUNDLE": str(bundle)}
     assert cli.main([known.get(argument, argument) for argument in arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("deepspot: ")
-    assert message in line
+    error = capsys.readouterr().err
+    assert error.startswith("deepspot:")
+    assert message in unwrapped(error)
+    assert all(len(line) <= 80 or " " not in line for line in error.splitlines())
 
 
-def test_a_runtime_that_is_not_installed_is_told_in_one_line(monkeypatch, store, capsys):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Choose one with `image_key=`.", "Choose one with `--image-key`."),
+        (
+            "Pass the spots as `shapes_key`, and a `resolution`.",
+            "Pass the spots as `--shapes-key`, and a `resolution`.",
+        ),
+        ("x exists. Pass `overwrite=True`, or another `key_added`.", "x exists. Pass another `--key-added`."),
+        ("State it with `mpp=0.5`.", "State it with `--mpp 0.5`."),
+        ("Try `tissue='saturation'`.", "Try `--tissue saturation`."),
+        ("Call `ds.pp.spots(sdata, mpp=1)`, `sdata.images`.", "Call `ds.pp.spots(sdata, mpp=1)`, `sdata.images`."),
+    ],
+)
+def test_errors_name_options(text, expected):
+    assert cli.name_options(text, {"image_key", "shapes_key", "key_added", "mpp", "tissue"}) == expected
+
+
+def test_overwrite_is_named_where_a_command_has_it():
+    assert cli.name_options("Pass `overwrite=True`, or another name.", {"overwrite"}) == (
+        "Pass `--overwrite`, or another name."
+    )
+
+
+def test_several_images_are_told_apart_by_an_option(slide, bundle, tmp_path, capsys):
+    slide["second"] = slide["P1_S1_image"].copy()
+    slide.write(tmp_path / "two.zarr")
+    assert cli.main(["predict", str(tmp_path / "two.zarr"), "--model", str(bundle)]) == 2
+    assert "Choose one with `--image-key`." in unwrapped(capsys.readouterr().err)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"deepspot {ds.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["predict"], ["report"], ["cohort"], ["convert"]])
+def test_help_fits_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_log_lines_are_wrapped_and_name_options(store, monkeypatch):
+    seen = []
+    handler = cli.logger.handlers[0]
+    before = handler.formatter
+
+    def log(*_, **__):
+        record = cli.logger.makeRecord("deepspot", 20, "", 0, "word " * 30 + "`image_key=`", (), None)
+        seen.extend(handler.format(record).splitlines())
+
+    monkeypatch.setattr(ds.tl, "predict", log)
+    cli.main(["predict", str(store)])
+    assert len(seen) == 3
+    assert max(map(len, seen)) <= 80
+    assert seen[-1].endswith("`--image-key`")
+    assert handler.formatter is before
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch, store, capsys):
     monkeypatch.setattr("deepspot._core.settings.find_spec", lambda name: None)
     assert cli.main(["predict", str(store), "--runtime", "onnx"]) == 2
     assert "needs onnxruntime and onnxscript" in capsys.readouterr().err
@@ -107,7 +175,7 @@ def test_bugs_are_not_hidden(bug, message, monkeypatch, store):
 
 
 @pytest.mark.parametrize("error", [*errors.DeepSpotError.__subclasses__(), errors.DeepSpotError, PermissionError])
-def test_errors_of_ours_are_told_in_one_line_with_their_notes(error, monkeypatch, store, capsys):
+def test_errors_are_printed_with_their_notes(error, monkeypatch, store, capsys):
     def fail(*_, **__):
         raised = error("Something is wrong:\nfix it.")
         raised.add_note("This happened here.")
@@ -118,10 +186,10 @@ def test_errors_of_ours_are_told_in_one_line_with_their_notes(error, monkeypatch
     assert capsys.readouterr().err == "deepspot: Something is wrong: fix it. This happened here.\n"
 
 
-def test_demo_refuses_a_folder_of_somebody_else(tmp_path, capsys):
+def test_demo_refuses_a_folder_of_the_user(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("precious")
     assert cli.main(["demo", "--out", str(tmp_path)]) == 2
-    assert "not made by `deepspot demo`" in capsys.readouterr().err
+    assert "not made by `deepspot demo`" in unwrapped(capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -1,19 +1,11 @@
 """What the docs say and what the code offers must not drift apart."""
 
-import ast
 import importlib
 import inspect
-import os
 import re
-import subprocess
-import sys
-import tomllib
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import deepspot as ds
 
@@ -59,97 +51,6 @@ def test_readme_starts_with_exactly_two_commands():
     assert title.startswith("# deepspot")
     assert "```" not in purpose
     assert all(part.startswith("```") for part in commands)
-
-
-def installed_by_default() -> set[str]:
-    """Distributions that `pip install .` brings: the dependencies without extras, and theirs."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found: set[str] = set()
-    open_ends = [Requirement(line) for line in project["dependencies"]]
-    while open_ends:
-        needed = open_ends.pop()
-        for extra in ("", *sorted(needed.extras)):
-            name = f"{canonicalize_name(needed.name)}[{extra}]"
-            if name in found:
-                continue
-            found.add(name)
-            try:
-                lines = requires(needed.name) or []
-            except PackageNotFoundError:  # for another platform
-                continue
-            below = [Requirement(line) for line in lines]
-            open_ends += [part for part in below if part.marker is None or part.marker.evaluate({"extra": extra})]
-    return {name.partition("[")[0] for name in found}
-
-
-def from_extras() -> set[str]:
-    """Modules that are installed here and would not be by `pip install .`."""
-    core = installed_by_default() | {"deepspot"}
-    modules = packages_distributions().items()
-    return {module for module, names in modules if core.isdisjoint(map(canonicalize_name, names))}
-
-
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.M | re.S)
-
-
-def test_the_dependencies_tell_what_is_installed():
-    absent = from_extras()
-    assert {"igraph", "leidenalg", "pytest"} <= absent  # the tests' own environment has all extras
-    assert absent.isdisjoint({"scanpy", "umap", "torch", "numpy", "skglm", "anndata"})
-
-
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_code_blocks_import_only_what_is_installed_by_default(page):
-    trees = [ast.parse(block) for block in python_blocks(page)]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
-    named |= {node.value.id for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
-    assert not {name.partition(".")[0] for name in named} & from_extras()
-
-
-FIRST_BLOCK = """
-import sys
-from importlib.machinery import PathFinder
-
-class Installed(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.partition(".")[0] in {absent!r} else super().find_spec(name, path, target)
-
-sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
-
-import deepspot as ds
-from spatialdata import SpatialData
-
-def visium(path, *, dataset_id, fullres_image_file):
-    toy = ds.datasets.toy(1, n_rows=4, n_cols=5)["P1_S1"]
-    table = toy.tables["table"].copy()
-    table.var_names = ["FASN", *table.var_names[1:]]
-    table.obs["region"] = table.obs["region"].cat.rename_categories({{"spots": dataset_id}})
-    table.uns["spatialdata_attrs"]["region"] = dataset_id
-    images = {{f"{{dataset_id}}_full_image": image for image in toy.images.values()}}
-    return SpatialData(images=images, shapes={{dataset_id: toy.shapes["spots"]}}, tables={{"table": table}})
-
-ds.io.visium = visium
-exec({block!r})
-assert genes.n_vars == 1000
-"""
-
-
-def test_the_first_code_block_runs_after_a_plain_install(tmp_path):
-    script = tmp_path / "first.py"
-    script.write_text(FIRST_BLOCK.format(absent=sorted(from_extras()), block=python_blocks("README.md")[0]))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=os.environ | {"MPLBACKEND": "agg"},
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_readme_has_one_test_command():

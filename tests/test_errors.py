@@ -1,4 +1,4 @@
-"""One base class of all errors that are meant for users."""
+"""Errors for users have one base class and are also built-in errors."""
 
 import ast
 import pickle
@@ -19,16 +19,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize(("name", "kind"), KINDS.items())
-def test_errors_are_also_the_usual_ones(name, kind):
+def test_errors_are_also_built_in_errors(name, kind):
     error = getattr(ds.errors, name)("Column 'a' is missing.\nAvailable: \"b\".")
     assert isinstance(error, kind)
     assert isinstance(error, ds.errors.DeepSpotError)
-    assert str(error) == "Column 'a' is missing.\nAvailable: \"b\"."  # not quoted, as Python does with a KeyError
-    again = pickle.loads(pickle.dumps(error))  # as Dask sends them
+    assert str(error) == "Column 'a' is missing.\nAvailable: \"b\"."  # Python quotes the text of a KeyError
+    again = pickle.loads(pickle.dumps(error))  # Dask sends pickled errors
     assert (type(again), str(again)) == (type(error), str(error))
 
 
-def test_public_calls_raise_them(slide):
+def test_public_functions_raise_them(slide):
     for call, kind in (
         (lambda: ds.tl.predict(slide, shapes_key="nope"), errors.MissingKeyError),
         (lambda: ds.pp.set_scale(slide, mpp=-1), errors.InputError),
@@ -38,8 +38,8 @@ def test_public_calls_raise_them(slide):
             call()
 
 
-def test_no_file_raises_a_plain_error():
-    # A plain one would be taken for a bug by the command line.
+def test_no_module_raises_a_built_in_error():
+    # The command line reports other errors as bugs.
     plain = {kind.__name__ for kind in KINDS.values()}
     found = [
         f"{path.name}:{node.lineno}"

@@ -1,8 +1,10 @@
-"""How much work there is, counted: what would make a prediction slower makes one of these numbers grow."""
+"""Counts of work (tiles, blocks, products, memory) that determine the speed of a prediction."""
 
 import tracemalloc
 from collections import Counter
+from contextlib import contextmanager
 from itertools import chain
+from types import SimpleNamespace
 
 import dask.array as da
 import numpy as np
@@ -39,7 +41,7 @@ def model(toy, mean_color):
 
 @pytest.fixture
 def decoded(slide):
-    """How often each block of the slide's image was decoded."""
+    """Counter of how often each block of the slide's image is decoded."""
     count = Counter()
 
     def decode(block, block_info=None):
@@ -51,20 +53,36 @@ def decoded(slide):
     raw = da.from_array(np.asarray(pixels.data), chunks=(3, 128, 128))
     counted = raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))
     slide.images[image] = slide.images[image].copy(data=counted)
-    count.clear()  # what checks of the image looked at
+    count.clear()  # blocks that were read by checks of the image
     return count
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
-def test_every_tile_is_embedded_once_in_whole_batches(slide, cheap_encoder, batch_size, monkeypatch):
-    monkeypatch.setattr(feature_table, "SPOTS", 4)  # are read at once
+def test_tiles_are_embedded_once_in_full_batches(slide, cheap_encoder, batch_size, monkeypatch):
+    monkeypatch.setattr(feature_table, "SPOTS", 4)  # spots per read
     ds.pp.embed(slide, cheap_encoder, batch_size=batch_size)
     assert cheap_encoder.n_tiles == TILES
     assert len(cheap_encoder.seen) == -(-SPOTS // batch_size) + -(-9 * SPOTS // batch_size)
 
 
+@pytest.mark.parametrize("subspots", [True, False])
+def test_the_progress_bar_counts_tiles_in_batches(slide, cheap_encoder, subspots, monkeypatch):
+    steps, bars = [], []
+
+    @contextmanager
+    def record(name, *, total, unit):
+        bars.append((name, total, unit))
+        yield SimpleNamespace(update=steps.append)
+
+    monkeypatch.setattr(feature_table, "bar", record)
+    ds.pp.embed(slide, cheap_encoder, subspots=subspots, batch_size=16)
+    assert bars == [("Embedding spots", TILES if subspots else SPOTS, "tile")]
+    assert sum(steps) == bars[0][1]
+    assert max(steps) == 16
+
+
 @pytest.mark.parametrize("out", [None, "out.zarr"])
-def test_every_block_is_decoded_once_for_its_hash_and_once_for_its_tiles(
+def test_blocks_are_decoded_once_for_the_hash_and_once_for_the_tiles(
     slide, model, cheap_encoder, decoded, tmp_path, monkeypatch, out
 ):
     monkeypatch.setattr(stream, "ROWS", 7)
@@ -74,10 +92,10 @@ def test_every_block_is_decoded_once_for_its_hash_and_once_for_its_tiles(
     assert len(decoded) > 10
     assert max(decoded.values()) == 2
     assert cheap_encoder.n_tiles == TILES
-    assert len(cheap_encoder.seen) == 1 + 5  # batches of 64 run on across blocks
+    assert len(cheap_encoder.seen) == 1 + 5  # batches of 64 continue across blocks
 
 
-def test_blocks_are_decoded_again_only_where_they_do_not_fit(monkeypatch):
+def test_blocks_are_decoded_again_only_if_they_do_not_fit(monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, (3, 160, 160), dtype=np.uint8)
     level = _in_blocks(image)
     at = np.array([(y, x) for y in range(0, 140, 10) for x in range(0, 140, 10)])
@@ -88,16 +106,16 @@ def test_blocks_are_decoded_again_only_where_they_do_not_fit(monkeypatch):
             tiles[0], image[:, at[rows[0], 0] :, at[rows[0], 1] :][:, :20, :20].transpose(1, 2, 0)
         )
     assert max(Counter(chain.from_iterable(asked)).values()) == 1
-    assert len(asked) <= 2 * -(-len(at) // 16)  # many at once, as asking costs
+    assert len(asked) <= 2 * -(-len(at) // 16)  # several blocks per call
     asked.clear()
-    monkeypatch.setattr(_tiles, "HELD", 3 * 40 * 40)
-    monkeypatch.setattr(_tiles, "AT_ONCE", 3 * 40 * 40)
+    monkeypatch.setattr(_tiles, "CACHE_BYTES", 3 * 40 * 40)
+    monkeypatch.setattr(_tiles, "BATCH_BYTES", 3 * 40 * 40)
     for rows, tiles in _tiles.read_tiles(level, Boxes(at, 20, 0), 16, in_order=True):
         np.testing.assert_array_equal(
             tiles[-1], image[:, at[rows[-1], 0] :, at[rows[-1], 1] :][:, :20, :20].transpose(1, 2, 0)
         )
     assert max(Counter(chain.from_iterable(asked)).values()) > 1
-    assert max(map(len, asked)) <= 4  # those of one tile
+    assert max(map(len, asked)) <= 4  # blocks of one tile
 
 
 def _in_blocks(image):
@@ -127,7 +145,7 @@ def grid():
 
 @pytest.fixture
 def network():
-    """A network that counts the rows which go through φ."""
+    """Network that counts the rows processed by φ."""
     made = Network(NetworkConfig(width=4), 8, 3)
     made.rows = 0
 
@@ -138,7 +156,7 @@ def network():
     return made
 
 
-def test_phi_sees_every_tile_of_a_batch_once(grid, network):
+def test_phi_processes_every_tile_of_a_batch_once(grid, network):
     inner = [row * 20 + column for row in range(5, 15) for column in range(5, 15)]
     network(BagDataset(grid, network.config.context).__getitems__(inner))
     assert network.rows == 12 * 12 + 9 * 100  # and not (1 + 9 + 8) · 100
@@ -147,15 +165,15 @@ def test_phi_sees_every_tile_of_a_batch_once(grid, network):
     assert network.rows == 9 + 2 * 9
 
 
-def test_inference_puts_every_tile_through_phi_once(grid, network):
+def test_inference_processes_every_tile_once(grid, network):
     infer([network], grid, "cpu")
     assert network.rows == 10 * 400
     network.rows = 0
     infer([network], grid, "cpu", rows=np.arange(100))
-    assert network.rows == 400 + 9 * 100  # of the others only what serves as a neighbor
+    assert network.rows == 400 + 9 * 100  # the others are neighbors only
 
 
-def test_an_ensemble_is_one_product_but_for_the_rho_of_a_training(grid, monkeypatch):
+def test_number_of_matrix_products_of_an_ensemble(grid, monkeypatch):
     network = Network(NetworkConfig(width=4, n_phi=10, n_rho=10, phi_average="median"), 8, 3)
     products = []
     linear = torch.nn.functional.linear
@@ -168,7 +186,7 @@ def test_an_ensemble_is_one_product_but_for_the_rho_of_a_training(grid, monkeypa
 
 
 @pytest.mark.parametrize("reach", [150, 3_000])
-def test_neighbors_take_memory_in_proportion_to_spots(reach):
+def test_memory_of_neighbors_is_proportional_to_spots(reach):
     n = 10_000
     at = np.column_stack(np.divmod(np.arange(n), 100)) * 100.0
     find_neighbors(at[:100], NeighborRule(reach=150))
@@ -177,4 +195,4 @@ def test_neighbors_take_memory_in_proportion_to_spots(reach):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.diff(found.indptr)[5050] == 8
-    assert peak < 3_000 * n  # bytes, however many spots lie in reach
+    assert peak < 3_000 * n  # bytes, for any number of spots within the radius

@@ -1,21 +1,30 @@
-"""The command line: ``deepspot demo``, ``predict``, ``report``, ``cohort`` and ``convert``."""
+"""Command line: ``deepspot demo``, ``predict``, ``report``, ``cohort`` and ``convert``."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from deepspot.errors import DeepSpotError
 
-from ._core.logging import without_noise
+from ._core.logging import logger, without_noise
 from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
-RUNTIME = "what computes the encoder on a CPU (default: %(default)s)"
-MODEL = "folder or hf:// address of a model (default: the embedded one)"
+COLUMNS = 80
+NOT_OPTIONS = {"run", "command", "slide", "manifest", "source"}
+
+RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
+MODEL = "folder, name or hf:// address of a model (default: the embedded model)"
+IMAGE_KEY, SHAPES_KEY = "image; needed only if there are several", "spots; needed only if there are several"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,113 +33,145 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments after the name of the program; by default those of the process.
+        Arguments after the name of the program. Default: those of the process.
 
     Returns
     -------
-    0; 1 if slides of a cohort failed; 2 after an error that the user can do something about, which is printed in one
-    line; 130 if it was interrupted.
+    0 on success; 1 if slides of a cohort failed; 2 after an error that the user can fix, with a message on stderr; 130
+    after an interrupt.
     """
     arguments = _parser().parse_args(argv)
     arguments.command = shlex.join(["deepspot", *(sys.argv[1:] if argv is None else argv)])
+    options = set(vars(arguments)) - NOT_OPTIONS
     try:
         settings.runtime = vars(arguments).get("runtime", settings.runtime)
-        with without_noise():
+        with without_noise(), _console_log(options):
             return arguments.run(arguments) or 0
-    except (DeepSpotError, OSError) as error:  # any other error is a bug, whose traceback is needed
-        print(f"deepspot: {_one_line(error)}", file=sys.stderr)
+    except (DeepSpotError, OSError) as error:  # any other error is a bug and needs its traceback
+        print(wrap(f"deepspot: {name_options(_one_line(error), options)}"), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("deepspot: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
+def name_options(text: str, options: set[str]) -> str:
+    """Replace Python arguments in backticks (`name`, `name=`, `name=value`) by the options of a command."""
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], (match[2] or "").strip("='\"")
+        if name not in options:
+            return match[0]
+        flag = "--" + name.replace("_", "-")
+        return f"`{flag}`" if value in ("", "True") else f"`{flag} {value}`"
+
+    if "overwrite" not in options:
+        text = text.replace("`overwrite=True`, or ", "")
+    return re.sub(r"`(\w+)(=[^`]*)?`", option, text)
+
+
+def wrap(text: str) -> str:
+    """Wrap text to the width of a terminal; words, such as paths, are kept whole."""
+    return "\n".join(
+        textwrap.fill(line, COLUMNS, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
+    )
+
+
+@contextmanager
+def _console_log(options: set[str]) -> Iterator[None]:
+    """Wrap the log lines and name options in them, as in errors."""
+
+    class Console(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return wrap(name_options(super().format(record), options))
+
+    handler = logger.handlers[0]
+    before = handler.formatter
+    handler.setFormatter(Console("%(message)s"))
+    try:
+        yield
+    finally:
+        handler.setFormatter(before)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepspot", description="Predict spatial transcriptomics from H&E images.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('deepspot')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="train on some slides, predict an unseen one, write a report")
-    demo.add_argument("--out", type=Path, default=Path("deepspot_demo"), help="folder to write (default: %(default)s)")
-    demo.add_argument("--toy", action="store_true", help="synthetic slides, even where real ones can be had")
-    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (default: %(default)s)")
+    demo = commands.add_parser("demo", help="train on some slides, predict another one, write a report")
     demo.set_defaults(run=_demo)
+    option = demo.add_argument
+    option("--out", type=Path, default=Path("deepspot_demo"), help="output folder (default: %(default)s)")
+    option("--toy", action="store_true", help="use synthetic slides")
+    option("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
-    predict = commands.add_parser("predict", help="predict the genes of a slide from its H&E image")
-    predict.add_argument("slide", type=Path, metavar="SLIDE.zarr", help="a SpatialData with an image and spots")
-    predict.add_argument("--model", metavar="BUNDLE", help=MODEL)
-    predict.add_argument("--out", type=Path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
-    predict.add_argument("--image-key", help="image, if there are several")
-    predict.add_argument("--shapes-key", help="spots, if there are several")
-    predict.add_argument("--key-added", help="name of the new table (default: deepspot_<shapes>)")
-    predict.add_argument("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
+    predict = commands.add_parser("predict", help="predict gene expression of a slide from its H&E image")
     predict.set_defaults(run=_predict)
+    option = predict.add_argument
+    option("slide", type=Path, metavar="SLIDE.zarr", help="SpatialData with an image and spots")
+    option("--model", metavar="BUNDLE", help=MODEL)
+    option("--out", type=Path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
+    option("--image-key", help=IMAGE_KEY)
+    option("--shapes-key", help=SHAPES_KEY)
+    option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
+    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
 
-    report = commands.add_parser(
-        "report", help="all in one: read a slide, predict, find markers, gene sets and pathways, write a report"
-    )
-    report.add_argument("slide", type=Path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
-    report.add_argument("--out", type=Path, required=True, metavar="REPORT.html", help="the report to write")
-    report.add_argument(
-        "--model", metavar="BUNDLE", help="likewise (default: the prediction there is, else the embedded model)"
-    )
-    report.add_argument("--groupby", metavar="COLUMN", help="groups of spots (default: those there are, else clusters)")
-    report.add_argument("--gene-sets", metavar="GMT", help="file, or library of Enrichr (default: the paper's, online)")
-    report.add_argument("--net", type=Path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
-    report.add_argument("--genes", type=lambda text: text.split(","), metavar="A,B", help="genes to draw")
-    report.add_argument(
-        "--image", type=Path, metavar="FILE", help="full-resolution image, for an .h5ad or Space Ranger"
-    )
-    report.add_argument("--mpp", type=float, metavar="µM", help="its µm per pixel, if the slide does not tell")
-    report.add_argument("--image-key", help="image, if there are several")
-    report.add_argument("--shapes-key", help="spots, if there are several")
-    report.add_argument("--table-key", help="measured genes, if there are several tables")
-    report.add_argument("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
-    report.add_argument("--overwrite", action="store_true", help="replace a report that is there")
+    report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
     report.set_defaults(run=_report)
+    option = report.add_argument
+    option("slide", type=Path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
+    option("--out", type=Path, required=True, metavar="REPORT.html", help="report to write")
+    option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
+    option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones, else clusters)")
+    option("--gene-sets", metavar="GMT", help="file, or Enrichr library (default: those of the paper, online)")
+    option("--net", type=Path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
+    option("--genes", type=lambda text: text.split(","), metavar="A,B", help="genes to draw")
+    option("--image", type=Path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
+    option("--mpp", type=float, metavar="UM", help="µm per pixel of that image, if the slide does not state it")
+    option("--image-key", help=IMAGE_KEY)
+    option("--shapes-key", help=SHAPES_KEY)
+    option("--table-key", help="table of measured genes; needed only if there are several")
+    option("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
+    option("--overwrite", action="store_true", help="replace an existing report")
 
-    cohort = commands.add_parser("cohort", help="predict all slides of a list, here or on a Dask cluster")
-    cohort.add_argument(
-        "manifest", type=Path, metavar="MANIFEST.csv", help="columns path, patient; optional slide, mpp, …"
-    )
-    cohort.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for results; goes on where it was"
-    )
-    cohort.add_argument("--model", metavar="BUNDLE", help=MODEL)
-    where = cohort.add_mutually_exclusive_group()
-    where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler to run on (default: this process)")
-    where.add_argument("--workers", type=_count, metavar="N", help="so many worker processes on this machine")
-    cohort.add_argument("--diameter-um", type=float, metavar="µM", help="of spots (default: as the model was trained)")
-    cohort.add_argument("--pitch-um", type=float, metavar="µM", help="between spots (default: likewise)")
-    cohort.add_argument("--layout", choices=("square", "hexagonal"), default="square", help="(default: %(default)s)")
-    rules = ("brightness", "saturation", "all")
-    cohort.add_argument(
-        "--tissue", choices=rules, default=rules[0], help="rule for what is tissue (default: %(default)s)"
-    )
-    cohort.add_argument("--full", action="store_true", help="all bits of float32 (default: the precision of float16)")
-    cohort.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    cohort.add_argument("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
-    cohort.add_argument("--batch-size", type=_count, metavar="N", help="tiles that go through the encoder at once")
-    cohort.add_argument("--overwrite", action="store_true", help="replace slides that were made otherwise")
+    cohort = commands.add_parser("cohort", help="predict the slides of a manifest, locally or on a Dask cluster")
     cohort.set_defaults(run=_cohort)
+    option = cohort.add_argument
+    option("manifest", type=Path, metavar="MANIFEST.csv", help="columns path, patient; optional slide, mpp, …")
+    option("--out", type=Path, required=True, metavar="DIR", help="output folder; an interrupted run is resumed")
+    option("--model", metavar="BUNDLE", help=MODEL)
+    where = cohort.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler (default: run in this process)")
+    where.add_argument("--workers", type=_count, metavar="N", help="number of local worker processes")
+    option("--diameter-um", type=float, metavar="UM", help="diameter of spots (default: as in training)")
+    option("--pitch-um", type=float, metavar="UM", help="distance between spots (default: as in training)")
+    option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
+    rules = ("brightness", "saturation", "all")
+    option("--tissue", choices=rules, default=rules[0], help="rule that detects tissue (default: %(default)s)")
+    option("--full", action="store_true", help="write full float32 (default: rounded to the precision of float16)")
+    option("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
+    option("--batch-size", type=_count, metavar="N", help="number of tiles per batch of the encoder")
+    option("--overwrite", action="store_true", help="replace slides that were predicted differently")
 
-    convert = commands.add_parser(
-        "convert", help="turn a checkpoint of the paper's authors into a model, without running anything in it"
-    )
-    convert.add_argument("source", type=Path, metavar="FOLDER", help="with final_model.pkl, its .yaml and its genes")
-    convert.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to write")
-    convert.add_argument("--tile-um", type=float, metavar="µM", help="side of the spot tile (default: Visium's 55)")
-    convert.add_argument("--encoder", metavar="NAME", help="of the encoder (default: as the .yaml says)")
-    convert.add_argument("--name", help="of the model (default: that of the folder)")
-    convert.add_argument("--tissue", default="", help="for its card")
-    convert.add_argument("--license", help="for its card (default: where to look it up)")
-    convert.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+    convert = commands.add_parser("convert", help="convert a checkpoint of the paper's authors, without executing it")
     convert.set_defaults(run=_convert)
+    option = convert.add_argument
+    option("source", type=Path, metavar="FOLDER", help="contains final_model.pkl, its .yaml and the list of genes")
+    option("--out", type=Path, required=True, metavar="BUNDLE", help="output folder")
+    option("--tile-um", type=float, metavar="UM", help="side of the spot tile (default: 55, as in Visium)")
+    option("--encoder", metavar="NAME", help="name of the encoder (default: that of the .yaml)")
+    option("--name", help="name of the model (default: that of the folder)")
+    option("--tissue", default="", help="tissue, for the model card")
+    option("--license", help="license, for the model card (default: where to find it)")
+    option("--overwrite", action="store_true", help="replace an existing model")
     return parser
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
@@ -139,8 +180,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     from ._demo.run import run_demo
 
-    matplotlib.use("Agg")  # figures go to files; a window would stop the run
-    print(run_demo(arguments.out, toy=arguments.toy, seed=arguments.seed)["summary"])
+    matplotlib.use("Agg")  # a window would block the run
+    print(wrap(run_demo(arguments.out, toy=arguments.toy, seed=arguments.seed)["summary"]))
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -155,19 +196,14 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
     sdata = read_zarr(slide)
     before = set(sdata.tables)
-    tl.predict(
-        sdata,
-        arguments.model,
-        image_key=arguments.image_key,
-        shapes_key=arguments.shapes_key,
-        key_added=arguments.key_added,
-    )
+    keys = {name: vars(arguments)[name] for name in ("image_key", "shapes_key", "key_added")}
+    tl.predict(sdata, arguments.model, **keys)
     added = [key for key in sdata.tables if key not in before]
     if out is not None:
         sdata.write(out)
     else:
         sdata.write_element(added)
-    print(f"Wrote tables {', '.join(added)} to {out or slide}.")
+    print(wrap(f"Wrote tables {', '.join(added)} to {out or slide}."))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -176,30 +212,26 @@ def _report(arguments: argparse.Namespace) -> None:
     from ._workflow.run import run_report
 
     matplotlib.use("Agg")
-    print(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"}))
+    print(wrap(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})))
 
 
 def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
     from .cohort._run.dask_runner import local_workers
 
+    names = ("diameter_um", "pitch_um", "layout", "device", "batch_size", "overwrite")
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,
             arguments.model,
             arguments.out,
             client=workers or arguments.scheduler,
-            diameter_um=arguments.diameter_um,
-            pitch_um=arguments.pitch_um,
-            layout=arguments.layout,
             tissue=None if arguments.tissue == "all" else arguments.tissue,
             half=not arguments.full,
-            device=arguments.device,
-            batch_size=arguments.batch_size,
-            overwrite=arguments.overwrite,
+            **{name: vars(arguments)[name] for name in names},
         )
     failed = int((runs["status"] == "failed").sum())
-    print(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}.")
+    print(wrap(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}."))
     return SOME_FAILED if failed else 0
 
 
@@ -208,20 +240,16 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     if arguments.out.exists() and not arguments.overwrite:
         raise FileExistsError(f"{str(arguments.out)!r} exists. Pass --overwrite, or choose another name with --out.")
-    model = models.convert_legacy(
-        arguments.source,
-        tile_um=arguments.tile_um,
-        encoder=arguments.encoder,
-        name=arguments.name,
-        tissue=arguments.tissue,
-        license=arguments.license,
-    )
+    names = ("tile_um", "encoder", "name", "tissue", "license")
+    model = models.convert_legacy(arguments.source, **{name: vars(arguments)[name] for name in names})
     model.save(arguments.out, overwrite=arguments.overwrite)
-    print(f"Wrote {arguments.out}.")
+    print(wrap(f"Wrote {arguments.out}."))
 
 
 def _one_line(error: BaseException) -> str:
-    # The text of an OSError may carry a number.
+    # The first argument of an OSError may be a number.
     text = error.args[0] if len(error.args) == 1 else error
     line = " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)  # files name themselves
+    return "".join(
+        char if char.isprintable() else repr(char)[1:-1] for char in line
+    )  # file names may hold control codes

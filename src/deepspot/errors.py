@@ -1,19 +1,18 @@
-"""Errors that the package raises on purpose, in words meant for users.
+"""Errors that the package raises for invalid input or a missing installation.
 
-Each of them is also the built-in error of its kind, so that ``except ValueError`` and the like catch it. What goes
-wrong with files, rights and connections is an `OSError`, as everywhere in Python. Any other error is a bug, of this
-package or of a library.
+Each is also the matching built-in error, so that ``except ValueError`` and the like catch it. Problems with files,
+permissions and connections raise `OSError`. Any other error is a bug in this package or in a library.
 """
 
 __all__ = ["DeepSpotError", "InputError", "InputTypeError", "MissingKeyError", "MissingPackageError"]
 
 
 class DeepSpotError(Exception):
-    """Base of the errors that say what is wrong with the input or the installation, and what to do about it."""
+    """Base class of the errors that describe a problem with the input or the installation, and its solution."""
 
 
 class InputError(DeepSpotError, ValueError):
-    """A value, an object or a file does not fit. Also a `ValueError`."""
+    """A value, an object or a file is invalid. Also a `ValueError`."""
 
 
 class InputTypeError(DeepSpotError, TypeError):
@@ -21,7 +20,7 @@ class InputTypeError(DeepSpotError, TypeError):
 
 
 class MissingKeyError(DeepSpotError, KeyError):
-    """A named element, table, column, gene or the like does not exist. Also a `KeyError`."""
+    """A named element, table, column or gene does not exist. Also a `KeyError`."""
 
     def __str__(self) -> str:
         # Python quotes the text of a KeyError, and shows its line breaks as \\n.

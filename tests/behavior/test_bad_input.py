@@ -1,4 +1,4 @@
-"""Bad input: the message names what is wrong and what would be right, and the slide stays as it was."""
+"""Bad input: the message names the offender and the alternatives, and the slide is not changed."""
 
 import geopandas as gpd
 import pytest
@@ -8,7 +8,7 @@ import deepspot as ds
 
 FAR = gpd.GeoDataFrame({"name": ["tumor"]}, geometry=[box(1e6, 1e6, 1e6 + 1, 1e6 + 1)])
 
-# What is called on a slide with a prediction, the error, and what the message must name.
+# Call on a slide with a prediction, error, and words in the message.
 WRONG = {
     "unknown gene": (lambda sdata, _: ds.pl.spatial(sdata, "NOISEX"), KeyError, ["NOISEX", "NOISE6"]),
     "unknown table": (lambda sdata, _: ds.tl.evaluate(sdata, table_key="nothing"), KeyError, ["nothing", "table"]),
@@ -49,7 +49,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_names_the_offender_and_changes_nothing(predicted, model, snapshot, case):
+def test_errors_name_the_offender_and_change_nothing(predicted, model, snapshot, case):
     call, error, named = WRONG[case]
     before = snapshot(predicted)
     with pytest.raises(error) as raised:
@@ -70,5 +70,20 @@ def test_a_slide_of_unknown_scale_is_refused(slides, model, encoder, snapshot):
     assert "set_scale" in str(raised.value)
     assert snapshot(slide) == before
     ds.pp.set_scale(slide, mpp=1.0)
+    ds.tl.predict(slide, model, encoder=encoder)
+    assert "deepspot_spots" in slide.tables
+
+
+def test_a_slide_without_spots_names_the_call_that_adds_them(slides, model, encoder):
+    slide = slides["P3_S1"]
+    del slide.tables["table"], slide.shapes["spots"]
+    size = {"diameter_um": model.geometry.tile.tile_um, "pitch_um": model.spacing_um}
+    call = "ds.pp.spots(sdata, " + ", ".join(f"{name}={value:g}" for name, value in size.items()) + ")"
+    with pytest.raises(KeyError) as raised:
+        ds.tl.predict(slide, model, encoder=encoder)
+    assert call in str(raised.value)
+    with pytest.raises(KeyError, match=r"ds\.pp\.spots\(sdata\)"):
+        ds.pp.embed(slide, encoder)
+    ds.pp.spots(slide, **size)
     ds.tl.predict(slide, model, encoder=encoder)
     assert "deepspot_spots" in slide.tables

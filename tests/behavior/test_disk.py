@@ -1,4 +1,4 @@
-"""Stream a prediction to disk, and read of it what fits."""
+"""Stream a prediction to disk, and read parts of it."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_streamed_and_read_in_part(slides, predicted, model, encoder, tmp_path, 
     assert ds.io.predicted(tmp_path / "slide.zarr", genes=genes[0])["deepspot_spots"].n_vars == 1
 
 
-def test_an_earlier_store_is_left_alone(slides, model, encoder, tmp_path, monkeypatch):
+def test_an_existing_store_is_kept(slides, model, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
     out = tmp_path / "slide.zarr"
     ds.tl.predict(slides["P3_S1"], model, encoder=encoder, out=out)

@@ -1,9 +1,9 @@
-"""What `predict` adds goes through the tools of the ecosystem with no glue."""
+"""Predicted tables work with scanpy, squidpy and spatialdata-plot without conversion."""
 
 import numpy as np
 import pytest
 
-# What these libraries warn each other about is theirs to mend: squidpy of pandas, spatialdata-plot of matplotlib, and
+# Warnings between these libraries: squidpy of pandas, spatialdata-plot of matplotlib, and
 # anndata of zarr (scanpy's record arrays).
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:The set_bad function")
 

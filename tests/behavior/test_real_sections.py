@@ -1,4 +1,4 @@
-"""Truth: real sections, real encoder. One patient, so this shows that the code learns, and no more."""
+"""Real sections and the real encoder. One patient, so this shows only that the code learns."""
 
 import anndata as ad
 import numpy as np
@@ -18,8 +18,8 @@ def sections(data):
 
 
 @pytest.fixture(scope="module")
-def unseen(sections):
-    """C5, predicted by a model of two other sections of its patient."""
+def predicted(sections):
+    """C5, predicted by a model trained on two other sections of the patient."""
     training = {name: sections[name] for name in ("C3", "C4")}
     model = ds.models.train(training, patient_key="patient", genes=100, min_detected=0.3, network=CONTEXT, seed=0)
     ds.tl.predict(sections["C5"], model)
@@ -27,25 +27,25 @@ def unseen(sections):
     return sections["C5"].tables["deepspot_spots"]
 
 
-def test_an_unseen_section_is_predicted(unseen):
-    r = unseen.var["pearson"]
+def test_a_held_out_section_is_predicted(predicted):
+    r = predicted.var["pearson"]
     assert r.mean() > 0.2
     assert (r > 0).mean() > 0.95
 
 
-def test_shuffled_spots_are_not(sections, unseen):
-    agreement = unseen.var["pearson"].copy()
-    right = unseen.X.copy()
+def test_shuffled_spots_are_not_predicted(sections, predicted):
+    agreement = predicted.var["pearson"].copy()
+    right = predicted.X.copy()
     try:
-        unseen.X = np.random.default_rng(0).permutation(right)
+        predicted.X = np.random.default_rng(0).permutation(right)
         ds.tl.evaluate(sections["C5"], overwrite=True)
-        assert abs(unseen.var["pearson"].mean()) < 0.08
+        assert abs(predicted.var["pearson"].mean()) < 0.08
     finally:
-        unseen.X, unseen.var["pearson"] = right, agreement
+        predicted.X, predicted.var["pearson"] = right, agreement
 
 
-def test_tiles_are_as_wide_as_the_spots_of_this_technology(sections, unseen):
-    assert unseen.n_vars == 100
+def test_tiles_are_as_wide_as_the_spots_of_this_technology(sections, predicted):
+    assert predicted.n_vars == 100
     assert sections["C3"].tables["lite0_stats_spots"].uns["deepspot"]["geometry"]["tile_um"] == 100.0
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from deepspot._core import hashing
-from deepspot._core.hashing import hash_file
+from deepspot._core.hashing import digest, hash_file
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ CONTENT = np.random.default_rng(0).bytes(1000)
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 50])
-def test_every_byte_of_a_small_file_counts(small_pieces, write, size):
+def test_small_files_are_hashed_completely(small_pieces, write, size):
     content = CONTENT[:size]
     same = hash_file(write(content))
     assert len(same) == 16
@@ -37,7 +37,7 @@ def test_every_byte_of_a_small_file_counts(small_pieces, write, size):
     assert hash_file(write(content + b"\0")) != same
 
 
-def test_a_large_file_is_read_in_pieces(small_pieces, write):
+def test_large_files_are_hashed_in_pieces(small_pieces, write):
     same = hash_file(write(CONTENT))
     pieces = [start + at for start in (0, 247, 495, 742, 990) for at in range(10)]
     assert all(hash_file(write(changed(CONTENT, at))) != same for at in pieces)
@@ -45,8 +45,16 @@ def test_a_large_file_is_read_in_pieces(small_pieces, write):
     assert hash_file(write(CONTENT[:-1])) != same
 
 
-def test_a_file_of_many_gigabytes_takes_no_longer(tmp_path):
+def test_hash_of_a_huge_file_takes_constant_time(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(2**40)
     assert len(hash_file(path)) == 16
+
+
+def test_digest_tells_values_types_and_shapes_apart():
+    zeros = np.zeros((2, 3))
+    parts = [zeros, zeros.T, zeros.astype(np.float32), zeros + 1, "0", 0, ["0"], [[0]], None]
+    assert len({digest(part) for part in parts}) == len(parts)
+    assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
+    assert digest(zeros) == digest(np.asfortranarray(zeros))

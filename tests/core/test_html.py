@@ -8,7 +8,7 @@ def macro(name):
     return getattr(_templates().get_template("_core/macros.html.j2").module, name)
 
 
-def test_text_is_escaped_and_code_between_backticks():
+def test_text_is_escaped_and_backticks_become_code():
     assert macro("code")("a `b <c>` & `d`") == "a <code>b &lt;c&gt;</code> &amp; <code>d</code>"
     assert split_code("a ` b") == ["a ` b"]
 
@@ -18,7 +18,7 @@ def test_tables_escape_their_cells():
     assert "<th>a &amp; b</th>" in macro("table")(["a & b"], [])
 
 
-def test_every_template_can_be_read_and_names_the_fact_that_it_lacks():
+def test_templates_compile_and_raise_for_missing_values():
     pages = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.html.j2")]
     assert {"_core/page.html.j2", "_demo/demo.html.j2", "_report/slide.html.j2"} <= set(pages)
     for page in pages:
@@ -27,7 +27,7 @@ def test_every_template_can_be_read_and_names_the_fact_that_it_lacks():
         render("_demo/demo.html.j2")
 
 
-def test_numbers_as_people_read_them():
+def test_formats_of_numbers():
     assert [decimal(-0.126), decimal(float("nan")), decimal(float("nan"), "undefined")] == [
         "−0.13",
         "unknown",

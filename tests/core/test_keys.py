@@ -27,7 +27,7 @@ def sdata():
 @example("._x")
 @example("")
 @example("_._")
-def test_any_name_becomes_one_that_spatialdata_accepts(sdata, name):
+def test_any_name_is_converted_to_a_valid_one(sdata, name):
     clean = valid_name(name)
     assert re.fullmatch(r"[A-Za-z0-9_.-]+", clean)
     assert valid_name(clean) == clean
@@ -49,7 +49,7 @@ def test_any_name_becomes_one_that_spatialdata_accepts(sdata, name):
         (".hidden", "hidden"),
     ],
 )
-def test_sanitize(name, clean):
+def test_valid_name(name, clean):
     assert valid_name(name) == clean
 
 

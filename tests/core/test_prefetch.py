@@ -14,13 +14,13 @@ def names():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("deepspot-prefetch")]
 
 
-def test_everything_comes_in_order():
+def test_items_are_in_order():
     assert list(prefetch(range(20), 3)) == list(range(20))
     assert list(prefetch([], 3)) == []
     assert list(prefetch([None, None], 1)) == [None, None]
 
 
-def test_it_works_in_a_thread_and_so_far_ahead_and_no_further():
+def test_items_are_computed_in_a_thread_up_to_n_in_advance():
     begun, where = [], set()
 
     def work():
@@ -41,7 +41,7 @@ def test_it_works_in_a_thread_and_so_far_ahead_and_no_further():
     assert not names()
 
 
-def test_errors_are_raised_where_the_items_are_used():
+def test_errors_are_raised_in_the_calling_thread():
     def broken():
         yield 1
         raise KeyError("lost")
@@ -53,7 +53,7 @@ def test_errors_are_raised_where_the_items_are_used():
     assert not names()
 
 
-def test_the_thread_ends_where_the_user_has_an_error():
+def test_the_thread_ends_after_an_error_of_the_caller():
     def use():
         for item in prefetch(iter(int, 1), 2):  # zeros without end
             raise ValueError(item)
@@ -63,7 +63,7 @@ def test_the_thread_ends_where_the_user_has_an_error():
     assert not names()
 
 
-def test_torch_may_compute_alone_there_and_stays_as_it_was_elsewhere():
+def test_torch_is_limited_to_one_core_in_that_thread_only():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -76,7 +76,7 @@ def test_torch_may_compute_alone_there_and_stays_as_it_was_elsewhere():
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.data())
-def test_rows_come_out_as_they_were_put_in_however_many_at_once(sizes, data):
+def test_row_buffer_returns_rows_in_order_for_any_batch_sizes(sizes, data):
     rows = np.arange(sum(sizes) * 2).reshape(-1, 2)
     buffer, taken = RowBuffer(), []
     for part in np.split(rows, np.cumsum(sizes)[:-1]):

@@ -18,30 +18,30 @@ def test_one_key():
         ValueError, match=r"`sdata.images` holds several candidates: \['a', 'b'\]. Choose one with `image"
     ):
         one_key(None, ["a", "b"], "sdata.images", "image_key")
-    with pytest.raises(KeyError, match=r"`sdata.images` holds nothing that fits, so `image_key` cannot be chosen"):
+    with pytest.raises(KeyError, match=r"`sdata.images` holds no suitable element, so `image_key` cannot be chosen"):
         one_key(None, [], "sdata.images", "image_key")
     with pytest.raises(KeyError, match="Key `'x'` not found"):
         one_key("x", ["only"], "sdata.images", "image_key")
 
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(3)])
-def test_positive_takes_any_number(value):
+def test_check_positive_accepts_all_kinds_of_numbers(value):
     assert check_positive(value, "mpp") == value
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), np.float32(0)])
-def test_positive_refuses(value):
+def test_check_positive_refuses_values(value):
     with pytest.raises(ValueError, match="`mpp` must be above 0"):
         check_positive(value, "mpp")
 
 
 @pytest.mark.parametrize("value", [True, "1", None, [1.0]])
-def test_positive_wants_a_number(value):
+def test_check_positive_refuses_types(value):
     with pytest.raises(TypeError, match=f"`mpp` must be a number, got {type(value).__name__}"):
         check_positive(value, "mpp")
 
 
-def test_same_length():
+def test_check_same_length():
     check_same_length([1, 2], "ab", "X and y")
     with pytest.raises(ValueError, match="X and y must have the same number of rows, got 2 and 3"):
         check_same_length([1, 2], "abc", "X and y")

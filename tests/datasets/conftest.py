@@ -1,4 +1,4 @@
-"""Small files in the layouts in which others publish, made of a toy slide."""
+"""Small files in the published layouts, made of a toy slide."""
 
 import gzip
 import json
@@ -44,7 +44,7 @@ def write_pyramid(path, image, *, mpp=None):
 
 
 class Toy:
-    """The pixels, counts and places of a toy slide."""
+    """Pixels, counts and positions of a toy slide."""
 
     def __init__(self, sdata, name):
         self.image = sdata.images[f"{name}_image"].to_numpy().transpose(1, 2, 0)
@@ -88,7 +88,7 @@ def toy_files(toys):
 
 @pytest.fixture
 def nothing_here(tmp_path, monkeypatch):
-    """Neither data nor cache; returns the cache."""
+    """No data and an empty cache; returns the cache."""
     monkeypatch.delenv("DEEPSPOT_DATA", raising=False)
     monkeypatch.setattr(settings, "cache_dir", tmp_path / "cache")
     return tmp_path / "cache"
@@ -96,7 +96,7 @@ def nothing_here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub(nothing_here, tmp_path, monkeypatch):
-    """A folder that stands for Hugging Face, and what was asked of it: (repository, path, token)."""
+    """A folder in place of Hugging Face, and the requests: (repository, path, token)."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -118,7 +118,7 @@ def hub(nothing_here, tmp_path, monkeypatch):
 
 @pytest.fixture
 def web(nothing_here, tmp_path, monkeypatch):
-    """A folder from which pooch downloads what a URL ends with, and the URLs that were asked for."""
+    """A folder from which pooch downloads the path of a URL, and the requested URLs."""
     import pooch
 
     served = SimpleNamespace(folder=tmp_path / "web", asked=[])
@@ -144,7 +144,7 @@ def web(nothing_here, tmp_path, monkeypatch):
 
 @pytest.fixture
 def write_hest(nothing_here, toy_files):
-    """Write a sample of HEST-1k into a folder, and return the folder."""
+    """Write a sample of HEST-1k to a folder, and return the folder."""
 
     def write(folder, sample="TOY1", *, toy=toy_files, adata=None, meta=None, mpp=None):
         write_pyramid(folder / "wsis" / f"{sample}.tif", toy.image, mpp=mpp or toy.mpp)
@@ -161,7 +161,7 @@ def write_hest(nothing_here, toy_files):
 
 @pytest.fixture
 def predicted(toy_files):
-    """A slide as the authors of DeepSpot predicted TCGA, on their grid, of a slide at 40x."""
+    """A predicted slide as in the authors' TCGA data, on their grid, at 40x."""
     image = toy_files.image
     rows = range(SIDE + 1, image.shape[0] - SIDE - 1, STEP)
     columns = range(SIDE + 1, image.shape[1] - SIDE - 1, STEP)
@@ -199,7 +199,7 @@ def write_tcga(nothing_here, predicted):
 
 @pytest.fixture
 def archive_of(nothing_here, toy_files, tmp_path):
-    """Write the archive of Zenodo, with the sections that are named."""
+    """Write the Zenodo archive with the given sections."""
 
     def write(folder, *samples):
         folder.mkdir(parents=True, exist_ok=True)

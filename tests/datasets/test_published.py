@@ -25,7 +25,7 @@ def test_names(name):
     "name",
     ["", ".", "..", "../a", "a/../b", "a/b", "/a", "a\\b", "a..b", ".a", "a.", "a b", "a*", "a[b]", "a{}", "a\n"],
 )
-def test_paths_are_no_names(name):
+def test_paths_are_not_names(name):
     with pytest.raises(ValueError, match="`sample` must be the name of a sample"):
         check_name(name)
 
@@ -36,7 +36,7 @@ def test_names_are_text():
 
 
 @given(st.text(max_size=30))
-def test_no_name_leads_out_of_a_folder(tmp_path_factory, text):
+def test_no_name_leaves_the_folder(tmp_path_factory, text):
     root = tmp_path_factory.getbasetemp().resolve()
     try:
         name = check_name(text)
@@ -50,12 +50,12 @@ def test_no_name_leads_out_of_a_folder(tmp_path_factory, text):
                 assert path.name == pattern.format(name).rpartition("/")[2]
 
 
-def test_the_first_complete_place_counts(nothing_here, tmp_path, monkeypatch):
+def test_the_first_complete_folder_is_used(nothing_here, tmp_path, monkeypatch):
     for place, names in {"a": ("st/X.h5ad",), "b/hest": ("st/X.h5ad", "wsis/X.tif", "metadata/X.json")}.items():
         for name in names:
             (tmp_path / place / name).parent.mkdir(parents=True)
             (tmp_path / place / name).touch()
-    incomplete = rf"not complete on this machine: {tmp_path / 'a'} holds \['X.h5ad'\], but lacks \['metadata/X.json'"
+    incomplete = rf"not complete on this machine: {tmp_path / 'a'} has \['X.h5ad'\] but lacks \['metadata/X.json'"
     with pytest.raises(FileNotFoundError, match=incomplete):
         SOURCE.find("X", tmp_path / "a", download=False)
     missing = SOURCE.find("Y", tmp_path / "a", download=True)
@@ -84,7 +84,7 @@ def raised(kind):
         return kind("refused")
 
 
-def test_the_hub_is_asked_once(hub, nothing_here, log):
+def test_the_hub_is_used_once(hub, nothing_here, log):
     (hub.folder / "st").mkdir(parents=True)
     (hub.folder / "st/X.h5ad").write_bytes(b"content")
     path = from_hub()
@@ -99,7 +99,7 @@ def test_the_hub_is_asked_once(hub, nothing_here, log):
 
 
 @pytest.mark.parametrize("kind", [errors.GatedRepoError, errors.RepositoryNotFoundError])
-def test_access_has_to_be_asked_for(hub, kind):
+def test_access_is_denied(hub, kind):
     hub.error = raised(kind)
     with pytest.raises(PermissionError, match=r"accept the terms .* `token=` or .* HF_TOKEN\. Copy it") as caught:
         from_hub()
@@ -122,7 +122,7 @@ def test_the_hub_cannot_be_reached(hub, error, said):
         from_hub()
 
 
-def test_a_full_disk_is_no_failed_connection(hub):
+def test_a_full_disk_is_not_a_failed_connection(hub):
     hub.error = OSError(28, "No space left on device")
     with pytest.raises(OSError, match="No space left") as caught:
         from_hub()
@@ -190,31 +190,31 @@ def test_unpack(archive, packed, tmp_path):
 
 
 @pytest.mark.parametrize("at", [0, 5_000, None])
-def test_a_damaged_or_cut_off_gzip_leaves_nothing(packed, tmp_path, at):
+def test_a_damaged_or_incomplete_gzip_leaves_no_file(packed, tmp_path, at):
     content = bytearray(packed.read_bytes())
     if at is None:
         del content[-500:]
     else:
         content[at : at + 200] = bytes(200)
     packed.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.h5ad\.gz is damaged or cut off .* Delete it"):
+    with pytest.raises(ValueError, match=r"a\.h5ad\.gz is damaged or incomplete .* Delete it"):
         unpack(packed, tmp_path / "a", 1)
     assert nothing_left(tmp_path)
 
 
-def test_a_damaged_or_foreign_archive_leaves_nothing(archive, tmp_path):
+def test_a_damaged_or_foreign_archive_leaves_no_file(archive, tmp_path):
     with pytest.raises(ValueError, match=r"a\.zip has no 'top/b\.h5ad'"):
         unpack(archive, tmp_path / "b", 1, member="top/b.h5ad")
     archive.write_bytes(archive.read_bytes().replace(b"as it is", b"as it be"))
-    with pytest.raises(ValueError, match="damaged or cut off"):
+    with pytest.raises(ValueError, match="damaged or incomplete"):
         unpack(archive, tmp_path / "b", 1, member="top/stored")
     archive.write_bytes(archive.read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged or cut off"):
+    with pytest.raises(ValueError, match="damaged or incomplete"):
         unpack(archive, tmp_path / "b", 1, member="top/a.h5ad")
     assert nothing_left(tmp_path)
 
 
-def test_a_bomb_leaves_nothing(archive, tmp_path):
+def test_a_zip_bomb_leaves_no_file(archive, tmp_path):
     bomb = tmp_path / "bomb.gz"
     bomb.write_bytes(gzip.compress(bytes(30_000_000)))
     for path, member in ((bomb, None), (archive, "top/bomb")):

@@ -87,7 +87,7 @@ def test_sparse_and_plain(write_tcga, predicted, tmp_path):
     assert table.uns["deepspot"]["model"] == "the authors' DeepSpot, cohort unknown"
 
 
-def test_the_scale_is_asked_for(folder):
+def test_the_scale_is_required(folder):
     with pytest.raises(
         ValueError, match=r"scale of TCGA-BF-.* is unknown.*`mpp=`.*'aperio\.MPP'.*as at 40x: about 0\.25"
     ):
@@ -101,7 +101,7 @@ def test_the_scale_may_be_in_the_file(write_tcga, predicted, tmp_path):
     assert microns_per_pixel(sdata, "spots") == pytest.approx(0.2465)
 
 
-def test_an_unlikely_scale_is_said(folder, log):
+def test_an_unlikely_scale_is_logged(folder, log):
     ds.datasets.tcga(SLIDE, mpp=0.5, folder=folder)
     assert any("seems to be of 40x, with about 0.25" in line for line in log)
 
@@ -115,14 +115,14 @@ def test_without_an_image(write_tcga, predicted, tmp_path):
     assert microns_per_pixel(sdata, "spots") == pytest.approx(MPP)
 
 
-def test_an_image_of_other_places_is_left_out(write_tcga, predicted, tmp_path, log):
+def test_a_thumbnail_that_does_not_match_is_left_out(write_tcga, predicted, tmp_path, log):
     predicted.obsm["spatial"] = predicted.obsm["spatial"][:, ::-1].copy()
     write_tcga(tmp_path, predicted)
     assert not ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path).images
-    assert any("does not belong to the places" in line for line in log)
+    assert any("does not match the positions" in line for line in log)
 
 
-def test_places_off_the_grid(write_tcga, predicted, tmp_path):
+def test_positions_off_the_grid(write_tcga, predicted, tmp_path):
     predicted.obs["x_pixel"] = predicted.obs["x_pixel"] + np.arange(predicted.n_obs) % 7
     write_tcga(tmp_path, predicted)
     with pytest.raises(ValueError, match=r"do not follow the authors' grid.*`diameter_um=`"):
@@ -152,26 +152,26 @@ def test_bad_values(write_tcga, predicted, tmp_path, log):
         read(var_names=["GENE1"] * 12)
 
 
-def test_lacking_columns(write_tcga, predicted, tmp_path):
+def test_missing_columns(write_tcga, predicted, tmp_path):
     predicted.obs = predicted.obs.drop(columns="y_pixel")
     write_tcga(tmp_path, predicted)
     with pytest.raises(KeyError, match="`'y_pixel'` not found"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path)
 
 
-def test_cut_off(folder, nothing_here):
+def test_incomplete_file(folder, nothing_here):
     path = folder / f"TCGA_SKCM/FFPE/{SLIDE}.h5ad.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    with pytest.raises(ValueError, match=r"\.h5ad\.gz is damaged or cut off"):
+    with pytest.raises(ValueError, match=r"\.h5ad\.gz is damaged or incomplete"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=folder)
     path.write_bytes(gzip.compress(gzip.decompress(whole)[:3000]))
-    with pytest.raises(ValueError, match=r"\.h5ad is damaged, cut off or no \.h5ad"):
+    with pytest.raises(ValueError, match=r"\.h5ad is damaged, incomplete or not a valid \.h5ad"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=folder)
     assert list((nothing_here / "tcga").iterdir()) == []
 
 
-def test_bomb(folder, nothing_here):
+def test_zip_bomb(folder, nothing_here):
     with pytest.raises(ValueError, match=r"unpacks to more than 1e-05 GB.*`max_gb=`"):
         ds.datasets.tcga(SLIDE, mpp=MPP, folder=folder, max_gb=1e-5)
     assert list((nothing_here / "tcga").iterdir()) == []
@@ -179,7 +179,7 @@ def test_bomb(folder, nothing_here):
 
 @pytest.fixture
 def index(write_tcga, hub):
-    """The index of the repository, which is written when it is changed by calling it."""
+    """Write the index of the repository, with changes."""
     path = write_tcga(hub.folder).relative_to(hub.folder).as_posix()
 
     def write(**columns):
@@ -204,13 +204,13 @@ def test_downloads_by_the_index(index, hub):
 
 
 @pytest.mark.parametrize("path", ["../../etc/a.h5ad.gz", "/etc/a.h5ad.gz", "TCGA_SKCM/a.pkl", "a//b.h5ad"])
-def test_an_index_cannot_lead_out(index, path):
+def test_paths_in_the_index_cannot_leave_the_folder(index, path):
     index(file_path=[path])
-    with pytest.raises(ValueError, match="which is no path of a prediction"):
+    with pytest.raises(ValueError, match="which is not the path of a prediction"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
 
 
-def test_an_index_that_is_not_as_expected(index, hub, nothing_here):
+def test_an_unexpected_index(index, hub, nothing_here):
     index(sample_id=None)
     with pytest.raises(ValueError, match=r"has no column \['sample_id'\]"):
         ds.datasets.tcga(SLIDE, mpp=MPP)
@@ -227,7 +227,7 @@ def test_not_here(folder):
         ds.datasets.tcga(f"TCGA_SKCM/FFPE/{SLIDE}", folder=folder)
 
 
-def test_to_patients(folder, write_tcga, predicted):
+def test_pseudobulk(folder, write_tcga, predicted):
     other = SLIDE.replace("AAP6", "AAP7")
     predicted.X = predicted.X + 0.5
     write_tcga(folder, predicted, inside=f"TCGA_SKCM/FFPE/{other}.h5ad.gz")

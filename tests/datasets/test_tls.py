@@ -24,9 +24,9 @@ def test_from_the_archive(archive_of, tmp_path, nothing_here, toy_files, log):
     assert not any("poor quality" in line for line in log)
 
 
-def test_poor_sections_are_said(archive_of, tmp_path, log):
+def test_poor_sections_are_logged(archive_of, tmp_path, log):
     ds.datasets.tls("KC2", folder=archive_of(tmp_path / "zenodo", "KC2"))
-    assert any("left KC2 out of their training" in line for line in log)
+    assert any("excluded KC2 from training" in line for line in log)
 
 
 @pytest.mark.parametrize("where", ["h5ad_preprocessed/ tif_slides/", "data/h5ad/ data/image/", "h5ad/ image/", " "])
@@ -74,5 +74,5 @@ def test_a_damaged_archive(archive_of, tmp_path):
     with pytest.raises(ValueError, match=r"has no 'TLS_VISIUM_USZ/h5ad_preprocessed/LC2\.h5ad'"):
         ds.datasets.tls("LC2", folder=folder)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"TLS_VISIUM_USZ\.zip is damaged or cut off"):
+    with pytest.raises(ValueError, match=r"TLS_VISIUM_USZ\.zip is damaged or incomplete"):
         ds.datasets.tls("LC1", folder=folder)

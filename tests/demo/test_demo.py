@@ -23,7 +23,7 @@ def demo(tmp_path_factory, mean_color):
     return out, run_demo(out, toy=True, seed=1, _setup=replace(TINY, **work))
 
 
-def test_writes_all_that_it_promises(demo):
+def test_writes_all_files(demo):
     out, result = demo
     sdata = spatialdata.read_zarr(out / "slide.zarr")
     assert sdata.tables["deepspot_spots"].shape == (12, 12)
@@ -33,28 +33,28 @@ def test_writes_all_that_it_promises(demo):
     assert str(out / "report.html") in result["summary"]
 
 
-def test_never_learns_from_the_slide_that_it_predicts(demo):
+def test_the_test_slide_is_not_used_in_training(demo):
     out, _ = demo
     card = ds.models.load(out / "model").card
     assert {slide.patient for slide in card.slides} == {"P1", "P2"}
-    unseen = spatialdata.read_zarr(out / "slide.zarr").tables["table"].obs["patient"].unique()
-    assert list(unseen) == ["P3"]
+    test = spatialdata.read_zarr(out / "slide.zarr").tables["table"].obs["patient"].unique()
+    assert list(test) == ["P3"]
 
 
-def test_report_is_one_file_and_says_what_it_is(demo):
+def test_report_is_one_file(demo):
     out, _ = demo
     page = (out / "report.html").read_text(encoding="utf-8")
     images = re.findall(r'src="([^"]+)"', page)
     assert len(images) == 6
     for image in images:
         assert base64.b64decode(image.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
-    assert "drawn by a computer" in page
-    assert "asked for with --toy" in page
+    assert "of these slides are simulated" in page
+    assert "of the option --toy" in page
     assert not re.search(r"\{[{%]|<script|url\(", page)
     assert "nan" not in re.sub(r'src="[^"]+"', "", page).lower().replace("programs", "")
 
 
-def test_runs_again_in_its_own_folder_and_leaves_other_files(demo):
+def test_a_second_run_replaces_its_own_files_only(demo):
     out, _ = demo
     (out / "notes.txt").write_text("mine")
     claim(out)
@@ -68,7 +68,7 @@ def test_refuses_a_file(tmp_path):
         claim(tmp_path / "file")
 
 
-def test_falls_back_to_toy_slides_and_says_why(monkeypatch, log):
+def test_falls_back_to_toy_slides_with_a_reason(monkeypatch, log):
     def offline(section):
         raise ConnectionError("no network here")
 
@@ -79,7 +79,7 @@ def test_falls_back_to_toy_slides_and_says_why(monkeypatch, log):
     assert any("synthetic" in message for message in log)
 
 
-def test_real_sections_keep_the_unseen_one_apart(data):
+def test_the_test_section_is_not_in_training(data):
     slides = load_slides(toy=False, seed=0, setup=TINY)
     assert slides.real
     assert slides.name == "C5"

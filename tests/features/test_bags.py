@@ -17,7 +17,7 @@ def test_size():
     assert bags(3, d=5).dim == 5
 
 
-def test_no_neighborhood_crosses_slides():
+def test_neighbors_do_not_cross_slides():
     both = Bags.concat([bags(3, fill=1), bags(2, fill=2)])
     assert len(both) == 5
     np.testing.assert_array_equal(both.spot[:, 0], [1, 1, 1, 2, 2])
@@ -34,13 +34,13 @@ def test_without_subspots():
     assert Bags.concat([bags(3, subspots=False), bags(2, subspots=False)]).subspots is None
 
 
-def test_some_with_and_some_without_subspots():
+def test_subspots_for_some_slides_only_are_refused():
     for pair in ([bags(3), bags(2, subspots=False)], [bags(3, subspots=False), bags(2)]):
         with pytest.raises(ValueError, match="Some slides have sub-spots and some have not"):
             Bags.concat(pair)
 
 
-def test_shapes_have_to_agree():
+def test_inconsistent_shapes_are_refused():
     with pytest.raises(ValueError, match=r"`neighbors` must be of shape \(3, 3\), got \(2, 2\)"):
         Bags(np.zeros((3, 4)), None, csr_matrix((2, 2), dtype=bool))
     for wrong in ((2, 9, 4), (3, 9, 5)):
@@ -48,12 +48,12 @@ def test_shapes_have_to_agree():
             Bags(np.zeros((3, 4)), np.zeros(wrong), csr_matrix((3, 3), dtype=bool))
 
 
-def test_a_bag_needs_a_spot():
+def test_empty_bags_are_refused():
     with pytest.raises(ValueError, match="`spot` is empty: a bag needs at least one spot"):
         Bags(np.zeros((0, 4)), None, csr_matrix((0, 0), dtype=bool))
 
 
-def test_a_spot_is_no_neighbor_of_its_own():
+def test_diagonal_of_neighbors_is_refused():
     with pytest.raises(ValueError, match="`neighbors` has entries on its diagonal"):
         Bags(np.zeros((2, 4)), None, csr_matrix(np.eye(2)))
 
@@ -91,7 +91,7 @@ def test_bags_of_a_feature_table_with_boxes(slide, cheap_encoder):
     np.testing.assert_array_equal(made.neighbors.toarray(), (steps <= 1) & (steps > 0))
 
 
-def test_some_spots_with_their_neighbors_around_them():
+def test_bags_of_some_spots_and_their_neighbors():
     whole = bags(6)
     whole = Bags(np.arange(24, dtype=np.float32).reshape(6, 4), whole.subspots, whole.neighbors, np.ones((6, 2)))
     part = whole.around(np.array([4, 0]))  # each is a neighbor of the one before it

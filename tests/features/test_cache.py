@@ -25,7 +25,7 @@ def fill(fingerprint, tmp_path, expected=BYTES):
     return kept.folder
 
 
-def test_what_is_put_comes_back_in_half_precision(tmp_path):
+def test_round_trip_in_half_precision(tmp_path):
     kept = EmbeddingCache(tmp_path / "slide")
     kept.put(3, SPOT, SUBSPOTS)
     np.testing.assert_array_equal(kept.get(3, "spot"), SPOT.astype(np.float16))
@@ -34,7 +34,7 @@ def test_what_is_put_comes_back_in_half_precision(tmp_path):
     assert [path.name for path in kept.folder.iterdir()] == ["block_000003.safetensors"]
 
 
-def test_a_damaged_file_is_as_good_as_none(tmp_path):
+def test_damaged_files_are_ignored(tmp_path):
     kept = EmbeddingCache(tmp_path)
     kept.put(0, SPOT, None)
     path = next(tmp_path.iterdir())
@@ -44,14 +44,14 @@ def test_a_damaged_file_is_as_good_as_none(tmp_path):
     assert kept.get(0, "spot") is not None
 
 
-def test_nobody_else_may_look_into_it(cache, tmp_path):
+def test_files_are_private(cache, tmp_path):
     with embedding_cache("abc", BYTES, tmp_path) as kept:
         kept.put(0, SPOT, None)
     assert kept.folder == cache / "abc"
     assert kept.folder.stat().st_mode & 0o077 == 0
 
 
-def test_those_not_used_for_longest_make_room(cache, tmp_path, monkeypatch):
+def test_least_recently_used_slides_are_deleted(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(ds.settings, "embeddings_gb", 2.5 * BYTES / 1e9)
     for age, name in enumerate(("b", "a"), start=1):
         os.utime(fill(name, tmp_path), (1e9 - age, 1e9 - age))
@@ -61,7 +61,7 @@ def test_those_not_used_for_longest_make_room(cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [0, 0.5 * BYTES / 1e9])
-def test_off_or_too_large_they_are_gone_afterwards(cache, tmp_path, monkeypatch, limit, log):
+def test_embeddings_are_temporary_if_disabled_or_too_large(cache, tmp_path, monkeypatch, limit, log):
     monkeypatch.setattr(ds.settings, "embeddings_gb", limit)
     with embedding_cache("abc", BYTES, tmp_path) as kept:
         kept.put(0, SPOT, None)
@@ -71,21 +71,21 @@ def test_off_or_too_large_they_are_gone_afterwards(cache, tmp_path, monkeypatch,
     assert any("are not kept" in line for line in log) == (limit > 0)
 
 
-def test_the_path_is_stated(cache, tmp_path, log):
+def test_path_is_logged(cache, tmp_path, log):
     fill("abc", tmp_path)
     assert str(cache / "abc") in log[-1]
     assert "clear_cache" in log[-1]
 
 
-def test_clear_cache_leaves_downloads(cache, tmp_path):
+def test_clear_cache_keeps_downloads(cache, tmp_path):
     fill("abc", tmp_path)
     (cache.parent / "her2st").mkdir()
     ds.clear_cache()
     assert sorted(path.name for path in cache.parent.iterdir()) == ["embeddings.lock", "her2st"]
-    ds.clear_cache()  # nothing there: no complaint
+    ds.clear_cache()  # no error for an empty cache
 
 
-def test_what_others_are_about_to_write_counts(cache, tmp_path, monkeypatch):
+def test_reserved_space_of_other_processes_counts(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(ds.settings, "embeddings_gb", 2.5 * BYTES / 1e9)
     names = ["a", "b", "c"]
     for age, name in enumerate(names):
@@ -94,7 +94,7 @@ def test_what_others_are_about_to_write_counts(cache, tmp_path, monkeypatch):
     assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["b", "c"]
 
 
-def test_a_shelf_that_made_room_while_it_was_in_use(cache, tmp_path):
+def test_cache_that_is_cleared_while_in_use(cache, tmp_path):
     with embedding_cache("abc", BYTES, tmp_path) as kept:
         kept.put(0, SPOT, None)
         ds.clear_cache()
@@ -103,7 +103,7 @@ def test_a_shelf_that_made_room_while_it_was_in_use(cache, tmp_path):
         assert kept.get(0, "spot") is not None
 
 
-def test_a_full_disk_of_the_cache_costs_nothing_but_the_cache(cache, tmp_path, monkeypatch, log):
+def test_full_disk_of_the_cache(cache, tmp_path, monkeypatch, log):
     from deepspot._features import cache as _cache
 
     real = _cache._save
@@ -121,8 +121,8 @@ def test_a_full_disk_of_the_cache_costs_nothing_but_the_cache(cache, tmp_path, m
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
-def test_processes_that_make_room_at_once(tmp_path):
-    """Each of them finds room or makes it, and none trips over what another one deletes."""
+def test_concurrent_processes(tmp_path):
+    """Processes make room for their embeddings while others delete them."""
     code = f"""
 import numpy as np, deepspot as ds
 from pathlib import Path

@@ -14,6 +14,7 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (150, 210, 3), dtype=np.uint8)
 CORNERS = np.array(
     [[60, 100], [0, 0], [-20, -20], [130, 190], [-20, 190], [35, 35], [149 - 20, 0], [60, 100], [75, 203], [39, 69]]
 )
+ALL = Boxes(CORNERS, 21, 0)
 
 
 def level(data):
@@ -37,7 +38,7 @@ def collect(level, boxes, batch_size=4):
 
 
 def sliced(image, boxes):
-    """The same tiles, the slow and simple way."""
+    """Tiles by slicing."""
     pad = 100
     wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), constant_values=255)
     return np.stack([wide[y + pad : y + pad + boxes.side, x + pad : x + pad + boxes.side] for y, x in boxes.corners])
@@ -51,24 +52,18 @@ def test_tiles_equal_slices(chunks, side):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batch_size_changes_nothing(batch_size):
-    boxes = Boxes(CORNERS, 21, 0)
-    tiles = collect(in_blocks(IMAGE, 40, 70), boxes, batch_size)
-    np.testing.assert_array_equal(tiles, sliced(IMAGE, boxes))
+def test_batch_size_does_not_change_tiles(batch_size):
+    np.testing.assert_array_equal(collect(in_blocks(IMAGE, 40, 70), ALL, batch_size), sliced(IMAGE, ALL))
 
 
-def test_image_in_memory():
-    boxes = Boxes(CORNERS, 21, 0)
-    np.testing.assert_array_equal(collect(level(IMAGE.transpose(2, 0, 1)), boxes), sliced(IMAGE, boxes))
+@pytest.mark.parametrize("chunks", [None, (1, 40, 70)], ids=["in memory", "separate channels"])
+def test_other_storage_of_the_image(chunks):
+    pixels = IMAGE.transpose(2, 0, 1)
+    image = level(pixels if chunks is None else da.from_array(pixels, chunks=chunks))
+    np.testing.assert_array_equal(collect(image, ALL), sliced(IMAGE, ALL))
 
 
-def test_channels_in_blocks_of_their_own():
-    boxes = Boxes(CORNERS, 21, 0)
-    channels = level(da.from_array(IMAGE.transpose(2, 0, 1), chunks=(1, 40, 70)))
-    np.testing.assert_array_equal(collect(channels, boxes), sliced(IMAGE, boxes))
-
-
-def test_border_tiles_are_white_and_of_exact_size():
+def test_tiles_at_the_border_are_padded_with_white():
     tiles = collect(in_blocks(np.zeros_like(IMAGE), 40, 70), Boxes(np.array([[-5, -7], [140, 200]]), 21, 0))
     assert (tiles[0, :5] == 255).all()
     assert (tiles[0, :, :7] == 255).all()
@@ -78,29 +73,33 @@ def test_border_tiles_are_white_and_of_exact_size():
     assert (tiles[1, :, 10:] == 255).all()
 
 
-def test_each_block_is_decoded_once_and_only_if_needed():
+def counting(chunks):
+    """Level of IMAGE, and a counter of how often each block is decoded."""
     decoded = Counter()
 
     def decode(block, block_info=None):
         decoded[block_info[None]["chunk-location"][1:]] += 1
         return block
 
-    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, 40, 70))
-    counted = level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)))
+    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, *chunks))
+    return level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8))), decoded
+
+
+def test_blocks_are_decoded_once_and_only_if_needed():
+    counted, decoded = counting((40, 70))
     rng = np.random.default_rng(1)
     boxes = Boxes(np.column_stack([rng.integers(0, 60, 40), rng.integers(-20, 200, 40)]), 21, 0)
-    tiles = collect(counted, boxes)
-    np.testing.assert_array_equal(tiles, sliced(IMAGE, boxes))
+    np.testing.assert_array_equal(collect(counted, boxes), sliced(IMAGE, boxes))
     assert decoded == dict.fromkeys([(r, c) for r in (0, 1) for c in (0, 1, 2)], 1)
 
 
-def test_blocks_are_dropped_when_no_tile_needs_them_any_more():
+def test_blocks_are_released_after_their_last_tile():
     boxes = Boxes(np.column_stack([np.repeat(np.arange(0, 130, 10), 5), np.tile(np.arange(0, 200, 40), 13)]), 12, 0)
-    blocks = _tiles._Blocks(in_blocks(IMAGE, 20, 210), boxes)
+    reader = _tiles.BlockReader(in_blocks(IMAGE, 20, 210), boxes)
     held = []
-    for row in blocks.order:
-        blocks.cut(np.array([row]))
-        held.append(len(blocks.cache))
+    for row in reader.order:
+        reader.read(np.array([row]))
+        held.append(len(reader.cache))
     assert max(held) == 2
     assert held[-1] == 0
 
@@ -122,7 +121,7 @@ def test_levels_of_a_pyramid(slide_of):
     np.testing.assert_array_equal(np.asarray(pyramid[1].data).transpose(1, 2, 0), image[::2, ::2])
 
 
-def test_plain_image_has_one_level(slide_of):
+def test_single_scale_image_has_one_level(slide_of):
     pyramid = _tiles.pyramid_levels(slide_of(IMAGE, [[5, 5]]), "he")
     assert _tiles.level_sizes(pyramid) == [(150, 210)]
     assert pyramid[0].dims == ("c", "y", "x")
@@ -137,14 +136,14 @@ def test_plain_image_has_one_level(slide_of):
         (np.zeros((3, 30, 30), np.float32), "3 channels of float32"),
     ],
 )
-def test_only_rgb_in_uint8(slide_of, pixels, found):
+def test_other_images_than_rgb_in_uint8_are_refused(slide_of, pixels, found):
     sdata = slide_of(IMAGE, [[5, 5]])
     sdata["other"] = Image2DModel.parse(pixels, dims=("c", "y", "x"))
     with pytest.raises(ValueError, match=rf"Image 'other' must be RGB in uint8, got {found}"):
         _tiles.pyramid_levels(sdata, "other")
 
 
-def test_large_blocks_are_named_with_the_way_out(monkeypatch):
+def test_large_blocks_cause_a_warning(monkeypatch):
     monkeypatch.setattr(_tiles, "LARGE_BLOCK", 150 * 210 * 3 - 1)
     boxes = Boxes(np.array([[0, 0]]), 21, 0)
     with pytest.warns(UserWarning, match=r"blocks of up to 0 MB.*chunks=\(3, 2048, 2048\)"):
@@ -154,10 +153,7 @@ def test_large_blocks_are_named_with_the_way_out(monkeypatch):
         collect(in_blocks(IMAGE, 75, 210), boxes)
 
 
-ALL = Boxes(CORNERS, 21, 0)
-
-
-def test_fingerprint_sees_every_pixel():
+def test_fingerprint_depends_on_every_pixel_and_not_on_chunks():
     changed = IMAGE.copy()
     changed[77, 133, 1] ^= 1
     prints = {_tiles.image_fingerprint(in_blocks(image, 40, 70), ALL) for image in (IMAGE, changed, IMAGE[:-1])}
@@ -165,7 +161,7 @@ def test_fingerprint_sees_every_pixel():
     assert _tiles.image_fingerprint(in_blocks(IMAGE.copy(), 17, 23), ALL) in prints
 
 
-def test_fingerprint_of_a_large_image_is_of_patches_under_the_tiles(monkeypatch):
+def test_fingerprint_of_a_large_image_uses_patches_in_the_tiles(monkeypatch):
     monkeypatch.setattr(_tiles, "EXACT_FINGERPRINT", 0)
     changed = IMAGE.copy()
     changed[80:84, 110:114] ^= 1
@@ -177,7 +173,7 @@ def test_fingerprint_of_a_large_image_is_of_patches_under_the_tiles(monkeypatch)
 
 
 def shrunk(image, step):
-    """The same small image, the slow and simple way."""
+    """Averages by slicing."""
     height, width = image.shape[:2]
     rows = [image[y : y + step] for y in range(0, height, step)]
     return np.stack([[row[:, x : x + step].mean(axis=(0, 1)) for x in range(0, width, step)] for row in rows])
@@ -185,22 +181,15 @@ def shrunk(image, step):
 
 @pytest.mark.parametrize("chunks", [None, (150, 210), (40, 70), (33, 17), (7, 210)])
 @pytest.mark.parametrize("step", [1, 2, 7, 33, 500])
-def test_coarse_averages_squares_whatever_the_blocks(chunks, step):
+def test_coarse_image_averages_squares_for_any_chunks(chunks, step):
     image = level(IMAGE.transpose(2, 0, 1)) if chunks is None else in_blocks(IMAGE, *chunks)
     small = _tiles._average(image, step)
     assert small.dtype == np.uint8
     assert np.abs(small - shrunk(IMAGE, step)).max() <= 0.5
 
 
-def test_coarse_reads_each_block_once_and_holds_one():
-    decoded = Counter()
-
-    def decode(block, block_info=None):
-        decoded[block_info[None]["chunk-location"][1:]] += 1
-        return block
-
-    raw = da.from_array(IMAGE.transpose(2, 0, 1), chunks=(3, 40, 70))
-    counted = level(raw.map_blocks(decode, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)))
+def test_coarse_image_reads_each_block_once():
+    counted, decoded = counting((40, 70))
     _tiles.coarse_image([counted], 7)
     assert decoded == {(r, c): 1 for r in range(4) for c in range(3)}
 
@@ -209,8 +198,8 @@ def test_coarse_reads_each_block_once_and_holds_one():
     ("factor", "of", "step"),
     [(0.3, 0, 1), (1.9, 0, 1), (2, 1, 1), (3.9, 1, 1), (4, 1, 2), (8, 2, 1), (17, 2, 2), (40, 2, 5)],
 )
-def test_coarse_starts_from_the_coarsest_level_that_is_fine_enough(factor, of, step):
-    # Odd sizes are cut when halved, so that the second level is a little coarser than 2.
+def test_coarse_image_uses_the_coarsest_sufficient_level(factor, of, step):
+    # Odd sizes are truncated when halved, so that the second level is a little coarser than 2.
     sizes = [(1601, 3202), (800, 1600), (200, 400)]
     pyramid = [level(np.full((3, *size), 10 * i, np.uint8)) for i, size in enumerate(sizes)]
     small, scale = _tiles.coarse_image(pyramid, factor)
@@ -219,7 +208,7 @@ def test_coarse_starts_from_the_coarsest_level_that_is_fine_enough(factor, of, s
     assert scale.max() <= 1.02 * max(factor, 1)
 
 
-def test_coarse_warns_of_blocks_that_are_large(monkeypatch):
+def test_coarse_image_warns_of_large_blocks(monkeypatch):
     monkeypatch.setattr(_tiles, "LARGE_BLOCK", 150 * 210 * 3 - 1)
     with pytest.warns(UserWarning, match=r"blocks of up to 0 MB"):
         _tiles.coarse_image([in_blocks(IMAGE, 150, 210)], 4)

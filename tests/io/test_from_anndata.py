@@ -19,7 +19,7 @@ def spots(n=4):
 
 @pytest.fixture
 def image():
-    """Each spot has a color of its own on white."""
+    """White image with spots of different colors."""
     pixels = np.full((230, 260, 3), 255, np.uint8)
     for i, (x, y) in enumerate(spots().astype(int)):
         pixels[y - 15 : y + 15, x - 15 : x + 15] = (10 * i, 200 - 10 * i, 100)
@@ -40,7 +40,7 @@ def state_scale(adata, mpp, part="metadata"):
     adata.uns["spatial"]["S1"][part]["microns_per_pixel"] = mpp
 
 
-def test_what_it_makes(adata, image, log):
+def test_elements(adata, image, log):
     sdata = ds.io.from_anndata(adata, image, mpp=2.0)
     assert [name for _, name, _ in sdata.gen_elements()] == ["S1_image", "spots", "table"]
     assert set(sdata.coordinate_systems) == {"global", "microns"}
@@ -57,7 +57,7 @@ def test_what_it_makes(adata, image, log):
     assert log[-1] == "Read S1: 16 spots × 3 genes, 2 µm per pixel, spots of 55 µm."
 
 
-def test_input_stays_as_it_was(adata, image):
+def test_the_input_is_not_changed(adata, image):
     before = adata.copy()
     ds.io.from_anndata(adata, image, mpp=2.0)
     assert adata.obs.equals(before.obs)
@@ -75,7 +75,7 @@ def test_scale_from_the_pitch(adata, image):
     assert microns_per_pixel(sdata, "S1_image") == pytest.approx(100 / PITCH)
 
 
-def test_scales_that_nearly_agree_are_fine(adata, image):
+def test_scales_within_5_percent_are_accepted(adata, image):
     state_scale(adata, 2.0)
     sdata = ds.io.from_anndata(adata, image, mpp=2.05, pitch_um=np.float32(99))
     assert microns_per_pixel(sdata, "S1_image") == pytest.approx(2.0)
@@ -83,13 +83,13 @@ def test_scales_that_nearly_agree_are_fine(adata, image):
 
 def test_contradictory_scales(adata, image):
     state_scale(adata, 2.0)
-    with pytest.raises(ValueError, match=r"contradicts itself.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
+    with pytest.raises(ValueError, match=r"contradictory.*2 from adata.uns\['spatial'\].*, 0\.5 from `mpp`"):
         ds.io.from_anndata(adata, image, mpp=0.5)
     with pytest.raises(ValueError, match="4 from `pitch_um`"):
         ds.io.from_anndata(adata, image, pitch_um=200)
 
 
-def test_scales_of_the_object_that_contradict_each_other(adata, image):
+def test_contradictory_scales_in_the_object(adata, image):
     state_scale(adata, 2.0, "metadata")
     state_scale(adata, 0.5, "scalefactors")
     with pytest.raises(ValueError, match=r"2 from .*'metadata'.*, 0\.5 from .*'scalefactors'"):
@@ -107,14 +107,14 @@ def test_sizes_are_positive(adata, image, argument, value):
         ds.io.from_anndata(adata, image, **({"mpp": 2.0} | {argument: value}))
 
 
-def test_65_drawn_are_55_measured(adata, image, log):
+def test_65_um_are_read_as_55(adata, image, log):
     shapes = ds.io.from_anndata(adata, image, mpp=2.0)["spots"]
     assert set(shapes["diameter_um"]) == {55.0}
     assert set(shapes["radius"]) == {16.25}
-    assert "Spots are drawn 65 µm wide, as Space Ranger does for Visium; they measure 55 µm" in log[0]
+    assert "spots of 65 µm, as Space Ranger does for Visium. They measure 55 µm" in log[0]
 
 
-def test_other_diameters_are_taken_at_their_word(adata, image):
+def test_other_diameters_are_kept(adata, image):
     assert set(ds.io.from_anndata(adata, image, mpp=100 / 32.5)["spots"]["diameter_um"]) == {100.0}
     assert set(ds.io.from_anndata(adata, image, mpp=2.0, diameter_um=65)["spots"]["diameter_um"]) == {65.0}
 
@@ -178,7 +178,7 @@ def test_spots_outside(adata, image):
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.25])
-def test_image_that_was_scaled_down(adata, image, factor):
+def test_downscaled_image(adata, image, factor):
     step = round(1 / factor)
     wide = np.kron(image, np.ones((step, step, 1), np.uint8))
     adata.obsm["spatial"] = adata.obsm["spatial"] * step
@@ -241,16 +241,18 @@ def test_unknown_gene_identifiers(adata, image):
         ds.io.from_anndata(adata, image, mpp=2.0, gene_id_key="gene_ids")
 
 
-@pytest.mark.filterwarnings("ignore:Variable names are not unique")  # what anndata says when they are given
-def test_duplicated_genes_are_numbered_openly(adata, image, log):
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_repeated_gene_names_are_logged(adata, image, log):
     adata.var_names = ["ACTB", "ACTB", "KRT5"]
     table = ds.io.from_anndata(adata, image, mpp=2.0)["table"]
     assert table.var_names.tolist() == ["ACTB", "ACTB-1", "KRT5"]
     (message,) = [line for line in log if "more than once" in line]
-    assert message.startswith("1 gene names occur more than once ('ACTB'): the later ones were numbered ('ACTB-1').")
+    assert message.startswith(
+        "1 gene names occur more than once ('ACTB'). A number was appended to the later ones ('ACTB-1')."
+    )
 
 
-def test_a_users_own_column_called_region_stays(adata, image, cheap_encoder):
+def test_an_existing_column_called_region_is_kept(adata, image, cheap_encoder):
     adata.obs["region"] = ["cortex", "medulla"] * 8
     adata.obs["spot_id"] = [f"s{i}" for i in range(16)]
     sdata = ds.io.from_anndata(adata, image, mpp=2.0)
@@ -269,13 +271,13 @@ def test_index_name_that_is_also_a_column(adata, image, tmp_path):
     assert read_zarr(tmp_path / "a.zarr")["table"].obs["barcode"].tolist() == adata.obs_names.tolist()
 
 
-def test_column_that_could_not_be_written(adata, image):
+def test_column_that_cannot_be_written(adata, image):
     adata.obs["when"] = pd.to_datetime(["2020"] * 16)
     with pytest.raises(TypeError, match=r"obs\['when'\] cannot be written"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 
-def test_after_scanpy_normalized_it(adata, image):
+def test_normalized_by_scanpy(adata, image):
     import scanpy as sc
 
     sc.pp.normalize_total(adata, target_sum=1e4)

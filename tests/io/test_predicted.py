@@ -26,7 +26,7 @@ def quick_model_of_io(toy, mean_color):
     return ds.models.train(slides, network=network, training=training, **options)
 
 
-def test_all_of_it_stays_on_disk(store, slide):
+def test_x_is_lazy(store, slide):
     sdata = ds.io.predicted(store)
     table, known = sdata.tables["deepspot_spots"], slide.tables["deepspot_spots"]
     assert table.X.chunks == ((7, 7, 7, 7, 2), (10,))
@@ -56,20 +56,20 @@ def test_a_region_in_memory(store, slide, tmp_path):
     assert set(table.obs["spot_id"]) == set(part.shapes["spots"].index)
     np.testing.assert_array_equal(table.X, np.asarray(known[table.obs_names].X))
     part.write(tmp_path / "part.zarr")
-    with pytest.raises(ValueError, match=r"No spot of 'spots' lies within .* They lie within"):
+    with pytest.raises(ValueError, match=r"No spot of 'spots' is within .* The spots are within"):
         ds.io.predicted(store, within=(1e6, 1e6, 2e6, 2e6))
     with pytest.raises(ValueError, match="x_min, y_min, x_max, y_max"):
         ds.io.predicted(store, within=(5, 5, 1, 1))
 
 
-def test_what_is_loaded_has_a_limit(store, quick_model_of_io, monkeypatch):
+def test_the_loaded_size_is_limited(store, quick_model_of_io, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
     ds.io.predicted(store)
-    with pytest.raises(ValueError, match=r"30 spots × 1 genes take .*max_table_gb"):
+    with pytest.raises(ValueError, match=r"30 spots × 1 genes would take .*max_table_gb"):
         ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
 
 
-def test_nothing_there(tmp_path):
+def test_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no store .*nowhere\.zarr"):
         ds.io.predicted(tmp_path / "nowhere.zarr")
 

@@ -17,7 +17,7 @@ def pixels_of(sdata):
 
 
 def write_slide(path, image, *, mpp=None, levels=1, unit="CENTIMETER", stretch=1.0):
-    """A tiled pyramid as scanners write it: levels are averages, and resolution tags say the scale."""
+    """Write a tiled pyramid as scanners do, with averaged levels and the scale in resolution tags."""
     with tifffile.TiffWriter(path) as file:
         for number in range(levels):
             scale = {}
@@ -34,7 +34,7 @@ def write_slide(path, image, *, mpp=None, levels=1, unit="CENTIMETER", stretch=1
 
 
 def damage(path):
-    """Overwrite pixels, and leave the header: such a file opens."""
+    """Overwrite pixels but not the header; such a file can be opened."""
     content = bytearray(path.read_bytes())
     middle = len(content) // 3
     content[middle : middle + len(content) // 4] = bytes(len(content) // 4)
@@ -44,7 +44,7 @@ def damage(path):
 
 @pytest.fixture(scope="session")
 def picture(toy):
-    """The image of a toy slide, repeated to have more than one block; halves and quarters of it are exact."""
+    """Image of a toy slide, repeated to have several blocks, of a size divisible by four."""
     image = toy["P1_S1"].images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
     return np.tile(image, (2, 2, 1))[:1200, :1600]
 
@@ -68,7 +68,7 @@ def test_levels_and_pixels(opened, picture):
     np.testing.assert_array_equal(pyramid[1].to_numpy().transpose(1, 2, 0), halves)
 
 
-def test_what_it_says_of_itself(opened, scanned):
+def test_attrs(opened, scanned):
     assert opened.attrs["deepspot_slide"] == {
         "path": str(scanned),
         "fingerprint": hash_file(scanned),
@@ -86,7 +86,7 @@ def test_one_line_is_logged(scanned, log):
     assert log == ["Opened S_1: 1,600 × 1,200 px, 3 levels, 0.5 µm per pixel (from the file)."]
 
 
-def test_nothing_is_read_before_it_is_needed(picture, tmp_path):
+def test_pixels_are_read_lazily(picture, tmp_path):
     path = damage(write_slide(tmp_path / "bad.tif", picture, mpp=0.5))
     sdata = ds.io.slide(path)
     assert sorted(tmp_path.iterdir()) == [path]
@@ -97,8 +97,8 @@ def test_nothing_is_read_before_it_is_needed(picture, tmp_path):
         coarse_image([level], 8)
 
 
-def test_levels_are_cut_where_the_finest_is(opened):
-    """Coordinates of coarser levels are those of the finest, or a crop would show other tissue in each."""
+def test_levels_have_the_coordinates_of_full_resolution(opened):
+    """Otherwise a crop would contain different tissue in each level."""
     part = bounding_box_query(
         opened,
         axes=("x", "y"),
@@ -112,7 +112,7 @@ def test_levels_are_cut_where_the_finest_is(opened):
     np.testing.assert_allclose(means, means[0], atol=0.5)
 
 
-def test_tiles_of_a_coarser_level_lie_where_those_of_the_finest_do(opened, picture):
+def test_tiles_of_coarser_levels_have_the_same_position(opened, picture):
     from deepspot._spatial.geometry import TileGeometry, make_boxes
 
     pyramid = pyramid_levels(opened, "S_1_image")
@@ -137,8 +137,8 @@ def test_it_can_be_written_and_read(opened, picture, tmp_path):
     assert microns_per_pixel(copy, "S_1_image") == pytest.approx(0.5)
 
 
-def test_the_header_does_not_come_along(opened):
-    """It may name the patient."""
+def test_the_header_is_not_copied(opened):
+    """It may contain the name of the patient."""
     assert opened.images["S_1_image"].attrs == {}
 
 
@@ -156,9 +156,9 @@ def test_inches(picture, tmp_path):
     assert sdata.attrs["deepspot_slide"]["mpp"] == pytest.approx(0.25)
 
 
-def test_a_stated_scale_fills_in(picture, tmp_path, log):
+def test_a_missing_scale_can_be_passed(picture, tmp_path, log):
     path = write_slide(tmp_path / "a.tif", picture)
-    with pytest.raises(ValueError, match=r"scale of a\.tif is unknown: its header states none\. State it with `mpp=`"):
+    with pytest.raises(ValueError, match=r"scale of a\.tif is unknown: its header does not state it\. Pass `mpp=`"):
         ds.io.slide(path)
     sdata = ds.io.slide(path, mpp=0.25)
     assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
@@ -167,16 +167,16 @@ def test_a_stated_scale_fills_in(picture, tmp_path, log):
 
 
 @pytest.mark.parametrize(("mpp", "warned"), [(0.52, False), (0.25, True), (1.0, True)])
-def test_a_stated_scale_wins(scanned, log, mpp, warned):
+def test_the_argument_overrides_the_header(scanned, log, mpp, warned):
     sdata = ds.io.slide(scanned, mpp=mpp)
     assert sdata.attrs["deepspot_slide"]["mpp"] == mpp
     assert sdata.attrs["deepspot_slide"]["mpp_from"] == "argument"
     assert ("S 1.tif states 0.5 µm per pixel; `mpp=" in log[0]) == warned
 
 
-def test_72_dots_per_inch_are_no_scale(picture, tmp_path):
+def test_72_dots_per_inch_are_refused(picture, tmp_path):
     path = write_slide(tmp_path / "a.tif", picture, mpp=25_400 / 72, unit="INCH")
-    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel, which no slide scanner has .* `mpp=`"):
+    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel; slide scanners have .* `mpp=`"):
         ds.io.slide(path)
     assert ds.io.slide(path, mpp=0.5).attrs["deepspot_slide"]["mpp"] == 0.5
 
@@ -197,7 +197,7 @@ def test_pixels_that_are_not_square(picture, tmp_path):
         (0.01, ValueError, "`mpp` states 0.01 µm per pixel"),
     ],
 )
-def test_a_stated_scale_is_checked(scanned, mpp, error, message):
+def test_mpp_is_checked(scanned, mpp, error, message):
     with pytest.raises(error, match=message):
         ds.io.slide(scanned, mpp=mpp)
 
@@ -217,7 +217,7 @@ def test_no_slide(picture, scanned, tmp_path):
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
     for name in ("text.svs", "empty.svs", "plain.tif", "cut.tif"):
         with pytest.raises(
-            ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, cut off, or not a whole"
+            ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, incomplete, or not a whole"
         ):
             ds.io.slide(tmp_path / name)
 
@@ -225,8 +225,8 @@ def test_no_slide(picture, scanned, tmp_path):
 def test_a_real_slide(data):
     path = data / "wsi" / "CMU-1-Small-Region.svs"
     sdata = ds.io.slide(path)
-    said = sdata.attrs["deepspot_slide"]
-    assert (said["mpp"], said["mpp_from"], said["name"]) == (0.499, "file", "CMU-1-Small-Region")
+    facts = sdata.attrs["deepspot_slide"]
+    assert (facts["mpp"], facts["mpp_from"], facts["name"]) == (0.499, "file", "CMU-1-Small-Region")
     np.testing.assert_array_equal(pixels_of(sdata), tifffile.imread(path))
 
 

@@ -126,7 +126,7 @@ def test_spots_measure_55_and_are_drawn_as_65(full):
     assert set(full["outs"]["radius"]) == {DIAMETER / 2}
 
 
-def test_embedding_takes_the_full_image_by_itself(full, cheap_encoder):
+def test_embedding_selects_the_full_image(full, cheap_encoder):
     ds.pp.embed(full, cheap_encoder)
     table = full["mean_color_outs"]
     assert table.uns["deepspot"]["image_key"] == "outs_full_image"
@@ -170,24 +170,26 @@ def test_old_positions_without_a_header(outs):
 
 def test_scale_that_contradicts_the_drawn_diameter(outs):
     write_factors(outs, spot_diameter_fullres=2 * DIAMETER)
-    with pytest.raises(ValueError, match=r"array says 0\.[45]\d* µm per pixel, at which.* would be 1\d\d µm instead"):
+    with pytest.raises(ValueError, match=r"array has 0\.[45]\d* µm per pixel, which makes.* 1\d\d µm instead"):
         ds.io.visium(outs)
     sdata = ds.io.visium(outs, fullres_image_file="slide.tif", mpp=0.6)
     assert microns_per_pixel(sdata, "outs_full_image") == pytest.approx(0.6)
 
 
-def test_stated_scale_is_checked(outs):
+def test_mpp_is_checked(outs):
     with pytest.raises(ValueError, match="`mpp` must be above 0"):
         ds.io.visium(outs, mpp=-1)
 
 
-def test_symbols_are_numbered_openly(outs, log):
+def test_repeated_gene_names_are_logged(outs, log):
     assert ds.io.visium(outs)["table"].var_names.tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
     (message,) = [line for line in log if "more than once" in line]
-    assert message.startswith("1 gene names occur more than once ('TBCE'): the later ones were numbered ('TBCE-1').")
+    assert message.startswith(
+        "1 gene names occur more than once ('TBCE'). A number was appended to the later ones ('TBCE-1')."
+    )
 
 
-def test_ensembl_is_a_choice(outs, log):
+def test_ensembl_names(outs, log):
     table = ds.io.visium(outs, gene_id_key="gene_ids")["table"]
     assert table.var_names.tolist() == ["ENSG0", "ENSG1", "ENSG2", "ENSG3"]
     assert table.var["former_name"].tolist() == ["ACTB", "ERBB2", "TBCE", "TBCE-1"]
@@ -195,7 +197,7 @@ def test_ensembl_is_a_choice(outs, log):
 
 
 @pytest.mark.parametrize("tile_um", [None, 55, 100, 200])
-def test_the_full_image_is_used_without_asking(full, tile_um):
+def test_the_full_image_is_selected(full, tile_um):
     # With tiles of 100 µm the hires image has enough pixels too.
     assert select_image_and_shapes(full, None, None, tile_um) == ("outs_full_image", "outs")
 
@@ -205,7 +207,7 @@ def test_no_folder(tmp_path):
         ds.io.visium(tmp_path / "nowhere")
 
 
-def test_no_full_image_where_one_is_named(outs):
+def test_missing_full_image(outs):
     with pytest.raises(FileNotFoundError, match=r"There is no image other\.tif \(nor in "):
         ds.io.visium(outs, fullres_image_file="other.tif")
 

@@ -39,7 +39,7 @@ def feature(polygon, **properties):
 
 @pytest.fixture
 def qupath(tmp_path):
-    """What QuPath writes: classes with colors, objects without a class, points, and nested annotations."""
+    """A file of QuPath: classes with colors, objects without a class, points, and nested annotations."""
     features = [
         feature(LEFT, classification={"name": "Tumor", "color": [200, 0, 0]}, isLocked=False),
         feature(MIDDLE, classification={"name": "Stroma", "color": [150, 200, 150]}, name="my note"),
@@ -107,7 +107,7 @@ def test_every_kind_of_qupath_file(spots, qupath, bare, name):
     assert spots["spots"]["annotation"].tolist()[:3] == ["Tumor", "Immune cells", "Stroma"]
 
 
-def test_classes_that_became_text_or_have_several_names(spots):
+def test_classes_as_text_or_with_several_names(spots):
     classes = ['{"name": "Tumor", "color": [200, 0, 0]}', "{'no': json}", {"names": ["Tumor", "Positive"]}]
     ds.pp.annotate(spots, frame(LEFT, MIDDLE, box(60, 0, 80, 40), classification=classes))
     assert spots["spots"]["annotation"].tolist()[:4] == ["Tumor", "Tumor", "{'no': json}", "Tumor: Positive"]
@@ -122,7 +122,7 @@ def test_label_column_is_guessed_or_given(spots):
     assert got == {"by_name": "n1", "by_grade": "1", "by_index": "0"}
     with pytest.raises(KeyError, match=r"Key `'stage'` not found in `columns of the regions`.*'grade'"):
         ds.pp.annotate(spots, both, label_key="stage")
-    with pytest.raises(ValueError, match="Column 'classification' of the regions holds no label at all"):
+    with pytest.raises(ValueError, match="Column 'classification' of the regions has no labels"):
         ds.pp.annotate(spots, both, label_key="classification")
 
 
@@ -148,20 +148,20 @@ def test_element_that_cannot_be_related(spots, drawn):
 
 
 def test_pixels_belong_to_the_image(slide_of, drawn):
-    """A file holds pixels of the image, wherever the image lies."""
+    """Coordinates of a file are pixels of the image, whatever its transformation."""
     sdata = slide_of(WHITE, XY * 2 + 7, image_to={"global": [[2, 0, 7], [0, 2, 7], [0, 0, 1]]})
     ds.pp.annotate(sdata, drawn)
     assert sdata["spots"]["annotation"].tolist()[:3] == ["tumor", "tumor", "stroma"]
 
 
-def test_broken_outlines_are_mended(spots):
+def test_invalid_outlines_are_repaired(spots):
     bow_tie = Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])  # its two wings: left and right
     drawn = frame(bow_tie, MIDDLE, name=["bow tie", "stroma"]).set_crs("EPSG:4326")  # as geopandas reads any GeoJSON
     ds.pp.annotate(spots, drawn)
     assert spots["spots"]["annotation"].tolist()[:3] == ["bow tie", "bow tie", "stroma"]
 
 
-def test_nothing_to_label_with(spots):
+def test_no_labeled_polygon(spots):
     with pytest.raises(ValueError, match=r"no labeled polygon among the 2 regions: 1 without an area.*and 1 with"):
         ds.pp.annotate(spots, frame(LineString([(0, 0), (9, 9)]), LEFT, name=["line", None]))
 
@@ -169,7 +169,7 @@ def test_nothing_to_label_with(spots):
 def test_other_coordinates_show_both_extents(spots, drawn):
     far = drawn.set_geometry(drawn.translate(1000, 2000))
     message = (
-        r"No spot of 'spots' lies inside any region.*spots span x 10 to 90, y 10 to 90, and the regions x 1,000 to "
+        r"No spot of 'spots' is inside a region.*spots span x 10 to 90, y 10 to 90, and the regions x 1,000 to "
         r"1,060, y 2,000 to 2,040.*full-resolution"
     )
     with pytest.raises(ValueError, match=message):
@@ -192,7 +192,7 @@ def test_existing_columns_are_kept(slide, qupath):
     assert "my labels!" not in slide["spots"]
 
 
-def test_what_is_not_there(spots, tmp_path):
+def test_missing_input(spots, tmp_path):
     with pytest.raises(KeyError, match=r"Key `'regions'` not found in `sdata.shapes`. Available keys: \['spots'\]"):
         ds.pp.annotate(spots, "regions")
     with pytest.raises(FileNotFoundError, match=r"no file '.*missing.geojson'"):
@@ -204,7 +204,7 @@ def test_what_is_not_there(spots, tmp_path):
         ds.pp.annotate(spots, pd.DataFrame({"a": [1]}))
 
 
-def test_it_survives_being_written(slide, tmp_path):
+def test_survives_writing(slide, tmp_path):
     left = frame(box(0, 0, 400, 2000), name=["left"])
     slide["regions"] = ShapesModel.parse(left, transformations={"global": Identity()})
     ds.pp.annotate(slide, "regions", shapes_key="spots", key_added="from_element")

@@ -52,7 +52,7 @@ def test_rows_are_matched_by_instance(tiny, rows, expected, at):
     assert [chr(int(v)) for v in tiny["t"].X[found, 0]] == [SPOTS[i] for i in at]
 
 
-def test_rows_of_another_region_are_left_out(tiny):
+def test_rows_of_another_region_are_excluded(tiny):
     tiny["more"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
     both = concat_tables([measured(["D", "A"], "more"), measured(["C", "B"])], index_unique="-")
     both.obs["area"] = both.obs["area"].astype("category")
@@ -64,15 +64,26 @@ def test_rows_of_another_region_are_left_out(tiny):
     assert positions.tolist() == [1, 2]
 
 
+def ours(sdata, key, kind="prediction", region="spots"):
+    sdata[key] = make_table(
+        np.ones((4, 1)),
+        region=region,
+        instances=pd.Index(SPOTS),
+        region_key="area",
+        instance_key="id",
+        uns={"deepspot": {"kind": kind}},
+    )
+
+
 def twice_b(**columns):
     table = measured(["A", "B", "C"], **columns)  # `parse` itself refuses duplicates, but only when it is called
     table.obs["id"] = ["A", "B", "B"]
     return table
 
 
-def test_duplicate_instances(tiny):
+def test_duplicate_instances_are_refused(tiny):
     tiny["t"] = twice_b()
-    with pytest.raises(ValueError, match=r"names spot 'B' of 'spots' more than once.*Keep one row for each spot"):
+    with pytest.raises(ValueError, match=r"Spot 'B' of 'spots' has more than one row.*Keep one row for each spot"):
         match_rows(tiny["t"], tiny, "spots")
 
 
@@ -85,17 +96,9 @@ def test_several_measured_tables_are_listed(tiny):
     assert find_measured_table(tiny, "spots", "corrected") == "corrected"
 
 
-def test_our_own_tables_are_not_measured(tiny):
-    ours = make_table(
-        np.ones((4, 1)),
-        region="spots",
-        instances=pd.Index(SPOTS),
-        region_key="area",
-        instance_key="id",
-        uns={"deepspot": {"kind": "features"}},
-    )
-    tiny["features"] = ours
-    with pytest.raises(KeyError, match="holds nothing that fits, so `table_key` cannot be chosen"):
+def test_tables_of_this_package_are_not_measured(tiny):
+    ours(tiny, "features", "features")
+    with pytest.raises(KeyError, match="holds no suitable element, so `table_key` cannot be chosen"):
         find_measured_table(tiny, "spots", None)
     tiny["counts"] = measured(SPOTS)
     assert find_measured_table(tiny, "spots", None) == "counts"
@@ -105,8 +108,8 @@ def test_our_own_tables_are_not_measured(tiny):
 
 
 def test_tables_of_other_shapes_are_not_candidates(tiny):
-    tiny["more"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
-    tiny["t"] = measured(SPOTS, "more")
+    tiny["spots_grid"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
+    tiny["t"] = measured(SPOTS, "spots_grid")
     assert tables_annotating(tiny, "spots") == []
     with pytest.raises(
         KeyError, match=r"Key `'t'` not found in `sdata.tables annotating 'spots'`. Available keys: \[\]"
@@ -130,24 +133,24 @@ def test_array_positions_follow_the_shapes(tiny):
     np.testing.assert_array_equal(array_positions(tiny, "spots"), [[0, 0], [1, 2], [2, 4], [3, 6]])
 
 
-def test_array_positions_in_the_shapes_come_first(tiny):
+def test_array_positions_of_the_shapes_take_precedence(tiny):
     tiny["t"] = measured(SPOTS, array_row=0, array_col=0)
     tiny.shapes["spots"] = tiny["spots"].assign(array_row=range(4), array_col=5)
     np.testing.assert_array_equal(array_positions(tiny, "spots"), [[0, 5], [1, 5], [2, 5], [3, 5]])
 
 
-def test_array_positions_of_some_spots_are_none_at_all(tiny):
+def test_incomplete_array_positions_are_unknown(tiny):
     tiny["t"] = measured(["A", "B"], array_row=0, array_col=0)
     assert array_positions(tiny, "spots") is None
 
 
 def test_array_positions_of_duplicate_instances(tiny):
     tiny["t"] = twice_b(array_row=0, array_col=0)
-    with pytest.raises(ValueError, match="names spot 'B' of 'spots' more than once"):
+    with pytest.raises(ValueError, match="Spot 'B' of 'spots' has more than one row"):
         array_positions(tiny, "spots")
 
 
-def test_features_of_a_shuffled_table_are_those_of_its_spots(slide, cheap_encoder):
+def test_features_are_in_the_order_of_the_shapes(slide, cheap_encoder):
     ds.pp.embed(slide, cheap_encoder, key_added="first")
     array = array_positions(slide, "spots")
     order = np.random.default_rng(0).permutation(slide["table"].n_obs)
@@ -158,18 +161,7 @@ def test_features_of_a_shuffled_table_are_those_of_its_spots(slide, cheap_encode
     assert slide["second"].obs["spot_id"].tolist() == slide["spots"].index.tolist()
 
 
-def ours(sdata, key, kind="prediction", region="spots"):
-    sdata[key] = make_table(
-        np.ones((4, 1)),
-        region=region,
-        instances=pd.Index(SPOTS),
-        region_key="area",
-        instance_key="id",
-        uns={"deepspot": {"kind": kind}},
-    )
-
-
-def test_table_to_analyze_is_the_predicted_or_corrected_one(tiny):
+def test_expression_table_is_predicted_or_corrected(tiny):
     tiny["counts"] = measured(SPOTS)
     ours(tiny, "features", "features")
     with pytest.raises(KeyError, match=r"No table holds predicted or corrected genes. Call `ds.tl.predict\(sdata\)`"):
@@ -186,7 +178,7 @@ def test_table_to_analyze_is_the_predicted_or_corrected_one(tiny):
         find_expression_table(tiny, "x")
 
 
-def test_table_of_spots_comes_before_that_of_their_parts(tiny):
+def test_prediction_of_spots_takes_precedence_over_subspots(tiny):
     tiny["parts"] = ShapesModel.parse(XY, geometry=0, radius=1, index=SPOTS)
     tiny["parts"]["parent"] = SPOTS
     ours(tiny, "fine", region="parts")
@@ -195,7 +187,7 @@ def test_table_of_spots_comes_before_that_of_their_parts(tiny):
     assert find_expression_table(tiny, None) == "coarse"
 
 
-def test_labels_of_obs_come_first(tiny):
+def test_labels_of_obs_take_precedence(tiny):
     tiny["t"] = measured(["D", "A", "C"], grade=[2, 1, 2], drawn=pd.Categorical(["x", None, "x"], ["y", "x"]))
     tiny.shapes["spots"] = tiny["spots"].assign(grade=9, side=["left", "left", None, "right"])
     grade = labels_of(tiny, "t", "grade")
@@ -216,7 +208,7 @@ def test_categories_of_the_shapes_keep_their_order(tiny):
     assert stage.cat.categories.tolist() == ["late", "early"]
 
 
-def test_labels_that_are_not_there(tiny):
+def test_missing_labels(tiny):
     tiny["t"] = measured(SPOTS)
     tiny["other"] = measured(SPOTS, stage="late")
     message = (

@@ -47,7 +47,7 @@ def assert_same_table(a, b):
     assert_same_uns(a.uns["deepspot"], b.uns["deepspot"])
 
 
-def test_index_name_that_is_also_a_column_is_stripped(tiny, tmp_path):
+def test_index_names_are_removed(tiny, tmp_path):
     obs = pd.DataFrame({"spot_id": [1, 2, 3]}, index=pd.Index(["A", "B", "C"], name="spot_id"))
     var = pd.DataFrame({"gene": [1, 2]}, index=pd.Index(["g", "h"], name="gene"))
     made = table(obs=obs, var=var)
@@ -60,8 +60,8 @@ def test_index_name_that_is_also_a_column_is_stripped(tiny, tmp_path):
     assert list(again["t"].var["gene"]) == [1, 2]
 
 
-def test_the_trap_itself_still_exists(tiny, tmp_path):
-    """Without `survive` the write fails: when this test fails, the ecosystem has healed and the check may go."""
+def test_writing_an_index_name_that_is_also_a_column_still_fails(tiny, tmp_path):
+    """If this test fails, the problem is fixed upstream and `check_writable` need not remove index names."""
     made = table()
     made.obs.index.name = "spot_id"
     made.obs["spot_id"] = [7, 8, 9]
@@ -78,7 +78,7 @@ def test_the_trap_itself_still_exists(tiny, tmp_path):
         [{"a": 1}, {}, {}],
     ],
 )
-def test_column_that_cannot_be_written(column):
+def test_columns_that_cannot_be_written(column):
     obs = pd.DataFrame({"fine": [1, 2, 3], "odd": column}, index=["A", "B", "C"])
     with pytest.raises(TypeError, match=r"obs\['odd'\] cannot be written|unhashable"):
         table(obs=obs)
@@ -124,7 +124,7 @@ def test_nothing_is_added_when_a_table_cannot_be_written(tiny):
 
 
 @pytest.mark.filterwarnings("ignore:The data type:zarr.errors.UnstableSpecificationWarning")
-def test_what_scanpy_leaves_behind_may_stay(tiny, tmp_path):
+def test_results_of_scanpy_can_be_written(tiny, tmp_path):
     obs = pd.DataFrame(
         {
             "leiden": pd.Categorical(["0", None, "1"]),
@@ -152,7 +152,7 @@ def test_what_scanpy_leaves_behind_may_stay(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 4), (3, 1, 1), (3, 2, 2, 2)])
-def test_subspots_in_half_precision_survive(tiny, tmp_path, shape):
+def test_subspots_in_half_precision_round_trip(tiny, tmp_path, shape):
     cube = np.random.default_rng(0).normal(size=shape).astype(np.float16)
     add_table(tiny, "t", table(obsm={"subspots": cube}), what="features")
     tiny.write(tmp_path / "a.zarr")
@@ -180,7 +180,7 @@ def test_clash_with_a_table_in_case_only(tiny):
         check_new_key(tiny, "Genes", overwrite=True)
 
 
-def test_existing_table_is_replaced_only_on_request(tiny, log):
+def test_existing_table_is_replaced_with_overwrite_only(tiny, log):
     add_table(tiny, "t", table(), what="genes")
     with pytest.raises(ValueError, match=r"sdata\.tables\['t'\] exists. Pass `overwrite=True`, or another `key_added`"):
         add_table(tiny, "t", table(X=np.zeros((3, 2))), what="genes")
@@ -195,7 +195,7 @@ def test_shapes_are_never_overwritten(tiny):
         check_new_key(tiny, "spots", overwrite=True)
 
 
-def test_hint_says_how_to_save(tiny, tmp_path, log):
+def test_hint_explains_how_to_save(tiny, tmp_path, log):
     tiny.write(tmp_path / "a.zarr")
     add_table(tiny, "t", table(), what="genes")
     assert log[-1].endswith("It is in memory: `sdata.write_element('t')` saves it.")
@@ -209,7 +209,7 @@ def test_hint_says_how_to_save(tiny, tmp_path, log):
 
 @pytest.fixture
 def small(slide_of):
-    """A measured slide that is quick to write."""
+    """Small measured slide."""
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     sdata = slide_of(image, [[20, 30], [45, 30], [70, 40]], index=["A", "B", "C"], mpp=0.5, diameter_um=15)
     sdata["counts"] = table(X=csr_matrix(np.eye(3)))
@@ -218,7 +218,7 @@ def small(slide_of):
 
 @pytest.fixture
 def full(small, cheap_encoder):
-    """A slide with one of everything that the package adds."""
+    """Slide with one of each element that the package adds."""
     ds.pp.embed(small, cheap_encoder)
     ds.pp.set_scale(small, mpp=0.51, diameter_um=16)
     prediction = table(
@@ -241,7 +241,7 @@ def assert_same_slide(a, b):
         assert list(sdata["spots"]["diameter_um"]) == [16, 16, 16]
 
 
-def test_everything_survives_writing_twice(full, tmp_path):
+def test_round_trip_twice(full, tmp_path):
     full.write(tmp_path / "a.zarr")
     again = read_zarr(tmp_path / "a.zarr")
     assert_same_slide(again, full)
@@ -278,7 +278,7 @@ def test_features_are_found_again_after_reading(small, cheap_encoder, tmp_path, 
     assert log[-1].startswith("Using sdata.tables['mean_color_spots']")
 
 
-def test_survive_changes_nothing_but_index_names():
+def test_check_writable_changes_index_names_only():
     adata = AnnData(np.ones((2, 1)), obs=pd.DataFrame({"a": ["x", "y"]}, index=["1", "2"]), uns={"k": {"v": [1]}})
     check_writable(adata)
     assert adata.obs["a"].tolist() == ["x", "y"]
@@ -286,7 +286,7 @@ def test_survive_changes_nothing_but_index_names():
     assert adata.uns == {"k": {"v": [1]}}
 
 
-def test_columns_of_var(tiny, tmp_path, log):
+def test_add_columns(tiny, tmp_path, log):
     made = table(var=pd.DataFrame({"old": [1, 2]}, index=["g", "h"]))
     add_table(tiny, "t", made, what="genes")
     columns = pd.DataFrame({"r": [0.5, np.nan]}, index=["h", "g"])
@@ -302,9 +302,7 @@ def test_columns_of_var(tiny, tmp_path, log):
     assert list(read_zarr(tmp_path / "a.zarr")["t"].var["r"]) == [0.0, 0.5]
 
 
-def test_shapes(tiny, tmp_path, log):
-    from spatialdata.models import ShapesModel
-
+def test_add_shapes(tiny, tmp_path, log):
     made = ShapesModel.parse(np.array([[1.0, 2.0]]), geometry=0, radius=1, index=["a_0"])
     made.index.name = "radius"  # also a column, which cannot be written
     add_shapes(tiny, "finer", made, what="sub-spots")

@@ -1,7 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
+from spatialdata import SpatialData
 
-from deepspot._sdata.zarr_store import check_new_path, write_atomically
+from deepspot._sdata.write import make_table
+from deepspot._sdata.zarr_store import check_new_path, write_atomically, write_table_in_blocks
 
 
 def fail(out, **options):
@@ -10,7 +13,7 @@ def fail(out, **options):
         raise RuntimeError
 
 
-def test_it_gets_its_name_when_it_is_whole(tmp_path):
+def test_store_is_renamed_when_complete(tmp_path):
     out = tmp_path / "a.zarr"
     with write_atomically(out) as draft:
         draft.mkdir()
@@ -19,13 +22,13 @@ def test_it_gets_its_name_when_it_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_after_an_error_there_is_nothing(tmp_path):
+def test_nothing_is_left_after_an_error(tmp_path):
     with pytest.raises(RuntimeError):
         fail(tmp_path / "a.zarr")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_old_one_stays_until_the_new_one_is_whole(tmp_path):
+def test_existing_store_is_kept_until_the_new_one_is_complete(tmp_path):
     out = tmp_path / "a.zarr"
     out.mkdir()
     (out / "old").touch()
@@ -40,18 +43,12 @@ def test_the_old_one_stays_until_the_new_one_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         check_new_path(tmp_path / "nowhere" / "a.zarr")
 
 
-def test_blocks_have_to_fill_the_table(tmp_path, slide):
-    from anndata import AnnData
-    from spatialdata import SpatialData
-
-    from deepspot._sdata.write import make_table
-    from deepspot._sdata.zarr_store import write_table_in_blocks
-
+def test_blocks_must_fill_the_table(tmp_path, slide):
     n = len(slide.shapes["spots"])
     table = make_table(
         None,
@@ -59,7 +56,7 @@ def test_blocks_have_to_fill_the_table(tmp_path, slide):
         instances=slide.shapes["spots"].index,
         region_key="region",
         instance_key="spot_id",
-        var=AnnData(np.zeros((1, 3))).var,
+        var=pd.DataFrame(index=["a", "b", "c"]),
     )
     sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
     with pytest.raises(ValueError, match=f"hold {n - 1} rows, the table {n}"):

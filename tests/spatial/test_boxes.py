@@ -23,7 +23,7 @@ def middles(boxes):
     x=st.floats(0, 6000),
     y=st.floats(0, 8000),
 )
-def test_tiles_are_centered_and_divide_into_subspots(mpp, tile_um, grid, input_px, x, y):
+def test_tiles_are_centered_and_divisible_into_subspots(mpp, tile_um, grid, input_px, x, y):
     boxes = make_boxes(np.array([[x, y]]), mpp, PYRAMID, TileGeometry(tile_um=tile_um, input_px=input_px, grid=grid))
     factor = 2**boxes.level
     assert boxes.side % grid == 0
@@ -42,7 +42,7 @@ def test_tiles_are_centered_and_divide_into_subspots(mpp, tile_um, grid, input_p
         (2.5, 224, 0, 21),
     ],
 )
-def test_level_still_shows_a_subspot_at_the_encoders_resolution(mpp, input_px, level, side):
+def test_level_shows_a_subspot_at_the_resolution_of_the_encoder(mpp, input_px, level, side):
     boxes = make_boxes(np.array([[3000.0, 4000.0]]), mpp, PYRAMID, TileGeometry(tile_um=55, input_px=input_px))
     assert (boxes.level, boxes.side) == (level, side)
 
@@ -54,14 +54,14 @@ def test_center_of_the_first_pixel():
     np.testing.assert_array_equal(boxes.corners, [[-10, -10], [10, 0]])
 
 
-def test_odd_sizes_that_were_cut_when_halved():
+def test_levels_of_odd_sizes():
     sizes = [(1001, 20000), (500, 10000), (250, 5000)]
     boxes = make_boxes(np.array([[19990.0, 500.0]]), 0.25, sizes, TileGeometry(tile_um=55, input_px=10))
     assert boxes.level == 2
     assert np.abs(middles(boxes)[0] - [19990 / 4, 500 / 4]).max() <= 1
 
 
-def test_coarse_level_of_a_real_pyramid_shows_the_same_place():
+def test_coarse_level_shows_the_same_position():
     image = np.zeros((3, 1003, 1407), np.uint8)
     image[:, 900:930, 1300:1330] = 200
     pyramid = Image2DModel.parse(image, dims=("c", "y", "x"), scale_factors=[2, 2])
@@ -74,25 +74,25 @@ def test_coarse_level_of_a_real_pyramid_shows_the_same_place():
     np.testing.assert_allclose(middle, boxes.side / 2, atol=1)
 
 
-def test_too_coarse():
+def test_too_coarse_images_are_refused():
     with pytest.raises(
         ValueError, match=r"image 'hires' is too coarse: a tile of 55 µm has 11\.0 px at 5 µm per pixel"
     ):
         make_boxes(np.array([[5.0, 5.0]]), 5.0, [(90, 90)], TileGeometry(tile_um=55, input_px=9), name="image 'hires'")
 
 
-def test_border_counts_as_inside():
+def test_centers_on_the_border_are_inside():
     check_inside(np.array([[0.0, 0.0], [80.0, 60.0]]), (60, 80), "image")
 
 
 @pytest.mark.parametrize("spot", [(-0.1, 5), (80.1, 5), (5, -0.1), (5, 60.1)])
-def test_outside(spot):
+def test_centers_outside_are_refused(spot):
     with pytest.raises(ValueError, match=r"1 of 2 spots lie outside image \(80 × 60 px\), the first at x = "):
         check_inside(np.array([[10.0, 10.0], spot]), (60, 80), "image")
 
 
-def test_swapped_coordinates_are_named():
-    with pytest.raises(ValueError, match=r"1 of 2 spots .* x = 10, y = 75\. With x and y swapped all lie inside: swap"):
+def test_swapped_coordinates_are_detected():
+    with pytest.raises(ValueError, match=r"1 of 2 spots .* x = 10, y = 75\. With x and y swapped all are inside: swap"):
         check_inside(np.array([[10.0, 10.0], [10.0, 75.0]]), (60, 80), "image")
 
 
@@ -112,7 +112,7 @@ def test_subspots_reassemble_the_tile(n, grid, cut):
 
 
 @pytest.mark.parametrize(("grid", "cut"), [(1, 5), (3, 1), (3, 18), (5, 4), (7, 3)])
-def test_the_central_subspot_is_the_middle_one(grid, cut):
+def test_central_subspot(grid, cut):
     tiles = np.random.default_rng(0).integers(0, 256, (4, grid * cut, grid * cut, 3), dtype=np.uint8)
     parts = split(tiles, grid).reshape(4, grid**2, cut, cut, 3)
     np.testing.assert_array_equal(central(tiles, grid), parts[:, grid**2 // 2])

@@ -10,7 +10,7 @@ from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 USUAL = {"tile_um": 55.0, "input_px": 224, "grid": 3}
 
 
-def test_how_subspots_are_made_is_written_where_it_is_not_as_ever():
+def test_default_source_of_subspots_is_not_serialized():
     tile = TileGeometry(tile_um=55, input_px=224)
     assert tile.subspots == "tiles"
     assert tile.model_dump() == json.loads(tile.model_dump_json()) == USUAL
@@ -22,7 +22,7 @@ def test_how_subspots_are_made_is_written_where_it_is_not_as_ever():
     assert Geometry(tile=tile, neighbors=rule).model_dump()["tile"] == USUAL
 
 
-def test_what_is_written_is_read():
+def test_serialization_round_trip():
     for subspots in ("tiles", "tokens"):
         tile = TileGeometry(tile_um=55, input_px=224, subspots=subspots)
         assert TileGeometry.model_validate_json(tile.model_dump_json()) == tile
@@ -31,7 +31,7 @@ def test_what_is_written_is_read():
         TileGeometry.model_validate(USUAL | {"subspots": "map"})
 
 
-def test_a_card_of_before_is_written_as_it_was():
+def test_older_cards_are_serialized_unchanged():
     written = (files("deepspot") / "models" / "embedded" / "her2st" / "card.json").read_text()
     assert ds.models.load().card.model_dump(mode="json")["geometry"] == json.loads(written)["geometry"]
     assert '"tokens"' not in written

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import NeighborFinder, among, find_neighbors, padded
+from deepspot._spatial.neighbors import NeighborFinder, find_neighbors, padded, select_columns
 
 
 def square(n, pitch=100.0):
@@ -17,7 +17,7 @@ def of(neighbors, spot):
     return neighbors[spot].indices.tolist()
 
 
-def test_radius_is_in_microns_and_includes_its_border():
+def test_radius_includes_its_border():
     xy, _ = square(3)
     neighbors = find_neighbors(xy, NeighborRule(reach=100))
     assert of(neighbors, 4) == [1, 3, 5, 7]
@@ -38,7 +38,7 @@ def test_ties_go_to_the_smaller_index():
     assert of(find_neighbors(xy, NeighborRule(reach=100, cap=2)), 4) == [1, 3]
 
 
-def test_box_counts_steps_of_the_array_whatever_the_distance():
+def test_box_uses_array_positions_only():
     _, array = square(5)
     anywhere = np.random.default_rng(0).random((25, 2))
     neighbors = find_neighbors(anywhere, NeighborRule(kind="box", reach=1), array)
@@ -48,12 +48,12 @@ def test_box_counts_steps_of_the_array_whatever_the_distance():
     assert len(of(wide, 0)) == 8
 
 
-def test_box_needs_the_array():
+def test_box_requires_array_positions():
     with pytest.raises(ValueError, match="no array positions: add columns 'array_row' and 'array_col'"):
         find_neighbors(np.zeros((2, 2)), NeighborRule(kind="box", reach=1))
 
 
-def test_lonely_spot_has_none():
+def test_isolated_spot_has_no_neighbors():
     neighbors = find_neighbors(np.array([[0, 0], [10, 0], [1000, 0.0]]), NeighborRule(reach=50))
     assert [of(neighbors, spot) for spot in range(3)] == [[1], [0], []]
 
@@ -88,7 +88,7 @@ def test_padded():
     np.testing.assert_array_equal(padded(csr_matrix(dense)), [[1, 2], [-1, -1], [0, -1]])
 
 
-def test_some_at_a_time_are_those_of_all():
+def test_finder_agrees_with_find_neighbors():
     xy = np.random.default_rng(0).uniform(0, 100, (40, 2))
     for rule, array in ((NeighborRule(reach=20, cap=3), None), (NeighborRule(kind="box", reach=9), xy.round())):
         everyone = find_neighbors(xy, rule, array)
@@ -98,11 +98,11 @@ def test_some_at_a_time_are_those_of_all():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_columns_of_a_matrix(seed):
+def test_select_columns(seed):
     rng = np.random.default_rng(seed)
     neighbors = csr_matrix(rng.random((6, 40)) < 0.2)
     columns = rng.permutation(40)[: rng.integers(1, 40)]
-    found = among(neighbors, columns)
+    found = select_columns(neighbors, columns)
     assert found.shape == (6, len(columns))
     assert found.has_sorted_indices
     np.testing.assert_array_equal(found.toarray(), neighbors[:, columns].toarray())

@@ -57,7 +57,7 @@ similarities = st.builds(
 
 @settings(max_examples=25, deadline=None)
 @given(image_to=similarities, spots_to=similarities)
-def test_any_pair_of_transformations_finds_the_pixels(slide_of, image_to, spots_to):
+def test_centers_for_any_pair_of_transformations(slide_of, image_to, spots_to):
     spots = spots_that_land_on(PIXELS, image_to, spots_to)
     sdata = slide_of(WHITE, spots, image_to={"lab": image_to}, spots_to={"lab": spots_to})
     np.testing.assert_allclose(centers_px(sdata, "he", "spots"), PIXELS, atol=1e-4)
@@ -65,7 +65,7 @@ def test_any_pair_of_transformations_finds_the_pixels(slide_of, image_to, spots_
 
 @settings(max_examples=15, deadline=None)
 @given(degrees=st.floats(0, 360), mpp=st.floats(0.1, 10), flip=st.booleans())
-def test_scale_of_a_turned_image(slide_of, degrees, mpp, flip):
+def test_scale_of_a_rotated_image(slide_of, degrees, mpp, flip):
     matrix = rotation(degrees) @ scale(mpp, -mpp if flip else mpp)
     sdata = slide_of(WHITE, PIXELS, image_to={"microns": matrix}, spots_to={"microns": matrix})
     assert microns_per_pixel(sdata, "he") == pytest.approx(mpp, rel=1e-9)
@@ -103,7 +103,7 @@ def test_tiles_show_the_marked_pixels(slide_of, name):
 
 def test_quarter_image_without_its_transformation_is_refused(slide_of, cheap_encoder):
     sdata = slide_of(WHITE, PIXELS * 4, mpp=1.0, diameter_um=55)
-    with pytest.raises(ValueError, match=r"3 of 3 spots lie outside image 'he' \(80 × 60 px\).*downscaled image wants"):
+    with pytest.raises(ValueError, match=r"3 of 3 spots lie outside image 'he' \(80 × 60 px\).*downscaled image needs"):
         ds.pp.embed(sdata, cheap_encoder)
     assert list(sdata.tables) == []
 
@@ -114,13 +114,13 @@ def test_quarter_image_with_its_transformation(slide_of):
     np.testing.assert_allclose(centers_px(sdata, "he", "spots"), PIXELS)
 
 
-def test_systems_that_agree_need_no_choice(slide_of):
+def test_consistent_coordinate_systems(slide_of):
     systems = {"a": np.eye(3), "b": rotation(30)}
     sdata = slide_of(WHITE, PIXELS, image_to=systems, spots_to=systems)
     np.testing.assert_allclose(centers_px(sdata, "he", "spots"), PIXELS, atol=1e-9)
 
 
-def test_systems_that_disagree_are_listed(slide_of):
+def test_inconsistent_coordinate_systems_are_listed(slide_of):
     sdata = slide_of(
         WHITE, PIXELS, image_to={"a": np.eye(3), "b": np.eye(3)}, spots_to={"a": np.eye(3), "b": move(7, 0)}
     )
@@ -133,13 +133,13 @@ def test_systems_that_disagree_are_listed(slide_of):
         centers_px(sdata, "he", "spots", "c")
 
 
-def test_nothing_shared(slide_of):
+def test_no_shared_coordinate_system(slide_of):
     sdata = slide_of(WHITE, PIXELS, image_to={"a": np.eye(3)}, spots_to={"b": np.eye(3)})
     with pytest.raises(ValueError, match=r"Image 'he' \(\['a'\]\) and shapes 'spots' \(\['b'\]\) share no coordinate"):
         centers_px(sdata, "he", "spots")
 
 
-def test_microns_may_be_asked_for(slide_of):
+def test_microns_as_coordinate_system(slide_of):
     sdata = slide_of(WHITE, PIXELS, mpp=0.5)
     np.testing.assert_allclose(centers_px(sdata, "he", "spots", "microns"), PIXELS)
 
@@ -173,7 +173,7 @@ def test_scale_spreads_to_related_elements(visium_like):
     assert microns_per_pixel(visium_like, "lowres") == pytest.approx(10)
 
 
-def test_scale_leaves_the_unrelated_alone(slide_of):
+def test_scale_does_not_change_unrelated_elements(slide_of):
     sdata = slide_of(WHITE, PIXELS)
     sdata["elsewhere"] = ShapesModel.parse(PIXELS, geometry=0, radius=1, transformations={"other": Identity()})
     assert write_scale(sdata, "he", 0.5) == ["he", "spots"]
@@ -188,7 +188,7 @@ def test_correcting_a_scale_keeps_spots_in_place(slide_of):
     np.testing.assert_allclose(centers_px(sdata, "he", "spots", "microns"), PIXELS)
 
 
-def test_correcting_a_scale_where_microns_are_all_that_is_shared(slide_of):
+def test_correcting_a_scale_if_only_microns_are_shared(slide_of):
     image_to = move(100, 50) @ scale(0.5, 0.5)
     spots = apply(image_to, PIXELS)
     sdata = slide_of(WHITE, spots, image_to={"microns": image_to}, spots_to={"microns": np.eye(3)})
@@ -196,7 +196,7 @@ def test_correcting_a_scale_where_microns_are_all_that_is_shared(slide_of):
     np.testing.assert_allclose(centers_px(sdata, "he", "spots"), PIXELS)
 
 
-def test_unknown_scale_names_the_way_out(slide_of):
+def test_unknown_scale_is_refused_with_a_hint(slide_of):
     sdata = slide_of(WHITE, PIXELS)
     assert not has_scale(sdata, "he")
     with pytest.raises(
@@ -206,13 +206,13 @@ def test_unknown_scale_names_the_way_out(slide_of):
 
 
 @pytest.mark.parametrize("turn", [0, 30])
-def test_pixels_that_are_not_square(slide_of, turn):
+def test_anisotropic_pixels_are_refused(slide_of, turn):
     sdata = slide_of(WHITE, PIXELS, image_to={"microns": rotation(turn) @ scale(0.5, 0.6)})
     with pytest.raises(ValueError, match=r"Pixels of image 'he' are not square: 0\.6 by 0\.5 µm"):
         microns_per_pixel(sdata, "he")
 
 
-def test_spots_without_coordinates(slide_of):
+def test_missing_coordinates_are_refused(slide_of):
     sdata = slide_of(WHITE, PIXELS, index=["A", "B", "C"])
     broken = sdata["spots"].copy()
     broken.loc["B", "geometry"] = type(broken.geometry.iloc[0])(np.nan, np.nan)
@@ -256,7 +256,7 @@ def test_pitch_of_few_spots(n):
 
 
 @pytest.mark.parametrize("kind", ["hexagonal", "square"])
-def test_pitch_of_spots_that_jitter(kind):
+def test_pitch_with_jitter(kind):
     if kind == "hexagonal":
         points, _ = hexagons(200, n=12)
     else:
@@ -265,14 +265,14 @@ def test_pitch_of_spots_that_jitter(kind):
     assert pitch_px(points) == pytest.approx(200, rel=0.015)
 
 
-def test_pitch_needs_two_spots():
-    with pytest.raises(ValueError, match=r"fewer than two spots. State `mpp` instead"):
+def test_pitch_requires_two_spots():
+    with pytest.raises(ValueError, match=r"fewer than two spots. Pass `mpp` instead"):
         pitch_px(np.zeros((1, 2)))
 
 
 @settings(max_examples=25, deadline=None)
 @given(image_to=similarities, spots_to=similarities)
-def test_circles_land_on_their_pixels(slide_of, image_to, spots_to):
+def test_circles_are_at_their_pixels(slide_of, image_to, spots_to):
     spots = spots_that_land_on(PIXELS, image_to, spots_to)
     sdata = slide_of(WHITE, spots, image_to={"lab": image_to}, spots_to={"lab": spots_to}, index=list("abc"))
     wanted = Placement(PIXELS[:2] + 3, 0.5, sdata.shapes["spots"].index[:2])

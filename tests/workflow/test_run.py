@@ -27,7 +27,7 @@ def trained(toy, mean_color):
 
 @pytest.fixture
 def given(trained, slide, cheap_encoder, tmp_path, monkeypatch):
-    """Of `run_report`: a slide on disk that another slide's model predicts, gene sets and pathways that are files."""
+    """Arguments of `run_report`: a slide on disk, a model of another slide, and files with gene sets and pathways."""
     real = encoders.get
     monkeypatch.setattr(
         encoders,
@@ -63,7 +63,7 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(given, tmp_path, monkeypatch, capsys):
+def test_runs_all_steps_and_does_not_change_the_slide(given, tmp_path, monkeypatch, capsys):
     def planted(sdata, groupby, **options):
         # So few spots have no markers: say that the first genes are some.
         real(sdata, groupby, **options)
@@ -90,7 +90,7 @@ def test_does_the_whole_workflow_and_writes_nothing_to_the_slide(given, tmp_path
     assert list(table.obs["side"].cat.categories) == ["left", "right"]
 
 
-def test_what_is_there_is_not_done_again(given, tmp_path, log, monkeypatch):
+def test_existing_results_are_reused(given, tmp_path, log, monkeypatch):
     run(given, save=tmp_path / "saved.zarr")
     before = files(tmp_path / "saved.zarr")
     for name in ("predict", "markers", "pathways"):
@@ -101,7 +101,7 @@ def test_what_is_there_is_not_done_again(given, tmp_path, log, monkeypatch):
     assert files(tmp_path / "saved.zarr") == before
 
 
-def test_what_cannot_be_done_is_said_in_the_report(given, monkeypatch, log):
+def test_failed_steps_are_in_the_report(given, monkeypatch, log):
     def offline(*_, **__):
         raise ConnectionError("cannot be had offline: pass `net=`")
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_done_is_said_in_the_report(given, monkeypatch, log):
     assert any(message.startswith("Pathways: left out.") for message in log)
 
 
-def test_reads_an_h5ad_with_its_image(given, slide, tmp_path):
+def test_reads_an_h5ad_with_its_image(given, slide, tmp_path, capsys):
     from PIL import Image
 
     pixels = slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
@@ -127,23 +127,22 @@ def test_reads_an_h5ad_with_its_image(given, slide, tmp_path):
     assert "Slide P1: genes predicted" in given["out"].read_text()
     with pytest.raises(ValueError, match="--image"):
         run(given, image=None, overwrite=True)
-    with pytest.raises(ValueError, match="scale is unknown") as error:
-        run(given, mpp=None, overwrite=True)
-    assert "--mpp" in error.value.__notes__[0]
+    command = f"report {given['slide']} --image {given['image']} --out {tmp_path / 'other.html'}"
+    assert cli.main(command.split()) == 2
+    assert "Pass `--mpp`" in " ".join(capsys.readouterr().err.split())
 
 
 def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
-    """The reader has tests of its own."""
     (tmp_path / "outs" / "spatial").mkdir(parents=True)
     (tmp_path / "he.tif").write_text("")
     monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
     image = tmp_path / "he.tif"
     assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", {"fullres_image_file": image, "mpp": 0.5})
-    with pytest.raises(ValueError, match="Space Ranger does not copy it"):
+    with pytest.raises(ValueError, match="a Space Ranger folder does not contain it"):
         read_slide(tmp_path / "outs")
 
 
-def test_without_a_model_the_prediction_of_the_slide_is_taken(trained, slide, cheap_encoder, monkeypatch):
+def test_without_a_model_an_existing_prediction_is_used(trained, slide, cheap_encoder, monkeypatch):
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     monkeypatch.setattr(ds.models, "load", None)
     assert predict(slide, None, shapes_key="spots") == ("deepspot_spots", None)
@@ -167,7 +166,7 @@ def clustered(monkeypatch, labels):
     monkeypatch.setattr(oversample, "leiden", lambda latent, seed: np.asarray(labels))
 
 
-def test_clusters_are_found_where_there_are_no_groups(trained, slide, cheap_encoder, monkeypatch):
+def test_clusters_without_groups(trained, slide, cheap_encoder, monkeypatch):
     ds.tl.predict(slide, trained, encoder=cheap_encoder)
     clustered(monkeypatch, np.repeat([1, 0, 2], 10))
     assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "leiden"
@@ -177,7 +176,7 @@ def test_clusters_are_found_where_there_are_no_groups(trained, slide, cheap_enco
     assert choose_groups(slide, None, "deepspot_spots", "spots", {}) == "annotation"
 
 
-def test_without_igraph_the_report_says_how_to_get_clusters(given, monkeypatch):
+def test_without_igraph_the_report_names_the_package(given, monkeypatch):
     def missing(latent, seed):
         raise ImportError('Clusters need igraph: `pip install "deepspot[oversample]"`.')
 
@@ -194,19 +193,19 @@ def test_without_igraph_the_report_says_how_to_get_clusters(given, monkeypatch):
         ({"net": "none.csv"}, FileNotFoundError, "'none.csv' \\(--net\\)"),
         ({"image": "none.jpg"}, FileNotFoundError, "'none.jpg' \\(--image\\)"),
         ({"out": "none/report.html"}, FileNotFoundError, "no folder 'none'"),
-        ({"out": "SLIDE/report.html"}, ValueError, "lies in the slide"),
+        ({"out": "SLIDE/report.html"}, ValueError, "is inside the slide"),
         ({"out": "TAKEN"}, FileExistsError, "pass `--overwrite`"),
         ({"save": "SLIDE"}, FileExistsError, "--save"),
-        ({"save": "none/x.zarr"}, FileNotFoundError, "to save into"),
+        ({"save": "none/x.zarr"}, FileNotFoundError, "to save to"),
         ({"model": "none"}, FileNotFoundError, "no model 'none'"),
         ({"genes": ["NO_SUCH"]}, KeyError, "'NO_SUCH'"),
         ({"groupby": "sides"}, KeyError, "'sides'"),
         ({"image": "TAKEN"}, ValueError, "A SpatialData has its image"),
-        ({"slide": "TAKEN"}, ValueError, "no slide that can be read"),
+        ({"slide": "TAKEN"}, ValueError, "not a slide that can be read"),
         ({"shapes_key": "cells"}, KeyError, "'cells'"),
     ],
 )
-def test_says_what_is_wrong(change, error, message, given, tmp_path, monkeypatch):
+def test_bad_input(change, error, message, given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.txt").write_text("mine")
     slide = given["slide"]
@@ -219,7 +218,7 @@ def test_says_what_is_wrong(change, error, message, given, tmp_path, monkeypatch
     assert not (slide / "report.html").exists()
 
 
-def test_gene_sets_that_are_named_replace_those_that_are_there(slide, monkeypatch):
+def test_passed_gene_sets_replace_existing_ones(slide, monkeypatch):
     calls = []
     monkeypatch.setattr(ds.tl, "enrich", lambda *args, **_: calls.append(args[1]))
     slide.tables["table"].uns["enrichment"] = pd.DataFrame()
@@ -229,7 +228,7 @@ def test_gene_sets_that_are_named_replace_those_that_are_there(slide, monkeypatc
     assert calls == ["sets.gmt"]
 
 
-def test_several_measured_tables_are_refused_before_the_work(given, slide, tmp_path):
+def test_several_measured_tables_are_refused_first(given, slide, tmp_path):
     slide.tables["second"] = slide.tables["table"].copy()
     slide.write(tmp_path / "two.zarr")
     with pytest.raises(ValueError, match="table_key"):

@@ -1,1 +1,1 @@
-"""What every layer uses and what knows nothing of slides: settings, logging, checks, names, hashes, devices."""
+"""Basics without knowledge of slides: settings, logging, argument checks, names, hashes, devices, HTML pages."""

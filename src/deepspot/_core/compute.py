@@ -1,4 +1,4 @@
-"""Where work is computed: device, precision and background threads."""
+"""Device, precision, background threads and row buffers."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from .settings import settings
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
+
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the asked device, else the one in the settings, else CUDA, MPS, CPU in this order."""
+    """Return `device`, by default the one in the settings, else CUDA, MPS or CPU in this order."""
     import torch
 
-    asked = device if device is not None else settings.device
-    if asked is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    requested = device if device is not None else settings.device
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if requested is None:
+        return torch.device(next((name for name in available if available[name]), "cpu"))
     try:
-        chosen = torch.device(asked)
+        chosen = torch.device(requested)
     except RuntimeError as error:
-        raise InputError(f"`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {asked!r}.") from error
-    missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
-        chosen.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise InputError(f"`device={asked!r}` is not available here. Leave `device` out to choose automatically.")
+        raise InputError(f"`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {requested!r}.") from error
+    if not available.get(chosen.type, True):
+        raise InputError(
+            f"`device={requested!r}` is not available here. Leave `device` out to choose one automatically."
+        )
     return chosen
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Half precision where the hardware is built for it (CUDA); plain float32 elsewhere."""
+    """Return a context with half precision on CUDA, and with float32 elsewhere."""
     import torch
 
     if device.type != "cuda":
@@ -49,45 +49,34 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast("cuda", dtype=dtype)
 
 
-T = TypeVar("T")
-END = object()
-
-
 def prefetch(items: Iterable[T], n: int, *, alone: bool = False) -> Generator[T, None, None]:
-    """Run through an iterable in a thread of its own, `n` items ahead. Its errors are raised here.
+    """Iterate in a background thread, `n` items in advance. Errors are raised in the calling thread.
 
-    Torch has all its threads there too, unless it is to compute `alone`, beside others that have them. The thread ends
-    with the iterator, whether that is exhausted, closed or left by an error.
+    `alone` limits torch to one core in that thread. The thread ends when the generator is exhausted or closed.
     """
-    iterator = iter(items)
+    iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "deepspot-prefetch", initializer=_limit_threads if alone else None) as thread:
-        coming: deque[Future[Any]] = deque(thread.submit(next, iterator, END) for _ in range(n))
+        pending: deque[Future[Any]] = deque(thread.submit(next, iterator, end) for _ in range(n))
         try:
-            while (item := coming.popleft().result()) is not END:
-                coming.append(thread.submit(next, iterator, END))
+            while (item := pending.popleft().result()) is not end:
+                pending.append(thread.submit(next, iterator, end))
                 yield item
         finally:
-            for future in coming:
+            for future in pending:
                 future.cancel()
 
 
 def _limit_threads() -> None:
-    """Let this thread compute by itself: a team of its own would wait for the cores that others are busy on."""
+    """Limit torch to one core in this thread: more would compete for cores that are in use."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    torch.get_num_threads()  # or torch would set the number at the first call
+    torch.get_num_threads()  # otherwise torch sets the number at its first call
     threadpool_limits(1, user_api="openmp")
 
 
 class RowBuffer:
-    """Rows of arrays that are put in at one end and taken out at the other, in whatever portions.
-
-    Attributes
-    ----------
-    n
-        How many rows there are.
-    """
+    """First-in, first-out buffer of `n` array rows, added and removed in batches of any size."""
 
     def __init__(self) -> None:
         self.arrays: deque[np.ndarray] = deque()
@@ -99,7 +88,7 @@ class RowBuffer:
         self.n += len(array)
 
     def take(self, n: int) -> np.ndarray:
-        """Take the first `n` rows, at most all that there are, and at least one."""
+        """Remove and return the first `n` rows, or all if there are fewer. The buffer must not be empty."""
         n = min(n, self.n)
         self.n -= n
         taken = []

@@ -11,7 +11,7 @@ PIECE, PIECES = 2**20, 64
 
 
 def digest(*parts: Any) -> str:
-    """Content hash (16 hex digits) of arrays, strings and anything that JSON can write."""
+    """Return the content hash (16 hex digits) of arrays, strings and other values that JSON can represent."""
     hasher = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -24,15 +24,17 @@ def digest(*parts: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Content hash (16 hex digits) of a file, in a time that does not grow with it.
+    """Return the content hash (16 hex digits) of a file, in constant time for large files.
 
-    Up to 64 MB every byte counts. Of a larger file it is the size and 64 pieces of 1 MB: head, tail and 62 evenly
-    spaced between. So it tells slides apart, and one that was scanned again, cut off or still being copied. It cannot
-    notice a change of some bytes between the pieces, nor one of files beside (MRXS keeps its pixels in a folder).
+    Files of up to 64 MB are hashed completely. For larger ones, the hash covers the size and 64 evenly spaced pieces of
+    1 MB, including both ends. This distinguishes slides, rescans, truncated and incomplete copies. It does not detect
+    changes between the pieces, nor in companion files (MRXS keeps its pixels in a folder).
     """
     size = path.stat().st_size
-    whole = size <= PIECE * PIECES
-    starts = range(0, size, PIECE) if whole else np.linspace(0, size - PIECE, PIECES).astype(int).tolist()
+    if size <= PIECE * PIECES:
+        starts = list(range(0, size, PIECE))
+    else:
+        starts = np.linspace(0, size - PIECE, PIECES).astype(int).tolist()
     hasher = hashlib.sha256(f"{size}\0".encode())
     with path.open("rb") as file:
         for start in starts:

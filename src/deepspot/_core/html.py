@@ -1,7 +1,7 @@
-"""Reports as one HTML file: templates in, a file without scripts out, nothing from the network.
+"""Reports as single HTML files without scripts or external resources.
 
-Templates (``.html.j2``) lie beside the code that gathers their facts and are named by their path in the package. They
-escape whatever they are given; only what a template made itself is HTML.
+Templates (``.html.j2``) are stored with the code that uses them and are named by their path in the package. They escape
+all values that are passed to them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = ("anndata", "deepspot", "numpy", "scanpy", "spatialdata", "torch")
 
 
-def render(template: str, **facts: Any) -> str:
-    """Fill in a template, such as ``"_demo/demo.html.j2"``; a fact that it lacks is an error."""
-    return _templates().get_template(template).render(facts)
+def render(template: str, **values: Any) -> str:
+    """Render a template, such as ``"_demo/demo.html.j2"``. A missing value is an error."""
+    return _templates().get_template(template).render(values)
 
 
 @cache
@@ -40,7 +39,7 @@ def _templates() -> Environment:
     )
     templates.filters |= {
         "decimal": decimal,
-        "percent": percent,
+        "percent": lambda share: f"{100 * share:.0f} %",
         "plural": plural,
         "png": png,
         "split_code": split_code,
@@ -50,42 +49,37 @@ def _templates() -> Environment:
 
 
 def decimal(value: float, unknown: str = "unknown") -> str:
-    """Two decimals of a number that may be NaN."""
+    """Format a number with two decimals; NaN becomes `unknown`."""
     return unknown if value != value else f"{value:.2f}".replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """A share."""
-    return f"{100 * share:.0f} %"
-
-
 def plural(n: int, noun: str) -> str:
-    """Number and noun."""
+    """Format a number and its noun."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def png(image: bytes | Path) -> str:
-    """Address of an image that is part of the page, from a PNG or the file that holds it."""
+    """Return a PNG image, or the file that contains it, as a data URL."""
     content = image if isinstance(image, bytes) else image.read_bytes()
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def split_code(text: str) -> list[str]:
-    """Split text at backticks: every second part is code. A single backtick is text."""
+    """Split text at paired backticks: every second part is code."""
     return re.split(r"`([^`]+)`", str(text))
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that make a report."""
-    return {name: version(name) for name in LIBRARIES}
+    """Return the versions of the main libraries."""
+    return {name: version(name) for name in ("anndata", "deepspot", "numpy", "scanpy", "spatialdata", "torch")}
 
 
 def check_file(path: str | Path, *, overwrite: bool = False, option: str = "overwrite=True") -> Path:
-    """Raise unless a page may be written here; `option` is how the user allows to replace a file, for the message."""
+    """Raise unless a page can be written to `path`; `option` is named in the message if the file exists."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {str(path.parent)!r} to write {path.name!r} into. Make it first, or choose another."
+            f"There is no folder {str(path.parent)!r} to write {path.name!r} into. Create it, or choose another."
         )
     if path.is_dir():
         raise FileExistsError(f"{str(path)!r} is a folder. Pass the name of a file, such as 'report.html'.")
@@ -95,14 +89,14 @@ def check_file(path: str | Path, *, overwrite: bool = False, option: str = "over
 
 
 def write_file(path: Path, text: str) -> Path:
-    """Write a page under another name first, so that a run that is stopped leaves no half of it."""
+    """Write a page to a temporary file and rename it, so that an interrupted run leaves no partial file."""
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        Path(scratch).chmod(0o666 & ~umask)  # temporary files can be read by nobody else
+        Path(scratch).chmod(0o666 & ~umask)  # temporary files are readable by their owner only
         Path(scratch).replace(path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)

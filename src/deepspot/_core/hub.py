@@ -1,4 +1,4 @@
-"""Errors of Hugging Face, with what to do: encoders, models and data sets are downloaded, each with its own advice."""
+"""Errors of Hugging Face, translated into messages with a next step."""
 
 from __future__ import annotations
 
@@ -9,38 +9,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HubErrors:
-    """Messages for what can go wrong.
+    """Messages for the errors of a download of an encoder, a model or a data set."""
 
-    Attributes
-    ----------
-    gated
-        If access has to be asked for.
-    missing
-        If there is no such repository, or it is private; empty where it is known to exist, so that access is missing.
-    offline
-        If it is not in the cache and cannot be reached.
-    failed
-        If anything else went wrong on the way; ``{}`` becomes the error.
-    """
-
-    gated: str
-    missing: str
-    offline: str
-    failed: str
+    gated: str  # access must be requested
+    missing: str  # no such repository, or a private one; empty if it is known to exist, so that access is missing
+    offline: str  # not in the cache and not reachable
+    failed: str  # any other error, which is inserted at `{}`
 
 
 @contextmanager
 def explain_hub_errors(messages: HubErrors) -> Iterator[None]:
-    """Say what to do about the errors of Hugging Face. That a file or a revision is not there is for the caller.
+    """Translate errors of Hugging Face, except for missing files and revisions, which the caller handles.
 
-    Raises
-    ------
-    PermissionError
-        If access has to be asked for.
-    FileNotFoundError
-        If there is no such repository.
-    ConnectionError
-        If it cannot be reached, or a download broke off.
+    Raises PermissionError if access must be requested, FileNotFoundError if there is no such repository, and
+    ConnectionError if the hub cannot be reached or a download is interrupted.
     """
     from huggingface_hub import errors
 
@@ -58,14 +40,9 @@ def explain_hub_errors(messages: HubErrors) -> Iterator[None]:
         raise ConnectionError(messages.offline) from error
     except (errors.EntryNotFoundError, ValueError):
         raise
-    except Exception as error:  # libraries for HTTP have errors of their own, and change them
-        if _is_local(error):
-            raise
+    except Exception as error:  # HTTP libraries have their own errors, which differ between versions
+        network = isinstance(error, ConnectionError | TimeoutError)
+        if isinstance(error, OSError) and error.errno is not None and not network:
+            raise  # a full disk, a missing permission: the system's message is the best
         cause = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ConnectionError(messages.failed.format(cause)) from error
-
-
-def _is_local(error: Exception) -> bool:
-    """Whether it is a full disk, a missing right or the like, which the system says best."""
-    network = (ConnectionError, TimeoutError)
-    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, network)

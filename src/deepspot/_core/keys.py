@@ -1,3 +1,5 @@
+"""Names of elements, tables and columns that the package uses, and checks of keys."""
+
 from __future__ import annotations
 
 import re
@@ -6,68 +8,68 @@ from collections.abc import Iterable
 from deepspot.errors import InputError, MissingKeyError
 
 MICRONS = "microns"
-"""Coordinate system in which one unit is one µm."""
+"""Coordinate system whose unit is 1 µm."""
 
 DIAMETER = "diameter_um"
-"""Column of a circles element: diameter of the measured tissue in µm (the circle's radius is only drawn)."""
+"""Column of a circles element: diameter of the measured tissue in µm (the radius is for drawing only)."""
 
 PARENT = "parent"
-"""Column of circles that were made of spots: index of the spot that a sub-spot is of, or a grid point nearest to."""
+"""Column of sub-spots and grids: index of the spot that contains the sub-spot or is nearest to the grid point."""
 
 ARRAY = ("array_row", "array_col")
 """Columns with the position of a spot in the array of its technology."""
 
+LINK = ("region", "spot_id")
+"""Region and instance column of tables that this package links."""
+
 SLIDE = "deepspot_slide"
-"""Key in the `attrs` of a SpatialData under which a whole slide says where its file is."""
+"""Key in the `attrs` of a SpatialData: source file of a whole slide."""
 
 COHORT = "deepspot_cohort"
-"""Key in the `attrs` of a slide of a cohort under which it says how it was made."""
+"""Key in the `attrs` of a slide of a cohort: provenance."""
 
 UNS = "deepspot"
-"""Key in `uns` under which this package keeps provenance."""
+"""Key in the `uns` of a table: provenance."""
 
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
-"""What a table of this package holds: ``uns["deepspot"]["kind"]``."""
+"""Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 
 SCALE = "log1p of counts per 10,000"
-"""The one scale of expression."""
-
-LINK = ("region", "spot_id")
-"""Region and instance column of tables that are linked by this package."""
+"""Scale of expression in all tables of this package."""
 
 
 def valid_name(name: str) -> str:
-    """Turn any name (``"hf-hub:Org/model"``) into one that SpatialData accepts."""
+    """Convert any name (``"hf-hub:Org/model"``) to one that SpatialData accepts."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.").rstrip("_") or "_"
 
 
 def features_name(encoder: str, shapes_key: str) -> str:
-    """Name of a feature table: ``<encoder>_<shapes>``."""
+    """Return the name of a feature table: ``<encoder>_<shapes>``."""
     return valid_name(f"{encoder}_{shapes_key}")
 
 
 def prediction_name(shapes_key: str) -> str:
-    """Name of a table of predicted genes: ``deepspot_<shapes>``."""
+    """Return the name of a table of predicted genes: ``deepspot_<shapes>``."""
     return valid_name(f"deepspot_{shapes_key}")
 
 
 def corrected_name(table_key: str) -> str:
-    """Name of a table of corrected genes: ``<measured table>_corrected``."""
+    """Return the name of a table of corrected genes: ``<measured table>_corrected``."""
     return valid_name(f"{table_key}_corrected")
 
 
 def subspots_name(shapes_key: str) -> str:
-    """Name of the sub-spots of a shapes element: ``<shapes>_subspots``."""
+    """Return the name of the sub-spots of a shapes element: ``<shapes>_subspots``."""
     return valid_name(f"{shapes_key}_subspots")
 
 
 def grid_name(shapes_key: str) -> str:
-    """Name of the finer grid over a shapes element: ``<shapes>_grid``."""
+    """Return the name of the finer grid over a shapes element: ``<shapes>_grid``."""
     return valid_name(f"{shapes_key}_grid")
 
 
 def key_in(key: str, available: Iterable[str], where: str) -> str:
-    """Return `key` if it is one of `available`."""
+    """Return `key` if it is available."""
     names = list(available)
     if key not in names:
         raise MissingKeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
@@ -75,20 +77,20 @@ def key_in(key: str, available: Iterable[str], where: str) -> str:
 
 
 def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: str) -> list[str]:
-    """Return the names that were asked for, each once, if all are available; all of them by default."""
+    """Return `keys` without repetitions if all are available; by default, return all that are."""
     names = list(available)
     wanted = names if keys is None else [keys] if isinstance(keys, str) else [str(key) for key in keys]
     return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
 
 
 def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
-    """Return `key`, or the only candidate when no key is given."""
+    """Return `key` if it is available, or the only available key if it is None."""
     names = list(available)
     if key is not None:
         return key_in(key, names, where)
     if not names:
         raise MissingKeyError(
-            f"`{where}` holds nothing that fits, so `{argument}` cannot be chosen. Add an element first."
+            f"`{where}` holds no suitable element, so `{argument}` cannot be chosen. Add an element first."
         )
     if len(names) > 1:
         raise InputError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")

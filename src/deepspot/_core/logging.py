@@ -24,23 +24,23 @@ if not logger.handlers:
 
 @contextmanager
 def without_noise() -> Iterator[None]:
-    """Leave out what libraries below us say once for every array written, and nobody can do anything about."""
+    """Suppress warnings of zarr that are repeated for every array and that users cannot act on."""
     with warnings.catch_warnings():
-        for noise in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
-            warnings.filterwarnings("ignore", message=noise)
+        for message in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 
 def bar(description: str, *, total: int | None = None, unit: str = "it") -> tqdm:
-    """Open the package's one kind of progress bar."""
+    """Open a progress bar."""
     from tqdm.auto import tqdm
 
-    # `disable=None` is tqdm's way to stay silent where the output is a log file.
+    # tqdm shows nothing with `disable=None` if the output is not a terminal.
     return tqdm(desc=description, total=total, unit=unit, disable=None if settings.progress else True, leave=False)
 
 
 def track(iterable: Iterable[T], description: str, *, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Run through an iterable with a progress bar."""
+    """Iterate with a progress bar."""
     with bar(description, total=total, unit=unit) as progress:
         for item in iterable:
             yield item

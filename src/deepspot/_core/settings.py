@@ -13,39 +13,39 @@ RUNTIMES = ("torch", "onnx")
 
 @dataclass
 class Settings:
-    """Defaults that every function falls back to where its own argument is None.
+    """Defaults of all functions, used where the function's own argument is None.
 
     Attributes
     ----------
     device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None takes CUDA, then MPS, then the CPU.
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None selects CUDA, else MPS, else the CPU.
     batch_size
-        Tiles that go through an encoder at once.
+        Tiles per call of an encoder.
     workers
-        Threads that decode the image, ahead of the encoder.
+        Threads that decode the image in parallel to the encoder.
     runtime
-        What computes an encoder on a CPU: ``"torch"``, or ``"onnx"`` for ONNX Runtime, which gives the same numbers to
-        rounding and takes about half the time for the embedded encoder (``pip install "deepspot[onnx]"``). It holds the
-        weights a second time. Encoders that are no torch modules are not affected.
+        Runtime of encoders on a CPU: ``"torch"``, or ``"onnx"`` for ONNX Runtime, which gives the same numbers up to
+        rounding in about half the time for the embedded encoder (``pip install "deepspot[onnx]"``). It needs memory for
+        a second copy of the weights. Encoders that are not torch modules are not affected.
     progress
-        Show progress bars (they stay silent anyway where the output is not a terminal).
+        Show progress bars (never shown if the output is not a terminal).
     seed
-        Seed of everything random.
+        Seed of all random numbers.
     max_table_gb
-        Largest table that is built in memory, in GB.
+        Largest table that is created in memory, in GB.
     embeddings_gb
-        Disk space, in GB, for the embeddings that predictions streamed to disk keep, so that another model or a run
-        that was killed need not embed again. Those not used for longest make room. 0 keeps none. They describe
-        patients' tissue, and lie in the folder `embeddings` of the cache; see :func:`deepspot.clear_cache`.
+        Disk space, in GB, for the embeddings of predictions that are streamed to disk. Another model, or the
+        continuation of an interrupted run, reuses them. The least recently used are deleted first. 0 disables the
+        cache. The embeddings describe patients' tissue; they are in the folder `embeddings` of the cache, see
+        :func:`deepspot.clear_cache`.
     cache_dir
-        Where downloads and embeddings are kept; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating
-        system.
+        Folder of downloads and embeddings; None is ``$DEEPSPOT_CACHE`` or the cache folder of the operating system.
     weights_dir
-        Folder with weights of encoders, each as a folder or a file of the encoder's name (``uni/pytorch_model.bin`` or
-        ``uni.safetensors``), for machines without internet; None is ``$DEEPSPOT_WEIGHTS``, or no such folder.
+        Folder with weights of encoders for machines without internet access, with a file or a folder for each encoder
+        (``uni/pytorch_model.bin`` or ``uni.safetensors``); None is ``$DEEPSPOT_WEIGHTS``, if set.
     models_dir
-        Folder with bundles, which `ds.models.load` then finds by their name; None is ``$DEEPSPOT_MODELS``, or the
-        folder `models` of the cache.
+        Folder with bundles that `ds.models.load` finds by name; None is ``$DEEPSPOT_MODELS``, or the folder `models` of
+        the cache.
     """
 
     device: str | None = None
@@ -71,11 +71,16 @@ class Settings:
         if name == "runtime" and value not in RUNTIMES:
             raise InputError(f"`settings.runtime` must be one of {list(RUNTIMES)}, got {value!r}.")
         if name == "runtime" and value == "onnx":
-            _check_onnx()
+            missing = [package for package in ("onnxruntime", "onnxscript") if find_spec(package) is None]
+            if missing:
+                raise MissingPackageError(
+                    f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
+                    "`pip install \"deepspot[onnx]\"`, or leave it at 'torch'."
+                )
         super().__setattr__(name, value)
 
     def cache(self, *parts: str) -> Path:
-        """Path of a folder in the cache (it is not created here)."""
+        """Return the path of a folder in the cache, without creating it."""
         root = self.cache_dir or os.environ.get("DEEPSPOT_CACHE")
         if root is None:
             import pooch
@@ -84,23 +89,14 @@ class Settings:
         return Path(root).joinpath(*parts)
 
     def weights(self) -> Path | None:
-        """Folder with weights of encoders, if there is one."""
+        """Return the folder with weights of encoders, if one is set."""
         folder = self.weights_dir or os.environ.get("DEEPSPOT_WEIGHTS")
         return Path(folder).expanduser() if folder else None
 
     def models(self) -> Path:
-        """Folder in which models are found by name (it is not created here)."""
+        """Return the folder with models, without creating it."""
         folder = self.models_dir or os.environ.get("DEEPSPOT_MODELS")
         return Path(folder).expanduser() if folder else self.cache("models")
-
-
-def _check_onnx() -> None:
-    missing = [name for name in ("onnxruntime", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
-            "`pip install \"deepspot[onnx]\"`, or leave it at 'torch'."
-        )
 
 
 settings = Settings()

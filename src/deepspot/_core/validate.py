@@ -1,4 +1,4 @@
-"""Checks of arguments, in one phrasing: the offender, the alternatives, the next step."""
+"""Checks of arguments."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from numbers import Real
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
+from .settings import settings
+
 
 def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> list[str]:
-    """Return genes as a list without repetitions if all are known; there are too many to list, so name similar ones."""
+    """Return genes as a list without repetitions if all are known; the error lists similar names."""
     from difflib import get_close_matches
 
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
@@ -33,14 +35,23 @@ def check_positive(value: float | None, argument: str) -> float:
     return value
 
 
+def check_memory(n_bytes: float, what: str, hint: str) -> None:
+    """Raise, with a hint, if a table would be larger than `settings.max_table_gb`."""
+    if n_bytes > settings.max_table_gb * 1e9:
+        raise InputError(
+            f"{what} would take {n_bytes / 1e9:.1f} GB in memory, above `ds.settings.max_table_gb` = "
+            f"{settings.max_table_gb:g}. {hint}"
+        )
+
+
 def check_text(value: str, argument: str) -> str:
-    """Return `value` if it is text."""
+    """Return `value` if it is a string."""
     if not isinstance(value, str):
         raise InputTypeError(f"`{argument}` must be text, got {type(value).__name__}.")
     return value
 
 
 def check_same_length(a: Sized, b: Sized, names: str) -> None:
-    """Raise if two aligned arguments differ in length."""
+    """Raise if two arguments differ in length."""
     if len(a) != len(b):
         raise InputError(f"{names} must have the same number of rows, got {len(a)} and {len(b)}.")

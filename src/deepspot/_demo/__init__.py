@@ -1,1 +1,1 @@
-"""The demo of the command line."""
+"""Demo of the command line."""

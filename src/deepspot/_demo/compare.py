@@ -1,4 +1,4 @@
-"""DeepSpot, ridge on the same features and the training mean, gene by gene against what was measured."""
+"""Comparison of DeepSpot with ridge on the same features and the training mean, by gene."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ DETECTED = 0.3
 
 
 def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
-    """Fit the baselines on the training slides, and score all systems on the unseen one.
+    """Fit the baselines on the training slides, and score all systems on the test slide.
 
-    One row per gene: `measured_mean`, `detected` and `detected_training` (shares of the spots of the unseen slide and
-    of those that were learned from), and for each system `r_…` (Pearson, NaN where undefined) and `skill_…`: 1 − MSE /
-    MSE of the training mean. Toy slides add `program`.
+    Returns one row per gene: `measured_mean`, `detected` and `detected_training` (shares of spots of the test and the
+    training slides), and for each system `r_…` (Pearson, NaN if undefined) and `skill_…` (1 − MSE / MSE of the training
+    mean). Toy slides add `program`.
     """
     from deepspot.models import Ridge, TrainingMean
     from deepspot.pl._map.values import measured_values, predicted_values
 
     genes = model.card.genes
-    data, unseen = _training_set(slides.train, model), _bags(slides.test, model)
+    data, test = _training_set(slides.train, model), _bags(slides.test, model)
     predicted = {
         "deepspot": predicted_values(slides.test, "spots", prediction_key, genes),
-        "ridge": np.maximum(Ridge().fit(data.bags, data.targets, **data.options).predict(unseen), 0),
-        "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(unseen),
+        "ridge": np.maximum(Ridge().fit(data.bags, data.targets, **data.options).predict(test), 0),
+        "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(test),
     }
     measured = measured_values(slides.test, "spots", "table", genes)
     scores = score(predicted, measured, genes)
     scores.insert(2, "detected_training", (data.targets[data.rows] > 0).mean(axis=0))
-    known = slides.test.tables["table"].var.loc[genes]
-    return scores.assign(program=known["program"].astype(str)) if "program" in known else scores
+    var = slides.test.tables["table"].var.loc[genes]
+    return scores.assign(program=var["program"].astype(str)) if "program" in var else scores
 
 
 def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[str]) -> pd.DataFrame:
-    """Score predictions (n, genes) by system; the table is that of :func:`compare`."""
+    """Score predictions (n, genes) by system; see :func:`compare`."""
     scores = pd.DataFrame(index=pd.Index(genes, name="gene"))
     scores["measured_mean"], scores["detected"] = measured.mean(axis=0), (measured > 0).mean(axis=0)
     error = {name: ((values - measured) ** 2).mean(axis=0) for name, values in predicted.items()}
@@ -60,13 +60,13 @@ def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[st
 
 
 def well_measured(scores: pd.DataFrame) -> pd.DataFrame:
-    """The genes that most of the signal is in, chosen on the training slides; empty where that is no choice."""
+    """Select the genes that are detected in enough training spots; return no genes if these are all."""
     chosen = scores[scores["detected_training"] >= DETECTED]
     return chosen if len(chosen) < len(scores) else chosen[:0]
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """One row per system: mean and median r over the genes where it is defined, how many are not, median skill."""
+    """Return per system: mean and median r over genes with a defined r, number of the others, median skill."""
     rows = {}
     for system, name in SYSTEMS.items():
         r = scores[f"r_{system}"].dropna()
@@ -80,7 +80,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet:
-    """The very spots and targets that the model learned from."""
+    """Return the spots and targets that the model was trained on."""
     from deepspot.models._training.slides import measure
     from deepspot.models._training.targets import targets, training_set
 

@@ -1,4 +1,4 @@
-"""Figures and facts of the demo's report; the words are in its template."""
+"""Figures and facts of the report of the demo; the text is in the template."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT = ("report.html", "metrics.csv", "figures", "slide.zarr", "model")
 
 
 def chosen_genes(r: pd.Series) -> list[tuple[str, str]]:
-    """The genes to draw, and how each was chosen: those with the highest r, and the one at the median."""
+    """Return the genes to draw and how they were chosen: the three with the highest r, and the median one."""
     ranked = r.dropna().sort_values(ascending=False)
     picked = [(str(gene), f"{name} of {len(ranked)} genes") for name, gene in zip(BEST, ranked.index, strict=False)]
     if len(ranked) > len(BEST):
@@ -33,7 +33,7 @@ def chosen_genes(r: pd.Series) -> list[tuple[str, str]]:
 
 
 def draw_figures(slides: Slides, model: DeepSpot, scores: pd.DataFrame, folder: Path) -> dict[str, Any]:
-    """Draw maps of the chosen genes, r per gene and what the model expected, as files and for the report."""
+    """Draw maps of the chosen genes, r per gene and the expected reliability, as files."""
     r, maps = scores["r_deepspot"], []
     for number, (gene, choice) in enumerate(chosen_genes(r), start=1):
         kind = "typical" if choice.startswith("Typical") else f"best_{number}"
@@ -56,7 +56,7 @@ def write_report(
     seconds: dict[str, float],
     command: str,
 ) -> Path:
-    """Write the report, with the seconds that each step took."""
+    """Write the report."""
     ours, ridge = scores["r_deepspot"], scores["r_ridge"]
     both, chosen = ours.notna() & ridge.notna(), well_measured(scores)
     programs = None
@@ -87,7 +87,7 @@ def write_report(
 
 
 def _score_rows(scores: pd.DataFrame) -> list[list[str]]:
-    """Rows of a table with a system each."""
+    """Format one row of a table per system."""
     rows = []
     for name, row in summarize(scores).iterrows():
         r = [decimal(row[key], "undefined") for key in ("mean_r", "median_r")]
@@ -96,21 +96,19 @@ def _score_rows(scores: pd.DataFrame) -> list[list[str]]:
 
 
 def summary(slides: Slides, scores: pd.DataFrame, seconds: dict[str, float], out: Path) -> str:
-    """What is printed at the end."""
-    data = f"HER2ST sections {', '.join(slides.train)} → {slides.name} (one patient: a check that the code learns)"
-    if not slides.real:
-        data = (
-            f"synthetic slides {', '.join(slides.train)} → {slides.name} (drawn by a computer: says nothing of tissue)"
-        )
+    """Format the results for the console."""
+    what = (
+        "HER2ST sections of one patient" if slides.real else "Synthetic slides, which are no evidence for real tissue"
+    )
     lines = [
         "",
-        data,
-        f"{len(scores)} genes, {slides.n_spots} spots that no training saw. Pearson r over these spots:",
+        f"{what}: trained on {', '.join(slides.train)}, tested on {slides.name}.",
+        f"Pearson r of {len(scores)} genes over {slides.n_spots} test spots:",
         *(f"  {name:<27}mean {mean}   median {median}" for name, mean, median, *_ in _score_rows(scores)),
     ]
     chosen = well_measured(scores)
     if not chosen.empty:
         median = _score_rows(chosen)[0][2]
-        lines.append(f"  DeepSpot on the {len(chosen)} genes found in 30 % of training spots or more: median {median}")
+        lines.append(f"  DeepSpot, {len(chosen)} genes detected in at least 30 % of training spots: median {median}")
     lines.append(f"Took {sum(seconds.values()):.0f} s. Written:")
     return "\n".join([*lines, *(f"  {out / name}" for name in CONTENT)])

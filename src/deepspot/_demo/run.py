@@ -16,10 +16,10 @@ MARKER = ".deepspot-demo"
 
 
 def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | None = None) -> dict[str, Any]:
-    """Train on some slides, predict an unseen one, compare with what was measured, and write it all down.
+    """Train on some slides, predict another one, compare with the measurement, and write the results to `out`.
 
-    The folder `out` gets ``slide.zarr``, ``model``, ``figures``, ``metrics.csv`` and ``report.html``. Returns `metrics`
-    (a row per gene), `real` (whether the slides are measured ones), `seconds` by step, `report` (path) and `summary`.
+    Writes ``slide.zarr``, ``model``, ``figures``, ``metrics.csv`` and ``report.html``. Returns `metrics` (one row per
+    gene), `real` (whether the slides are real), `seconds` by step, `report` (path) and `summary`.
     """
     from deepspot import pp, tl
     from deepspot.models import train
@@ -31,7 +31,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     claim(out)
     with _step("Reading the slides", seconds):
         slides = load_slides(toy=toy, seed=seed, setup=setup)
-    # Real slides get the defaults of the package, whatever makes the synthetic ones quick.
+    # The setup makes synthetic slides fast; real slides use the defaults of the package.
     encoder, network, training = (None, None, None) if slides.real else (setup.encoder, setup.network, setup.training)
     with _step("Embedding the images", seconds):
         for sdata in (*slides.train.values(), slides.test):
@@ -52,7 +52,7 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
             },
         )
         model.save(out / "model")
-    with _step("Predicting the unseen slide", seconds):
+    with _step("Predicting the test slide", seconds):
         tl.predict(slides.test, model, encoder=encoder)
     with _step("Comparing with ridge and the training mean", seconds):
         scores = compare(slides, model, prediction_key="deepspot_spots")
@@ -81,14 +81,11 @@ def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def claim(out: Path) -> Path:
-    """Make the folder for the results, or clear what an earlier demo wrote into it.
-
-    A folder that holds something else is refused.
-    """
+    """Make the output folder, or clear the results of an earlier demo; raise if it has other content."""
     if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(
-            f"{str(out)!r} exists and was not made by `deepspot demo`, so nothing was written. Choose another folder "
-            "with --out."
+            f"{str(out)!r} exists and was not made by `deepspot demo`; nothing was written. Choose another folder with "
+            "--out."
         )
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).write_text("Made by `deepspot demo`, which replaces its own files here when it is run again.\n")

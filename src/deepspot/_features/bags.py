@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import block_diag, csr_matrix
 
-from deepspot._spatial.neighbors import among
+from deepspot._spatial.neighbors import select_columns
 from deepspot.errors import InputError
 
 OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles"}
@@ -14,20 +14,20 @@ OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles"}
 
 @dataclass(frozen=True, eq=False)
 class Bags:
-    """The input of a model: three sets of tile embeddings per spot.
+    """Input of a model: the tile embeddings of each spot, of its sub-spots and of its neighbors.
 
     Attributes
     ----------
     spot
         (n, d) embedding of the spot tile.
     subspots
-        (n, s, d) embeddings of the sub-spot tiles, or None where they were not made.
+        (n, s, d) embeddings of the sub-spot tiles, or None.
     neighbors
-        (n, n) matrix, kept as boolean CSR, without a diagonal: which spots are the neighbors of a spot.
+        (n, n) sparse matrix, stored as boolean CSR without a diagonal: row i marks the neighbors of spot i.
     position
-        (n, 2) centers in µm from the middle of the slide's spots, or None where they are unknown.
+        (n, 2) centers in µm, relative to the mean of the slide's spots, or None.
     tiles
-        (n, px, px, 3) spot tiles in uint8, only for models that learn from pixels.
+        (n, px, px, 3) spot tiles in uint8, only for models that are trained on pixels, or None.
     """
 
     spot: np.ndarray
@@ -54,9 +54,7 @@ class Bags:
         neighbors = csr_matrix(self.neighbors, dtype=bool, copy=True)
         neighbors.eliminate_zeros()
         if neighbors.diagonal().any():
-            raise InputError(
-                "`neighbors` has entries on its diagonal: a spot is no neighbor of its own. Set them to 0."
-            )
+            raise InputError("`neighbors` has entries on its diagonal: a spot is not its own neighbor. Set them to 0.")
         object.__setattr__(self, "neighbors", neighbors)
 
     def __len__(self) -> int:
@@ -64,26 +62,24 @@ class Bags:
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """Dimension of an embedding."""
         return self.spot.shape[1]
 
     def around(self, rows: np.ndarray) -> Bags:
-        """Bags of some spots, in that order, and after them those of their neighbors (without all of theirs)."""
+        """Return the bags of some spots, in this order, followed by their neighbors (with incomplete neighbors)."""
         near = np.setdiff1d(self.neighbors[rows].indices, rows)
         taken = np.concatenate([rows, near])
         optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in OPTIONAL}
-        return Bags(spot=self.spot[taken], neighbors=among(self.neighbors[taken], taken), **optional)
+        return Bags(spot=self.spot[taken], neighbors=select_columns(self.neighbors[taken], taken), **optional)
 
     @staticmethod
     def concat(bags: Sequence[Bags]) -> Bags:
-        """Put slides under one another; no neighborhood crosses from one slide to another."""
-        optional = {name: _together(name, [getattr(bag, name) for bag in bags]) for name in OPTIONAL}
+        """Concatenate the bags of slides; spots of different slides are never neighbors."""
+        optional: dict[str, np.ndarray | None] = {}
+        for name, label in OPTIONAL.items():
+            parts = [part for bag in bags if (part := getattr(bag, name)) is not None]
+            if 0 < len(parts) < len(bags):
+                raise InputError(f"Some slides have {label} and some have not. Create them for all or for none.")
+            optional[name] = np.concatenate(parts) if parts else None
         neighbors = csr_matrix(block_diag([bag.neighbors for bag in bags], format="csr", dtype=bool))
         return Bags(spot=np.concatenate([bag.spot for bag in bags]), neighbors=neighbors, **optional)
-
-
-def _together(name: str, parts: list[np.ndarray | None]) -> np.ndarray | None:
-    known = [part for part in parts if part is not None]
-    if known and len(known) < len(parts):
-        raise InputError(f"Some slides have {OPTIONAL[name]} and some have not. Make them for all or for none.")
-    return np.concatenate(known) if known else None

@@ -1,4 +1,4 @@
-"""Embeddings on disk, in blocks, found by their content: what was embedded once need not be embedded again."""
+"""Cache on disk of the embeddings of slides, in blocks of spots, identified by a content hash."""
 
 from __future__ import annotations
 
@@ -17,26 +17,18 @@ from deepspot._core.settings import settings
 
 FOLDER = "embeddings"
 RESERVED = "bytes"
-"""File in the folder of a slide: the bytes it is going to take, which other processes count when they make room."""
+"""File in the folder of a slide: the bytes that it will use, for other processes."""
 
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """A folder with the embeddings of one slide, a file for each block. A file that has its name is whole.
-
-    Attributes
-    ----------
-    folder
-        Where the files are.
-    spill
-        Where they go if that disk is full.
-    """
+    """Embeddings of one slide: a folder with a complete file for each block."""
 
     folder: Path
-    spill: Path | None = None
+    spill: Path | None = None  # used if the disk of `folder` is full
 
     def put(self, block: int, spot: np.ndarray, subspots: np.ndarray | None) -> None:
-        """Keep embeddings (b, d) and (b, s, d), both in float16."""
+        """Store embeddings (b, d) and (b, s, d) of a block in float16."""
         from safetensors import SafetensorError
 
         arrays = {"spot": spot.astype(np.float16)}
@@ -48,27 +40,27 @@ class EmbeddingCache:
             if self.spill is None:
                 raise
             logger.warning(
-                "Embeddings cannot be kept in %s (%s). They go beside the result, and are deleted afterwards; "
-                "`ds.settings.embeddings_gb` and `cache_dir` say where and how much.",
+                "Embeddings cannot be stored in %s (%s). They are stored next to the result and deleted afterwards. "
+                "See `ds.settings.embeddings_gb` and `ds.settings.cache_dir`.",
                 self.folder,
                 error,
             )
             _save(arrays, _file(self.spill, block))
 
     def holds(self, block: int) -> bool:
-        """Whether there is a file of a block; it may still turn out to be damaged."""
+        """Check whether there is a file of a block, which may be damaged."""
         return any(_file(folder, block).is_file() for folder in filter(None, (self.folder, self.spill)))
 
     def get(self, block: int, part: str) -> np.ndarray | None:
-        """`spot` or `subspots` of a block, or None where they are not kept."""
+        """Return `spot` or `subspots` of a block, or None if they are not stored."""
         from safetensors import SafetensorError, safe_open
 
         for folder in filter(None, (self.folder, self.spill)):
-            # Another process made room, or the file was damaged.
+            # Another process deleted the file, or it is damaged.
             with suppress(FileNotFoundError, SafetensorError):
                 with safe_open(_file(folder, block), framework="numpy") as file:
                     found = file.get_tensor(part)
-                os.utime(folder)  # in use, so that it is the last to make room
+                os.utime(folder)  # mark as recently used
                 return found
         return None
 
@@ -78,7 +70,7 @@ def _file(folder: Path, block: int) -> Path:
 
 
 def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Write a file that gets its name when it is whole; its folder may vanish to make room for others."""
+    """Write a file under a temporary name and rename it; another process may delete the folder meanwhile."""
     from safetensors.numpy import save_file
 
     for last in (False, True):
@@ -100,10 +92,10 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
 
 @contextmanager
 def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[EmbeddingCache]:
-    """Open the embedding cache of a slide.
+    """Open the embedding cache of a slide, which will use `expected` bytes.
 
-    It is in the cache if its `expected` bytes fit under `settings.embeddings_gb`; slides that were not used for
-    longest make room. Else it is in a temporary folder in `parent`, which is that of the result.
+    If these fit under `settings.embeddings_gb`, the least recently used slides are deleted to make room. Otherwise, the
+    embeddings are in a temporary folder in `parent`.
     """
     limit = settings.embeddings_gb * 1e9
     if expected <= limit:
@@ -111,11 +103,11 @@ def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[E
         with _locked():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             (folder / RESERVED).write_text(str(expected))
-            os.utime(folder)  # used now, so that it is the last to make room
+            os.utime(folder)  # mark as recently used
             _make_room(folder, limit - expected)
         logger.info(
-            "Keeping embeddings in %s, with others at most %g GB (`ds.settings.embeddings_gb`; 0 keeps none). "
-            "`ds.clear_cache()` deletes them.",
+            "Storing embeddings in %s, a cache of up to %g GB (`ds.settings.embeddings_gb`; 0 disables it). "
+            "`ds.clear_cache()` deletes it.",
             folder,
             settings.embeddings_gb,
         )
@@ -124,7 +116,7 @@ def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[E
         return
     if limit > 0:
         logger.warning(
-            "The embeddings take %.1f GB, above `ds.settings.embeddings_gb` = %g, and are not kept.",
+            "The embeddings need %.1f GB, above `ds.settings.embeddings_gb` = %g, and are not kept.",
             expected / 1e9,
             settings.embeddings_gb,
         )
@@ -133,10 +125,10 @@ def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[E
 
 
 def clear_cache() -> None:
-    """Delete all embeddings that predictions streamed to disk have kept; downloads stay.
+    """Delete the embeddings that were cached by predictions streamed to disk. Downloads are kept.
 
-    They are in the folder `embeddings` of `settings.cache_dir`, else of ``$DEEPSPOT_CACHE``, else of the cache folder
-    of the operating system. How much they may take is set by `settings.embeddings_gb`.
+    The embeddings are in the folder `embeddings` of the cache (`settings.cache_dir`, else ``$DEEPSPOT_CACHE``, else the
+    cache folder of the operating system). `settings.embeddings_gb` limits their size.
 
     Examples
     --------
@@ -148,13 +140,13 @@ def clear_cache() -> None:
     if folder.is_dir():
         with _locked():
             freed = sum(map(_size, _cached_slides()))
-            shutil.rmtree(folder, ignore_errors=True)  # a run that goes on may be writing
+            shutil.rmtree(folder, ignore_errors=True)  # another run may be writing
     logger.info("Deleted %.3g GB of embeddings in %s.", freed / 1e9, folder)
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Keep other processes from making room at the same time."""
+    """Prevent other processes from making room at the same time."""
     from filelock import FileLock
 
     lock = settings.cache(f"{FOLDER}.lock")
@@ -164,7 +156,7 @@ def _locked() -> Iterator[None]:
 
 
 def _make_room(keep: Path, limit: float) -> None:
-    """Delete the embeddings of slides until the others take no more than `limit` bytes."""
+    """Delete the least recently used slides until all but `keep` use at most `limit` bytes."""
     others = sorted((path for path in _cached_slides() if path != keep), key=lambda path: path.stat().st_mtime)
     sizes = {path: _size(path) for path in others}
     total = sum(sizes.values())
@@ -173,7 +165,7 @@ def _make_room(keep: Path, limit: float) -> None:
             return
         shutil.rmtree(path, ignore_errors=True)
         total -= sizes[path]
-        logger.info("Deleted %.3g GB of embeddings, which were not used for longest.", sizes[path] / 1e9)
+        logger.info("Deleted %.3g GB of least recently used embeddings.", sizes[path] / 1e9)
 
 
 def _cached_slides() -> list[Path]:
@@ -182,10 +174,10 @@ def _cached_slides() -> list[Path]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes in the folder of a slide, or those that it is going to take."""
+    """Return the bytes that the folder of a slide uses, or will use."""
     size = 0
     for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # a file that was being written has got its name
+        with suppress(FileNotFoundError):  # a temporary file was renamed
             size += path.stat().st_size
     reserved = folder / RESERVED
     return max(size, int(reserved.read_text()) if reserved.is_file() else 0)

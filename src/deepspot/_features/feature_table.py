@@ -1,4 +1,4 @@
-"""The feature table of a slide: embeddings of the tiles of its spots. Everything is checked before the work."""
+"""Feature tables: embeddings of the tiles of a slide's spots. All checks are done before the embedding starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._core.keys import FEATURES, UNS, features_name, key_in
-from deepspot._core.logging import logger, track
+from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_memory, check_positive
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import SlideView
@@ -21,7 +21,6 @@ from deepspot._sdata.write import add_table, check_new_key, make_table
 from deepspot._spatial.geometry import Boxes, SubspotsFrom, TileGeometry, make_boxes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, gives_parts
-from deepspot.errors import InputError
 
 from .bags import Bags
 
@@ -34,31 +33,19 @@ if TYPE_CHECKING:
     from deepspot.encoders._encode import Tiling
 
 
-# Spots read at once: their tiles and sub-spots are all the pixels that are held beside the image blocks.
+# Spots whose tiles and sub-spots are in memory at once, in addition to image blocks.
 SPOTS = 64
 
 
 @dataclass(frozen=True, eq=False)
 class SlideFeatures:
-    """Embeddings of the tiles of a slide: what is embedded, where it lies, and what it depends on.
-
-    Attributes
-    ----------
-    view
-        Image and spots.
-    encoder, geometry
-        What embeds, and what a tile shows.
-    subspots
-        Whether to embed the sub-spots.
-    only_central
-        Of the sub-spots embed only the one in the middle: the grid of its tile must be odd.
-    """
+    """Features of a slide: which tiles are embedded with which encoder."""
 
     view: SlideView
     encoder: Encoder
     geometry: TileGeometry
     subspots: bool = True
-    only_central: bool = False
+    only_central: bool = False  # of the sub-spots, embed only the central one; requires an odd grid
 
     def __post_init__(self) -> None:
         if self.tokens:
@@ -71,28 +58,28 @@ class SlideFeatures:
 
     @property
     def n_subspots(self) -> int:
-        """How many sub-spots of a spot are embedded."""
+        """Number of embedded sub-spots of a spot."""
         return 0 if not self.subspots else 1 if self.only_central else self.geometry.grid**2
 
     @property
     def tokens(self) -> bool:
-        """Whether sub-spots are made of what the encoder sees in the tile of their spot."""
+        """Whether sub-spots are embedded from the tokens of the spot tile."""
         return self.subspots and self.geometry.subspots == "tokens"
 
     @cached_property
     def boxes(self) -> Boxes:
-        """The tiles in the image level that is read."""
+        """Tiles in the image level that is read."""
         name, sizes = f"image {self.view.image_key!r}", level_sizes(self.view.pyramid)
         return make_boxes(self.view.centers, self.view.mpp, sizes, self.geometry, name=name)
 
     @property
     def level(self) -> DataArray:
-        """The image level that is read."""
+        """Image level that is read."""
         return self.view.pyramid[self.boxes.level]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of all that the features depend on."""
+        """Content hash of everything that the features depend on."""
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
         return digest(
             image_fingerprint(self.level, self.boxes),
@@ -107,25 +94,36 @@ class SlideFeatures:
     def embed(
         self, rows: np.ndarray, *, device: str | None = None, batch_size: int | None = None, progress: str | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Embed some of the spots: (b, d) in float32, and their sub-spots (b, s, d) in float16, if asked for."""
+        """Embed some of the spots: (b, d) in float32, and (b, s, d) in float16 or None for their sub-spots."""
         from deepspot.encoders._encode import gather
 
-        embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size)
-        if progress is not None:
-            embedded = track(embedded, progress, total=-(-len(rows) // SPOTS), unit="batch")
+        embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size, progress=progress)
         return gather(embedded, len(rows), self.encoder.card.dim, self._tiling(batch_size))
 
     def stream(
-        self, rows: np.ndarray, *, in_order: bool = True, device: str | None = None, batch_size: int | None = None
+        self,
+        rows: np.ndarray,
+        *,
+        in_order: bool = True,
+        device: str | None = None,
+        batch_size: int | None = None,
+        progress: str | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-        """Embed some of the spots as :meth:`embed` does, a few at a time: where in `rows` they are, and the two.
+        """Embed some of the spots in batches: positions in `rows` (b,), and both arrays of :meth:`embed`.
 
-        They come `in_order`, and those that follow each other should lie close together; else as the image is stored.
+        With `in_order`, successive spots should be close to each other; otherwise the order is that of the image.
+        With `progress`, a bar of this name counts tiles.
         """
         from deepspot.encoders._encode import stream_spots
 
         batches = read_tiles(self.level, self.boxes[rows], SPOTS, in_order=in_order)
-        return stream_spots(batches, self.encoder.to(device), self._tiling(batch_size))
+        tiling = self._tiling(batch_size)
+        if progress is None:
+            yield from stream_spots(batches, self.encoder.to(device), tiling)
+            return
+        n_tiles = len(rows) * (1 if self.tokens else 1 + self.n_subspots)
+        with bar(progress, total=n_tiles, unit="tile") as shown:
+            yield from stream_spots(batches, self.encoder.to(device), tiling, shown.update)
 
     def _tiling(self, batch_size: int | None) -> Tiling:
         from deepspot.encoders._encode import Tiling
@@ -134,17 +132,15 @@ class SlideFeatures:
         return Tiling(self.geometry.grid, self.subspots, size, self.only_central, self.tokens)
 
     def read_spot_tiles(self, px: int) -> np.ndarray:
-        """Read the spot tiles as uint8 (n, px, px, 3), resized without aliasing as encoders do."""
+        """Read the spot tiles (n, px, px, 3) in uint8, resized with antialiasing as for encoders."""
         import torch
         from torch.nn import functional as F
 
-        gb = self.n_spots * px * px * 3 / 1e9
-        if gb > settings.max_table_gb:
-            raise InputError(
-                f"The tiles of {self.n_spots:,} spots would take {gb:.1f} GB in memory, above "
-                f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or read smaller tiles with "
-                "`tiles_px=`."
-            )
+        check_memory(
+            self.n_spots * px * px * 3,
+            f"The tiles of {self.n_spots:,} spots",
+            "Raise the limit, or read smaller tiles with `tiles_px=`.",
+        )
         tiles = np.empty((self.n_spots, px, px, 3), dtype=np.uint8)
         for rows, pixels in read_tiles(self.level, self.boxes, SPOTS):
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
@@ -153,74 +149,56 @@ class SlideFeatures:
         return tiles
 
     def plan(self, *, key_added: str | None = None, overwrite: bool = False) -> FeaturePlan:
-        """Check everything, and find out whether the table is there already. Changes nothing."""
+        """Check everything and look for an existing table, without changes."""
         sdata = self.view.sdata
-        self._check_size()
+        bytes_per_value = np.dtype(np.float32).itemsize + self.n_subspots * np.dtype(np.float16).itemsize
+        check_memory(
+            self.n_spots * self.encoder.card.dim * bytes_per_value,
+            f"The features of {self.n_spots:,} spots",
+            "Raise the limit, embed a part of the spots, omit the sub-spots with `subspots=False` and a model that "
+            "does not use them, or stream the prediction to disk with `ds.tl.predict(…, out='predicted.zarr')`, which "
+            "needs no feature table.",
+        )
         same = self._find()
-        found = same is not None and not overwrite and key_added in (None, same)
-        key = str(same) if found else key_added or features_name(self.encoder.card.name, self.view.shapes_key)
-        if not found and key_added is None and key in sdata.tables and not overwrite:
+        exists = same is not None and not overwrite and key_added in (None, same)
+        key = str(same) if exists else key_added or features_name(self.encoder.card.name, self.view.shapes_key)
+        if not exists and key_added is None and key in sdata.tables and not overwrite:
             key = f"{key}_{self.fingerprint[:8]}"
-        if not found:
+        if not exists:
             check_new_key(sdata, key, overwrite=overwrite)
-        return FeaturePlan(self, key, found, overwrite)
+        return FeaturePlan(self, key, exists, overwrite)
 
     def _find(self) -> str | None:
-        """Name of the table that holds these features, if there is one."""
+        """Return the name of the table with these features, if there is one."""
         sdata, shapes_key = self.view.sdata, self.view.shapes_key
         for key in tables_annotating(sdata, shapes_key):
             table = sdata.tables[key]
             same = table.uns.get(UNS, {}).get("fingerprint") == self.fingerprint
-            # The table may have been cut or sorted since: bags rely on one row for each shape, in their order.
+            # Bags need one row for each shape, in their order: the table may have been filtered or sorted since.
             if same and np.array_equal(rows_of(table, shapes_key), self.view.index):
                 return key
         return None
 
-    def _check_size(self) -> None:
-        bytes_of_a_spot = np.dtype(np.float32).itemsize + self.n_subspots * np.dtype(np.float16).itemsize
-        gb = self.n_spots * self.encoder.card.dim * bytes_of_a_spot / 1e9
-        if gb > settings.max_table_gb:
-            raise InputError(
-                f"The features of {self.n_spots:,} spots would take {gb:.1f} GB in memory, above "
-                f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, embed a part of the spots, "
-                "leave the sub-spots out with `subspots=False` and a model that does not use them, or stream the "
-                "prediction to disk with `ds.tl.predict(…, out='predicted.zarr')`, which needs no feature table."
-            )
-
 
 @dataclass(frozen=True, eq=False)
 class FeaturePlan:
-    """Features that have been checked against an object.
-
-    Attributes
-    ----------
-    features
-        What is embedded.
-    key
-        Name of the table.
-    found
-        Whether the object holds it already.
-    overwrite
-        Whether a table of that name may be replaced.
-    """
+    """Feature table that can be added to an object."""
 
     features: SlideFeatures
     key: str
-    found: bool
+    exists: bool  # the object has this table already
     overwrite: bool
 
     def add(self, *, device: str | None = None, batch_size: int | None = None) -> str:
-        """Embed and add the table, unless it is there already. Return its name."""
+        """Embed and add the table unless it exists. Return its name."""
         features, view = self.features, self.features.view
-        if self.found:
+        if self.exists:
             logger.info("Using sdata.tables[%r]: image, spots, geometry and encoder are the same.", self.key)
             return self.key
         spot, subspots = features.embed(
             np.arange(features.n_spots), device=device, batch_size=batch_size, progress=f"Embedding {view.shapes_key}"
         )
-        obsm: dict[str, Any] = {"spatial": view.centers}
-        if subspots is not None:
-            obsm["subspots"] = subspots
+        obsm = {"spatial": view.centers} | ({} if subspots is None else {"subspots": subspots})
         region_key, instance_key = view.link_keys
         provenance = {
             "kind": FEATURES,
@@ -246,17 +224,17 @@ class FeaturePlan:
 
 
 def subspots_from(subspots: bool | str) -> SubspotsFrom | None:
-    """What sub-spots are embedded from, or None for none of them; True is what there was before there was a choice."""
+    """Return the source of sub-spot embeddings, or None for no sub-spots; True means ``"tiles"``."""
     if not isinstance(subspots, str):
         return "tiles" if subspots else None
     return cast("SubspotsFrom", key_in(subspots, get_args(SubspotsFrom), "subspots"))
 
 
 def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: NeighborRule) -> Bags:
-    """Bags of the spots of a feature table, in its order, with the neighbors that a rule gives."""
+    """Return the bags of the spots of a feature table, in its order, with neighbors by a rule."""
     features = sdata.tables[features_key]
     centers_um = np.asarray(features.obsm["spatial"]) * float(features.uns[UNS]["mpp"])
-    # Positions in the array are looked up when they are needed: they may have been added or mended since embedding.
+    # Array positions are not in the feature table: they may have been added or corrected since.
     array = array_positions(sdata, shapes_key) if rule.kind == "box" else None
     neighbors = find_neighbors(centers_um, rule, array)
     position = (centers_um - centers_um.mean(axis=0)).astype(np.float32)

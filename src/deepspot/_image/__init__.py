@@ -1,1 +1,1 @@
-"""Pixels: tiles read from an image pyramid, and which of them show tissue."""
+"""Pixels: tiles read from an image pyramid, and detection of tissue."""

@@ -1,1 +1,1 @@
-"""Elements of a SpatialData: selected, matched by instance, written."""
+"""Access to SpatialData: lookup of images, spots and tables, and all writing."""

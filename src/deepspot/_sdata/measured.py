@@ -1,4 +1,4 @@
-"""Measured genes of a slide, matched to its spots by instance."""
+"""Measured counts of a slide, matched to its spots by instance."""
 
 from __future__ import annotations
 
@@ -22,43 +22,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredCounts:
-    """Raw counts of the spots that a table shares with shapes.
+    """Raw counts of the spots that are in a table and in a shapes element."""
 
-    Attributes
-    ----------
-    name
-        Name of the slide, for messages.
-    table_key, layer
-        Where the counts come from; no layer is `X`.
-    counts
-        (n, genes) raw counts.
-    genes
-        Their names.
-    rows
-        (n,) positions of these spots among the shapes.
-    table_rows
-        (n,) their rows in the table.
-    """
-
-    name: str
+    name: str  # of the slide, for messages
     table_key: str
-    layer: str | None
-    counts: csr_matrix
+    layer: str | None  # None is `X`
+    counts: csr_matrix  # (n, genes)
     genes: pd.Index
-    rows: np.ndarray
-    table_rows: np.ndarray
+    rows: np.ndarray  # (n,) positions of the spots in the shapes
+    table_rows: np.ndarray  # (n,) rows of the spots in the table
 
     def depth(self, genes: pd.Index | None = None) -> np.ndarray:
-        """Counts (n,) of every spot over some genes, by default over all."""
+        """Return the total counts (n,) of each spot over some genes, by default over all."""
         counts = self.counts if genes is None else self.counts[:, self.genes.get_indexer(genes)]
         return np.asarray(counts.sum(axis=1)).ravel()
 
     def without_empty(self) -> MeasuredCounts:
-        """Leave out the spots without any count, or raise if there is no other."""
+        """Drop spots without counts; raise if none is left."""
         seen = self.depth() > 0
         if not seen.any():
             raise InputError(
-                f"Slide {self.name!r} has no spot with counts. Leave it out, or name another table or layer."
+                f"Slide {self.name!r} has no spot with counts. Leave it out, or choose another table or layer."
             )
         if seen.all():
             return self
@@ -69,7 +53,7 @@ class MeasuredCounts:
 def measured_counts(
     sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None = None, name: str = "slide"
 ) -> MeasuredCounts:
-    """Raw counts of a table, matched to shapes."""
+    """Return the raw counts of a table, matched to shapes."""
     table = sdata.tables[table_key]
     where = f"X of table {table_key!r} of slide {name!r}"
     if layer is not None:

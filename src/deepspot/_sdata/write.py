@@ -1,4 +1,4 @@
-"""Door 3: the only file that writes to a SpatialData. What it adds is known to survive being written and read."""
+"""Writing to a SpatialData: the only file that does. Everything that is added can be written to disk."""
 
 from __future__ import annotations
 
@@ -22,25 +22,9 @@ if TYPE_CHECKING:
 def make_table(
     X: Any, *, region: str, instances: pd.Index, region_key: str, instance_key: str, **anndata_fields: Any
 ) -> AnnData:
-    """Build a table that annotates a shapes element and can be written.
+    """Create a writable table of `X` (n, g) that annotates the shapes `region`, whose index is `instances` (n,).
 
-    Parameters
-    ----------
-    X
-        (n, g) matrix.
-    region
-        Name of the shapes element.
-    instances
-        Its index, in the order of the rows.
-    region_key, instance_key
-        Columns of `obs` to link with.
-    anndata_fields
-        `obs`, `var`, `obsm`, `layers`, `uns` of the table.
-
-    Raises
-    ------
-    TypeError
-        If a column or an entry could not be written to disk.
+    `anndata_fields` are `obs`, `var`, `obsm`, `layers`, `uns`. Raises InputTypeError if one cannot be written to disk.
     """
     import pandas as pd
     from anndata import AnnData
@@ -54,7 +38,7 @@ def make_table(
 
 
 def check_writable(adata: AnnData) -> None:
-    """Strip index names, and raise if something in a table could not be written."""
+    """Remove index names, and raise if any part of a table cannot be written to disk."""
     from anndata import AnnData
     from spatialdata.models import TableModel
 
@@ -68,27 +52,64 @@ def check_writable(adata: AnnData) -> None:
         raise InputError(
             f"{error}\nThese names cannot be written. Rename them, or call `spatialdata.sanitize_table(adata)`."
         ) from error
-    small = _without_matrices(adata)
-    broken = _refusal(small)
-    if broken is None and adata.raw is not None:
-        broken = _refusal(AnnData(var=adata.raw.var))
-    if broken is not None:
-        where = next((name for name, part in _parts(small, adata.raw) if _refusal(part) is not None), "The table")
+    # Only these can contain arbitrary Python objects; numeric arrays are always writable.
+    frames_of = {
+        axis: {key: value for key, value in getattr(adata, axis).items() if hasattr(value, "columns")}
+        for axis in ("obsm", "varm")
+    }
+    checked = AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames_of)
+    problem = _write_error(checked)
+    if problem is None and adata.raw is not None:
+        problem = _write_error(AnnData(var=adata.raw.var))
+    if problem is not None:
+        entries = _entries(checked, adata.raw)
+        where = next((name for name, entry in entries if _write_error(entry) is not None), "The table")
         raise InputTypeError(
-            f"{where} cannot be written ({broken}). Convert it to text or numbers, or remove it."
-        ) from broken
+            f"{where} cannot be written ({problem}). Convert it to text or numbers, or remove it."
+        ) from problem
+
+
+def _write_error(adata: AnnData) -> Exception | None:
+    """Write a table to memory and return the error: what can be written differs between versions of anndata."""
+    import warnings
+
+    import zarr
+    from anndata.io import write_elem
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            write_elem(zarr.group(store=zarr.storage.MemoryStore()), "table", adata)
+    except Exception as error:  # noqa: BLE001 - any error would have broken the user's store
+        return error
+    return None
+
+
+def _entries(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
+    """Split a table into tables of one entry, each with its name."""
+    from anndata import AnnData
+
+    for axis in ("obs", "var"):
+        for column in getattr(adata, axis):
+            yield f"{axis}[{column!r}]", AnnData(**{axis: getattr(adata, axis)[[column]]})
+    for axis, frame in (("obsm", "obs"), ("varm", "var")):
+        index = getattr(adata, frame)[[]]
+        for key, value in getattr(adata, axis).items():
+            yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
+    if raw is not None:
+        yield "raw.var", AnnData(var=raw.var)
+    for key, value in adata.uns.items():
+        yield f"uns[{key!r}]", AnnData(uns={key: value})
 
 
 def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
-    """Raise unless a table (or an element of another kind, such as ``"shapes"``) may be added under this name."""
+    """Raise unless a table (or an element of another kind, such as ``"shapes"``) can be added under this name."""
     if not key or not all(letter.isalnum() or letter in "_-." for letter in key) or key.startswith(("__", ".")):
         raise InputError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
-    names = [name for _, name, _ in sdata.gen_elements()]
     if key in getattr(sdata, kind):
         if overwrite:
             return
         raise InputError(f"sdata.{kind}[{key!r}] exists. Pass `overwrite=True`, or another `key_added`.")
-    clashes = [name for name in names if name.lower() == key.lower()]
+    clashes = [name for _, name, _ in sdata.gen_elements() if name.lower() == key.lower()]
     if clashes:
         raise InputError(f"{key!r} clashes with the element {clashes[0]!r}: names must differ by more than case.")
 
@@ -99,7 +120,8 @@ def add_table(
     """Add a table and log one line."""
     check_new_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
-    logger.info("Added %s %s × %s %s to sdata.tables[%r].%s", *_line(sdata, key, table, what, rows))
+    size = f"{table.n_obs:,} {rows} × {table.n_vars:,}"
+    logger.info("Added %s %s to sdata.tables[%r].%s", size, what, key, _hint(sdata, key))
 
 
 def add_shapes(sdata: SpatialData, key: str, shapes: GeoDataFrame, *, what: str, overwrite: bool = False) -> None:
@@ -110,31 +132,24 @@ def add_shapes(sdata: SpatialData, key: str, shapes: GeoDataFrame, *, what: str,
     logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
 
 
+def _hint(sdata: SpatialData, key: str) -> str:
+    """Explain how to save an element that was added to a SpatialData with a store."""
+    if not sdata.is_backed():
+        return ""
+    if any(path.endswith(f"/{key}") for path in sdata.elements_paths_on_disk()):
+        return f" It is in memory: `sdata.delete_element_from_disk({key!r})` and `write_element` replace it on disk."
+    return f" It is in memory: `sdata.write_element({key!r})` saves it."
+
+
 def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
     """Set a column of a shapes element to one number."""
     sdata.shapes[shapes_key][column] = float(value)
 
 
-def check_columns(sdata: SpatialData, key: str, columns: Iterable[str], *, overwrite: bool = False) -> None:
-    """Raise unless columns may be added to `var` of a table under these names."""
-    taken = [name for name in columns if name in sdata.tables[key].var]
-    if taken and not overwrite:
-        raise InputError(f"var of sdata.tables[{key!r}] has {taken} already. Pass `overwrite=True` to replace them.")
-
-
-def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
-    """Add columns of numbers, indexed by the genes of a table, to its `var`, and log one line."""
-    check_columns(sdata, key, columns, overwrite=overwrite)
-    var = sdata.tables[key].var
-    for name, values in columns.reindex(var.index).items():
-        var[name] = values.to_numpy()
-    logger.info("Added %s to var of sdata.tables[%r].", what, key)
-
-
 def check_entries(
     sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
 ) -> None:
-    """Raise unless entries may be added to `uns` or `obsm` of a table under these names."""
+    """Raise unless entries can be added to `uns`, `obsm` or `var` of a table under these names."""
     taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
     if taken and not overwrite:
         other = f", or another `{argument}`" if argument else ""
@@ -144,7 +159,7 @@ def check_entries(
 def add_entries(
     sdata: SpatialData, key: str, slot: str, entries: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Add entries to `uns` or `obsm` of a table, which are known to survive; what they are is for the caller to log."""
+    """Add writable entries to `uns` or `obsm` of a table. Logging is left to the caller."""
     from anndata import AnnData
 
     check_entries(sdata, key, slot, entries, overwrite=overwrite)
@@ -152,6 +167,15 @@ def add_entries(
     check_writable(AnnData(obs=table.obs[[]].copy(), **{slot: dict(entries)}))
     for name, value in entries.items():
         getattr(table, slot)[name] = value
+
+
+def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
+    """Add columns of numbers, indexed by genes, to `var` of a table, and log one line."""
+    check_entries(sdata, key, "var", columns, overwrite=overwrite)
+    var = sdata.tables[key].var
+    for name, values in columns.reindex(var.index).items():
+        var[name] = values.to_numpy()
+    logger.info("Added %s to var of sdata.tables[%r].", what, key)
 
 
 def add_labels(
@@ -163,26 +187,10 @@ def add_labels(
     colors: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> list[str]:
-    """Add labels to a shapes element and to `obs` of all tables that annotate it.
+    """Add labels to a shapes element and to `obs` of all tables that annotate it. Return the names of the tables.
 
-    Parameters
-    ----------
-    sdata
-        Where they are added.
-    shapes_key
-        The shapes.
-    key
-        Name of the column.
-    labels
-        Categorical, by the index of the shapes.
-    colors
-        One for each category, kept as scanpy keeps them.
-    overwrite
-        Replace columns of this name.
-
-    Returns
-    -------
-    Names of the tables.
+    `labels` is a categorical with the index of the shapes; `colors` has one color for each category, stored as in
+    scanpy.
     """
     import pandas as pd
     from anndata import AnnData
@@ -191,7 +199,7 @@ def add_labels(
     rows = {name: rows_of(sdata.tables[name], shapes_key) for name in tables}
     taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
     for name in tables:
-        # A table may also describe other shapes, whose labels are no obstacle.
+        # A table may also annotate other shapes, whose labels are kept.
         if key in sdata.tables[name].obs and sdata.tables[name].obs[key].iloc[rows[name].index].notna().any():
             taken.append(f"obs of sdata.tables[{name!r}]")
     if taken and not overwrite:
@@ -208,61 +216,3 @@ def add_labels(
         if colors is not None and not present:
             table.uns[f"{key}_colors"] = list(colors)
     return tables
-
-
-def _line(sdata: SpatialData, key: str, table: AnnData, what: str, rows: str) -> tuple[str, str, str, str, str, str]:
-    return f"{table.n_obs:,}", rows, f"{table.n_vars:,}", what, key, _hint(sdata, key)
-
-
-def _hint(sdata: SpatialData, key: str) -> str:
-    hint = ""
-    if sdata.is_backed():
-        on_disk = any(path.endswith(f"/{key}") for path in sdata.elements_paths_on_disk())
-        hint = f" It is in memory: `sdata.write_element({key!r})` saves it."
-        if on_disk:
-            hint = (
-                f" It is in memory: `sdata.delete_element_from_disk({key!r})` and `write_element` replace it on disk."
-            )
-    return hint
-
-
-def _without_matrices(adata: AnnData) -> AnnData:
-    """All of a table that may hold any Python object; arrays of numbers always survive."""
-    from anndata import AnnData
-
-    frames = {
-        axis: {key: value for key, value in getattr(adata, axis).items() if hasattr(value, "columns")}
-        for axis in ("obsm", "varm")
-    }
-    return AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames)
-
-
-def _parts(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
-    from anndata import AnnData
-
-    for axis in ("obs", "var"):
-        for column in getattr(adata, axis):
-            yield f"{axis}[{column!r}]", AnnData(**{axis: getattr(adata, axis)[[column]]})
-    for axis, frame in (("obsm", "obs"), ("varm", "var")):
-        index = getattr(adata, frame)[[]]
-        for key, value in getattr(adata, axis).items():
-            yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
-    if raw is not None:
-        yield "raw.var", AnnData(var=raw.var)
-    for key, value in adata.uns.items():
-        yield f"uns[{key!r}]", AnnData(uns={key: value})
-
-
-def _refusal(adata: AnnData) -> Exception | None:
-    """Rehearse the write in memory, the only sure way to know: what can be written differs between versions."""
-    import warnings
-
-    import zarr
-    from anndata.io import write_elem
-
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            write_elem(zarr.group(store=zarr.storage.MemoryStore()), "rehearsal", adata)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it would have broken the user's store
-        return error
-    return None

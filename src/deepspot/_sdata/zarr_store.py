@@ -1,4 +1,4 @@
-"""Stores on disk: written beside, named when they are whole, and read without loading what is large."""
+"""Zarr stores on disk: written to a temporary folder, renamed when complete, and read lazily."""
 
 from __future__ import annotations
 
@@ -13,37 +13,33 @@ import numpy as np
 
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import without_noise
-from deepspot._core.settings import settings
+from deepspot._core.validate import check_memory
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-COLUMNS = 512
-"""Genes in a chunk on disk: some genes of a slide are read without the others."""
-
 
 def check_new_path(out: Path, *, overwrite: bool = False) -> None:
-    """Raise unless a store may be made under this name."""
+    """Raise unless a store can be created at this path."""
     if not out.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Make it first.")
+        raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Create it first.")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists. Pass `overwrite=True`, or another name.")
 
 
 def check_replaceable(out: Path, sdata: SpatialData) -> None:
-    """Raise unless what lies at `out` is nothing, or a prediction that was streamed to disk and nothing else."""
+    """Raise unless `out` does not exist, or contains a streamed prediction and nothing else."""
     if not out.exists():
         return
-    own = None if sdata.path is None else Path(sdata.path).resolve()
-    place = out.resolve()
-    if own is not None and (place == own or place in own.parents or own in place.parents):
+    own, path = None if sdata.path is None else Path(sdata.path).resolve(), out.resolve()
+    if own is not None and (path == own or path in own.parents or own in path.parents):
         raise InputError(f"{str(out)!r} is where this slide itself is stored. Choose another `out`.")
     if not _is_prediction(out):
         raise InputError(
-            f"{str(out)!r} is no prediction that was streamed to disk, or holds more than that, and is not replaced. "
-            "Choose another `out`, or delete it yourself."
+            f"{str(out)!r} is not a prediction that was streamed to disk, or contains other data. It is not replaced: "
+            "choose another `out`, or delete it yourself."
         )
 
 
@@ -55,16 +51,15 @@ def _is_prediction(path: Path) -> bool:
         root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
         tables = list(root["tables"]) if set(root) == {"shapes", "tables"} else []
         return len(tables) == 1 and read_elem(root[f"tables/{tables[0]}/uns/{UNS}/kind"]) == PREDICTION
-    except (OSError, KeyError):  # no store, or another one
+    except (OSError, KeyError):  # not a store, or a different one
         return False
 
 
 @contextmanager
 def write_atomically(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Name to write a store under; when all went well, it is moved to `out` in one step.
+    """Return a path in a temporary folder next to `out`; on success, the store there is renamed to `out`.
 
-    The name is in a hidden folder beside `out`, which is deleted in any case but a kill. What is needed in the
-    meantime may lie in it too.
+    The folder is deleted unless the process is killed. It can be used for other temporary files.
     """
     check_new_path(out, overwrite=overwrite)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
@@ -79,18 +74,10 @@ def write_atomically(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndarray], path: Path) -> None:
-    """Write an object whose table has no `X` yet, and then `X` as it comes.
+    """Write a SpatialData to a new store at `path`, with `X` of the table `key` in blocks from a generator.
 
-    Parameters
-    ----------
-    sdata
-        Shapes and tables, no path of its own.
-    key
-        The table.
-    blocks
-        `X` from the top, each (b, genes) in float32; all but the last are of the same length.
-    path
-        Store to make.
+    `blocks` are rows (b, genes) of `X` in float32; all but the last have the same length. The table has no `X`, and
+    the SpatialData has no path.
     """
     import zarr
     from zarr.codecs import BloscCodec
@@ -105,12 +92,12 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
     at = 0
     for block in blocks:
         if array is None:
-            # Bytes of the same significance side by side: the trailing zeros of rounded numbers pack to nothing.
             array = group.create_array(
                 "X",
                 shape=(n, genes),
-                chunks=(min(len(block), n), min(COLUMNS, genes)),
+                chunks=(min(len(block), n), min(512, genes)),  # a few genes can be read without the others
                 dtype=np.float32,
+                # Bit shuffling compresses the trailing zeros of rounded numbers.
                 compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
@@ -122,17 +109,13 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
 
 
 def check_fits_in_memory(shape: tuple[int, int], instead: str) -> None:
-    """Raise if expression (spots, genes) is too large to be loaded; `instead` is the next step."""
-    gb = shape[0] * shape[1] * np.dtype(np.float32).itemsize / 1e9
-    if gb > settings.max_table_gb:
-        raise InputError(
-            f"{shape[0]:,} spots × {shape[1]:,} genes take {gb:.1f} GB in memory, above `ds.settings.max_table_gb` = "
-            f"{settings.max_table_gb:g}. {instead}, or raise the limit."
-        )
+    """Raise if expression (spots, genes) is too large to be loaded; `instead` is the alternative."""
+    n_bytes = shape[0] * shape[1] * np.dtype(np.float32).itemsize
+    check_memory(n_bytes, f"{shape[0]:,} spots × {shape[1]:,} genes", f"{instead}, or raise the limit.")
 
 
 def lazy_X(path: Path, key: str) -> Any:
-    """`X` of a table in a store, as a dask array in the chunks in which it is stored."""
+    """Return `X` of a table in a store as a dask array with the chunks of the store."""
     import zarr
     from anndata.experimental import read_elem_lazy
 
@@ -140,14 +123,14 @@ def lazy_X(path: Path, key: str) -> Any:
 
 
 def lazy_table(table: AnnData, path: Path, key: str) -> AnnData:
-    """A table whose `X` stays in a store."""
+    """Return a table with `X` left in a store."""
     return type(table)(lazy_X(path, key), obs=table.obs, var=table.var, obsm=dict(table.obsm), uns=dict(table.uns))
 
 
 def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
-    """Add columns to `var` of a table in a store, and entries to the attributes of the store.
+    """Add columns to `var` of a table in a store, and attributes to the store.
 
-    A kill in between leaves it broken, so this is for a draft.
+    Use it only on a temporary store: an interruption leaves the store broken.
     """
     import zarr
     from anndata.io import read_elem, write_elem

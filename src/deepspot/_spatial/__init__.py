@@ -1,1 +1,1 @@
-"""Space as arithmetic: the geometry of tiles, where spots lie in an image, boxes of pixels, neighbors."""
+"""Geometry of tiles, spot grids, neighbors and transformations between coordinate systems."""

@@ -7,26 +7,20 @@ from deepspot.errors import InputError
 
 from .geometry import NeighborRule
 
-# In distances between spots: reaches the first ring of neighbors, diagonals too, in a hexagonal and in a square array.
+# Default radius in distances between spots: the first ring of a hexagonal or square array, including diagonals.
 RINGS = 1.5
-# Distances of a lattice that are equal but for rounding.
-AS_FAR = 1 + 1e-9
 
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
-    """Neighbors of every spot: boolean matrix (n, n), whose row i marks the neighbors of spot i, without itself.
+    """Find the neighbors of every spot: boolean matrix (n, n) without a diagonal; row i marks the neighbors of spot i.
 
-    `centers_um` are positions (n, 2) in µm; `array` are rows and columns (n, 2) in the spot array, which the rule
-    ``"box"`` needs.
+    `centers_um` (n, 2) are in µm; `array` (n, 2) are rows and columns in the spot array, required by ``"box"`` rules.
     """
     return NeighborFinder(centers_um, rule, array).of(np.arange(len(centers_um)))
 
 
 class NeighborFinder:
-    """Finds the neighbors of some spots at a time, for slides whose neighbors are too many to hold at once.
-
-    Arguments are those of :func:`find_neighbors`.
-    """
+    """Find the neighbors of a part of the spots, for large slides. Arguments as of :func:`find_neighbors`."""
 
     def __init__(self, centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> None:
         from scipy.spatial import cKDTree
@@ -37,24 +31,24 @@ class NeighborFinder:
         self.tree = cKDTree(self.points)
 
     def of(self, rows: np.ndarray) -> csr_matrix:
-        """Boolean matrix (rows, n): which spots are the neighbors of these."""
+        """Find the neighbors of some spots: boolean matrix (rows, n)."""
         points, reach = self.points[rows], self.rule.reach
         if self.rule.kind == "radius":
-            # Thousands may lie in reach: no farther than the last that counts, and those that are as far as it.
+            # The radius may contain thousands of spots: limit it to the last one that is kept, and its ties.
             count = min(self.rule.cap + 1, len(self.centers))
             farthest = self.tree.query(points, k=[count])[0][:, 0]
-            found = self.tree.query_ball_point(points, np.minimum(reach, farthest * AS_FAR))
+            near = self.tree.query_ball_point(points, np.minimum(reach, farthest * (1 + 1e-9)))
         else:  # a box of the array is a ball in the Chebyshev metric
-            found = self.tree.query_ball_point(points, reach, p=np.inf)
-        source = np.repeat(np.arange(len(rows)), [len(near) for near in found])
-        target = np.fromiter((spot for near in found for spot in near), dtype=np.int64, count=len(source))
+            near = self.tree.query_ball_point(points, reach, p=np.inf)
+        source = np.repeat(np.arange(len(rows)), [len(spots) for spots in near])
+        target = np.fromiter((spot for spots in near for spot in spots), dtype=np.int64, count=len(source))
         other = target != rows[source]
         source, target = source[other], target[other]
         distance = np.linalg.norm(self.centers[rows[source]] - self.centers[target], axis=1)
-        order = np.lexsort((target, distance, source))  # ties go to the smaller index, so that results can be repeated
+        order = np.lexsort((target, distance, source))  # smaller indices first among ties: results are reproducible
         source, target = source[order], target[order]
-        near = np.arange(len(source)) - np.searchsorted(source, source, side="left") < self.rule.cap
-        source, target = source[near], target[near]
+        kept = np.arange(len(source)) - np.searchsorted(source, source, side="left") < self.rule.cap
+        source, target = source[kept], target[kept]
         return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
 
 
@@ -63,25 +57,24 @@ def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:
     if rule.kind == "box" and array is None:
         raise InputError(
             "The model takes neighbors from the spot array, but the spots have no array positions: add columns "
-            "'array_row' and 'array_col' to the table or shapes, or use a model whose neighbors lie in a radius."
+            "'array_row' and 'array_col' to the table or shapes, or use a model with neighbors in a radius."
         )
 
 
-def among(neighbors: csr_matrix, columns: np.ndarray) -> csr_matrix:
-    """Some columns of a neighbor matrix, in this order, in a time that does not grow with the number of all."""
+def select_columns(neighbors: csr_matrix, columns: np.ndarray) -> csr_matrix:
+    """Select columns of a neighbor matrix, in time proportional to its entries instead of its width."""
     order = np.argsort(columns)
-    known = columns[order]
-    at = np.minimum(np.searchsorted(known, neighbors.indices), len(known) - 1)
-    kept = known[at] == neighbors.indices
+    ordered = columns[order]
+    at = np.minimum(np.searchsorted(ordered, neighbors.indices), len(ordered) - 1)
+    kept = ordered[at] == neighbors.indices
     starts = np.concatenate([[0], np.cumsum(kept)])[neighbors.indptr]
-    shape = (neighbors.shape[0], len(columns))
-    found = csr_matrix((neighbors.data[kept], order[at[kept]], starts), shape=shape)
-    found.sort_indices()
-    return found
+    selected = csr_matrix((neighbors.data[kept], order[at[kept]], starts), shape=(neighbors.shape[0], len(columns)))
+    selected.sort_indices()
+    return selected
 
 
 def padded(neighbors: csr_matrix) -> np.ndarray:
-    """Neighbor matrix as indices (n, k), k being the largest number of neighbors; -1 where there are fewer."""
+    """Convert a neighbor matrix to indices (n, k), where k is the largest number of neighbors; -1 is padding."""
     counts = np.diff(neighbors.indptr)
     table = np.full((len(counts), int(counts.max(initial=0))), -1, dtype=np.int64)
     table[np.arange(table.shape[1]) < counts[:, None]] = neighbors.indices

@@ -1,4 +1,4 @@
-"""The only file that knows transformations. Spots of any coordinate system become pixels of one image."""
+"""Transformations of SpatialData: the only file that uses them. Converts spots of any coordinate system to pixels."""
 
 from __future__ import annotations
 
@@ -15,32 +15,18 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
-# Paths through different coordinate systems may differ by rounding, not by more.
-AGREE_PX = 0.5
-AGREE_SHARE = 1e-4
-
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the spots of a shapes element lie in an image.
+    """Positions of spots in an image."""
 
-    Attributes
-    ----------
-    centers
-        (n, 2) float64: x and y in pixels of the full-resolution image; the center of the first pixel is (0.5, 0.5).
-    mpp
-        µm per pixel of the full-resolution image.
-    index
-        Index of the shapes element, in the same order.
-    """
-
-    centers: np.ndarray
-    mpp: float
-    index: pd.Index
+    centers: np.ndarray  # (n, 2) float64: x and y in pixels of full resolution; the first pixel's center is (0.5, 0.5)
+    mpp: float  # µm per pixel of full resolution
+    index: pd.Index  # index of the shapes element, in the same order
 
 
 def place_spots(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> Placement:
-    """Place the spots of a shapes element in the pixels of an image of known scale."""
+    """Locate the spots of a shapes element in an image of known scale."""
     return Placement(
         centers=centers_px(sdata, image_key, shapes_key, coordinate_system),
         mpp=microns_per_pixel(sdata, image_key),
@@ -48,29 +34,33 @@ def place_spots(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_
     )
 
 
-def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
-    """Centers (n, 2) of shapes as x and y in pixels of an image, whatever scale, flip or rotation lies between.
+# Coordinate systems may differ by rounding: half a pixel in images, 0.01 % of the extent of shapes.
+AGREE_PX = 0.5
+AGREE_SHARE = 1e-4
 
-    Other shapes may stand in for the image, such as the outlines of regions; then these are in their coordinates.
+
+def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None) -> np.ndarray:
+    """Return the centers (n, 2) of shapes as x and y in pixels of an image, for any affine transformation.
+
+    If `image_key` names shapes, such as outlines of regions, the centers are in the coordinates of these.
     """
     xy = intrinsic_centers(sdata, shapes_key)
     paths = _paths(sdata, image_key, shapes_key, coordinate_system)
-    places = [_apply(path, xy) for path in paths.values()]
-    worst = max(np.abs(other - places[0]).max() for other in places)
+    centers, *others = [_apply(path, xy) for path in paths.values()]
+    worst = max((np.abs(other - centers).max() for other in others), default=0.0)
     image = image_key in sdata.images
-    if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(places[0])):
+    if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(centers)):
         raise InputError(
             f"Coordinate systems {list(paths)} place the shapes {shapes_key!r} up to {worst:.1f}{' px' * image} apart "
             f"in {_noun(sdata, image_key)}. Choose one with `coordinate_system=`."
         )
-    return places[0]
+    return centers
 
 
 def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[int, int]) -> int:
-    """Number of shapes whose center lies in an image of this height and width.
+    """Count the shapes with a center inside of an image of this height and width.
 
-    Where coordinate systems disagree, that of the one which places most of them there: which one is meant is decided
-    later, by `coordinate_system`.
+    If coordinate systems disagree, the largest count is returned: `coordinate_system` is chosen later.
     """
     xy = intrinsic_centers(sdata, shapes_key)
     places = [_apply(path, xy) for path in _paths(sdata, image_key, shapes_key, None).values()]
@@ -78,7 +68,7 @@ def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[in
 
 
 def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
-    """Centers (n, 2) of shapes in their own coordinates, whose unit nobody knows."""
+    """Return the centers (n, 2) of shapes in their own coordinates, whose unit is unknown."""
     shapes = sdata.shapes[shapes_key]
     points = shapes.geometry.centroid
     xy = np.column_stack([points.x, points.y]).astype(np.float64)
@@ -99,9 +89,9 @@ def circles_at(
     diameter_um: float,
     coordinate_system: str | None = None,
 ) -> GeoDataFrame:
-    """Circles at pixels of an image, in the coordinates of an element and with all of its transformations.
+    """Create circles at pixels of an image, in the coordinates and with all transformations of `shapes_key`.
 
-    The element is named by `shapes_key`: shapes, or, for a slide without any, the image itself.
+    `shapes_key` names shapes or, for a slide without shapes, the image itself.
     """
     from spatialdata.models import ShapesModel
     from spatialdata.transformations import get_transformation
@@ -121,7 +111,7 @@ def circles_at(
 
 
 def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None) -> dict[str, np.ndarray]:
-    """Matrices from a shapes element to the pixels of an image, by the coordinate system that each goes through."""
+    """Return the matrices from shapes to pixels of an image, by the shared coordinate system that each uses."""
     image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))
     shared = [name for name in shapes if name in image]
     noun = _noun(sdata, image_key)
@@ -133,7 +123,7 @@ def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syste
     if not shared:
         raise InputError(
             f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
-            "coordinate system, so nobody knows where the spots lie. Relate them with "
+            "coordinate system, so the positions of the spots in the image are unknown. Relate them with "
             "`spatialdata.transformations.set_transformation`."
         )
     chosen = _independent(shared) if coordinate_system is None else [coordinate_system]
@@ -141,23 +131,23 @@ def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syste
 
 
 def has_scale(sdata: SpatialData, image_key: str) -> bool:
-    """Whether the µm per pixel of an image are known."""
+    """Check whether an image has a scale in µm."""
     return MICRONS in _affines(sdata[image_key])
 
 
 def share_coordinate_system(sdata: SpatialData, image_key: str, shapes_key: str) -> bool:
-    """Whether an image and a shapes element can be related."""
+    """Check whether an image and a shapes element share a coordinate system."""
     return not _affines(sdata[image_key]).keys().isdisjoint(_affines(sdata[shapes_key]))
 
 
 def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
-    """µm per pixel of the full-resolution image, from its transformation to the coordinate system of µm."""
+    """Return the µm per pixel of a full-resolution image, from its transformation to the µm coordinate system."""
     known = _affines(sdata[image_key])
     if MICRONS not in known:
         raise InputError(
-            f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. State it "
-            f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)`, or, where the distance "
-            "between neighboring spots is known, with `pitch_um=` (100 for Visium)."
+            f"The scale of image {image_key!r} is unknown: it has no coordinate system {MICRONS!r}. Set it "
+            f"with `ds.pp.set_scale(sdata, image_key={image_key!r}, mpp=<µm per pixel>)` or, if the distance between "
+            "neighboring spots is known, with `pitch_um=` (100 for Visium)."
         )
     along = np.linalg.svd(known[MICRONS][:2, :2], compute_uv=False)
     if along[0] > 1.02 * along[1]:
@@ -169,7 +159,7 @@ def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
 
 
 def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
-    """Relate an image, and all that shares a coordinate system with it, to µm. Return the names of these elements."""
+    """Set the scale of an image and of all elements that share a coordinate system with it. Return their names."""
     image = _affines(sdata[image_key])
     to_microns = np.diag([mpp, mpp, 1.0])
     related = [image_key]
@@ -184,27 +174,27 @@ def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
 
 
 def pitch_px(points: np.ndarray) -> float:
-    """Distance between neighboring spots: the median distance that (n, 2) points have to those around them."""
+    """Return the distance between neighboring spots: the median over the first ring around each point (n, 2)."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:
-        raise InputError("The distance between spots cannot be measured on fewer than two spots. State `mpp` instead.")
+        raise InputError("The distance between spots cannot be measured on fewer than two spots. Pass `mpp` instead.")
     distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
-    # Where spots jitter the nearest alone is too near; a second ring would be at 1.41 (square) or 1.73 (hexagons).
+    # With jitter, the nearest neighbor alone is biased. The second ring is at 1.41 (square) or 1.73 (hexagonal).
     return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))
 
 
 def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
-    """Pixels per step, fitted on array positions (n, 2) that are in units of the pitch: exact to rounding of pixels."""
+    """Return the pixels per step, fitted to array positions (n, 2) in units of the pitch."""
     design = np.column_stack([array, np.ones(len(array))])
     if np.linalg.matrix_rank(design) < 3:
-        return pitch_px(points)  # a single row or column of spots fixes no plane
+        return pitch_px(points)  # a single row or column of spots
     linear = np.linalg.lstsq(design, points, rcond=None)[0][:2]
     return float(np.sqrt(abs(np.linalg.det(linear))))
 
 
 def scaling(factor: float) -> Any:
-    """Transformation that multiplies x and y."""
+    """Return the transformation that scales x and y."""
     from spatialdata.transformations import Scale
 
     return Scale([factor, factor], axes=("x", "y"))
@@ -215,7 +205,7 @@ def _noun(sdata: SpatialData, key: str) -> str:
 
 
 def _independent(systems: list[str]) -> list[str]:
-    """Leave µm out if there are others: µm are derived from these, and change when a scale is corrected."""
+    """Drop µm if there are other systems: it is derived from these, and changes when a scale is corrected."""
     return [name for name in systems if name != MICRONS] or systems
 
 

@@ -1,1 +1,1 @@
-"""From a file to a report in one call, for the command line."""
+"""Workflow of ``deepspot report``: from a file to a report."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepspot._core.html import check_file
 from deepspot._core.logging import logger
@@ -10,9 +10,6 @@ from deepspot._sdata.view import select_shapes
 from deepspot.errors import InputError
 
 from . import steps
-
-if TYPE_CHECKING:
-    from deepspot.tl._alignment.align import Alignment
 
 
 def run_report(
@@ -33,11 +30,11 @@ def run_report(
     overwrite: bool = False,
     command: str | None = None,
 ) -> str:
-    """Read a slide, predict its genes, find groups, markers, gene sets and pathways, and write the report.
+    """Read a slide, predict it, find groups, markers, gene sets and pathways, and write the report.
 
-    A step whose result is there is not done again. One that cannot be done is left out, and the report says why.
-    Options are those of the command line, where they are explained; `command` is what was typed. Nothing is written to
-    the slide. Returns what was written, in a sentence.
+    Existing results are reused. A step that fails is left out, and the report gives the reason. Arguments are the
+    options of ``deepspot report``; `command` is the command line. The slide on disk is not changed. Returns a message
+    with the files that were written.
     """
     from deepspot import tl
     from deepspot._report.contents import find_contents
@@ -45,11 +42,11 @@ def run_report(
     from deepspot.pl._map.values import measured_table_key
 
     check_file(out, overwrite=overwrite, option="--overwrite")
-    _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": _gmt_file(gene_sets)}, save)
+    gmt = Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None  # else a library
+    _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": gmt}, save)
     notes: dict[str, str] = {}
 
     def attempt(part: str, step: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Do a step; the report says why if it cannot be done."""
         try:
             return step(*args, **options)
         except (KeyError, ValueError, OSError) as error:
@@ -60,16 +57,17 @@ def run_report(
     logger.info("── Reading the slide")
     sdata = steps.read_slide(slide, image, mpp)
     shapes_key = select_shapes(sdata, image_key, shapes_key)
-    measured_table_key(sdata, shapes_key, table_key)  # if there are several, say so before the long work
+    measured_table_key(sdata, shapes_key, table_key)  # raises before the long steps if there are several
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     logger.info("── Predicting")
-    key, loaded = steps.predict(sdata, model, genes=genes, image_key=image_key, shapes_key=shapes_key)
+    key, loaded = steps.predict(sdata, model, genes=genes, **keys)
     logger.info("── Checking the registration")
     contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
-    alignment: Alignment | None = None
-    if contents.measured_key is None or contents.is_training_slide:
-        why = "no genes were measured" if contents.measured_key is None else "the model learned from this slide"
-        logger.info("Not checked: %s.", why)
+    alignment = None
+    if contents.measured_key is None:
+        logger.info("Not checked: there are no measured genes.")
+    elif contents.is_training_slide:
+        logger.info("Not checked: the model was trained on this slide.")
     else:
         options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
         alignment = attempt("Check of the registration", tl.check_alignment, sdata, **options)
@@ -104,20 +102,15 @@ def run_report(
 
 
 def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: Path | None) -> None:
-    """Raise, before any work, if a file is missing or in the way."""
+    """Raise before the first step if an input does not exist or an output cannot be written."""
     if not slide.exists():
         raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
     if out.resolve().is_relative_to(slide.resolve()):
-        raise InputError(f"--out {str(out)!r} lies in the slide, where nothing is written. Choose another.")
+        raise InputError(f"--out {str(out)!r} is inside the slide, which is not changed. Choose another path.")
     for option, path in inputs.items():
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} ({option}).")
     if save is not None and save.exists():
         raise FileExistsError(f"{str(save)!r} exists. Choose another name with --save.")
     if save is not None and not save.resolve().parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(save.resolve().parent)!r} to save into.")
-
-
-def _gmt_file(gene_sets: str | None) -> Path | None:
-    """Gene sets, if these are a file and not a library."""
-    return Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None
+        raise FileNotFoundError(f"There is no folder {str(save.resolve().parent)!r} to save to.")

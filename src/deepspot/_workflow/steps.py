@@ -1,4 +1,4 @@
-"""Steps from a file to all that the report of a slide shows. A step whose result is there is not done again."""
+"""Steps of ``deepspot report``, from a file to the results. Existing results are reused."""
 
 from __future__ import annotations
 
@@ -29,47 +29,35 @@ MIN_SPOTS = 3
 
 
 def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) -> SpatialData:
-    """Read a slide, whatever of the three kinds it is.
-
-    Raises
-    ------
-    ValueError
-        If it is none of them, or `image` and `mpp` are missing or of no use.
-    """
+    """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`."""
     if path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in ZARR)):
         from spatialdata import read_zarr
 
         if image is not None or mpp is not None:
             raise InputError(
-                "--image and --mpp are for an .h5ad or a folder of Space Ranger. A SpatialData has its image, and its "
-                "scale is stated with `ds.pp.set_scale`."
+                "--image and --mpp are for an .h5ad or a Space Ranger folder. A SpatialData has its image; set its "
+                "scale with `ds.pp.set_scale`."
             )
         return read_zarr(path)
     if path.is_dir() and (path / "spatial").is_dir():
         from deepspot.io import visium
 
-        return visium(path, fullres_image_file=_given(image, "Space Ranger does not copy it").resolve(), mpp=mpp)
+        return visium(path, fullres_image_file=_required(image, "a Space Ranger folder").resolve(), mpp=mpp)
     if path.is_file() and path.suffix == ".h5ad":
         from anndata import read_h5ad
 
         from deepspot.io import from_anndata
 
-        image = _given(image, "an .h5ad does not hold it")
-        try:
-            return from_anndata(read_h5ad(path), image, mpp=mpp)
-        except ValueError as error:
-            if mpp is None and "mpp" in str(error):
-                error.add_note("On the command line: --mpp.")
-            raise
+        return from_anndata(read_h5ad(path), _required(image, "an .h5ad"), mpp=mpp)
     raise InputError(
-        f"{str(path)!r} is no slide that can be read: neither a SpatialData (.zarr), nor a folder of Space Ranger "
-        "(with a folder 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
+        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
+        "(with 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
 
 
-def _given(image: Path | None, why: str) -> Path:
+def _required(image: Path | None, source: str) -> Path:
     if image is None:
-        raise InputError(f"The full-resolution H&E image is missing: {why}. Name its file with --image.")
+        raise InputError(f"The full-resolution image is missing: {source} does not contain it. Pass it with --image.")
     return image
 
 
@@ -81,39 +69,28 @@ def predict(
     image_key: str | None = None,
     genes: list[str] | None = None,
 ) -> tuple[str, DeepSpot | None]:
-    """Predict the genes of a slide; without a model, a prediction that is there is taken as it is.
+    """Predict a slide, or find an existing prediction; return the name of the table, and the model if loaded.
 
-    Returns
-    -------
-    Name of the table, and the model if it was loaded.
-
-    Raises
-    ------
-    KeyError
-        If a gene to draw is not one of those that are predicted, before any are.
-    ValueError
-        If no model was named and there are several predictions.
+    Without a model, an existing prediction is used. `genes` must be among the predicted ones; this is checked first.
     """
     from deepspot import models, tl
     from deepspot.tl._predict.table import find
 
-    made = tables_of_kind(sdata, shapes_key, PREDICTION)
-    if model is None and made:
-        if len(made) > 1:
-            raise InputError(
-                f"The slide holds several predictions: {sorted(made)}. Name the model of one with --model."
-            )
-        (key,) = made
+    existing = tables_of_kind(sdata, shapes_key, PREDICTION)
+    if model is None and existing:
+        if len(existing) > 1:
+            raise InputError(f"The slide has several predictions: {sorted(existing)}. Pass the model as --model.")
+        (key,) = existing
         if genes:
             check_genes(genes, sdata.tables[key].var_names, "the prediction")
-        logger.info("Using sdata.tables[%r], which the slide holds.", key)
+        logger.info("Using the existing sdata.tables[%r].", key)
         return key, None
     loaded = models.load(model)
     if genes:
         check_genes(genes, loaded.card.genes, "the prediction")
-    found = find(SlideView.select(sdata, image_key, shapes_key), loaded)
-    if found is not None:
-        return found, loaded
+    same = find(SlideView.select(sdata, image_key, shapes_key), loaded)
+    if same is not None:
+        return same, loaded
     key = prediction_name(shapes_key)
     if key in sdata.tables:
         key = valid_name(f"{key}_{loaded.fingerprint}")
@@ -122,23 +99,18 @@ def predict(
 
 
 def choose_groups(
-    sdata: SpatialData, wanted: str | None, key: str, shapes_key: str, notes: dict[str, str]
+    sdata: SpatialData, groupby: str | None, key: str, shapes_key: str, notes: dict[str, str]
 ) -> str | None:
-    """Name of a column with groups of the rows of the predicted table: what was asked for, else what is there.
+    """Return the column with groups of the predicted spots: `groupby`, an existing one, or new Leiden clusters.
 
-    If there is none, clusters are found; if that needs a package that is not installed, `notes` says so.
-
-    Raises
-    ------
-    KeyError
-        If no table has the column that was asked for.
+    Raises KeyError if `groupby` does not exist. Without the packages for clustering, `notes` gets the reason.
     """
     used = sdata.tables[key].uns.get("deepspot_markers", {}).get("groupby")
-    for column in [wanted] if wanted is not None else [used, ANNOTATION, CLUSTERS]:
-        if column is not None and _has_labels(sdata, str(column), key, shapes_key):
+    for column in [groupby] if groupby is not None else [used, ANNOTATION, CLUSTERS]:
+        if column is not None and _copy_labels(sdata, str(column), key, shapes_key):
             return str(column)
-    if wanted is not None:
-        labels_of(sdata, key, wanted)  # raises, and says what there is
+    if groupby is not None:
+        labels_of(sdata, key, groupby)  # raises with the available columns
     try:
         labels = clusters(np.asarray(sdata.tables[key].X))
     except ImportError as error:
@@ -148,23 +120,23 @@ def choose_groups(
     rows = rows_of(sdata.tables[key], shapes_key)
     column = pd.Series(labels[rows.index.to_numpy()], index=pd.Index(rows))
     add_labels(sdata, shapes_key, CLUSTERS, column)
-    logger.info("Found %d clusters of spots by their predicted genes (Leiden).", column.nunique())
+    logger.info("Found %d Leiden clusters of spots on the predicted genes.", column.nunique())
     return CLUSTERS
 
 
 def clusters(X: np.ndarray) -> pd.Categorical:
-    """Clusters of spots by Leiden on principal components; the largest is called 1."""
+    """Cluster spots with Leiden on principal components; cluster 1 is the largest."""
     from sklearn.decomposition import PCA
 
     from deepspot._stats.oversample import leiden
 
     n = min(N_COMPONENTS, X.shape[0] - 1, X.shape[1])
-    found = leiden(PCA(n, random_state=settings.seed).fit_transform(X), settings.seed)
-    return pd.Categorical([str(1 + number) for number in found], [str(1 + number) for number in np.unique(found)])
+    labels = leiden(PCA(n, random_state=settings.seed).fit_transform(X), settings.seed)
+    return pd.Categorical([str(1 + label) for label in labels], [str(1 + label) for label in np.unique(labels)])
 
 
-def _has_labels(sdata: SpatialData, column: str, key: str, shapes_key: str) -> bool:
-    """Whether the predicted table has labels; those of another table of the spots are copied to it."""
+def _copy_labels(sdata: SpatialData, column: str, key: str, shapes_key: str) -> bool:
+    """Copy labels of another table of the spots to the predicted table; return whether it has labels now."""
     for name in [key, *(name for name in tables_annotating(sdata, shapes_key) if name != key)]:
         try:
             labels = labels_of(sdata, name, column)
@@ -179,36 +151,36 @@ def _has_labels(sdata: SpatialData, column: str, key: str, shapes_key: str) -> b
 
 
 def find_markers(sdata: SpatialData, key: str, groupby: str) -> None:
-    """Find the markers of the groups that have enough spots."""
+    """Find markers of the groups with enough spots."""
     from deepspot import tl
 
     uns = sdata.tables[key].uns
     if "markers" in uns and uns.get("deepspot_markers", {}).get("groupby") == groupby:
-        logger.info("Using the markers of sdata.tables[%r].", key)
+        logger.info("Using the existing markers of sdata.tables[%r].", key)
         return
     size = labels_of(sdata, key, groupby).value_counts(sort=False)
     large = [str(name) for name in size.index[size >= MIN_SPOTS]]
     for stale in ("markers", "enrichment", "deepspot_enrichment"):  # of other groups
         uns.pop(stale, None)
-    # The test that respects the neighborhood, as predictions of neighbors resemble each other all the more.
+    # Predictions of neighboring spots are correlated, which the block test takes into account.
     tl.markers(sdata, groupby, table_key=key, groups=large, test="blocks", overwrite=True)
 
 
 def find_gene_sets(sdata: SpatialData, key: str, gene_sets: str | None) -> None:
-    """Find the gene sets that hold markers."""
+    """Find gene sets enriched in the markers."""
     from deepspot import tl
 
     if gene_sets is None and "enrichment" in sdata.tables[key].uns:
-        logger.info("Using the gene sets of sdata.tables[%r].", key)
+        logger.info("Using the existing gene sets of sdata.tables[%r].", key)
         return
     tl.enrich(sdata, gene_sets, table_key=key, overwrite=True)
 
 
 def score_pathways(sdata: SpatialData, key: str, net: Path | None) -> None:
-    """Score the activity of pathways."""
+    """Score pathway activity."""
     from deepspot import tl
 
     if net is None and "score_mlm" in sdata.tables[key].obsm:
-        logger.info("Using the pathways of sdata.tables[%r].", key)
+        logger.info("Using the existing pathways of sdata.tables[%r].", key)
         return
     tl.pathways(sdata, net, table_key=key, overwrite=True)

@@ -1,4 +1,4 @@
-"""Slides to try things on: synthetic ones with known answers, and real ones that are public."""
+"""Data sets: synthetic slides with known ground truth, and published slides."""
 
 from ._her2st import her2st
 from ._hest import hest

@@ -36,7 +36,7 @@ SOURCE = Source(
 )
 
 PITCH_UM, DIAMETER_UM = 200.0, 100.0
-# Per patient: pattern of the image names, and the well on the array of section 1, 2, ….
+# By patient: pattern of the image names, and the array well of section 1, 2, ….
 _PATTERNS = {
     "A": ("9769_{}_HE_small.jpg", "C1 C2 D1 D2 E1 E2"),
     "B": ("BT10737_{}_HE.jpg", "C1 C2 D1 D2 E1 E2"),
@@ -72,25 +72,25 @@ SHA256 = {
     "data/ST-spotfiles/C5_selection.tsv": "2114cc3b4da759772112897f1e247d5443c9f8c808e6a9a952eb4fda379a194c",
     "data/ST-imgs/C/C5/5714_HE_BT_E1.jpg": "34028ea41e376396b50c42b0a11a7e689c85be4a8022e668d0a09cc128c04c65",
 }
-"""Checksums of the files that are known; the others are trusted on first download."""
+"""Known checksums; other files are trusted on first download."""
 
 
 def her2st(section: str, *, download: bool = True) -> SpatialData:
     """Read one section of the HER2-positive breast cancer data set (HER2ST).
 
-    Spatial Transcriptomics, spots of 100 µm, 200 µm apart; 36 sections of 8 patients: A1–A6, B1–B6, C1–C6, D1–D6,
+    Spatial Transcriptomics with spots of 100 µm, 200 µm apart. 36 sections of 8 patients: A1–A6, B1–B6, C1–C6, D1–D6,
     E1–E3, F1–F3, G1–G3, H1–H3. Sections of one patient are near-replicates: compare models across patients.
 
-    The section is looked up in ``$DEEPSPOT_DATA/her2st_raw`` (the authors' repository), in ``$DEEPSPOT_DATA/her2st``
-    (``<section>.h5ad`` and ``<section>.jpg``, cropped to the tissue), and in the cache; else it is downloaded once from
-    the authors' repository, at a fixed commit.
+    The section is searched in ``$DEEPSPOT_DATA/her2st_raw`` (the authors' repository), in ``$DEEPSPOT_DATA/her2st``
+    (``<section>.h5ad`` and ``<section>.jpg``, cropped to the tissue), and in the cache. Otherwise it is downloaded once
+    from a fixed commit of the authors' repository.
 
     Parameters
     ----------
     section
         Patient and number, for example ``"C2"``.
     download
-        Whether the section may be downloaded (about 5 MB).
+        Download the section (about 5 MB) if it is not on this machine.
 
     Returns
     -------
@@ -100,13 +100,13 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
     Raises
     ------
     KeyError
-        If there is no such section.
+        If the section does not exist.
     FileNotFoundError
         If the section is not on this machine, and `download` is False.
     ConnectionError
         If the section cannot be downloaded.
     ValueError
-        If a downloaded file differs from the one that is known.
+        If the checksum of a downloaded file is wrong.
 
     Notes
     -----
@@ -131,7 +131,7 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
 
 
 def files(section: str) -> dict[str, str]:
-    """Paths of the parts of a section inside the authors' repository."""
+    """Return the paths of the files of a section in the authors' repository."""
     return {
         "counts": f"data/ST-cnts/{section}.tsv.gz",
         "spots": f"data/ST-spotfiles/{section}_selection.tsv",
@@ -140,7 +140,7 @@ def files(section: str) -> dict[str, str]:
 
 
 def _find(section: str, download: bool) -> Files:
-    """Files of a section on this machine, downloaded if they are not here."""
+    """Find the files of a section, or download them."""
     found = SOURCE.find(section, None, download=download)
     if isinstance(found, Files):
         return found
@@ -152,7 +152,7 @@ def _find(section: str, download: bool) -> Files:
 
 
 def read_raw(paths: Mapping[str, Path], section: str) -> tuple[AnnData, float]:
-    """Read the table of a section as its authors publish it, and µm per pixel."""
+    """Read the table of a section and µm per pixel from the authors' files."""
     import pandas as pd
     from anndata import AnnData
     from scipy.sparse import csr_matrix
@@ -163,10 +163,10 @@ def read_raw(paths: Mapping[str, Path], section: str) -> tuple[AnnData, float]:
 
     spots.index = spots["x"].astype(int).astype(str) + "x" + spots["y"].astype(int).astype(str)
     selected = spots[spots["selected"] == 1]
-    selected = selected[selected.index.isin(counts.index)]  # a few spots lie on tissue but were not sequenced
+    selected = selected[selected.index.isin(counts.index)]  # a few spots on tissue were not sequenced
     if len(selected) < len(counts):
         lost = len(counts) - len(selected)
-        logger.info("%d of %d spots of %s have no position on tissue, and are left out.", lost, len(counts), section)
+        logger.info("%d of %d spots of %s have no position on tissue and are left out.", lost, len(counts), section)
     counts = counts.loc[selected.index]
 
     obs = selected[["y", "x", "new_x", "new_y"]].rename(columns={"y": "array_row", "x": "array_col"})
@@ -179,23 +179,20 @@ def read_raw(paths: Mapping[str, Path], section: str) -> tuple[AnnData, float]:
 
 
 def microns_per_pixel(spots: pd.DataFrame, section: str) -> float:
-    """µm per pixel, from pixel positions and array positions (200 µm apart), by a fit that outliers cannot bend.
-
-    If the two axes disagree by more than 2 %, that is a ValueError.
-    """
+    """Fit µm per pixel on pixel and array positions by Theil–Sen; raise if x and y differ by more than 2 %."""
     from scipy.stats import theilslopes
 
     across, down = (PITCH_UM / theilslopes(spots[f"pixel_{axis}"], spots[f"new_{axis}"]).slope for axis in "xy")
     if not abs(across / down - 1) <= 0.02:
         raise InputError(
             f"The spots of section {section!r} give {across:.4g} µm per pixel along x but {down:.4g} along y. "
-            "The spot file does not belong to an undistorted image; compare it with the authors' repository."
+            "The spot file belongs to a distorted image; compare it with the authors' repository."
         )
     return float(across)  # as in the prepared sections; the axes differ by about 0.6 %
 
 
 def read_prepared(paths: Mapping[str, Path], section: str) -> tuple[AnnData, float]:
-    """Read the table of a section that was cropped to its tissue, and µm per pixel."""
+    """Read the table of a section that was cropped to the tissue, and µm per pixel."""
     from anndata import read_h5ad
 
     adata = read_h5ad(paths["table"])

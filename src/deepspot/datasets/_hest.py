@@ -14,7 +14,7 @@ from deepspot.errors import InputError
 from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers
 
 from ._published import Files, Source, check_name, fetch_from_hub, with_endings
-from ._tables import add_facts, authors_centers, counts_of, lay_on_image, mpp_from_spots, read_table, rename_authors
+from ._tables import add_facts, authors_centers, counts_of, mpp_from_spots, read_table, rename_authors, slide_object
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,9 +40,9 @@ SOURCE = Source(
 )
 
 ST_PITCH_UM, ST_UM = 200.0, 100.0
-POOLED = ("xenium", "visium hd")
+BINNED = ("xenium", "visium hd")
 SQUARE_UM = (8.0, 250.0)
-# Share by which the metadata and the spots may differ in µm per pixel.
+# Relative difference of µm per pixel in the metadata and from the spots.
 REFUSE, WARN = 0.1, 0.03
 ESTIMATED, EMBEDDED = "pixel_size_um_estimated", "pixel_size_um_embedded"
 FACTS = ("organ", "disease_state", "oncotree_code", "species")
@@ -58,70 +58,70 @@ def hest(
     diameter_um: float | None = None,
     gene_id_key: str | None = None,
 ) -> SpatialData:
-    """Read one sample of HEST-1k: measured spots on an H&E image.
+    """Read one sample of HEST-1k: measured spots and H&E image.
 
-    It is looked up in `folder`, in ``$DEEPSPOT_DATA/hest`` and in the cache, in the layout of HEST
-    (``st/<sample>.h5ad``, ``wsis/<sample>.tif``, ``metadata/<sample>.json``) or that of the authors' example
-    (``h5ad/``, ``image/`` and ``meta/``, also inside ``data/``). Else it is downloaded into the cache, for which you
-    accept the terms on the page of the data set and make a token.
+    The sample is searched in `folder`, in ``$DEEPSPOT_DATA/hest`` and in the cache, in the layout of HEST
+    (``st/<sample>.h5ad``, ``wsis/<sample>.tif``, ``metadata/<sample>.json``) or of the authors' example (``h5ad/``,
+    ``image/`` and ``meta/``, also in ``data/``). Otherwise it is downloaded to the cache; this requires accepting the
+    terms on the page of the data set, and an access token.
 
-    The µm per pixel are ``pixel_size_um_estimated``, which HEST measured on the spots (``pixel_size_um_embedded``,
-    which the image states, is wrong for many samples), compared with the distance between the spots. In the authors'
-    layout the image was shrunk, and the spots tell.
+    µm per pixel are ``pixel_size_um_estimated``, which HEST measured on the spots, and are checked against the pitch of
+    the spots. (``pixel_size_um_embedded``, from the image file, is wrong for many samples.) In the authors' layout the
+    image is downscaled, and µm per pixel are computed from the spots.
 
-    Xenium and Visium HD come pooled in squares without gaps (100 µm for most): the diameter of their spots is the side
-    of a square. Samples of single cells are refused.
+    Xenium and Visium HD are binned into adjacent squares (100 µm for most samples); the diameter of a spot is the side
+    of its square. Single-cell samples are refused.
 
     Parameters
     ----------
     sample
-        Its `id`, such as ``"TENX152"``.
+        `id` of the sample, such as ``"TENX152"``.
     folder
         Folder with files in one of the layouts.
     download
-        Whether the sample may be downloaded (image and counts, up to some GB).
+        Download the sample (image and counts, up to some GB) if it is not on this machine.
     token
-        Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
+        Access token of Hugging Face. Default: ``HF_TOKEN``, or the stored token of this machine. It is not stored.
     mpp
-        µm per pixel of the image, for a sample whose files contradict themselves.
+        µm per pixel of the image, for a sample with contradictory files.
     diameter_um
-        Diameter of the tissue that a spot measures; by default 55 for Visium, and what the metadata state for Spatial
+        Diameter of the tissue that a spot measures. Default: 55 for Visium, the number in the metadata for Spatial
         Transcriptomics.
     gene_id_key
-        Column of `var` whose identifiers become the gene names.
+        Column of `var` with identifiers to use as gene names.
 
     Returns
     -------
-    A SpatialData with ``images["<sample>_image"]`` (not loaded, if it is tiled), the circles ``spots``, the table
+    A SpatialData with ``images["<sample>_image"]`` (lazy if it is tiled), the circles ``spots``, the table
     ``table`` and the coordinate systems ``"global"`` and ``"microns"``.
 
     ``X``
-        Raw counts, CSR, int32, of spots in tissue and of genes only.
+        Raw counts, CSR, int32, of spots in tissue; without control probes.
     ``obs``
-        That of HEST, and `sample`, `patient`, `organ`, `disease_state`, `oncotree_code`, `species`, `technology`, as
-        far as they are known. HEST numbers patients anew in each study, so `patient` ends with the study; a study
-        that names none counts as one patient.
+        Columns of HEST, and `sample`, `patient`, `organ`, `disease_state`, `oncotree_code`, `species`, `technology` if
+        known. Patient numbers of HEST are unique within a study only, so `patient` ends with the study; all samples of
+        a study without patients count as one patient.
     ``attrs["deepspot_dataset"]``
         Name, page, license, citation, study and technology.
 
     Raises
     ------
     KeyError
-        If there is no such sample.
+        If the sample does not exist.
     FileNotFoundError
         If files are missing, and `download` is False.
     PermissionError
-        If Hugging Face wants the terms accepted, or a token.
+        If the terms were not accepted, or there is no token.
     ConnectionError
         If the sample cannot be downloaded.
     ValueError
-        If `sample` is no name, a file is damaged, there are no counts, the scale is unknown or contradicts the spots,
-        spots lie outside the image, or these are single cells.
+        If `sample` is not a name, a file is damaged, there are no counts, the scale is unknown or contradicts the
+        spots, spots are outside the image, or the sample holds single cells.
 
     Notes
     -----
-    Licensed CC BY-NC-SA 4.0; the studies have licenses of their own. Jaume et al., HEST-1k, NeurIPS 2024,
-    https://arxiv.org/abs/2406.16192. The download itself was never tried by us.
+    Licensed CC BY-NC-SA 4.0; each study also has its own license. Jaume et al., HEST-1k, NeurIPS 2024,
+    https://arxiv.org/abs/2406.16192. The download has not been tested.
 
     Examples
     --------
@@ -138,18 +138,18 @@ def hest(
     adata = read_table(path)
     if "cell_diameter" in meta and "spot_diameter_fullres" not in meta:
         raise InputError(
-            f"{sample} holds single cells ({meta_name} has 'cell_diameter'): this package predicts spots. Pool the "
+            f"{sample} holds single cells ({meta_name} has 'cell_diameter'): this package predicts spots. Bin the "
             "cells into spots, and read these with `ds.io.from_anndata`."
         )
     adata = _in_tissue(adata, sample)
-    # In the authors' layout the image has fewer pixels than the metadata are for.
-    shrunk = files.layout == AUTHORS and {"x_pixel", "y_pixel"} <= set(adata.obs.columns)
-    if shrunk:
+    # In the authors' layout the image is downscaled, and the scale in the metadata does not apply.
+    downscaled = files.layout == AUTHORS and {"x_pixel", "y_pixel"} <= set(adata.obs.columns)
+    if downscaled:
         centers = authors_centers(adata.obs, path.name)
     elif "spatial" in adata.obsm:
         centers = check_centers(adata.obsm["spatial"], adata.obs_names, f"obsm['spatial'] of {path.name}")
     else:
-        raise InputError(f"{path} has no obsm['spatial'], so nobody knows where its spots lie. Get it again.")
+        raise InputError(f"{path} has no obsm['spatial'], the positions of the spots. Get it again.")
     adata.obs = rename_authors(adata.obs)
     table = counts_of(adata, path, gene_id_key)
 
@@ -158,29 +158,29 @@ def hest(
     if pitch_um is not None and drawn_um is not None and drawn_um >= pitch_um:
         if mpp is None or diameter_um is None:
             raise InputError(
-                f"{meta_name} states spots of {drawn_um:g} µm that are {pitch_um:g} µm apart, so they would overlap. "
-                "Look both up in the study, and state `diameter_um=` and `mpp=`."
+                f"{meta_name} states spots of {drawn_um:g} µm that are {pitch_um:g} µm apart, which would overlap. "
+                "Look both up in the study, and pass `diameter_um=` and `mpp=`."
             )
         pitch_um = None
     fitted = None if pitch_um is None else mpp_from_spots(centers, table.obs, pitch_um)
-    mpp = _mpp(fitted, mpp, meta, meta_name, shrunk=shrunk)
-    if technology.lower() in POOLED:
+    mpp = _mpp(fitted, mpp, meta, meta_name, downscaled=downscaled)
+    if technology.lower() in BINNED:
         drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
     diameter_um = diameter_um or drawn_um
     if diameter_um is None:
         raise InputError(
-            f"The size of a spot is unknown: {meta_name} states no technology that is known here ({technology!r}) and "
-            "no 'spot_diameter'. State `diameter_um=`."
+            f"The size of a spot is unknown: {meta_name} has no known technology ({technology!r}) and no "
+            "'spot_diameter'. Pass `diameter_um=`."
         )
     study = _known(meta, "dataset_title")
     facts = {"sample": sample, "technology": technology, "patient": _patient(meta, sample, study)}
     table.obs = add_facts(table.obs, facts | {key: _known(meta, key) for key in FACTS})
     attrs = SOURCE.attrs(sample, study=study, technology=technology)
-    return lay_on_image(attrs, files.paths["image"], table, centers, mpp=mpp, diameter_um=diameter_um)
+    return slide_object(attrs, files.paths["image"], table, centers, mpp=mpp, diameter_um=diameter_um)
 
 
 def _find(sample: str, folder: str | Path | None, download: bool, token: str | None) -> Files:
-    """Files of a sample on this machine, downloaded if they are not here: the image last, as it is the largest."""
+    """Find the files of a sample, or download them, the image last because it is the largest."""
     found = SOURCE.find(sample, folder, download=download)
     if isinstance(found, Files):
         return found
@@ -195,21 +195,21 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged or no JSON ({error}). Get it again.") from error
+        raise InputError(f"{path} is damaged or not JSON ({error}). Get it again.") from error
     if not isinstance(meta, dict):
-        raise InputError(f"{path} is no record of a sample, but a {type(meta).__name__}. Get it again.")
+        raise InputError(f"{path} is not a record of a sample, but a {type(meta).__name__}. Get it again.")
     return meta
 
 
 def _known(meta: dict[str, Any], key: str) -> Any:
-    """Return an entry of the metadata, or None if it is missing: HEST writes NaN."""
+    """Return an entry of the metadata; None if it is missing, which HEST writes as NaN."""
     value = meta.get(key)
     missing = value == "" or (isinstance(value, float) and not np.isfinite(value))
     return None if missing else value
 
 
 def _number(meta: dict[str, Any], key: str) -> float | None:
-    """Return an entry of the metadata if it is a number above 0; whole numbers of Python know no end."""
+    """Return an entry of the metadata if it is a number above 0 and below 1e9, else None."""
     value = meta.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -217,79 +217,79 @@ def _number(meta: dict[str, Any], key: str) -> float | None:
 
 
 def _in_tissue(adata: AnnData, sample: str) -> AnnData:
-    """Spots in tissue, where the table tells them from others."""
+    """Return the spots in tissue if the table marks them."""
     if "in_tissue" not in adata.obs:
         return adata
-    there = pd.to_numeric(adata.obs["in_tissue"], errors="coerce").fillna(1).to_numpy(dtype=float) > 0
-    if there.all() or not there.any():
+    inside = pd.to_numeric(adata.obs["in_tissue"], errors="coerce").fillna(1).to_numpy(dtype=float) > 0
+    if inside.all() or not inside.any():
         return adata
-    logger.info("%d of %d spots of %s are not in tissue and are left out.", (~there).sum(), len(there), sample)
-    return adata[there].copy()
+    logger.info("%d of %d spots of %s are not in tissue and are left out.", (~inside).sum(), len(inside), sample)
+    return adata[inside].copy()
 
 
 def _patient(meta: dict[str, Any], sample: str, study: str | None) -> str | None:
-    """Name of the patient, not to be confused with one of another study."""
+    """Return the name of the patient, made unique by the study."""
     patient = _known(meta, "patient")
     if study is None:
         return patient
     if patient is None:
         logger.warning(
-            "HEST-1k does not say whose %s is: all samples of its study that are not told apart count as one patient.",
+            "HEST-1k has no patient for %s: all samples of its study without a patient count as one patient.",
             sample,
         )
     return f"{'unknown' if patient is None else patient} of {study}"
 
 
 def _nominal(meta: dict[str, Any], kind: str) -> tuple[float | None, float | None]:
-    """Distance and diameter of spots in µm, as far as the technology or the metadata tell."""
+    """Return pitch and diameter of spots in µm by technology or metadata; None if unknown."""
     if kind == "visium":
         return PITCH_UM, VISIUM_UM
     pitch_um, drawn_um = _number(meta, "inter_spot_dist"), _number(meta, "spot_diameter")
     if kind in ("spatial transcriptomics", "st"):
         return pitch_um or ST_PITCH_UM, drawn_um or ST_UM
-    # Those of pooled samples describe the instrument, and not the squares in the table.
-    return None, None if kind in POOLED else drawn_um
+    # In binned samples the metadata describe the instrument, not the squares in the table.
+    return None, None if kind in BINNED else drawn_um
 
 
-def _mpp(fitted: float | None, mpp: float | None, meta: dict[str, Any], file: str, *, shrunk: bool) -> float:
-    """µm per pixel: the argument, else what the metadata state, compared with what was fitted on the spots."""
+def _mpp(fitted: float | None, mpp: float | None, meta: dict[str, Any], file: str, *, downscaled: bool) -> float:
+    """Return µm per pixel: the argument, else the metadata, checked against the fit on the spots."""
     if mpp is not None:
         if fitted is not None and abs(mpp / fitted - 1) > WARN:
             logger.warning("The spots give %.4g µm per pixel; `mpp=%.4g` is used instead.", fitted, mpp)
         return mpp
-    if shrunk:
+    if downscaled:
         if fitted is None:
             raise InputError(
-                f"The scale is unknown: {file} is for the image before it was shrunk, and the distance between "
-                "spots is not known for this technology. State `mpp=`: µm per pixel of the image as it is."
+                f"The scale is unknown: {file} describes the image before downscaling, and the pitch of this "
+                "technology is unknown. Pass `mpp=`: µm per pixel of the downscaled image."
             )
         return fitted
     stated = _number(meta, ESTIMATED)
     if stated is None:
         raise InputError(
             f"The scale is unknown: {file} has no {ESTIMATED!r}, which HEST measured on the spots "
-            f"({EMBEDDED!r}, which the image states, is wrong for many samples). State `mpp=`"
+            f"({EMBEDDED!r}, from the image file, is wrong for many samples). Pass `mpp=`"
             + ("." if fitted is None else f"; the distance between the spots gives {fitted:.4g}.")
         )
     difference = 0.0 if fitted is None else abs(stated / fitted - 1)
     if difference > REFUSE:
         raise InputError(
-            f"The scale contradicts itself: {file} says {stated:.4g} µm per pixel, the distance between the spots "
-            f"{fitted:.4g}. Check that metadata, table and image belong together, and state `mpp=`."
+            f"The scale is contradictory: {file} states {stated:.4g} µm per pixel, the distance between the spots "
+            f"gives {fitted:.4g}. Check that metadata, table and image belong together, and pass `mpp=`."
         )
     if difference > WARN:
-        message = "%s says %.4g µm per pixel, the distance between the spots %.4g; the first is used."
+        message = "%s states %.4g µm per pixel, the distance between the spots gives %.4g; the first is used."
         logger.warning(message, file, stated, fitted)
     return stated
 
 
 def _square_um(side_um: float, technology: str, file: str) -> float:
-    """Side of the squares that a sample is pooled in, if it can be one."""
+    """Return the side of the squares of a binned sample if it is plausible."""
     low, high = SQUARE_UM
     if not low <= side_um <= high:
         raise InputError(
             f"The squares of {technology} in this sample would be {side_um:.4g} µm wide (HEST has 100 for most). "
-            f"The scale of {file} does not belong to these spots: state `mpp=`."
+            f"The scale in {file} does not match these spots: pass `mpp=`."
         )
-    logger.info("%s is pooled in squares of %.0f µm: spots are as wide, and no circles.", technology, side_um)
+    logger.info("%s is binned in squares of %.0f µm, which is used as the diameter of the spots.", technology, side_um)
     return side_um

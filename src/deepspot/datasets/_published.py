@@ -1,4 +1,4 @@
-"""Data sets that others published: files of a sample are found on this machine, downloaded and unpacked."""
+"""Files of published data sets: find them on this machine, download and unpack them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deepspot._core.validate import check_text
 from deepspot.errors import InputError, MissingKeyError
 
 DATASET = "deepspot_dataset"
-"""Key in the `attrs` of a SpatialData under which a published sample says which data set it is of."""
+"""Key in the `attrs` of a SpatialData with the source of a published sample."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 IMAGES = (".tif", ".tiff", ".jpg", ".jpeg", ".png")
@@ -31,7 +31,7 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Files:
-    """Files of a sample that are all on this machine: the name of their layout, and the path of each part."""
+    """Complete files of a sample on this machine: the name of the layout, and the path of each part."""
 
     layout: str
     paths: dict[str, Path]
@@ -39,23 +39,23 @@ class Files:
 
 @dataclass(frozen=True)
 class Missing:
-    """A sample that is not on this machine: where it was looked for, what to do, and the samples that are here."""
+    """A sample that is not on this machine: where it was searched, what to do, and the samples that exist."""
 
     where: str
     hint: str
     local: list[str]
 
     def message(self, reason: str) -> str:
-        """What to tell if the sample cannot be had from elsewhere either."""
+        """Format the error for a sample that cannot be downloaded."""
         return f"{self.where}, and {reason}. {self.hint}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A published data set: what a user has to know, and where the parts of a sample lie.
+    """A published data set: license, citation, and the paths of the files of a sample.
 
-    `layouts` has patterns of the path of each part, by the name of the layout; ``{}`` stands for the sample. `files`
-    says the same in words. `folders` are searched in ``$DEEPSPOT_DATA``, by default one with the name of the data set.
+    `layouts` maps the name of a layout to path patterns of each part, with ``{}`` for the sample; `files` describes
+    them. `folders` are searched in ``$DEEPSPOT_DATA``; by default one with the name of the data set.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Source:
         return settings.cache(self.name)
 
     def places(self, folder: str | Path | None) -> list[Path]:
-        """Folders in which a sample may be: the one that was named, those in ``$DEEPSPOT_DATA``, and the cache."""
+        """Return the folders to search: `folder`, those in ``$DEEPSPOT_DATA``, and the cache."""
         named = [] if folder is None else [Path(folder).expanduser()]
         if named and not named[0].is_dir():
             raise FileNotFoundError(f"There is no folder {named[0]}. Pass one with {self.files}.")
@@ -81,7 +81,7 @@ class Source:
         return [*named, *(Path(data) / name for name in self.folders or (self.name,) if data), self.cache]
 
     def find(self, sample: str, folder: str | Path | None, *, download: bool) -> Files | Missing:
-        """Files of a sample in the first folder that holds all of them; without `download`, raise if none does."""
+        """Find the files of a sample in the first folder that has all; without `download`, raise if there is none."""
         places, incomplete = self.places(folder), []
         for place in places:
             for layout, parts in self.layouts.items():
@@ -91,7 +91,7 @@ class Source:
                     return Files(layout, paths)
                 if paths:
                     lacking = [parts[part][0].format(sample) for part in parts if part not in paths]
-                    incomplete.append(f"{place} holds {sorted(p.name for p in paths.values())}, but lacks {lacking}")
+                    incomplete.append(f"{place} has {sorted(p.name for p in paths.values())} but lacks {lacking}")
         named = "" if folder is None else f"in {folder}, "
         where = f"neither {named}in DEEPSPOT_DATA ({os.environ.get('DEEPSPOT_DATA', 'not set')}) nor in the cache"
         if incomplete:
@@ -107,7 +107,7 @@ class Source:
         return missing
 
     def _local(self, places: Sequence[Path]) -> list[str]:
-        """Names of the samples whose first part the folders hold."""
+        """Return the names of the samples whose first part exists in the folders."""
         patterns = [pattern for parts in self.layouts.values() for pattern in next(iter(parts.values()))]
         found = [
             path.name.removesuffix(pattern.rpartition("{}")[2])
@@ -118,31 +118,31 @@ class Source:
         return sorted(set(found))
 
     def attrs(self, sample: str, **more: Any) -> dict[str, Any]:
-        """What a SpatialData of a sample keeps in its `attrs`."""
-        known = {"name": self.title, "sample": sample, "page": self.page, "license": self.license}
-        return known | {"citation": self.citation} | {key: value for key, value in more.items() if value is not None}
+        """Return the source of a sample for the `attrs` of its SpatialData."""
+        facts = {"name": self.title, "sample": sample, "page": self.page, "license": self.license}
+        return facts | {"citation": self.citation} | {key: value for key, value in more.items() if value is not None}
 
 
 def check_name(sample: str) -> str:
-    """Return the name of a sample if it is no path: it becomes one, and must not lead out of a folder."""
+    """Return the name of a sample if it is valid; it becomes part of a path and must not leave the folder."""
     if not NAME.fullmatch(check_text(sample, "sample")):
         raise InputError(
-            f"`sample` must be the name of a sample, of letters, digits, '_', '-' and single '.', got {sample!r}. Name "
-            "the folder that it is in with `folder=`."
+            f"`sample` must be the name of a sample, of letters, digits, '_', '-' and single '.', got {sample!r}. Pass "
+            "its folder as `folder=`."
         )
     return sample
 
 
 def with_endings(stem: str) -> list[str]:
-    """Patterns of an image file."""
+    """Return path patterns of an image file."""
     return [f"{stem}{ending}" for ending in IMAGES]
 
 
 def fetch_from_hub(source: Source, repo: str, path: str, token: str | None, missing: Missing, listing: str) -> Path:
-    """Path of a file of a repository of Hugging Face in the cache, downloaded if it is not there.
+    """Return the path in the cache of a file in a Hugging Face repository, after a download if needed.
 
-    A KeyError says that the repository has no such file, and names the file in it that lists the samples; a
-    PermissionError asks for access, and a ConnectionError says that there is no connection.
+    Raises KeyError if the file does not exist (`listing` is the file with the samples), PermissionError without access,
+    and ConnectionError if the download fails.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -152,9 +152,9 @@ def fetch_from_hub(source: Source, repo: str, path: str, token: str | None, miss
         return target
     errors = HubErrors(
         gated=missing.message(
-            f"Hugging Face does not give access. Log in at {source.page}, accept the terms there, make a token that "
-            "may read at https://huggingface.co/settings/tokens, and pass it as `token=` or in the environment "
-            "variable HF_TOKEN"
+            f"Hugging Face denies access. Log in at {source.page}, accept the terms there, create a token with read "
+            "access at https://huggingface.co/settings/tokens, and pass it as `token=` or in the environment variable "
+            "HF_TOKEN"
         ),
         missing="",
         offline=missing.message("could not be downloaded (no connection)"),
@@ -173,10 +173,9 @@ def fetch_from_hub(source: Source, repo: str, path: str, token: str | None, miss
 
 
 def fetch_from_url(source: Source, url: str, path: str, missing: Missing, known_hash: str | None = None) -> Path:
-    """Path in the cache of a file at a base URL or in a record ``doi:…``, downloaded if it is not there.
+    """Return the path in the cache of a file at a base URL or in a record ``doi:…``, after a download if needed.
 
-    It is compared with a SHA-256 that is known, or with the checksum that the record states: a ValueError says that
-    they differ, and a ConnectionError that the download failed.
+    Raises ValueError if the SHA-256 or the checksum of the record is wrong, and ConnectionError if the download fails.
     """
     import pooch
 
@@ -187,7 +186,7 @@ def fetch_from_url(source: Source, url: str, path: str, missing: Missing, known_
     try:
         if url.startswith("doi:"):
             files.load_registry_from_doi()
-    except (OSError, ValueError) as error:  # the second if doi.org does not answer as it should
+    except (OSError, ValueError) as error:  # ValueError: unexpected answer of doi.org
         raise failed(error) from error
     try:
         return Path(files.fetch(path))
@@ -196,11 +195,10 @@ def fetch_from_url(source: Source, url: str, path: str, missing: Missing, known_
 
 
 def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = None) -> Path:
-    """Unpack a .gz file, or a member of a .zip file that is known by its exact name, to `target`.
+    """Unpack a .gz file, or a member of a .zip file, to `target`, as a stream with a size limit.
 
-    It is a stream with a limit, as a small file can hold more than a disk does, and `target` appears when it is whole.
-    The processors of pooch know no limit, and take for whole what an earlier call left unfinished. A ValueError names
-    a file that is damaged, lacks the member, or holds too much.
+    `target` appears only when it is complete. (The processors of pooch have no limit and accept incomplete files.)
+    Raises ValueError if the file is damaged, lacks the member, or exceeds the limit.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
@@ -212,27 +210,27 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
             else:
                 archive = opened.enter_context(ZipFile(packed))
                 if member not in archive.namelist():
-                    raise InputError(f"{packed} has no {member!r}. Is it the archive that was published? Get it again.")
+                    raise InputError(f"{packed} has no {member!r}. It is not the published archive: get it again.")
                 stream = opened.enter_context(archive.open(member))
             file = opened.enter_context(partial.open("wb"))
             while block := stream.read(BLOCK):
                 if file.tell() + len(block) > max_gb * 1e9:
                     raise InputError(
-                        f"{packed} unpacks to more than {max_gb:g} GB, so it may be made to fill the disk. If you "
-                        "trust it, raise the limit with `max_gb=`."
+                        f"{packed} unpacks to more than {max_gb:g} GB, which could fill the disk. If you trust it, "
+                        "raise the limit with `max_gb=`."
                     )
                 file.write(block)
         return partial.replace(target)
     except DAMAGED as error:
-        # A full disk or a missing right has a number of the system; a damaged file has none.
+        # Errors of the system, such as a full disk, have an errno; those of a damaged file have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{packed} is damaged or cut off ({error}). Delete it and get it again.") from error
+        raise InputError(f"{packed} is damaged or incomplete ({error}). Delete it and get it again.") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _first(place: Path, patterns: Sequence[str], sample: str) -> Path | None:
-    """First file in a folder that a pattern fits."""
+    """Return the first file in a folder that matches a pattern."""
     paths = (path for pattern in patterns for path in sorted(place.glob(pattern.format(sample))))
     return next((path for path in paths if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""Tables of spots that others published are read with care: counts, genes, places, and the scale that they give."""
+"""Checked reading of published tables of spots: counts, genes, positions and scale."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CONTROLS = (
     r"BLANK|Blank-|NegControl|NegPrb|antisense_|(?:Unassigned|Deprecated)Codeword|Intergenic_|__ambiguous|__no_feature"
 )
-"""How names begin that stand for no gene: controls of Xenium, and reads that were counted for several genes."""
+"""Prefixes of rows that are not genes: controls of Xenium, and ambiguous reads."""
 
 ENSEMBL = r"ENS[A-Z]*G\d{11}"
 AUTHORS = {
@@ -38,31 +38,31 @@ AUTHORS = {
     "x_pixel": "pxl_row_in_fullres",
     "y_pixel": "pxl_col_in_fullres",
 }
-"""Columns of DeepSpot's authors, whose x runs down the image, and what they are called elsewhere."""
+"""Columns of DeepSpot's authors, whose x is the row, and their names in Visium data."""
 
-# Bytes that any table may unpack to, and times its size on disk: counts of spots are packed five to twenty times.
+# Allowed size in memory: in bytes for any table, and as a multiple of the file size (typical are 5 to 20).
 SMALL, PACKED = 10**9, 200
 FEW = 0.05
 
 
 @contextmanager
 def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
-    """Turn the errors of libraries into one that names the file, and leave repeated gene names to `name_genes`."""
+    """Raise errors of libraries as an InputError with the path; suppress anndata's warning on repeated gene names."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             yield
     except (MemoryError, PermissionError):
         raise
-    except Exception as error:  # damaged files raise anything
+    except Exception as error:  # damaged files raise many kinds of errors
         problem = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged, cut off or no {kind} ({problem}). Get it again.") from error
+        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:
-    """Read a table; with `backed`, `X` stays in the file.
+    """Read an .h5ad, with `backed` without `X`.
 
-    A file is refused if it refers to other files, or holds far more than its size lets expect: zeros pack to nothing.
+    Files with links to other files are refused, and files that unpack to far more than their size (zip bombs).
     """
     import h5py
     from anndata import read_h5ad
@@ -84,39 +84,39 @@ def read_table(path: Path, *, backed: bool = False) -> AnnData:
         file.visititems(visit)
         file.visititems_links(visit_link)
     if foreign:
-        raise InputError(f"{path} takes {foreign[0]!r} from another file, which is not read. Get it again.")
+        raise InputError(f"{path} links {foreign[0]!r} to another file, which is not read. Get it again.")
     if total > max(SMALL, PACKED * path.stat().st_size):
-        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, so it may be made to fill the memory.")
+        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, which could exhaust the memory. Get it again.")
     with reading(path):
         return read_h5ad(path, backed="r" if backed else None)
 
 
 def counts_of(adata: AnnData, path: Path, gene_id_key: str | None = None) -> AnnData:
-    """Counts (CSR, int32) of the genes of a table, with its `obs` and `var`, and gene names that are unique."""
+    """Return a table of raw counts (CSR, int32) of genes with unique names, with `obs` and `var`."""
     from anndata import AnnData
 
     counts = next((X for X in (adata.X, adata.layers.get("counts")) if X is not None and _are_counts(X)), None)
     if counts is None:
         raise InputError(
-            f"{path} holds no raw counts, neither in X nor in layers['counts'] (there are negative or broken numbers): "
-            "it seems to be normalized already. Get the counts, or read it as it is with `anndata.read_h5ad` and "
+            f"{path} holds no raw counts, neither in X nor in layers['counts'] (values are negative, fractional or not "
+            "finite); it may be normalized. Get the counts, or read it unchanged with `anndata.read_h5ad` and "
             "`ds.io.from_anndata`."
         )
     if counts.shape[1] == 0 or counts.max() > np.iinfo(np.int32).max:
-        raise InputError(f"{path} holds no genes, or counts that no sequencer gives. Get a new copy.")
+        raise InputError(f"{path} holds no genes, or counts above {np.iinfo(np.int32).max:,}. Get it again.")
     with reading(path):
         table = AnnData(csr_matrix(counts, dtype=np.int32), obs=adata.obs.copy(), var=adata.var.copy())
     controls = table.var_names.str.match(CONTROLS)
     if controls.any():
         examples = ", ".join(table.var_names[controls][:3])
-        message = "%d of %d rows of %s stand for no gene (%s) and are left out."
+        message = "%d of %d rows of %s are not genes (%s) and are left out."
         logger.info(message, controls.sum(), len(controls), path.name, examples)
         table = table[:, ~controls].copy()
     _elements.name_genes(table, gene_id_key)
     if table.var_names.str.fullmatch(ENSEMBL).mean() > 0.5:
         message = (
-            "Genes of %s are named by Ensembl identifiers, which models that learned symbols will not know. Columns of "
-            "its var are %s: one with symbols goes into `gene_id_key=`."
+            "Genes of %s are named by Ensembl identifiers, which do not match models trained on symbols. Pass the "
+            "column of symbols as `gene_id_key=`; columns of var are %s."
         )
         logger.warning(message, path.name, list(table.var))
     return table
@@ -128,40 +128,37 @@ def _are_counts(X: Any) -> bool:
 
 
 def authors_centers(obs: pd.DataFrame, where: str) -> np.ndarray:
-    """Centers (n, 2), x and y in pixels, of a table of DeepSpot's authors: their `x_pixel` is the row."""
+    """Return centers (n, 2), x and y in pixels, of a table of DeepSpot's authors, whose `x_pixel` is the row."""
     for column in ("x_pixel", "y_pixel"):
         key_in(column, obs.columns, f"obs of {where}")
     return _elements.check_centers(obs[["y_pixel", "x_pixel"]], obs.index, f"obs of {where}")
 
 
 def rename_authors(obs: pd.DataFrame) -> pd.DataFrame:
-    """Columns of DeepSpot's authors under the names that they have elsewhere."""
+    """Rename the columns of DeepSpot's authors to those of Visium data."""
     return obs.rename(columns={old: new for old, new in AUTHORS.items() if new not in obs.columns})
 
 
 def add_facts(obs: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
-    """`obs` with what is known of the whole sample, as categories."""
+    """Add facts about the sample to `obs` as categorical columns, without those that are None."""
     known = {key: value for key, value in facts.items() if value is not None}
     return obs.assign(**{key: pd.Categorical([str(value)] * len(obs)) for key, value in known.items()})
 
 
 def mpp_from_spots(centers: np.ndarray, obs: pd.DataFrame, pitch_um: float) -> float:
-    """µm per pixel from centers (n, 2) that are `pitch_um` apart: by the array of Visium if `obs` has it."""
+    """Compute µm per pixel from centers (n, 2) with a pitch, for Visium from the array positions in `obs`."""
     in_array = pitch_um == _elements.PITCH_UM and set(ARRAY) <= set(obs.columns)
     if in_array and np.isfinite(obs[list(ARRAY)].to_numpy(dtype=float)).all():
         return _elements.visium_mpp(centers, obs)
     return pitch_um / pitch_px(centers)
 
 
-def lay_on_image(
+def slide_object(
     attrs: dict[str, Any], image: Path, table: AnnData, centers: np.ndarray, *, mpp: float, diameter_um: float
 ) -> SpatialData:
-    """Make an object of an image, and of the table and the centers (n, 2) of the spots that lie in it.
-
-    `attrs` is what it keeps of the data set.
-    """
+    """Return a SpatialData of an image and the spots (table and centers, n × 2) inside it."""
     sample = attrs["sample"]
-    if _is_tiled(image):  # its pixels are read when they are needed
+    if _is_tiled(image):  # is read lazily
         sdata = slide(image, mpp=mpp, name=sample)
     else:
         sdata = _elements.image_object(_elements.load_image(image), sample)
@@ -171,7 +168,7 @@ def lay_on_image(
     if (~kept).sum() > FEW * len(kept):
         check_inside(centers, size, f"image {key!r}")
     if not kept.all():
-        logger.warning("%d of %d spots of %s lie outside its image and are left out.", (~kept).sum(), len(kept), sample)
+        logger.warning("%d of %d spots of %s are outside its image and are left out.", (~kept).sum(), len(kept), sample)
     table.obsm["spatial"] = centers
     table = table[kept].copy()
     _elements.add_spots(sdata, table, centers[kept], mpp=mpp, diameter_um=diameter_um)

@@ -45,7 +45,7 @@ SOURCE = Source(
 
 BARCODE = re.compile(r"(TCGA-\w{2}-\w{4})(?:-\w+)*?-(DX|TS|BS|MS)")
 SLIDE_TYPES = {"DX": "FFPE", "TS": "FF", "BS": "FF", "MS": "FF"}
-# The authors shrink the small image by 10 at 40x and by 5 at 20x.
+# The authors downscale the thumbnail by 10 at 40x and by 5 at 20x.
 MAGNIFICATION = {10: ("40x", 0.25), 5: ("20x", 0.5)}
 FAR = 1.2
 BULK = "bulk_"
@@ -64,73 +64,73 @@ def tcga(
     diameter_um: float | None = None,
     max_gb: float = 50.0,
 ) -> SpatialData:
-    """Read one TCGA slide that the paper's authors predicted, as a prediction that the tools here take.
+    """Read one TCGA slide that was predicted by the authors of the paper, as a prediction.
 
-    It is looked up in `folder`, in ``$DEEPSPOT_DATA/tcga`` and in the cache, as ``<sample>.h5ad.gz`` or
-    ``<sample>.h5ad``, by itself or in ``<cohort>/<FFPE or FF>/``. Else it is downloaded into the cache, for which you
-    accept the terms on the page of the data set and make a token.
+    The slide is searched in `folder`, in ``$DEEPSPOT_DATA/tcga`` and in the cache, as ``<sample>.h5ad.gz`` or
+    ``<sample>.h5ad``, directly or in ``<cohort>/<FFPE or FF>/``. Otherwise it is downloaded to the cache; this requires
+    accepting the terms on the page of the data set, and an access token.
 
-    Circles lie where the authors predicted, and are as wide as their tiles were. These were laid out in pixels, so that
-    their size in µm is not that of the training (section 6 of the paper; 30 instead of 55 µm for kidney).
+    Circles have the positions and the size of the authors' tiles. The authors chose tiles in pixels, so their size in
+    µm differs from that of the training (section 6 of the paper; 30 instead of 55 µm for kidney).
 
     Parameters
     ----------
     sample
         Name of the slide, such as ``"TCGA-BF-AAP6-01Z-00-DX1.EFF1D6E1-…"``: `sample_id` in the index of the data set.
     mpp
-        µm per pixel of the slide, as its header says (``aperio.MPP``), unless the file states it.
+        µm per pixel of the slide, from its header (``aperio.MPP``). Required if the file does not state it.
     genes
-        Genes to load; by default all.
+        Genes to load. Default: all.
     folder
         Folder with files.
     download
-        Whether the slide may be downloaded (some GB).
+        Download the slide (some GB) if it is not on this machine.
     token
-        Access token of Hugging Face; by default ``HF_TOKEN``, or what the machine has stored. Nothing is stored here.
+        Access token of Hugging Face. Default: ``HF_TOKEN``, or the stored token of this machine. It is not stored.
     diameter_um
-        Diameter of the circles; by default the side of the authors' tiles, which follows from how they number them.
+        Diameter of the circles. Default: the side of the authors' tiles, computed from their numbering.
     max_gb
-        Largest size that a file may unpack to. It is unpacked into the cache, read, and deleted.
+        Largest size of an unpacked file. It is unpacked to the cache, read, and deleted.
 
     Returns
     -------
     A SpatialData with the circles ``spots``, the table ``deepspot_spots``, the coordinate systems ``"global"`` (pixels
-    of the slide) and ``"microns"``, and ``images["<sample>_thumbnail_image"]``, a small copy without enough pixels for
+    of the slide) and ``"microns"``, and ``images["<sample>_thumbnail_image"]``, a thumbnail that is too coarse for
     tiles.
 
     ``X``
-        Expression, float32, on the scale log1p of counts per 10,000, values below 0 set to 0 as in the paper.
+        Expression, float32, log1p of counts per 10,000, negative values set to 0 as in the paper.
     ``obs``
-        That of the authors, with `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres` for their
-        `x_array`, `y_array`, `x_pixel` and `y_pixel` (their x runs down the image); `sample`, `patient` (the first
-        twelve letters of the barcode), `cohort` and `slide_type`.
+        Columns of the authors, with `x_array`, `y_array`, `x_pixel` and `y_pixel` (x is the row) renamed to
+        `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres`; `sample`, `patient` (the first twelve
+        characters of the barcode), `cohort` and `slide_type`.
     ``varm["bulk"]``
-        Bulk RNA of the sample, measured, if the file has it.
+        Measured bulk RNA of the sample, if the file has it.
     ``uns["deepspot"]``
         `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, <cohort>"``), `license`, and
-        `fingerprint`: of the genes, as the weights do not come along.
+        `fingerprint` of the genes (the weights are not in the file).
     ``attrs["deepspot_dataset"]``
         Name, page, license and citation.
 
     Raises
     ------
     KeyError
-        If there is no such slide or gene.
+        If the slide or a gene does not exist.
     FileNotFoundError
         If the slide is not on this machine, and `download` is False.
     PermissionError
-        If Hugging Face wants the terms accepted, or a token.
+        If the terms were not accepted, or there is no token.
     ConnectionError
         If the slide cannot be downloaded.
     ValueError
-        If the scale is unknown, a file is damaged, cut off or unpacks to more than `max_gb`, or its values are counts
-        or not finite.
+        If the scale is unknown, a file is damaged, incomplete or unpacks to more than `max_gb`, or its values are
+        counts or not finite.
 
     Notes
     -----
     Terms are on https://huggingface.co/datasets/nonchev/TCGA_digital_spatial_transcriptomics: no sharing, harmful use
-    excluded. Nonchev et al., DeepSpot (2025), https://doi.org/10.1101/2025.02.09.25321567. What is in the files is
-    known from the authors' pipeline; we have never seen one.
+    excluded. Nonchev et al., DeepSpot (2025), https://doi.org/10.1101/2025.02.09.25321567. The content of the files was
+    taken from the authors' pipeline. This function has not been tested on one of them.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def tcga(
 
 
 def _find(sample: str, folder: str | Path | None, download: bool, token: str | None) -> tuple[Path, str | None]:
-    """File of a slide on this machine, downloaded if it is not here, and the cohort, if its folder tells."""
+    """Find the file of a slide, or download it; return its path and the cohort, if known from the folder."""
     found = SOURCE.find(sample, folder, download=download)
     if isinstance(found, Files):
         path = found.paths["table"]
@@ -173,7 +173,7 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
     parts = inside.split("/")
     if not all(NAME.fullmatch(part) for part in parts) or not inside.endswith(ENDINGS):
         raise InputError(
-            f"{index} names the file {inside!r}, which is no path of a prediction. Delete it and get it again."
+            f"{index} lists {inside!r}, which is not the path of a prediction. Delete it and get it again."
         )
     return fetch_from_hub(SOURCE, REPO, inside, token, found, INDEX), parts[0]
 
@@ -186,7 +186,7 @@ def _read(
     genes: str | Sequence[str] | None,
     diameter_um: float | None,
 ) -> SpatialData:
-    """Read a slide that the authors predicted from its file."""
+    """Read the file of a slide."""
     from anndata import AnnData
     from spatialdata import SpatialData, sanitize_table
 
@@ -194,12 +194,14 @@ def _read(
     names = [str(name) for name in stored.var_names]
     with closing(stored.file):
         if not stored.var_names.is_unique:
-            raise InputError(f"Gene names of {path.name} are not unique, so nobody knows which is meant.")
+            raise InputError(f"Gene names of {path.name} are not unique. Get it again.")
         columns = pd.Index(names).get_indexer(names if genes is None else check_genes(genes, names, path.name))
         check_fits_in_memory((stored.n_obs, len(columns)), "Choose fewer genes with `genes=`")
         X, negative = _read_expression(stored, columns, path)
     if negative > STANDARDIZED:
-        message = "%.0f %% of the values of %s are below 0, which count as 0: they may be standardized, not expression."
+        message = (
+            "%.0f %% of the values of %s are negative and were set to 0: they may be standardized, not expression."
+        )
         logger.warning(message, 100 * negative, sample)
 
     centers = authors_centers(stored.obs, path.name)
@@ -210,8 +212,8 @@ def _read(
     diameter_um = diameter_um or (tile_px and tile_px * scale)
     if diameter_um is None:
         raise InputError(
-            f"The size of a spot is unknown: the places in {path.name} do not follow the authors' grid. State "
-            "`diameter_um=`: the side of the tile that was predicted from."
+            f"The size of a spot is unknown: the positions in {path.name} do not follow the authors' grid. Pass "
+            "`diameter_um=`: the side of the tiles."
         )
 
     facts = {"sample": sample, "cohort": cohort}
@@ -220,16 +222,16 @@ def _read(
     var = stored.var.iloc[columns]
     bulk = [column for column in var.columns if str(column).startswith(BULK)]
     table = AnnData(X, obs=add_facts(rename_authors(stored.obs), facts), var=var.drop(columns=bulk))
-    sanitize_table(table)  # columns are named after classes, with spaces
+    sanitize_table(table)  # names of columns contain spaces
     if bulk:
-        # Not in var: that of a first slide goes on to the profiles of all.
+        # Not in var, which profiles of several slides take from the first slide.
         table.varm["bulk"] = var[bulk].astype(float)
     table.obsm["spatial"] = centers
     provenance = {
         "kind": PREDICTION,
         "scale": SCALE,
         "model": f"the authors' DeepSpot, {cohort or 'cohort unknown'}",
-        # The weights are not known, but slides of one model have the same genes in the same order.
+        # Slides predicted by the same model have the same genes in the same order.
         "fingerprint": digest(names),
         "license": f"{SOURCE.license}: {SOURCE.page}",
         "resolution": "spot",
@@ -242,13 +244,13 @@ def _read(
     add_spots(sdata, table, centers, mpp=scale, diameter_um=diameter_um, table_key=prediction_name("spots"))
     sdata.attrs[SLIDE] = {"name": sample, "mpp": scale, "mpp_from": "file" if mpp is None else "argument"}
     sdata.attrs[DATASET] = SOURCE.attrs(sample, cohort=cohort)
-    message = "Read %s: %s that the authors predicted, %.4g µm per pixel, tiles of %.0f µm."
+    message = "Read %s: %s predicted by the authors, %.4g µm per pixel, tiles of %.0f µm."
     logger.info(message, sample, size_of(table), scale, diameter_um)
     return sdata
 
 
 def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
-    """Expression (n, genes) in float32, not below 0, and the share of values that were; dense files go in blocks."""
+    """Return expression (n, genes) in float32, clipped at 0, and the share of negative values, read in blocks."""
     with reading(path):
         values = stored.X.to_memory().tocsr() if hasattr(stored.X, "to_memory") else stored.X
     X = np.empty((stored.n_obs, len(columns)), dtype=np.float32)
@@ -266,7 +268,7 @@ def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[
 
 
 def _library(uns: Mapping[str, Any]) -> tuple[np.ndarray | None, list[float]]:
-    """The small image in RGB, if any, and µm per pixel as far as they are stated."""
+    """Return the thumbnail in RGB, if any, and the stated µm per pixel."""
     library: Mapping[str, Any] = next(iter(uns.get("spatial", {}).values()), {})
     stated = [library.get(part, {}).get("microns_per_pixel", 0) for part in ("metadata", "scalefactors")]
     image = library.get("images", {}).get("hires")
@@ -275,18 +277,18 @@ def _library(uns: Mapping[str, Any]) -> tuple[np.ndarray | None, list[float]]:
 
 
 def _downscaled(spatial: np.ndarray | None, centers: np.ndarray) -> float | None:
-    """How many times fewer pixels the small image has along a side, from both sets of coordinates (n, 2)."""
+    """Return the downscaling factor of the thumbnail, from both sets of coordinates (n, 2), or None."""
     if spatial is None or spatial.shape != centers.shape or not len(centers):
         return None
     factor = float(np.linalg.norm(centers)) / (float(np.linalg.norm(spatial)) or 1.0)
     if not np.allclose(spatial * factor, centers, atol=max(1.0, factor)):
-        logger.warning("The small image does not belong to the places of the spots and is left out.")
+        logger.warning("The thumbnail does not match the positions of the spots and is left out.")
         return None
     return factor
 
 
 def _scale(stated: list[float], downscaled: float | None, sample: str, mpp: float | None) -> float:
-    """µm per pixel of the slide: the argument, else what the file states."""
+    """Return µm per pixel of the slide: the argument, else the number in the file."""
     likely = MAGNIFICATION.get(round(downscaled)) if downscaled is not None else None
     if mpp is not None:
         if likely is not None and not 1 / FAR <= mpp / likely[1] <= FAR:
@@ -295,15 +297,15 @@ def _scale(stated: list[float], downscaled: float | None, sample: str, mpp: floa
         return float(mpp)
     if stated:
         return stated[0]
-    hint = "" if likely is None else f" The small image is shrunk as at {likely[0]}: about {likely[1]:g}."
+    hint = "" if likely is None else f" The thumbnail is downscaled as at {likely[0]}: about {likely[1]:g}."
     raise InputError(
-        f"The scale of {sample} is unknown: the file does not state it. Pass `mpp=`: µm per pixel of the slide, which "
-        f"the header of its .svs states as 'aperio.MPP'.{hint} (Profiles do not depend on it, maps and distances do.)"
+        f"The scale of {sample} is unknown: the file does not state it. Pass `mpp=`: µm per pixel of the slide, "
+        f"'aperio.MPP' in the header of its .svs.{hint} (Profiles do not depend on it; maps and distances do.)"
     )
 
 
 def _tile_px(obs: pd.DataFrame) -> float | None:
-    """Side of the authors' tiles in pixels: the first lies one side and one pixel from the edge of the slide."""
+    """Return the side of the authors' tiles in pixels: the first tile is one side and one pixel from the edge."""
     if not {"x_array", "y_array"} <= set(obs.columns):
         return None
     sides = []

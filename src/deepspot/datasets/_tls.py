@@ -9,7 +9,7 @@ from deepspot.errors import MissingKeyError
 from deepspot.io._elements import PITCH_UM, VISIUM_UM
 
 from ._published import Files, Source, check_name, fetch_from_url, unpack, with_endings
-from ._tables import add_facts, authors_centers, counts_of, lay_on_image, mpp_from_spots, read_table, rename_authors
+from ._tables import add_facts, authors_centers, counts_of, mpp_from_spots, read_table, rename_authors, slide_object
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -46,15 +46,15 @@ def tls(
     """Read one section of kidney or lung cancer with tertiary lymphoid structures, annotated by spot.
 
     Visium (FFPE, human probe set 1) of 3 kidney and 5 lung tumors: ``"KC1"`` to ``"KC3"`` and ``"LC1"`` to ``"LC5"``.
-    The authors left ``"KC2"`` and ``"LC4"`` out of their training for poor quality; ``"KC2"`` is the slide that the
-    paper corrects.
+    The authors excluded ``"KC2"`` and ``"LC4"`` from training for poor quality; ``"KC2"`` is the slide that is
+    corrected in the paper.
 
-    The section is looked up in `folder`, in ``$DEEPSPOT_DATA/tls`` and in the cache: as published
-    (``h5ad_preprocessed/<sample>.h5ad`` and ``tif_slides/<sample>.tif``, unpacked or in ``TLS_VISIUM_USZ.zip``), or
-    as the authors' pipeline lays files out (``h5ad/`` and ``image/``, also inside ``data/``), or side by side. Else the
-    archive (2.1 GB) is downloaded once from Zenodo, and the two files of the section are unpacked.
+    The section is searched in `folder`, in ``$DEEPSPOT_DATA/tls`` and in the cache, in the published layout
+    (``h5ad_preprocessed/<sample>.h5ad`` and ``tif_slides/<sample>.tif``, unpacked or in ``TLS_VISIUM_USZ.zip``), the
+    layout of the authors' pipeline (``h5ad/`` and ``image/``, also in ``data/``), or both files in one folder.
+    Otherwise the archive (2.1 GB) is downloaded once from Zenodo, and the two files of the section are unpacked.
 
-    The scale follows from the array, whose spots are 100 µm apart.
+    The scale is computed from the spots, which are 100 µm apart.
 
     Parameters
     ----------
@@ -63,41 +63,42 @@ def tls(
     folder
         Folder with the files, or with the archive.
     download
-        Whether the archive may be downloaded.
+        Download the archive if the section is not on this machine.
     mpp
-        µm per pixel of the image; by default from the spots.
+        µm per pixel of the image. By default computed from the spots.
 
     Returns
     -------
-    A SpatialData with ``images["<sample>_image"]`` (not loaded, if it is tiled), the circles ``spots``, the table
+    A SpatialData with ``images["<sample>_image"]`` (lazy if it is tiled), the circles ``spots``, the table
     ``table`` and the coordinate systems ``"global"`` and ``"microns"``.
 
     ``X``
         Raw counts, CSR, int32.
     ``obs``
-        That of the authors, with `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres` for their
-        `x_array`, `y_array`, `x_pixel` and `y_pixel` (their x runs down the image); `ground_truth`, the annotation
-        (``TLS``, ``INFL``, ``TUM``, ``NOR``, ``LN``, ``UNASSIGNED``); `sample`, `organ`, and `patient`, which is the
-        section: the record names no patients, and the authors hold out sections.
+        Columns of the authors, with `x_array`, `y_array`, `x_pixel` and `y_pixel` (x is the row) renamed to
+        `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres`; the annotation `ground_truth`
+        (``TLS``, ``INFL``, ``TUM``, ``NOR``, ``LN``, ``UNASSIGNED``); `sample`, `organ`, `technology`, and `patient`,
+        which is the section: the record has no patients, and the authors hold out sections.
     ``attrs["deepspot_dataset"]``
         Name, page, license and citation.
 
     Raises
     ------
     KeyError
-        If there is no such section, or the table lacks a column.
+        If the section or a column of the table does not exist.
     FileNotFoundError
         If the section is not on this machine, and `download` is False.
     ConnectionError
         If the archive cannot be downloaded.
     ValueError
-        If a file is damaged, `X` holds no counts, or spots lie outside the image.
+        If a file is damaged, `X` has no counts, or spots are outside the image.
 
     Notes
     -----
     Licensed CC BY 4.0: Dawo, Nonchev and Silina, 10x Visium Spatial Transcriptomics Dataset: Kidney (3) and Lung (5)
     Cancer with Tertiary Lymphoid Structures, Zenodo (2025), https://doi.org/10.5281/zenodo.14620362. The layout of the
-    archive is known from others who read it, and the columns from the authors' pipeline; we have not seen it.
+    archive was taken from public code that reads it, and the columns from the authors' pipeline. This function has not
+    been tested on the archive itself.
 
     Examples
     --------
@@ -118,13 +119,13 @@ def tls(
     facts = {"sample": sample, "patient": sample, "organ": ORGANS[sample[:2]], "technology": "Visium"}
     table.obs = add_facts(table.obs, facts)
     if sample in POOR:
-        logger.warning("The authors left %s out of their training for poor quality.", sample)
+        logger.warning("The authors excluded %s from training for poor quality.", sample)
     attrs = SOURCE.attrs(sample, technology="Visium")
-    return lay_on_image(attrs, files.paths["image"], table, centers, mpp=scale, diameter_um=VISIUM_UM)
+    return slide_object(attrs, files.paths["image"], table, centers, mpp=scale, diameter_um=VISIUM_UM)
 
 
 def _find(sample: str, folder: str | Path | None, download: bool) -> Files:
-    """Files of a section on this machine, unpacked or downloaded if they are not here."""
+    """Find the files of a section, unpack them, or download the archive."""
     archives = [place / ARCHIVE for place in SOURCE.places(folder)]
     archive = next((path for path in archives if path.is_file()), None)
     found = SOURCE.find(sample, folder, download=download or archive is not None)

@@ -80,7 +80,10 @@ class _Queue:
 
 
 def stream_spots(
-    batches: Iterable[tuple[np.ndarray, np.ndarray]], encoder: Encoder, tiling: Tiling
+    batches: Iterable[tuple[np.ndarray, np.ndarray]],
+    encoder: Encoder,
+    tiling: Tiling,
+    count: Callable[[int], object] = lambda n: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """Embed the tile and the sub-spots of every spot as they come, in whole batches.
 
@@ -92,6 +95,8 @@ def stream_spots(
         Rows (b,) and tiles (b, side, side, 3), as the reader gives them.
     encoder, tiling
         What embeds; which tiles, and how many at once.
+    count
+        Called with the number of tiles of every batch that was embedded, for a progress bar.
 
     Yields
     ------
@@ -102,6 +107,7 @@ def stream_spots(
     waiting: deque[np.ndarray] = deque()
     for queue, tiles in prefetch(_loads(batches, waiting, queues, encoder, tiling.batch_size), PREFETCHED):
         queue.vectors.put(queue.encode(tiles))
+        count(len(tiles))
         while waiting and all(queue.vectors.n >= len(waiting[0]) * queue.per_spot for queue in queues):
             rows = waiting.popleft()
             n, dim = len(rows), encoder.card.dim

@@ -1,4 +1,4 @@
-"""Bring slides into SpatialData, with their scale."""
+"""Readers: slides and measured spots as a SpatialData of known scale."""
 
 from ._from_anndata import from_anndata
 from ._predicted import predicted

@@ -1,4 +1,4 @@
-"""What the readers share: an image, circles and the table that describes them become elements of a SpatialData."""
+"""Shared code of the readers: elements of a SpatialData from an image, spot centers and a table."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 CHUNK = 2048
 
 PITCH_UM, VISIUM_UM, SPACE_RANGER_UM = 100.0, 55.0, 65.0
-"""Visium in µm: distance between spots, diameter of the tissue that one measures, diameter that Space Ranger draws."""
+"""Visium in µm: pitch, diameter of the measured tissue, and diameter in the files of Space Ranger."""
 
-# The array is hexagonal: a step of `array_col` is half a pitch, a step of `array_row` is √3/2 of it.
+# In the hexagonal array a step of `array_row` is √3/2 of the pitch, and a step of `array_col` is half of it.
 STEPS = np.array([np.sqrt(3) / 2, 0.5])
 
 
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """Load an image as RGB uint8 (h, w, 3) from a file (.jpg, .png, .tif) or an array of that shape."""
+    """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
     pixels: Any = _read_pixels(Path(image)) if isinstance(image, str | Path) else image
     shape, dtype = np.shape(pixels), getattr(pixels, "dtype", None)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise InputError(
-            f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Drop an alpha channel "
-            "with `image[..., :3]`, rescale other types to 0–255, and stack a gray image three times only if it is H&E."
+            f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Remove an alpha channel "
+            "with `image[..., :3]`, rescale other types to 0–255, and repeat a gray image three times only if it is "
+            "H&E."
         )
     return np.asarray(pixels)
 
@@ -48,7 +49,7 @@ def _read_pixels(path: Path) -> np.ndarray:
         return tifffile.imread(path)
     from PIL import Image
 
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides are larger than what Pillow calls a bomb
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
     try:
         with Image.open(path) as picture:
             return np.asarray(picture)
@@ -57,7 +58,7 @@ def _read_pixels(path: Path) -> np.ndarray:
 
 
 def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> SpatialData:
-    """Make an object of an image (h, w, 3) with `downscaled` times fewer pixels along a side than full resolution."""
+    """Return a SpatialData of an image (h, w, 3) that was downscaled by a factor from full resolution."""
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel
 
@@ -72,7 +73,7 @@ def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> S
 
 
 def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
-    """Return centers of spots as float64 (n, 2), x and y in pixels, if all are finite."""
+    """Return spot centers as float64 (n, 2), x and y in pixels; raise if one is not finite."""
     xy = np.asarray(centers, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {xy.shape}.")
@@ -95,15 +96,15 @@ def add_spots(
     drawn_px: float | None = None,
     table_key: str = "table",
 ) -> None:
-    """Add circles at `centers` (n, 2; full-resolution pixels), the table that describes them in this order, and µm.
+    """Add circles at `centers` (n, 2; full-resolution pixels), their table in the same order, and the scale.
 
-    The table gets the columns that link it. Circles are drawn as wide as the tissue, unless `drawn_px` is given.
+    The columns that link them are added to the table. The circles have the diameter of the tissue, or `drawn_px`.
     """
     from spatialdata.models import ShapesModel, TableModel
     from spatialdata.transformations import Identity
 
     spots = np.arange(len(centers))
-    # Annotators like to call a column "region": theirs stays as it is.
+    # Existing columns of these names, such as an annotation called "region", are kept.
     region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in LINK)
     table.obs[region_key] = pd.Categorical(["spots"] * len(table))
     table.obs[instance_key] = spots
@@ -117,17 +118,17 @@ def add_spots(
 
 
 def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
-    """Name genes by a column of `var` (None keeps the names), and make the names unique, which is logged.
+    """Name genes by a column of `var` (None keeps the names) and make the names unique, in place.
 
-    The object is changed; former names are kept in ``var["former_name"]``.
+    Replaced names are kept in ``var["former_name"]``.
     """
     if gene_id_key is not None:
         chosen = adata.var[key_in(gene_id_key, adata.var.columns, "adata.var")]
         missing = int(chosen.isna().sum() + (chosen == "").sum())
         if missing:
             raise InputError(
-                f"{missing} genes have no identifier in adata.var[{gene_id_key!r}]. Fill them in, drop these genes, or "
-                "leave `gene_id_key` out."
+                f"{missing} genes have no identifier in adata.var[{gene_id_key!r}]. Fill them in, remove these genes, "
+                "or leave out `gene_id_key`."
             )
         adata.var["former_name"] = adata.var_names.astype(str)
         adata.var_names = chosen.astype(str).to_numpy()
@@ -138,10 +139,10 @@ def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
 
 
 def warn_repeated_genes(names: list[str]) -> None:
-    """Log that several genes have the same name."""
+    """Log that gene names were not unique."""
     logger.warning(
-        "%d gene names occur more than once (%s): the later ones were numbered (%r). Choose unique identifiers "
-        "with `gene_id_key=` to tell them apart.",
+        "%d gene names occur more than once (%s). A number was appended to the later ones (%r). `gene_id_key=` names "
+        "genes by unique identifiers.",
         len(names),
         ", ".join(map(repr, names[:3])),
         f"{names[0]}-1",
@@ -149,12 +150,12 @@ def warn_repeated_genes(names: list[str]) -> None:
 
 
 def tissue_diameter(drawn_um: float) -> float:
-    """Diameter of the measured tissue, from the diameter that a file states, both in µm."""
+    """Return the diameter of the measured tissue for the diameter in a file, both in µm."""
     if abs(drawn_um / SPACE_RANGER_UM - 1) > 0.05:
         return drawn_um
     logger.info(
-        "Spots are drawn %.0f µm wide, as Space Ranger does for Visium; they measure %.0f µm of tissue, which is what "
-        "tiles will show (`diameter_um=` states otherwise).",
+        "The file states spots of %.0f µm, as Space Ranger does for Visium. They measure %.0f µm of tissue, which is "
+        "used as the tile side (`diameter_um=` overrides it).",
         drawn_um,
         VISIUM_UM,
     )
@@ -162,10 +163,10 @@ def tissue_diameter(drawn_um: float) -> float:
 
 
 def visium_mpp(centers: np.ndarray, obs: pd.DataFrame) -> float:
-    """µm per pixel of centers (n, 2), fitted on the array of Visium."""
+    """Fit µm per pixel of centers (n, 2) on the array of Visium."""
     return PITCH_UM / pitch_from_array(centers, obs[list(ARRAY)].to_numpy(dtype=float) * STEPS)
 
 
 def size_of(table: AnnData) -> str:
-    """Size of a table in words."""
+    """Format the size of a table."""
     return f"{table.n_obs:,} spots × {table.n_vars:,} genes"

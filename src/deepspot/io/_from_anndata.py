@@ -31,44 +31,46 @@ def from_anndata(
     library_id: str | None = None,
     gene_id_key: str | None = None,
 ) -> SpatialData:
-    """Bring an AnnData in the layout of scanpy and squidpy, and its H&E image, into a SpatialData.
+    """Convert an AnnData in the format of scanpy and squidpy, with its H&E image, to a SpatialData.
 
     Parameters
     ----------
     adata
-        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels. Scale factors are looked
-        up in ``uns["spatial"]``.
+        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels. Scale factors are read
+        from ``uns["spatial"]``.
     image
         Full-resolution H&E image: a .jpg, .png or .tif file, or a uint8 array (height, width, 3).
     mpp
-        µm per full-resolution pixel; needed if neither the object nor `pitch_um` tells.
+        µm per full-resolution pixel. Required if `adata` does not state it and `pitch_um` is not given.
     pitch_um
-        Distance between neighboring spots in µm (Visium 100, Spatial Transcriptomics 200), from which `mpp` follows.
+        Distance between neighboring spots in µm (100 for Visium, 200 for Spatial Transcriptomics), to compute `mpp`.
     diameter_um
-        Diameter of the tissue that a spot measures in µm (Visium 55, Spatial Transcriptomics 100). By default it
-        follows from ``spot_diameter_fullres``, whose 65 µm in Visium are read as 55.
+        Diameter of the tissue that a spot measures in µm (55 for Visium, 100 for Spatial Transcriptomics). By default
+        computed from ``spot_diameter_fullres``; the 65 µm of Space Ranger are read as 55.
     image_scale
-        Pixels of `image` per full-resolution pixel, for an image that was scaled down (0.25 for a quarter).
+        Pixels of `image` per full-resolution pixel (0.25 for an image downscaled by 4).
     name
-        Name of the slide, by default the library in ``uns["spatial"]``.
+        Name of the slide. Default: the library in ``uns["spatial"]``.
     library_id
-        Which library of ``uns["spatial"]`` to read, if it holds several.
+        Library in ``uns["spatial"]``; needed only if there are several.
     gene_id_key
-        Column of `var` whose identifiers become the gene names.
+        Column of `var` with identifiers to use as gene names.
 
     Returns
     -------
-    A SpatialData with ``images["<name>_image"]``, ``shapes["spots"]`` (circles; `diameter_um` in a column),
-    ``tables["table"]`` (linked by the columns `region` and `spot_id`, or `deepspot_region` and `deepspot_spot_id` where
-    these names are taken), and the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``.
+    A SpatialData with ``images["<name>_image"]``, circles ``shapes["spots"]`` with a column `diameter_um`,
+    ``tables["table"]`` (linked by the columns `region` and `spot_id`, or `deepspot_region` and `deepspot_spot_id` if
+    these exist), and the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``.
 
     Raises
     ------
     KeyError
-        If ``obsm["spatial"]``, `library_id` or `gene_id_key` is missing.
+        If ``obsm["spatial"]``, `library_id` or `gene_id_key` does not exist.
+    FileNotFoundError
+        If the image does not exist.
     ValueError
-        If the scale is unknown or contradicts itself, coordinates are not finite or lie outside the image, or the image
-        is not RGB uint8.
+        If the scale is unknown or contradictory, coordinates are not finite or outside the image, or the image is not
+        RGB uint8.
 
     Examples
     --------
@@ -95,7 +97,7 @@ def from_anndata(
 
     name = valid_name(name or library or "slide")
     table = adata.copy()
-    for stale in ("spatial", "spatialdata_attrs"):  # the second is there if the table came from a SpatialData
+    for stale in ("spatial", "spatialdata_attrs"):  # the latter exists in a table of a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
     sdata = image_object(pixels, name, downscaled=1 / image_scale)
@@ -128,9 +130,6 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_
         )
     values = list(stated.values())
     if max(values) > 1.05 * min(values):
-        raise InputError(
-            "The scale contradicts itself, in µm per pixel: "
-            + ", ".join(f"{value:.4g} from {source}" for source, value in stated.items())
-            + ". State one, and remove the wrong one."
-        )
+        sources = ", ".join(f"{value:.4g} from {source}" for source, value in stated.items())
+        raise InputError(f"The scale is contradictory, in µm per pixel: {sources}. Pass one, and remove the wrong one.")
     return values[0]

@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 def predicted(
     path: str | Path, *, genes: str | Sequence[str] | None = None, within: Sequence[float] | None = None
 ) -> SpatialData:
-    """Open a slide that was predicted to disk, without loading its expression; or load some genes, or a region.
+    """Open a prediction on disk lazily, or load a part of it.
 
     Parameters
     ----------
     path
-        A store that :func:`deepspot.tl.predict` made with `out`, or a slide of :func:`deepspot.cohort.run`.
+        Store that :func:`deepspot.tl.predict` wrote with `out`, or a slide of :func:`deepspot.cohort.run`.
     genes
-        Genes to load into memory; all others are left out.
+        Genes to load into memory. The others are left out.
     within
-        ``(x_min, y_min, x_max, y_max)`` in µm: spots to load into memory; all others are left out.
+        ``(x_min, y_min, x_max, y_max)`` in µm: region whose spots are loaded into memory. The others are left out.
 
     Returns
     -------
-    A SpatialData with the spots and their table. `X` is a dask array on disk, or with `genes` or `within` a float32
-    array in memory. (:func:`spatialdata.read_zarr` reads the same store, and loads all of it.)
+    A SpatialData with the spots and their table. `X` is a dask array on disk; with `genes` or `within` it is a float32
+    array in memory. :func:`spatialdata.read_zarr` reads the same store completely into memory.
 
     Raises
     ------
     FileNotFoundError
-        If there is no store.
+        If the store does not exist.
     KeyError
-        If a gene is not in it.
+        If a gene does not exist.
     ValueError
-        If no spot lies in the region, or what is to be loaded is larger than `settings.max_table_gb`.
+        If there is no spot in the region, or the part is larger than `settings.max_table_gb`.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def predicted(
 
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no store {str(path)!r}. Make one with `ds.tl.predict(sdata, out=…)`.")
+        raise FileNotFoundError(f"There is no store {str(path)!r}. `ds.tl.predict(sdata, out=…)` writes one.")
     sdata = read_zarr(path, selection=("shapes",))
     table, key = _open_table(path)
     region = str(table.uns["spatialdata_attrs"]["region"])
@@ -72,30 +72,30 @@ def predicted(
         low, high = _corners(within)
         if not has_scale(sdata, region):
             raise InputError(
-                f"The spots {region!r} have no coordinate system {MICRONS!r}, so nobody knows where they lie in "
-                "µm. State the scale of the slide with `ds.pp.set_scale`, and predict it again."
+                f"The spots {region!r} have no coordinate system {MICRONS!r}, so their positions in µm are unknown. "
+                "Set the scale of the slide with `ds.pp.set_scale`, and predict it again."
             )
-        found = bounding_box_query(
+        inside = bounding_box_query(
             shapes, axes=("x", "y"), min_coordinate=low, max_coordinate=high, target_coordinate_system=MICRONS
         )
-        if found is None or not len(found):
+        if inside is None or not len(inside):
             (x0, x1), (y0, y1) = (get_extent(shapes, coordinate_system=MICRONS)[axis] for axis in "xy")
             raise InputError(
-                f"No spot of {region!r} lies within {tuple(within)} µm. They lie within "
+                f"No spot of {region!r} is within {tuple(within)} µm. The spots are within "
                 f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
             )
-        shapes, rows = found, np.flatnonzero(rows_of(table, region).isin(found.index))
-    in_memory = genes is not None or within is not None
-    if in_memory:
+        shapes, rows = inside, np.flatnonzero(rows_of(table, region).isin(inside.index))
+    load = genes is not None or within is not None
+    if load:
         table = table[rows, columns]
         check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within=`")
         table = table.to_memory()
-    logger.info("Opened %s: %s%s.", path, size_of(table), "" if in_memory else ", which stay on disk")
+    logger.info("Opened %s: %s%s.", path, size_of(table), "" if load else ", on disk")
     return SpatialData(shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
 
 
 def _open_table(path: Path) -> tuple[AnnData, str]:
-    """The one table of a store, with `X` left on disk, and its name."""
+    """Return the only table of a store, with `X` on disk, and its name."""
     import zarr
     from anndata import AnnData
     from anndata.io import read_elem

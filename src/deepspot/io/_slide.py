@@ -17,43 +17,45 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 PLAUSIBLE = (0.05, 10.0)
-"""µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
+"""Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
-STATE_IT = "State it with `mpp=` (a manifest has a column for it): µm per pixel of the finest level, 0.25 at 40x."
+STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
 
 def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None) -> SpatialData:
-    """Open a whole slide, with its scale, through the readers of wsidata. No pixel is read before it is needed.
+    """Open a whole slide image lazily, with its scale, using the readers of wsidata.
 
     Parameters
     ----------
     path
-        File of a slide scanner: what OpenSlide reads (.svs, .ndpi, .scn, .mrxs, tiled .tif, …), or another reader that
-        wsidata finds installed.
+        Whole slide image: a format of OpenSlide (.svs, .ndpi, .scn, .mrxs, tiled .tif, …), or of another reader of
+        wsidata that is installed.
     mpp
-        µm per pixel of the finest level. By default what the file states; needed if it states none.
+        µm per pixel at full resolution. Default: the number in the file; required if there is none.
     name
-        Name of the slide, by default that of the file.
+        Name of the slide. Default: that of the file.
 
     Returns
     -------
-    A SpatialData with ``images["<name>_image"]`` (the levels of the file, read in blocks of 1,024 pixels when they are
-    needed), the coordinate systems ``"global"`` (pixels of the finest level) and ``"microns"``, and
-    ``attrs["deepspot_slide"]``: `path`, `fingerprint` of the file, `mpp`, `mpp_from` (``"file"`` or ``"argument"``) and
-    `name`. Nothing else of the file's header comes along: it may name the patient.
+    A SpatialData with ``images["<name>_image"]`` (the levels of the file, read on demand in blocks of 1,024 pixels),
+    the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``, and ``attrs["deepspot_slide"]``:
+    `path`, `fingerprint` of the file, `mpp`, `mpp_from` (``"file"`` or ``"argument"``) and `name`. The rest of the file
+    header, which may contain the name of the patient, is not copied.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If no reader opens it, or its scale is unknown, implausible (outside 0.05–10 µm per pixel) or not the same in
-        x and y. Pixels that turn out to be broken raise an OSError when they are read.
+        If no reader opens the file, or the scale is unknown, implausible (outside 0.05–10 µm per pixel) or different in
+        x and y.
+    OSError
+        Later, when damaged pixels are read.
 
     See Also
     --------
-    deepspot.pp.spots : Lay spots over the tissue.
+    deepspot.pp.spots : Place spots on the tissue.
 
     Examples
     --------
@@ -65,25 +67,25 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
 
     file = Path(path).expanduser().resolve()
     if not file.is_file():
-        raise FileNotFoundError(f"There is no slide {file}. Pass the path of a file that a slide scanner wrote.")
+        raise FileNotFoundError(f"There is no slide {file}. Pass the path of a whole slide image.")
     if mpp is not None:
         mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
     reader = _open(file)
-    scale, stated_by = _scale(reader, file, mpp)
+    scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
-    sdata = SpatialData(images={image_key: _pyramid(_NamingReader(reader, file))})
+    sdata = SpatialData(images={image_key: _pyramid(_Reader(reader, file))})
     write_scale(sdata, image_key, scale)
-    known = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": stated_by, "name": name}
-    sdata.attrs[SLIDE] = known
+    facts = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": source, "name": name}
+    sdata.attrs[SLIDE] = facts
     height, width = reader.properties.shape
     size, levels = f"{width:,} × {height:,} px", reader.properties.n_level
-    logger.info("Opened %s: %s, %d levels, %.4g µm per pixel (from the %s).", name, size, levels, scale, stated_by)
+    logger.info("Opened %s: %s, %d levels, %.4g µm per pixel (from the %s).", name, size, levels, scale, source)
     return sdata
 
 
-class _NamingReader:
-    """A reader whose errors are OSErrors that name the file, which OpenSlide's own are not."""
+class _Reader:
+    """Reader whose errors are OSErrors with the path of the file."""
 
     def __init__(self, reader: Any, file: Path) -> None:
         self.reader, self.file = reader, file
@@ -94,7 +96,7 @@ class _NamingReader:
             return self.reader.get_region(*place, level=level)
         except MemoryError:
             raise
-        except Exception as error:  # every reader has errors of its own
+        except Exception as error:  # the readers have different exceptions
             x, y, width, height = place
             raise OSError(
                 f"{self.file} is damaged: {width} × {height} px of level {level} at x = {x}, y = {y} cannot be read "
@@ -109,28 +111,28 @@ def _open(file: Path) -> Any:
         return READERS.try_open(str(file))
     except Exception as error:
         raise InputError(
-            f"No reader opens {file}: it is damaged, cut off, or not a whole slide. A plain image (.jpg, .png, untiled "
-            ".tif) becomes one with `vips tiffsave in.jpg out.tif --tile --pyramid`; with spots, read it by "
-            "`ds.io.from_anndata`."
+            f"No reader opens {file}: it is damaged, incomplete, or not a whole slide image. Convert a plain image "
+            "(.jpg, .png, untiled .tif) with `vips tiffsave in.jpg out.tif --tile --pyramid`; read an image with "
+            "measured spots with `ds.io.from_anndata`."
         ) from error
 
 
-def _pyramid(reader: _NamingReader) -> DataTree:
-    """Levels as SpatialData has them: pixels of coarser ones lie at coordinates of the finest."""
+def _pyramid(reader: _Reader) -> DataTree:
+    """Return the levels in the format of SpatialData, with coordinates of the full-resolution level."""
     from wsidata.reader import to_datatree
     from xarray import DataTree
 
     tree = to_datatree(reader)
     finest, levels = tree["scale0"].sizes, {}
     for scale, level in tree.items():
-        # wsidata counts from 0 in each level, so that a crop in µm would cut other tissue out of each.
-        places = {axis: (np.arange(n) + 0.5) * finest[axis] / n for axis, n in level.sizes.items() if axis != "c"}
-        levels[scale] = level.to_dataset().assign_coords(places)
+        # The coordinates of wsidata start at 0 in each level, so that crops in µm would differ between levels.
+        coords = {axis: (np.arange(n) + 0.5) * finest[axis] / n for axis, n in level.sizes.items() if axis != "c"}
+        levels[scale] = level.to_dataset().assign_coords(coords)
     return DataTree.from_dict(levels)
 
 
 def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
-    """µm per pixel, and who stated them: `"file"` or `"argument"`."""
+    """Return µm per pixel and their source, `"file"` or `"argument"`."""
     raw = reader.raw_properties if reader.properties.raw else {}
     along = [float(raw.get(f"mpp-{axis}") or reader.properties.mpp or 0) for axis in "xy"]
     known = all(0 < value < float("inf") for value in along)
@@ -140,21 +142,21 @@ def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
             logger.warning("%s states %.4g µm per pixel; `mpp=%.4g` is used instead.", file.name, stated, mpp)
         return mpp, "argument"
     if stated is None:
-        raise InputError(f"The scale of {file.name} is unknown: its header states none. {STATE_IT}")
+        raise InputError(f"The scale of {file.name} is unknown: its header does not state it. {STATE_IT}")
     _plausible(stated, file.name)
     if max(along) > SQUARE * min(along):
         raise InputError(
-            f"Pixels of {file.name} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the slide, or state "
-            "`mpp=` if its header is wrong."
+            f"Pixels of {file.name} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the slide, or pass "
+            "`mpp=` if the header is wrong."
         )
     return stated, "file"
 
 
-def _plausible(mpp: float, who: str) -> float:
+def _plausible(mpp: float, source: str) -> float:
     low, high = PLAUSIBLE
     if not low <= mpp <= high:
         raise InputError(
-            f"{who} states {mpp:.4g} µm per pixel, which no slide scanner has ({low:g} to {high:g}); 72 dots per inch, "
-            f"the default of many programs, would be 353. {STATE_IT}"
+            f"{source} states {mpp:.4g} µm per pixel; slide scanners have {low:g} to {high:g} (353 are 72 dots per "
+            f"inch, the default of many programs). {STATE_IT}"
         )
     return mpp

@@ -29,37 +29,37 @@ def visium(
     gene_id_key: str | None = None,
     **kwargs: Any,
 ) -> SpatialData:
-    """Read a Space Ranger output folder, with its scale, through :func:`spatialdata_io.visium`.
+    """Read a Space Ranger output folder, with its scale, using :func:`spatialdata_io.visium`.
 
     Parameters
     ----------
     path
         Folder with ``filtered_feature_bc_matrix.h5`` and ``spatial/``.
     fullres_image_file
-        The microscope image that Space Ranger was given (it does not copy it), relative to `path` or absolute. Without
-        it there are only the small copies, on which no tile of a spot can be read.
+        Microscope image that was the input of Space Ranger, relative to `path` or absolute; the folder does not contain
+        it. Without it there are only downscaled images, from which tiles cannot be read.
     dataset_id
-        Name of the slide, by default the prefix of the counts file or the name of the folder.
+        Name of the slide. Default: the prefix of the counts file, or the name of the folder.
     mpp
-        µm per full-resolution pixel. By default fitted on the array, whose spots are 100 µm apart.
+        µm per full-resolution pixel. By default fitted on the spot array, whose pitch is 100 µm.
     gene_id_key
-        Column of `var` whose identifiers become the gene names: ``"gene_ids"`` for Ensembl.
+        Column of `var` with identifiers to use as gene names: ``"gene_ids"`` for Ensembl.
     **kwargs
-        Handed on to :func:`spatialdata_io.visium`.
+        Passed to :func:`spatialdata_io.visium`.
 
     Returns
     -------
-    A SpatialData with ``images["<id>_full_image"]`` if there is one, ``"<id>_hires_image"`` and
-    ``"<id>_lowres_image"``, ``shapes["<id>"]`` with `diameter_um` = 55 (circles are drawn at Space Ranger's 65 µm),
-    ``tables["table"]``, and everything also in the coordinate system ``"microns"``.
+    A SpatialData with ``images["<id>_full_image"]`` (if given), ``"<id>_hires_image"`` and ``"<id>_lowres_image"``,
+    ``shapes["<id>"]`` with `diameter_um` = 55 (circles are drawn with the 65 µm of Space Ranger), ``tables["table"]``,
+    and the coordinate system ``"microns"`` for all elements.
 
     Raises
     ------
     FileNotFoundError
-        If the folder, the full-resolution image or the scale factors are missing.
+        If the folder, the full-resolution image or the scale factors do not exist.
     ValueError
-        If the pitch of the array and ``spot_diameter_fullres`` contradict each other, the image is not RGB uint8, or
-        spots lie outside it.
+        If the pitch of the array and ``spot_diameter_fullres`` are contradictory, the image is not RGB uint8, or spots
+        are outside the image.
 
     Examples
     --------
@@ -77,12 +77,12 @@ def visium(
         dataset_id = folder.resolve().name
     dataset_id = dataset_id and valid_name(dataset_id)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Variable names are not unique")  # logged below, with what to do
-        warnings.filterwarnings("ignore", message="Converting `region_key")  # the reader's own doing
+        warnings.filterwarnings("ignore", message="Variable names are not unique")  # logged below
+        warnings.filterwarnings("ignore", message="Converting `region_key")  # caused by the reader
         sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
 
     shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
-    # The reader numbers genes of one name and does not log it: `TBCE-1` after `TBCE`.
+    # The reader makes gene names unique without a message: `TBCE-1` after `TBCE`.
     numbered = table.var_names[table.var_names.str.endswith("-1")].str.removesuffix("-1").intersection(table.var_names)
     if gene_id_key is None and len(numbered):
         warn_repeated_genes(list(numbered))
@@ -94,15 +94,15 @@ def visium(
         diameter = drawn_px * mpp
         if abs(diameter / SPACE_RANGER_UM - 1) > 0.1:
             raise InputError(
-                f"The scale contradicts itself: the array says {mpp:.4g} µm per pixel, at which "
-                f"'spot_diameter_fullres' would be {diameter:.0f} µm instead of Space Ranger's {SPACE_RANGER_UM:g}. "
-                "Check that tissue_positions and scalefactors_json.json belong together, or state `mpp=`."
+                f"The scale is contradictory: the array has {mpp:.4g} µm per pixel, which makes "
+                f"'spot_diameter_fullres' {diameter:.0f} µm instead of the {SPACE_RANGER_UM:g} of Space Ranger. Check "
+                "that tissue_positions and scalefactors_json.json belong together, or pass `mpp=`."
             )
     write_scale(sdata, shapes_key, mpp)
     if image_file is None:
         logger.warning(
-            "No full-resolution image was given: the hires image has too few pixels per spot to read tiles from. "
-            "Pass the image that Space Ranger was given as `fullres_image_file=`."
+            "No full-resolution image was given. The hires image has too few pixels per spot for tiles. Pass the image "
+            "that was the input of Space Ranger as `fullres_image_file=`."
         )
     else:
         image_key = f"{shapes_key}_full_image"
@@ -112,12 +112,12 @@ def visium(
 
 
 def _check_files(folder: Path, image_file: Path | None) -> float:
-    """Raise if a file is missing, else return the diameter in pixels at which spots are drawn."""
+    """Check that the files exist; return the diameter of spots in pixels that Space Ranger states."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. Pass Space Ranger's output folder, usually 'outs'.")
+        raise FileNotFoundError(f"There is no folder {folder}. Pass the output folder of Space Ranger, usually 'outs'.")
     if image_file is not None and not (folder / image_file).is_file():
         raise FileNotFoundError(
-            f"There is no image {image_file} (nor in {folder}). Pass the image that Space Ranger was given."
+            f"There is no image {image_file} (nor in {folder}). Pass the image that was the input of Space Ranger."
         )
     path = folder / "spatial" / "scalefactors_json.json"
     if not path.is_file():

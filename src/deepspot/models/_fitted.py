@@ -10,6 +10,7 @@ import pandas as pd
 
 from deepspot._core.hashing import digest
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
 from deepspot.errors import InputError
@@ -195,6 +196,13 @@ class FittedModel:
                 "say how far apart these were. Give the distance between spots as `pitch_um=`: for Visium it is 100."
             )
         return round(rule.reach / RINGS, 1)
+
+    def spot_size(self, diameter_um: float | None = None, pitch_um: float | None = None) -> tuple[float, float]:
+        """Return diameter and pitch of spots in µm: as given, by default those of the training."""
+        tile = self.geometry.tile
+        diameter = tile.tile_um if diameter_um is None else diameter_um
+        pitch = self.spacing_um if pitch_um is None else pitch_um
+        return float(check_positive(diameter, "diameter_um")), float(check_positive(pitch, "pitch_um"))
 
     def get_encoder(self, given: str | Encoder | None = None) -> Encoder:
         """The encoder that the model was trained on: by the name in its card, or as given."""

@@ -63,9 +63,11 @@ def available() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def as_model(model: DeepSpot | str | Path | None) -> DeepSpot:
+def as_model(model: DeepSpot | str | Path | None, *, log: bool = True) -> DeepSpot:
     """Return a model as it is, or load the one that is named; None is the embedded one."""
-    return model if isinstance(model, DeepSpot) else load(model)
+    if isinstance(model, DeepSpot):
+        return model
+    return load(model) if log else read_model(_find(model, None))
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Preprocessing: scale, spots, tiles and embeddings, and the regions of a pathologist."""
+"""Preprocessing: scale, spots, embeddings, and regions of a pathologist."""
 
 from ._annotate import annotate
 from ._embed import embed

@@ -9,12 +9,12 @@ import pandas as pd
 from deepspot._core.keys import PARENT, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import tables_annotating
-from deepspot._sdata.view import select_image_and_shapes
+from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
 from deepspot._spatial.transforms import centers_px
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
-from ._regions import Regions, read, regions_of
+from ._regions import Regions, read_geojson, regions_from
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -35,58 +35,59 @@ def annotate(
     key_added: str = "annotation",
     overwrite: bool = False,
 ) -> None:
-    """Label spots by the regions that a pathologist drew.
+    """Label spots by the regions of a pathologist.
 
-    A spot gets the label of the region that covers its center; on the outline counts as inside. Where regions overlap
-    the smallest one wins, as a nest that was drawn inside a tumor lies on top of it.
+    A spot gets the label of the region that contains its center, outline included. Where regions overlap, the smallest
+    one is used, because nested annotations (an immune infiltrate in a tumor) are drawn on top of each other.
 
     Parameters
     ----------
     sdata
         Object with spots.
     regions
-        Polygons: the name of a shapes element; the path of a GeoJSON file, such as QuPath's *Export objects as GeoJSON*
-        writes; or a GeoDataFrame. A file or a GeoDataFrame holds pixels of the full-resolution image, while an
-        element is related to the spots through a coordinate system that both share. Broken outlines are mended; points,
-        lines and objects without a label are left out.
+        Polygons: the name of a shapes element, the path of a GeoJSON file (QuPath: *Export objects as GeoJSON*), or a
+        GeoDataFrame. Coordinates of a file or a GeoDataFrame are pixels of the full-resolution image; an element is
+        related to the spots by a shared coordinate system. Invalid outlines are repaired; points, lines and objects
+        without a label are left out.
     label_key
-        Column of the regions with the labels. By default the class that QuPath gave the objects, else their name, else
-        the index.
+        Column of the regions with the labels. By default the QuPath class, else the name, else the index.
     shapes_key, image_key
-        Spots, and the image that a file or a GeoDataFrame belongs to; needed only if there are several.
+        Spots, and image of a file or a GeoDataFrame; needed only if there are several.
     coordinate_system
-        Coordinate system to relate regions and spots with, should they share several that disagree.
+        Coordinate system that relates regions and spots; needed only if they share several that disagree.
     unlabeled
-        Label of the spots outside of all regions. None leaves it missing, so that comparisons leave them out.
+        Label of spots outside all regions. With None it is missing, and comparisons leave these spots out.
     key_added
         Name of the new column.
     overwrite
-        Replace columns of that name.
+        Replace existing columns of this name.
 
     Returns
     -------
-    None. Adds a categorical column ``annotation``, with NaN for spots outside of all regions:
+    None. Adds a categorical column ``annotation``, NaN outside all regions:
 
     ``sdata.shapes[<shapes>][key_added]``
-        One label for each spot; categories in the order of the regions.
+        Label of each spot; categories in the order of the regions.
     ``obs[key_added]``
         The same in every table that annotates the spots.
     ``uns[<key_added>_colors]``
-        Colors of the classes in these tables, as scanpy keeps them, if the regions have some.
+        Colors of the categories in these tables, in the format of scanpy, if the regions have colors.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     KeyError
-        If there is no such element or column.
+        If the element or the column does not exist.
+    TypeError
+        If `regions` has another type.
     ValueError
-        If a column exists already, no region has both a label and an area, spots and regions cannot be related, or no
-        spot lies inside any region.
+        If the column exists, no region has a label and an area, spots and regions cannot be related, or no spot is
+        inside a region.
 
     See Also
     --------
-    deepspot.tl.markers : Compare the regions. Their means: ``sc.get.aggregate(table, by="annotation", func="mean")``.
+    deepspot.tl.markers : Compare regions. For means use ``sc.get.aggregate(table, by="annotation", func="mean")``.
 
     Examples
     --------
@@ -99,29 +100,28 @@ def annotate(
     >>> sdata.tables["table"].obs["annotation"].value_counts().to_dict()
     {'right': 7, 'left': 5}
     """
-    name = regions if isinstance(regions, str) and regions in sdata.shapes else None
-    shapes_key = _spots(sdata, name, shapes_key)
-    if name is not None:
-        drawn = regions_of(sdata.shapes[name], label_key)
-        centers = centers_px(sdata, name, shapes_key, coordinate_system)
+    element = regions if isinstance(regions, str) and regions in sdata.shapes else None
+    shapes_key = _spots(sdata, element, shapes_key)
+    if element is not None:
+        drawn = regions_from(sdata.shapes[element], label_key)
+        centers = centers_px(sdata, element, shapes_key, coordinate_system)
     else:
-        drawn = regions_of(_outside(sdata, regions), label_key)
-        image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
-        centers = centers_px(sdata, image_key, shapes_key, coordinate_system)
-    found = drawn.cover(centers)
-    if (found < 0).all():
-        raise InputError(_apart(centers, drawn, shapes_key, name))
-    labels = [drawn.labels[region] if region >= 0 else unlabeled for region in found]
+        drawn = regions_from(_frame(sdata, regions), label_key)
+        view = SlideView.select(sdata, image_key, shapes_key)
+        centers = centers_px(sdata, view.image_key, shapes_key, coordinate_system)
+    covering = drawn.cover(centers)
+    if (covering < 0).all():
+        raise InputError(_no_overlap(centers, drawn, shapes_key, element))
+    labels = [drawn.labels[region] if region >= 0 else unlabeled for region in covering]
     categories = list(dict.fromkeys([*drawn.labels, *([] if unlabeled is None else [unlabeled])]))
     column = pd.Series(pd.Categorical(labels, categories), index=sdata.shapes[shapes_key].index)
     colors = [drawn.colors.get(category, GRAY) for category in categories] if drawn.colors else None
     tables = add_labels(sdata, shapes_key, key_added, column, colors=colors, overwrite=overwrite)
-    counts = column.value_counts(sort=False)
     logger.info(
         "Labeled %s of %s spots: %s. Added %r to sdata.shapes[%r] and obs of the tables %s.%s",
-        f"{(found >= 0).sum():,}",
-        f"{len(found):,}",
-        ", ".join(f"{label} {n:,}" for label, n in counts.items()),
+        f"{(covering >= 0).sum():,}",
+        f"{len(covering):,}",
+        ", ".join(f"{label} {n:,}" for label, n in column.value_counts(sort=False).items()),
         key_added,
         shapes_key,
         tables,
@@ -130,42 +130,41 @@ def annotate(
 
 
 def _spots(sdata: SpatialData, regions: str | None, shapes_key: str | None) -> str:
-    """Name of the shapes to label: those that tables annotate, if there are any."""
+    """Return the name of the shapes to label: those that a table annotates, if there are any."""
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
-    names = [name for name in sdata.shapes if name != regions]
-    spots = [name for name in names if PARENT not in sdata.shapes[name]]
-    measured = [name for name in spots if tables_annotating(sdata, name)]
-    return one_key(None, measured or spots, "sdata.shapes", "shapes_key")
+    spots = [name for name in sdata.shapes if name != regions and PARENT not in sdata.shapes[name]]
+    annotated = [name for name in spots if tables_annotating(sdata, name)]
+    return one_key(None, annotated or spots, "sdata.shapes", "shapes_key")
 
 
-def _outside(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFrame:
-    if not isinstance(regions, str | Path):
-        if not hasattr(regions, "geometry"):
-            raise InputTypeError(
-                "`regions` must be the name of a shapes element, the path of a GeoJSON file, or a GeoDataFrame, got "
-                f"{type(regions).__name__}."
-            )
-        return regions
+def _frame(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFrame:
     if isinstance(regions, str) and not Path(regions).suffix:
         raise MissingKeyError(
-            f"Key `{regions!r}` not found in `sdata.shapes`. Available keys: {list(sdata.shapes)}. To read a file, "
-            "pass its path with `.geojson` at its end."
+            f"Key `{regions!r}` not found in `sdata.shapes`. Available keys: {list(sdata.shapes)}. For a file, pass "
+            "its path with the ending `.geojson`."
         )
-    return read(Path(regions))
+    if isinstance(regions, str | Path):
+        return read_geojson(Path(regions))
+    if not hasattr(regions, "geometry"):
+        raise InputTypeError(
+            "`regions` must be the name of a shapes element, the path of a GeoJSON file, or a GeoDataFrame, got "
+            f"{type(regions).__name__}."
+        )
+    return regions
 
 
-def _apart(centers: np.ndarray, drawn: Regions, shapes_key: str, name: str | None) -> str:
+def _no_overlap(centers: np.ndarray, drawn: Regions, shapes_key: str, element: str | None) -> str:
     def span(x: float, y: float, to_x: float, to_y: float) -> str:
         return f"x {x:,.0f} to {to_x:,.0f}, y {y:,.0f} to {to_y:,.0f}"
 
     advice = (
-        "Are these pixels of another image, or of a downscaled one? QuPath exports those of the full-resolution image."
-        if name is None
-        else f"Check the transformations of {name!r}, or choose another `coordinate_system=`."
+        "Are these pixels of another image, or of a downscaled one? QuPath exports pixels of the full-resolution image."
+        if element is None
+        else f"Check the transformations of {element!r}, or choose another `coordinate_system=`."
     )
     return (
-        f"No spot of {shapes_key!r} lies inside any region. In the same coordinates the spots span "
+        f"No spot of {shapes_key!r} is inside a region. In the same coordinates the spots span "
         f"{span(*centers.min(axis=0), *centers.max(axis=0))}, and the regions {span(*drawn.polygons.total_bounds)}. "
         f"{advice}"
     )

@@ -29,57 +29,59 @@ def embed(
     device: str | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Embed the spot tile and the 3 × 3 sub-spot tiles of every spot with an image encoder.
+    """Embed the tile and the 3 × 3 sub-spot tiles of every spot with an image encoder.
 
-    Tiles have a physical size: they show the same µm of tissue on every slide, whatever its magnification, and are
-    resized to the encoder's input. Every tile is embedded once; beyond the border of the image they are white.
+    Tiles have a physical size: they show the same µm of tissue at every magnification, and are resized to the input of
+    the encoder. Every tile is embedded once. Pixels outside the image are white.
 
     Parameters
     ----------
     sdata
-        Object with an H&E image of known scale and shapes.
+        Object with an H&E image of known scale and spots.
     encoder
-        Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
+        Name in :func:`deepspot.encoders.available`, or an encoder. Default: the embedded encoder.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     tile_um
-        Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
+        Side of a spot tile in µm. By default the diameter of the spots.
     subspots
-        Whether to embed the sub-spots, and from what. True, or ``"tiles"``: each from a tile of its own (nine tenths of
-        the work). ``"tokens"``: from what the encoder sees in the tile of their spot, in one pass for all. Models
-        on these are a little less accurate: on the embedded encoder by about 0.01 of r.
+        How sub-spots are embedded. True or ``"tiles"``: each from its own tile (90 % of the computation). ``"tokens"``:
+        from the tokens of the spot tile, in one pass for spot and sub-spots. Models on tokens are slightly less
+        accurate: r is lower by about 0.01 with the embedded encoder. False: not at all.
     coordinate_system
-        Coordinate system to relate spots and image with, should they share several that disagree.
+        Coordinate system that relates spots and image; needed only if they share several that disagree.
     key_added
-        Name of the new table, by default ``<encoder>_<shapes>``.
+        Name of the new table. Default: ``<encoder>_<shapes>``.
     overwrite
-        Replace a table of that name.
+        Replace an existing table of this name.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device for the encoder. None is the device of the settings, else CUDA, MPS or CPU.
     batch_size
-        Tiles that go through the encoder at once; None falls back to the settings.
+        Number of tiles per batch. None is that of the settings.
 
     Returns
     -------
-    None. Adds a table ``<encoder>_<shapes>`` with one row for each shape, in their order:
+    None. Adds a table ``<encoder>_<shapes>`` with one row per spot, in the order of the shapes:
 
     `X`
-        (n, d) float32, embedding of the spot tile.
+        (n, d) float32, embeddings of the spot tiles.
     ``obsm["subspots"]``
         (n, 9, d) float16, embeddings of the sub-spot tiles, row by row from the top left.
     ``obsm["spatial"]``
         (n, 2) float64, centers as x and y in pixels of the full-resolution image.
     ``uns["deepspot"]``
-        Geometry, µm per pixel, encoder card and the fingerprint of image, shapes, geometry and encoder.
+        Geometry, µm per pixel, encoder card, and a fingerprint of image, shapes, geometry and encoder.
 
-    A table that has the same fingerprint is used again; one of the same name with another fingerprint is left alone,
-    and the new one goes beside it.
+    An existing table with the same fingerprint is reused. A table of the same name with another fingerprint is kept,
+    and the new table gets a name with its fingerprint appended.
 
     Raises
     ------
+    KeyError
+        If an element or the encoder does not exist.
     ValueError
-        If the scale is unknown or too coarse, a spot lies outside the image, the image is not RGB uint8, the encoder
-        gives no tokens but they are asked for, or the result would be larger than `settings.max_table_gb`.
+        If the scale is unknown or too coarse, a spot is outside the image, the image is not RGB uint8, `subspots` is
+        ``"tokens"`` but the encoder returns no tokens, or the result is larger than `settings.max_table_gb`.
 
     References
     ----------
@@ -97,7 +99,7 @@ def embed(
 
     if tile_um is not None:
         check_positive(tile_um, "tile_um")
-    made_from = subspots_from(subspots)
+    source = subspots_from(subspots)
     ready = encoders.get(encoder)
     view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
     side = view.diameter_um if tile_um is None else tile_um
@@ -107,7 +109,7 @@ def embed(
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
     geometry = TileGeometry(
-        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=made_from or "tiles"
+        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=source or "tiles"
     )
-    features = SlideFeatures(view, ready, geometry, made_from is not None)
+    features = SlideFeatures(view, ready, geometry, source is not None)
     features.plan(key_added=key_added, overwrite=overwrite).add(device=device, batch_size=batch_size)

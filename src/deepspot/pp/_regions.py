@@ -1,4 +1,4 @@
-"""Regions that somebody drew: polygons, their labels and colors, from QuPath's GeoJSON or any table of shapes."""
+"""Annotated regions: polygons, labels and colors from QuPath's GeoJSON or a GeoDataFrame."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from deepspot.errors import InputError
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
 
-# Where a label may be, best first: the class that QuPath gives an object, and the name that a person typed.
-GUESSES = ("classification", "name")
+LABEL_COLUMNS = ("classification", "name")
+"""Columns with labels, in order of preference: the QuPath class of an object, and its name."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Valid polygons with an area and a label each; colors by label; how many objects were left out, and why."""
+    """Valid polygons with one label each, colors by label, and a description of the objects that were left out."""
 
     polygons: GeoSeries
     labels: list[str]
@@ -30,19 +30,19 @@ class Regions:
     left_out: str
 
     def cover(self, points: np.ndarray) -> np.ndarray:
-        """Number of the region that covers each of (n, 2) points, or -1. Of several it is the smallest one."""
+        """Return for each of (n, 2) points the number of the smallest region that covers it, or -1."""
         import shapely
 
         point, region = self.polygons.sindex.query(shapely.points(points), predicate="intersects")
-        # The last one that is written stays; of equal ones that is the first.
+        # The last assignment to a point is kept: the smallest region, and the first of equal ones.
         order = np.lexsort((-region, -self.polygons.area.to_numpy()[region]))
         covering = np.full(len(points), -1)
         covering[point[order]] = region[order]
         return covering
 
 
-def read(path: Path) -> GeoDataFrame:
-    """Read a GeoJSON file: a collection of features, one feature, or a bare list of them, as QuPath's scripts write."""
+def read_geojson(path: Path) -> GeoDataFrame:
+    """Read a GeoJSON file: a feature collection, one feature, or a plain list of features (QuPath scripts)."""
     from geopandas import GeoDataFrame
 
     if not path.is_file():
@@ -58,12 +58,12 @@ def read(path: Path) -> GeoDataFrame:
         ) from error
 
 
-def regions_of(shapes: GeoDataFrame, label_key: str | None) -> Regions:
-    """Polygons and labels of a table of shapes; what has no area or no label is left out."""
+def regions_from(shapes: GeoDataFrame, label_key: str | None) -> Regions:
+    """Return polygons and labels of a GeoDataFrame, without objects that have no area or no label."""
     from geopandas import GeoSeries
 
     labels, colors = _labels(shapes, label_key)
-    # Of pixels, whatever coordinate reference system a reader of files has put on them.
+    # Without the coordinate reference system that geopandas assigns to any GeoJSON: these are pixels.
     polygons = GeoSeries(np.asarray(shapes.geometry, dtype=object)).make_valid()
     flat = ~(polygons.area.to_numpy() > 0)
     unnamed = np.array([label is None for label in labels], dtype=bool) & ~flat
@@ -79,25 +79,25 @@ def _labels(shapes: GeoDataFrame, label_key: str | None) -> tuple[list[str | Non
     if label_key is not None:
         columns = [column for column in shapes.columns if column != shapes.geometry.name]
         key_in(label_key, columns, "columns of the regions")
-    for column in GUESSES if label_key is None else [label_key]:
+    for column in LABEL_COLUMNS if label_key is None else [label_key]:
         if column in shapes:
-            classes = [_class(value) for value in shapes[column]]
+            classes = [_label_and_color(value) for value in shapes[column]]
             if any(label is not None for label, _ in classes):
                 return [label for label, _ in classes], {label: c for label, c in classes if label and c}
     if label_key is not None:
-        raise InputError(f"Column {label_key!r} of the regions holds no label at all.")
+        raise InputError(f"Column {label_key!r} of the regions has no labels.")
     return [str(value) for value in shapes.index], {}
 
 
-def _class(value: Any) -> tuple[str | None, str | None]:
-    """Label and color of a value: text, or QuPath's ``{"name": …, "color": […]}``, which files may hold as text."""
+def _label_and_color(value: Any) -> tuple[str | None, str | None]:
+    """Parse a label: text, or QuPath's ``{"name": …, "color": […]}`` as a dictionary or as text."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = json.loads(value)
         except ValueError:
             return value, None
     if isinstance(value, dict):
-        # Classes below another one have several names.
+        # A derived class has several names.
         name = value.get("name") or ": ".join(map(str, value.get("names") or []))
         return (str(name) if name else None), _color(value.get("color", value.get("colorRGB")))
     missing = value is None or value != value or not str(value).strip()
@@ -105,7 +105,7 @@ def _class(value: Any) -> tuple[str | None, str | None]:
 
 
 def _color(value: Any) -> str | None:
-    if isinstance(value, int | np.integer):  # older files: alpha, red, green and blue in one signed number
+    if isinstance(value, int | np.integer):  # older QuPath files: alpha, red, green and blue in one signed integer
         return f"#{int(value) & 0xFFFFFF:06x}"
     if isinstance(value, Sequence | np.ndarray) and len(value) == 3:
         return "#{:02x}{:02x}{:02x}".format(*map(int, value))

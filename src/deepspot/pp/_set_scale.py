@@ -19,35 +19,38 @@ def set_scale(
     *,
     mpp: float | None = None,
     pitch_um: float | None = None,
+    diameter_um: float | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
-    diameter_um: float | None = None,
 ) -> None:
-    """State how large the pixels of an image are.
+    """Set the pixel size of an image in µm.
 
     Parameters
     ----------
     sdata
         Object with an image.
     mpp
-        µm per pixel of this image, at its finest level. For an image that was scaled down that is not what the scanner
-        states.
+        µm per pixel of this image at full resolution. For a downscaled image this differs from the number in the header
+        of the original file.
     pitch_um
-        Instead of `mpp`: distance between neighboring spots in µm (Visium 100, Spatial Transcriptomics 200).
-    image_key, shapes_key
-        Image and spots; needed if there are several.
+        Alternative to `mpp`: distance between neighboring spots in µm (Visium 100, Spatial Transcriptomics 200).
     diameter_um
-        Diameter of the tissue that a spot measures in µm (Visium 55), kept with the shapes as the default tile side.
+        Diameter of the tissue that a spot measures in µm (55 for Visium, 100 for Spatial Transcriptomics). Stored with
+        the shapes as the default tile side.
+    image_key, shapes_key
+        Image and spots; needed only if there are several.
 
     Returns
     -------
     None. Sets a transformation to the coordinate system ``"microns"`` on the image and on every element that shares a
-    coordinate system with it, and, if `diameter_um` is given, the column ``diameter_um`` of the shapes.
+    coordinate system with it; with `diameter_um` also the column ``diameter_um`` of the shapes.
 
     Raises
     ------
+    KeyError
+        If an element does not exist.
     ValueError
-        If not exactly one of `mpp` and `pitch_um` is given.
+        If not exactly one of `mpp` and `pitch_um` is given, or a number is not above 0.
 
     Examples
     --------
@@ -61,13 +64,11 @@ def set_scale(
     needs_spots = pitch_um is not None or diameter_um is not None
     spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
     if pitch_um is not None:
-        pitch = pitch_px(centers_px(sdata, image_key, spots))
-        mpp = check_positive(pitch_um, "pitch_um") / pitch
+        mpp = check_positive(pitch_um, "pitch_um") / pitch_px(centers_px(sdata, image_key, spots))
     scale = float(check_positive(mpp, "mpp"))
     hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     if diameter_um is not None:
-        check_positive(diameter_um, "diameter_um")
-        set_column(sdata, spots, DIAMETER, diameter_um)
-        hint += " The diameter stays in memory until the shapes are written anew." if sdata.is_backed() else ""
+        set_column(sdata, spots, DIAMETER, check_positive(diameter_um, "diameter_um"))
+        hint += " The diameter is in memory until the shapes are written again." if sdata.is_backed() else ""
     related = write_scale(sdata, image_key, scale)
     logger.info("Set %.4g µm per pixel for %r and %d related elements.%s", scale, image_key, len(related) - 1, hint)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from deepspot._core.keys import ARRAY, one_key
 from deepspot._core.validate import check_positive
@@ -15,7 +14,8 @@ from deepspot.errors import InputError
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-    from xarray import DataArray
+
+    from deepspot.models import DeepSpot
 
 RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
 
@@ -23,71 +23,79 @@ RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
 def spots(
     sdata: SpatialData,
     *,
-    image_key: str | None = None,
-    diameter_um: float = 55.0,
-    pitch_um: float = 100.0,
-    layout: Literal["hexagonal", "square"] = "hexagonal",
+    model: DeepSpot | str | Path | None = None,
+    diameter_um: float | None = None,
+    pitch_um: float | None = None,
+    layout: Literal["square", "hexagonal"] = "square",
     tissue: Literal["brightness", "saturation"] | None = "brightness",
+    image_key: str | None = None,
     key_added: str = "spots",
     overwrite: bool = False,
 ) -> None:
-    """Lay spots over the tissue of a slide that has none.
+    """Place spots on the tissue of a whole slide image.
 
-    Sizes are in µm, so that a slide gets the same spots whatever its magnification. What is tissue is decided on a
-    coarse view, without reading the slide at full resolution.
+    Sizes are in µm: a slide gets the same spots at every magnification. Tissue is detected on a downscaled image; the
+    slide is not read at full resolution.
 
     Parameters
     ----------
     sdata
         Object with an image of known scale.
-    image_key
-        The image; needed if there are several.
+    model
+        Model that will predict the spots, as in :func:`deepspot.tl.predict`. It sets the default of `diameter_um` and
+        `pitch_um`. None is the embedded model: spots of 100 µm, about 200 µm apart.
     diameter_um
-        Diameter of a spot; its tile is a square of this side. Visium's is 55.
+        Diameter of a spot, and side of its tile. By default the tile side that `model` was trained with.
     pitch_um
-        Distance between neighboring spots. Visium's is 100.
+        Distance between the centers of neighboring spots. By default that of the spots that `model` was trained on.
     layout
-        ``"hexagonal"`` as Visium, or ``"square"`` as in the paper. The array lies in the middle of the image; all of
-        each tile lies inside it.
+        ``"square"`` grid as in the paper, or ``"hexagonal"`` as in Visium. The grid is centered in the image, and every
+        tile is completely inside the image.
     tissue
-        - ``"brightness"``: spots whose tile has a mean RGB of 200 or less, as in the paper. Ink, shadows and dirt count
-          as tissue, and tissue that is pale does not.
-        - ``"saturation"``: spots whose tile is colored, by Otsu's threshold on the saturation against the slide's own
-          glass. Blue, green, red and black ink, shadows and dirt are left out, and pale stains are found.
-        - None: spots everywhere.
+        Rule that selects spots on tissue:
 
-        In both rules exact black counts as glass: readers show it where nothing was scanned.
+        - ``"brightness"``: spots whose tile has a mean RGB of at most 200, the rule of the paper. Ink, shadows and dirt
+          count as tissue; pale tissue does not.
+        - ``"saturation"``: spots whose tile is colored, by Otsu's threshold on the saturation relative to the glass of
+          the slide. Excludes blue, green, red and black ink, shadows and dirt; includes pale stains.
+        - None: all spots.
+
+        Both rules treat exact black as glass, because readers return black where nothing was scanned.
+    image_key
+        Image; needed only if there are several.
     key_added
         Name of the new shapes.
     overwrite
-        Replace shapes of that name.
+        Replace existing shapes of this name.
 
     Returns
     -------
-    None. Adds ``sdata.shapes[key_added]``: circles in the coordinate systems of the image, with the columns
+    None. Adds circles ``sdata.shapes[key_added]`` in the coordinate systems of the image, with the columns
 
     ``diameter_um``
         float64.
     ``array_row``, ``array_col``
-        int64, position in the array. In a hexagonal one the next spot of a row is two columns away, as in Visium.
+        int64, position in the grid. In a hexagonal grid, as in Visium, `array_col` increases by two along a row.
 
     Raises
     ------
     KeyError
-        If there is no such image.
+        If `image_key` does not exist.
+    FileNotFoundError
+        If `model` does not exist.
     ValueError
-        If shapes of that name exist, the scale of the image is unknown, a number or a name is out of range, no spot
-        fits into the image, or there is no tissue.
+        If shapes of this name exist, the scale of the image is unknown, an argument is out of range, no spot fits into
+        the image, there is no tissue, or the model has no size of spots.
 
     References
     ----------
-    Section 4.5.4 of the paper: the rule on brightness.
+    DeepSpot, section 4.5.4 (brightness rule).
 
     Examples
     --------
     >>> import deepspot as ds
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
-    >>> ds.pp.spots(sdata, pitch_um=55, layout="square", key_added="dense")
+    >>> ds.pp.spots(sdata, diameter_um=55, pitch_um=55, key_added="dense")
     >>> sdata.shapes["dense"].columns.tolist()
     ['geometry', 'radius', 'diameter_um', 'array_row', 'array_col']
     """
@@ -98,43 +106,54 @@ def spots(
     if layout not in LAYOUTS:
         raise InputError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
     if tissue is not None and tissue not in RULES:
-        raise InputError(f"`tissue` must be one of {list(RULES)}, or None for spots everywhere, got {tissue!r}.")
-    side = check_positive(diameter_um, "diameter_um")
-    distance = check_positive(pitch_um, "pitch_um")
+        raise InputError(f"`tissue` must be one of {list(RULES)}, or None for all spots, got {tissue!r}.")
+    diameter, pitch = _spot_size(model, diameter_um, pitch_um)
     mpp = microns_per_pixel(sdata, image_key)
     pyramid = pyramid_levels(sdata, image_key)
     height, width = level_sizes(pyramid)[0]
-    _check_fits(image_key, (width * mpp, height * mpp), mpp, side, distance)
+    _check_fits(image_key, (width * mpp, height * mpp), mpp, diameter, pitch)
 
-    centers, array = spot_grid(width, height, distance / mpp, side / mpp, layout)
+    centers, array = spot_grid(width, height, pitch / mpp, diameter / mpp, layout)
     what = "spots"
     if tissue is not None:
-        keep = _on_tissue(pyramid, centers, side / mpp, tissue, f"Image {image_key!r}")
+        side = diameter / mpp
+        rgb, scale = coarse_image(pyramid, side / PER_TILE)
+        keep = RULES[tissue](rgb, centers / scale, side / scale, f"Image {image_key!r}")
+        if not keep.any():
+            other = next(rule for rule in RULES if rule != tissue)
+            raise InputError(
+                f"Image {image_key!r} shows no tissue: the rule {tissue!r} selects none of {len(keep):,} spots. Look "
+                f"at the slide, and try `tissue={other!r}`, or `tissue=None` for all spots."
+            )
         centers, array = centers[keep], array[keep]
-        what += f" ({keep.mean():.0%} of {len(keep):,} places, those on tissue by {tissue})"
+        what = f"spots on tissue ({keep.mean():.0%} of {len(keep):,}, by {tissue})"
     placement = Placement(centers=centers, mpp=mpp, index=pd.RangeIndex(len(centers)))
-    made = circles_at(sdata, image_key, image_key, placement, side)
-    made[list(ARRAY)] = array
-    add_shapes(sdata, key_added, made, what=what, overwrite=overwrite)
+    circles = circles_at(sdata, image_key, image_key, placement, diameter)
+    circles[list(ARRAY)] = array
+    add_shapes(sdata, key_added, circles, what=what, overwrite=overwrite)
 
 
-def _check_fits(image_key: str, size: tuple[float, float], mpp: float, side: float, distance: float) -> None:
-    image = f"image {image_key!r} of {size[0]:,.0f} × {size[1]:,.0f} µm, at {mpp:.4g} µm per pixel"
-    if side > min(size):
-        raise InputError(f"No spot of {side:g} µm fits into {image}. Make `diameter_um` smaller, or check the scale.")
-    if distance > max(size):
-        raise InputError(f"`pitch_um={distance:g}` is more than {image}. Make it smaller, or check the scale.")
-    if distance < mpp:
-        raise InputError(f"`pitch_um={distance:g}` is less than a pixel of {image}. Visium's is 100.")
+def _spot_size(
+    model: DeepSpot | str | Path | None, diameter_um: float | None, pitch_um: float | None
+) -> tuple[float, float]:
+    """Return diameter and pitch in µm; load the model only if one of them is missing."""
+    for name, value in {"diameter_um": diameter_um, "pitch_um": pitch_um}.items():
+        if value is not None:
+            check_positive(value, name)
+    if diameter_um is not None and pitch_um is not None:
+        return float(diameter_um), float(pitch_um)
+    from deepspot.models._registry import as_model
+
+    return as_model(model, log=False).spot_size(diameter_um, pitch_um)
 
 
-def _on_tissue(pyramid: list[DataArray], centers: np.ndarray, side: float, rule: str, name: str) -> np.ndarray:
-    rgb, scale = coarse_image(pyramid, side / PER_TILE)
-    keep = RULES[rule](rgb, centers / scale, side / scale, name)
-    if not keep.any():
-        other = next(key for key in RULES if key != rule)
+def _check_fits(image_key: str, size_um: tuple[float, float], mpp: float, diameter: float, pitch: float) -> None:
+    image = f"image {image_key!r} of {size_um[0]:,.0f} × {size_um[1]:,.0f} µm, at {mpp:.4g} µm per pixel"
+    if diameter > min(size_um):
         raise InputError(
-            f"{name} shows no tissue: none of {len(keep):,} spots lies on some by {rule}. Look at the slide, and try "
-            f"`tissue={other!r}`, or None for spots everywhere."
+            f"No spot of {diameter:g} µm fits into {image}. Choose a smaller `diameter_um`, or check the scale."
         )
-    return keep
+    if pitch > max(size_um):
+        raise InputError(f"`pitch_um={pitch:g}` is more than {image}. Choose a smaller one, or check the scale.")
+    if pitch < mpp:
+        raise InputError(f"`pitch_um={pitch:g}` is less than a pixel of {image}. Visium has 100.")

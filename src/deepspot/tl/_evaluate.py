@@ -9,7 +9,7 @@ from deepspot._core.keys import PREDICTION, UNS, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind_of, match_rows, tables_annotating
-from deepspot._sdata.write import add_columns, check_columns
+from deepspot._sdata.write import add_columns, check_entries
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import lee, pearson, rmse, spearman
@@ -96,7 +96,7 @@ def evaluate(
     prediction_key = one_key(
         prediction_key, _predictions(sdata, shapes_key), "predictions in sdata.tables", "prediction_key"
     )
-    check_columns(sdata, prediction_key, COLUMNS, overwrite=overwrite)
+    check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     prediction = sdata.tables[prediction_key]
     shapes_key = _region(sdata, prediction_key)
     table_key = find_measured_table(sdata, shapes_key, table_key)

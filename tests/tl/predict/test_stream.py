@@ -240,7 +240,7 @@ def test_only_a_streamed_prediction_is_replaced(streamed, slide, quick_model, ch
         streamed("slide.zarr/tables")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "precious").touch()
-    with pytest.raises(ValueError, match=r"results' is no prediction that was streamed"):
+    with pytest.raises(ValueError, match=r"results' is not a prediction that was streamed"):
         streamed("results")
     assert sorted(path.name for path in (tmp_path / "slide.zarr").iterdir()) == before
     assert (tmp_path / "results" / "precious").exists()

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, get_args
 
 from deepspot._core.keys import key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
 from deepspot.errors import InputTypeError
 
 from .dask_runner import DaskRunner, check_portable, connected
@@ -129,15 +128,12 @@ def run(
         raise InputTypeError("`out` is missing: the folder for results.")
     slides = read_manifest(manifest)
     ready = as_model(model)
-    geometry = ready.geometry
     if client is None:
         ready.get_encoder(encoder)
-    diameter = geometry.tile.tile_um if diameter_um is None else diameter_um
-    distance = ready.spacing_um if pitch_um is None else pitch_um
+    diameter, distance = ready.spot_size(diameter_um, pitch_um)
     key_in(layout, get_args(Layout), "layout")
     if tissue is not None:
         key_in(tissue, get_args(Tissue), "tissue")
-    diameter, distance = float(check_positive(diameter, "diameter_um")), float(check_positive(distance, "pitch_um"))
     folder = Folder(Path(out).expanduser().resolve())
     mpp = slides["mpp"].astype(object).where(slides["mpp"].notna(), None) if "mpp" in slides else [None] * len(slides)
     recipe = Recipe(ready.fingerprint, diameter, distance, layout, tissue, half)

@@ -1,4 +1,4 @@
-"""How a toy slide looks."""
+"""Image of a toy slide."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ Plane = NDArray[np.float32]
 def draw(
     rng: np.random.Generator, tissue: Tissue, cells: dict[str, Cells], mpp: float, stains: Array
 ) -> NDArray[np.uint8]:
-    """Render the slide as an image (h, w, 3), by the Beer-Lambert law.
+    """Render the slide as an image (h, w, 3) by the Beer-Lambert law.
 
-    `rng` gives the texture; what lies where is decided by `tissue` and `cells` alone. `stains` (3, 3) are the optical
-    densities of hematoxylin, eosin and glass in red, green and blue.
+    `rng` draws the texture only. `stains` (3, 3) are the optical densities of hematoxylin, eosin and glass in RGB.
     """
     hematoxylin, eosin = _ground(rng, tissue, mpp)
     tumor = cells["tumor"].xy
@@ -36,13 +35,13 @@ def draw(
     image = np.empty((*eosin.shape, 3), dtype=np.uint8)
     for channel, (h, e, glass) in enumerate(stains.T.astype(np.float32)):
         light = 255 * np.exp(-(hematoxylin * h + eosin * e + glass))
-        light += 1.2 * rng.standard_normal(light.shape, dtype=np.float32)  # the sensor's noise
+        light += 1.2 * rng.standard_normal(light.shape, dtype=np.float32)  # sensor noise
         image[..., channel] = np.clip(np.rint(light), 0, 255)
     return image
 
 
 def stain_colors(rng: np.random.Generator, shift: float) -> Array:
-    """Optical densities (3, 3) of one patient's stains and glass; `shift` 0 gives the textbook colors."""
+    """Draw optical densities (3, 3) of the stains and the glass of a patient; `shift` 0 gives standard colors."""
     colors = np.array([HEMATOXYLIN, EOSIN])
     colors = np.clip(colors + shift * rng.normal(0, 0.14, (2, 3)), 0.02, None)
     colors /= np.linalg.norm(colors, axis=1, keepdims=True)
@@ -52,7 +51,7 @@ def stain_colors(rng: np.random.Generator, shift: float) -> Array:
 
 
 def _ground(rng: np.random.Generator, tissue: Tissue, mpp: float) -> tuple[Plane, Plane]:
-    """Densities of both stains before any cell is drawn."""
+    """Return the densities of both stains without cells."""
     tumor, lymphoid, stroma, necrosis = (_upsample(grid, mpp) for grid in tissue.composition)
     shape = tumor.shape
     fiber = _fibers(rng, tissue, mpp)
@@ -64,7 +63,7 @@ def _ground(rng: np.random.Generator, tissue: Tissue, mpp: float) -> tuple[Plane
     eosin += tumor * (0.15 + 0.03 * grain)
     eosin += lymphoid * (0.17 + 0.04 * grain)
     eosin += necrosis * np.clip(0.46 + 0.14 * grain + 0.10 * cloud, 0.08, None)
-    # Cytoplasm of tumor and lymphoid cells is bluish; necrosis is strewn with nuclear dust.
+    # Cytoplasm of tumor and lymphoid cells is bluish; necrosis has nuclear dust.
     hematoxylin = 0.14 * tumor + 0.13 * lymphoid + 0.03 * stroma
     hematoxylin += necrosis * 0.55 * expit(5 * (grain + 0.5 * cloud - 2.1))
     present = expit(_upsample(tissue.edge_um, mpp) / np.float32(0.7))
@@ -72,7 +71,7 @@ def _ground(rng: np.random.Generator, tissue: Tissue, mpp: float) -> tuple[Plane
 
 
 def _upsample(grid: Array, mpp: float) -> Plane:
-    """Bring a map on the tissue grid to the image's pixels."""
+    """Resample a map on the tissue grid to pixels of the image."""
     from PIL import Image
 
     height, width = (int(n * GRID_UM / mpp) for n in grid.shape)
@@ -82,7 +81,7 @@ def _upsample(grid: Array, mpp: float) -> Plane:
 
 
 def _fibers(rng: np.random.Generator, tissue: Tissue, mpp: float) -> Plane:
-    """Wavy fibers: noise that is long in one direction, looked up in the bent coordinates of the stroma."""
+    """Draw wavy fibers: anisotropic noise in the curved coordinates of the stroma."""
     texture = smooth_noise(rng, (512, 512), (1.3, 5.0)) + 0.8 * smooth_noise(rng, (512, 512), (3.5, 9.0))
     at = np.stack([_upsample(tissue.across_um, mpp), _upsample(tissue.along_um, mpp) / 4])
     return map_coordinates(texture.astype(np.float32), at, order=1, mode="grid-wrap")
@@ -91,12 +90,12 @@ def _fibers(rng: np.random.Generator, tissue: Tissue, mpp: float) -> Plane:
 def _stamp(
     plane: Plane, xy: Array, reach_um: Array, mpp: float, shape: Callable[..., Plane], columns: Sequence[Array] = ()
 ) -> None:
-    """Add `shape(dx, dy, *columns)` around every position; where stamps overlap, the denser one counts."""
+    """Add `shape(dx, dy, *columns)` around every position; overlapping stamps take the maximum."""
     if len(xy) == 0:
         return
     margin = int(np.ceil(reach_um.max() / mpp)) + 1
     padded = np.zeros((plane.shape[0] + 2 * margin, plane.shape[1] + 2 * margin), dtype=np.float32)
-    order = np.argsort(reach_um, kind="stable")  # stamps of about the same size go together
+    order = np.argsort(reach_um, kind="stable")  # groups stamps of similar size
     for start in range(0, len(xy), CHUNK):
         part = order[start : start + CHUNK]
         half = int(np.ceil(reach_um[part[-1]] / mpp))
@@ -117,7 +116,7 @@ def _cytoplasm(dx: Plane, dy: Plane) -> Plane:
 
 
 def _stamp_nuclei(plane: Plane, cells: Cells, look: Nuclei, mpp: float) -> None:
-    sharpness = np.float32(3.0 / max(mpp, 0.5))  # per µm: the membrane is about as wide as a pixel
+    sharpness = np.float32(3.0 / max(mpp, 0.5))  # per µm: the membrane is about one pixel wide
 
     def nucleus(dx: Plane, dy: Plane, *columns: Plane) -> Plane:
         long, short, cos, sin, two, three, dark = columns
@@ -126,7 +125,7 @@ def _stamp_nuclei(plane: Plane, cells: Cells, look: Nuclei, mpp: float) -> None:
         uu, vv = u * u, v * v
         square = uu + vv + np.float32(1e-6)
         r = np.sqrt(square)
-        # cos 2φ and cos 3φ of the outline, without the angle φ
+        # cos 2φ and cos 3φ of the outline without computing φ
         r /= 1 + two * (uu - vv) / square + three * u * (uu - 3 * vv) / (square * r)
         density = look.core + (look.rim - look.core) * np.minimum(r, 1) ** 2
         if look.nucleolus:

@@ -1,4 +1,4 @@
-"""Where the tissue of a toy slide lies, and its cells."""
+"""Tissue and cells of a toy slide."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tissue:
-    """The truth about one slide, as maps on a grid of 10 µm; positions are (x, y) in µm from the slide's corner."""
+    """Ground truth of a slide as maps on a grid of 10 µm; positions are (x, y) in µm from the corner of the slide."""
 
-    composition: Array  # (4, h, w): shares of the tissue classes, which sum to 1 everywhere, on glass too
+    composition: Array  # (4, h, w): shares of the tissue classes, with sum 1, also on glass
     edge_um: Array  # (h, w): signed distance to the edge of the tissue, positive inside
     across_um: Array  # (h, w): coordinate across the fibers of the stroma
-    along_um: Array  # (h, w): coordinate along them
+    along_um: Array  # (h, w): coordinate along the fibers
 
 
 def hex_array(n_rows: int, n_cols: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
-    """Rows, columns and centers in µm (n, 2) of an array of spots laid out and numbered as Visium's."""
+    """Return rows, columns and centers in µm (n, 2) of a spot array as in Visium."""
     row, position = (axis.ravel() for axis in np.indices((n_rows, n_cols)))
     col = 2 * position + row % 2
     xy = np.column_stack([col * PITCH_UM / 2, row * PITCH_UM * np.sqrt(3) / 2]) + MARGIN_UM
@@ -40,13 +40,13 @@ def hex_array(n_rows: int, n_cols: int) -> tuple[NDArray[np.int64], NDArray[np.i
 
 
 def sample(grid: Array, xy: Array) -> Array:
-    """Values of a map (h, w) at positions (n, 2) in µm."""
-    cells = xy / GRID_UM - 0.5  # a cell's value belongs to its center
+    """Interpolate a map (h, w) at positions (n, 2) in µm."""
+    cells = xy / GRID_UM - 0.5  # values are at the centers of grid cells
     return map_coordinates(grid, cells[:, ::-1].T, order=1, mode="nearest")
 
 
 def disc_mean(grid: Array, xy: Array, diameter_um: float, n: int = 100) -> Array:
-    """Mean of a map (h, w) over discs around positions (m, 2), each at `n` points that cover it evenly."""
+    """Average a map (h, w) over discs around positions (m, 2), at `n` evenly distributed points."""
     k = np.arange(n) + 0.5
     angle = np.pi * (1 + np.sqrt(5)) * k
     disc = (diameter_um / 2 * np.sqrt(k / n))[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
@@ -54,28 +54,28 @@ def disc_mean(grid: Array, xy: Array, diameter_um: float, n: int = 100) -> Array
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float | tuple[float, float]) -> Array:
-    """Random field (h, w) of mean 0 and variance 1, smooth over `length` cells."""
+    """Draw a random field (h, w) of mean 0 and variance 1 that is smooth over `length` cells."""
     field = gaussian_filter(rng.standard_normal(shape), length, mode="wrap")
     return (field - field.mean()) / field.std()
 
 
 def grow_tissue(rng: np.random.Generator, xy: Array) -> Tissue:
-    """Draw the tissue of one slide around the array of spots `xy` (n, 2)."""
+    """Draw the tissue of a slide around spots `xy` (n, 2)."""
     n_w, n_h = np.ceil((xy.max(axis=0) + MARGIN_UM) / GRID_UM).astype(int)
     shape = (int(n_h), int(n_w))
     y, x = ((axis + 0.5) * GRID_UM for axis in np.indices(shape))
 
-    # A rounded rectangle that keeps at least 40 µm around every spot, with a wavy outline.
+    # A rounded rectangle with a wavy outline and a margin of at least 40 µm around every spot.
     low, high = xy.min(axis=0), xy.max(axis=0)
     outside = np.hypot(
         np.maximum(np.maximum(low[0] - x, x - high[0]), 0), np.maximum(np.maximum(low[1] - y, y - high[1]), 0)
     )
     edge = 75 + 14 * np.clip(smooth_noise(rng, shape, 7), -2.3, 2.3) - outside
 
-    # Large domains with nests and strands inside them.
+    # Large domains that contain nests and strands.
     logits = np.stack([smooth_noise(rng, shape, 11) + 0.45 * smooth_noise(rng, shape, 4) for _ in CLASSES]) * 4.0
     inside = edge > 0
-    for _ in range(20):  # every slide holds every class, in about the same shares
+    for _ in range(20):  # gives every slide about the same shares of the classes
         shares = softmax(logits, axis=0)[:, inside].mean(axis=1)
         logits += np.log(np.asarray(SHARES) / shares)[:, None, None]
 
@@ -91,11 +91,11 @@ def grow_tissue(rng: np.random.Generator, xy: Array) -> Tissue:
 
 @dataclass(frozen=True)
 class Nuclei:
-    """How the nuclei of one tissue class look: lengths in µm, optical densities of hematoxylin."""
+    """Appearance of the nuclei of a tissue class: lengths in µm, optical densities of hematoxylin."""
 
     per_mm2: float
     radius: float
-    spread: float  # of the radius, as a share of it
+    spread: float  # relative, of the radius
     aspect: tuple[float, float]
     irregular: float
     rim: float  # density at the nuclear membrane
@@ -113,7 +113,7 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Cells:
-    """All cells of one class: centers (n, 2) in µm, and the shapes of their nuclei, each (n,)."""
+    """Cells of a class: centers (n, 2) in µm, and shapes of the nuclei, each (n,)."""
 
     xy: Array
     long: Array  # semi-axes in µm
@@ -124,12 +124,12 @@ class Cells:
 
 
 def scatter_cells(rng: np.random.Generator, tissue: Tissue) -> dict[str, Cells]:
-    """Draw the cells of every class where the tissue is of that class."""
+    """Draw the cells of every class."""
     return {name: _scatter(rng, tissue, k, LOOKS[name]) for k, name in enumerate(CLASSES)}
 
 
 def _scatter(rng: np.random.Generator, tissue: Tissue, k: int, look: Nuclei) -> Cells:
-    # A jittered hexagonal grid: cells keep their distance, as real ones do.
+    # A jittered hexagonal grid, because cells do not overlap.
     step = np.sqrt(2 / np.sqrt(3) / look.per_mm2) * 1000
     height, width = (n * GRID_UM for n in tissue.edge_um.shape)
     row, col = np.indices((int(height / step / 0.866) + 1, int(width / step) + 1)).reshape(2, -1)
@@ -152,10 +152,9 @@ def _scatter(rng: np.random.Generator, tissue: Tissue, k: int, look: Nuclei) -> 
 
 
 def spot_composition(tissue: Tissue, cells: dict[str, Cells], xy: Array) -> Array:
-    """Shares of the classes in the 55 µm spots, (n, 4): the area each covers, times how densely its cells lie there.
+    """Compute shares of the classes in the 55 µm spots (n, 4): covered area times relative cell density.
 
-    The density is the number of nuclei really drawn over the number expected, both with four added,
-    so that a class with few cells keeps its area.
+    The density is the number of drawn nuclei over the expected number, with a pseudocount of four.
     """
     spots, counts = cKDTree(xy), np.zeros((len(xy), len(CLASSES)))
     for k, name in enumerate(CLASSES):
@@ -170,10 +169,10 @@ def spot_composition(tissue: Tissue, cells: dict[str, Cells], xy: Array) -> Arra
 
 
 def spot_signals(tissue: Tissue, composition: Array, xy: Array) -> Array:
-    """Compute what the genes respond to, (n, 5): the composition of the spot, and the tumor-lymphoid border.
+    """Compute the signals of the genes (n, 5): the composition of the spot, and the tumor-lymphoid border.
 
-    The border is the tumor share of the spot times the lymphoid share of the tissue within 150 µm,
-    so it cannot be seen inside the spot alone.
+    The border is the tumor share of the spot times the lymphoid share of the tissue within 150 µm, which is not visible
+    inside the spot.
     """
     on_tissue = (tissue.edge_um > 0).astype(float)
     lymphoid = tissue.composition[CLASSES.index("lymphoid")] * on_tissue

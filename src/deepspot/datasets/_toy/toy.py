@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
 from deepspot.errors import InputError, InputTypeError
 
@@ -24,7 +25,7 @@ PROGRAMS = {
     "border": ("BORDER", 0.12),
     "noise": ("NOISE", 0.20),
 }
-"""What a gene may follow: how the names of such genes begin, and their share of all genes."""
+"""Gene programs: prefix of the gene names, and share of all genes."""
 
 SIGNALS = (*CLASSES, "border")
 NOISE_SHARE = 0.2
@@ -42,51 +43,51 @@ def toy(
     depth: float = 3000.0,
     stain_shift: float = 0.5,
     batch_effect: float = 0.2,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, SpatialData]:
-    """Synthetic H&E slides of several patients, with the answers.
+    """Generate synthetic H&E slides of several patients with known ground truth.
 
-    Tumor, lymphoid tissue, stroma and necrosis are laid out as smooth random fields; the image is drawn from
-    them, nucleus by nucleus, and so is the expression. Nothing is downloaded, and the same seed gives the same bytes.
+    Tumor, lymphoid tissue, stroma and necrosis are smooth random fields, from which the nuclei of the image and the
+    expression are drawn. Nothing is downloaded; the same seed gives the same bytes.
 
     Parameters
     ----------
     n_patients
-        Number of patients; each has colors and a batch effect of its own.
+        Number of patients. Stain colors and batch effect differ between patients.
     slides_per_patient
-        Number of slides of each.
+        Number of slides per patient.
     n_rows, n_cols
-        Size of the array of spots: 55 µm wide, 100 µm apart, in hexagons and numbered as Visium's.
+        Size of the spot array: spots of 55 µm, 100 µm apart, hexagonal and numbered as in Visium.
     n_genes
-        Number of genes, 6 or more; one in five follows nothing that the image shows.
+        Number of genes, at least 6. One in five is independent of the image.
     mpp
-        µm per pixel of the image. Tissue, cells and counts do not depend on it.
+        µm per pixel of the image. Does not change tissue, cells and counts.
     depth
         Median number of counts per spot.
     stain_shift
-        How much the stains differ between patients; 0 gives all the same colors.
+        Strength of the stain differences between patients; 0 gives identical colors.
     batch_effect
-        Standard deviation of the logarithm of the patient's factor per gene.
+        Standard deviation of the logarithm of the factor per patient and gene.
     seed
-        Seed of everything.
+        Random seed; None takes `settings.seed`.
 
     Returns
     -------
-    Slides by name, ``"P1_S1"``, ``"P1_S2"``, ``"P2_S1"``, …. Each holds an image, the circles ``spots`` and
-    the table ``table``:
+    Dictionary of SpatialData by name, ``"P1_S1"``, ``"P1_S2"``, ``"P2_S1"``, …. Each has an image, circles ``spots``
+    and a table ``table``:
 
-    - `X`: counts (n, g), CSR of int32
-    - ``layers["expected"]``: float32 (n, g), the expression without noise as log1p of 10,000,
-      with the patient's batch effect; constant per patient for noise genes
-    - ``obsm["composition"]``: float32 (n, 4), shares of the classes named in ``uns["composition"]``
-    - ``var["program"]``: what the gene follows: one of the classes, ``"border"`` (tumor in the spot times
-      lymphoid tissue within 150 µm) or ``"noise"``
+    - `X`: counts (n, g), CSR, int32
+    - ``layers["expected"]``: float32 (n, g), expression without noise, log1p of counts per 10,000, with the batch
+      effect; constant per patient for noise genes
+    - ``obsm["composition"]``: float32 (n, 4), shares of the classes in ``uns["composition"]``
+    - ``var["program"]``: determinant of the gene: a class, ``"border"`` (tumor in the spot times lymphoid tissue within
+      150 µm) or ``"noise"``
     - ``obs``: ``array_row``, ``array_col``, ``in_tissue``, ``patient``, ``slide``
 
     Raises
     ------
-    ValueError
-        If a number is out of range.
+    TypeError, ValueError
+        If a number has the wrong type or is out of range.
 
     Examples
     --------
@@ -99,6 +100,7 @@ def toy(
 
     _at_least(n_patients, 1, "n_patients")
     _at_least(slides_per_patient, 1, "slides_per_patient")
+    seed = settings.seed if seed is None else seed
     slides = {}
     for patient in range(1, n_patients + 1):
         for slide in range(1, slides_per_patient + 1):
@@ -122,7 +124,7 @@ def toy_slide(
     batch_effect: float,
     seed: int,
 ) -> tuple[AnnData, NDArray[np.uint8]]:
-    """Make one slide of :func:`toy`: the table, and the image (h, w, 3)."""
+    """Generate one slide of :func:`toy`: table and image (h, w, 3)."""
     import pandas as pd
     from anndata import AnnData
     from scipy.sparse import csr_matrix
@@ -136,7 +138,7 @@ def toy_slide(
         if not 0 <= size < np.inf:
             raise InputError(f"`{argument}` must be 0 or above, got {size}.")
 
-    # One stream per purpose: a finer image or another depth leaves the tissue where it is.
+    # One random stream per purpose: another image resolution or depth does not change the tissue.
     def stream(purpose: int, *of: int) -> np.random.Generator:
         return np.random.default_rng([seed, purpose, *of])
 
@@ -166,7 +168,6 @@ def toy_slide(
     )
     var = pd.DataFrame({"program": genes.programs.astype(object)}, index=genes.names)
     table = AnnData(csr_matrix(counts), obs=obs, var=var, uns={"composition": list(CLASSES)})
-    # Expression on the scale on which it is measured, without noise.
     table.layers["expected"] = np.log1p(TARGET_SUM * proportions(genes, signals, batch)).astype(np.float32)
     table.obsm["spatial"] = xy / mpp
     table.obsm["composition"] = composition.astype(np.float32)
@@ -182,7 +183,7 @@ def _at_least(value: int, least: int, argument: str) -> None:
 
 @dataclass(frozen=True)
 class Genes:
-    """Genes of one toy data set: names and programs, loadings (g, 5) over the signals, base levels (g,)."""
+    """Genes of a toy data set: names, programs, loadings (g, 5) on the signals, base levels (g,)."""
 
     names: list[str]
     programs: NDArray[np.str_]
@@ -191,10 +192,10 @@ class Genes:
 
 
 def make_genes(rng: np.random.Generator, n_genes: int) -> Genes:
-    """Share the genes out among the programs, at least one each."""
+    """Assign genes to the programs, at least one to each."""
     wanted = np.array([share for _, share in PROGRAMS.values()]) * n_genes
     numbers = np.maximum(np.floor(wanted), 1).astype(int)
-    while numbers.sum() != n_genes:  # the rest goes where most is missing, or comes from where most is too many
+    while numbers.sum() != n_genes:  # adjust the program with the largest deviation
         missing = wanted - numbers
         if numbers.sum() < n_genes:
             numbers[missing.argmax()] += 1
@@ -208,23 +209,22 @@ def make_genes(rng: np.random.Generator, n_genes: int) -> Genes:
 
 
 def proportions(genes: Genes, signals: Array, batch: Array, hidden: Array | None = None) -> Array:
-    """Compute the share of every gene in the counts of every spot, (n, g), from what they respond to, (n, 5).
+    """Compute the share of each gene in the counts of each spot (n, g) from the signals (n, 5).
 
-    `batch` (g,) is the patient's factor per gene, `hidden` (n, g) factors that no image shows: only noise genes take
-    them.
+    `batch` (g,) are factors of the patient; `hidden` (n, g) are factors of noise genes that are not in the image.
     """
     level = genes.base * batch
     noise = genes.programs == "noise"
     rates = level * (0.05 + signals @ genes.loadings.T)
     rates[:, noise] = level[noise] if hidden is None else level[noise] * hidden[:, noise]
-    # Both groups are closed on their own: else noise genes would mirror the tissue through the total.
+    # Each group is normalized separately, or noise genes would depend on the tissue through the total.
     for group, share in ((noise, NOISE_SHARE), (~noise, 1 - NOISE_SHARE)):
         rates[:, group] *= share / rates[:, group].sum(axis=1, keepdims=True)
     return rates
 
 
 def draw_counts(rng: np.random.Generator, shares: Array, depth: float) -> NDArray[np.int32]:
-    """Negative binomial counts (n, g), with a lognormal depth per spot around `depth`."""
+    """Draw negative binomial counts (n, g) with a lognormal depth per spot."""
     depths = depth * np.exp(rng.normal(0, 0.3, len(shares)))
     overdispersed = shares * rng.gamma(20.0, 1 / 20.0, shares.shape)
     return rng.poisson(depths[:, None] * overdispersed).astype(np.int32)

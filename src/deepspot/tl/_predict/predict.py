@@ -9,7 +9,7 @@ from deepspot._core.validate import check_positive
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
-from deepspot.errors import InputError
+from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._confidence.ood import MANY_STRANGE
 
 from .resolution import PLACES, Resolution, at_grid, at_spots, at_subspots, features_of, target
@@ -177,6 +177,12 @@ def predict(
     ready = as_model(model)
     key_in(resolution, get_args(Resolution), "resolution")
     _check_finer(resolution, ready, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
+    if not sdata.shapes:
+        pitch = f"{ready.spacing_um:g}" if ready.geometry.neighbors.kind == "radius" else "…"
+        raise MissingKeyError(
+            "The slide has no spots. Add them with "
+            f"`ds.pp.spots(sdata, diameter_um={ready.geometry.tile.tile_um:g}, pitch_um={pitch})`."
+        )
     view = SlideView.select(
         sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
     )

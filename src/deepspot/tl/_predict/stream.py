@@ -14,12 +14,12 @@ import numpy as np
 
 from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._core.hashing import digest
-from deepspot._core.logging import bar, track
+from deepspot._core.logging import track
 from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_atomically, write_table_in_blocks
-from deepspot._spatial.neighbors import NeighborFinder, among
+from deepspot._spatial.neighbors import NeighborFinder, select_columns
 
 from .table import bare_table
 
@@ -134,18 +134,19 @@ class _Blocks:
         if not missing:
             return
         rows = [self.rows(block) for block in missing]
-        embedded = self.features.stream(np.concatenate(rows), device=self.device, batch_size=self.batch_size)
+        name = f"Embedding {self.features.view.shapes_key}"
+        embedded = self.features.stream(
+            np.concatenate(rows), device=self.device, batch_size=self.batch_size, progress=name
+        )
         spot, subspots = RowBuffer(), RowBuffer()
         waiting = deque(zip(missing, map(len, rows), strict=True))
-        with bar(f"Embedding {self.features.view.shapes_key}", total=len(missing), unit="block") as progress:
-            for _, some, some_subspots in embedded:
-                spot.put(some)
-                if some_subspots is not None:
-                    subspots.put(some_subspots)
-                while waiting and spot.n >= waiting[0][1]:
-                    block, n = waiting.popleft()
-                    self.kept.put(block, spot.take(n), subspots.take(n) if subspots.n else None)
-                    progress.update()
+        for _, some, some_subspots in embedded:
+            spot.put(some)
+            if some_subspots is not None:
+                subspots.put(some_subspots)
+            while waiting and spot.n >= waiting[0][1]:
+                block, n = waiting.popleft()
+                self.kept.put(block, spot.take(n), subspots.take(n) if subspots.n else None)
 
     def embedding(self, block: int) -> np.ndarray:
         """(b, d) embeddings of the spot tiles of a block, in the precision in which they are kept."""
@@ -164,7 +165,7 @@ class _Blocks:
         near = self.neighbors.of(rows)
         around = np.setdiff1d(near.indices, rows)
         spot = np.concatenate([self.embedding(block), self._embeddings_of(around)])
-        neighbors = among(near, np.concatenate([rows, around]))
+        neighbors = select_columns(near, np.concatenate([rows, around]))
         neighbors.resize(len(spot), len(spot))
         subspots = None
         if self.features.subspots:
