@@ -13,8 +13,8 @@ def test_ridge_beats_models_that_know_nothing(slides, encoder):
         encoder=encoder,
         seed=0,
     )
-    assert set(result.table["fold"]) == {"P1", "P2", "P3"}
-    r = result.table.groupby("model", observed=True)["r"].mean().fillna(0)
+    assert set(result.scores["fold"]) == {"P1", "P2", "P3"}
+    r = result.scores.groupby("model", observed=True)["r"].mean().fillna(0)
     assert {"ridge", "training mean", "position only", "shuffled images"} == set(r.index)  # the last three always run
     assert r["ridge"] > r.drop("ridge").max()
     ax = ds.pl.benchmark(result)

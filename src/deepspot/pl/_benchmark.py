@@ -109,7 +109,7 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
 
 
 def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, note: str) -> None:
-    n_folds = cv.table["fold"].nunique()
+    n_folds = cv.scores["fold"].nunique()
     ax.set_xticks(np.arange(len(numbers)), [f"{n:,}" for n in numbers])
     ax.set_xlabel("number of genes, the most variable ones first")
     if note:

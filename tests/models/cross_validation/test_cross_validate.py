@@ -77,9 +77,9 @@ def test_models_are_compared_on_patients_that_they_did_not_learn_from(cv):
     assert isinstance(cv, CrossValidation)
     assert list(cv.summary().index) == ["ls", "ridge", *NULLS]
     assert list(cv.summary()["null"]) == [False, False, True, True, True]
-    assert set(cv.table["fold"]) == {"P1", "P2", "P3"}
-    assert (cv.table["fold"].astype(str) == cv.table["patient"].astype(str)).all()
-    assert len(cv.table) == 5 * 3 * 15
+    assert set(cv.scores["fold"]) == {"P1", "P2", "P3"}
+    assert (cv.scores["fold"].astype(str) == cv.scores["patient"].astype(str)).all()
+    assert len(cv.scores) == 5 * 3 * 15
     assert cv.slides == {"P1_S1": "P1", "P2_S1": "P2", "P3_S1": "P3"}
     assert list(cv.curve()["n"].unique()) == [5, 10, 15]
 
@@ -113,7 +113,7 @@ def test_only_features_are_added(slides, quick):
 
 def test_the_same_seed_gives_the_same_table(embedded, quick):
     models = {"models": ["random_forest"], "grid": {"random_forest": {"n_trees": [3]}}}
-    a, b, c = (cross_validate(embedded, **{**quick, **models, "seed": seed}).table for seed in (1, 1, 2))
+    a, b, c = (cross_validate(embedded, **{**quick, **models, "seed": seed}).scores for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
     forest = a["model"] == "random_forest"
     assert not np.allclose(a.loc[forest, "r"], c.loc[forest, "r"])
@@ -129,7 +129,7 @@ def test_a_killed_run_resumes(embedded, quick, tmp_path):
     LeastSquares.left = None
     found = cross_validate(embedded, **options, out=tmp_path / "run")
     assert LeastSquares.fits == total == 3 * (2 * 2 + 1)
-    pd.testing.assert_frame_equal(found.table, expected.table, check_exact=True)
+    pd.testing.assert_frame_equal(found.scores, expected.scores, check_exact=True)
     pd.testing.assert_frame_equal(found.inner, expected.inner, check_exact=True)
 
 
@@ -137,7 +137,7 @@ def test_sections_held_out_come_with_a_warning(quick, mean_color, log):
     slides = ds.datasets.toy(1, 3, n_rows=5, n_cols=6)
     found = cross_validate(slides, **{**quick, "leave_out": "slide"})
     assert sum("no evidence" in line for line in log) == 1
-    assert set(found.table["fold"]) == set(slides)
+    assert set(found.scores["fold"]) == set(slides)
     assert found.leave_out == "slide"
     assert "nothing about other patients" in found.summary().attrs["note"]
 
@@ -159,7 +159,7 @@ def test_mixed_panels(embedded, quick):
     del slides["P2_S1"].tables["table"]
     slides["P2_S1"].tables["table"] = table[:, 5:].copy()
     named = list(table.var_names[:10])
-    found = cross_validate(slides, **{**quick, "genes": named}).table
+    found = cross_validate(slides, **{**quick, "genes": named}).scores
     found = found[found["model"] == "ls"]
     lost = found[(found["slide"] == "P2_S1") & found["gene"].isin(named[:5])]
     assert (lost["undefined"] == "measurement").all()
@@ -246,4 +246,4 @@ def test_one_slide_under_two_patients_is_found(slides, quick):
     with pytest.raises(ValueError, match=r"'P1_S1' .* 'again'"):
         cross_validate(slides, **{**quick, "patient_key": patients})
     found = cross_validate(slides, **{**quick, "patient_key": patients | {"again": "P1 "}})
-    assert set(found.table["patient"]) == {"P1", "P2"}
+    assert set(found.scores["patient"]) == {"P1", "P2"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from deepspot._core.settings import settings
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
@@ -21,6 +22,7 @@ class Baseline:
     """Estimator that checks its input; subclasses fit and predict in `_fit` and `_predict`."""
 
     _state: ClassVar[str]  # an attribute that `_fit` sets, and that an unfitted estimator lacks
+    seed: int | None = None
 
     def fit(
         self,
@@ -65,6 +67,10 @@ class Baseline:
 
     def _predict(self, bags: Bags) -> np.ndarray:
         raise NotImplementedError
+
+    @property
+    def _seed(self) -> int:
+        return int(settings.seed if self.seed is None else self.seed)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, self._state):

@@ -37,7 +37,7 @@ class BLEEP(Baseline):
     epochs
         Number of epochs.
     seed
-        Random seed; the same seed gives the same weights on the same machine.
+        Random seed; the same seed gives the same weights on the same machine. By default from the settings.
     device
         Device to compute on; by default from the settings, else CUDA, MPS or CPU.
 
@@ -69,7 +69,7 @@ class BLEEP(Baseline):
     temperature: float = 1.0
     lr: float = 1e-3
     epochs: int = 150
-    seed: int = 0
+    seed: int | None = None
     device: str | None = None
     image_projection: nn.Module = field(init=False, repr=False)
     keys: np.ndarray = field(init=False, repr=False)
@@ -86,7 +86,7 @@ class BLEEP(Baseline):
         check_positive(self.temperature, "temperature")
         device, known = choose_device(self.device), torch.from_numpy(fill_unknown(targets[rows]))
         spots = torch.as_tensor(bags.spot[rows], dtype=torch.float32)
-        with seeded(self.seed, device):
+        with seeded(self._seed, device):
             self.image_projection, genes = train_projections(
                 spots, known, temperature=self.temperature, lr=self.lr, epochs=self.epochs, device=device
             )

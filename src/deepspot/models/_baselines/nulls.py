@@ -57,7 +57,7 @@ class ShuffledImages(Baseline):
     factory
         Function that makes the system, by default :class:`Ridge` on all sets of the bags.
     seed
-        Random seed; the same seed gives the same permutation.
+        Random seed; the same seed gives the same permutation. By default from the settings.
 
     Attributes
     ----------
@@ -77,11 +77,11 @@ class ShuffledImages(Baseline):
 
     _state = "estimator"
     factory: Callable[[], Estimator] | None = None
-    seed: int = 0
+    seed: int | None = None
     estimator: Estimator = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
-        rng, order = np.random.default_rng(self.seed), np.arange(len(bags))
+        rng, order = np.random.default_rng(self._seed), np.arange(len(bags))
         for slide in np.unique(slides):
             members = np.flatnonzero(slides == slide)
             order[members] = rng.permutation(members)

@@ -92,7 +92,7 @@ class MLP(Regression):
     max_iter
         Maximum number of epochs.
     seed
-        Random seed; the same seed gives the same weights.
+        Random seed; the same seed gives the same weights. By default from the settings.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class MLP(Regression):
     lr: float = 1e-3
     alpha: float = 1e-4
     max_iter: int = 200
-    seed: int = 0
+    seed: int | None = None
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from sklearn.exceptions import ConvergenceWarning
@@ -138,7 +138,7 @@ class MLP(Regression):
             alpha=self.alpha,
             learning_rate_init=self.lr,
             max_iter=self.max_iter,
-            random_state=self.seed,
+            random_state=self._seed,
         )
         return make_pipeline(StandardScaler(), network)
 
@@ -156,7 +156,7 @@ class RandomForest(Regression):
     n_jobs
         Number of processor cores; None is one, -1 all.
     seed
-        Random seed; the same seed gives the same forest.
+        Random seed; the same seed gives the same forest. By default from the settings.
 
     Attributes
     ----------
@@ -181,7 +181,7 @@ class RandomForest(Regression):
     n_trees: int = 70
     context: Sequence[str] = ("spot",)
     n_jobs: int | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def _features(self, bags: Bags) -> np.ndarray:
         return context_features(bags, self.context)
@@ -189,7 +189,7 @@ class RandomForest(Regression):
     def _make(self) -> Any:
         from sklearn.ensemble import RandomForestRegressor
 
-        return RandomForestRegressor(n_estimators=self.n_trees, random_state=self.seed, n_jobs=self.n_jobs)
+        return RandomForestRegressor(n_estimators=self.n_trees, random_state=self._seed, n_jobs=self.n_jobs)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -206,7 +206,7 @@ class PositionOnly(Regression):
     n_jobs
         Number of processor cores; None is one, -1 all.
     seed
-        Random seed; the same seed gives the same forest.
+        Random seed; the same seed gives the same forest. By default from the settings.
 
     Attributes
     ----------
@@ -231,7 +231,7 @@ class PositionOnly(Regression):
 
     n_trees: int = 100
     n_jobs: int | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def _features(self, bags: Bags) -> np.ndarray:
         if bags.position is None:
@@ -246,5 +246,5 @@ class PositionOnly(Regression):
 
         # Leaves of several spots, because the expression of one spot is noisy.
         return RandomForestRegressor(
-            n_estimators=self.n_trees, min_samples_leaf=5, random_state=self.seed, n_jobs=self.n_jobs
+            n_estimators=self.n_trees, min_samples_leaf=5, random_state=self._seed, n_jobs=self.n_jobs
         )

@@ -43,7 +43,7 @@ class STNet(Baseline):
     px
         Side in pixels to which tiles are resized.
     seed
-        Random seed; the same seed gives the same weights on the same machine.
+        Random seed; the same seed gives the same weights on the same machine. By default from the settings.
     device
         Device to compute on; by default from the settings, else CUDA, MPS or CPU.
 
@@ -76,7 +76,7 @@ class STNet(Baseline):
     lr: float = 1e-6
     epochs: int = 50
     px: int = 224
-    seed: int = 0
+    seed: int | None = None
     device: str | None = None
     network: nn.Module = field(init=False, repr=False)
 
@@ -86,7 +86,7 @@ class STNet(Baseline):
         from .stnet_network import train_head
 
         inputs, device, mean = self._inputs(bags), choose_device(self.device), Scaler.fit(targets[rows]).mean
-        with seeded(self.seed, device):
+        with seeded(self._seed, device):
             network, turned = self._make(bags, mean), self.fine_tune
             self.network = train_head(
                 network, inputs, targets, rows, lr=self.lr, epochs=self.epochs, device=device, turned=turned

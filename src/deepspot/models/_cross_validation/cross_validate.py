@@ -172,9 +172,9 @@ def cross_validate(
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size, tiles_px=look.tiles_px)
     folder = None if out is None else Path(out)
-    table, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
+    scores, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
     return CrossValidation(
-        table=tidy(table),
+        scores=tidy(scores),
         inner=inner,
         grid={system.name: list(system.grid) for system in systems},
         top=numbers,

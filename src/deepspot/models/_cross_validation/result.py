@@ -52,7 +52,7 @@ class CrossValidation:
 
     Attributes
     ----------
-    table
+    scores
         One row for each model, held-out slide and gene:
 
         `model`, `null`
@@ -87,20 +87,20 @@ class CrossValidation:
     ['ridge', 'training mean', 'position only', 'shuffled images']
     """
 
-    table: pd.DataFrame
+    scores: pd.DataFrame
     inner: pd.DataFrame
     grid: dict[str, list[dict[str, Any]]]
     top: tuple[int, ...]
     leave_out: str = "patient"
     genes: int | list[str] = 5000
     slides: dict[str, str] = field(default_factory=dict)
-    seed: int = 0
     systems: Mapping[str, System] = field(default_factory=dict)
+    seed: int = field(kw_only=True)
 
     def __repr__(self) -> str:
         found = self.summary()
         lines = [
-            f"CrossValidation: {len(self.grid)} models, {self.table['fold'].nunique()} {self.leave_out}s held out in "
+            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {self.leave_out}s held out in "
             f"turn, {len(self.slides)} slides of {len(set(self.slides.values()))} patients",
             "mean area under the curve of r (95 % interval):",
         ]
@@ -114,7 +114,7 @@ class CrossValidation:
         """Chosen parameters `params` of every `model` and `fold`, and their mean `area` on the inner folds."""
         rows = []
         for model, settings in self.grid.items():
-            for fold in self.table["fold"].unique():
+            for fold in self.scores["fold"].unique():
                 number, reached = select(self.inner[self.inner["fold"] == fold], model, len(settings))
                 rows.append({"model": model, "fold": fold, "params": settings[number], "area": reached})
         return pd.DataFrame(rows)
@@ -151,10 +151,10 @@ class CrossValidation:
 
         The mean is over genes, then slides, then patients of a fold. Numbers above the number of genes mean all genes.
         """
-        numbers = clip(self.top, int(self.table.groupby("fold", observed=True)["rank"].max().min()))
+        numbers = clip(self.top, int(self.scores.groupby("fold", observed=True)["rank"].max().min()))
         names = ["model", "fold", "patient", "slide"]
         parts = []
-        for key, part in self.table.sort_values("rank", kind="stable").groupby(names, observed=True, sort=False):
+        for key, part in self.scores.sort_values("rank", kind="stable").groupby(names, observed=True, sort=False):
             values = {"n": numbers, "r": curve(_filled(part), numbers)}
             parts.append(pd.DataFrame(dict(zip(names, key, strict=True)) | values))
         by_patient = pd.concat(parts).groupby(["model", "n", "fold", "patient"], sort=False)["r"].mean()
@@ -195,7 +195,7 @@ class CrossValidation:
         null = self._null(values.index)
         samples = draws(values.shape[1], n_bootstrap, self.seed)
         ranks = values[~null].rank(ascending=False).mean(axis=1)
-        undefined = self.table.groupby(["model", "undefined"], observed=False).size().unstack(fill_value=0)
+        undefined = self.scores.groupby(["model", "undefined"], observed=False).size().unstack(fill_value=0)
         rows = []
         for is_null, (model, known) in zip(null, values.iterrows(), strict=True):
             drawn = known.to_numpy()[samples]
@@ -269,7 +269,7 @@ class CrossValidation:
         number `n` of patients in which r is known. ``attrs["note"]`` states limitations of these numbers.
         """
         key_in(model, self.grid, "models")
-        mine = self.table[self.table["model"] == model]
+        mine = self.scores[self.scores["model"] == model]
         values = mine.assign(value=_filled(mine))
         wide = values.groupby(["fold", "gene"], observed=True, sort=False)["value"].mean().unstack("gene")
         r = wide.to_numpy(dtype=float)
@@ -294,7 +294,7 @@ class CrossValidation:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             new.mkdir()
-            for name, frame in ((TABLE, self.table), (INNER, self.inner)):
+            for name, frame in ((TABLE, self.scores), (INNER, self.inner)):
                 frame.to_csv(new / name, index=False, compression={"method": "gzip", "mtime": 0})
             (new / REST).write_text(json.dumps(content, indent=1))
             if path.exists():
@@ -323,12 +323,12 @@ class CrossValidation:
 
     def _null(self, models: pd.Index) -> np.ndarray:
         """Return which models are null models."""
-        null = self.table.drop_duplicates("model").set_index("model")["null"].to_dict()
+        null = self.scores.drop_duplicates("model").set_index("model")["null"].to_dict()
         return np.array([null[model] for model in models], dtype=bool)
 
     def _noted(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Add the note on limitations to a table."""
-        parts, n_folds = [], self.table["fold"].nunique()
+        parts, n_folds = [], self.scores["fold"].nunique()
         if self.leave_out == "slide":
             parts.append(
                 "Slides were held out, not patients: this shows that the code learns, and nothing about other patients."
