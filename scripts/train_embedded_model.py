@@ -30,9 +30,7 @@ def main() -> None:
         genes=N_GENES,
         min_detected=DETECTED,
         seed=SEED,
-        name=EMBEDDED,
-        tissue="breast, HER2-positive carcinoma",
-        license="CC BY 4.0",
+        card={"name": EMBEDDED, "tissue": "breast, HER2-positive carcinoma", "license": "CC BY 4.0"},
     )
     model.card.note = (
         "Trained on five Spatial Transcriptomics sections of two patients: Andersson et al., Nature Communications "

@@ -11,11 +11,10 @@ def test_ridge_beats_models_that_know_nothing(slides, encoder):
         genes=20,
         top=(10, 20),
         encoder=encoder,
-        n_bootstrap=200,
         seed=0,
     )
-    assert set(result.table["fold"]) == {"P1", "P2", "P3"}
-    r = result.table.groupby("model", observed=True)["r"].mean().fillna(0)
+    assert set(result.scores["fold"]) == {"P1", "P2", "P3"}
+    r = result.scores.groupby("model", observed=True)["r"].mean().fillna(0)
     assert {"ridge", "training mean", "position only", "shuffled images"} == set(r.index)  # the last three always run
     assert r["ridge"] > r.drop("ridge").max()
     ax = ds.pl.benchmark(result)

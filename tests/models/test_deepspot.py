@@ -206,7 +206,7 @@ def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tm
     from deepspot._features.bags import Bags
 
     config = {**QUICK, "training": {**NO_GATE, "epochs": 2, "max_epochs": 2}}
-    DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+    DeepSpot(**config).fit(bags, targets, trainer_kwargs={"default_root_dir": tmp_path})
     data, values, options = bags, targets, {}
     if change == "neighbors":
         data = lonely
@@ -219,13 +219,15 @@ def test_a_checkpoint_of_something_else_is_not_resumed(bags, targets, lonely, tm
     else:
         config = {**config, "training": {**NO_GATE, "epochs": 3}}
     fresh = DeepSpot(**config).fit(data, values, **options).predict(data)
-    resumed = DeepSpot(**config).fit(data, values, checkpoint_dir=tmp_path, **options).predict(data)
+    resumed = (
+        DeepSpot(**config).fit(data, values, trainer_kwargs={"default_root_dir": tmp_path}, **options).predict(data)
+    )
     np.testing.assert_array_equal(fresh, resumed)
 
 
 def test_a_finished_search_is_not_continued(bags, targets, tmp_path):
     config = {**QUICK, "training": {**NO_GATE, "max_epochs": 30, "patience": 2, "lr": 0.01}}
-    options = {"patients": np.arange(len(bags)) // 72, "checkpoint_dir": tmp_path}
+    options = {"patients": np.arange(len(bags)) // 72, "trainer_kwargs": {"default_root_dir": tmp_path}}
     first, second = (DeepSpot(**config).fit(bags, targets, **options) for _ in range(2))
     assert first.card.epochs == second.card.epochs
     assert first.history.equals(second.history)
@@ -255,11 +257,11 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path,
 
     monkeypatch.setattr(_Task, "training_step", die)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+        DeepSpot(**config).fit(bags, targets, trainer_kwargs={"default_root_dir": tmp_path})
     monkeypatch.undo()
     steps = []
     monkeypatch.setattr(_Task, "training_step", lambda *a: steps.append(1) or step(*a))
-    resumed = DeepSpot(**config).fit(bags, targets, checkpoint_dir=tmp_path)
+    resumed = DeepSpot(**config).fit(bags, targets, trainer_kwargs={"default_root_dir": tmp_path})
     np.testing.assert_array_equal(resumed.predict(bags), whole)
     assert len(steps) < 2 * 6 * 2 / 2
     assert len(resumed.history) == 12

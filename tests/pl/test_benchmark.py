@@ -32,9 +32,7 @@ def make():
         ]
         inner = pd.DataFrame(columns=["model", "fold", "inner_fold", "setting", "area"])
         table = tidy(pd.concat(parts, ignore_index=True))
-        return CrossValidation(
-            table, inner, {model: [{}] for model in levels}, (5, 10, 5000), n_bootstrap=300, **options
-        )
+        return CrossValidation(table, inner, {model: [{}] for model in levels}, (5, 10, 5000), **{"seed": 0} | options)
 
     return make
 

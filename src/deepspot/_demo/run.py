@@ -45,9 +45,11 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
             network=network,
             training=training,
             seed=seed,
-            name="demo",
-            tissue="HER2-positive breast cancer" if slides.real else "synthetic",
-            license="CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
+            card={
+                "name": "demo",
+                "tissue": "HER2-positive breast cancer" if slides.real else "synthetic",
+                "license": "CC BY 4.0 (training data)" if slides.real else "CC0 (synthetic data)",
+            },
         )
         model.save(out / "model")
     with _step("Predicting the test slide", seconds):

@@ -13,6 +13,7 @@ from ._estimator import Estimator
 from ._legacy import convert_legacy
 from ._network.config import NetworkConfig, TrainingConfig
 from ._registry import available, load
+from ._training.config import SlideKeys, TileConfig
 from ._training.train import train
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Ridge",
     "STNet",
     "ShuffledImages",
+    "SlideKeys",
+    "TileConfig",
     "TrainingConfig",
     "TrainingMean",
     "available",

@@ -107,7 +107,6 @@ class DeepSpot(FittedModel):
         rows: np.ndarray | None = None,
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
-        checkpoint_dir: str | Path | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
     ) -> DeepSpot:
         """Fit to measured expression.
@@ -134,10 +133,9 @@ class DeepSpot(FittedModel):
             Training spots; the others serve as neighbors only. By default all.
         slides, patients
             (n,) slide and patient of every spot. By default all spots are of one slide and one patient.
-        checkpoint_dir
-            Folder for the state of an unfinished fit; the same call resumes from it.
         trainer_kwargs
-            Further arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``.
+            Arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``. With
+            ``{"default_root_dir": folder}`` checkpoints are kept there, and the same call resumes an interrupted fit.
 
         Returns
         -------
@@ -160,13 +158,13 @@ class DeepSpot(FittedModel):
         patients = labels(patients, len(bags), "patients")
         names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else [str(gene) for gene in genes]
         _check_genes(names, targets[rows])
-        state = None
-        if checkpoint_dir is not None:
+        state, folder = None, (trainer_kwargs or {}).get("default_root_dir")
+        if folder is not None:
             embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
             embeddings += [] if bags.subspots is None else [bags.subspots]
             settings_of_fit = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
             numbers = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
-            state = Path(checkpoint_dir) / digest(*embeddings, targets, rows, *numbers, *settings_of_fit)
+            state = Path(folder) / digest(*embeddings, targets, rows, *numbers, *settings_of_fit)
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
         groups = {"rows": rows, "slides": slides, "patients": patients}
         gate, reliability, out_of_fold, weight = None, None, None, 1.0

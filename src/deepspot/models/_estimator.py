@@ -9,10 +9,9 @@ from deepspot._features.bags import Bags
 
 @runtime_checkable
 class Estimator(Protocol):
-    """The one interface of all systems: what :func:`deepspot.models.cross_validate` needs of a model.
+    """Interface of all systems that :func:`deepspot.models.cross_validate` compares.
 
-    A system that sees whole slides finds them in `slides` when it is fitted; when it predicts, the bags are those of
-    one slide, with the positions of its spots.
+    `fit` gets the slide of every spot in `slides`; in `predict` the bags are those of one slide, with positions.
     """
 
     def fit(
@@ -24,7 +23,7 @@ class Estimator(Protocol):
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
     ) -> Self:
-        """Learn log-expression `targets` (n, genes) from the spots `rows`; NaN where a gene was not measured."""
+        """Fit to log-expression `targets` (n, genes) of the spots `rows`; NaN where a gene was not measured."""
         ...
 
     def predict(self, bags: Bags) -> np.ndarray:

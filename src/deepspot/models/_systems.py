@@ -1,4 +1,4 @@
-"""The systems of a comparison by name."""
+"""Systems of a comparison by name."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
 from ._deepspot import DeepSpot
 
-# Version of what our estimators make of the same input. `ds.models.cross_validate(out=)` reads a finished fit again
-# only if package version and this number are those that it was made with. Raise it by one with every change, between
-# releases, after which an estimator of `deepspot.models` (or what it is fitted to: the choice of genes, their scale,
-# oversampling) gives other predictions, scores or choices: an algorithm, a default, a preset, the use of random
-# numbers. Leave it for all else, such as comments, names, moved files and speed: users lose days of work by it.
+# Version of the predictions of the package's estimators. `ds.models.cross_validate(out=)` reads a finished fit if the
+# package version and this number are unchanged. Between releases, raise it by one with every change of an estimator in
+# `deepspot.models`, or of the choice of genes, their scale or oversampling, that changes predictions, scores or
+# choices: an algorithm, a default, a preset, the use of random numbers. Do not raise it for comments, names, moved
+# files or speed: users would lose days of work.
 FITS = 1
 
-# Each makes an estimator from keyword parameters.
+# Factories of estimators from keyword parameters.
 SYSTEMS: dict[str, Callable[..., Any]] = {
     "deepspot": DeepSpot,
     "deepspot_paper": partial(DeepSpot, preset="paper"),
     "deepspot_published": partial(DeepSpot, preset="published"),
     "ridge": Ridge,
-    # As in the HEST benchmark, but for its α, which is tuned here.
+    # As in the HEST benchmark, with a tuned α.
     "ridge_pca": partial(Ridge, pca=256, context=("spot",)),
     "linear": Linear,
     "random_forest": RandomForest,
@@ -32,7 +32,7 @@ SYSTEMS: dict[str, Callable[..., Any]] = {
     "bleep": BLEEP,
 }
 
-# What a system has to beat before it means anything.
+# Null models; a useful system is better than all of them.
 NULLS: dict[str, Callable[..., Any]] = {
     "training mean": TrainingMean,
     "position only": PositionOnly,

@@ -96,20 +96,20 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
     """Statistic over folds and its standard error, for every model and number of genes."""
     import pandas as pd
 
-    from deepspot.models._cross_validation.summary import draws
+    from deepspot.models._cross_validation.statistics import N_BOOTSTRAP, draws
 
     reduce: Callable[..., Any] = np.median if statistic == "median" else np.mean
     rows = []
     for model, curve in cv.curve().groupby("model", sort=False):
         wide = curve.pivot_table(index="fold", columns="n", values="r", sort=False).dropna()
-        drawn = wide.to_numpy()[draws(len(wide), cv.n_bootstrap, cv.seed)]
+        drawn = wide.to_numpy()[draws(len(wide), N_BOOTSTRAP, cv.seed)]
         values = zip(wide.columns, reduce(wide, axis=0), reduce(drawn, axis=1).std(axis=0, ddof=1), strict=True)
         rows += [{"model": model, "n": n, "r": r, "se": se} for n, r, se in values]
     return pd.DataFrame(rows)
 
 
 def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, note: str) -> None:
-    n_folds = cv.table["fold"].nunique()
+    n_folds = cv.scores["fold"].nunique()
     ax.set_xticks(np.arange(len(numbers)), [f"{n:,}" for n in numbers])
     ax.set_xlabel("number of genes, the most variable ones first")
     if note:

@@ -118,7 +118,7 @@ def test_what_cannot_be_fitted_says_why(bags, targets):
     with pytest.raises(ValueError, match="`pca` must be above 0"):
         Ridge(pca=0).fit(bags, targets)
     model = Ridge(context=("spot",)).fit(bags, targets)
-    with pytest.raises(ValueError, match="fitted to 16 features, but the bags make 3"):
+    with pytest.raises(ValueError, match="fitted to 16 features, but the bags have 3"):
         model.predict(replace(bags, spot=bags.spot[:, :3], subspots=None))
 
 

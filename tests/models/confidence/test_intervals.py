@@ -104,7 +104,7 @@ def test_genes_that_few_patients_measured_have_no_interval():
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, 80])
 def test_level_is_a_share(level):
-    with pytest.raises(ValueError, match="`level` must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
         calibrate(np.ones((6, 1)), np.arange(6), level=level)
 
 

@@ -5,8 +5,7 @@ from scipy.sparse import csr_matrix
 
 from deepspot._features.bags import Bags
 from deepspot.models._cross_validation.factories import System
-from deepspot.models._cross_validation.fold import plan_folds
-from deepspot.models._cross_validation.records import Records
+from deepspot.models._cross_validation.folds import plan_folds
 from deepspot.models._cross_validation.run import Runner
 from deepspot.models._training.slides import MeasuredSlide
 
@@ -85,10 +84,10 @@ def planned():
     """Folds of a cohort. Choosing genes is the slow part, so that those of the same cohort are kept."""
     kept = {}
 
-    def plan(cohort, genes=20, inner_folds=3):
-        key = (id(cohort), genes, inner_folds)
+    def plan(cohort, genes=20, tune=True):
+        key = (id(cohort), genes, tune)
         if key not in kept:
-            kept[key] = cohort, plan_folds(cohort[0], cohort[2], genes, inner_folds=inner_folds)
+            kept[key] = cohort, plan_folds(cohort[0], cohort[2], genes, tune=tune)
         return kept[key][1]
 
     return plan
@@ -100,8 +99,8 @@ def run(planned):
 
     def do(cohort, systems, *, genes=20, top=(5, 10, 20), folder=None, seed=0):
         tuned = any(len(system.grid) > 1 for system in systems)
-        folds = planned(cohort, genes, 3 if tuned else None)
-        return Runner(systems, cohort[1], Records(folder), top, seed).run(folds)
+        folds = planned(cohort, genes, tuned)
+        return Runner(systems, cohort[1], folder, top, seed).run(folds)
 
     return do
 

@@ -57,7 +57,6 @@ def quick(cheap_encoder):
         "top": (5, 10, 100),
         "seed": 0,
         "encoder": cheap_encoder,
-        "n_bootstrap": 200,
     }
 
 
@@ -71,7 +70,6 @@ def cv(embedded, mean_color):
         top=(5, 10, 100),
         encoder=mean_color(),
         grid={"ls": {"strength": [1.0, 30.0, 1e9]}},
-        n_bootstrap=200,
     )
 
 
@@ -79,9 +77,9 @@ def test_models_are_compared_on_patients_that_they_did_not_learn_from(cv):
     assert isinstance(cv, CrossValidation)
     assert list(cv.summary().index) == ["ls", "ridge", *NULLS]
     assert list(cv.summary()["null"]) == [False, False, True, True, True]
-    assert set(cv.table["fold"]) == {"P1", "P2", "P3"}
-    assert (cv.table["fold"].astype(str) == cv.table["patient"].astype(str)).all()
-    assert len(cv.table) == 5 * 3 * 15
+    assert set(cv.scores["fold"]) == {"P1", "P2", "P3"}
+    assert (cv.scores["fold"].astype(str) == cv.scores["patient"].astype(str)).all()
+    assert len(cv.scores) == 5 * 3 * 15
     assert cv.slides == {"P1_S1": "P1", "P2_S1": "P2", "P3_S1": "P3"}
     assert list(cv.curve()["n"].unique()) == [5, 10, 15]
 
@@ -115,7 +113,7 @@ def test_only_features_are_added(slides, quick):
 
 def test_the_same_seed_gives_the_same_table(embedded, quick):
     models = {"models": ["random_forest"], "grid": {"random_forest": {"n_trees": [3]}}}
-    a, b, c = (cross_validate(embedded, **{**quick, **models, "seed": seed}).table for seed in (1, 1, 2))
+    a, b, c = (cross_validate(embedded, **{**quick, **models, "seed": seed}).scores for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
     forest = a["model"] == "random_forest"
     assert not np.allclose(a.loc[forest, "r"], c.loc[forest, "r"])
@@ -131,7 +129,7 @@ def test_a_killed_run_resumes(embedded, quick, tmp_path):
     LeastSquares.left = None
     found = cross_validate(embedded, **options, out=tmp_path / "run")
     assert LeastSquares.fits == total == 3 * (2 * 2 + 1)
-    pd.testing.assert_frame_equal(found.table, expected.table, check_exact=True)
+    pd.testing.assert_frame_equal(found.scores, expected.scores, check_exact=True)
     pd.testing.assert_frame_equal(found.inner, expected.inner, check_exact=True)
 
 
@@ -139,7 +137,7 @@ def test_sections_held_out_come_with_a_warning(quick, mean_color, log):
     slides = ds.datasets.toy(1, 3, n_rows=5, n_cols=6)
     found = cross_validate(slides, **{**quick, "leave_out": "slide"})
     assert sum("no evidence" in line for line in log) == 1
-    assert set(found.table["fold"]) == set(slides)
+    assert set(found.scores["fold"]) == set(slides)
     assert found.leave_out == "slide"
     assert "nothing about other patients" in found.summary().attrs["note"]
 
@@ -161,7 +159,7 @@ def test_mixed_panels(embedded, quick):
     del slides["P2_S1"].tables["table"]
     slides["P2_S1"].tables["table"] = table[:, 5:].copy()
     named = list(table.var_names[:10])
-    found = cross_validate(slides, **{**quick, "genes": named}).table
+    found = cross_validate(slides, **{**quick, "genes": named}).scores
     found = found[found["model"] == "ls"]
     lost = found[(found["slide"] == "P2_S1") & found["gene"].isin(named[:5])]
     assert (lost["undefined"] == "measurement").all()
@@ -172,7 +170,7 @@ def test_mixed_panels(embedded, quick):
 def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch):
     from deepspot.models._training.plan import SlidePlan
 
-    with pytest.raises(ValueError, match="tiles_px=224"):
+    with pytest.raises(ValueError, match="'tiles_px': 224"):
         cross_validate(embedded, **{**quick, "models": ["stnet_finetuned"]})
 
     def embed(self, **options):
@@ -180,15 +178,17 @@ def test_tiles_are_asked_for_where_they_are_needed(embedded, quick, monkeypatch)
 
     monkeypatch.setattr(SlidePlan, "embed", embed)
     with pytest.raises(InterruptedError, match="'tiles_px': 32"):
-        cross_validate(embedded, **quick, tiles_px=32)
+        cross_validate(embedded, **quick, tiles={"tiles_px": 32})
     with pytest.raises(InterruptedError) as error:
         cross_validate(embedded, **quick)
-    assert "tiles_px" not in error.value.args[0]
+    assert error.value.args[0]["tiles_px"] is None
 
 
 def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
     cross_validate(
-        slides, **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}}, subspots=False
+        slides,
+        **{**quick, "models": {"ridge": functools.partial(ds.models.Ridge, context=("spot",))}},
+        tiles={"subspots": False},
     )
     (added,) = {key for sdata in slides.values() for key in sdata.tables} - {"table"}
     assert all("subspots" not in sdata.tables[added].obsm for sdata in slides.values())
@@ -197,7 +197,7 @@ def test_sub_spots_can_be_left_out_by_models_that_use_none(slides, quick):
 @pytest.mark.parametrize("model", ["ridge", "deepspot"])
 def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(slides, quick, model):
     with pytest.raises(ValueError, match=f"{model!r} uses sub-spots"):
-        cross_validate(slides, **{**quick, "models": [model]}, subspots=False)
+        cross_validate(slides, **{**quick, "models": [model]}, tiles={"subspots": False})
     assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
 
 
@@ -213,9 +213,9 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"grid": {"ridge": {}}}, KeyError, "'ls'"),
         ({"grid": {"ls": {"weight": [1]}}}, TypeError, "weight"),
         ({"leave_out": "spot"}, ValueError, '"patient" or "slide"'),
-        ({"inner_folds": 1}, ValueError, "at least 2"),
-        ({"inner_folds": 2.5}, TypeError, "whole number"),
-        ({"n_bootstrap": 0}, ValueError, "at least 2"),
+        ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
+        ({"keys": ["table"]}, TypeError, "must be a mapping with some of"),
+        ({"genes": 2.5}, TypeError, "number or a list"),
         ({"top": ()}, ValueError, "`top` is empty"),
         ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),
         ({"genes": 0}, ValueError, "`genes` must be at least 1"),
@@ -246,4 +246,4 @@ def test_one_slide_under_two_patients_is_found(slides, quick):
     with pytest.raises(ValueError, match=r"'P1_S1' .* 'again'"):
         cross_validate(slides, **{**quick, "patient_key": patients})
     found = cross_validate(slides, **{**quick, "patient_key": patients | {"again": "P1 "}})
-    assert set(found.table["patient"]) == {"P1", "P2"}
+    assert set(found.scores["patient"]) == {"P1", "P2"}

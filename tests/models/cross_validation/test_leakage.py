@@ -8,8 +8,7 @@ from scipy.sparse import csr_matrix, hstack
 
 from deepspot._stats.normalize import normalize
 from deepspot.models._cross_validation.factories import System
-from deepspot.models._cross_validation.fold import fold_data, plan_fold, plan_folds
-from deepspot.models._cross_validation.splits import outer_splits
+from deepspot.models._cross_validation.folds import fold_data, outer_splits, plan_fold, plan_folds
 
 
 def changed(slides, number, seed=9):
@@ -34,7 +33,7 @@ def test_a_gene_that_varies_only_on_the_held_out_patient_is_not_chosen(cohort):
         )
         for slide in slides
     ]
-    for fold, inner in plan_folds(slides, centers, 10, inner_folds=2):
+    for fold, inner in plan_folds(slides, centers, 10):
         if fold.split.name == "P2":
             assert "wild" not in fold.genes
         for part in inner:  # two patients are left, one of them to learn from
@@ -44,7 +43,7 @@ def test_a_gene_that_varies_only_on_the_held_out_patient_is_not_chosen(cohort):
 @pytest.mark.parametrize("genes", [10, [f"g{i}" for i in range(12)]])
 def test_counts_of_the_held_out_patient_change_nothing_on_the_training_side(cohort, genes):
     slides, bags, centers = cohort(3)
-    before, after = (plan_folds(these, centers, genes, inner_folds=2) for these in (slides, changed(slides, 2)))
+    before, after = (plan_folds(these, centers, genes) for these in (slides, changed(slides, 2)))
     for fold, other in zip([before[2][0], *before[2][1]], [after[2][0], *after[2][1]], strict=True):
         assert fold.genes == other.genes
         assert list(fold.depth_genes) == list(other.depth_genes)

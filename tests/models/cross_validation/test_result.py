@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,9 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
         "grid": {model: [{}] for model in levels},
         "top": (2, 6, 100),
         "slides": slides,
-        "n_bootstrap": 500,
+        "seed": 0,
     }
-    return CrossValidation(table=tidy(pd.concat(parts, ignore_index=True)), **(defaults | options))
+    return CrossValidation(scores=tidy(pd.concat(parts, ignore_index=True)), **(defaults | options))
 
 
 @pytest.fixture
@@ -56,23 +57,23 @@ def test_curve_is_over_genes_then_slides_then_patients(cv):
     assert list(curve) == ["model", "n", "fold", "r"]
     assert list(curve["n"].unique()) == [2, 6, 12]
     assert len(curve) == 3 * 5 * 3
-    table = cv.table.copy()
+    table = cv.scores.copy()
     mine = (table["model"] == "good") & (table["fold"] == "P0")
     table.loc[mine & (table["slide"] == "P0_0"), "r"] = np.linspace(1, 0, 12)
     table.loc[mine & (table["slide"] == "P0_1"), "r"] = 0.0
-    changed = CrossValidation(table.sample(frac=1, random_state=0), cv.inner, cv.grid, cv.top).curve()
+    changed = replace(cv, scores=table.sample(frac=1, random_state=0)).curve()
     got = changed[(changed["model"] == "good") & (changed["fold"] == "P0")].set_index("n")["r"]
     expected = {n: np.linspace(1, 0, 12)[:n].mean() / 2 for n in (2, 6, 12)}
     assert got.to_dict() == pytest.approx(expected)
 
 
 def test_undefined_r_counts_as_zero_or_not_at_all_by_whose_fault_it_is(cv):
-    table = cv.table.copy()
+    table = cv.scores.copy()
     mine = table["model"] == "good"
     table.loc[mine & (table["rank"] == 1), ["r", "undefined"]] = [np.nan, "prediction"]
     table.loc[table["rank"] == 2, ["r", "undefined"]] = [np.nan, "measurement"]
-    changed = CrossValidation(table, cv.inner, cv.grid, (4,), n_bootstrap=100)
-    before = CrossValidation(cv.table, cv.inner, cv.grid, (4,), n_bootstrap=100).summary()
+    changed = replace(cv, scores=table, top=(4,))
+    before = replace(cv, top=(4,)).summary()
     summary = changed.summary()
     assert summary.loc["good", "mean"] == pytest.approx(before.loc["good", "mean"] * 2 / 3)
     assert summary.loc["ridge", "mean"] == pytest.approx(before.loc["ridge", "mean"])
@@ -111,6 +112,9 @@ def test_comparison_is_paired_by_patient():
     assert list(cv.compare("null mean").index) == ["better", "worse", "same", "ridge"]
     with pytest.raises(KeyError, match="Available keys"):
         cv.compare("rigde")
+    assert cv.compare(n_bootstrap=50).loc["better", "p_adjusted"] > found.loc["better", "p_adjusted"]
+    with pytest.raises(ValueError, match="`n_bootstrap` must be at least 2"):
+        cv.summary(n_bootstrap=1)
 
 
 def test_few_folds_and_held_out_slides_are_remarked_upon(cv):
@@ -125,10 +129,10 @@ def test_few_folds_and_held_out_slides_are_remarked_upon(cv):
 
 
 def test_reliability_of_genes_is_over_the_patients_that_know_them(cv):
-    table = cv.table.copy()
+    table = cv.scores.copy()
     table = table[~((table["gene"] == "g0") & table["fold"].isin(["P0", "P1", "P2", "P3"]))]
     table.loc[(table["gene"] == "g1") & (table["fold"] == "P0"), ["r", "undefined"]] = [np.nan, "measurement"]
-    found = CrossValidation(table, cv.inner, cv.grid, cv.top, n_bootstrap=500).per_gene("good")
+    found = replace(cv, scores=table).per_gene("good")
     assert list(found) == ["r", "low", "high", "n"]
     assert list(found.loc[["g0", "g1", "g2"], "n"]) == [1, 4, 5]
     assert np.isnan(found.loc["g0", ["low", "high"]].to_numpy(dtype=float)).all()
@@ -165,12 +169,12 @@ def test_the_best_of_a_fold_and_the_choice_for_a_refit(chosen):
 
 
 def test_saved_and_loaded_it_is_the_same(chosen, tmp_path):
-    chosen.table["gene"] = chosen.table["gene"].cat.rename_categories({"g0": "NA", "g1": "007"})
-    chosen.table.loc[3, "r"] = 1 / 3
-    chosen.table.loc[4, ["r", "undefined"]] = [np.nan, "measurement"]
+    chosen.scores["gene"] = chosen.scores["gene"].cat.rename_categories({"g0": "NA", "g1": "007"})
+    chosen.scores.loc[3, "r"] = 1 / 3
+    chosen.scores.loc[4, ["r", "undefined"]] = [np.nan, "measurement"]
     chosen.save(tmp_path / "cv")
     loaded = CrossValidation.load(tmp_path / "cv")
-    pd.testing.assert_frame_equal(loaded.table, chosen.table, check_exact=True, check_categorical=True)
+    pd.testing.assert_frame_equal(loaded.scores, chosen.scores, check_exact=True, check_categorical=True)
     pd.testing.assert_frame_equal(loaded.inner, chosen.inner, check_exact=True, check_dtype=False)
     pd.testing.assert_frame_equal(loaded.summary(), chosen.summary(), check_exact=True)
     pd.testing.assert_frame_equal(loaded.best, chosen.best, check_dtype=False)
@@ -209,9 +213,9 @@ def test_repr_is_a_few_lines(cv):
 
 
 def test_nothing_to_agree_with_is_an_error(cv):
-    table = cv.table.copy()
+    table = cv.scores.copy()
     table["r"] = np.nan
     table["undefined"] = table["undefined"].cat.set_categories(["no", "prediction", "measurement"])
     table["undefined"] = pd.Categorical(["measurement"] * len(table), categories=table["undefined"].cat.categories)
     with pytest.raises(ValueError, match="No gene varies"):
-        CrossValidation(table, cv.inner, cv.grid, cv.top).summary()
+        replace(cv, scores=table).summary()

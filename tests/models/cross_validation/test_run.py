@@ -5,8 +5,8 @@ import pytest
 
 from deepspot._stats.normalize import normalize
 from deepspot.models._cross_validation.factories import System
-from deepspot.models._cross_validation.records import Records, _read
-from deepspot.models._cross_validation.scores import score
+from deepspot.models._cross_validation.records import read
+from deepspot.models._cross_validation.statistics import score
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_stored_predictions_can_be_scored_again(three, run, systems, tmp_path):
     by_name = {slide.name: slide for slide in slides}
     found = 0
     for path in tmp_path.glob("*.npz"):
-        arrays = _read(path, path.stem)
+        arrays = read(path)
         if "prediction_0" not in arrays:
             continue
         about = json.loads(str(np.load(path)["about"]))
@@ -122,7 +122,3 @@ def test_stored_predictions_can_be_scored_again(three, run, systems, tmp_path):
         np.testing.assert_array_equal(r, mine["r"])
         found += 1
     assert found == 2 * 3
-
-
-def test_nothing_is_kept_without_a_folder():
-    assert Records().get("key", lambda: {"a": np.ones(1)}, {})["a"] == 1

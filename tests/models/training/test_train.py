@@ -87,6 +87,20 @@ def test_mixed_panels_train_together(slides, quick):
     assert model.card.depth == "the 55 genes that all training slides share"
 
 
+def test_configurations_are_objects_or_mappings(slides, quick, tmp_path):
+    objects = {"keys": ds.models.SlideKeys(table_key="table"), "tiles": ds.models.TileConfig(tile_um=60, radius_um=120)}
+    mappings = {"keys": {"table_key": "table"}, "tiles": {"tile_um": 60, "radius_um": np.float32(120)}}
+    card = {"name": "mine", "tissue": "skin", "license": "MIT"}
+    trainer = {"default_root_dir": tmp_path}
+    first, second = (ds.models.train(slides, **quick, **look, card=card) for look in (objects, mappings))
+    assert first.fingerprint == second.fingerprint
+    assert first.card.geometry.neighbors.reach == 120
+    assert (first.card.name, first.card.tissue, first.card.license) == ("mine", "skin", "MIT")
+    kept = ds.models.train(slides, **quick, **objects, trainer_kwargs=trainer)
+    assert kept.fingerprint == first.fingerprint
+    assert list(tmp_path.rglob("done.pt"))
+
+
 def test_array_boxes_are_the_rule_of_the_paper(slides, quick):
     model = ds.models.train(slides, **{**quick, "preset": "paper", "network": {"width": 4}})
     assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 1.0, "cap": 8}
@@ -107,15 +121,20 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"patient_key": {"P1_S1": "a"}}, KeyError, "P2_S1"),
         ({"genes": 5000}, ValueError, "Ask for fewer"),
         ({"genes": ["TP53"]}, KeyError, "TP53"),
-        ({"layer": "raw"}, KeyError, "raw"),
-        ({"layer": "expected"}, ValueError, "normalized twice"),
-        ({"table_key": "counts"}, KeyError, "counts"),
+        ({"keys": {"layer": "raw"}}, KeyError, "raw"),
+        ({"keys": {"layer": "expected"}}, ValueError, "normalized twice"),
+        ({"keys": {"table_key": "counts"}}, KeyError, "counts"),
         ({"encoder": "resnet51"}, KeyError, "lite0_stats"),
         ({"preset": "best"}, KeyError, "published"),
-        ({"tile_um": -1}, ValueError, "`tile_um` must be above 0"),
+        ({"tiles": {"tile_um": -1}}, ValueError, "tile_um: Input should be greater than 0"),
+        ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
+        ({"tiles": {"array_box": 1}}, ValueError, "must not set `array_box`"),
+        ({"tiles": ds.models.TileConfig(tiles_px=32)}, ValueError, "must not set `array_box` or `tiles_px`"),
+        ({"keys": {"image": "he"}}, ValueError, r"Fields: \['image_key', "),
         ({"min_detected": 30}, ValueError, "share from 0 to 1"),
         ({"genes": True}, TypeError, "number or a list"),
-        ({"tissue": None}, TypeError, "`tissue` must be text"),
+        ({"card": {"tissue": None}}, ValueError, "tissue: Input should be a valid string"),
+        ({"card": {"licence": "MIT"}}, ValueError, r"Fields: \['name', 'tissue', 'license'\]"),
         ({"patient_key": {"P1_S1": "a", "P2_S1": None}}, ValueError, "no patient for slides"),
         ({"network": {"depth": 3}}, ValueError, "`network` does not fit"),
         ({"device": "tpu"}, ValueError, "`device`"),
@@ -156,7 +175,7 @@ def test_identifiers_of_another_type_are_shown(slide, quick):
 
 def test_a_single_spot_needs_a_radius(slide, quick):
     slide.shapes["spots"] = slide.shapes["spots"].iloc[:1]
-    with pytest.raises(ValueError, match="radius_um="):
+    with pytest.raises(ValueError, match="radius_um"):
         ds.models.train(slide, **quick)
 
 
@@ -176,9 +195,9 @@ def test_what_is_no_slide_is_refused(quick):
 
 def test_slides_of_different_spot_size_need_a_tile(slides, quick):
     slides["P2_S1"].shapes["spots"]["diameter_um"] = 100.0
-    with pytest.raises(ValueError, match="tile_um="):
+    with pytest.raises(ValueError, match="tile_um"):
         ds.models.train(slides, **quick)
-    assert ds.models.train(slides, **quick, tile_um=60).card.geometry.tile.tile_um == 60
+    assert ds.models.train(slides, **quick, tiles={"tile_um": 60}).card.geometry.tile.tile_um == 60
 
 
 def test_every_model_knows_what_it_gained_over_ridge(slides, quick):

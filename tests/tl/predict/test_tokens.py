@@ -30,7 +30,7 @@ def models(toy, exact_color):
             patient_key="patient",
             genes=10,
             encoder=encoder,
-            subspots=way,
+            tiles={"subspots": way},
             seed=0,
             network={"width": 16, "members": 1},
             training={"epochs": 3, "max_epochs": 3, "gate": "record"},
@@ -106,7 +106,7 @@ def test_lazyslide_gets_features_of_the_same_kind(models, exact_encoder):
 
 def test_a_model_without_subspots_ignores_it(slides, exact):
     network = exact["network"] | {"context": ("spot", "neighbors")}
-    model = ds.models.train(slides, subspots="tokens", **exact | {"network": network})
+    model = ds.models.train(slides, tiles={"subspots": "tokens"}, **exact | {"network": network})
     assert model.card.geometry.tile.subspots == "tiles"
     assert exact["encoder"].n_tiles == 2 * SPOTS
 
@@ -115,27 +115,29 @@ def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, qu
     monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
     monkeypatch.setattr("deepspot.models._training.plan.measure", lambda *_, **__: pytest.fail("counts were read"))
     with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
-        ds.models.train(slides, subspots="tokens", **quick)
+        ds.models.train(slides, tiles={"subspots": "tokens"}, **quick)
     with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
         ds.models.cross_validate(
-            slides, patient_key="patient", models=["ridge"], encoder=quick["encoder"], subspots="tokens"
+            slides, patient_key="patient", models=["ridge"], encoder=quick["encoder"], tiles={"subspots": "tokens"}
         )
     assert all(list(sdata.tables) == ["table"] for sdata in slides.values())
 
 
-@pytest.mark.parametrize(("subspots", "error"), [("map", KeyError), (False, ValueError)])
-def test_unknown_values_of_subspots(slides, quick, subspots, error):
-    with pytest.raises(error, match="subspots"):
-        ds.models.train(slides, subspots=subspots, **quick)
+@pytest.mark.parametrize("subspots", ["map", False])
+def test_other_values_of_subspots_are_errors(slides, quick, subspots):
+    with pytest.raises(ValueError, match="subspots"):
+        ds.models.train(slides, tiles={"subspots": subspots}, **quick)
 
 
 def test_cross_validation_compares_on_tokens(slides, exact):
     options = {"patient_key": "patient", "models": ["ridge"], "genes": 10, "encoder": exact["encoder"], "seed": 0}
-    found = [ds.models.cross_validate(slides, subspots=way, **options).areas() for way in ("tiles", "tokens")]
+    found = [
+        ds.models.cross_validate(slides, tiles={"subspots": way}, **options).areas() for way in ("tiles", "tokens")
+    ]
     assert exact["encoder"].n_tiles == 2 * SPOTS * 11
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="'ridge' uses sub-spots"):
-        ds.models.cross_validate(slides, subspots=False, **options)
+        ds.models.cross_validate(slides, tiles={"subspots": False}, **options)
 
 
 def test_size_limits_include_all_subspots(slide, exact_encoder):

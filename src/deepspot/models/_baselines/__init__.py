@@ -1,4 +1,4 @@
-"""The systems to compare with, and their null models."""
+"""Baselines and null models."""
 
 from .bleep import BLEEP
 from .nulls import ShuffledImages, TrainingMean

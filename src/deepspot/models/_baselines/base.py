@@ -1,4 +1,4 @@
-"""What all baselines share."""
+"""Base of the baselines, and helpers that several of them use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from deepspot._core.settings import settings
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 
 class Baseline:
-    """Checks what comes in, and leaves fitting and predicting to `_fit` and `_predict`."""
+    """Estimator that checks its input; subclasses fit and predict in `_fit` and `_predict`."""
 
-    _state: ClassVar[str]  # an attribute that is not there until `_fit` sets it
+    _state: ClassVar[str]  # an attribute that `_fit` sets, and that an unfitted estimator lacks
+    seed: int | None = None
 
     def fit(
         self,
@@ -40,14 +42,14 @@ class Baseline:
         targets
             (n, genes) log-expression; NaN where a slide did not measure a gene.
         rows
-            Spots to learn from, as numbers that may repeat or as a mask; by default all.
+            Training spots, as numbers that may repeat or as a mask; by default all.
         slides, patients
-            (n,) slide and patient of every spot, for the systems that look at them.
+            (n,) slide and patient of every spot, for estimators that use them.
 
         Raises
         ------
         ValueError
-            If arrays do not fit together, a parameter is out of range, or the bags lack what the system learns from.
+            If arrays do not match, a parameter is out of range, or the bags lack a required set.
         """
         check_same_length(bags.spot, targets, "`bags` and `targets`")
         n = len(bags)
@@ -66,19 +68,23 @@ class Baseline:
     def _predict(self, bags: Bags) -> np.ndarray:
         raise NotImplementedError
 
+    @property
+    def _seed(self) -> int:
+        return int(settings.seed if self.seed is None else self.seed)
+
     def _check_fitted(self) -> None:
         if not hasattr(self, self._state):
             raise InputError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
 
 
 def fill_unknown(targets: np.ndarray) -> np.ndarray:
-    """Targets (n, genes) in float32, the mean of the gene where it was not measured, 0 where it never was."""
+    """Return targets (n, genes) in float32, with the mean of the gene for unmeasured values (0 if none is measured)."""
     return np.where(np.isfinite(targets), targets, Scaler.fit(targets).mean).astype(np.float32)
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers of torch from a seed, and afterwards as they were."""
+    """Seed torch's random numbers within the context, and restore their state afterwards."""
     import torch
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,40 +17,41 @@ if TYPE_CHECKING:
 QUERIES = 1024
 
 
+@dataclass(eq=False, kw_only=True)
 class BLEEP(Baseline):
-    """BLEEP: image and expression in a shared space, where an image asks its nearest training spots.
+    """BLEEP: contrastive embedding of image and expression, with prediction from the nearest training spots.
 
-    The embedding of the spot tile and its expression go through a projection each: linear to 256, GELU, linear,
-    dropout 0.1, residual, layer normalization. Both learn by a symmetric cross-entropy with soft targets, by AdamW
-    with weight decay 1e-3 in batches of 512. A prediction is the mean expression of the k training spots whose
-    projected expression has the highest cosine with the projected image.
+    The embedding of the spot tile and its expression are projected to a shared space: linear to 256, GELU, linear,
+    dropout 0.1, residual, layer normalization. The projections minimize a symmetric cross-entropy with soft targets, by
+    AdamW with weight decay 1e-3 in batches of 512. The prediction is the mean expression of the k training spots whose
+    projected expression has the highest cosine similarity with the projected image.
 
     Parameters
     ----------
     k
-        How many training spots are asked; all where there are fewer. The paper's pipeline tried 10, 50, 100 and 200.
+        Number of training spots in a prediction, at most all. The paper's pipeline tried 10, 50, 100 and 200.
     temperature
-        τ of the loss; the paper's pipeline has 2.
+        Temperature τ of the loss; 2 in the paper's pipeline.
     lr
         Learning rate.
     epochs
-        Passes over the training spots.
+        Number of epochs.
     seed
-        Same seed, same weights on the same machine.
+        Random seed; the same seed gives the same weights on the same machine. By default from the settings.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device to compute on; by default from the settings, else CUDA, MPS or CPU.
 
     Attributes
     ----------
     image_projection
-        The trained torch module that takes embeddings to the shared space.
+        The trained torch module that projects embeddings to the shared space.
     keys, expression
-        (spots, 256) projections and (spots, genes) expression of the training spots, each there once.
+        (spots, 256) projections and (spots, genes) expression of the training spots, without repetitions.
 
     References
     ----------
-    Xie et al., NeurIPS 2023. There the image network learns too; here it is frozen, as in the DeepSpot paper. Where a
-    gene was not measured the loss sees its mean, and only spots that know it count in a prediction.
+    Xie et al., NeurIPS 2023, who also train the image network; here it is frozen, as in the DeepSpot paper. The loss
+    uses the mean of a gene where it was not measured; the prediction uses only spots where it was.
 
     Examples
     --------
@@ -63,26 +65,15 @@ class BLEEP(Baseline):
     """
 
     _state = "keys"
-    image_projection: nn.Module
-    keys: np.ndarray
-    expression: np.ndarray
-
-    def __init__(
-        self,
-        *,
-        k: int = 50,
-        temperature: float = 1.0,
-        lr: float = 1e-3,
-        epochs: int = 150,
-        seed: int = 0,
-        device: str | None = None,
-    ) -> None:
-        self.k = k
-        self.temperature = temperature
-        self.lr = lr
-        self.epochs = epochs
-        self.seed = seed
-        self.device = device
+    k: int = 50
+    temperature: float = 1.0
+    lr: float = 1e-3
+    epochs: int = 150
+    seed: int | None = None
+    device: str | None = None
+    image_projection: nn.Module = field(init=False, repr=False)
+    keys: np.ndarray = field(init=False, repr=False)
+    expression: np.ndarray = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         import torch
@@ -95,11 +86,11 @@ class BLEEP(Baseline):
         check_positive(self.temperature, "temperature")
         device, known = choose_device(self.device), torch.from_numpy(fill_unknown(targets[rows]))
         spots = torch.as_tensor(bags.spot[rows], dtype=torch.float32)
-        with seeded(self.seed, device):
+        with seeded(self._seed, device):
             self.image_projection, genes = train_projections(
                 spots, known, temperature=self.temperature, lr=self.lr, epochs=self.epochs, device=device
             )
-        once = np.unique(rows, return_index=True)[1]  # a spot that is learned from twice still answers once
+        once = np.unique(rows, return_index=True)[1]  # a repeated training spot counts once in a prediction
         with torch.inference_mode():
             self.keys = genes(known[once]).numpy()
         self.expression = targets[rows[once]].astype(np.float32)
@@ -118,11 +109,11 @@ class BLEEP(Baseline):
 
 
 def _mean_of(expression: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Mean (n, genes) over the k spots that know a gene, of those that `nearest` (n, k) numbers."""
+    """Return the mean (n, genes) of the `nearest` (n, k) spots, over those in which a gene was measured."""
     from scipy.sparse import csr_matrix
 
     (n, k), known = nearest.shape, np.isfinite(expression)
     choose = csr_matrix((np.ones(n * k, np.float32), nearest.ravel(), np.arange(0, n * k + 1, k)), (n, len(expression)))
     total, count = choose @ np.where(known, expression, 0), choose @ known.astype(np.float32)
-    everywhere = np.tile(Scaler.fit(expression).mean, (n, 1))  # where none of the k spots knows a gene
+    everywhere = np.tile(Scaler.fit(expression).mean, (n, 1))  # where no nearest spot has the gene
     return np.divide(total, count, out=everywhere, where=count > 0)

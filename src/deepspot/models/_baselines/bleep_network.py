@@ -1,4 +1,4 @@
-"""The two projections of BLEEP and their training: torch, imported when one is fitted."""
+"""Projections of BLEEP and their training. Imports torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHT_DECAY = 1e-3
 
 
 class Projection(nn.Module):
-    """Vectors (n, d) to the shared space (n, 256)."""
+    """Projection of vectors (n, d) to the shared space (n, 256)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -22,13 +22,13 @@ class Projection(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Project."""
+        """Return the projected vectors."""
         projected = self.first(vectors)
         return self.norm(projected + self.second(projected))
 
 
 def contrastive_loss(images: Tensor, expression: Tensor, temperature: float) -> Tensor:
-    """Symmetric cross-entropy of two sets of projections (n, 256), whose targets are their own likenesses."""
+    """Return the symmetric cross-entropy of projections (n, 256), with targets from their own similarities."""
     logits = expression @ images.T / temperature
     targets = ((images @ images.T + expression @ expression.T) / (2 * temperature)).softmax(dim=1)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets.T)) / 2
@@ -37,7 +37,7 @@ def contrastive_loss(images: Tensor, expression: Tensor, temperature: float) -> 
 def train_projections(
     images: Tensor, expression: Tensor, *, temperature: float, lr: float, epochs: int, device: torch.device
 ) -> tuple[Projection, Projection]:
-    """Train the projections of images (n, d) and expression (n, genes); both come on the CPU, in evaluation mode."""
+    """Train the projections of images (n, d) and expression (n, genes); return them on the CPU, for evaluation."""
     image, gene = (Projection(values.shape[1]).to(device).train() for values in (images, expression))
     optimizer = torch.optim.AdamW([*image.parameters(), *gene.parameters()], lr=lr, weight_decay=WEIGHT_DECAY)
     for _ in range(epochs):

@@ -1,9 +1,9 @@
-"""Null models: what is right without learning from the image of a spot."""
+"""Null models that do not use the image of a spot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from .ridge import Ridge
 
 
 class TrainingMean(Baseline):
-    """The null model: every spot is predicted to have the mean expression of the training spots.
+    """Null model that predicts the mean expression of the training spots for every spot.
 
     Attributes
     ----------
@@ -44,19 +44,20 @@ class TrainingMean(Baseline):
         return np.tile(self.mean, (len(bags), 1))
 
 
+@dataclass(eq=False, kw_only=True)
 class ShuffledImages(Baseline):
-    """The null model that learns from the wrong images: those of other spots of the same slide.
+    """Null model that is fitted to the images of other spots of the same slide.
 
-    Embeddings of spot and sub-spots (and tiles) change places together among the spots of a slide; who is whose
-    neighbor stays. Then the wrapped system is fitted as always, and predicts from true images. What it still gets
-    right is no matter of single spots, such as differences between whole slides.
+    Embeddings of spot and sub-spots, and tiles, are permuted together among the spots of a slide; neighbors stay. The
+    wrapped system is then fitted, and predicts from the true images. Its remaining accuracy is not due to the images of
+    single spots, but for example to differences between slides.
 
     Parameters
     ----------
     factory
-        Makes the system, by default :class:`Ridge` on all sets that there are.
+        Function that makes the system, by default :class:`Ridge` on all sets of the bags.
     seed
-        Same seed, same permutation.
+        Random seed; the same seed gives the same permutation. By default from the settings.
 
     Attributes
     ----------
@@ -75,14 +76,12 @@ class ShuffledImages(Baseline):
     """
 
     _state = "estimator"
-    estimator: Estimator
-
-    def __init__(self, *, factory: Callable[[], Estimator] | None = None, seed: int = 0) -> None:
-        self.factory = factory
-        self.seed = seed
+    factory: Callable[[], Estimator] | None = None
+    seed: int | None = None
+    estimator: Estimator = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
-        rng, order = np.random.default_rng(self.seed), np.arange(len(bags))
+        rng, order = np.random.default_rng(self._seed), np.arange(len(bags))
         for slide in np.unique(slides):
             members = np.flatnonzero(slides == slide)
             order[members] = rng.permutation(members)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,16 @@ from deepspot.models._inputs import context_features
 from .base import Baseline, fill_unknown
 
 
+@dataclass(eq=False, kw_only=True)
 class Regression(Baseline):
-    """What the baselines on scikit-learn share: features of a spot go in, and expression of all genes comes out."""
+    """Base of the baselines on scikit-learn: from features of a spot to the expression of all genes."""
 
     _state = "regressor"
-    regressor: Any
+    regressor: Any = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         expression = fill_unknown(targets[rows])
-        # scikit-learn wants a vector, not a column, where there is one gene.
+        # scikit-learn needs a vector for a single gene.
         expression = expression[:, 0] if expression.shape[1] == 1 else expression
         self.regressor = self._make().fit(self._features(bags)[rows], expression)
 
@@ -29,23 +31,24 @@ class Regression(Baseline):
         return self.regressor.predict(self._features(bags)).reshape(len(bags), -1).astype(np.float32)
 
     def _features(self, bags: Bags) -> np.ndarray:
-        """Features (n, d) that the regression sees."""
+        """Return the features (n, d) of the regression."""
         return bags.spot.astype(np.float32)
 
     def _make(self) -> Any:
-        """A regressor of scikit-learn, not yet fitted."""
+        """Return an unfitted regressor of scikit-learn."""
         raise NotImplementedError
 
 
+@dataclass(eq=False, kw_only=True)
 class Linear(Regression):
     """Ordinary least squares on the embedding of the spot tile.
 
-    With fewer spots than features it takes the solution of least norm. Sub-spots and neighbors are not seen.
+    With fewer spots than features it is the solution of least norm. Sub-spots and neighbors are not used.
 
     Attributes
     ----------
     regressor
-        The fitted regression of scikit-learn.
+        The fitted pipeline of scikit-learn.
 
     References
     ----------
@@ -63,7 +66,7 @@ class Linear(Regression):
     """
 
     def _features(self, bags: Bags) -> np.ndarray:
-        # Half of the digits would be lost on features that are nearly copies of one another.
+        # Features may be nearly collinear, which float32 cannot resolve.
         return bags.spot.astype(np.float64)
 
     def _make(self) -> Any:
@@ -74,6 +77,7 @@ class Linear(Regression):
         return make_pipeline(StandardScaler(), LinearRegression())
 
 
+@dataclass(eq=False, kw_only=True)
 class MLP(Regression):
     """Multilayer perceptron on the standardized embedding of the spot tile: ReLU, Adam, squared error.
 
@@ -86,9 +90,9 @@ class MLP(Regression):
     alpha
         Strength of the L2 penalty.
     max_iter
-        At most so many passes over the data.
+        Maximum number of epochs.
     seed
-        Same seed, same weights.
+        Random seed; the same seed gives the same weights. By default from the settings.
 
     Attributes
     ----------
@@ -97,7 +101,7 @@ class MLP(Regression):
 
     References
     ----------
-    "MLP" of the DeepSpot paper. Here features are standardized, so that one learning rate fits all encoders.
+    "MLP" of the DeepSpot paper. Here features are standardized, so that one learning rate suits all encoders.
 
     Examples
     --------
@@ -110,26 +114,17 @@ class MLP(Regression):
     (40, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        hidden: Sequence[int] = (512, 512),
-        lr: float = 1e-3,
-        alpha: float = 1e-4,
-        max_iter: int = 200,
-        seed: int = 0,
-    ) -> None:
-        self.hidden = hidden
-        self.lr = lr
-        self.alpha = alpha
-        self.max_iter = max_iter
-        self.seed = seed
+    hidden: Sequence[int] = (512, 512)
+    lr: float = 1e-3
+    alpha: float = 1e-4
+    max_iter: int = 200
+    seed: int | None = None
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from sklearn.exceptions import ConvergenceWarning
 
         with warnings.catch_warnings():
-            # The number of passes is part of the definition, converged or not.
+            # The number of epochs is part of the definition, converged or not.
             warnings.simplefilter("ignore", ConvergenceWarning)
             super()._fit(bags, targets, rows, slides, patients)
 
@@ -143,24 +138,25 @@ class MLP(Regression):
             alpha=self.alpha,
             learning_rate_init=self.lr,
             max_iter=self.max_iter,
-            random_state=self.seed,
+            random_state=self._seed,
         )
         return make_pipeline(StandardScaler(), network)
 
 
+@dataclass(eq=False, kw_only=True)
 class RandomForest(Regression):
-    """Random forest on the context features of a spot, all genes in the same trees.
+    """Random forest on the context features of a spot, with all genes in the same trees.
 
     Parameters
     ----------
     n_trees
         Number of trees.
     context
-        Sets to use, as in :class:`Ridge`; the benchmark has the spot alone.
+        Sets to use, as in :class:`Ridge`; the benchmark uses the spot alone.
     n_jobs
-        Processor cores to use; None is one, -1 all.
+        Number of processor cores; None is one, -1 all.
     seed
-        Same seed, same forest.
+        Random seed; the same seed gives the same forest. By default from the settings.
 
     Attributes
     ----------
@@ -169,7 +165,7 @@ class RandomForest(Regression):
 
     References
     ----------
-    Jaume et al., HEST-1k, 2024: 70 trees, there on 50 genes. Here the number of genes is up to the caller.
+    Jaume et al., HEST-1k, 2024: 70 trees, on 50 genes. Here the caller chooses the genes.
 
     Examples
     --------
@@ -182,18 +178,10 @@ class RandomForest(Regression):
     (40, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        n_trees: int = 70,
-        context: Sequence[str] = ("spot",),
-        n_jobs: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.n_trees = n_trees
-        self.context = context
-        self.n_jobs = n_jobs
-        self.seed = seed
+    n_trees: int = 70
+    context: Sequence[str] = ("spot",)
+    n_jobs: int | None = None
+    seed: int | None = None
 
     def _features(self, bags: Bags) -> np.ndarray:
         return context_features(bags, self.context)
@@ -201,23 +189,24 @@ class RandomForest(Regression):
     def _make(self) -> Any:
         from sklearn.ensemble import RandomForestRegressor
 
-        return RandomForestRegressor(n_estimators=self.n_trees, random_state=self.seed, n_jobs=self.n_jobs)
+        return RandomForestRegressor(n_estimators=self.n_trees, random_state=self._seed, n_jobs=self.n_jobs)
 
 
+@dataclass(eq=False, kw_only=True)
 class PositionOnly(Regression):
-    """The null model that knows where a spot is, and sees no image.
+    """Null model that uses the position of a spot, and no image.
 
-    A random forest on x, y, the distance to the middle of the slide's spots, all in µm, and the number of neighbors.
-    A system that does not beat it may have learned the outline of a section only.
+    A random forest on x, y, the distance to the center of the slide's spots, all in µm, and the number of neighbors.
+    A system that is no better than it may have learned only the outline of a section.
 
     Parameters
     ----------
     n_trees
         Number of trees.
     n_jobs
-        Processor cores to use; None is one, -1 all.
+        Number of processor cores; None is one, -1 all.
     seed
-        Same seed, same forest.
+        Random seed; the same seed gives the same forest. By default from the settings.
 
     Attributes
     ----------
@@ -240,23 +229,22 @@ class PositionOnly(Regression):
     (40, 2)
     """
 
-    def __init__(self, *, n_trees: int = 100, n_jobs: int | None = None, seed: int = 0) -> None:
-        self.n_trees = n_trees
-        self.n_jobs = n_jobs
-        self.seed = seed
+    n_trees: int = 100
+    n_jobs: int | None = None
+    seed: int | None = None
 
     def _features(self, bags: Bags) -> np.ndarray:
         if bags.position is None:
             raise InputError(
                 "PositionOnly needs positions, but the bags have none. Make them with `Bags(position=...)`."
             )
-        middle = np.linalg.norm(bags.position, axis=1)
-        return np.column_stack([bags.position, middle, np.diff(bags.neighbors.indptr)]).astype(np.float32)
+        center_distance = np.linalg.norm(bags.position, axis=1)
+        return np.column_stack([bags.position, center_distance, np.diff(bags.neighbors.indptr)]).astype(np.float32)
 
     def _make(self) -> Any:
         from sklearn.ensemble import RandomForestRegressor
 
-        # Leaves of several spots: measured expression of one spot is noisy.
+        # Leaves of several spots, because the expression of one spot is noisy.
         return RandomForestRegressor(
-            n_estimators=self.n_trees, min_samples_leaf=5, random_state=self.seed, n_jobs=self.n_jobs
+            n_estimators=self.n_trees, min_samples_leaf=5, random_state=self._seed, n_jobs=self.n_jobs
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,100 +14,98 @@ from deepspot.models._inputs import CONTEXT, Scaler, context_features
 
 from .base import Baseline
 
-FLAT = 1e-10  # share of the largest variance below which a direction is rounding
+FLAT = 1e-10  # share of the largest variance below which a component is rounding error
+ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
 class RidgePath:
-    """Ridge regressions of all strengths on the same spots.
+    """Ridge regressions of any strength on the same spots.
 
-    Features are standardized and rotated to their principal components. There, ridge of any strength is one division,
-    and without a limit on the components it is exactly ridge on the standardized features. Of scikit-learn, `RidgeCV`
-    chooses by other scores than r within slides, and a `Ridge` for each strength takes about twice as long.
+    Features are standardized and projected to their principal components, where ridge of any strength is one division.
+    With all components it equals ridge on the standardized features. scikit-learn's `RidgeCV` has no score within
+    slides, and a `Ridge` for each strength takes about twice as long.
     """
 
     scaler: Scaler  # of the genes
-    mean: np.ndarray  # (features,), with `scale` what features are standardized with; a constant one keeps its scale
+    mean: np.ndarray  # (features,) mean and scale of the features; a constant feature has scale 1
     scale: np.ndarray
-    components: np.ndarray  # (features, k) directions of the standardized features
+    components: np.ndarray  # (features, k) principal directions of the standardized features
     squares: np.ndarray  # (k,) sum of squares along each
     cross: np.ndarray  # (k, genes) products of components and standardized genes
     offset: np.ndarray  # (genes,) mean of the standardized genes
 
     @classmethod
     def fit(cls, features: np.ndarray, targets: np.ndarray, n_components: int | None = None) -> RidgePath:
-        """Learn from features (n, d) and targets (n, genes), NaN where the mean of the gene stands in."""
+        """Fit to features (n, d) and targets (n, genes), in which NaN is replaced by the mean of the gene."""
         from sklearn.preprocessing import StandardScaler
 
         standard = StandardScaler().fit(features)
-        x = standard.transform(features).astype(np.float64)  # squares below need the digits
+        x = standard.transform(features).astype(np.float64)  # squared below
         scaler = Scaler.fit(targets)
         y = np.nan_to_num(scaler.standardize(targets))
         components = _principal(x, n_components)
         rotated = x @ components
-        squares, cross = (rotated**2).sum(axis=0), rotated.T @ y  # components have mean 0, so that of y does not matter
+        squares, cross = (rotated**2).sum(axis=0), rotated.T @ y  # components have mean 0, so y need not be centered
         return cls(scaler, standard.mean_, standard.scale_, components, squares, cross, y.mean(axis=0))
 
     def rotate(self, features: np.ndarray) -> np.ndarray:
-        """Principal components (n, k) of features (n, d)."""
+        """Return the principal components (n, k) of features (n, d)."""
         return ((features - self.mean) / self.scale) @ self.components
 
     def weights(self, alpha: float) -> np.ndarray:
-        """Ridge (k, genes) of strength `alpha` on the principal components."""
+        """Return the weights (k, genes) of ridge of strength `alpha` on the principal components."""
         return self.cross / (self.squares + alpha)[:, None]
 
     def unfold(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (d, genes) on features as they come, and intercepts (genes,), both in float32."""
+        """Return coefficients (d, genes) on the original features and intercepts (genes,), both in float32."""
         coef = (self.components @ self.weights(alpha)) / self.scale[:, None]
         return coef.astype(np.float32), (self.offset - self.mean @ coef).astype(np.float32)
 
 
 def _principal(x: np.ndarray, n_components: int | None) -> np.ndarray:
-    # The smaller of the two Gram matrices: a full SVD takes ten times as long as the regressions themselves.
+    """Return principal directions from the smaller Gram matrix; a full SVD takes ten times as long."""
     wide = x.shape[0] < x.shape[1]
     values, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
     keep = np.flatnonzero(values > FLAT * values[-1])[::-1][:n_components]
     return x.T @ (vectors[:, keep] / np.sqrt(values[keep])) if wide else vectors[:, keep]
 
 
-ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
-
-
+@dataclass(eq=False, kw_only=True)
 class Ridge(Baseline):
     """Ridge regression on the context features of a spot, with its strength α tuned by cross-validation.
 
-    Spot, mean sub-spot and maximum over the neighbors side by side are standardized, then regressed on standardized
-    genes; where a slide did not measure a gene, the mean stands in. α is the one with the highest r on held-out folds:
-    the mean over genes within a held-out slide, then over slides; undefined r counts as 0. A patient is never on both
-    sides of a fold; with one patient a slide is not, and with one slide the folds are five strips across it (runs of
-    rows, if positions are unknown). Users measured deep models losing to this one on the same embeddings, so it belongs
-    beside every number of theirs.
+    The features are the spot, the mean of its sub-spots and the maximum over its neighbors, concatenated and
+    standardized; the targets are standardized genes, with the mean for unmeasured values. α has the highest r on
+    held-out folds: the mean over genes within a held-out slide, then over slides; undefined r counts as 0. No patient
+    is on both sides of a fold; with one patient the folds are over its slides, and with one slide they are five strips
+    (runs of rows, if positions are unknown). It is a strong baseline: deep models have been reported to lose to it on
+    the same embeddings.
 
     Parameters
     ----------
     alphas
-        Strengths to choose from; a single one is taken as it is.
+        Strengths to choose from; a single one is not tuned.
     context
-        Sets to use, any of ``"spot"``, ``"subspots"``, ``"neighbors"``: those of the network to compare with.
+        Sets to use, any of ``"spot"``, ``"subspots"``, ``"neighbors"``; for a comparison those of the network.
     pca
-        Number of principal components to keep, at most as many as there are; None keeps all, which is plain ridge.
+        Maximum number of principal components; None keeps all, which is plain ridge.
 
     Attributes
     ----------
     alpha
         The chosen strength.
     scores
-        Mean r on the held-out slides by strength; empty where there was nothing to choose.
+        Mean r on the held-out slides by strength; empty with a single strength.
     coef, intercept
-        (features, genes) and (genes,) in float32, from features as they come to standardized genes.
+        (features, genes) and (genes,) in float32, from unscaled features to standardized genes.
     scaler
-        Scale of the genes. It makes up the fitted state, with `coef`, `intercept` and `context`: prediction needs no
-        more.
+        Scale of the genes. With `coef`, `intercept` and `context` it is all that prediction needs.
 
     References
     ----------
-    Jaume et al., HEST-1k, 2024: there 256 principal components of the spot alone (``pca=256, context=("spot",)``) and
-    a fixed α of 100 / (components × genes), far from the best.
+    Jaume et al., HEST-1k, 2024: 256 principal components of the spot alone (``pca=256, context=("spot",)``) and a fixed
+    α of 100 / (components × genes), far from the best.
 
     Examples
     --------
@@ -121,18 +119,14 @@ class Ridge(Baseline):
     """
 
     _state = "coef"
-    coef: np.ndarray
-    intercept: np.ndarray
-    scaler: Scaler
-
-    def __init__(
-        self, *, alphas: Sequence[float] = ALPHAS, context: Sequence[str] = CONTEXT, pca: int | None = None
-    ) -> None:
-        self.alphas = alphas
-        self.context = context
-        self.pca = pca
-        self.alpha: float | None = None
-        self.scores: dict[float, float] = {}
+    alphas: Sequence[float] = ALPHAS
+    context: Sequence[str] = CONTEXT
+    pca: int | None = None
+    alpha: float | None = field(init=False, default=None)
+    scores: dict[float, float] = field(init=False, default_factory=dict, repr=False)
+    coef: np.ndarray = field(init=False, repr=False)
+    intercept: np.ndarray = field(init=False, repr=False)
+    scaler: Scaler = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
@@ -143,8 +137,8 @@ class Ridge(Baseline):
         features = context_features(bags, self.context)
         r: dict[float, list[float]] = {alpha: [] for alpha in strengths} if len(strengths) > 1 else {}
         splits = make_folds(rows, slides, patients, position=bags.position).splits if r else []
-        for learn, test in splits:
-            path = RidgePath.fit(features[learn], targets[learn], self.pca)
+        for train, test in splits:
+            path = RidgePath.fit(features[train], targets[train], self.pca)
             rotated, known = path.rotate(features[test]), targets[test]
             parts = [np.flatnonzero(slides[test] == slide) for slide in np.unique(slides[test])]
             for alpha, values in r.items():
@@ -157,7 +151,7 @@ class Ridge(Baseline):
         self.alpha, self.scores, self.scaler = best, scores, path.scaler
 
     def predict(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
-        """Predict log-expression (n, genes) of all spots, or of the `rows` (n,), whose neighbors the others may be."""
+        """Predict log-expression (n, genes) of all spots, or of `rows` (n,), whose neighbors may be other spots."""
         scores = self.predict_standardized(bags, rows=rows)
         return self.scaler.restore(scores).astype(np.float32)
 
@@ -166,5 +160,5 @@ class Ridge(Baseline):
         self._check_fitted()
         features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
-            raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags make {features.shape[1]}.")
+            raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags have {features.shape[1]}.")
         return features @ self.coef + self.intercept

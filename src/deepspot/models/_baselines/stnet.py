@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +17,35 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+@dataclass(eq=False, kw_only=True)
 class STNet(Baseline):
-    """ST-Net: a linear head on an image network, trained by SGD, frozen or end to end.
+    """ST-Net: a linear head on an image network, trained by SGD, with the image network frozen or fine-tuned.
 
-    The head starts from the mean expression and no weights. The loss is the squared error on expression itself, summed
-    over the spots of a batch (32) and averaged over the genes that were measured; momentum is 0.9. Frozen, the head
-    learns from `bags.spot` and nothing else does: so ran the DeepSpot paper's pipeline.
+    The head is initialized with the mean expression and zero weights. The loss is the squared error of expression,
+    summed over the spots of a batch (32) and averaged over the measured genes; momentum is 0.9. With a frozen image
+    network only the head on `bags.spot` is trained, as in the pipeline of the DeepSpot paper.
 
     Parameters
     ----------
     fine_tune
-        Train the image network too, from `bags.tiles`, flipped and turned by quarters at random. A prediction is then
-        the mean over the eight symmetries of a tile.
+        Also train the image network, from `bags.tiles` with random flips and quarter turns. The prediction is then the
+        mean over the eight symmetries of a tile.
     backbone
-        Image network of a fine-tuned model: None for the package's EfficientNet-Lite0; a name of timm such as
-        ``"densenet121"``, with pretrained weights, normalized as they say; or a function that makes a module
-        (n, 3, px, px) → (n, d), which gets colors in -1 to 1.
+        Image network of a fine-tuned model: None for the package's EfficientNet-Lite0; the name of a timm model such as
+        ``"densenet121"``, with pretrained weights and their normalization; or a function that returns a module
+        (n, 3, px, px) → (n, d), whose input is colors from -1 to 1.
     weights
         File with the weights of a timm model (``.safetensors``, or a state dict of torch), instead of a download.
     lr
         Learning rate. The published one is for images; embeddings of another scale need another.
     epochs
-        Passes over the training spots.
+        Number of epochs.
     px
-        Side to which tiles are resized.
+        Side in pixels to which tiles are resized.
     seed
-        Same seed, same weights on the same machine.
+        Random seed; the same seed gives the same weights on the same machine. By default from the settings.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device to compute on; by default from the settings, else CUDA, MPS or CPU.
 
     Attributes
     ----------
@@ -53,8 +55,8 @@ class STNet(Baseline):
     References
     ----------
     He et al., Nature Biomedical Engineering 2020: DenseNet-121 fine-tuned on tiles of 224 px, the 250 genes of highest
-    mean. Here genes are up to the caller, colors are normalized as the backbone's weights want it, and turns are drawn
-    evenly from all eight symmetries.
+    mean. Here the caller chooses the genes, colors are normalized as for the backbone's weights, and all eight
+    symmetries are drawn with the same probability.
 
     Examples
     --------
@@ -68,28 +70,15 @@ class STNet(Baseline):
     """
 
     _state = "network"
-    network: nn.Module
-
-    def __init__(
-        self,
-        *,
-        fine_tune: bool = False,
-        backbone: str | Callable[[], nn.Module] | None = None,
-        weights: str | Path | None = None,
-        lr: float = 1e-6,
-        epochs: int = 50,
-        px: int = 224,
-        seed: int = 0,
-        device: str | None = None,
-    ) -> None:
-        self.fine_tune = fine_tune
-        self.backbone = backbone
-        self.weights = weights
-        self.lr = lr
-        self.epochs = epochs
-        self.px = px
-        self.seed = seed
-        self.device = device
+    fine_tune: bool = False
+    backbone: str | Callable[[], nn.Module] | None = None
+    weights: str | Path | None = None
+    lr: float = 1e-6
+    epochs: int = 50
+    px: int = 224
+    seed: int | None = None
+    device: str | None = None
+    network: nn.Module = field(init=False, repr=False)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from deepspot._core.compute import choose_device
@@ -97,7 +86,7 @@ class STNet(Baseline):
         from .stnet_network import train_head
 
         inputs, device, mean = self._inputs(bags), choose_device(self.device), Scaler.fit(targets[rows]).mean
-        with seeded(self.seed, device):
+        with seeded(self._seed, device):
             network, turned = self._make(bags, mean), self.fine_tune
             self.network = train_head(
                 network, inputs, targets, rows, lr=self.lr, epochs=self.epochs, device=device, turned=turned
@@ -111,7 +100,7 @@ class STNet(Baseline):
         return apply_head(self.network, self._inputs(bags), device=choose_device(self.device), turned=self.fine_tune)
 
     def _inputs(self, bags: Bags) -> Tensor:
-        """Embeddings, or tiles (n, 3, px, px) where the image network learns."""
+        """Return embeddings, or tiles (n, 3, px, px) for fine-tuning."""
         import torch
 
         if not self.fine_tune:
@@ -119,12 +108,12 @@ class STNet(Baseline):
         if bags.tiles is None:
             raise InputError(
                 "STNet with `fine_tune=True` learns from pixels, but the bags have no tiles. Make them with "
-                "`Bags(tiles=...)`, uint8 (n, px, px, 3), or take `fine_tune=False` to learn from embeddings."
+                "`Bags(tiles=...)`, uint8 (n, px, px, 3), or pass `fine_tune=False` to learn from embeddings."
             )
         return torch.as_tensor(bags.tiles).permute(0, 3, 1, 2)
 
     def _make(self, bags: Bags, mean: np.ndarray) -> nn.Module:
-        """The network before training, which predicts the mean."""
+        """Return the untrained network, which predicts the mean."""
         import torch
         from torch import nn
 

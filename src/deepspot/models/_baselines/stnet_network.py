@@ -1,4 +1,4 @@
-"""The network of ST-Net, a linear head on an image network, and its training: torch, imported when one is fitted."""
+"""Image network of ST-Net, and training with a linear head. Imports torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ BackboneChoice = str | Callable[[], nn.Module] | None
 
 
 class Backbone(nn.Module):
-    """Tiles (n, 3, side, side) of colors in 0 to 255 to features (n, d): resized, normalized, through a network.
+    """Image network on tiles (n, 3, side, side) with colors from 0 to 255; returns features (n, d).
 
-    `px` is the side of the network's input; `mean` and `std` are those of the colors, in 0 to 1.
+    Tiles are resized to `px` and normalized with the color `mean` and `std` (in 0 to 1).
     """
 
     mean: Tensor
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Features of tiles."""
+        """Return the features of tiles."""
         pixels = tiles / 255
         if pixels.shape[-2:] != (self.px, self.px):
             size = (self.px, self.px)
@@ -44,7 +44,7 @@ class Backbone(nn.Module):
         return self.module((pixels - self.mean) / self.std)
 
     def dim(self) -> int:
-        """Length of a feature vector."""
+        """Return the length of a feature vector."""
         training = self.training
         with torch.inference_mode():
             features = self.eval()(torch.zeros(1, 3, self.px, self.px))
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
 
 
 def make_backbone(choice: BackboneChoice, weights: str | Path | None, px: int) -> Backbone:
-    """Make the backbone that :class:`STNet` describes."""
+    """Return the image network for the parameters of :class:`STNet`."""
     if choice is None:
         from deepspot.encoders._lite0 import backbone
 
@@ -71,8 +71,8 @@ def _timm(name: str, weights: str | Path | None) -> Any:
 
     if not timm.is_model(name.partition(".")[0]):
         alike = timm.list_models(f"*{name}*")[:5] or timm.list_models("densenet*")[:5]
-        raise InputError(f"`backbone={name!r}` is no model of timm. Some that are: {alike}.")
-    # All weights must fit, so the model is made with its classifier, and that is taken off again.
+        raise InputError(f"`backbone={name!r}` is no model of timm. Similar ones: {alike}.")
+    # With the classifier, so that all weights are checked; it is removed afterwards.
     overlay = None if weights is None else {"state_dict": _read(Path(weights))}
     try:
         model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -105,11 +105,11 @@ def train_head(
     device: torch.device,
     turned: bool,
 ) -> nn.Module:
-    """Train a network by SGD on the squared error, summed over the spots of a batch, mean over known genes.
+    """Train a network by SGD on the squared error, summed over the spots of a batch, mean over measured genes.
 
-    `inputs` are embeddings (n, …), or tiles (n, 3, px, px) in uint8, and `rows` those to learn from. If `turned`, tiles
-    are flipped and turned by quarters at random. `targets` (n, genes) may hold NaN. The network comes back on the CPU,
-    in evaluation mode.
+    `inputs` are embeddings (n, …) or uint8 tiles (n, 3, px, px), `targets` (n, genes) may contain NaN, `rows` are the
+    training spots. If `turned`, tiles are flipped and turned at random. The network is returned on the CPU, for
+    evaluation.
     """
     known = torch.from_numpy(np.isfinite(targets)).float()
     expression = torch.from_numpy(np.nan_to_num(targets).astype(np.float32))
@@ -128,7 +128,7 @@ def train_head(
 
 
 def apply_head(network: nn.Module, inputs: Tensor, *, device: torch.device, turned: bool) -> np.ndarray:
-    """Predict expression (n, genes) in float32; of tiles the mean over their eight symmetries."""
+    """Predict expression (n, genes) in float32; if `turned`, the mean over the eight symmetries of the tiles."""
     network.to(device)
     numbers = range(N_SYMMETRIES if turned else 1)
     with torch.inference_mode():
@@ -142,16 +142,16 @@ def apply_head(network: nn.Module, inputs: Tensor, *, device: torch.device, turn
 
 def _batches(rows: Tensor) -> list[Tensor]:
     batches = list(rows[torch.randperm(len(rows))].split(BATCH))
-    # Batch normalization has nothing to learn from a single spot.
+    # Batch normalization needs more than one spot.
     return batches if len(batches) == 1 or len(batches[-1]) > 1 else batches[:-1]
 
 
 def turn(images: Tensor, number: int) -> Tensor:
-    """Images (..., side, side) in one of the eight positions; 0 leaves them as they are."""
+    """Return images (..., side, side) in one of their eight symmetries; number 0 is the identity."""
     turned = torch.rot90(images, number % 4, (-2, -1))
     return turned.flip(-1) if number >= 4 else turned
 
 
 def turn_each(images: Tensor, numbers: Tensor) -> Tensor:
-    """Every image (n, channels, side, side) in a position of its own."""
+    """Return every image (n, channels, side, side) in its own symmetry."""
     return torch.stack([turn(image, int(number)) for image, number in zip(images, numbers, strict=True)])

@@ -1,1 +1,1 @@
-"""How far a model can be trusted: held-out fits, the ridge gate, reliability, intervals, out-of-distribution scores."""
+"""Accuracy of a model: held-out fits, ridge gate, reliability, intervals, out-of-distribution scores."""

@@ -1,4 +1,4 @@
-"""The assessment of a fit: network and tuned ridge predict units that neither has seen, by the very same procedure."""
+"""Assessment of a model: out-of-fold predictions by the network and by tuned ridge."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def assess(
     patients: np.ndarray,
     binding: bool,
 ) -> tuple[Gate, Reliability, np.ndarray]:
-    """Hold out patients (with one patient slides, with one slide parts of it) in turn, and judge what fits predict.
+    """Hold out patients (with one patient slides, with one slide parts of it) in turn, and evaluate the predictions.
 
-    Returned are what the gate found, how reliable genes are, and (n, genes) predictions by fits that had not seen the
-    row's unit, NaN for rows that were never held out and for genes that such a fit could not learn.
+    Returns the gate, the reliability of the genes, and the out-of-fold predictions (n, genes), NaN for rows that were
+    never held out and for genes without training data in the fold.
     """
     folds, truth = make_folds(rows, slides, patients, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
-    for number, (learned, held) in enumerate(folds.splits, start=1):
+    for number, (train, held) in enumerate(folds.splits, start=1):
         state = None if recipe.checkpoint is None else recipe.checkpoint / f"assess_{number}"
         part = replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, ")
-        inner = held_out(learned, patients, recipe.seed)
-        members, scaler, _, _ = train_members(bags, targets, part, rows=learned, validation=inner, slides=slides)
+        inner = held_out(train, patients, recipe.seed)
+        members, scaler, _, _ = train_members(bags, targets, part, rows=train, validation=inner, slides=slides)
         network[held] = scaler.restore(infer(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
-        linear.fit(bags, targets, rows=learned, slides=slides, patients=patients)
+        linear.fit(bags, targets, rows=train, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags, rows=held)
-        # A gene that only the held-out side measured could not be learned, which is no fault of either.
-        truth[np.ix_(held, ~np.isfinite(targets[learned]).any(axis=0))] = np.nan
+        # A gene that only the held-out side measured cannot be learned, and does not count.
+        truth[np.ix_(held, ~np.isfinite(targets[train]).any(axis=0))] = np.nan
     gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
     used = gate.weight * network + (1 - gate.weight) * ridge
     logger.info("Gate: %s.", gate)

@@ -1,4 +1,4 @@
-"""Which rows are learned from and which are held out: by patient where there are several, never by spot."""
+"""Folds of the rows of a training set, by patient, else by slide or by part of a slide; never by spot."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Folds:
     Attributes
     ----------
     unit
-        What is held out: patients; with one patient its slides; with one slide strips across it.
+        Held-out unit: patients; with one patient its slides; with one slide strips across it.
     labels
-        (n,) which unit every row of the bags belongs to.
+        (n,) unit of every row of the bags.
     splits
-        Rows to learn from (repeated as they were given) and rows held out (each once).
+        Training rows (repeated as given) and held-out rows (each once).
     """
 
     unit: Unit
@@ -33,7 +33,7 @@ class Folds:
     splits: list[tuple[np.ndarray, np.ndarray]]
 
     def by_unit(self) -> list[np.ndarray]:
-        """Held-out rows of every unit, in the order of their labels."""
+        """Return the held-out rows of every unit, in the order of the labels."""
         held = np.concatenate([rows for _, rows in self.splits])
         return [held[self.labels[held] == unit] for unit in np.unique(self.labels[held])]
 
@@ -46,11 +46,10 @@ def make_folds(
     *,
     position: np.ndarray | None = None,
 ) -> Folds:
-    """Fold the rows of a training set, of which one may be there several times and stays on one side.
+    """Return folds of the rows of a training set; a repeated row stays on one side.
 
-    With `n_folds` units or fewer, each is held out once. A single slide is cut across its longer side by the `position`
-    (n, 2) of its spots; without it runs of rows are held out, which are neighbors only if the rows are in the order of
-    the tissue.
+    With at most `n_folds` units each is held out once. A single slide is cut across its longer side by the `position`
+    (n, 2) of its spots, or without positions into runs of rows.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -59,7 +58,7 @@ def make_folds(
     groups = labels[once]
     n = min(n_folds, len(np.unique(groups)))
     if n < 2:
-        raise InputError(f"{len(once)} spots cannot be folded: at least 2 are needed.")
+        raise InputError(f"{len(once)} spot cannot be split into folds: at least 2 are needed.")
     splits = [(rows[~np.isin(rows, once[test])], once[test]) for _, test in GroupKFold(n).split(once, groups=groups)]
     return Folds(unit, labels, splits)
 
@@ -73,16 +72,16 @@ def _units(
         return "slides", slides
     blocks, order = np.full(len(slides), -1), once
     if position is not None:
-        # Tables are often in the order of barcodes, which is random in space.
-        here = position[once]
-        order = once[np.argsort(here[:, np.ptp(here, axis=0).argmax()], kind="stable")]
+        # Rows are often in the order of barcodes, which is random in space.
+        known = position[once]
+        order = once[np.argsort(known[:, np.ptp(known, axis=0).argmax()], kind="stable")]
     for number, part in enumerate(np.array_split(order, min(n_folds, len(once)))):
         blocks[part] = number
     return "blocks", blocks
 
 
 def held_out(rows: np.ndarray, patients: np.ndarray, seed: int) -> np.ndarray | None:
-    """Rows of a fifth of the patients, at least one; None with a single patient."""
+    """Return the rows of a random fifth of the patients, at least one; None with a single patient."""
     known = np.unique(patients[rows])
     if len(known) < 2:
         return None

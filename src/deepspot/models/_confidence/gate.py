@@ -1,4 +1,4 @@
-"""The ridge gate: whether the network is better than tuned ridge on units that neither has seen."""
+"""Ridge gate: comparison of the network with tuned ridge on held-out units."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from deepspot._stats.metrics import mean_r
 from .folds import Folds, Unit
 
 Verdict = Literal["network", "blend", "ridge"]
-# Of the network. No rule that chose a blend's share did better than one half, on toy cohorts that are reported nowhere
-# else (docs/benchmarks.md).
+# Share of the network. On separate toy cohorts no rule for the share of the blend was better than one half, see
+# docs/benchmarks.md.
 SHARES: dict[Verdict, float] = {"ridge": 0.0, "blend": 0.5, "network": 1.0}
 LEVEL = 0.9
 UNITS = {"patients": "patients", "slides": "slides of one patient", "blocks": "blocks of one slide"}
 
 
 class Gate(BaseModel):
-    """What a network gained over tuned ridge on the same context features, and what was made of it.
+    """Gain of the network over tuned ridge on the same context features, and the resulting verdict.
 
     Attributes
     ----------
     unit, n
-        What was held out in turn, and how many: patients; with one patient its slides; with one slide parts of it.
-        Only patients say something of the next patient.
+        Held-out unit and its number: patients; with one patient its slides; with one slide parts of it. Only patients
+        measure accuracy on new patients.
     r_ridge, r_network, r_used
-        Mean Pearson r over genes within held-out slides, mean over units: of ridge, of the network alone, and of what
-        predicts now. The last one was chosen by these numbers, and is a little too high for that.
+        Mean Pearson r over genes within held-out slides, mean over units: of ridge, of the network alone, and of the
+        final predictor. The last one is slightly too high, because the predictor was chosen by these numbers.
     gain, low, high
-        Of the network over ridge: the mean over units, and its 90 % interval (Student's t).
+        Gain in r of the network over ridge: mean over units, and its 90 % interval (Student's t).
     blend_gain, blend_low, blend_high
         The same for the blend, half network and half ridge.
     weight
         Share of the network in the prediction; the rest is ridge.
     verdict
-        ``"network"``, ``"blend"`` or ``"ridge"``: what predicts. A network never does whose interval holds 0.
+        ``"network"``, ``"blend"`` or ``"ridge"``. It is ``"network"`` only if the interval of the gain is above 0.
     binding
-        Whether the verdict was obeyed, or the network predicts whatever the verdict (presets that reproduce others).
+        Whether the verdict decides the predictor. Otherwise the network predicts (presets that reproduce others).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,11 +80,11 @@ class Gate(BaseModel):
 def judge(
     network: np.ndarray, ridge: np.ndarray, targets: np.ndarray, *, folds: Folds, slides: np.ndarray, binding: bool
 ) -> Gate:
-    """Compare two out-of-fold predictions of targets (n, genes), and choose what shall predict.
+    """Compare the out-of-fold predictions of network and ridge for `targets` (n, genes), and choose the predictor.
 
-    The network predicts where it is better than its blend with ridge, and the lower 90 % bound of its gain over ridge
-    is above 0. Else the blend does, unless it gains nothing; then ridge. If the verdict is not `binding`, the network
-    predicts whatever it is. r is computed within `slides`: shifts between them are no skill.
+    It is the network if it is better than its blend with ridge and the lower 90 % bound of its gain over ridge is above
+    0; else the blend if it gains over ridge; else ridge. If not `binding`, the network predicts in any case. r is
+    computed within `slides`, so that shifts between slides do not count.
     """
     units = folds.by_unit()
     r = {}
@@ -116,7 +116,7 @@ def judge(
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of one value per unit (two or more), and its 90 % interval by Student's t, which knows how few they are."""
+    """Return the mean of one value per unit (two or more), and its 90 % interval by Student's t."""
     from scipy.stats import t
 
     mean = float(values.mean())

@@ -1,4 +1,4 @@
-"""How unlike the training data a spot looks: spots unlike all that a model learned from deserve no trust."""
+"""Out-of-distribution (OOD) score: distance of a spot tile to the training data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NEIGHBORS = 5
 CORE = 512
 SHARE_BELOW = 0.95
 ENOUGH = 3
-# Above this share of strange spots the slide is another tissue, stain or scanner; 5 % are flagged on similar slides.
+# Share of OOD spots above which a slide is of another tissue, stain or scanner; on similar slides it is about 5 %.
 MANY_STRANGE = 0.25
-# Below the rounding of float32, so that training spots that are all alike give a threshold to divide by.
+# Minimum threshold, for training spots that are all equal.
 LEAST = 1e-6
 
 
@@ -25,16 +25,16 @@ LEAST = 1e-6
 class OODDetector:
     """Out-of-distribution score of spots: cosine distance to the nearest training embeddings.
 
-    Kept are embeddings of at most 512 training spots, drawn at random. The score of a spot is its mean distance to the
-    five nearest of them, over a threshold that 95 % of the spots of a typical held-out patient stay below (with fewer
-    than three patients: of a typical held-out slide, so that spots of another patient are flagged more often).
+    The detector keeps embeddings of at most 512 random training spots. The score of a spot is its mean distance to the
+    five nearest of them, divided by a threshold: the 95 % quantile over the spots of a held-out patient, median over
+    patients (with fewer than three patients over slides, so that spots of another patient are flagged more often).
 
     Attributes
     ----------
     core
         (m, d) training embeddings of length 1.
     threshold
-        (1,) distance that counts as strange.
+        (1,) distance above which a spot is out-of-distribution.
 
     References
     ----------
@@ -56,34 +56,34 @@ class OODDetector:
         position: np.ndarray | None = None,
         seed: int = 0,
     ) -> Self:
-        """Learn what is familiar from the spot tiles (n, d) of the `rows`, each of which counts once.
+        """Fit to the embeddings (n, d) of the spot tiles in `rows`, each counted once.
 
-        The threshold comes from spots of patients that were left out of the core, the median over patients; with fewer
-        than three patients of slides; with one slide of each, of parts of the slides. The `seed` is that of the draw.
+        The threshold comes from spots of held-out patients; with fewer than three patients of held-out slides; with one
+        slide of each, of held-out parts of the slides. The `seed` is for the choice of the kept spots.
         """
         once = np.unique(rows)
         reached = []
         for folds in _folds(once, slides, patients, position):
             for _, held in folds.splits:
-                # All other spots, also those of slides that these folds do not divide: a fitted core holds them too.
-                learned = np.setdiff1d(once, held)
-                distance, units = _distance(_core(spot[learned], seed), spot[held]), folds.labels[held]
+                # All other spots, also of slides that these folds do not divide, as in the final core.
+                train = np.setdiff1d(once, held)
+                distance, units = _distance(_core(spot[train], seed), spot[held]), folds.labels[held]
                 reached += [np.quantile(distance[units == unit], SHARE_BELOW) for unit in np.unique(units)]
         threshold = max(float(np.median(reached)), LEAST)
         return cls(_core(spot[once], seed), np.array([threshold], dtype=np.float32))
 
     @classmethod
     def unknown(cls, dim: int) -> Self:
-        """A detector without training data, such as that of a converted checkpoint: all its scores are NaN."""
+        """Return a detector without training data, such as that of a converted checkpoint: all scores are NaN."""
         return cls(np.empty((0, dim), dtype=np.float32), np.array([np.nan], dtype=np.float32))
 
     @property
     def known(self) -> bool:
-        """Whether there are training data to compare with."""
+        """Whether the training data are known."""
         return len(self.core) > 0
 
     def score(self, spot: np.ndarray) -> np.ndarray:
-        """Score of every spot (n,) in float32: larger is stranger, above 1 is stranger than the threshold."""
+        """Return the score of every spot (n,) in float32; above 1 a spot is out-of-distribution."""
         if spot.ndim != 2 or spot.shape[1] != self.core.shape[1]:
             raise InputError(f"`spot` must be of shape (n, {self.core.shape[1]}), got {spot.shape}.")
         if not self.known:
@@ -92,11 +92,11 @@ class OODDetector:
 
 
 def _folds(once: np.ndarray, slides: np.ndarray, patients: np.ndarray, position: np.ndarray | None) -> list[Folds]:
-    """What is left out to find the threshold."""
+    """Return the folds that the threshold is estimated on."""
     known = np.unique(patients[once])
     if len(known) >= ENOUGH:
         return [make_folds(once, slides, patients, position=position)]
-    # The distance between two patients is no measure of what is strange: it can be as large as to another species.
+    # The distance between two patients can be as large as to another species, so it gives no threshold.
     alike = np.zeros(len(slides))
     if any(len(np.unique(slides[once][patients[once] == patient])) > 1 for patient in known):
         return [make_folds(once, slides, alike, position=position)]

@@ -1,4 +1,4 @@
-"""How far a prediction can be trusted, gene by gene, as measured on patients that the model had not seen."""
+"""Reliability of every gene and prediction intervals, from held-out patients."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ DIGITS = 4
 
 
 class Reliability(BaseModel):
-    """Agreement of a model with units that its fits did not see, by gene in the order of the card.
+    """Agreement of out-of-fold predictions with measurements, by gene in the order of the card.
 
     Attributes
     ----------
     unit, n
-        What was held out in turn, and how many. With one patient the slides, or parts of the slide, are held out in
-        turn: r is then too high for the next patient.
+        Held-out unit and its number. With one patient these are its slides, or parts of its slide: r is then too high
+        for other patients.
     r, r_low, r_high
-        Expected Pearson r within a slide: mean over units and its 90 % interval (Student's t). None where the gene
-        did not vary in any slide; no interval where it did in a single unit.
+        Expected Pearson r within a slide: mean over units and its 90 % interval (Student's t). None for a gene that is
+        constant in all slides; no interval for a gene that varies in a single unit.
     level, half_width
-        Share of the measurements that ``prediction ± half_width`` covers on the next patient, calibrated over patients
-        (conformal); None where they are too few.
+        Share of the measurements of a new patient that ``prediction ± half_width`` covers, calibrated over patients
+        (conformal); None with too few patients.
     why_no_interval
         Reason if `half_width` is None.
     dispersion, rate_level
-        How true rates (in counts) lie about out-of-fold predictions, see
-        :func:`deepspot._stats.gamma_poisson.residuals`: their variance relative to the square of the expected rate,
-        without counting noise; and how much higher they are on the whole. The level tells of the fits without the
-        held-out units as much as of the genes, so that a correction takes it from the slide instead. None for a model
-        that was fitted to arrays, as they need the depth of spots.
+        Variance of the true rates about out-of-fold predictions, relative to the square of the expected rate and
+        without counting noise, and the ratio of true to predicted rates on the whole; see
+        :func:`deepspot._stats.gamma_poisson.residuals`. The level depends on the fits of the folds as well as on the
+        genes, so a correction estimates it from the slide instead. None for a model that was fitted to arrays, because
+        both need the depth of spots.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class Reliability(BaseModel):
 
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
-    """Judge out-of-fold predictions (n, genes) gene by gene; r is computed within the `slides` (n,)."""
+    """Measure the reliability of out-of-fold predictions (n, genes); r is computed within the `slides` (n,)."""
     units = folds.by_unit()
     by_unit = np.stack([_by_gene(predicted, targets, rows, slides) for rows in units])
     r, low, high = np.array([_spread(r[np.isfinite(r)]) for r in by_unit.T]).T
@@ -76,7 +76,7 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
 
 
 def _by_gene(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
-    """Pearson r by gene, mean over the slides of a unit where the gene varies; 0 for a constant prediction."""
+    """Return Pearson r by gene, mean over the slides of a unit where it varies; 0 for a constant prediction."""
     parts = []
     for slide in np.unique(slides[rows]):
         these = rows[slides[rows] == slide]
@@ -86,7 +86,7 @@ def _by_gene(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slide
 
 
 def _spread(r: np.ndarray) -> np.ndarray:
-    """Mean and 90 % interval of the r of one gene in several units, as far as they can be known."""
+    """Return mean and 90 % interval of the r of one gene over units; NaN where undefined."""
     return np.clip(interval(r), -1, 1) if len(r) > 1 else np.array([*r, np.nan, np.nan, np.nan][:3])
 
 
@@ -95,32 +95,31 @@ def _listed(values: np.ndarray) -> list[float | None]:
 
 
 def least_patients(level: float) -> int:
-    """Number of patients from which an interval of this level is finite and narrower than the largest error."""
+    """Return the number of patients from which an interval of this level is finite."""
     if not 0 < level < 1:
-        raise InputError(f"`level` must lie between 0 and 1, got {level}.")
+        raise InputError(f"`level` must be between 0 and 1, got {level}.")
     return int(np.floor(level / (1 - level) + 1e-9)) + 1
 
 
 def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8) -> tuple[np.ndarray | None, str]:
-    """Half-width of prediction intervals per gene, by hierarchical conformal prediction.
+    """Return the half-width of prediction intervals by gene, by hierarchical conformal prediction.
 
-    Spots of one patient are no independent evidence, so that a new patient is held exchangeable with the patients, not
-    its spots with theirs: the half-width is the `level`-quantile of a mixture with equal weight 1/(P + 1) for the
-    errors of each of P patients and the same weight for an infinite error.
+    Spots of one patient are not independent, so patients are taken as exchangeable, not spots: the half-width is the
+    `level`-quantile of a mixture with weight 1/(P + 1) for the errors of each of P patients and for an infinite error.
 
-    A spot of a new patient then lies within prediction ± half-width with probability `level` or more, on average over
-    patients. That holds for a fixed predictor; out-of-fold errors come from several that learned from fewer patients
-    than the final one, which as a rule makes intervals slightly too wide.
+    A spot of a new patient is then within prediction ± half-width with probability `level` or more, on average over
+    patients. This holds for a fixed predictor. Out-of-fold errors come from several predictors with fewer training
+    patients than the final one, which usually makes intervals slightly too wide.
 
-    `residuals` (n, genes) are predicted minus measured log-expression of spots whose patient was held out, NaN where
-    unknown. Returned are half-widths (genes,) in float32, NaN for a gene that too few patients measured, and ``""``;
-    with too few patients for any interval None, and a sentence that says so.
+    `residuals` (n, genes) are predicted minus measured log-expression of held-out spots, NaN where unknown. Returns
+    half-widths (genes,) in float32, NaN for a gene that too few patients measured, and ``""``; with too few patients
+    None and the reason.
 
     References
     ----------
     Dunn, Wasserman and Ramdas, "Distribution-free prediction sets for two-layer hierarchical models", JASA 2022
-    (pooling CDFs). The infinite error, which makes coverage hold for few patients too, is that of Lee, Barber and
-    Willett, "Distribution-free inference with hierarchical data", 2023.
+    (pooling CDFs). The infinite error, which gives coverage with few patients too, is from Lee, Barber and Willett,
+    "Distribution-free inference with hierarchical data", 2023.
     """
     needed = least_patients(level)
     check_same_length(residuals, patients, "`residuals` and `patients`")
@@ -134,7 +133,7 @@ def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8
 
 
 def _half_width(errors: np.ndarray, codes: np.ndarray, level: float, needed: int) -> float:
-    """The `level`-quantile of the errors (n,) of one gene and of an infinite one, each patient weighing the same."""
+    """Return the `level`-quantile of the errors (n,) of one gene and an infinite one, with equal weight by patient."""
     errors, codes = errors[known := np.isfinite(errors)], codes[known]
     spots = np.bincount(codes)
     n_patients = np.count_nonzero(spots)

@@ -1,1 +1,1 @@
-"""Cross-validation by patient, and agreement with measured genes."""
+"""Compare models by cross-validation over patients."""

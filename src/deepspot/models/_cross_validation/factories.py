@@ -1,4 +1,4 @@
-"""Systems that are compared: how an estimator is made, and what it is made of."""
+"""Systems of a comparison: how an estimator is made, and a description of it for file names."""
 
 from __future__ import annotations
 
@@ -16,21 +16,12 @@ from deepspot.models._estimator import Estimator
 from deepspot.models._systems import NULLS, SYSTEMS
 
 Factory = Callable[..., Any]
+Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class System:
-    """A name, what makes an estimator from keyword parameters, and the parameters to choose from.
-
-    Attributes
-    ----------
-    name, factory
-        Its name and its maker.
-    grid
-        Parameter settings; one of them is no choice.
-    null
-        Whether it is a null model.
-    """
+    """A factory of estimators, with a name, the parameter settings to choose from, and whether it is a null model."""
 
     name: str
     factory: Factory
@@ -38,7 +29,7 @@ class System:
     null: bool = False
 
     def make(self, setting: int, seed: int, device: str | None) -> Estimator:
-        """Make an unfitted estimator; seed and device go to those that take one."""
+        """Return an unfitted estimator with one of the settings; `seed` and `device` if the factory takes them."""
         params = self.grid[setting]
         taken = _parameters(self.factory)
         bound = {*params, *(self.factory.keywords if isinstance(self.factory, partial) else ())}
@@ -51,7 +42,7 @@ class System:
         if not isinstance(made, Estimator):
             raise InputTypeError(
                 f"Model {self.name!r} makes a {type(made).__name__}, which lacks `fit(bags, targets, ...)` or "
-                "`predict(bags)`. See how `ds.models.Ridge` does it."
+                "`predict(bags)`. See `ds.models.Estimator` for the interface."
             )
         return made
 
@@ -59,27 +50,34 @@ class System:
 def _parameters(factory: Factory) -> Collection[str]:
     try:
         return inspect.signature(factory).parameters.keys()
-    except (TypeError, ValueError):  # some builtins do not tell
+    except (TypeError, ValueError):  # some builtins have no signature
         return ()
 
 
 def describe(factory: Factory) -> Any:
-    """Content of a factory, so that work is found again by what was done; TypeError if it has none."""
+    """Return the content of a factory, from which files of finished fits are named; TypeError if it has none."""
     if isinstance(factory, partial):
         return [describe(factory.func), plain(factory.args), plain(factory.keywords)]
     name = getattr(factory, "__qualname__", "<object>")
     if "<" in name:
         raise InputTypeError(
-            f"{factory!r} cannot be described by its content, which `out=` needs to find finished work again. Use a "
+            f"{factory!r} cannot be described by its content, which `out=` needs to identify finished fits. Use a "
             "class or a function at the top of a module, or a functools.partial of one."
         )
-    # What ours do is told by their version (`deepspot.models._systems.FITS`), wherever in the package they lie.
+    # `deepspot.models._systems.FITS` is the version of the package's own estimators, wherever they are defined.
     package = factory.__module__.partition(".")[0]
-    return [package, name, ""] if package == "deepspot" else [factory.__module__, name, _source(factory)]
+    if package == "deepspot":
+        return [package, name, ""]
+    try:
+        return [factory.__module__, name, inspect.getsource(factory)]
+    except (OSError, TypeError) as error:
+        raise InputTypeError(
+            f"The source of {factory!r} cannot be read, which `out=` needs to notice changes. Put it into a module."
+        ) from error
 
 
 def plain(value: Any, other: Callable[[Any], Any] = describe) -> Any:
-    """Parameters as JSON can write them; `other` takes what is no plain value."""
+    """Return parameters in types of JSON; `other` converts everything else."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, np.generic | np.ndarray):
@@ -91,30 +89,10 @@ def plain(value: Any, other: Callable[[Any], Any] = describe) -> Any:
     return other(value)
 
 
-def _source(factory: Factory) -> str:
-    try:
-        return inspect.getsource(factory)
-    except (OSError, TypeError) as error:
-        raise InputTypeError(
-            f"The source of {factory!r} cannot be read, which `out=` needs to notice changes. Put it into a module."
-        ) from error
-
-
-Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-
-
 def choose_systems(
     models: str | Sequence[str] | Mapping[str, Factory | str], grid: Mapping[str, Grid] | None
 ) -> list[System]:
-    """Look up systems, spread out their grids, and add the null models.
-
-    Parameters
-    ----------
-    models
-        Names, or a mapping from names of your own to classes, callables or names.
-    grid
-        What to choose from: parameters and their values, in the form of scikit-learn's ParameterGrid, by model.
-    """
+    """Look up systems, expand their grids, and add the null models; see :func:`deepspot.models.cross_validate`."""
     from sklearn.model_selection import ParameterGrid
 
     if isinstance(models, str):
@@ -126,16 +104,14 @@ def choose_systems(
         raise InputError(f"`models` is empty. Name some of {list(SYSTEMS)}.")
     taken = [name for name in wanted if name in NULLS]
     if taken:
-        raise InputError(f"{taken} are the names of null models, which always run. Give yours another name.")
+        raise InputError(f"{taken} are names of null models, which always run. Use other names.")
     factories = {
         name: SYSTEMS[key_in(made, SYSTEMS, "models")] if isinstance(made, str) else made
         for name, made in wanted.items()
     }
     for name, factory in factories.items():
         if not callable(factory):
-            raise InputTypeError(
-                f"Model {name!r} must be a class or make an estimator when it is called, got {factory!r}."
-            )
+            raise InputTypeError(f"Model {name!r} must be a class or a function that makes one, got {factory!r}.")
     settings: dict[str, tuple[dict[str, Any], ...]] = {}
     for name, values in (grid or {}).items():
         settings[key_in(name, factories, "models")] = tuple(ParameterGrid(values))
@@ -146,25 +122,16 @@ def choose_systems(
 def check_systems(
     systems: Sequence[System], seed: int, device: str | None, *, tiles: bool, subspots: bool, described: bool
 ) -> None:
-    """Make every estimator once, so that a wrong parameter is found before hours of work.
+    """Make every estimator once, to raise errors in parameters before the slow steps.
 
-    Parameters
-    ----------
-    systems
-        From :func:`choose_systems`.
-    seed, device
-        For estimators that take one.
-    tiles, subspots
-        Whether there will be tiles to learn from, and sub-spots.
-    described
-        Whether their content must be known, to find finished work again.
+    `tiles` and `subspots` are whether the bags will have them; `described` is whether finished fits are kept.
     """
     for system in systems:
         for setting, params in enumerate(system.grid):
             made = system.make(setting, seed, device)
             if getattr(made, "fine_tune", False) and not tiles:
                 raise InputError(
-                    f"Model {system.name!r} learns from pixels. Pass the side of its tiles, `tiles_px=224`."
+                    f"Model {system.name!r} learns from pixels. Set the side of its tiles: `tiles={{'tiles_px': 224}}`."
                 )
             if "subspots" in getattr(getattr(made, "network", made), "context", ()) and not subspots:
                 raise InputError(

@@ -1,4 +1,4 @@
-"""Finished work on disk: each unit under a name that says what it depends on, all of it or nothing."""
+"""Finished fits on disk: one file each, named by a content hash and written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,65 +19,48 @@ from deepspot._core.logging import logger
 Arrays = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Records:
-    """A folder of finished work, or none.
+def load_or_run(path: Path, work: Callable[[], Arrays], about: Mapping[str, Any]) -> Arrays:
+    """Read a result if its file is intact; otherwise compute and write it, with `about` as JSON for readers.
 
-    Attributes
-    ----------
-    folder
-        Where files ``<key>.npz`` lie; None keeps nothing.
+    The stem of `path` (``.npz``) is a hash of all that the result depends on.
     """
-
-    folder: Path | None = None
-
-    def get(self, key: str, work: Callable[[], Arrays], about: Mapping[str, Any]) -> Arrays:
-        """Result of a unit of work: read if it is there and whole, otherwise done and kept.
-
-        Parameters
-        ----------
-        key
-            Content hash of all that the result depends on.
-        work
-            Does it.
-        about
-            What a person wants to know of the file; kept in it as JSON.
-        """
-        if self.folder is None:
-            return work()
-        path = self.folder / f"{key}.npz"
-        found = _read(path, key)
-        if found is None:
-            found = work()
-            _write(path, key, found, about)
-        return found
+    found = read(path)
+    if found is None:
+        found = work()
+        _write(path, found, about)
+    return found
 
 
-def _read(path: Path, key: str) -> Arrays | None:
+def read(path: Path) -> Arrays | None:
+    """Return the arrays of a file; None, with a warning, if it is damaged or of another result."""
     if not path.exists():
         return None
     try:
-        # Opened here, as numpy leaves a file open that it cannot read.
+        # numpy leaves a file open that it cannot read, so it is opened here.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about, seal = json.loads(str(arrays.pop("about"))), str(arrays.pop("seal"))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("%s cannot be read (%s): its work is done again.", path, error)
+        logger.warning("%s cannot be read (%s): this fit is done again.", path, error)
         return None
-    if seal != _seal(key, arrays, about):
-        logger.warning("%s does not hold what it held when it was written: its work is done again.", path)
+    if seal != _seal(path, arrays, about):
+        logger.warning("%s has changed since it was written: this fit is done again.", path)
         return None
     return arrays
 
 
-def _write(path: Path, key: str, arrays: Arrays, about: Mapping[str, Any]) -> None:
+def _write(path: Path, arrays: Arrays, about: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = json.dumps(about)
-    sealed = {**arrays, "about": np.array(told), "seal": np.array(_seal(key, arrays, json.loads(told)))}
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{key}-", suffix=".npz")
+    text = json.dumps(about)
+    sealed: dict[str, Any] = {
+        **arrays,
+        "about": np.array(text),
+        "seal": np.array(_seal(path, arrays, json.loads(text))),
+    }
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".npz")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, **sealed)  # type: ignore[arg-type]
+            np.savez_compressed(file, **sealed)
             file.flush()
             os.fsync(file.fileno())
         Path(scratch).replace(path)
@@ -86,5 +68,5 @@ def _write(path: Path, key: str, arrays: Arrays, about: Mapping[str, Any]) -> No
         Path(scratch).unlink(missing_ok=True)
 
 
-def _seal(key: str, arrays: Arrays, about: Any) -> str:
-    return digest(key, about, *(part for name in sorted(arrays) for part in (name, arrays[name])))
+def _seal(path: Path, arrays: Arrays, about: Any) -> str:
+    return digest(path.stem, about, *(part for name in sorted(arrays) for part in (name, arrays[name])))

@@ -1,4 +1,4 @@
-"""A result as plain files, that any other program can read."""
+"""Result of a cross-validation: tables, statistics over patients, and files."""
 
 from __future__ import annotations
 
@@ -9,56 +9,74 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
-from . import summary as _summary
 from .factories import plain
 from .run import select
-from .scores import UNDEFINED
+from .statistics import (
+    N_BOOTSTRAP,
+    UNDEFINED,
+    area,
+    clip,
+    curve,
+    draws,
+    filled,
+    gene_intervals,
+    mean_known,
+    p_value,
+    spread,
+)
 
 if TYPE_CHECKING:
     from deepspot.models._estimator import Estimator
 
     from .factories import System
 
+FORMAT = 1
+TABLE, INNER, REST = "table.csv.gz", "inner.csv.gz", "cross_validation.json"
+FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
+# Number of folds below which a note is added to the statistics.
+ENOUGH = 3
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CrossValidation:
-    """What :func:`deepspot.models.cross_validate` found.
+    """Result of :func:`deepspot.models.cross_validate`.
 
-    In all means, r that is undefined because the prediction did not vary counts as 0; r that is undefined because the
-    measurement did not vary is left out. Both are counted.
+    In all means, r that is undefined because the prediction was constant counts as 0; r that is undefined because the
+    measurement was constant is left out. Both are counted.
 
     Attributes
     ----------
-    table
+    scores
         One row for each model, held-out slide and gene:
 
         `model`, `null`
             The system, and whether it is a null model.
         `fold`, `patient`, `slide`
-            What was held out, and whose slide it is.
+            The held-out patient or slide, the patient, and the slide.
         `gene`, `rank`
-            The gene, and its place among the training side's most variable ones, from 1.
+            The gene, and its rank among the training side's most variable ones, from 1.
         `r`, `r_pooled`
             Pearson r over the spots of the slide, and over those of all slides of the fold together.
         `undefined`
-            ``"no"``, or the side that did not vary over the slide: ``"prediction"`` or ``"measurement"``.
+            ``"no"``, or the side that was constant over the slide: ``"prediction"`` or ``"measurement"``.
     inner
-        Area under the curve on the inner folds: `model`, `fold`, `inner_fold`, `setting` (number in `grid`), `area`.
+        Area under the curve on the inner folds: `model`, `fold`, `inner_fold`, `setting` (index in `grid`), `area`.
     grid
         Parameter settings of every model.
     top
         Numbers of genes of the curve.
     leave_out
-        ``"patient"``, or ``"slide"``, which is no evidence of how a model does on the next patient.
+        ``"patient"``, or ``"slide"``, which is no evidence of accuracy on other patients.
     genes, slides
-        What was asked for, and the patient of every slide.
-    seed, n_bootstrap
-        Of everything random, and how many resamples.
+        The genes requested, and the patient of every slide.
+    seed
+        Random seed.
 
     Examples
     --------
@@ -69,21 +87,20 @@ class CrossValidation:
     ['ridge', 'training mean', 'position only', 'shuffled images']
     """
 
-    table: pd.DataFrame
+    scores: pd.DataFrame
     inner: pd.DataFrame
     grid: dict[str, list[dict[str, Any]]]
     top: tuple[int, ...]
     leave_out: str = "patient"
     genes: int | list[str] = 5000
     slides: dict[str, str] = field(default_factory=dict)
-    seed: int = 0
-    n_bootstrap: int = 10_000
     systems: Mapping[str, System] = field(default_factory=dict)
+    seed: int = field(kw_only=True)
 
     def __repr__(self) -> str:
         found = self.summary()
         lines = [
-            f"CrossValidation: {len(self.grid)} models, {self.table['fold'].nunique()} {self.leave_out}s held out in "
+            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {self.leave_out}s held out in "
             f"turn, {len(self.slides)} slides of {len(set(self.slides.values()))} patients",
             "mean area under the curve of r (95 % interval):",
         ]
@@ -97,34 +114,23 @@ class CrossValidation:
         """Chosen parameters `params` of every `model` and `fold`, and their mean `area` on the inner folds."""
         rows = []
         for model, settings in self.grid.items():
-            for fold in self.table["fold"].unique():
+            for fold in self.scores["fold"].unique():
                 number, reached = select(self.inner[self.inner["fold"] == fold], model, len(settings))
                 rows.append({"model": model, "fold": fold, "params": settings[number], "area": reached})
         return pd.DataFrame(rows)
 
     def chosen(self, model: str) -> dict[str, Any]:
-        """Parameters for a refit on everything: those with the highest mean inner area over the outer folds.
-
-        Parameters
-        ----------
-        model
-            Name of a model.
-        """
+        """Return the parameters of a model for a refit on all slides: the highest mean inner area over outer folds."""
         settings = self.grid[key_in(model, self.grid, "models")]
         return dict(settings[select(self.inner, model, len(settings))[0]])
 
     def estimator(self, model: str) -> Estimator:
-        """Make a fresh estimator with the chosen parameters, not fitted to anything.
-
-        Parameters
-        ----------
-        model
-            Name of a model.
+        """Return an unfitted estimator with the chosen parameters of a model.
 
         Raises
         ------
         ValueError
-            If the result was loaded and the model is a class of your own, which a file does not hold.
+            If the result was loaded and the model is a class of your own, which a file does not contain.
         """
         from deepspot.models._systems import NULLS, SYSTEMS
 
@@ -134,142 +140,215 @@ class CrossValidation:
         system = self.systems.get(model)
         if system is None and model not in SYSTEMS | NULLS:
             raise InputError(
-                f"Model {model!r} is none of this package's, and a saved result does not hold its class. Make it "
+                f"Model {model!r} is not of this package, and a saved result does not hold its class. Make it "
                 f"yourself with the parameters {settings}."
             )
         factory = (SYSTEMS | NULLS)[model] if system is None else system.factory
         return System(model, factory, (settings,)).make(0, self.seed, None)
 
     def curve(self) -> pd.DataFrame:
-        """Mean r over the top n genes: columns `model`, `n`, `fold` and `r`.
+        """Return the mean r over the top n genes: columns `model`, `n`, `fold` and `r`.
 
-        The mean is over genes, then over the slides of a patient. Numbers above the genes in hand become all genes.
+        The mean is over genes, then slides, then patients of a fold. Numbers above the number of genes mean all genes.
         """
-        return _summary.curves(self.table, self.top)
+        numbers = clip(self.top, int(self.scores.groupby("fold", observed=True)["rank"].max().min()))
+        names = ["model", "fold", "patient", "slide"]
+        parts = []
+        for key, part in self.scores.sort_values("rank", kind="stable").groupby(names, observed=True, sort=False):
+            values = {"n": numbers, "r": curve(_filled(part), numbers)}
+            parts.append(pd.DataFrame(dict(zip(names, key, strict=True)) | values))
+        by_patient = pd.concat(parts).groupby(["model", "n", "fold", "patient"], sort=False)["r"].mean()
+        return by_patient.groupby(level=["model", "n", "fold"], sort=False).mean().reset_index()
 
     def areas(self) -> pd.DataFrame:
-        """Area under the curve by its width, so that it is a mean r: models in rows, what was held out in columns."""
-        return _summary.areas(self.table, self.top)
+        """Return the area under the curve divided by its width, a mean r: models in rows, folds in columns.
 
-    def summary(self) -> pd.DataFrame:
-        """Area under the curve by its width, so that it is a mean r; one row for each model.
+        Folds in which no measurement varies are left out.
+        """
+        curves = self.curve()
+        found = {
+            key: area(part["n"].to_numpy(), part["r"].to_numpy())
+            for key, part in curves.groupby(["model", "fold"], sort=False)
+        }
+        wide = pd.Series(found).unstack().loc[list(curves["model"].unique()), list(curves["fold"].unique())]
+        known = wide.rename_axis(index="model", columns="fold").dropna(axis=1)
+        if known.empty:
+            raise InputError("No gene varies on any held-out slide, so r is undefined. Check the counts.")
+        return known
+
+    def summary(self, *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
+        """Summarize the areas under the curve; one row for each model.
+
+        Parameters
+        ----------
+        n_bootstrap
+            Number of bootstrap samples of the held-out patients.
 
         Returns
         -------
-        Columns `null`; `mean` and `median` over folds, each with ``_se`` (standard error), ``_low`` and ``_high`` (95 %
-        interval), from a bootstrap over the held-out patients; `mean_rank` among the models that are not null, 1 is
-        best; `undefined_prediction` and `undefined_measurement`, numbers of slides and genes; `folds`.
-        ``attrs["note"]`` says what limits these numbers.
+        Columns `null`; `mean` and `median` area over folds, each with ``_se`` (standard error), ``_low`` and ``_high``
+        (95 % interval) from the bootstrap; `mean_rank` among the models that are not null, 1 is best;
+        `undefined_prediction` and `undefined_measurement`, numbers of slides and genes; `folds`. ``attrs["note"]``
+        states limitations of these numbers.
         """
-        return self._noted(_summary.summary(self.table, self.top, self.n_bootstrap, self.seed))
+        values = self.areas()
+        null = self._null(values.index)
+        samples = draws(values.shape[1], n_bootstrap, self.seed)
+        ranks = values[~null].rank(ascending=False).mean(axis=1)
+        undefined = self.scores.groupby(["model", "undefined"], observed=False).size().unstack(fill_value=0)
+        rows = []
+        for is_null, (model, known) in zip(null, values.iterrows(), strict=True):
+            drawn = known.to_numpy()[samples]
+            row: dict[str, Any] = {"null": is_null}
+            for name, statistic in (("mean", np.mean), ("median", np.median)):
+                row[name] = statistic(known)
+                row[f"{name}_se"], row[f"{name}_low"], row[f"{name}_high"] = spread(statistic(drawn, axis=1))
+            row["mean_rank"] = ranks.get(model, np.nan)
+            row |= {f"undefined_{side}": int(undefined.loc[model, side]) for side in UNDEFINED[1:]}
+            rows.append(row | {"folds": values.shape[1]})
+        return self._noted(pd.DataFrame(rows, index=values.index))
 
-    def compare(self, baseline: str = "ridge") -> pd.DataFrame:
+    def compare(self, baseline: str = "ridge", *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
         """Compare every model with a baseline on the same patients.
 
         Parameters
         ----------
         baseline
             Name of a model.
+        n_bootstrap
+            Number of bootstrap samples of the held-out patients.
 
         Returns
         -------
-        One row for each other model that is not null, with the mean `difference` in area (above 0: better than the
-        baseline), its standard error `se` and 95 % interval `low`, `high`, from a paired bootstrap over the held-out
-        patients; on how many of the `folds` it `won`; the two-sided `p`, never below 2^(1 - folds), what so few
-        patients can show; `p_adjusted` by Holm over the rows; `mean_rank`, 1 is best. ``attrs["note"]`` says what
-        limits these numbers.
+        One row for each other model that is not null: the mean `difference` in area (above 0: better than the
+        baseline), its standard error `se` and 95 % interval `low`, `high` from a paired bootstrap; the number of the
+        `folds` that it `won`; the two-sided `p`, at least 2^(1 - folds); `p_adjusted` by Holm over the rows;
+        `mean_rank`, 1 is best. ``attrs["note"]`` states limitations of these numbers.
         """
-        key_in(baseline, self.grid, "models")
-        return self._noted(_summary.compare(self.table, self.top, baseline, self.n_bootstrap, self.seed))
+        from statsmodels.stats.multitest import multipletests
 
-    def per_gene(self, model: str) -> pd.DataFrame:
-        """Reliability of every gene: the mean over patients of its r within their slides.
+        key_in(baseline, self.grid, "models")
+        values = self.areas()
+        null = self._null(values.index)
+        samples = draws(values.shape[1], n_bootstrap, self.seed)
+        mean_rank = values[~null | (values.index == baseline)].rank(ascending=False).mean(axis=1)
+        rows = {}
+        for model in values.index[~null].drop(baseline, errors="ignore"):
+            difference = (values.loc[model] - values.loc[baseline]).to_numpy()
+            drawn = difference[samples].mean(axis=1)
+            se, low, high = spread(drawn)
+            rows[model] = {
+                "difference": difference.mean(),
+                "se": se,
+                "low": low,
+                "high": high,
+                "won": int((difference > 0).sum()),
+                "folds": len(difference),
+                "p": p_value(drawn, len(difference)),
+                "mean_rank": mean_rank[model],
+            }
+        columns = ["difference", "se", "low", "high", "won", "folds", "p", "mean_rank"]
+        found = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="model"), columns=columns)
+        adjusted = multipletests(found["p"], method="holm")[1] if rows else []
+        found.insert(columns.index("p") + 1, "p_adjusted", adjusted)
+        return self._noted(found)
+
+    def per_gene(self, model: str, *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
+        """Return the reliability of every gene: the mean over patients of its r within their slides.
 
         Parameters
         ----------
         model
             Name of a model.
+        n_bootstrap
+            Number of bootstrap samples of the patients.
 
         Returns
         -------
-        Genes in rows (those of any fold); `r`, its 95 % interval `low`, `high` from a bootstrap over patients (NaN
-        where only one knows the gene), and the number `n` of patients in which it is known. ``attrs["note"]`` as above.
+        Genes of any fold in rows; `r`; its 95 % interval `low`, `high` (NaN if r is known in one patient only); and the
+        number `n` of patients in which r is known. ``attrs["note"]`` states limitations of these numbers.
         """
         key_in(model, self.grid, "models")
-        return self._noted(_summary.per_gene(self.table, model, self.n_bootstrap, self.seed))
+        mine = self.scores[self.scores["model"] == model]
+        values = mine.assign(value=_filled(mine))
+        wide = values.groupby(["fold", "gene"], observed=True, sort=False)["value"].mean().unstack("gene")
+        r = wide.to_numpy(dtype=float)
+        low, high = gene_intervals(r, n_bootstrap, self.seed)
+        genes = pd.Index(np.asarray(wide.columns, dtype=object), name="gene")
+        found = {"r": mean_known(list(r)), "low": low, "high": high, "n": np.isfinite(r).sum(axis=0)}
+        return self._noted(pd.DataFrame(found, index=genes))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Save to a folder of plain files, ``table.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
+        """Save to a new folder of ``table.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
 
-        Parameters
-        ----------
-        path
-            Folder to make.
-        overwrite
-            Replace a result that is there.
+        With `overwrite` a saved result is replaced.
         """
-        save(self, Path(path), overwrite=overwrite)
+        path = Path(path)
+        if path.exists() and not (overwrite and (path / REST).is_file()):
+            raise FileExistsError(
+                f"{path} already exists. Choose another folder, or pass `overwrite=True`, which replaces a saved "
+                "cross-validation and nothing else."
+            )
+        content = {"format": FORMAT} | {name: plain(getattr(self, name), repr) for name in FIELDS}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
+            new, old = Path(scratch) / "new", Path(scratch) / "old"
+            new.mkdir()
+            for name, frame in ((TABLE, self.scores), (INNER, self.inner)):
+                frame.to_csv(new / name, index=False, compression={"method": "gzip", "mtime": 0})
+            (new / REST).write_text(json.dumps(content, indent=1))
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
 
     @classmethod
     def load(cls, path: str | Path) -> CrossValidation:
-        """Read a saved result.
+        """Read a result from the folder of `save`."""
+        path = Path(path)
+        missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{path} is no saved cross-validation: {missing} are missing. Pass the folder of `save`."
+            )
+        content = json.loads((path / REST).read_text())
+        if content.get("format") != FORMAT:
+            raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads.")
+        fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
+        return cls(tidy(_read(path / TABLE)), _read(path / INNER), **fields)
 
-        Parameters
-        ----------
-        path
-            Folder that `save` made.
-        """
-        return load(Path(path))
+    def _null(self, models: pd.Index) -> np.ndarray:
+        """Return which models are null models."""
+        null = self.scores.drop_duplicates("model").set_index("model")["null"].to_dict()
+        return np.array([null[model] for model in models], dtype=bool)
 
     def _noted(self, frame: pd.DataFrame) -> pd.DataFrame:
-        frame.attrs["note"] = _summary.note(self.table["fold"].nunique(), self.leave_out)
+        """Add the note on limitations to a table."""
+        parts, n_folds = [], self.scores["fold"].nunique()
+        if self.leave_out == "slide":
+            parts.append(
+                "Slides were held out, not patients: this shows that the code learns, and nothing about other patients."
+            )
+        if n_folds < ENOUGH:
+            parts.append(
+                f"There are only {n_folds} folds: an interval or a p-value over so few means little. At least {ENOUGH} "
+                "patients are needed, better 6 or more."
+            )
+        frame.attrs["note"] = " ".join(parts)
         return frame
 
 
-FORMAT = 1
-TABLE, INNER, REST = "table.csv.gz", "inner.csv.gz", "cross_validation.json"
-FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "n_bootstrap")
-
-
-def save(result: CrossValidation, path: Path, *, overwrite: bool) -> None:
-    """Write a folder, all of it or nothing."""
-    if path.exists() and not (overwrite and (path / REST).is_file()):
-        raise FileExistsError(
-            f"{path} is there already. Choose another folder, or pass `overwrite=True`, which replaces a saved "
-            "cross-validation and nothing else."
-        )
-    content = {"format": FORMAT} | {name: plain(getattr(result, name), repr) for name in FIELDS}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
-        new.mkdir()
-        for name, frame in ((TABLE, result.table), (INNER, result.inner)):
-            frame.to_csv(new / name, index=False, compression={"method": "gzip", "mtime": 0})
-        (new / REST).write_text(json.dumps(content, indent=1))
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-
-
-def load(path: Path) -> CrossValidation:
-    """Read what `save` wrote."""
-    missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{path} is no saved cross-validation: it has no {missing}. Pass the folder of `save`.")
-    content = json.loads((path / REST).read_text())
-    if content.pop("format", None) != FORMAT:
-        raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads. Update deepspot.")
-    content["top"] = tuple(content["top"])
-    return CrossValidation(tidy(_read(path / TABLE)), _read(path / INNER), **content)
+def _filled(part: pd.DataFrame) -> np.ndarray:
+    codes = pd.Categorical(part["undefined"], categories=list(UNDEFINED)).codes
+    return filled(part["r"].to_numpy(dtype=float), np.asarray(codes))
 
 
 def _read(file: Path) -> pd.DataFrame:
-    # As text first: a gene or a patient may be called NA or 007, and every digit of r counts.
+    # As text first: a gene or a patient may be called NA or 007, and r must not be rounded.
     frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     for column in frame.columns.intersection(["r", "r_pooled", "area"]):
         frame[column] = [float(value or "nan") for value in frame[column]]
@@ -281,7 +360,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Names as categories, in the order in which they come."""
+    """Convert names to categories in the order of their appearance."""
     for column in ("model", "fold", "patient", "slide", "gene"):
         table[column] = pd.Categorical(table[column], categories=list(dict.fromkeys(table[column])))
     table["undefined"] = pd.Categorical(table["undefined"], categories=list(UNDEFINED))

@@ -1,10 +1,11 @@
-"""The work: every system on every fold, its settings chosen on the inner folds."""
+"""Run a cross-validation: every system on every fold, with settings chosen on the inner folds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,68 +19,62 @@ from deepspot.models._systems import FITS
 from deepspot.models._training.targets import Oversample
 
 from .factories import System, describe, plain
-from .fold import Fold, FoldData, HeldSlide, fold_data
-from .records import Arrays, Records
-from .scores import UNDEFINED, area, clip, curve, filled, mean_known, score
+from .folds import Fold, FoldData, fold_data
+from .records import Arrays, load_or_run
+from .statistics import UNDEFINED, area, clip, curve, filled, mean_known, score
 
 if TYPE_CHECKING:
     from tqdm.auto import tqdm
 
-
-# Results of another version of these need not be the same.
+# Packages on whose version the result of a fit depends.
 PACKAGES = ("deepspot", "numpy", "scikit-learn", "torch")
 
 
 @dataclass(frozen=True)
 class Runner:
-    """What all folds have in common.
+    """Systems to compare, and what all folds share.
 
     Attributes
     ----------
     systems
-        What is compared.
+        Systems.
     bags
-        Bags of all spots of every slide, by its name.
-    records
-        Finished work.
-    top
-        Numbers of genes of the curve.
-    seed, device, oversample
+        Bags of all spots of every slide, by name.
+    folder
+        Folder of finished fits; None keeps none.
+    top, seed, device, oversample
         As in :func:`deepspot.models.cross_validate`.
     """
 
     systems: Sequence[System]
     bags: Mapping[str, Bags]
-    records: Records
+    folder: Path | None
     top: Sequence[int]
     seed: int
     device: str | None = None
     oversample: Oversample | None = None
 
     def run(self, folds: Sequence[tuple[Fold, Sequence[Fold]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Scores on the outer folds, and areas on the inner ones. Each outer fold comes with its inner ones."""
+        """Return the scores on the outer folds and the areas on their inner folds."""
         outer, inner = [], []
-        choices = sum(len(system.grid) for system in self._to_tune())
+        tuned = [system for system in self.systems if len(system.grid) > 1]
+        choices = sum(len(system.grid) for system in tuned)
         total = sum(choices * len(parts) + len(self.systems) for _, parts in folds)
         with bar("Cross-validation", total=total, unit="fit") as progress:
             for fold, parts in folds:
-                areas = self._inner(fold.split.name, parts, progress)
+                areas = self._inner(fold.split.name, parts if tuned else (), tuned, progress)
                 inner.append(areas)
                 outer.append(self._outer(fold, areas, progress))
                 logger.info("Fold %r is done: %d genes.", fold.split.name, len(fold.genes))
         return pd.concat(outer, ignore_index=True), pd.concat(inner, ignore_index=True)
 
-    def _to_tune(self) -> list[System]:
-        return [system for system in self.systems if len(system.grid) > 1]
-
-    def _inner(self, name: str, parts: Sequence[Fold], progress: tqdm) -> pd.DataFrame:
+    def _inner(self, name: str, parts: Sequence[Fold], tuned: Sequence[System], progress: tqdm) -> pd.DataFrame:
         rows: list[tuple[str, str, str, int, float]] = []
-        for part in parts if self._to_tune() else ():
+        for part in parts:
             data = fold_data(part, self.bags, oversample=self.oversample, seed=self.seed)
-            for system in self._to_tune():
+            for system in tuned:
                 for setting in range(len(system.grid)):
-                    reached = self._area(system, setting, data, name)
-                    rows.append((system.name, name, data.name, setting, reached))
+                    rows.append((system.name, name, data.name, setting, self._area(system, setting, data, name)))
                     progress.update()
         return pd.DataFrame(rows, columns=["model", "fold", "inner_fold", "setting", "area"])
 
@@ -89,11 +84,13 @@ class Runner:
             r, undefined = zip(*(score(predicted, slide.measured) for predicted, slide in pairs), strict=True)
             return {"r": np.stack(r), "undefined": np.stack(undefined)}
 
-        # The scores are kept, not their area: another `top` needs no other fit.
+        # Scores are kept instead of their area, so that another `top` needs no new fit.
         scores = self._kept(system, setting, data, "inner", work, {"fold": outer, "inner_fold": data.name})
         top = clip(self.top, len(data.genes))
-        curves = [curve(filled(*pair), top) for pair in zip(scores["r"], scores["undefined"], strict=True)]
-        return area(top, mean_known(list(by_patient(curves, data.test).values())))
+        by_patient: dict[str, list[np.ndarray]] = {}
+        for slide, r, undefined in zip(data.test, scores["r"], scores["undefined"], strict=True):
+            by_patient.setdefault(slide.patient, []).append(curve(filled(r, undefined), top))
+        return area(top, mean_known([mean_known(curves) for curves in by_patient.values()]))
 
     def _outer(self, fold: Fold, areas: pd.DataFrame, progress: tqdm) -> pd.DataFrame:
         data = fold_data(fold, self.bags, oversample=self.oversample, seed=self.seed)
@@ -108,8 +105,7 @@ class Runner:
 
             about = {"fold": data.name, "slides": [slide.name for slide in data.test], "genes": data.genes}
             kept = self._kept(system, setting, data, "outer", work, about)
-            predictions = [kept[f"prediction_{number}"] for number in range(len(data.test))]
-            frames.append(_frame(system, data, predictions))
+            frames.append(_frame(system, data, [kept[f"prediction_{number}"] for number in range(len(data.test))]))
             progress.update()
         return pd.concat(frames, ignore_index=True)
 
@@ -122,15 +118,15 @@ class Runner:
         work: Callable[[], Arrays],
         about: Mapping[str, Any],
     ) -> Arrays:
-        if self.records.folder is None:
+        if self.folder is None:
             return work()
         params = plain(system.grid[setting])
         versions = {name: version(name) for name in PACKAGES}
         key = digest(kind, versions, FITS, describe(system.factory), params, self.seed, data.digest)
-        return self.records.get(key, work, {"model": system.name, "params": params, **about})
+        return load_or_run(self.folder / f"{key}.npz", work, {"model": system.name, "params": params, **about})
 
     def _predict(self, system: System, setting: int, data: FoldData) -> list[np.ndarray]:
-        """Log-expression of the measured spots of the held-out slides."""
+        """Return the predicted log-expression of the measured spots of the held-out slides."""
         model = system.make(setting, self.seed, self.device)
         try:
             model.fit(data.train.bags, data.train.targets, **data.train.options)
@@ -142,57 +138,38 @@ class Runner:
             wanted = (len(slide.bags), len(data.genes))
             if values.shape != wanted:
                 raise InputError(
-                    f"Model {system.name!r} predicted an array of shape {values.shape} for slide {slide.name!r}, "
+                    f"Model {system.name!r} predicted an array of shape {values.shape} for slide {slide.name!r}, but "
                     f"{wanted} (spots, genes) is needed."
                 )
         return [values[slide.rows].astype(np.float32) for slide, values in zip(data.test, predictions, strict=True)]
 
 
-def by_patient(values: Sequence[np.ndarray], slides: Sequence[HeldSlide]) -> dict[str, np.ndarray]:
-    """Mean over the slides of every patient."""
-    patients = dict.fromkeys(slide.patient for slide in slides)
-    return {
-        patient: mean_known([part for part, slide in zip(values, slides, strict=True) if slide.patient == patient])
-        for patient in patients
-    }
-
-
 def _frame(system: System, data: FoldData, predictions: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Return the scores of a system on the held-out slides of a fold, one row for each slide and gene."""
     pooled = score(np.concatenate(predictions), np.concatenate([slide.measured for slide in data.test]))[0]
     frames = []
     for slide, predicted in zip(data.test, predictions, strict=True):
         r, undefined = score(predicted, slide.measured)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "model": system.name,
-                    "null": system.null,
-                    "fold": data.name,
-                    "patient": slide.patient,
-                    "slide": slide.name,
-                    "gene": data.genes,
-                    "rank": np.arange(1, len(data.genes) + 1),
-                    "r": r,
-                    "r_pooled": pooled,
-                    "undefined": np.asarray(UNDEFINED)[undefined],
-                }
-            )
-        )
+        frame = {
+            "model": system.name,
+            "null": system.null,
+            "fold": data.name,
+            "patient": slide.patient,
+            "slide": slide.name,
+            "gene": data.genes,
+            "rank": np.arange(1, len(data.genes) + 1),
+            "r": r,
+            "r_pooled": pooled,
+            "undefined": np.asarray(UNDEFINED)[undefined],
+        }
+        frames.append(pd.DataFrame(frame))
     return pd.concat(frames, ignore_index=True)
 
 
 def select(areas: pd.DataFrame, model: str, n_settings: int) -> tuple[int, float]:
-    """Number of the chosen setting and its mean area; the first of equals, NaN where nothing had to be chosen.
+    """Return the setting with the highest mean area on the inner folds, and that area (NaN if there is no choice).
 
-    Parameters
-    ----------
-    areas
-        Columns `model`, `fold`, `inner_fold`, `setting` and `area`. Inner folds count alike within an outer fold, and
-        outer folds alike.
-    model
-        Its name.
-    n_settings
-        How many settings it has.
+    Inner folds have the same weight within an outer fold, and outer folds among each other. The first of equals wins.
     """
     if n_settings == 1:
         return 0, float("nan")

@@ -8,7 +8,7 @@ from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
 Context = Literal["spot", "subspots", "neighbors"]
-Config = TypeVar("Config", bound="NetworkConfig | TrainingConfig")
+Config = TypeVar("Config", bound=BaseModel)
 Loss = Literal["mse", "pearson", "poisson", "cosine", "mse_cosine"]
 
 

@@ -77,7 +77,7 @@ def fit_network(
     if ours := sorted({"max_epochs", "enable_checkpointing", "logger"} & options.keys()):
         raise InputError(
             f"`trainer_kwargs` must not set {ours}: the number of epochs is `training={{'epochs': ...}}`, and "
-            "checkpoints are kept with `checkpoint_dir=`."
+            "checkpoints are kept in `default_root_dir`."
         )
     callbacks: list[Callback] = list(options.pop("callbacks", []))
     if held_out is not None:

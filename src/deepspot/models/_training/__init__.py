@@ -1,1 +1,1 @@
-"""Training on measured slides."""
+"""Train a model on measured slides."""

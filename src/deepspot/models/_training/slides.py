@@ -1,4 +1,4 @@
-"""Measured slides become one training set: patients, genes by name, counts on one scale."""
+"""Training slides: names, patients and measured counts."""
 
 from __future__ import annotations
 
@@ -21,32 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredSlide(MeasuredCounts):
-    """Counts of the spots of one training slide that have any.
-
-    Attributes
-    ----------
-    patient
-        Whose slide it is.
-    array
-        (n, 2) rows and columns of the spots in the spot array, if known.
-    """
+    """Counts of the spots of a slide that have any, its patient, and their array positions (n, 2) if known."""
 
     patient: str
     array: np.ndarray | None = None
 
 
-def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
-    """Name the slides: one, a list or a mapping."""
+def as_mapping(slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
+    """Return slides by name, given as one slide, a sequence or a mapping."""
     from spatialdata import SpatialData
 
-    if isinstance(sdatas, SpatialData):
-        return {"slide": sdatas}
-    if isinstance(sdatas, Mapping):
-        named = {str(name): sdata for name, sdata in sdatas.items()}
+    if isinstance(slides, SpatialData):
+        return {"slide": slides}
+    if isinstance(slides, Mapping):
+        named = {str(name): sdata for name, sdata in slides.items()}
     else:
-        named = {f"slide_{number}": sdata for number, sdata in enumerate(sdatas, start=1)}
+        named = {f"slide_{number}": sdata for number, sdata in enumerate(slides, start=1)}
     if not named:
-        raise InputError("`sdatas` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
+        raise InputError("`slides` is empty. Pass a SpatialData, a list of them, or a mapping from names to them.")
     for name, sdata in named.items():
         if not isinstance(sdata, SpatialData):
             raise InputTypeError(
@@ -56,25 +48,27 @@ def as_mapping(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, Spatia
 
 
 def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Patient of every slide."""
+    """Return the patient of every slide."""
     if patient_key is None:
         if len(tables) > 1:
             raise InputError(
-                "Several slides need `patient_key`: a column of `obs`, or a mapping from slides to patients. Without "
-                "it nobody can keep a patient out of training, and no accuracy could be believed."
+                "Several slides need `patient_key`: a column of `obs`, or a mapping from slides to patients. It is "
+                "needed to hold out whole patients; accuracy on patients in the training set would be too high."
             )
         return dict.fromkeys(tables, "unknown")
     if isinstance(patient_key, Mapping):
         stated = {name: patient_key[key_in(name, patient_key, "patient_key")] for name in tables}
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]
         if unknown:
-            raise InputError(f"`patient_key` names no patient for slides {unknown}. State whose they are.")
+            raise InputError(f"`patient_key` names no patient for slides {unknown}. Add their patients.")
         return {name: str(patient).strip() for name, patient in stated.items()}
     patients = {}
     for name, table in tables.items():
         values = table.obs[key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
         if len(values) != 1 or pd.isna(values[0]):
-            raise InputError(f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] says {list(values)}.")
+            raise InputError(
+                f"Slide {name!r} must be of one patient, but obs[{patient_key!r}] contains {list(values)}."
+            )
         patients[name] = str(values[0]).strip()
     return patients
 
@@ -82,7 +76,7 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
 def measure(
     name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, patient: str, layer: str | None
 ) -> MeasuredSlide:
-    """Counts of a training slide, matched to its shapes by instance."""
+    """Return the counts of a training slide, matched to its shapes by instance."""
     counts = measured_counts(sdata, shapes_key, table_key, layer=layer, name=name).without_empty()
     array = array_positions(sdata, shapes_key)
     return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])

@@ -1,4 +1,4 @@
-"""From measured slides to targets: which genes, over which depth, on the documented scale."""
+"""Targets of a training set: choice of genes, sequencing depth, normalized expression."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
 from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
@@ -24,20 +23,23 @@ from .slides import MeasuredSlide
 
 Oversample = Literal["leiden", "aestetik"]
 ALL_GENES = "all measured genes"
+DIGITS = 4
+# Log-expression of a gene with all counts: an out-of-fold prediction may be higher by any amount.
+HIGHEST = float(np.log1p(TARGET_SUM))
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What an estimator is fitted to: ``fit(set.bags, set.targets, **set.options)``.
+    """Input of an estimator: ``fit(set.bags, set.targets, **set.options)``.
 
     Attributes
     ----------
     bags
-        n spots, measured or not.
+        All n spots, measured or not.
     targets
         (n, genes) log-expression, NaN where a spot or a gene was not measured.
     rows
-        The spots that were measured; some repeatedly, if clusters were equalized.
+        The measured spots, some repeatedly after oversampling.
     slides, patients
         (n,) names.
     """
@@ -50,7 +52,7 @@ class TrainingSet:
 
     @property
     def options(self) -> dict[str, np.ndarray]:
-        """Keyword arguments of every estimator's `fit`."""
+        """Keyword arguments of an estimator's `fit`."""
         return {"rows": self.rows, "slides": self.slides, "patients": self.patients}
 
 
@@ -62,34 +64,22 @@ def training_set(
     oversample: Oversample | None = None,
     seed: int = 0,
 ) -> TrainingSet:
-    """Put slides under one another.
-
-    Parameters
-    ----------
-    slides
-        Measured slides.
-    bags
-        Bags of all spots of every slide, by its name.
-    expression
-        Targets of the measured spots of every slide, see :func:`targets`.
-    oversample, seed
-        Equalize the clusters of every slide, found by this method; see :mod:`deepspot._stats.oversample`.
-    """
+    """Concatenate slides. `bags` has all spots by slide name, `expression` the targets of the measured ones."""
     parts = [bags[slide.name] for slide in slides]
     starts = np.cumsum([0, *map(len, parts)])
     values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
-    rows = [start + slide.rows for start, slide in zip(starts, slides, strict=False)]
-    for these, known in zip(rows, expression, strict=True):
-        values[these] = known
-    if oversample is not None:
-        rows = [these[_drawn(slide, oversample, seed)] for these, slide in zip(rows, slides, strict=True)]
+    rows = []
+    for slide, start, known in zip(slides, starts, expression, strict=False):
+        measured = start + slide.rows
+        values[measured] = known
+        rows.append(measured if oversample is None else measured[_oversampled(slide, oversample, seed)])
     names, patients = (
         np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in ("name", "patient")
     )
     return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients)
 
 
-def _drawn(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
+def _oversampled(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
     try:
         return equalize(cluster(slide.counts, method=method, array=slide.array, seed=seed), seed)
     except ValueError as error:
@@ -98,16 +88,10 @@ def _drawn(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
 
 
 def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float = 0.0) -> list[str]:
-    """Genes to learn: so many of the most variable among those that all slides share, or a list.
+    """Return the genes to predict: those named, or the most variable ones among the genes that all slides share.
 
-    Parameters
-    ----------
-    slides
-        Measured slides.
-    genes
-        Number, or names; a named gene has to be measured on one slide at least.
-    min_detected
-        Share of the spots of every slide in which a gene has to be seen to be chosen.
+    Named genes must be measured on at least one slide. Most variable genes must be detected in at least the share
+    `min_detected` of the spots of every slide.
     """
     if not 0 <= min_detected <= 1:
         raise InputError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
@@ -127,14 +111,14 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     missing = [gene for gene in wanted if gene not in known]
     if missing:
         raise MissingKeyError(
-            f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides name "
-            f"genes like {list(slides[0].genes[:3])}: choose these identifiers, or `gene_id_key` when reading."
+            f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides have "
+            f"genes like {list(slides[0].genes[:3])}: use these identifiers, or `gene_id_key` when reading."
         )
     return wanted
 
 
 def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
-    """Genes that all slides measure, in the order of the first; at least half of the smallest panel."""
+    """Return the genes that all slides measure, at least half of the smallest panel, in the order of the first."""
     common = slides[0].genes
     for slide in slides[1:]:
         common = common[common.isin(slide.genes)]
@@ -142,16 +126,16 @@ def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
     if len(common) < MIN_SHARED_GENES * len(smallest.genes):
         raise InputError(
             f"The slides share {len(common)} genes, under half of {len(smallest.genes)} of slide {smallest.name!r}. "
-            "Are they of one species, and named with the same identifiers (`gene_id_key` when reading)?"
+            "Check that they are of one species and use the same identifiers (`gene_id_key` when reading)."
         )
     return common
 
 
 def targets(slides: Sequence[MeasuredCounts], genes: Sequence[str]) -> tuple[list[np.ndarray], str]:
-    """Log-expression (n, genes) of every slide, NaN where it did not measure a gene, and what the depth was.
+    """Return the log-expression (n, genes) of every slide, NaN for unmeasured genes, and how depth was defined.
 
-    With one panel the depth of a spot is its total; with mixed panels it is summed over the genes that all share, or
-    the same tissue would have another expression on another panel.
+    Depth is the total count of a spot. If the panels differ it is summed over the genes that all slides share, so that
+    expression does not depend on the panel.
     """
     genes_of_depth, depth = depth_genes(slides)
     if depth != ALL_GENES:
@@ -160,7 +144,7 @@ def targets(slides: Sequence[MeasuredCounts], genes: Sequence[str]) -> tuple[lis
 
 
 def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
-    """Genes over which the depth of a spot is summed on every slide, and what they are in words."""
+    """Return for every slide the genes over which depth is summed, and their description for the card."""
     common = common_genes(slides)
     if all(len(slide.genes) == len(common) for slide in slides):
         return [slide.genes for slide in slides], ALL_GENES
@@ -168,41 +152,21 @@ def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
 
 
 def target(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
-    """Log-expression (n, genes) of one slide, with the depth summed over the genes that are counted."""
+    """Return the log-expression (n, genes) of one slide, with depth summed over the genes `counted`."""
     columns, depth = slide.genes.get_indexer(pd.Index(genes)), slide.depth(counted)
-    expression: csr_matrix = normalize(slide.counts[:, columns[columns >= 0]], depth)
-    target = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
-    target[:, columns >= 0] = expression.toarray()
-    target[depth == 0] = np.nan
-    return target
-
-
-DIGITS = 4
-# Predicted log-expression that no count reaches: an unfinished fit may be off without bounds.
-HIGHEST = float(np.log1p(TARGET_SUM))
+    values = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
+    values[:, columns >= 0] = normalize(slide.counts[:, columns[columns >= 0]], depth).toarray()
+    values[depth == 0] = np.nan
+    return values
 
 
 def out_of_fold_residuals(
     slides: Sequence[MeasuredSlide], expression: Sequence[np.ndarray], out_of_fold: np.ndarray, spots: Sequence[int]
 ) -> dict[str, list[float | None]]:
-    """Dispersion and level of the genes about out-of-fold predictions.
+    """Return `dispersion` and `rate_level` of the genes, see :func:`deepspot._stats.gamma_poisson.residuals`.
 
-    See :func:`deepspot._stats.gamma_poisson.residuals`.
-
-    Parameters
-    ----------
-    slides
-        Training slides.
-    expression
-        Measured log-expression (n, genes) of the measured spots of every slide.
-    out_of_fold
-        (all spots, genes) predictions by fits that had not seen the spot's patient, slide under slide.
-    spots
-        Number of all spots of every slide.
-
-    Returns
-    -------
-    `dispersion` and `rate_level`, one number for each gene; None where no slide tells.
+    `expression` is the measured log-expression of every slide; `out_of_fold` (all spots, genes) are predictions by fits
+    without the spot's patient; `spots` are the numbers of all spots of the slides. None for a gene without an estimate.
     """
     starts, parts = np.cumsum([0, *spots]), []
     for slide, measured, counted, start in zip(slides, expression, depth_genes(slides)[0], starts, strict=False):

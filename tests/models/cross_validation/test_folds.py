@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from deepspot.models._cross_validation.splits import Split, check_copies, inner_splits, outer_splits, part
+from deepspot.models._cross_validation.folds import Split, check_copies, inner_splits, outer_splits, part
 from deepspot.models._training.slides import MeasuredSlide
 
 
@@ -29,8 +29,8 @@ def spots(side):
 
 
 @settings(max_examples=60, deadline=None)
-@given(patients=st.lists(st.integers(0, 4), min_size=2, max_size=9), n_folds=st.integers(2, 4))
-def test_no_patient_is_ever_on_both_sides(patients, n_folds):
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=9))
+def test_no_patient_is_ever_on_both_sides(patients):
     slides = [bare(f"s{number}", f"P{patient}") for number, patient in enumerate(patients)]
     if len(set(patients)) < 2:
         with pytest.raises(ValueError, match="at least two patients"):
@@ -43,7 +43,7 @@ def test_no_patient_is_ever_on_both_sides(patients, n_folds):
     for split in outer:
         assert not {s.patient for s in split.train} & {s.patient for s in split.test}
         assert spots(split.train) | spots(split.test) == spots(slides)
-        inner = inner_splits(split.train, n_folds, centers)
+        inner = inner_splits(split.train, centers)
         for fold in inner:
             assert not spots(fold.train) & spots(fold.test)
             assert spots(fold.train) | spots(fold.test) == spots(split.train)
@@ -71,11 +71,11 @@ def test_sections_can_be_held_out_though_their_patient_is_learned_from():
 
 def test_few_patients_fall_back_to_slides_and_then_to_strips_of_neighbors():
     three = [bare("a", "P1"), bare("b", "P2"), bare("c", "P3")]
-    assert [fold.unit for fold in inner_splits(three, 5, {})] == ["patients"] * 3
-    assert [fold.unit for fold in inner_splits([bare("a", "P1"), bare("b", "P1")], 3, {})] == ["slides"] * 2
+    assert [fold.unit for fold in inner_splits(three, {})] == ["patients"] * 3
+    assert [fold.unit for fold in inner_splits([bare("a", "P1"), bare("b", "P1")], {})] == ["slides"] * 2
     # Rows in the order of barcodes are scattered over the slide; strips are not.
     place = np.random.default_rng(0).permutation(30)
-    strips = inner_splits([bare("a", "P1", 30)], 3, {"a": np.column_stack([np.zeros(30), place])})
+    strips = inner_splits([bare("a", "P1", 30)], {"a": np.column_stack([np.zeros(30), place])})
     assert [fold.unit for fold in strips] == ["blocks"] * 3
     for fold in strips:
         assert np.ptp(place[fold.test[0].rows]) == 9
@@ -98,7 +98,7 @@ def test_the_same_counts_under_two_patients_name_both_slides(cohort):
 def test_a_part_of_a_slide_keeps_its_places_in_the_array():
     slide = replace(bare("a", "P1", 30), array=np.arange(60).reshape(30, 2))
     centers = np.random.default_rng(0).normal(size=(30, 2))
-    for fold in inner_splits([slide], 3, {"a": centers}):
+    for fold in inner_splits([slide], {"a": centers}):
         for side in (*fold.train, *fold.test):
             np.testing.assert_array_equal(side.array, slide.array[side.rows])
 

@@ -1,0 +1,229 @@
+"""Folds of a cross-validation: splits by patient, and what is chosen from their training side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from deepspot._core.hashing import digest
+from deepspot._features.bags import Bags
+from deepspot._stats.normalize import most_variable
+from deepspot.errors import InputError
+from deepspot.models._confidence.folds import Unit, make_folds
+from deepspot.models._training.slides import MeasuredSlide
+from deepspot.models._training.targets import Oversample, TrainingSet, choose_genes, common_genes, target, training_set
+
+LeaveOut = Literal["patient", "slide"]
+INNER_FOLDS = 3
+# Minimum number of spots with a gene, as in `most_variable`, which ranks no other genes.
+SPOTS = 3
+# Share of equal spots above which two slides are copies.
+SAME = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Measured slides, or parts of them, for training and testing. A split with leakage raises an error.
+
+    `name` is the held-out patient or slide, or the number of an inner fold; `unit` must not be on both sides.
+    """
+
+    name: str
+    unit: Unit
+    train: list[MeasuredSlide]
+    test: list[MeasuredSlide]
+
+    def __post_init__(self) -> None:
+        fields = {"patients": ["patient", "name"], "slides": ["name"], "blocks": []}[self.unit]
+        for field in fields:
+            train, test = ({getattr(slide, field) for slide in side} for side in (self.train, self.test))
+            if train & test:
+                kind = "Patient" if field == "patient" else "Slide"
+                raise InputError(
+                    f"{kind} {min(train & test)!r} is on both sides of fold {self.name!r}, so accuracy would be too "
+                    "high. Check `patient_key`."
+                )
+        rows = {slide.name: slide.rows for slide in self.train}
+        for slide in self.test:
+            if np.isin(slide.rows, rows.get(slide.name, [])).any():
+                raise InputError(f"Spots of slide {slide.name!r} are on both sides of fold {self.name!r}.")
+
+
+def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[Split]:
+    """Hold out every patient, or every slide, once."""
+    labels = [slide.patient if leave_out == "patient" else slide.name for slide in slides]
+    names = list(dict.fromkeys(labels))
+    if len(names) < 2:
+        hint = ' With several slides of one patient `leave_out="slide"` checks that the code learns.'
+        raise InputError(
+            f"Cross-validation needs at least two {leave_out}s, got {names}.{hint if leave_out == 'patient' else ''} "
+            "Add slides of other patients."
+        )
+    unit: Unit = "patients" if leave_out == "patient" else "slides"
+    pairs = list(zip(slides, labels, strict=True))
+    return [
+        Split(
+            name, unit, [slide for slide, label in pairs if label != name], [s for s, label in pairs if label == name]
+        )
+        for name in names
+    ]
+
+
+def inner_splits(slides: Sequence[MeasuredSlide], centers: Mapping[str, np.ndarray]) -> list[Split]:
+    """Split a training side by patient; with one patient by slide; with one slide into strips.
+
+    There are three folds, or one for each patient (slide) if there are fewer. `centers` (n, 2) are those of all spots,
+    by slide name.
+    """
+    position = centers[slides[0].name][slides[0].rows] if len(slides) == 1 else None
+    sizes = [len(slide.rows) for slide in slides]
+    names, patients = (np.repeat([getattr(slide, field) for slide in slides], sizes) for field in ("name", "patient"))
+    folds = make_folds(np.arange(sum(sizes)), names, patients, INNER_FOLDS, position=position)
+    splits = []
+    for number, (_, held) in enumerate(folds.splits, start=1):
+        masks = np.split(np.isin(np.arange(sum(sizes)), held), np.cumsum(sizes)[:-1])
+        train = [part(slide, ~mask) for slide, mask in zip(slides, masks, strict=True) if not mask.all()]
+        test = [part(slide, mask) for slide, mask in zip(slides, masks, strict=True) if mask.any()]
+        splits.append(Split(str(number), folds.unit, train, test))
+    return splits
+
+
+def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
+    """Return some measured spots of a slide, by mask or number."""
+    array = None if slide.array is None else slide.array[which]
+    return replace(slide, counts=slide.counts[which], rows=slide.rows[which], array=array)
+
+
+def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
+    """Raise if slides of two units (the patient or slide of each) share most of their spots."""
+    # All genes, because a copy may lack a gene without counts.
+    names = pd.Index(sorted({str(gene) for slide in slides for gene in slide.genes}))
+    hashes = [_spot_hashes(slide, names) for slide in slides]
+    for a, b in combinations(range(len(slides)), 2):
+        if units[a] != units[b] and len(hashes[a] & hashes[b]) > SAME * min(len(hashes[a]), len(hashes[b])):
+            raise InputError(
+                f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
+                f"{slides[b].patient!r}) have the same counts, so a model would be tested on its training data. "
+                "Remove one of them, or correct `patient_key`."
+            )
+
+
+def _spot_hashes(slide: MeasuredSlide, names: pd.Index) -> set[str]:
+    """Return a hash of the counts by gene name for every spot, in any order of spots and genes."""
+    counts = slide.counts.tocoo()
+    columns = names.get_indexer(pd.Index(np.asarray(slide.genes, dtype=str)))[counts.col]
+    counts = csr_matrix((counts.data.astype(np.int64), (counts.row, columns)), shape=(counts.shape[0], len(names)))
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    ends = zip(counts.indptr[:-1], counts.indptr[1:], strict=True)
+    return {digest(counts.indices[a:b], counts.data[a:b]) for a, b in ends}
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """A split, the genes chosen on its training side (best first), and the genes that define depth there."""
+
+    split: Split
+    genes: list[str]
+    depth_genes: pd.Index
+
+    def expression(self, slide: MeasuredSlide) -> np.ndarray:
+        """Return the log-expression (n, genes) of a slide of either side; NaN for genes that it did not measure."""
+        return target(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)])
+
+
+@dataclass(frozen=True, eq=False)
+class HeldSlide:
+    """A held-out slide: bags of all its spots, and the log-expression (n, genes) of those in `rows`."""
+
+    name: str
+    patient: str
+    bags: Bags
+    rows: np.ndarray
+    measured: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FoldData:
+    """Arrays of a fold: training set and held-out slides."""
+
+    name: str
+    genes: list[str]
+    train: TrainingSet
+    test: list[HeldSlide]
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash of all arrays and names."""
+        train = self.train
+        tests = [[s.name, s.patient, _bags_digest(s.bags), digest(s.rows, s.measured)] for s in self.test]
+        slides, patients = (list(map(str, names)) for names in (train.slides, train.patients))
+        return digest(_bags_digest(train.bags), train.targets, train.rows, slides, patients, self.genes, tests)
+
+
+def _bags_digest(bags: Bags) -> str:
+    optional = [getattr(bags, name) for name in ("subspots", "position", "tiles")]
+    known = ["none" if values is None else values for values in optional]
+    return digest(bags.spot, bags.neighbors.indptr, bags.neighbors.indices, *known)
+
+
+def plan_folds(
+    slides: Sequence[MeasuredSlide],
+    centers: Mapping[str, np.ndarray],
+    genes: int | Sequence[str],
+    *,
+    min_detected: float = 0.0,
+    leave_out: LeaveOut = "patient",
+    tune: bool = True,
+) -> list[tuple[Fold, list[Fold]]]:
+    """Return every outer fold with its inner folds, which exist only if there is something to `tune`.
+
+    `centers` (n, 2) are those of all spots by slide name; other arguments as in :func:`deepspot.models.cross_validate`.
+    """
+    splits = outer_splits(slides, leave_out)
+    check_copies(slides, [slide.patient if leave_out == "patient" else slide.name for slide in slides])
+    folds = []
+    for split in splits:
+        inner = [plan_fold(each, genes, min_detected) for each in inner_splits(split.train, centers)] if tune else []
+        folds.append((plan_fold(split, genes, min_detected), inner))
+    return folds
+
+
+def plan_fold(split: Split, genes: int | Sequence[str], min_detected: float) -> Fold:
+    """Choose the genes, and those that define depth, from the training side."""
+    try:
+        return Fold(split, _ranked(split.train, genes, min_detected), common_genes(split.train))
+    except ValueError as error:
+        error.add_note(f"This happened on the training side of fold {split.name!r}: {[s.name for s in split.train]}.")
+        raise
+
+
+def _ranked(train: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float) -> list[str]:
+    """Return the genes by their variability on the training side; those that cannot be ranked come last, as named."""
+    if isinstance(genes, int):
+        return choose_genes(train, genes, min_detected)
+    known = set().union(*(slide.genes for slide in train))
+    wanted = [gene for gene in dict.fromkeys(genes) if gene in known]
+    if not wanted:
+        raise InputError("None of `genes` is measured on the training side. Name genes that more slides measure.")
+    common = common_genes(train)
+    counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in train]
+    seen = np.all([np.asarray((values > 0).sum(axis=0)).ravel() >= SPOTS for values in counts], axis=0)
+    ranked = most_variable([c[:, seen] for c in counts], list(common[seen]), int(seen.sum())) if seen.any() else []
+    rank = {gene: number for number, gene in enumerate(ranked)}
+    return sorted(wanted, key=lambda gene: rank.get(gene, len(rank)))
+
+
+def fold_data(fold: Fold, bags: Mapping[str, Bags], *, oversample: Oversample | None = None, seed: int = 0) -> FoldData:
+    """Return the arrays of a fold, with expression of both sides normalized as on the training side."""
+    train = fold.split.train
+    data = training_set(train, bags, [fold.expression(slide) for slide in train], oversample=oversample, seed=seed)
+    held = [HeldSlide(s.name, s.patient, bags[s.name], s.rows, fold.expression(s)) for s in fold.split.test]
+    return FoldData(fold.split.name, fold.genes, data, held)

@@ -1,0 +1,102 @@
+"""Configuration that `train` and `cross_validate` share: elements of the slides, tiles and neighbors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deepspot.errors import InputTypeError
+from deepspot.models._network.config import changed
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class SlideKeys(BaseModel):
+    """Elements of every slide that are used. A key is needed only where a slide has several candidates.
+
+    Attributes
+    ----------
+    image_key, shapes_key, table_key
+        Image, spots, and table with the measured genes.
+    layer
+        Layer of the table with the raw counts; by default `X`.
+    coordinate_system
+        Coordinate system that relates spots and image, if they share several that disagree.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> ds.models.SlideKeys(table_key="counts").table_key
+    'counts'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_key: str | None = None
+    shapes_key: str | None = None
+    table_key: str | None = None
+    layer: str | None = None
+    coordinate_system: str | None = None
+
+
+class TileConfig(BaseModel):
+    """Tiles, sub-spots and neighbors that are embedded for every spot.
+
+    Attributes
+    ----------
+    tile_um
+        Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
+    radius_um
+        Radius in µm within which spots are neighbors; by default 1.5 times the distance between spots.
+    max_neighbors
+        Maximum number of neighbors within the radius; the nearest are kept.
+    subspots
+        Source of the sub-spot embeddings: ``"tiles"`` embeds a tile of each sub-spot (nine tenths of the work),
+        ``"tokens"`` computes them in one pass with the tile of their spot, see :func:`deepspot.pp.embed`. False embeds
+        none, for comparisons of models that use none; :func:`deepspot.models.train` does not accept it.
+    array_box
+        Take as neighbors the spots within this number of rows and columns of the spot array (1 in the paper), unless
+        `radius_um` is given. Only for :func:`deepspot.models.cross_validate`; in :func:`deepspot.models.train` the
+        preset sets it.
+    tiles_px
+        Side in pixels of the tiles for models that learn from pixels, such as ``"stnet_finetuned"``. Only for
+        :func:`deepspot.models.cross_validate`.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> ds.models.TileConfig(radius_um=300).max_neighbors
+    8
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tile_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    radius_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    max_neighbors: int = Field(default=8, gt=0)
+    subspots: Literal["tiles", "tokens", False] = "tiles"
+    array_box: int | None = Field(default=None, gt=0)
+    tiles_px: int | None = Field(default=None, gt=0)
+
+
+class CardText(BaseModel):
+    """Text fields of a model card that the user sets."""
+
+    name: str = "deepspot"
+    tissue: str = ""
+    license: str = "unknown"
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def as_config(kind: type[Config], value: Config | Mapping[str, Any] | None, argument: str) -> Config:
+    """Return an argument that is a configuration, a mapping of some of its fields, or None for the defaults."""
+    if isinstance(value, kind):
+        return value
+    if value is not None and not isinstance(value, Mapping):
+        raise InputTypeError(
+            f"`{argument}` must be a mapping with some of {list(kind.model_fields)}, got {type(value).__name__}."
+        )
+    return changed(kind(), dict(value or {}), argument)
