@@ -94,6 +94,10 @@ def _console_log(options: set[str]) -> Iterator[None]:
         handler.setFormatter(before)
 
 
+def _genes(text: str) -> int | list[str]:
+    return int(text) if text.isdecimal() else text.split(",")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="deepspot", description="Predict spatial transcriptomics from H&E images.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('deepspot')}")
@@ -126,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones, else clusters)")
     option("--gene-sets", metavar="GMT", help="file, or Enrichr library (default: those of the paper, online)")
     option("--net", type=Path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
-    option("--genes", type=lambda text: text.split(","), metavar="A,B", help="genes to draw")
+    option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
     option("--image", type=Path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
     option("--mpp", type=float, metavar="UM", help="µm per pixel of that image, if the slide does not state it")
     option("--image-key", help=IMAGE_KEY)

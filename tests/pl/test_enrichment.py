@@ -35,7 +35,7 @@ def test_one_panel_for_each_group(enriched):
 
 
 def test_bars_are_adjusted_p_and_blue_where_significant(enriched):
-    ax = ds.pl.enrichment(enriched, group="tumor")[0]
+    ax = ds.pl.enrichment(enriched, groups="tumor")[0]
     np.testing.assert_allclose([bar.get_width() for bar in ax.patches], -np.log10([1e-4, 0.02, 0.6]))
     assert [to_hex(bar.get_facecolor()).upper() for bar in ax.patches] == [BLUE, BLUE, GRAY]
     np.testing.assert_allclose(ax.lines[0].get_xdata(), -np.log10(0.05))
@@ -44,13 +44,13 @@ def test_bars_are_adjusted_p_and_blue_where_significant(enriched):
 
 
 def test_a_p_of_zero_has_a_bar(enriched):
-    ax = ds.pl.enrichment(enriched, group=["fat"])[0]
+    ax = ds.pl.enrichment(enriched, groups=["fat"])[0]
     assert np.isfinite(ax.patches[0].get_width())
     ax.figure.canvas.draw()
 
 
 def test_takes_the_top_terms(enriched):
-    assert terms(ds.pl.enrichment(enriched, group="tumor", n_top=1)[0]) == ["MYC TARGETS V1"]
+    assert terms(ds.pl.enrichment(enriched, groups="tumor", n_top=1)[0]) == ["MYC TARGETS V1"]
 
 
 def test_draws_into_given_axes(enriched):
@@ -79,7 +79,7 @@ def test_names_are_short(given, expected):
 def test_long_names_are_wrapped(enriched):
     found = enriched.tables["table"].uns["enrichment"]
     found["term"] = [f"a set of genes with a name that goes on and on and never comes to its end {i}" for i in range(4)]
-    lines = terms(ds.pl.enrichment(enriched, group="fat")[0])[0].split("\n")
+    lines = terms(ds.pl.enrichment(enriched, groups="fat")[0])[0].split("\n")
     assert len(lines) == 2
     assert max(map(len, lines)) <= 34
 
@@ -93,7 +93,7 @@ def test_draws_what_was_read_from_disk(enriched, tmp_path):
 
 def test_says_what_is_wrong(enriched):
     with pytest.raises(KeyError, match="'fat'"):
-        ds.pl.enrichment(enriched, group="stroma")
+        ds.pl.enrichment(enriched, groups="stroma")
     with pytest.raises(ValueError, match="at least 1"):
         ds.pl.enrichment(enriched, n_top=0)
     enriched.tables["table"].uns["enrichment"] = enriched.tables["table"].uns["enrichment"][:0]

@@ -113,7 +113,7 @@ def test_says_what_is_wrong(slide, marked):
     with pytest.raises(ValueError, match="No gene is significant and higher"):
         ds.pl.markers(marked, groups=["stroma"])
     with pytest.raises(KeyError, match=r"ds\.tl\.markers\(sdata, groupby\)"):
-        ds.pl.markers(marked, key="others")
+        ds.pl.markers(marked, markers_key="others")
     with pytest.raises(KeyError, match="'tabel'"):
         ds.pl.markers(marked, table_key="tabel")
 

@@ -72,7 +72,7 @@ def test_takes_scores_under_another_key_and_given_axes(scored):
     table = scored.tables["deepspot_spots"]
     table.obsm["score_ulm"] = table.obsm["score_mlm"] * 2
     _, grid = plt.subplots(1, 2)
-    axes = ds.pl.pathways(scored, pathways=["WNT", "VEGF"], key="score_ulm", ax=grid, relative=False)
+    axes = ds.pl.pathways(scored, pathways=["WNT", "VEGF"], score_key="score_ulm", ax=grid, relative=False)
     assert axes == list(grid)
     np.testing.assert_allclose(drawn(axes[0]).get_array(), table.obsm["score_mlm"]["WNT"] * 2)
     assert axes[0].figure.axes[-1].get_ylabel().startswith("score_ulm\n")

@@ -175,7 +175,7 @@ def corrected_only(sdata, add_table):
 )
 def test_copes_with_what_there_is(change, said, predicted, add_table, tmp_path):
     change(predicted, add_table)
-    page = read(ds.report(predicted, tmp_path / "report.html", n_genes=1))
+    page = read(ds.report(predicted, tmp_path / "report.html", genes=1))
     assert said in page.words
     assert "nan" not in page.words
     if change is not corrected_only:
@@ -190,7 +190,7 @@ def test_copes_with_what_there_is(change, said, predicted, add_table, tmp_path):
 def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
     complete.tables["table"].X = complete.tables["table"].X * 0.5
     complete.tables["deepspot_spots"].uns["enrichment"] = complete.tables["deepspot_spots"].uns["enrichment"][:0]
-    page = read(ds.report(complete, tmp_path / "report.html", n_genes=1))
+    page = read(ds.report(complete, tmp_path / "report.html", genes=1))
     assert "does not hold raw counts" in page.words
     assert "UP: expected r" in page.words  # drawn without the measured genes
     assert "holds no gene set" in page.words
@@ -201,10 +201,10 @@ def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tm
     genes = list(predicted.tables["table"].var_names[:3])
     predicted.tables["deepspot_spots"].var_names = genes
     before = set(predicted.tables["deepspot_spots"].var)
-    first = read(ds.report(predicted, tmp_path / "1.html", n_genes=1))
+    first = read(ds.report(predicted, tmp_path / "1.html", genes=1))
     assert set(predicted.tables["deepspot_spots"].var) == before
     ds.tl.evaluate(predicted)
-    again = read(ds.report(predicted, tmp_path / "2.html", n_genes=1))
+    again = read(ds.report(predicted, tmp_path / "2.html", genes=1))
     found = re.compile(r"half of the \d genes that were also measured agree with r = \S+ or more")
     assert found.search(first.words).group() == found.search(again.words).group()
     r = predicted.tables["deepspot_spots"].var["pearson"].median()
@@ -213,7 +213,7 @@ def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tm
 
 def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
     predicted.tables["deepspot_spots"].obs["ood"] = True
-    words = read(ds.report(predicted, tmp_path / "report.html", n_genes=1)).words
+    words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
     assert "100 % of the spots look unlike what it learned from: do not trust this prediction." in words
     assert "another tissue, stain or scanner" in words
     assert "can be expected" not in words
@@ -247,7 +247,7 @@ def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tm
     key = subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
-    words = read(ds.report(predicted, tmp_path / "report.html", n_genes=1)).words
+    words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
     assert "UP in finer parts" in words
     assert "resolution=" not in words
 
@@ -265,10 +265,10 @@ def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", full)
         with pytest.raises(OSError, match="disk full"):
-            ds.report(predicted, path, n_genes=1, overwrite=True)
+            ds.report(predicted, path, genes=1, overwrite=True)
     assert path.read_text() == "precious"
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-    ds.report(predicted, str(path), n_genes=1, overwrite=True)
+    ds.report(predicted, str(path), genes=1, overwrite=True)
     assert read(path).headings
 
 
@@ -278,7 +278,7 @@ def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_pat
         ("nowhere/report.html", {}, FileNotFoundError, "no folder"),
         ("", {}, FileExistsError, "is a folder"),
         ("r.html", {"genes": ["UPP"]}, KeyError, "Similar names: \\['UP'"),
-        ("r.html", {"n_genes": 0}, ValueError, "`n_genes` must be above 0"),
+        ("r.html", {"genes": 0}, ValueError, "`genes` must be above 0"),
         ("r.html", {"groupby": "regions"}, KeyError, "'regions'"),
         ("r.html", {"prediction_key": "other"}, KeyError, "'other'"),
         ("r.html", {"table_key": "other"}, KeyError, "'other'"),
@@ -296,7 +296,7 @@ def test_renders_in_a_browser(complete, tmp_path):
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("needs Chromium")
-    path, picture = ds.report(complete, tmp_path / "report.html", n_genes=1), tmp_path / "page.png"
+    path, picture = ds.report(complete, tmp_path / "report.html", genes=1), tmp_path / "page.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,4000"]
     options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
     subprocess.run([chromium, *options, path.as_uri()], check=True, capture_output=True, timeout=120)
@@ -312,6 +312,6 @@ def test_renders_in_a_browser(complete, tmp_path):
 
 def test_an_unchecked_registration_is_no_finding(complete, tmp_path):
     complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
-    words = read(ds.report(complete, tmp_path / "report.html", n_genes=1)).words
+    words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
     assert "Whether the measured spots lie where the image says was not checked." in words
     assert "ds.tl.check_alignment" in words

@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
-from deepspot._stats.metrics import lee, pearson, rmse, spearman
+from deepspot._stats.metrics import lee, moran, pearson, rmse, spearman
 
 SIDE = 15
 GRID = np.column_stack([axis.ravel() for axis in np.meshgrid(np.arange(SIDE), np.arange(SIDE))]).astype(float)
@@ -83,6 +83,19 @@ def test_lee_follows_its_definition():
     x, y = (part[:, 0] - part.mean() for part in (a, b))
     wanted = len(x) / (weights.sum(axis=1) ** 2).sum() * (weights @ x) @ (weights @ y) / np.sqrt((x @ x) * (y @ y))
     assert lee(a, b, QUEEN)[0] == pytest.approx(wanted)
+
+
+def test_moran_follows_its_definition():
+    weights = QUEEN.toarray().astype(float)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)
+    values = np.random.default_rng(0).normal(size=(len(weights), 3))
+    values[:, 2] = 1  # does not vary
+    centered = values - values.mean(axis=0)
+    cross = np.einsum("ig,ij,jg->g", centered, weights, centered)
+    wanted = len(weights) / weights.sum() * cross[:2] / (centered**2).sum(axis=0)[:2]
+    found = moran(values, QUEEN)
+    np.testing.assert_allclose(found[:2], wanted)
+    assert np.isnan(found[2])
 
 
 def test_lee_tells_patterns_from_noise():

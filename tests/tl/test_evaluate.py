@@ -52,6 +52,8 @@ def test_what_it_sets(slide, predicted, truth, tmp_path, log):
     np.testing.assert_allclose(var["rmse"], np.sqrt((truth**2).mean(axis=0)) / 2, rtol=1e-5)
     np.testing.assert_allclose(var["measured_detected"], (truth > 0).mean(axis=0))
     assert var["lee"].dropna().between(0, 1).all()
+    # Half as high is as smooth.
+    np.testing.assert_allclose(var["moran_predicted"], var["moran_measured"], atol=1e-5)
     assert log[-1] == (
         f"Added agreement with 'table' over 30 spots (mean r 1.000 over {varying.sum()} genes) to var of "
         "sdata.tables['deepspot_spots']."

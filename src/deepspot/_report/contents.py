@@ -133,19 +133,19 @@ class SlideContents:
         columns = [str(made["groupby"]) for made in markers if "groupby" in made]
         return next((key for key in (*columns, ANNOTATION, CLUSTERS) if self.table_with_labels(key) is not None), None)
 
-    def choose_genes(self, wanted: Sequence[str] | None, n_genes: int) -> list[str]:
-        """Genes to draw: those asked for, else those with the highest expected r, else those that vary most."""
+    def choose_genes(self, wanted: int | Sequence[str]) -> list[str]:
+        """Return the genes to draw: the named ones, or so many with the highest expected r, else variance."""
         keys = [name for name in (self.prediction_key, self.corrected_key) if name is not None]
         if not keys:
             return []
-        if wanted is not None:
+        if not isinstance(wanted, int | np.integer):
             return known_genes(wanted, self.sdata, keys)
-        check_positive(n_genes, "n_genes")
+        check_positive(int(wanted), "genes")
         table = self.sdata.tables[keys[0]]
         score = table.var.get("expected_r")
         if score is None or score.isna().all():
             score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
-        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[:n_genes]]
+        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[: int(wanted)]]
 
 
 def find_contents(

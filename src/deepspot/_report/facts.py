@@ -34,13 +34,13 @@ UNCHECKED = "not checked"  # as `ds.tl.correct` says it
 
 
 def gather(
-    slide: SlideContents, *, genes: Sequence[str] | None, n_genes: int, groupby: str | None, alignment: Alignment | None
+    slide: SlideContents, *, genes: int | Sequence[str], groupby: str | None, alignment: Alignment | None
 ) -> dict[str, Any]:
     """Facts by section, in the order of the sections; None where there is nothing to report.
 
     What is missing or cannot be drawn is noted in `slide.missing` meanwhile.
     """
-    groupby, drawn = slide.choose_groupby(groupby), slide.choose_genes(genes, n_genes)
+    groupby, drawn = slide.choose_groupby(groupby), slide.choose_genes(genes)
     scale = slide.provenance.get("scale", SCALE)
     return {
         "slide": slide,
@@ -48,7 +48,7 @@ def gather(
         "placement": _placement(slide),
         "made": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
         "trust": _trust(slide, alignment),
-        "genes": _genes(slide, drawn, groupby) | {"chosen": genes is not None} if drawn else None,
+        "genes": _genes(slide, drawn, groupby) | {"chosen": not isinstance(genes, int)} if drawn else None,
         "groups": _groups(slide, groupby),
         "pathways": _pathways(slide),
         "correction": _correction(slide),

@@ -17,8 +17,7 @@ def report(
     sdata: SpatialData,
     path: str | Path,
     *,
-    genes: Sequence[str] | None = None,
-    n_genes: int = 4,
+    genes: int | Sequence[str] = 4,
     groupby: str | None = None,
     model: DeepSpot | str | Path | None = None,
     alignment: Alignment | None = None,
@@ -48,9 +47,7 @@ def report(
     path
         File to write, such as ``"report.html"``.
     genes
-        Genes to draw; by default those with the highest expected r.
-    n_genes
-        How many these are.
+        Genes to draw, or how many of those with the highest expected r.
     groupby
         Column with groups of spots to draw; by default that of the marker genes, else `annotation`, else `leiden`.
     model
@@ -96,7 +93,7 @@ def report(
     >>> sdata = ds.datasets.toy(n_patients=1, n_rows=3, n_cols=4)["P1_S1"]
     >>> ds.tl.predict(sdata)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = ds.report(sdata, folder + "/report.html", n_genes=1)
+    ...     path = ds.report(sdata, folder + "/report.html", genes=1)
     >>> path.name
     'report.html'
     """
@@ -119,7 +116,7 @@ def report(
         image_key=image_key,
         shapes_key=shapes_key,
     )
-    facts = gather(slide, genes=genes, n_genes=n_genes, groupby=groupby, alignment=alignment)
+    facts = gather(slide, genes=genes, groupby=groupby, alignment=alignment)
     missing = slide.missing | dict(notes or {})
     page = render("_report/slide.html.j2", title=title or slide.name, command=command, missing=missing, **facts)
     write_file(path, page)

@@ -67,3 +67,18 @@ def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> n
     scale = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     together = ((weights @ a) * (weights @ b)).sum(axis=0)
     return np.divide(together, scale, out=np.full(a.shape[1], np.nan), where=scale > 1e-12)
+
+
+def moran(values: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
+    """Return Moran's I (genes,) of (n, genes) over a graph of neighbors (n, n); NaN for a gene that does not vary."""
+    from anndata import AnnData
+    from squidpy.gr import spatial_autocorr
+
+    statistic = np.full(values.shape[1], np.nan)
+    columns = np.flatnonzero(varies(values))
+    if len(columns) and neighbors.nnz:
+        adata = AnnData(values[:, columns].astype(np.float64), obsp={"spatial_connectivities": neighbors.astype(float)})
+        options = {"n_perms": None, "corr_method": None, "show_progress_bar": False, "copy": True}
+        found = spatial_autocorr(adata, mode="moran", genes=list(adata.var_names), **options)
+        statistic[columns] = found["I"].reindex(adata.var_names)
+    return statistic

@@ -20,7 +20,7 @@ def run_report(
     groupby: str | None = None,
     gene_sets: str | None = None,
     net: Path | None = None,
-    genes: list[str] | None = None,
+    genes: int | list[str] = 4,
     image: Path | None = None,
     mpp: float | None = None,
     image_key: str | None = None,
@@ -60,7 +60,7 @@ def run_report(
     measured_table_key(sdata, shapes_key, table_key)  # raises before the long steps if there are several
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     logger.info("── Predicting")
-    key, loaded = steps.predict(sdata, model, genes=genes, **keys)
+    key, loaded = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
     logger.info("── Checking the registration")
     contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
     alignment = None

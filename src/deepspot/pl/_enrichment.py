@@ -31,8 +31,8 @@ def enrichment(
     sdata: SpatialData,
     *,
     table_key: str | None = None,
-    key: str = "enrichment",
-    group: str | Sequence[str] | None = None,
+    enrichment_key: str = "enrichment",
+    groups: str | Sequence[str] | None = None,
     n_top: int = 10,
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
@@ -49,9 +49,9 @@ def enrichment(
         Object with enriched gene sets, see :func:`deepspot.tl.enrich`. It is not changed.
     table_key
         Table with the result; needed only if several have one.
-    key
+    enrichment_key
         Where it is in `uns` of the table.
-    group
+    groups
         A group, or several; by default all.
     n_top
         Most gene sets for each group.
@@ -85,19 +85,21 @@ def enrichment(
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> programs = {program: list(genes) for program, genes in table.var_names.groupby(table.var["program"]).items()}
     >>> ds.tl.enrich(sdata, programs)
-    >>> axes = ds.pl.enrichment(sdata, group="tumor")
+    >>> axes = ds.pl.enrichment(sdata, groups="tumor")
     """
     if n_top < 1:
         raise InputError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = find_result(sdata, table_key, key, "ds.tl.enrich(sdata, gene_sets)")
-    groups = groups_of(results, group, "group")
+    table_key, results = find_result(sdata, table_key, enrichment_key, "ds.tl.enrich(sdata, gene_sets)")
+    groups = groups_of(results, groups, "groups")
     if not groups:
-        raise InputError(f"sdata.tables[{table_key!r}].uns[{key!r}] holds no gene set: no markers are in any of them.")
+        raise InputError(
+            f"sdata.tables[{table_key!r}].uns[{enrichment_key!r}] holds no gene set: no markers are in any of them."
+        )
     results = results.assign(group=results["group"].astype(str), term=short_names(list(results["term"].astype(str))))
     top = [results[results["group"] == name].nsmallest(n_top, "p", keep="first") for name in groups]
     axes = _new_axes(top, figsize) if ax is None else several_axes(ax, len(top), "groups")
     uns = sdata.tables[table_key].uns
-    used = uns.get(f"deepspot_{key}", {}).get("markers_key", "markers")
+    used = uns.get(f"deepspot_{enrichment_key}", {}).get("markers_key", "markers")
     by = uns.get(f"deepspot_{used}", {}).get("groupby", "group")
     for panel, name, terms in zip(axes, groups, top, strict=True):
         _bars(panel, terms)

@@ -28,7 +28,7 @@ def markers(
     sdata: SpatialData,
     *,
     table_key: str | None = None,
-    key: str = "markers",
+    markers_key: str = "markers",
     groups: Sequence[str] | None = None,
     n_top: int = 10,
     cmap: str | Colormap = "RdBu_r",
@@ -47,7 +47,7 @@ def markers(
         Object with marker genes, see :func:`deepspot.tl.markers`. It is not changed.
     table_key
         Table with the marker genes; needed only if several have some.
-    key
+    markers_key
         Where they are in `uns` of the table.
     groups
         Groups to draw, in this order; by default all.
@@ -91,14 +91,14 @@ def markers(
 
     if n_top < 1:
         raise InputError(f"`n_top` must be at least 1, got {n_top}.")
-    table_key, results = find_result(sdata, table_key, key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     drawn = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
     top = top_genes(results, drawn, n_top)
     if not any(top.values()):
         raise InputError(
             f"No gene is significant and higher in any of the groups {drawn}, so there is nothing to draw. All genes "
-            f"are in sdata.tables[{table_key!r}].uns[{key!r}]."
+            f"are in sdata.tables[{table_key!r}].uns[{markers_key!r}]."
         )
     change = results.pivot(index="gene", columns="group", values="logfoldchange")
     # A gene is drawn once, with the group that it leads in by most.
@@ -133,7 +133,7 @@ def markers(
     ax.set_xticks(range(len(drawn)), drawn, **turned if max(map(len, drawn)) > LONG_NAME else {})
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    made = sdata.tables[table_key].uns.get(f"deepspot_{key}", {})
+    made = sdata.tables[table_key].uns.get(f"deepspot_{markers_key}", {})
     ax.set_title(f"Marker genes by {made.get('groupby', 'group')}")
     test = " (block test)" if made.get("test") == "blocks" else ""
     none = [group for group, genes in top.items() if not genes]

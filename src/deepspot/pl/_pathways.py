@@ -34,7 +34,7 @@ def pathways(
     n_top: int = 6,
     relative: bool = True,
     table_key: str | None = None,
-    key: str = "score_mlm",
+    score_key: str = "score_mlm",
     image_key: str | None = None,
     shapes_key: str | None = None,
     cmap: str | Colormap = "RdBu_r",
@@ -61,7 +61,7 @@ def pathways(
         Draw the difference from the mean over the slide; False draws the scores, with white at 0.
     table_key
         Table with the scores; needed only if several have some.
-    key
+    score_key
         Where the scores are in `obsm` of the table.
     image_key, shapes_key
         Image and spots; needed only if there are several.
@@ -100,10 +100,10 @@ def pathways(
     >>> len(ds.pl.pathways(sdata))
     2
     """
-    table_key, scores = find_result(sdata, table_key, key, "ds.tl.pathways(sdata)", slot="obsm")
+    table_key, scores = find_result(sdata, table_key, score_key, "ds.tl.pathways(sdata)", slot="obsm")
     shapes_key = shapes_of(sdata, table_key, shapes_key)
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
-    chosen = _chosen(scores, pathways, n_top, f"sdata.tables[{table_key!r}].obsm[{key!r}]")
+    chosen = _chosen(scores, pathways, n_top, f"sdata.tables[{table_key!r}].obsm[{score_key!r}]")
 
     rows, positions = match_rows(sdata.tables[table_key], sdata, shapes_key)
     values = np.full((len(sdata.shapes[shapes_key]), len(chosen)), np.nan)
@@ -118,7 +118,7 @@ def pathways(
         drawn = draw_panel(
             panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit)
         )
-    label = f"{SCORES.get(key, key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
+    label = f"{SCORES.get(score_key, score_key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
     draw_color_bar(drawn, axes, values, label)
     return axes
 

@@ -12,7 +12,7 @@ from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind
 from deepspot._sdata.write import add_columns, check_entries
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
-from deepspot._stats.metrics import lee, pearson, rmse, spearman
+from deepspot._stats.metrics import lee, moran, pearson, rmse, spearman
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
 
-COLUMNS = ("pearson", "spearman", "rmse", "lee", "measured_detected")
+COLUMNS = ("pearson", "spearman", "rmse", "lee", "moran_predicted", "moran_measured", "measured_detected")
 # In units of the distance to the nearest spot: the first ring of hexagons (1) and of squares (1 and √2), no more.
 RING = 1.5
 
@@ -67,8 +67,11 @@ def evaluate(
         Lee's L, a spatial correlation: both are averaged over a spot and the ring of spots around it (those
         within 1.5 times the distance between spots), and then compared. It is high only where both form the same
         pattern, and low where one of them varies from spot to spot without any.
+    ``moran_predicted``, ``moran_measured``
+        Moran's I, spatial autocorrelation over the same ring of spots, by squidpy. A prediction that is smoother than
+        the measurement has the larger one.
     ``measured_detected``
-        Share of the spots in which the gene was measured at all: with a low share, no prediction can correlate well.
+        Share of the spots in which the gene was detected. If it is low, no prediction can correlate well.
 
     Raises
     ------
@@ -80,8 +83,8 @@ def evaluate(
 
     References
     ----------
-    DeepSpot, section 4.4. Lee, "Developing a bivariate spatial association measure", Journal of Geographical Systems
-    2001.
+    DeepSpot, section 4.3 (equation 2). Lee, "Developing a bivariate spatial association measure", Journal of
+    Geographical Systems 2001. Palla et al., "Squidpy", Nature Methods 2022, for Moran's I.
 
     Examples
     --------
@@ -130,6 +133,8 @@ def evaluate(
             "spearman": spearman(predicted, measured),
             "rmse": rmse(predicted, measured),
             "lee": lee(predicted, measured, neighbors),
+            "moran_predicted": np.where(known, moran(predicted, neighbors), np.nan),
+            "moran_measured": moran(measured, neighbors),
             "measured_detected": np.where(known, (measured > 0).mean(axis=0), np.nan),
         },
         index=prediction.var_names,

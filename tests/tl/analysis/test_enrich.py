@@ -94,11 +94,11 @@ def test_best_significant_markers_are_taken(marked):
 
 
 def test_background(marked, programs):
-    ds.tl.enrich(marked, programs, group="tumor")
+    ds.tl.enrich(marked, programs, groups="tumor")
     ds.tl.enrich(
         marked,
         programs,
-        group=["tumor"],
+        groups=["tumor"],
         background=[*marked["table"].var_names, *[f"x{i}" for i in range(5000)]],
         key_added="genome",
     )
@@ -173,7 +173,7 @@ def test_groups_without_markers(marked, programs, log):
     assert set(marked["table"].uns["enrichment"]["group"]) == {"tumor", "lymphoid"}
     assert log[-1].endswith("Without a significant marker: ['stroma'].")
     with pytest.raises(ValueError, match=r"No group of \['stroma'\] has a significant marker.*`alpha=`"):
-        ds.tl.enrich(marked, programs, group="stroma", key_added="more")
+        ds.tl.enrich(marked, programs, groups="stroma", key_added="more")
 
 
 def test_markers_outside_of_all_sets(marked):
@@ -187,7 +187,7 @@ def test_markers_outside_of_all_sets(marked):
 
 def test_what_is_not_there(marked, programs):
     with pytest.raises(KeyError, match=r"Key `'bone'` not found in `groups of the markers`"):
-        ds.tl.enrich(marked, programs, group="bone")
+        ds.tl.enrich(marked, programs, groups="bone")
     with pytest.raises(
         KeyError, match=r"No table has a result in `uns\['mine'\]`. Call `ds.tl.markers\(sdata, groupby\)"
     ):
@@ -204,7 +204,7 @@ def test_what_is_not_there(marked, programs):
 
 def test_it_survives_being_written(marked, programs, tmp_path):
     ds.tl.enrich(marked, programs)
-    ds.tl.enrich(marked, {"far": ["NOISE1"]}, group="tumor", n_top=1, key_added="empty")
+    ds.tl.enrich(marked, {"far": ["NOISE1"]}, groups="tumor", n_top=1, key_added="empty")
     marked.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")["table"].uns
     same = {"term": object, "group": object, "overlap": object, "genes": object}

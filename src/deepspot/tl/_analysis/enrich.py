@@ -37,7 +37,7 @@ def enrich(
     sdata: SpatialData,
     gene_sets: GeneSets | str | Path | None = None,
     *,
-    group: str | Sequence[str] | None = None,
+    groups: str | Sequence[str] | None = None,
     markers_key: str = "markers",
     table_key: str | None = None,
     n_top: int = 100,
@@ -59,7 +59,7 @@ def enrich(
     gene_sets
         Names and genes: a dict, the path of a GMT file, or the name of a library of Enrichr. By default the paper's
         library, ``"Cancer_Cell_Line_Encyclopedia"``.
-    group
+    groups
         Group or groups to look at, by default all.
     markers_key
         Where the markers are in `uns`.
@@ -116,7 +116,7 @@ def enrich(
     >>> table.obs["class"] = ["tumor" if share > 0.5 else "other" for share in table.obsm["composition"][:, 0]]
     >>> ds.tl.markers(sdata, "class", table_key="table")
     >>> programs = {program: list(genes) for program, genes in table.var_names.groupby(table.var["program"]).items()}
-    >>> ds.tl.enrich(sdata, programs, group="tumor")
+    >>> ds.tl.enrich(sdata, programs, groups="tumor")
     >>> table.uns["enrichment"]["term"].iloc[0]
     'tumor'
     """
@@ -124,7 +124,7 @@ def enrich(
     table_key, found = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
-    groups = keys_in(group, found["group"].cat.categories.astype(str), "groups of the markers")
+    groups = keys_in(groups, found["group"].cat.categories.astype(str), "groups of the markers")
     significant = found[found["significant"]]
     top = {name: list(significant.loc[significant["group"] == name, "gene"][: int(n_top)]) for name in groups}
     without = [name for name in groups if not top[name]]
