@@ -1,6 +1,6 @@
 """What else could compute an encoder on a CPU: torch.compile, ONNX Runtime and OpenVINO against plain torch.
 
-    pip install "deepspot[onnx]" openvino
+    pip install ".[onnx]" openvino
     python benchmarks/runtimes.py            # some minutes; torch.compile needs a C++ compiler
 
 Networks of the embedded encoder (real weights) and of a ViT-S/16 (random weights) on tiles that are in memory, in the

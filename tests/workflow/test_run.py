@@ -178,11 +178,11 @@ def test_clusters_without_groups(trained, slide, cheap_encoder, monkeypatch):
 
 def test_without_igraph_the_report_names_the_package(given, monkeypatch):
     def missing(latent, seed):
-        raise ImportError('Clusters need igraph: `pip install "deepspot[oversample]"`.')
+        raise ImportError('Clusters need igraph: `pip install ".[leiden]"`.')
 
     monkeypatch.setattr(oversample, "leiden", missing)
     run(given, groupby=None)
-    assert "deepspot[oversample]" in given["out"].read_text()
+    assert ".[leiden]" in given["out"].read_text()
 
 
 @pytest.mark.parametrize(

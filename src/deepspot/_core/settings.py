@@ -25,7 +25,7 @@ class Settings:
         Threads that decode the image in parallel to the encoder.
     runtime
         Runtime of encoders on a CPU: ``"torch"``, or ``"onnx"`` for ONNX Runtime, which gives the same numbers up to
-        rounding in about half the time for the embedded encoder (``pip install "deepspot[onnx]"``). It needs memory for
+        rounding in about half the time for the embedded encoder (``pip install ".[onnx]"``). It needs memory for
         a second copy of the weights. Encoders that are not torch modules are not affected.
     progress
         Show progress bars (never shown if the output is not a terminal).
@@ -75,7 +75,7 @@ class Settings:
             if missing:
                 raise MissingPackageError(
                     f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
-                    "`pip install \"deepspot[onnx]\"`, or leave it at 'torch'."
+                    "`pip install \".[onnx]\"`, or leave it at 'torch'."
                 )
         super().__setattr__(name, value)
 

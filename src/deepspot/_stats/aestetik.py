@@ -33,8 +33,7 @@ def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.n
             from aestetik import AESTETIK
         except ImportError as error:
             raise MissingPackageError(
-                "`method='aestetik'` needs the package aestetik, which is not installed: "
-                '`pip install "deepspot[aestetik]"`.'
+                "`method='aestetik'` needs the package aestetik, which is not installed: `pip install \".[aestetik]\"`."
             ) from error
         names = pd.Index([str(number) for number in range(len(components))])
         obs = pd.DataFrame({"x_array": array[:, 1].astype(int), "y_array": array[:, 0].astype(int)}, index=names)

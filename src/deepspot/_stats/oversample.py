@@ -26,9 +26,9 @@ def require(method: str) -> None:
         raise MissingKeyError(f"`oversample={method!r}` is no method. Available methods: {sorted(METHODS)}.")
     missing = [package for package in METHODS[method] if find_spec(package) is None]
     if missing:
-        extra = "aestetik" if method == "aestetik" else "oversample"
+        extra = "aestetik" if method == "aestetik" else "leiden"
         raise MissingPackageError(
-            f'`oversample={method!r}` needs {missing}, not installed here: `pip install "deepspot[{extra}]"`.'
+            f'`oversample={method!r}` needs {missing}, not installed here: `pip install ".[{extra}]"`.'
         )
 
 
@@ -95,7 +95,7 @@ def leiden(latent: np.ndarray, seed: int) -> np.ndarray:
         import igraph  # noqa: F401 - scanpy needs it, and says so less clearly
     except ImportError as error:
         raise MissingPackageError(
-            'Clusters need the package igraph, which is not installed: `pip install "deepspot[oversample]"`.'
+            'Clusters need the package igraph, which is not installed: `pip install ".[leiden]"`.'
         ) from error
     import scanpy as sc
     from anndata import AnnData

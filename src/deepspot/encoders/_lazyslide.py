@@ -215,7 +215,7 @@ def from_lazyslide(name: str) -> Encoder:
         from lazyslide_models import MODEL_REGISTRY
     except ImportError as error:
         raise MissingPackageError(
-            'Encoders named `lazyslide:...` need lazyslide-models. Install it with `pip install "deepspot[zoo]"`.'
+            'Encoders named `lazyslide:...` need lazyslide-models. Install it with `pip install ".[zoo]"`.'
         ) from error
     images = sorted(key for key, model in MODEL_REGISTRY.items() if hasattr(model, "encode_image"))
     key = key_in(name.removeprefix(PREFIX), images, "lazyslide_models.MODEL_REGISTRY")

@@ -101,7 +101,7 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
     ConnectionError
         If the weights are not here and cannot be downloaded.
     ImportError
-        If a library is missing: ``pip install "deepspot[zoo]"``.
+        If a library is missing: ``pip install ".[zoo]"``.
 
     Examples
     --------

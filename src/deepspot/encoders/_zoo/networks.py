@@ -30,7 +30,7 @@ def class_of_transformers(spec: Spec) -> tuple[Any, dict[str, Any]]:
     except ImportError as error:
         raise MissingPackageError(
             f"{architecture} is a network of transformers, which is not installed. Install it with "
-            '`pip install "deepspot[zoo]"`.'
+            '`pip install ".[zoo]"`.'
         ) from error
     arguments = {"config": getattr(transformers, options.pop("config"))(**options)}
     if architecture == "ViTModel":  # has a layer behind the class token, which is not trained
