@@ -90,7 +90,7 @@ def test_arguments(planted):
 
 
 @pytest.mark.parametrize(
-    ("package", "method", "extra"), [("igraph", "leiden", "oversample"), ("aestetik", "aestetik", "aestetik")]
+    ("package", "method", "extra"), [("igraph", "leiden", "leiden"), ("aestetik", "aestetik", "aestetik")]
 )
 def test_missing_packages_name_their_extra(planted, monkeypatch, package, method, extra):
     monkeypatch.setitem(sys.modules, package, None)
