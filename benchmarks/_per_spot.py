@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepspot._core.compute import autocast
-from deepspot.encoders._resize import prepare
-from deepspot.encoders._torch import TorchEncoder
+from deepspot.encoders._torch import TorchEncoder, prepare
 
 MEMBERS, WIDTH = 10, 512
 

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from timm import create_model
 
 import deepspot as ds
-from deepspot.encoders._resize import prepare
-from deepspot.encoders._torch import TorchEncoder
-from deepspot.encoders._zoo.networks import Pooled, network
+from deepspot.encoders._torch import Pooled, TorchEncoder, prepare
+from deepspot.encoders._zoo.networks import network
 from deepspot.encoders._zoo.specs import REFUSED, SPECS
 from deepspot.encoders._zoo.weights import content, fill, needed, read
 

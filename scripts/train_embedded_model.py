@@ -37,7 +37,7 @@ def main() -> None:
         "12:6012 (2021), doi 10.1038/s41467-021-26271-2, CC BY 4.0. The encoder never learned from histology. For "
         "trying things out, not for conclusions. Genes were chosen on all sections."
     )
-    model.save(FOLDER / EMBEDDED, half=True, overwrite=True)
+    model.save(FOLDER / EMBEDDED, half_precision=True, overwrite=True)
     size = sum(file.stat().st_size for file in (FOLDER / EMBEDDED).iterdir()) / MB
     print(f"{model}\n{model.card.gate!r}\n{size:.1f} MB")
 

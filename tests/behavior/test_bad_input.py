@@ -77,7 +77,7 @@ def test_a_slide_of_unknown_scale_is_refused(slides, model, encoder, snapshot):
 def test_a_slide_without_spots_names_the_call_that_adds_them(slides, model, encoder):
     slide = slides["P3_S1"]
     del slide.tables["table"], slide.shapes["spots"]
-    size = {"diameter_um": model.geometry.tile.tile_um, "pitch_um": model.spacing_um}
+    size = {"diameter_um": model.geometry.tile.tile_um, "pitch_um": model.pitch_um}
     call = "ds.pp.spots(sdata, " + ", ".join(f"{name}={value:g}" for name, value in size.items()) + ")"
     with pytest.raises(KeyError) as raised:
         ds.tl.predict(slide, model, encoder=encoder)

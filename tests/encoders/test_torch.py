@@ -6,8 +6,7 @@ from torch import nn
 import deepspot as ds
 from deepspot._core.compute import autocast, choose_device
 from deepspot.encoders import Encoder, EncoderCard
-from deepspot.encoders._resize import prepare
-from deepspot.encoders._torch import TorchEncoder
+from deepspot.encoders._torch import TorchEncoder, prepare
 
 TILES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 

@@ -41,7 +41,7 @@ def lonely(bags: Bags) -> Bags:
 
 @pytest.fixture(scope="session")
 def fuzzing():
-    """The module beside that makes a tiny model, and tampers with bundles."""
+    """The module `fuzzing`, with a small model and mutations of bundles."""
     sys.path.insert(0, str(Path(__file__).parent))
     try:
         return import_module("fuzzing")

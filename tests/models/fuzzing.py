@@ -1,4 +1,4 @@
-"""Bundles that were tampered with, and a watch over what loading them does. Used by tests and `benchmarks/fuzz.py`."""
+"""Mutated bundles, and a watch over loading them, for tests and `benchmarks/fuzz.py`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Family = Callable[[random.Random], tuple[Path, Load]]
 
 
 def tiny_model() -> ds.models.DeepSpot:
-    """A model with all that a bundle can hold, made in no time."""
+    """Return a small model with all parts of a bundle, without training."""
     from deepspot.models._network.network import Network
 
     rng = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def tiny_model() -> ds.models.DeepSpot:
 
 
 class Tamper:
-    """Families of tampered bundles in a folder, each case in the same place."""
+    """Families of mutated bundles; every case is written to the same folder."""
 
     def __init__(self, folder: Path) -> None:
         whole = folder / "whole"
@@ -79,10 +79,10 @@ class Tamper:
         spot = rng.normal(size=(3, DIM)).astype(np.float32)
         near = csr_matrix(np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool))
         self.bags = ds.models.Bags(spot, rng.normal(size=(3, 9, DIM)).astype(np.float32), near)
-        self.load(whole)  # imports come before the watch
+        self.load(whole)  # imports before the watch starts
 
     def families(self) -> dict[str, Family]:
-        """All of them, by name."""
+        """Return the families by name."""
         return {
             "card: bytes": lambda rng: self._folder(scrambled(self.card, rng), self.weights),
             "card: fields": lambda rng: self._folder(self._fields(rng), self.weights),
@@ -97,7 +97,7 @@ class Tamper:
         }
 
     def load(self, path: Path) -> None:
-        """Load, and raise AssertionError if what was loaded is not sound."""
+        """Load a bundle, and raise AssertionError if the model is not valid."""
         model = read_model(path, device="cpu")
         weights = (path / WEIGHTS).read_bytes()
         assert hashlib.sha256(weights).hexdigest() == model.card.sha256, "the checksum is not that of the weights"
@@ -121,11 +121,11 @@ class Tamper:
 
 
 class TooLong(BaseException):
-    """A case took longer than it may."""
+    """A case exceeded the time limit."""
 
 
 class Watch:
-    """Outcome of loading, and what Python did meanwhile that loading must not do."""
+    """Audit hook that reports the outcome of loading and forbidden actions meanwhile."""
 
     FORBIDDEN = ("exec", "compile", "import", "code.__new__", "function.__new__", "ctypes.dlopen", "pickle.")
     FORBIDDEN += (
@@ -147,14 +147,14 @@ class Watch:
         sys.addaudithook(self._hook)
 
     def outcome(self, path: Path, load: Load) -> str:
-        """What came of it: ``"loads"``, the name of an error of ours, or ``"FINDING …"``."""
+        """Return ``"loads"``, the name of an expected error, or ``"FINDING …"``."""
         self.seen = []
         try:
             with self._limited():
                 load(path)
             told = "loads"
         except (ValueError, FileNotFoundError) as error:
-            # The two right ends beside a sound model; a type that is more special is not foreseen.
+            # Only these exact types are expected.
             kind = {ds.errors.InputError: "ValueError", FileNotFoundError: "FileNotFoundError"}.get(type(error))
             told = kind if kind is not None and str(path) in str(error) else f"FINDING {type(error).__name__}: {error}"
         except (Exception, TooLong) as error:  # noqa: BLE001

@@ -1,4 +1,4 @@
-"""Ways to tamper with a bundle, as functions of its bytes and of random numbers."""
+"""Random mutations of the files of a bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NASTY += ["RAW:" + "[" * depth + "]" * depth for depth in (500, 100_000)]
 
 
 def scrambled(raw: bytes, rng: random.Random) -> bytes:
-    """Some bytes flipped, cut out, put in, doubled, or the end cut off."""
+    """Change, delete, insert or repeat random bytes, or cut off the end."""
     data = bytearray(raw)
     for _ in range(rng.choice([1, 1, 1, 2, 5, 20])):
         at = rng.randrange(max(1, len(data)))
@@ -37,7 +37,7 @@ def scrambled(raw: bytes, rng: random.Random) -> bytes:
 
 
 def fields(content: object, rng: random.Random) -> bytes:
-    """JSON in which something, anywhere, is replaced, left out, doubled or added."""
+    """Replace, delete, repeat or add a random entry of a JSON document."""
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         parent = content
         while True:
@@ -64,7 +64,7 @@ def fields(content: object, rng: random.Random) -> bytes:
 
 
 def written(content: object) -> bytes:
-    """JSON, with what no library would write."""
+    """Write JSON, including repeated keys and numbers that no library writes."""
     text = json.dumps(content).replace('"TWICE:', '"')
     for raw in NASTY:
         if isinstance(raw, str) and raw.startswith("RAW:"):
@@ -73,18 +73,18 @@ def written(content: object) -> bytes:
 
 
 def split(weights: bytes) -> tuple[object, bytes]:
-    """Header and numbers of a safetensors file."""
+    """Split a safetensors file into header and numbers."""
     end = 8 + struct.unpack("<Q", weights[:8])[0]
     return json.loads(weights[8:end]), weights[end:]
 
 
 def joined(head: bytes, body: bytes) -> bytes:
-    """A safetensors file."""
+    """Join header and numbers to a safetensors file."""
     return struct.pack("<Q", len(head)) + head + body
 
 
 def numbers(weights: bytes, rng: random.Random) -> bytes:
-    """Weights with some numbers replaced."""
+    """Replace some numbers of the weights."""
     head, body = split(weights)
     values = np.frombuffer(body, np.float32).copy()
     for _ in range(rng.choice([0, 1, 1, 5])):
@@ -94,7 +94,7 @@ def numbers(weights: bytes, rng: random.Random) -> bytes:
 
 
 def header(weights: bytes, rng: random.Random) -> bytes:
-    """Weights with another header, or numbers that end too early or too late."""
+    """Mutate the header of the weights, or the length of their numbers."""
     head, body = split(weights)
     body = rng.choice([body, body, body, body[:-4], body + bytes(4), body * 2])
     raw = fields(head, rng)
@@ -104,7 +104,7 @@ def header(weights: bytes, rng: random.Random) -> bytes:
 
 
 def sealed(card: bytes, weights: bytes) -> tuple[bytes, bytes]:
-    """Card and weights with both hashes brought up to date, as somebody would who means harm."""
+    """Update both hashes of card and weights, like an attacker."""
     try:
         content = json.loads(card)
         kept = json.dumps({key: value for key, value in content.items() if key != "sha256"}, sort_keys=True)

@@ -6,7 +6,7 @@ from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.folds import held_out
 
-# The network by itself: what ridge has to say is tested in test_assess.py.
+# The network alone; the gate is tested in test_assess.py.
 NO_GATE = {"gate": "off"}
 SMALL = {
     "network": {"width": 64, "members": 1, "dropout": 0.1},
@@ -21,7 +21,7 @@ def fitted(bags, targets):
     return DeepSpot(**SMALL).fit(bags, targets)
 
 
-def test_it_learns_from_all_three_sets(bags, targets, fitted):
+def test_it_predicts_genes_of_all_three_sets(bags, targets, fitted):
     assert pearson(fitted.predict(bags), targets).min() > 0.9
 
 
@@ -29,7 +29,7 @@ def test_it_learns_from_all_three_sets(bags, targets, fitted):
     ("context", "learned", "lost"),
     [(("spot",), slice(0, 2), slice(2, 6)), (("spot", "subspots"), slice(0, 4), slice(4, 6))],
 )
-def test_what_is_not_in_the_context_generalizes_to_nothing(bags, targets, context, learned, lost):
+def test_genes_of_sets_outside_the_context_are_not_predicted(bags, targets, context, learned, lost):
     rows = np.arange(0, len(bags), 2)
     held_out = np.setdiff1d(np.arange(len(bags)), rows)
     config = {
@@ -59,13 +59,13 @@ def test_same_seed_same_weights_and_another_seed_others(bags, targets):
     assert np.abs(one - other).max() > 1e-3
 
 
-def test_members_are_trained_apart_and_neighboring_seeds_share_none(bags, targets):
+def test_members_differ_within_and_between_neighboring_seeds(bags, targets):
     members = [m.phi[0].weight for s in (0, 1) for m in DeepSpot(**{**QUICK, "seed": s}).fit(bags, targets).members]
     gaps = [(members[i] - members[j]).abs().max() for i in range(4) for j in range(i)]
     assert min(gaps) > 0.01
 
 
-def test_training_does_not_touch_global_randomness(bags, targets):
+def test_training_does_not_change_the_random_state(bags, targets):
     import torch
 
     torch.manual_seed(7)
@@ -81,7 +81,7 @@ def test_prediction_is_on_the_scale_of_the_targets(bags, targets, fitted):
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5, 0.0])
-def test_some_spots_are_predicted_as_among_all(bags, targets, monkeypatch, weight):
+def test_rows_are_predicted_like_in_a_prediction_of_all_spots(bags, targets, monkeypatch, weight):
     model = DeepSpot(**QUICK).fit(bags, targets)
     model.ridge = Ridge().fit(bags, targets)
     monkeypatch.setattr(DeepSpot, "weight", weight)
@@ -124,7 +124,7 @@ def test_held_out_patients_choose_the_number_of_epochs(bags, targets):
     assert members["validation"].isna().all()
 
 
-def test_a_held_out_spot_without_targets_does_not_blind_the_search(bags, targets):
+def test_held_out_spots_without_targets_do_not_break_the_search(bags, targets):
     config = {**QUICK, "training": {**NO_GATE, "max_epochs": 6, "lr": 3e-3}}
     patients = np.arange(len(bags)) // 72
     holed = targets.copy()
@@ -164,7 +164,7 @@ def test_rows_can_be_a_mask_and_must_exist(bags, targets):
             DeepSpot(**QUICK).fit(bags, targets, rows=np.array(wrong, dtype=int))
 
 
-def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets, monkeypatch):
+def test_a_failed_fit_leaves_the_model_unchanged(bags, targets, monkeypatch):
     from deepspot.models._network.fit import _Task
 
     model = DeepSpot(**QUICK).fit(bags, targets)
@@ -179,7 +179,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets, monkeypatch):
     np.testing.assert_array_equal(model.predict(bags), before)
 
 
-def test_callbacks_of_the_user_join_ours(bags, targets):
+def test_callbacks_of_the_user_are_called(bags, targets):
     from lightning.pytorch.callbacks import Callback
 
     class Count(Callback):
@@ -233,7 +233,7 @@ def test_a_finished_search_is_not_continued(bags, targets, tmp_path):
     assert first.history.equals(second.history)
 
 
-def test_rows_outside_the_training_set_are_not_learned_from(bags, targets):
+def test_rows_outside_the_training_set_have_no_effect(bags, targets):
     rows = np.arange(70)
     spoilt = targets.copy()
     spoilt[70:] = 1e6
@@ -271,7 +271,7 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(bags, targets, tmp_path,
     ("options", "message"),
     [
         ({"genes": ["A", "B"]}, "6 different names"),
-        ({"genes": list("ABCDEE")}, "5 differ"),
+        ({"genes": list("ABCDEE")}, "6, 5 of them different"),
         ({"slides": np.zeros(3)}, "`slides`"),
         ({"patients": np.zeros(3)}, "`patients`"),
     ],
@@ -303,7 +303,7 @@ def test_presets_are_the_ensembles_of_the_paper(bags, targets, name):
     assert np.isfinite(model.predict(bags)).all()
 
 
-def test_unknown_preset_lists_the_known(bags):
+def test_an_unknown_preset_lists_the_known_ones(bags):
     with pytest.raises(KeyError, match="published"):
         DeepSpot(preset="papre")
 
@@ -322,7 +322,7 @@ def test_missing_subspots_are_refused(bags, fitted):
         fitted.predict(Bags(bags.spot, None, bags.neighbors))
 
 
-def test_an_unfitted_model_says_so(bags):
+def test_an_unfitted_model_raises(bags):
     with pytest.raises(ValueError, match="not fitted"):
         DeepSpot().predict(bags)
     for ask in ("card", "scaler", "history", "weight", "fingerprint", "geometry"):
@@ -336,7 +336,7 @@ def test_an_unfitted_model_says_so(bags):
 def test_nothing_that_is_fitted_is_none(fitted):
     kept = ("card", "scaler", "members", "ridge", "ood", "history")
     assert all(getattr(fitted, name) is not None for name in kept)
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         fitted.geometry  # noqa: B018
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         fitted.encoder_card  # noqa: B018

@@ -1,4 +1,4 @@
-"""The model that comes with the package."""
+"""The embedded model."""
 
 import pytest
 
@@ -6,13 +6,13 @@ import deepspot as ds
 from deepspot.models._registry import EMBEDDED, FOLDER
 
 
-def test_it_was_trained_on_the_encoder_that_is_here():
+def test_its_encoder_is_the_default_encoder():
     card = ds.models.load().card
     assert card.encoder_fingerprint == ds.encoders.get().fingerprint
     assert card.encoder.name == "lite0_stats"
 
 
-def test_it_is_small_and_says_what_it_is(log, monkeypatch):
+def test_its_size_card_and_log_lines(log, monkeypatch):
     monkeypatch.setattr("deepspot.models._registry._logged", set())
     card = ds.models.load().card
     size = sum(file.stat().st_size for file in (FOLDER / EMBEDDED).iterdir())
@@ -29,12 +29,7 @@ def test_it_is_small_and_says_what_it_is(log, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [None, EMBEDDED])
-def test_a_folder_of_its_name_does_not_stand_in_the_way(tmp_path, monkeypatch, name):
+def test_it_has_precedence_over_a_folder_of_its_name(tmp_path, monkeypatch, name):
     (tmp_path / EMBEDDED).mkdir()
     monkeypatch.chdir(tmp_path)
     assert len(ds.models.load(name).card.genes) == 1000
-
-
-def test_available_lists_it():
-    row = ds.models.available().loc[EMBEDDED]
-    assert (row["genes"], row["encoder"], row["tile_um"]) == (1000, "lite0_stats", 100.0)

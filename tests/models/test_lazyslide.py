@@ -263,7 +263,7 @@ def test_models_that_cannot_know_their_tiles(bags, targets):
         ds.models.DeepSpot().on_tiles(mpp=0.5)
     quick = {"network": {"width": 8, "members": 1}, "training": {"epochs": 1, "gate": "off"}}
     bare = ds.models.DeepSpot(**quick).fit(bags, targets)
-    with pytest.raises(ValueError, match="fitted on bare arrays, so its encoder and tile size are unknown"):
+    with pytest.raises(ValueError, match="fitted to arrays, so its encoder and tile size are unknown"):
         bare.on_tiles(mpp=0.5)
 
 

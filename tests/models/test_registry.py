@@ -9,13 +9,13 @@ COLUMNS = ["source", "tissue", "license", "genes", "encoder", "encoder_license",
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder of models, empty, and no cache of Hugging Face."""
+    """An empty folder of models, without a cache of Hugging Face."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no_hub"))
     monkeypatch.setattr(ds.settings, "models_dir", tmp_path / "models")
     return tmp_path / "models"
 
 
-def test_the_embedded_model_is_always_there(folder):
+def test_the_embedded_model_is_listed(folder):
     found = ds.models.available()
     assert found.columns.tolist() == COLUMNS
     assert found.index.tolist() == ["her2st"]
@@ -26,7 +26,7 @@ def test_the_embedded_model_is_always_there(folder):
     ]
 
 
-def test_models_of_the_folder_have_names(folder, tiny):
+def test_models_in_the_folder_are_loaded_by_name(folder, tiny):
     tiny.save(folder / "mine")
     tiny.save(folder / "sent")
     (folder / "notes").mkdir()
@@ -38,7 +38,7 @@ def test_models_of_the_folder_have_names(folder, tiny):
         assert ds.models.load(name).fingerprint == tiny.fingerprint
 
 
-def test_a_name_that_is_taken_gives_way_to_the_path(folder, tiny):
+def test_a_folder_with_a_taken_name_is_listed_by_path(folder, tiny):
     tiny.save(folder / "her2st")
     tiny.save(folder / "twin")
     found = ds.models.available()
@@ -71,7 +71,7 @@ def test_the_license_is_logged_once(tmp_path, tiny, log, monkeypatch):
     assert "license CC BY-NC 4.0" in log[-1]
 
 
-def test_an_unknown_model_names_those_that_are_known(folder, tiny):
+def test_an_unknown_model_lists_the_known_ones(folder, tiny):
     tiny.save(folder / "mine")
     with pytest.raises(FileNotFoundError, match=r"\['her2st', 'mine'\]. One on Hugging Face is written 'hf://"):
         ds.models.load("nine")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,14 +25,18 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     import torch
 
     requested = device if device is not None else settings.device
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    # Called only if needed: looking for CUDA opens its libraries.
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
     if requested is None:
-        return torch.device(next((name for name in available if available[name]), "cpu"))
+        return torch.device(next((name for name, found in available.items() if found()), "cpu"))
     try:
         chosen = torch.device(requested)
     except RuntimeError as error:
         raise InputError(f"`device` must be 'cpu', 'cuda', 'cuda:<n>' or 'mps', got {requested!r}.") from error
-    if not available.get(chosen.type, True):
+    if chosen.type in available and not available[chosen.type]():
         raise InputError(
             f"`device={requested!r}` is not available here. Leave `device` out to choose one automatically."
         )

@@ -74,7 +74,7 @@ def predict(
     Without a model, an existing prediction is used. `genes` must be among the predicted ones; this is checked first.
     """
     from deepspot import models, tl
-    from deepspot.tl._predict.table import find
+    from deepspot.tl._predict.table import find_prediction
 
     existing = tables_of_kind(sdata, shapes_key, PREDICTION)
     if model is None and existing:
@@ -88,7 +88,7 @@ def predict(
     loaded = models.load(model)
     if genes:
         check_genes(genes, loaded.card.genes, "the prediction")
-    same = find(SlideView.select(sdata, image_key, shapes_key), loaded)
+    same = find_prediction(SlideView.select(sdata, image_key, shapes_key), loaded)
     if same is not None:
         return same, loaded
     key = prediction_name(shapes_key)

@@ -12,8 +12,8 @@ import numpy as np
 from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._spatial.geometry import central, split
 
+from ._card import Encoder, ResizingEncoder, check_embedded
 from ._parts import encode_parts, gives_parts
-from ._protocol import Encoder, ResizingEncoder, check_embedded
 
 PREFETCHED = 2
 """Batches of tiles that are read and cut while the encoder is busy with one."""

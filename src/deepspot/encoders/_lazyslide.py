@@ -17,14 +17,13 @@ from deepspot._core.keys import key_in
 from deepspot._core.validate import check_text
 from deepspot.errors import InputError, InputTypeError, MissingPackageError
 
-from ._card import EncoderCard
+from ._card import EncoderCard, check_tiles
 from ._fingerprint import describe_code, describe_module, describe_source, without_addresses
-from ._protocol import check_tiles
 from ._zoo.find import hub_errors
 from ._zoo.specs import READ, log_license, refusal
 
 if TYPE_CHECKING:
-    from ._protocol import Encoder
+    from ._card import Encoder
 
 # LazySlide's ImageModelProtocol. It is looked up by name, as users may have a class of their own and no LazySlide.
 NEEDS = ("model", "name", "get_transform", "to", "try_compile", "encode_image")

@@ -42,7 +42,7 @@ def lite0() -> MapEncoder:
 
 def lite0_stats() -> MapEncoder:
     """EfficientNet-Lite0 with tile statistics: the default encoder."""
-    from ._torch import StatisticsEncoder
+    from ._statistics import StatisticsEncoder
 
     return StatisticsEncoder(LITE0_STATS, _pooled(), weight=STATISTICS_WEIGHT, identity=_identity())
 
@@ -78,7 +78,7 @@ def fuse_batch_norm(module: nn.Module) -> nn.Module:
 
 
 def _pooled() -> nn.Module:
-    from ._zoo.networks import Pooled
+    from ._torch import Pooled
 
     return Pooled(backbone(), LITE0.pooling, 0)
 

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from deepspot.errors import InputError
 
-from ._card import EncoderCard
-from ._protocol import Encoder, PartsEncoder, check_embedded
+from ._card import Encoder, EncoderCard, PartsEncoder, check_embedded
 
 # To be raised with every change of how parts are made of tokens, so that old features are not taken for new ones.
 VERSION = 1

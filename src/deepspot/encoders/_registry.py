@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError, InputTypeError
 
-from ._card import EncoderCard
+from ._card import Encoder, EncoderCard
 from ._lazyslide import PREFIX, adapt, from_lazyslide
 from ._lite0 import LITE0, LITE0_STATS, lite0, lite0_stats
-from ._protocol import Encoder
 from ._zoo.find import find_weights, local_weights
 from ._zoo.specs import REFUSED, SPECS, Spec, refusal
 from ._zoo.weights import load

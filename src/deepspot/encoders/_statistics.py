@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ._card import EncoderCard
+from ._torch import MapEncoder
 
 # Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston, 2001), one stain a row.
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
@@ -58,3 +61,18 @@ def _statistics(few: Tensor, smooth: Tensor) -> Tensor:
 def _moments(values: Tensor, quantiles: tuple[float, ...]) -> list[Tensor]:
     levels = torch.tensor(quantiles, dtype=values.dtype, device=values.device)
     return [values.mean(-1), values.std(-1), torch.quantile(values, levels, dim=-1).movedim(0, -1).flatten(1)]
+
+
+class StatisticsEncoder(MapEncoder):
+    """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
+
+    def __init__(self, card: EncoderCard, module: nn.Module, *, weight: float, identity: str = "") -> None:
+        super().__init__(card, module, identity=identity)
+        self.weight = weight
+        self.appended = ["statistics", VERSION, weight]
+
+    def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
+        """Statistics of RGB in 0 to 1 (n, 32), or of its parts, each of its own pixels (n, grid², 32)."""
+        # Half precision is fine for the network, but it would blur differences between the stains.
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self.weight * (statistics(pixels) if grid is None else statistics_of_parts(pixels, grid))

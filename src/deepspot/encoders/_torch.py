@@ -1,26 +1,28 @@
+"""Encoders made of torch modules."""
+
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from deepspot._core.compute import autocast, choose_device, prefetch
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
 from deepspot.errors import InputError
 
-from ._card import EncoderCard
+from ._card import EncoderCard, check_tiles
 from ._fingerprint import describe_code, describe_module
 from ._onnx import OnnxNetwork
 from ._parts import pool
-from ._protocol import check_tiles
-from ._resize import prepare, resize
-from ._statistics import VERSION as STATISTICS_VERSION
-from ._statistics import statistics, statistics_of_parts
 
 TILES_PER_THREAD = 4
 """Larger buffers than of so many tiles leave the caches, and are fetched from the system anew for every layer."""
@@ -150,16 +152,90 @@ class MapEncoder(TorchEncoder):
         return torch.cat([spot.float(), appendix], dim=1), torch.cat([parts.float(), of_parts], dim=2)
 
 
-class StatisticsEncoder(MapEncoder):
-    """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
+class Pooled(nn.Module):
+    """A network of timm or transformers whose tokens become one vector for each tile.
 
-    def __init__(self, card: EncoderCard, module: nn.Module, *, weight: float, identity: str = "") -> None:
-        super().__init__(card, module, identity=identity)
-        self.weight = weight
-        self.appended = ["statistics", STATISTICS_VERSION, weight]
+    `pooling` is as the card says. Of the prefix tokens, class token and registers, the latter hold what the network
+    keeps for itself, so they are no part of the mean.
+    """
 
-    def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
-        """Statistics of RGB in 0 to 1 (n, 32), or of its parts, each of its own pixels (n, grid², 32)."""
-        # Half precision is fine for the network, but it would blur differences between the stains.
-        with torch.autocast(pixels.device.type, enabled=False):
-            return self.weight * (statistics(pixels) if grid is None else statistics_of_parts(pixels, grid))
+    network: Any
+
+    def __init__(self, network: nn.Module, pooling: str, prefix_tokens: int) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Embed normalized RGB (n, 3, px, px) as (n, dim)."""
+        if self.pooling == "pooled":
+            return self.network(pixels)
+        return self._one_vector(self.tokens(pixels))
+
+    def with_map(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed as before, and what is seen where (n, rows, columns, dim): averaged over a part, its embedding.
+
+        A cell is a position of the last feature map, or a patch token with, or in place of, the class token.
+        """
+        if self.pooling == "pooled":
+            features = self.network.forward_features(pixels)
+            return self.network.forward_head(features), features.permute(0, 2, 3, 1)
+        tokens = self.tokens(pixels)
+        patches = tokens[:, self.prefix_tokens :]
+        side = math.isqrt(patches.shape[1])
+        if self.pooling == "cls+mean":
+            patches = torch.cat([tokens[:, :1].expand_as(patches), patches], dim=-1)
+        return self._one_vector(tokens), patches.unflatten(1, (side, side))
+
+    def _one_vector(self, tokens: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return tokens[:, 0]
+        return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=-1)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens (n, t, d) after the last normalization: class token, registers, patches."""
+        if hasattr(self.network, "forward_features"):  # of timm; transformers gives tokens by itself
+            return self.network.forward_features(pixels)
+        return self.network(pixel_values=pixels).last_hidden_state
+
+
+def prepare(tiles: np.ndarray, card: EncoderCard, device: torch.device) -> Tensor:
+    """RGB in 0 to 1 (n, 3, px, px) of tiles (n, height, width, 3) in uint8."""
+    pixels = torch.from_numpy(resize(tiles, card)).permute(0, 3, 1, 2).to(device).float().div_(255)
+    if card.resize_as == "float":
+        pixels = _resize(pixels, card.resize_px or card.input_px, card.interpolation)
+    pixels = F.center_crop(pixels, [card.input_px, card.input_px])
+    # Convolutions on channels-last memory run twice as fast on CPUs, and on tensor cores.
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
+    """Tiles (n, side, side, 3) in uint8 as the encoder wants them resized, if that is done on 8-bit images."""
+    side = card.resize_px or card.input_px
+    if card.resize_as == "pillow":
+        return _with_pillow(tiles, side, card.interpolation)
+    if card.resize_as == "uint8":
+        # On the CPU whatever the device: only there are integers interpolated as such, and features must not differ.
+        pixels = _resize(torch.from_numpy(tiles).permute(0, 3, 1, 2), side, card.interpolation)
+        return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return tiles
+
+
+def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
+    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=True)
+
+
+def _with_pillow(tiles: np.ndarray, side: int, interpolation: str) -> np.ndarray:
+    from PIL import Image
+
+    if tiles.shape[1:3] == (side, side):
+        return tiles
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+    def one(tile: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(tile).resize((side, side), filters[interpolation]))
+
+    with ThreadPoolExecutor(settings.workers) as threads:
+        resized = list(threads.map(one, tiles))
+    return np.stack(resized) if resized else np.empty((0, side, side, 3), dtype=np.uint8)

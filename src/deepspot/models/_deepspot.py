@@ -13,8 +13,8 @@ from deepspot.errors import InputError
 
 from ._bundle.card import ModelCard, versions
 from ._confidence.folds import held_out
-from ._fitted import FittedModel, check_context
-from ._inputs import Scaler, labels, which_rows
+from ._fitted import FittedModel
+from ._inputs import Scaler, check_context, labels, which_rows
 from ._network.config import changed, look_up
 
 if TYPE_CHECKING:
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
 
 
 class DeepSpot(FittedModel):
-    """The deep-set network of the paper as an estimator on embeddings.
+    """Deep-set network of the paper, as an estimator on embeddings.
 
-    :func:`deepspot.models.train` makes one from slides; this class is for those who have arrays.
+    To train on slides, use :func:`deepspot.models.train`.
 
     Parameters
     ----------
     preset
-        ``"default"``: one φ and one ρ, sub-spots averaged, three members trained apart. ``"paper"``: the text of the
-        paper. ``"published"``: the authors' code.
+        ``"default"``: one φ and one ρ, mean over sub-spots, three members trained separately. ``"paper"``: the text of
+        the paper. ``"published"``: the code of the authors.
     network, training
-        Fields of :class:`NetworkConfig` and :class:`TrainingConfig` to change in the preset.
+        Fields of :class:`NetworkConfig` and :class:`TrainingConfig` that differ from the preset.
     seed
-        Same seed, same weights on the same machine. None falls back to the settings.
+        Random seed; the same seed gives the same weights on the same machine. None takes `settings.seed`.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device; None takes `settings.device`, or else CUDA, MPS or the CPU.
 
     Attributes
     ----------
     card
-        :class:`ModelCard`: genes, geometry, encoder, training slides, license, scores.
+        :class:`ModelCard`: genes, geometry, encoder, training slides, license, evaluation.
     history
-        Loss per epoch and member after training, a data frame.
+        Data frame with the loss per epoch and member.
     out_of_fold
-        (n, genes) what fits that had not seen a spot's patient predicted for it, NaN where there is none. Kept after
-        `fit` for those who want to judge it in their own way; a bundle does not hold it.
+        (n, genes) out-of-fold predictions of the gate, each by a fit without the patient of the spot; NaN for spots
+        that were never held out. Not part of a bundle.
 
     References
     ----------
@@ -92,10 +92,10 @@ class DeepSpot(FittedModel):
         card, patients = self.card, {slide.patient for slide in self.card.slides}
         encoder = card.encoder.name if card.encoder else f"{card.dim} features"
         tile = f", tiles of {card.geometry.tile.tile_um:g} µm" if card.geometry else ""
-        learned = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "slides it does not name"
+        slides = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "unknown slides"
         return (
             f"DeepSpot {card.name!r}: {len(card.genes):,} genes from {encoder}{tile}; preset {card.preset!r}, trained "
-            f"on {learned}; license {card.license}" + (f". {card.gate}" if card.gate else "")
+            f"on {slides}; license {card.license}" + (f". {card.gate}" if card.gate else "")
         )
 
     def fit(
@@ -111,40 +111,40 @@ class DeepSpot(FittedModel):
     ) -> DeepSpot:
         """Fit to measured expression.
 
-        With several patients a fifth of them, at least one, is held out while one network searches the number of
-        epochs: the one with the highest mean r over genes within the held-out slides. Then all members are fitted to
-        everybody for that long. With one patient the number is fixed by the preset.
+        With several patients, a fifth of them (at least one) is held out to find the number of epochs with the highest
+        mean r over genes within the held-out slides. Then all members are trained on all patients for this number of
+        epochs. With one patient, the preset fixes the number.
 
-        Unless ``training={"gate": "off"}``, all of this is done beforehand with patients held out in turn (with one
-        patient its slides, with one slide parts of it), and tuned ridge on the same context features beside it. If the
-        network is better than its blend with ridge, and the lower 90 % bound of its gain in r over ridge is above 0, it
-        predicts. Else the blend does, or ridge if that gains nothing; see :attr:`card`, ``gate``. The same predictions
-        tell how reliable every gene is.
+        Unless ``training={"gate": "off"}``, this procedure and tuned ridge on the same context features are first
+        evaluated by cross-validation over patients (with one patient over slides, with one slide over parts of it).
+        The network predicts if it is better than its blend with ridge and the lower 90 % bound of its gain in r over
+        ridge is above 0. Otherwise the blend predicts, or ridge if the blend has no gain: see ``card.gate``. The
+        out-of-fold predictions also give the reliability of every gene.
 
         Parameters
         ----------
         bags
             Embeddings of n spots.
         targets
-            (n, genes) log-expression; NaN where a slide did not measure a gene.
+            (n, genes) log-expression; NaN for genes that a slide did not measure.
         genes
             Names of the columns.
         rows
-            Spots to learn from (the others serve as neighbors only); by default all.
+            Training spots; the others serve as neighbors only. By default all.
         slides, patients
-            (n,) slide and patient of every spot; by default all are of one.
+            (n,) slide and patient of every spot. By default all spots are of one slide and one patient.
         trainer_kwargs
             Arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``. With
             ``{"default_root_dir": folder}`` checkpoints are kept there, and the same call resumes an interrupted fit.
 
         Returns
         -------
-        The estimator itself. If the fit fails, it stays as it was.
+        The estimator itself. A fit that fails leaves it unchanged.
 
         Raises
         ------
         ValueError
-            If arrays do not fit together, a gene has no finite target, or the bags lack a set that the network uses.
+            If shapes do not match, a gene has no finite target, or the bags lack a set that the network uses.
         """
         from ._baselines import Ridge
         from ._confidence.assess import assess
@@ -162,14 +162,16 @@ class DeepSpot(FittedModel):
         if folder is not None:
             embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
             embeddings += [] if bags.subspots is None else [bags.subspots]
-            make_up = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
-            groups = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
-            state = Path(folder) / digest(*embeddings, targets, rows, *groups, *make_up)
+            settings_of_fit = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
+            numbers = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
+            state = Path(folder) / digest(*embeddings, targets, rows, *numbers, *settings_of_fit)
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
-        known = {"rows": rows, "slides": slides, "patients": patients}
-        gate, reliability, unseen, weight = None, None, None, 1.0
+        groups = {"rows": rows, "slides": slides, "patients": patients}
+        gate, reliability, out_of_fold, weight = None, None, None, 1.0
         if self.training.gate != "off":
-            gate, reliability, unseen = assess(bags, targets, recipe, **known, binding=self.training.gate == "bind")
+            gate, reliability, out_of_fold = assess(
+                bags, targets, recipe, **groups, binding=self.training.gate == "bind"
+            )
             weight = gate.weight
         members: list[Network] = []
         scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
@@ -178,8 +180,8 @@ class DeepSpot(FittedModel):
                 bags, targets, recipe, rows=rows, validation=held_out(rows, patients, self.seed), slides=slides
             )
         if weight < 1:
-            ridge.fit(bags, targets, **known)
-        ood = OODDetector.fit(bags.spot, **known, position=bags.position, seed=self.seed)
+            ridge.fit(bags, targets, **groups)
+        ood = OODDetector.fit(bags.spot, **groups, position=bags.position, seed=self.seed)
         card = ModelCard(
             genes=names,
             dim=bags.dim,
@@ -193,21 +195,21 @@ class DeepSpot(FittedModel):
             reliability=reliability,
         )
         self.card, self.scaler, self.members, self.ridge, self.ood = card, scaler, members, ridge, ood
-        self.history, self.out_of_fold = history, unseen
+        self.history, self.out_of_fold = history, out_of_fold
         return self
 
     def on_tiles(self, *, mpp: float, encoder: str | Encoder | None = None) -> TilePredictor:
-        """Make of the model what LazySlide can predict with: ``zs.tl.feature_prediction(wsi, predictor)``.
+        """Return a predictor for LazySlide: ``zs.tl.feature_prediction(wsi, predictor)``.
 
-        It takes the features that ``zs.tl.feature_extraction(wsi, predictor.image_model)`` makes of tiles with a side
-        of ``predictor.tile_px`` pixels, and gives what :func:`deepspot.tl.predict` does.
+        It predicts the same as :func:`deepspot.tl.predict`, from the features that
+        ``zs.tl.feature_extraction(wsi, predictor.image_model)`` extracts from tiles of ``predictor.tile_px`` pixels.
 
         Parameters
         ----------
         mpp
-            µm per pixel of the slide's finest level, ``wsi.properties.mpp``.
+            µm per pixel of the finest level of the slide, ``wsi.properties.mpp``.
         encoder
-            Encoder of the model, should it not be in the registry under the name in the model's card.
+            Encoder of the model, if the registry does not have it under the name in the card.
 
         Returns
         -------
@@ -233,7 +235,7 @@ def _check_genes(names: list[str], targets: np.ndarray) -> None:
     if len(names) != targets.shape[1] or len(set(names)) != len(names):
         raise InputError(
             f"`genes` must be {targets.shape[1]} different names, one for each column of `targets`; got {len(names)}, "
-            f"of which {len(set(names))} differ."
+            f"{len(set(names))} of them different."
         )
     lost = [name for name, known in zip(names, np.isfinite(targets).any(axis=0), strict=True) if not known]
     if lost:

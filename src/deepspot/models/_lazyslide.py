@@ -93,7 +93,7 @@ class TilePredictor:
                 "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
                 "`stride_px=round(100 / mpp)`."
             )
-        return round(self.model.spacing_um / self.mpp)
+        return round(self.model.pitch_um / self.mpp)
 
     @cached_property
     def image_model(self) -> TileEncoder:

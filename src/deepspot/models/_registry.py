@@ -14,23 +14,24 @@ if TYPE_CHECKING:
 
 EMBEDDED = "her2st"
 WARNING = (
-    "The embedded model %r learned from HER2-positive breast cancer of two patients, measured with 100 µm spots. On "
-    "other tissue, stains or resolutions its predictions are not to be trusted. Train your own with `ds.models.train`."
+    "The embedded model %r was trained on HER2-positive breast cancer of two patients, measured with 100 µm spots. Do "
+    "not trust its predictions on other tissue, stains or resolutions. Train your own with `ds.models.train`."
 )
-# Models whose license the log of this process has, by the hash of their weights.
+# Hashes of the models whose license was logged in this process.
 _logged: set[str] = set()
 
 
 def available() -> pd.DataFrame:
-    """List the models that are on this machine; nothing is downloaded.
+    """List the models on this machine, without downloading anything.
 
-    These are the models of the package, the folders in `settings.models_dir` (by default the folder `models`
-    of the cache), and what was downloaded from Hugging Face. One that cannot be read is left out, and the log says why.
+    These are the models in the package, in `settings.models_dir` (by default the folder `models` of the cache), and in
+    the cache of Hugging Face. Models that cannot be read are left out with a warning.
 
     Returns
     -------
-    One row per model, by what :func:`load` is to be given: `source` (``"package"``, ``"folder"`` or ``"hub"``),
-    `tissue`, `license`, number of `genes`, `encoder`, `encoder_license`, tile side `tile_um` in µm, `path`.
+    Data frame with one row per model, indexed by the argument of :func:`load`. Columns: `source` (``"package"``,
+    ``"folder"`` or ``"hub"``), `tissue`, `license`, `genes` (their number), `encoder`, `encoder_license`, `tile_um`
+    (side of a tile in µm), `path`.
 
     Examples
     --------
@@ -44,27 +45,27 @@ def available() -> pd.DataFrame:
     from ._bundle.local import downloaded_models
 
     rows = {}
-    for name, found in (local_models() | downloaded_models()).items():
+    for name, local in (local_models() | downloaded_models()).items():
         try:
-            card = read_card(found.path)
+            card = read_card(local.path)
         except (ValueError, OSError) as error:
             logger.warning("Left out %s: %s", name, error)
             continue
         rows[name] = {
-            "source": found.source,
+            "source": local.source,
             "tissue": card.tissue,
             "license": card.license,
             "genes": len(card.genes),
             "encoder": card.encoder.name if card.encoder else None,
             "encoder_license": card.encoder.license if card.encoder else None,
             "tile_um": card.geometry.tile.tile_um if card.geometry else None,
-            "path": str(found.path),
+            "path": str(local.path),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def as_model(model: DeepSpot | str | Path | None, *, log: bool = True) -> DeepSpot:
-    """Return a model as it is, or load the one that is named; None is the embedded one."""
+    """Return a model unchanged, or load it by name or path; None loads the embedded model."""
     if isinstance(model, DeepSpot):
         return model
     return load(model) if log else read_model(_find(model, None))
@@ -77,39 +78,39 @@ def load(
     sha256: str | None = None,
     token: str | None = None,
 ) -> DeepSpot:
-    """Load a model. Nothing in it is ever executed, wherever it comes from.
+    """Load a model. No code from a bundle is executed.
 
-    The first time that a process loads a model, the log states its license.
+    The license is logged the first time that a process loads the model.
 
     Parameters
     ----------
     model
-        Folder of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face:
-        ``"hf://organization/name"`` or ``"hf://organization/name@revision"``, of which a copy in the cache is used
-        where there is no network. None loads the embedded model.
+        Folder of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face,
+        ``"hf://organization/name"`` or ``"hf://organization/name@revision"``, which is read from the cache without a
+        network. None loads the embedded model.
     device
-        Where it shall compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device for prediction; None takes `settings.device`, or else CUDA, MPS or the CPU.
     sha256
-        Hash of the weights (``model.card.sha256``) that the model must have. As the weights carry the hash of the card,
-        this pins all of it.
+        Expected hash of the weights (``model.card.sha256``). The weights contain the hash of the card, so this pins
+        the whole model.
     token
-        For repositories that are private or gated; None takes the environment variable ``HF_TOKEN``, or the token that
-        this machine has stored.
+        Access token for private or gated repositories; None takes the environment variable ``HF_TOKEN``, or the token
+        stored on this machine.
 
     Returns
     -------
-    The model, with its card.
+    The fitted model.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such bundle.
+        If the bundle does not exist.
     ValueError
-        If the bundle is truncated, altered, another one than `sha256` says, or written by a newer version.
+        If the bundle is truncated or altered, has another hash than `sha256`, or was written by a newer version.
     PermissionError
-        If access to a repository has to be asked for.
+        If the repository is gated and access was not granted.
     ConnectionError
-        If a repository is not in the cache and cannot be reached.
+        If the repository is not in the cache and cannot be reached.
 
     Examples
     --------
@@ -130,14 +131,14 @@ def load(
 
 
 def read_model(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot:
-    """Read a model from the folder of a bundle, without a log line."""
+    """Read a model from the folder of a bundle, without logging."""
     from ._bundle.bundle import read_bundle
 
     return DeepSpot.from_tensors(*read_bundle(path, sha256), device=device)
 
 
 def _find(model: str | Path | None, token: str | None) -> Path:
-    """Folder of a model."""
+    """Return the folder of a model."""
     from ._bundle.bundle import CARD
     from ._bundle.hub import fetch, is_address, parse
 

@@ -92,7 +92,7 @@ def test_settings_reach_the_workers(client, monkeypatch, tmp_path):
     assert asked["progress"] is False
     outcome = client.submit(work, job, asked, pure=False).result()
     assert isinstance(outcome, SlideResult)
-    assert "is no model bundle" in outcome.error
+    assert "is not a model bundle" in outcome.error
 
 
 def test_workers_use_the_threads_they_were_given():

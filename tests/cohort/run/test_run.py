@@ -310,7 +310,7 @@ def test_distance_comes_from_the_model_or_is_asked_for(run, model, tmp_path):
     neighbors = model.card.geometry.neighbors.model_copy(update={"kind": "box", "reach": 1.0})
     geometry = model.card.geometry.model_copy(update={"neighbors": neighbors})
     boxed.card = model.card.model_copy(update={"geometry": geometry})
-    with pytest.raises(ValueError, match="Give the distance between spots as `pitch_um=`"):
+    with pytest.raises(ValueError, match="Pass it as `pitch_um=`"):
         run(model=boxed)
     assert run(model=boxed, pitch_um=100)["status"].tolist() == ["done", "done"]
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from deepspot.encoders._zoo.networks import Pooled, network
+from deepspot.encoders._torch import Pooled
+from deepspot.encoders._zoo.networks import network
 from deepspot.encoders._zoo.specs import SPECS
 
 

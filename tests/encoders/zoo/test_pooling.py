@@ -3,9 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepspot.encoders._resize import prepare
-from deepspot.encoders._torch import MapEncoder, TorchEncoder
-from deepspot.encoders._zoo.networks import Pooled
+from deepspot.encoders._torch import MapEncoder, Pooled, TorchEncoder, prepare
 from deepspot.encoders._zoo.specs import SPECS
 
 # All but a second way to resize for the same network.

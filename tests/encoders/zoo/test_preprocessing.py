@@ -3,8 +3,7 @@ import pytest
 import torch
 
 from deepspot.encoders import EncoderCard
-from deepspot.encoders._resize import prepare
-from deepspot.encoders._torch import TorchEncoder
+from deepspot.encoders._torch import TorchEncoder, prepare
 from deepspot.encoders._zoo.specs import SPECS
 
 

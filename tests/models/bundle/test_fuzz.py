@@ -20,7 +20,7 @@ def tamper(fuzzing, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_tampered_bundles_load_soundly_or_are_refused(tamper, watch, number):
+def test_mutated_bundles_load_correctly_or_are_refused(tamper, watch, number):
     family, make = list(tamper.families().items())[number]
     outcomes = [watch.outcome(*make(random.Random(f"{family} {case}"))) for case in range(CASES)]
     assert set(outcomes) <= {"loads", "ValueError", "FileNotFoundError"}
@@ -44,5 +44,5 @@ def test_all_families_are_tried(tamper):
         lambda path: (_ for _ in ()).throw(MemoryError),
     ],
 )
-def test_the_watch_sees_what_must_not_be(watch, tmp_path, act):
+def test_the_watch_detects_forbidden_actions(watch, tmp_path, act):
     assert watch.outcome(tmp_path / "file", act).startswith("FINDING")

@@ -218,5 +218,5 @@ def test_a_converted_model_predicts_a_slide(small, slide, cheap_encoder, tmp_pat
 
 def test_an_encoder_of_another_length_is_refused(authors, publish, slide, cheap_encoder):
     model = ds.models.convert_legacy(publish(authors.DeepSpot()))
-    with pytest.raises(ValueError, match="takes 5 numbers per tile"):
+    with pytest.raises(ValueError, match="takes embeddings of length 5"):
         ds.tl.predict(slide, model, encoder=cheap_encoder)

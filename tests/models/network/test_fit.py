@@ -13,7 +13,7 @@ def loss(name, prediction, target, mask=None):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_masked_gene_changes_nothing(name):
+def test_a_masked_gene_has_no_effect(name):
     torch.manual_seed(0)
     prediction, target = torch.rand(4, 3), torch.rand(4, 3)
     mask = torch.tensor([1.0, 1.0, 0.0]).expand(4, 3)
@@ -24,7 +24,7 @@ def test_a_masked_gene_changes_nothing(name):
     assert loss(name, prediction, target, mask) == pytest.approx(loss(name, predicted, changed, mask).item(), rel=1e-5)
 
 
-def test_mse_counts_measured_entries_only():
+def test_mse_uses_measured_entries_only():
     mask = torch.tensor([[1.0, 1.0, 0.0]])
     assert loss("mse", torch.tensor([[1.0, 3.0, 9.0]]), torch.zeros(1, 3), mask).item() == 5.0
 
@@ -36,7 +36,7 @@ def test_pearson_is_one_minus_r_across_the_genes_of_a_spot():
     assert loss("pearson", prediction, target).item() == pytest.approx(1 - np.mean(r), abs=1e-5)
 
 
-def test_cosine_is_blind_to_scale():
+def test_cosine_does_not_depend_on_scale():
     torch.manual_seed(0)
     target = torch.rand(5, 3)
     assert loss("cosine", 7 * target, target).item() == pytest.approx(0, abs=1e-6)

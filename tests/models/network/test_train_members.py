@@ -1,23 +1,24 @@
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from deepspot.models import DeepSpot, NetworkConfig
 from deepspot.models._network.network import Network, infer
-from deepspot.models._network.train_members import Reduction
+from deepspot.models._network.train_members import project, unproject
 
 
 @pytest.mark.parametrize("config", [NetworkConfig(width=8), NetworkConfig(width=8, n_phi=3, phi_average="median")])
-def test_the_network_that_takes_whole_embeddings_predicts_the_same(bags, config):
-    reduction = Reduction.fit(bags.spot, 5)
+def test_the_network_on_embeddings_predicts_the_same_as_on_components(bags, config):
+    pca = PCA(5).fit(bags.spot)
     small = Network(config, 5, 4).collapse().eval()
-    whole = reduction.unfold(small)
+    whole = unproject(small, pca)
     assert whole.phi[0].in_features == bags.dim
-    np.testing.assert_allclose(infer([whole], bags, "cpu"), infer([small], reduction.bags(bags), "cpu"), atol=1e-5)
+    np.testing.assert_allclose(infer([whole], bags, "cpu"), infer([small], project(bags, pca), "cpu"), atol=1e-5)
 
 
-def test_as_many_components_as_dimensions_lose_nothing(bags):
-    reduction = Reduction.fit(bags.spot, bags.dim)
-    back = reduction.bags(bags).subspots @ reduction.components + reduction.mean
+def test_all_components_together_contain_all_information(bags):
+    pca = PCA().fit(bags.spot)
+    back = project(bags, pca).subspots @ pca.components_ + pca.mean_
     np.testing.assert_allclose(back, bags.subspots.astype(np.float32), atol=1e-4)
 
 

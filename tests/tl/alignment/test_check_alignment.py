@@ -129,7 +129,7 @@ def test_a_prediction_for_spots_that_moved_since_is_not_used(pair, slide, check,
     slide.tables["deepspot_spots"].X[:] = 0
     slide.shapes["spots"]["geometry"] = slide.shapes["spots"].translate(2, 0)
     assert check(slide, max_shift=0.5).verdict == "aligned"
-    with pytest.raises(ValueError, match=r"lay elsewhere.*ds\.tl\.predict"):
+    with pytest.raises(ValueError, match=r"other positions.*ds\.tl\.predict"):
         check_alignment(slide, prediction_key="deepspot_spots")
 
 

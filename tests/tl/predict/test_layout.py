@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from deepspot._spatial.geometry import NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import find_neighbors, padded
 from deepspot._spatial.transforms import Placement
-from deepspot.tl._predict.layout import grid_neighbors, lay_grid, lay_subspots
+from deepspot.tl._predict.layout import grid_layout, grid_neighbors, subspot_layout
 
 IMAGE = (4000, 4000)
 
@@ -27,7 +27,7 @@ def hexagons(n=6, pitch=100.0, start=500.0):
 
 
 def test_subspots_are_thirds_of_the_tile_row_by_row_from_the_top_left():
-    layout = lay_subspots(placed([[100, 200], [400, 200]], mpp=0.5), TileGeometry(tile_um=60, input_px=32))
+    layout = subspot_layout(placed([[100, 200], [400, 200]], mpp=0.5), TileGeometry(tile_um=60, input_px=32))
     assert list(layout.parents) == [0] * 9 + [1] * 9
     assert list(layout.row[:9]) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert list(layout.col[:9]) == [0, 1, 2] * 3
@@ -40,13 +40,13 @@ def test_subspots_are_thirds_of_the_tile_row_by_row_from_the_top_left():
 @settings(max_examples=20, deadline=None)
 @given(grid=st.integers(1, 12))
 def test_names_of_subspots_are_unique(grid):
-    layout = lay_subspots(placed(square(3)), TileGeometry(tile_um=60, input_px=32, grid=grid))
+    layout = subspot_layout(placed(square(3)), TileGeometry(tile_um=60, input_px=32, grid=grid))
     assert layout.placement.index.is_unique
 
 
 def test_a_grid_goes_through_the_spots_of_a_square_array():
     spots = placed(square())
-    layout = lay_grid(spots, IMAGE, 55)
+    layout = grid_layout(spots, IMAGE, 55)
     centers = {tuple(center) for center in layout.placement.centers}
     assert layout.step == 25
     assert {tuple(center) for center in spots.centers} <= centers
@@ -62,7 +62,7 @@ def test_a_grid_stays_on_the_tissue_of_the_spots():
     from scipy.spatial import cKDTree
 
     spots = placed(np.concatenate([square(3), square(3, start=2000.0)]))
-    layout = lay_grid(spots, IMAGE, 55)
+    layout = grid_layout(spots, IMAGE, 55)
     distance, nearest = cKDTree(spots.centers).query(layout.placement.centers)
     inside = np.any([np.all(np.abs(layout.placement.centers - at) <= 100, axis=1) for at in (600, 2100)], axis=0)
     assert inside.sum() == 2 * 9**2
@@ -73,8 +73,8 @@ def test_a_grid_stays_on_the_tissue_of_the_spots():
     assert set(nearest) == set(range(18))
 
 
-def test_a_missing_spot_leaves_a_hole_but_for_what_lies_between_others():
-    layout = lay_grid(placed(np.delete(square(), 12, axis=0)), IMAGE, 55)
+def test_a_missing_spot_leaves_a_hole_except_between_its_neighbors():
+    layout = grid_layout(placed(np.delete(square(), 12, axis=0)), IMAGE, 55)
     away = np.abs(layout.placement.centers - 700).sum(axis=1)
     in_spot = np.linalg.norm(layout.placement.centers - square()[np.arange(25) != 12][layout.parents], axis=1) < 55 / 2
     assert away[~in_spot].min() == 100
@@ -82,26 +82,26 @@ def test_a_missing_spot_leaves_a_hole_but_for_what_lies_between_others():
 
 
 @pytest.mark.parametrize("spots", [[[500, 500], [600, 500]], [[500, 500], [570, 570], [640, 640], [710, 710]]])
-def test_a_row_of_spots_has_nothing_between(spots):
-    layout = lay_grid(placed(spots), IMAGE, 55)
+def test_a_row_of_spots_has_no_points_between(spots):
+    layout = grid_layout(placed(spots), IMAGE, 55)
     distance = np.linalg.norm(layout.placement.centers - np.array(spots)[layout.parents], axis=1)
     assert distance.max() <= 55 / 2
     assert set(layout.parents) == set(range(len(spots)))
 
 
 def test_a_grid_stays_in_the_image():
-    layout = lay_grid(placed(square(3, start=10.0)), (230, 215), 55)
+    layout = grid_layout(placed(square(3, start=10.0)), (230, 215), 55)
     assert layout.placement.centers.min() >= 0
     assert np.all(layout.placement.centers.max(axis=0) <= (215, 230))
 
 
 def test_a_grid_of_another_distance_and_its_limits():
     spots = placed(square(), mpp=0.5)
-    assert lay_grid(spots, IMAGE, 55, grid_um=5).step == 10
+    assert grid_layout(spots, IMAGE, 55, grid_um=5).step == 10
     with pytest.raises(ValueError, match=r"half the distance between spots \(50 µm\)"):
-        lay_grid(spots, IMAGE, 55, grid_um=30)
-    with pytest.raises(ValueError, match="two spots or more"):
-        lay_grid(placed([[100, 100]]), IMAGE, 55)
+        grid_layout(spots, IMAGE, 55, grid_um=30)
+    with pytest.raises(ValueError, match="at least two spots"):
+        grid_layout(placed([[100, 100]]), IMAGE, 55)
 
 
 RULES = [
@@ -115,7 +115,7 @@ RULES = [
 @pytest.mark.parametrize(("rule", "array", "count"), RULES)
 def test_neighbors_of_grid_points_are_as_far_as_those_of_spots(rule, array, count):
     spots = placed(square())
-    layout = lay_grid(spots, IMAGE, 55)
+    layout = grid_layout(spots, IMAGE, 55)
     known = find_neighbors(spots.centers, rule, array)
     near = grid_neighbors(layout, spots, known)
     assert near.shape == (len(layout.parents),) * 2
@@ -126,16 +126,16 @@ def test_neighbors_of_grid_points_are_as_far_as_those_of_spots(rule, array, coun
     assert len(offsets) == count
     assert set(map(tuple, np.abs(offsets))) <= {(100, 0), (0, 100), (100, 100)}
 
-    # At the spots themselves they are the spots' own neighbors.
+    # At the spots they are the neighbors of the spots.
     at = {tuple(center): i for i, center in enumerate(centers)}
     own = [at[tuple(center)] for center in spots.centers]
     np.testing.assert_array_equal(near[own][:, own].toarray(), known.toarray())
     assert near[own].sum() == known.sum()
 
 
-def test_neighbors_on_hexagons_are_off_by_no_more_than_half_a_cell():
+def test_neighbors_on_hexagons_deviate_by_at_most_half_a_cell():
     spots = placed(hexagons())
-    layout = lay_grid(spots, IMAGE, 55)
+    layout = grid_layout(spots, IMAGE, 55)
     near = grid_neighbors(layout, spots, find_neighbors(spots.centers, NeighborRule(reach=150)))
     inside = np.flatnonzero(np.all(np.abs(layout.placement.centers - spots.centers.mean(axis=0)) < 100, axis=1))
     indices = padded(near)[inside]
@@ -146,7 +146,7 @@ def test_neighbors_on_hexagons_are_off_by_no_more_than_half_a_cell():
 
 def test_at_the_border_there_are_fewer_neighbors():
     spots = placed(square())
-    layout = lay_grid(spots, IMAGE, 55)
+    layout = grid_layout(spots, IMAGE, 55)
     near = grid_neighbors(layout, spots, find_neighbors(spots.centers, NeighborRule(reach=150)))
     corner = int(np.flatnonzero((layout.placement.centers == 500).all(axis=1))[0])
     assert near[corner].sum() == 3

@@ -28,7 +28,7 @@ def test_the_table_is_as_documented(slide, quick_model, predict):
     np.testing.assert_array_equal(table.obsm["spatial"], slide.tables["mean_color_spots"].obsm["spatial"])
 
 
-def test_it_is_the_models_own_prediction(slide, quick_model, predict):
+def test_it_equals_the_prediction_of_the_model(slide, quick_model, predict):
     predict(slide, quick_model, unclipped=True)
     bags = bags_of(slide, "mean_color_spots", "spots", quick_model.card.geometry.neighbors)
     np.testing.assert_array_equal(slide.tables["deepspot_spots"].layers["unclipped"], quick_model.predict(bags))
@@ -49,7 +49,7 @@ def test_negative_predictions_become_zero(slide, quick_model, predict):
     assert "unclipped" not in slide.tables["deepspot_spots"].layers
 
 
-def test_measured_genes_are_neither_needed_nor_changed(slide, quick_model, predict):
+def test_measured_genes_are_neither_used_nor_changed(slide, quick_model, predict):
     before = slide.tables["table"].X.copy()
     predict(slide, quick_model)
     expected = slide.tables["deepspot_spots"].X
@@ -82,7 +82,7 @@ def test_tile_size_comes_from_the_model_not_from_the_spots(slide, quick_model, p
     assert slide.tables["mean_color_spots"].uns["deepspot"]["geometry"]["tile_um"] == 55.0
 
 
-def test_features_of_another_geometry_are_left_alone(slide, quick_model, predict, cheap_encoder):
+def test_features_of_another_geometry_are_not_used(slide, quick_model, predict, cheap_encoder):
     ds.pp.embed(slide, cheap_encoder, tile_um=80)
     predict(slide, quick_model)
     names = sorted(name for name in slide.tables if name.startswith("mean_color"))
@@ -91,7 +91,7 @@ def test_features_of_another_geometry_are_left_alone(slide, quick_model, predict
     assert slide.tables["deepspot_spots"].uns["deepspot"]["features"] == names[1]
 
 
-def test_a_second_prediction_needs_a_name_or_leave_to_overwrite(slide, quick_model, predict):
+def test_a_second_prediction_needs_another_name_or_overwrite(slide, quick_model, predict):
     predict(slide, quick_model)
     with pytest.raises(ValueError, match="overwrite=True"):
         predict(slide, quick_model)
@@ -112,12 +112,12 @@ def test_another_encoder_is_refused(slide, quick_model, mean_color):
         ds.tl.predict(slide, quick_model, encoder=mean_color(fingerprint="2"))
 
 
-def test_models_of_bare_arrays_and_unfitted_ones_are_refused(slide, quick_model):
+def test_unfitted_models_and_models_of_arrays_are_refused(slide, quick_model):
     from copy import copy
 
     bare = copy(quick_model)
     bare.card = quick_model.card.model_copy(update={"geometry": None})
-    with pytest.raises(ValueError, match="bare arrays"):
+    with pytest.raises(ValueError, match="fitted to arrays"):
         ds.tl.predict(slide, bare)
     with pytest.raises(ValueError, match="not fitted"):
         ds.tl.predict(slide, ds.models.DeepSpot())

@@ -1,4 +1,4 @@
-"""What is streamed to disk is what is predicted in memory."""
+"""A streamed prediction equals the prediction in memory."""
 
 import threading
 
@@ -20,7 +20,7 @@ HALF_EMBEDDINGS = 0.01
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch, tmp_path):
-    """Several blocks, so that neighbors lie in others, and a cache of one's own."""
+    """Several blocks, so that neighbors are in other blocks, and a separate cache."""
     monkeypatch.setattr(stream, "ROWS", 7)
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
 
@@ -48,7 +48,7 @@ def off(X, known):
     return np.abs(X - known).max() / known.std()
 
 
-def test_it_is_what_is_predicted_in_memory(slide, quick_model, cheap_encoder, streamed):
+def test_it_equals_the_prediction_in_memory(slide, quick_model, cheap_encoder, streamed):
     ds.tl.predict(slide, quick_model, encoder=cheap_encoder, key_added="memory")
     memory, disk = slide.tables["memory"], streamed()
     assert np.asarray(memory.X).std() > 0.01
@@ -77,7 +77,7 @@ def test_with_embeddings_in_full_precision_nothing_is_lost(slide, quick_model, c
     np.testing.assert_allclose(in_order(streamed(), slide), np.asarray(slide.tables["memory"].X), rtol=1e-5, atol=5e-6)
 
 
-def test_the_store_stands_alone(streamed, slide, tmp_path):
+def test_the_store_is_complete(streamed, slide, tmp_path):
     from spatialdata import read_zarr
 
     slide.attrs["note"] = "kept"
@@ -141,7 +141,7 @@ def test_rounding_is_to_the_nearest(values):
     np.testing.assert_array_equal(rounded(values), values.astype(np.float16).astype(np.float32))
 
 
-def test_a_limit_of_memory_is_none_for_it(streamed, monkeypatch):
+def test_the_limit_of_memory_does_not_apply(streamed, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-6)
     assert streamed().shape == (30, 10)
 
@@ -153,12 +153,12 @@ def test_only_x_of_spots_is_streamed(streamed, options, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_half_needs_a_disk(slide, quick_model, cheap_encoder):
+def test_half_needs_out(slide, quick_model, cheap_encoder):
     with pytest.raises(ValueError, match="Pass `out=`"):
         ds.tl.predict(slide, quick_model, encoder=cheap_encoder, half=True)
 
 
-def test_a_store_that_is_there_stays(streamed, slide, tmp_path):
+def test_an_existing_store_is_not_replaced(streamed, slide, tmp_path):
     (tmp_path / "out.zarr").mkdir()
     with pytest.raises(FileExistsError, match="overwrite=True"):
         streamed(overwrite=False)
@@ -177,7 +177,7 @@ def test_an_encoder_that_fails_leaves_nothing(streamed, slide, cheap_encoder, tm
 
 
 def test_a_write_that_fails_leaves_nothing(streamed, tmp_path, monkeypatch):
-    """Who predicts the next block must have ended when its folders go, or it would make its embeddings anew."""
+    """The thread that predicts the next block must end before its folders are deleted."""
     begun, going_on, found = threading.Event(), threading.Event(), []
 
     def late(self, bags, **options):
@@ -203,7 +203,7 @@ def test_a_write_that_fails_leaves_nothing(streamed, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
 
 
-def test_boxes_of_the_array_are_neighbors_too(slide, cheap_encoder, mean_color, toy, tmp_path):
+def test_neighbors_in_a_box_of_the_array(slide, cheap_encoder, mean_color, toy, tmp_path):
     from spatialdata import deepcopy
 
     slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
@@ -246,7 +246,7 @@ def test_only_a_streamed_prediction_is_replaced(streamed, slide, quick_model, ch
     assert (tmp_path / "results" / "precious").exists()
 
 
-def test_blocks_of_another_size_are_no_use(streamed, cheap_encoder, monkeypatch):
+def test_blocks_of_another_size_are_not_reused(streamed, cheap_encoder, monkeypatch):
     known = np.asarray(streamed().X)
     monkeypatch.setattr(stream, "ROWS", 11)
     tiles = cheap_encoder.n_tiles

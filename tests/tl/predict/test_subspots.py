@@ -13,12 +13,13 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import pearson
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.gate import Gate
-from deepspot.tl._predict.resolution import conserve, predict_in_blocks, predict_subspots
+from deepspot.tl._predict.resolution import conserve, subspot_expression
+from deepspot.tl._predict.table import predict_in_blocks
 
 GEOMETRY = Geometry(tile=TileGeometry(tile_um=55, input_px=32), neighbors=NeighborRule(reach=150))
 DEFAULT = {"network": {"width": 16, "members": 2}}
 ENSEMBLES = {"network": {"width": 16, "n_phi": 3, "n_rho": 2}}
-MAKE_UPS = {
+CONFIGS = {
     "network": ({**DEFAULT}, 1.0),
     "blend": ({**DEFAULT}, 0.5),
     "ridge": ({**DEFAULT}, 0.0),
@@ -41,9 +42,9 @@ def make_bags(side=8, genes=5):
 BAGS, TARGETS = make_bags()
 
 
-@pytest.fixture(scope="module", params=MAKE_UPS)
+@pytest.fixture(scope="module", params=CONFIGS)
 def model(request):
-    options, weight = MAKE_UPS[request.param]
+    options, weight = CONFIGS[request.param]
     fitted = DeepSpot(**options, training={"gate": "off", "epochs": 2, "max_epochs": 2}, seed=0).fit(BAGS, TARGETS)
     if weight < 1:
         fitted.ridge = Ridge(alphas=[100.0]).fit(BAGS, TARGETS)
@@ -61,13 +62,13 @@ def test_one_subspot_counts_as_nine_that_are_like_it(model):
 
 
 def test_before_they_are_scaled_subspots_average_to_the_spot_on_the_log_scale(model):
-    # Both φ's pooling and ρ are linear, and so is ridge: a sharp test of the scale of the pooled set.
+    # The pooling, ρ and ridge are linear, so this tests the scale of the pooled set exactly.
     alone = [model.predict(replace(BAGS, subspots=BAGS.subspots[:, [k]])) for k in range(9)]
     np.testing.assert_allclose(np.mean(alone, axis=0), model.predict(BAGS), atol=1e-5)
 
 
 def test_subspots_average_to_the_spot_on_counts(model):
-    children = predict_subspots(model, BAGS, device="cpu")
+    children = subspot_expression(model, BAGS, device="cpu")
     assert children.shape == (64, 9, 5)
     assert children.dtype == np.float32
     assert children.min() >= 0
@@ -76,33 +77,33 @@ def test_subspots_average_to_the_spot_on_counts(model):
     assert np.median(np.ptp(children, axis=1)) > 0.05
 
 
-def test_each_subspot_is_shown_in_its_own_place(model):
-    children = predict_subspots(model, BAGS, device="cpu")
+def test_each_subspot_is_predicted_from_its_own_embedding(model):
+    children = subspot_expression(model, BAGS, device="cpu")
     alone = np.stack([model.predict(replace(BAGS, subspots=BAGS.subspots[:, [k]])) for k in range(9)], axis=1)
     np.testing.assert_allclose(children, conserve(alone, model.predict(BAGS)), atol=1e-5)
 
 
 def test_blocks_change_nothing(model):
     for bags in (BAGS, replace(BAGS, position=None)):
-        whole, parts = (predict_subspots(model, bags, device="cpu", rows=rows) for rows in (1000, 13))
+        whole, parts = (subspot_expression(model, bags, device="cpu", block_size=rows) for rows in (1000, 13))
         np.testing.assert_allclose(parts, whole, atol=1e-5)
         np.testing.assert_allclose(
-            predict_in_blocks(model, bags, device="cpu", rows=13), model.predict(bags), atol=1e-5
+            predict_in_blocks(model, bags, device="cpu", block_size=13), model.predict(bags), atol=1e-5
         )
 
 
-def test_a_block_that_holds_all_is_the_models_own_prediction(model):
+def test_a_single_block_equals_the_prediction_of_the_model(model):
     np.testing.assert_array_equal(predict_in_blocks(model, BAGS, device="cpu"), model.predict(BAGS))
 
 
-def test_memory_beside_the_result_is_that_of_a_block():
+def test_memory_is_that_of_the_result_and_a_block():
     bags, targets = make_bags(side=30, genes=400)
     model = DeepSpot(**DEFAULT, training={"gate": "off", "epochs": 1}, seed=0).fit(bags, targets)
     model.card = model.card.model_copy(update={"geometry": GEOMETRY})
-    predict_subspots(model, BAGS, device="cpu")  # what is imported at the first call does not count
+    subspot_expression(model, BAGS, device="cpu")  # without the imports of the first call
     tracemalloc.start()
     try:
-        children = predict_subspots(model, bags, device="cpu", rows=60)
+        children = subspot_expression(model, bags, device="cpu", block_size=60)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -124,12 +125,12 @@ def test_mass_is_conserved(children, parents):
     assert scaled.min() >= 0
     whole = np.expm1(np.maximum(parents, 0).astype(np.float64))
     np.testing.assert_allclose(np.expm1(scaled.astype(np.float64)).mean(axis=1), whole, rtol=2e-5, atol=1e-9)
-    # Who was higher is not lower now.
+    # The order of the sub-spots is the same.
     order = np.argsort(np.maximum(children, 0), axis=1, kind="stable")
     assert (np.diff(np.take_along_axis(scaled, order, axis=1), axis=1) >= 0).all()
 
 
-def test_subspots_without_anything_are_like_their_spot():
+def test_subspots_of_zeros_get_the_value_of_their_spot():
     children = np.full((2, 9, 2), -1.0, np.float32)
     children[1, 3, 0] = 1.0
     scaled = conserve(children, np.array([[2.0, 0.0], [0.5, -3.0]], np.float32))
@@ -139,13 +140,13 @@ def test_subspots_without_anything_are_like_their_spot():
     assert scaled[1, 3, 0] == pytest.approx(np.log1p(9 * np.expm1(0.5)), rel=1e-6)
 
 
-def test_subspots_differ_as_the_tissue_in_them_does():
-    # What is measured is the mean over sub-spots: nobody told the model what each of them holds.
+def test_subspots_differ_like_the_tissue_in_them():
+    # The targets are means over sub-spots: the model is not trained on single sub-spots.
     bags, _ = make_bags(side=20)
     truth = bags.subspots.astype(np.float32) @ np.random.default_rng(1).normal(size=(12, 5)).astype(np.float32) / 9 + 2
     options = {"network": {"width": 64, "members": 1}, "training": {"gate": "off", "epochs": 60, "lr": 1e-3}}
     fitted = DeepSpot(**options, seed=0).fit(bags, truth.mean(axis=1))
     fitted.card = fitted.card.model_copy(update={"geometry": GEOMETRY})
-    children = predict_subspots(fitted, bags, device="cpu")
+    children = subspot_expression(fitted, bags, device="cpu")
     within = [(values - values.mean(axis=1, keepdims=True)).reshape(-1, 5) for values in (children, truth)]
     assert pearson(*within).min() > 0.5

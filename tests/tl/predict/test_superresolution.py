@@ -40,7 +40,7 @@ def square(slide_of):
 
 @pytest.fixture
 def pale(mean_color):
-    """Colors from 0 to 1: from larger ones, the presets of the paper learn the absurd within two epochs."""
+    """Colors from 0 to 1: with larger values, two epochs of the presets of the paper diverge."""
 
     class Pale(mean_color):
         def encode(self, tiles):
@@ -84,7 +84,7 @@ def test_subspots_are_as_documented(slide, quick_model, predict, cheap_encoder):
     assert {key: made[key] for key in made.keys() - same} == {key: before[key] for key in before.keys() - same}
 
 
-def test_subspots_average_to_what_is_predicted_for_the_spot(slide, quick_model, predict):
+def test_the_mean_of_subspots_is_the_prediction_of_the_spot(slide, quick_model, predict):
     predict(slide, quick_model)
     predict(slide, quick_model, resolution="subspot")
     spots, parts = counts_of(slide, "deepspot_spots"), counts_of(slide, "deepspot_spots_subspots").reshape(30, 9, 10)
@@ -93,7 +93,7 @@ def test_subspots_average_to_what_is_predicted_for_the_spot(slide, quick_model, 
 
 
 @pytest.mark.parametrize(("degrees", "factor", "flip"), [(0, 1, 1), (90, 1, 1), (30, 0.5, -1), (200, 4, 1)])
-def test_subspots_lie_where_their_pixels_are(slide_of, quick_model, predict, degrees, factor, flip):
+def test_subspots_are_at_their_pixels(slide_of, quick_model, predict, degrees, factor, flip):
     c, s = np.cos(np.radians(degrees)) * factor, np.sin(np.radians(degrees)) * factor
     spots_to = np.array([[c, -s * flip, 30], [s, c * flip, -20], [0, 0, 1]])
     xy = (SQUARE - spots_to[:2, 2]) @ np.linalg.inv(spots_to[:2, :2]).T
@@ -124,7 +124,7 @@ def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
     assert elements(slide) == sorted(
         ["P1_S1_image", "spots", "table", "spots_grid", "mean_color_spots_grid", "deepspot_spots_grid"]
     )
-    assert 20 * 16 * 0.8 < len(shapes) < 30 * 16  # the cells between 5 × 6 spots, and what lies in these
+    assert 20 * 16 * 0.8 < len(shapes) < 30 * 16  # the cells between 5 × 6 spots, and the spots
     assert table.shape == (len(shapes), 10)
     assert table.X.dtype == np.float32
     assert table.X.min() >= 0
@@ -143,7 +143,7 @@ def test_a_grid_is_as_documented(slide, quick_model, predict, cheap_encoder):
 
 def test_the_subspot_of_a_grid_point_is_exactly_centered(slide_of, quick_model, predict, cheap_encoder):
     image = np.zeros((320, 320, 3), np.uint8)
-    image[159:161, 159:161] = 255  # around the corner of pixels in the middle, where the middle spot lies
+    image[159:161, 159:161] = 255  # around the corner of pixels where the central spot is
     sdata = slide_of(image, SQUARE, mpp=1.0, diameter_um=55)
     predict(sdata, quick_model, resolution="grid")
     tiles, parts = (
@@ -154,7 +154,7 @@ def test_the_subspot_of_a_grid_point_is_exactly_centered(slide_of, quick_model, 
     marked = np.zeros((18, 18), np.uint8)
     marked[8:10, 8:10] = 255
     assert (parts == marked).all(axis=(1, 2)).sum() == 1
-    # It is the one of the point that lies there.
+    # It belongs to the point at this position.
     features, point = sdata.tables["mean_color_spots_grid"], sdata.tables["mean_color_spots_grid"].obsm["spatial"]
     here = int(np.flatnonzero((point == 160).all(axis=1))[0])
     expected = cheap_encoder.encode(np.repeat(marked[None, ..., None], 3, axis=3))
@@ -196,9 +196,9 @@ def test_a_model_without_subspots_predicts_a_grid_of_spot_tiles(slide, quick, pr
 
 
 @pytest.mark.parametrize("resolution", FINER)
-def test_other_arguments_that_do_not_fit(slide, quick_model, predict, resolution, cheap_encoder):
+def test_arguments_that_do_not_fit_the_resolution(slide, quick_model, predict, resolution, cheap_encoder):
     before = elements(slide)
-    with pytest.raises(ValueError, match="calibrated on spots"):
+    with pytest.raises(ValueError, match="calibrated on spots only"):
         predict(slide, quick_model, resolution=resolution, intervals=True)
     with pytest.raises(ValueError, match="`unclipped` is for spots"):
         predict(slide, quick_model, resolution=resolution, unclipped=True)
@@ -210,7 +210,7 @@ def test_other_arguments_that_do_not_fit(slide, quick_model, predict, resolution
     assert cheap_encoder.n_tiles == 0
 
 
-def test_resolutions_that_there_are_not(slide, quick_model, predict):
+def test_unknown_resolution_and_wrong_grid_um(slide, quick_model, predict):
     with pytest.raises(KeyError, match=r"'cell'.*\['spot', 'subspot', 'grid'\]"):
         predict(slide, quick_model, resolution="cell")
     with pytest.raises(ValueError, match="`resolution` is 'subspot'"):
@@ -231,7 +231,7 @@ def test_a_result_that_would_not_fit_is_refused_before_the_work(
     assert cheap_encoder.n_tiles == 0
 
 
-def test_a_grid_of_absurdly_many_points_is_refused_at_once(slide, quick_model, predict, cheap_encoder):
+def test_a_grid_of_too_many_points_is_refused_at_once(slide, quick_model, predict, cheap_encoder):
     with pytest.raises(ValueError, match=r"The prediction of 45,\d{3},\d{3},\d{3} grid points"):
         predict(slide, quick_model, resolution="grid", grid_um=0.001)
     assert cheap_encoder.n_tiles == 0
@@ -251,7 +251,7 @@ def test_the_same_shapes_are_used_again(slide, quick_model, predict, resolution,
     np.testing.assert_array_equal(slide.tables["again"].X, first.X)
 
 
-def test_shapes_that_lie_elsewhere_by_now(slide, quick_model, predict):
+def test_moved_spots_need_new_shapes(slide, quick_model, predict):
     predict(slide, quick_model, resolution="subspot")
     for system, known in get_transformation(slide.shapes["spots"], get_all=True).items():
         shifted = known.to_affine_matrix(("x", "y"), ("x", "y"))
@@ -259,23 +259,23 @@ def test_shapes_that_lie_elsewhere_by_now(slide, quick_model, predict):
         from spatialdata.transformations import Affine
 
         set_transformation(slide.shapes["spots"], Affine(shifted, ("x", "y"), ("x", "y")), system)
-    with pytest.raises(ValueError, match=r"'spots_subspots'\] exists, and is not what these spots"):
+    with pytest.raises(ValueError, match=r"'spots_subspots'\] exists and does not match these spots"):
         predict(slide, quick_model, resolution="subspot", key_added="moved")
-    with pytest.raises(ValueError, match=r"tables \['deepspot_spots_subspots'\] belong to the present"):
+    with pytest.raises(ValueError, match=r"tables \['deepspot_spots_subspots'\] annotate it"):
         predict(slide, quick_model, resolution="subspot", key_added="moved", overwrite=True)
     predict(slide, quick_model, resolution="subspot", overwrite=True)
     places = centers_px(slide, "P1_S1_image", "spots_subspots")
     np.testing.assert_allclose(slide.tables["deepspot_spots_subspots"].obsm["spatial"], places)
 
 
-def test_shapes_of_somebody_else_are_never_replaced(slide, quick_model, predict):
+def test_shapes_of_other_tools_are_never_replaced(slide, quick_model, predict):
     slide.shapes["spots_grid"] = deepcopy(slide.shapes["spots"])
     for overwrite in (False, True):
         with pytest.raises(ValueError, match="rename it"):
             predict(slide, quick_model, resolution="grid", shapes_key="spots", overwrite=overwrite)
 
 
-def test_finer_shapes_are_no_candidates_beside_spots(slide, quick_model, predict):
+def test_finer_shapes_are_not_selected_as_spots(slide, quick_model, predict):
     for resolution in FINER:
         predict(slide, quick_model, resolution=resolution)
     predict(slide, quick_model)
@@ -321,19 +321,19 @@ def test_write_read_predict_again_write(slide, quick_model, predict, cheap_encod
 
 def test_a_slide_of_one_spot(slide_of, quick_model, predict):
     sdata = slide_of(colored(), SQUARE[:1], mpp=1.0, diameter_um=55)
-    with pytest.raises(ValueError, match="two spots or more"):
+    with pytest.raises(ValueError, match="at least two spots"):
         predict(sdata, quick_model, resolution="grid")
     predict(sdata, quick_model, resolution="subspot")
     assert sdata.tables["deepspot_spots_subspots"].shape == (9, 10)
 
 
-def test_an_even_number_of_subspots_has_none_in_the_middle(slide, quick_model, predict):
+def test_an_even_grid_of_subspots_has_no_central_one(slide, quick_model, predict):
     even = copy(quick_model)
     tile = quick_model.card.geometry.tile.model_copy(update={"grid": 2})
     even.card = quick_model.card.model_copy(
         update={"geometry": quick_model.card.geometry.model_copy(update={"tile": tile})}
     )
-    with pytest.raises(ValueError, match="none is in the middle"):
+    with pytest.raises(ValueError, match="no central one"):
         predict(slide, even, resolution="grid")
     predict(slide, even, resolution="subspot")
     assert slide.tables["deepspot_spots_subspots"].shape == (120, 10)

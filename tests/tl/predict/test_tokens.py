@@ -1,4 +1,4 @@
-"""A model whose sub-spots come from one pass: the card says so, and every prediction follows it."""
+"""Models whose sub-spots come from one pass of the encoder."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def exact(quick, exact_encoder):
 
 @pytest.fixture(scope="module")
 def models(toy, exact_color):
-    """The same training twice, with an encoder whose parts are what tiles of their own would be."""
+    """The same training from tiles and from tokens, with an encoder that gives equal embeddings for both."""
     slides, encoder, made = {name: deepcopy(sdata) for name, sdata in toy.items()}, exact_color(), {}
     for way in ("tiles", "tokens"):
         asked = encoder.n_tiles
@@ -39,7 +39,7 @@ def models(toy, exact_color):
     return made
 
 
-def test_training_asks_for_one_tile_instead_of_ten(models):
+def test_training_embeds_one_tile_instead_of_ten(models):
     assert (models["tiles asked"], models["tokens asked"]) == (2 * SPOTS * 10, 2 * SPOTS)
     tiles, tokens = (models[way].card for way in ("tiles", "tokens"))
     assert tokens.geometry.tile == tiles.geometry.tile.model_copy(update={"subspots": "tokens"})
@@ -47,7 +47,7 @@ def test_training_asks_for_one_tile_instead_of_ten(models):
     assert "from one pass over the tile" not in tiles.to_markdown()
 
 
-def test_the_bundle_keeps_it(models, tmp_path):
+def test_the_bundle_stores_it(models, tmp_path):
     for way in ("tiles", "tokens"):
         models[way].save(tmp_path / way)
         assert ds.models.load(tmp_path / way).card.geometry.tile.subspots == way
@@ -71,7 +71,7 @@ def test_prediction_takes_it_from_the_model(toy, models, exact_encoder, resoluti
     assert made[0].std() > 0.01
 
 
-def test_features_of_the_other_way_are_not_taken(slide, models, exact_encoder):
+def test_features_of_the_other_kind_are_not_used(slide, models, exact_encoder):
     ds.pp.embed(slide, exact_encoder)
     ds.tl.predict(slide, models["tokens"], encoder=exact_encoder)
     features = slide[slide["deepspot_spots"].uns["deepspot"]["features"]]
@@ -104,7 +104,7 @@ def test_lazyslide_gets_features_of_the_same_kind(models, exact_encoder):
     np.testing.assert_array_equal(*made)
 
 
-def test_a_model_without_subspots_knows_nothing_of_it(slides, exact):
+def test_a_model_without_subspots_ignores_it(slides, exact):
     network = exact["network"] | {"context": ("spot", "neighbors")}
     model = ds.models.train(slides, tiles={"subspots": "tokens"}, **exact | {"network": network})
     assert model.card.geometry.tile.subspots == "tiles"
@@ -124,7 +124,7 @@ def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, qu
 
 
 @pytest.mark.parametrize("subspots", ["map", False])
-def test_other_values_of_subspots_are_errors(slides, quick, subspots):
+def test_unknown_values_of_subspots(slides, quick, subspots):
     with pytest.raises(ValueError, match="subspots"):
         ds.models.train(slides, tiles={"subspots": subspots}, **quick)
 
@@ -140,8 +140,7 @@ def test_cross_validation_compares_on_tokens(slides, exact):
         ds.models.cross_validate(slides, tiles={"subspots": False}, **options)
 
 
-def test_size_limits_count_what_is_kept(slide, exact_encoder):
-    """One pass, and ten embeddings all the same."""
+def test_size_limits_include_all_subspots(slide, exact_encoder):
     sizes = []
     for way in ("tiles", "tokens"):
         geometry = TileGeometry(tile_um=55, input_px=32, subspots=way)

@@ -29,9 +29,9 @@ WANTED = "A file of weights maps names to tensors, as `torch.save(module.state_d
 
 def load(spec: Spec, path: Path) -> MapEncoder:
     """Encoder with the weights in a file, which are checked first."""
-    from deepspot.encoders._torch import MapEncoder
+    from deepspot.encoders._torch import MapEncoder, Pooled
 
-    from .networks import Pooled, class_of_transformers
+    from .networks import class_of_transformers
 
     if spec.library == "transformers":
         class_of_transformers(spec)  # what is not installed is said before gigabytes are read

@@ -76,7 +76,7 @@ def fetch(address: Address, *, token: str | None = None) -> Path:
 
 
 def upload(
-    card: ModelCard, tensors: dict[str, Tensor], address: str, *, token: str | None, private: bool, half: bool
+    card: ModelCard, tensors: dict[str, Tensor], address: str, *, token: str | None, private: bool, half_precision: bool
 ) -> str:
     """Write a bundle and its page to a repository in one commit, and return the address of that commit."""
     place = parse(address)
@@ -84,7 +84,7 @@ def upload(
         raise InputError(f"{address!r} names a revision, and models are uploaded to the main branch. Leave it out.")
     with tempfile.TemporaryDirectory(prefix="deepspot-") as scratch:
         folder = Path(scratch)
-        write_files(card, tensors, folder, half=half)
+        write_files(card, tensors, folder, half_precision=half_precision)
         card = read_card(folder)  # what cannot be read again is not sent
         (folder / PAGE).write_text(card.to_markdown(str(place)), encoding="utf-8")
         with _explained(place):

@@ -13,28 +13,28 @@ Loss = Literal["mse", "pearson", "poisson", "cosine", "mse_cosine"]
 
 
 class NetworkConfig(BaseModel):
-    """Make-up of the network; the fields are those of the paper's method section.
+    """Architecture of the network, with the terms of section 4.2 of the paper.
 
     Attributes
     ----------
     context
-        The sets that are used, in this order: the spot, its sub-spots, its neighbors.
+        Sets that the network uses, in this order: the spot, its sub-spots, its neighbors.
     width
-        Length of φ's output.
+        Output dimension of φ.
     n_phi, n_rho
-        Size of the two ensembles inside the network.
+        Number of φ and of ρ in the network.
     phi_average
-        How the φ ensemble is averaged: the paper says mean, the published code takes the median.
+        Average over the φ: the mean as in the paper, or the median as in the published code.
     subspot_pooling
-        How φ of the sub-spots is pooled.
+        Pooling of φ over the sub-spots.
     dropout
-        Dropout after φ's linear layer and before ρ's.
+        Dropout rate after the linear layer of φ and before that of ρ.
     output_dropout
-        Dropout on the output, which the published code has.
+        Dropout rate on the output, used by the published code.
     init
-        Initial weights: PyTorch's default, or normal LeCun as in the paper.
+        Initial weights: the default of PyTorch, or LeCun normal as in the paper.
     members
-        Networks that are trained apart and averaged.
+        Number of networks that are trained separately and averaged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,27 +57,29 @@ class NetworkConfig(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """How a network is trained.
+    """Training of the network.
 
     Attributes
     ----------
     loss
-        What is minimized, on standardized genes (Poisson: on expression).
+        Loss on standardized genes (for Poisson: on expression).
     standardize
-        Divide every gene by its sd in the training set, as the paper does; else genes that vary more weigh more.
+        Divide every gene by its standard deviation in the training set, as in the paper. Otherwise genes with a higher
+        variance have a higher weight.
     optimizer, lr, weight_decay, batch_size
         As in PyTorch.
     epochs
-        Passes over the data where nothing can be held out; a fixed number, as more of them hurt the next patient.
+        Number of epochs if no patient can be held out. It is fixed, because long training lowers the agreement on
+        other patients.
     max_epochs, patience
-        Where patients can be held out: the limit, and how many epochs without improvement end the search.
+        If patients can be held out: highest number of epochs, and number of epochs without improvement after which the
+        search stops.
     pca
-        Principal components of the embeddings that a network learns from, which makes training several times faster;
-        None takes embeddings as they are. The fitted network is the same kind either way.
+        Number of principal components of the embeddings to train on, which makes training several times faster. None
+        trains on the embeddings. The fitted network takes embeddings in both cases.
     gate
-        Who predicts: ``"bind"``: network, blend or tuned ridge, by their gain on held-out patients; ``"record"``: the
-        gain is written down and the network predicts; ``"off"``: nothing is measured, for those who measure it
-        themselves.
+        Selection of the predictor. ``"bind"``: network, blend or tuned ridge, by their gain on held-out patients.
+        ``"record"``: the gain is recorded and the network predicts. ``"off"``: the gain is not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +98,7 @@ class TrainingConfig(BaseModel):
 
 
 class Preset(BaseModel):
-    """A complete make-up: network, training, and whether neighbors come from a box of the spot array."""
+    """Configuration of network and training; `array_box` is the reach of a box of the spot array with the neighbors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,7 +110,7 @@ class Preset(BaseModel):
 _PUBLISHED = NetworkConfig(
     n_phi=10, n_rho=10, phi_average="median", subspot_pooling="sum", output_dropout=0.1, members=1
 )
-# What reproduces others is not blended with ridge.
+# Presets that reproduce the publication are not blended with ridge.
 _PAPER_TRAINING = TrainingConfig(lr=1e-4, batch_size=1024, epochs=30, max_epochs=200, pca=None, gate="off")
 
 PRESETS = {
@@ -127,12 +129,12 @@ PRESETS = {
 
 
 def look_up(name: str) -> Preset:
-    """Look up a preset: ``"default"``, ``"paper"`` (the text) or ``"published"`` (the authors' code)."""
+    """Return the preset of this name: ``"default"``, ``"paper"`` (the text) or ``"published"`` (the authors' code)."""
     return PRESETS[key_in(name, PRESETS, "presets")]
 
 
 def changed(config: Config, changes: dict[str, Any] | None, argument: str) -> Config:
-    """A configuration with some fields changed."""
+    """Return a configuration with some fields changed; `argument` names it in errors."""
     try:
         return type(config)(**{**config.model_dump(), **(changes or {})})
     except ValidationError as error:

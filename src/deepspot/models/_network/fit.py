@@ -1,4 +1,4 @@
-"""Training of one network on Lightning."""
+"""Training of one network with Lightning."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from .config import Loss, NetworkConfig, TrainingConfig
 from .network import BagDataset, Network
 
 SEARCH, DONE = "search", "done.pt"
-# Training loss by epoch of a network, and one minus the mean r over genes on held-out slides.
+# Training loss per epoch, and 1 - mean r over genes on held-out slides.
 History = dict[str, list[float]]
 LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How networks are trained: the settings of :class:`deepspot.models.DeepSpot`, and where the state is kept.
+    """Settings of :class:`deepspot.models.DeepSpot` for training networks.
 
-    `stage` is what the progress bar says before the name of a network.
+    `checkpoint` is the folder for the state of training, `stage` a prefix of the progress bar.
     """
 
     network: NetworkConfig
@@ -58,14 +58,14 @@ def fit_network(
     rows: np.ndarray,
     held_out: np.ndarray | None = None,
 ) -> tuple[str, Network, History]:
-    """Train one network of an ensemble on the `rows` of the data. Return its name, and it in evaluation mode.
+    """Train one network of an ensemble on the `rows`; return its name, the network in evaluation mode, and its history.
 
-    Number 0 is the search for the number of epochs: its training stops when the r of the rows `held_out` no longer
-    rises. A complete network is taken from its checkpoint, and an unfinished one goes on from there.
+    Number 0 is the search for the number of epochs: it stops when the r of the rows `held_out` no longer rises. A
+    finished network is read from its checkpoint, an unfinished one is resumed from it.
     """
     config, device, name = recipe.training, choose_device(recipe.device), f"member_{number}" if number else SEARCH
     folder = None if recipe.checkpoint is None else recipe.checkpoint / f"{name}_{epochs}"
-    # Seeds that follow one another would share members between neighboring seeds.
+    # With consecutive seeds, neighboring seeds of the model would share members.
     seed = int(np.random.SeedSequence([recipe.seed, number]).generate_state(1)[0])
     dim = data.spot.shape[1]
     if folder is not None and (folder / DONE).exists():
@@ -84,7 +84,7 @@ def fit_network(
         callbacks.append(EarlyStopping("validation", patience=config.patience))
     if folder is not None:
         callbacks.append(ModelCheckpoint(folder, filename="last", enable_version_counter=False))
-    options = {  # what is asked for comes last, and wins
+    options = {  # the arguments of the user come last and take precedence
         "max_epochs": epochs,
         "accelerator": "gpu" if device.type == "cuda" else device.type,
         "devices": [device.index or 0] if device.type == "cuda" else 1,
@@ -116,9 +116,9 @@ def fit_network(
 
 
 def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
-    """Return a function of standardized prediction, standardized target and mask (1 where measured), all (n, genes).
+    """Return a loss of standardized prediction, standardized target and mask (1 if measured), each (n, genes).
 
-    Genes that a slide did not measure do not count. `mean` and `std` (genes,) lead back to expression.
+    `mean` and `std` (genes,) convert standardized values to expression. Values that were not measured have no effect.
     """
 
     def average(values: Tensor, mask: Tensor) -> Tensor:
@@ -131,7 +131,6 @@ def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
         return average((prediction - target).square(), mask)
 
     def cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        # Between predicted and measured genes of a spot.
         return 1 - F.cosine_similarity(prediction * mask, target * mask, dim=1).mean()
 
     def correlation(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -139,7 +138,7 @@ def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
         return cosine(centered(prediction, mask), centered(target, mask), mask)
 
     def poisson(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        # A sharp softplus keeps rates positive and leaves values above 0.1 as they are.
+        # This softplus keeps rates positive and changes values above 0.1 little.
         rate = F.softplus(prediction * std + mean, beta=20)
         expression = (target * std + mean).clamp(min=0)
         return average(F.poisson_nll_loss(rate, expression, log_input=False, reduction="none"), mask)
@@ -147,18 +146,18 @@ def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
     def mse_cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return mse(prediction, target, mask) + cosine(prediction, target, mask)
 
-    choices: dict[Loss, LossFunction] = {
+    losses: dict[Loss, LossFunction] = {
         "mse": mse,
         "pearson": correlation,
         "cosine": cosine,
         "poisson": poisson,
         "mse_cosine": mse_cosine,
     }
-    return choices[name]
+    return losses[name]
 
 
 class _Task(lightning.LightningModule):
-    """One network and its loss, for Lightning's Trainer; calls `on_epoch` after every epoch."""
+    """Lightning module of one network and its loss; calls `on_epoch` after every epoch."""
 
     def __init__(
         self, network: Network, scaler: Scaler, config: TrainingConfig, seed: int, on_epoch: Callable[[], Any]
@@ -173,7 +172,7 @@ class _Task(lightning.LightningModule):
         self.loss = make_loss(self.config.loss, mean, std)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        # Dropout is drawn from seed and step alone, so that a resumed run draws the same.
+        # Dropout depends on seed and step only, so that resumed training gives the same weights.
         torch.manual_seed(self.seed + 1_000_003 * (self.global_step + 1))
         loss = self.loss(self.network(batch), batch["target"], batch["mask"])
         self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch["spot"]), sync_dist=True)
@@ -186,7 +185,7 @@ class _Task(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         predicted, measured, slide = (torch.cat(parts).numpy() for parts in zip(*self.held_out, strict=True))
         self.held_out.clear()
-        # A loss would count how far another patient's mean lies from the training mean, which no epoch can mend.
+        # A loss would also measure the distance between the means of two patients, which training does not reduce.
         r = np.concatenate([pearson(predicted[slide == one], measured[slide == one]) for one in np.unique(slide)])
         defined = r[np.isfinite(r)]
         self.log("validation", float(1 - defined.mean()) if len(defined) else 1.0, sync_dist=True)
@@ -209,7 +208,7 @@ class _Task(lightning.LightningModule):
 
 
 class _Shuffle(Sampler[int]):
-    """Order of the spots, drawn anew for every epoch from seed and epoch alone; Lightning sets the epoch."""
+    """Random order of the spots that depends on seed and epoch only; Lightning sets the epoch."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n, self.seed, self.epoch = n, seed, 0
@@ -226,14 +225,14 @@ class _Shuffle(Sampler[int]):
 
 
 def _loader(data: BagDataset, rows: np.ndarray, batch_size: int, sampler: Sampler[int] | None = None) -> DataLoader:
-    # Batches are complete and gathered by one tensor operation: worker processes would only copy them.
+    # The data set makes whole batches with one tensor operation, so worker processes would only copy them.
     part = Subset(data, rows.tolist())
     return DataLoader(part, batch_size=batch_size, sampler=sampler, collate_fn=lambda batch: batch)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence Lightning's advice on loaders and hardware, which a user of this package can do nothing about."""
+    """Silence messages of Lightning on loaders and hardware, which users of this package cannot act on."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     before = [logger.level for logger in loggers]
     try:

@@ -1,9 +1,8 @@
-"""The network of the paper: what it takes, what it makes of that, and inference with it."""
+"""The network of the paper, its batches, and inference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,12 @@ from deepspot._spatial.neighbors import padded
 
 from .config import NetworkConfig
 
+# Spots per pass at inference. 1,024 spots would take 100 MB more memory and nearly the same time.
+ROWS = 256
+
 
 class Network(nn.Module):
-    """φ shared by spot, sub-spots and neighbors, then ρ on what they are pooled to (section 4.2 of the paper)."""
+    """Deep-set network (section 4.2 of the paper): φ shared by spot, sub-spots and neighbors, and ρ on pooled sets."""
 
     def __init__(self, config: NetworkConfig, dim: int, n_genes: int) -> None:
         super().__init__()
@@ -35,45 +37,45 @@ class Network(nn.Module):
 
     @classmethod
     def from_state(cls, config: NetworkConfig, state: dict[str, Tensor]) -> Network:
-        """A trained network with collapsed ρ, of its weights."""
-        genes, dim = len(state["rho.0.bias"]), state["phi.0.weight"].shape[1]
-        with torch.device("meta"):  # takes neither memory nor random numbers
-            network = cls(config.model_copy(update={"n_rho": 1}), dim, genes)
+        """Return a network with the weights of a trained one, whose ρ are collapsed."""
+        with torch.device("meta"):  # needs neither memory nor random numbers
+            network = cls(
+                config.model_copy(update={"n_rho": 1}), state["phi.0.weight"].shape[1], len(state["rho.0.bias"])
+            )
         network.load_state_dict(state, assign=True)
         return network.eval()
 
     def represent(self, tiles: Tensor) -> Tensor:
-        """φ of tile embeddings (..., dim): (..., width), never negative."""
+        """Return φ (..., width) of tile embeddings (..., dim). It is never negative."""
         if len(self.phi) == 1:
             return self.dropout(self.phi[0](tiles)).relu()
         weight, bias = (torch.cat([phi.get_parameter(name) for phi in self.phi]) for name in ("weight", "bias"))
-        members = F.linear(tiles, weight, bias).unflatten(-1, (len(self.phi), -1))
-        members = self.dropout(members).relu()
-        return median(members) if self.config.phi_average == "median" else members.mean(-2)
+        outputs = F.linear(tiles, weight, bias).unflatten(-1, (len(self.phi), -1))
+        outputs = self.dropout(outputs).relu()
+        return outputs.median(-2).values if self.config.phi_average == "median" else outputs.mean(-2)
 
-    def pool_subspots(self, represented: Tensor, count: int | None = None) -> Tensor:
-        """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled up to as many as `count` of them."""
+    def pool_subspots(self, represented: Tensor, n_subspots: int | None = None) -> Tensor:
+        """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled from s to `n_subspots` sub-spots."""
         if self.config.subspot_pooling == "mean":
             return represented.mean(1)
-        return represented.sum(1) * ((count or represented.shape[1]) / represented.shape[1])
+        return represented.sum(1) * ((n_subspots or represented.shape[1]) / represented.shape[1])
 
     @staticmethod
     def pool_neighbors(represented: Tensor, real: Tensor) -> Tensor:
-        """Maximum of φ over the real neighbors: (n, k, width) and (n, k) to (n, width).
+        """Return the maximum (n, width) of φ (n, k, width) over the real (n, k) neighbors; 0 if there are none.
 
-        φ is never negative, so a masked neighbor counts as zero without changing the maximum, and a spot without
-        neighbors pools to zero.
+        φ is never negative, so masked neighbors can count as 0.
         """
         if represented.shape[1] == 0:
             return represented.new_zeros(len(represented), represented.shape[2])
         return (represented * real.unsqueeze(-1)).amax(1)
 
-    def pool(self, tiles: Tensor, batch: dict[str, Tensor], count: int | None = None) -> Tensor:
-        """Sets of a batch side by side (n, sets · width), from φ of the tiles (t, width) that it shows."""
+    def pool(self, tiles: Tensor, batch: dict[str, Tensor], n_subspots: int | None = None) -> Tensor:
+        """Return the concatenated pooled sets (n, sets · width) of a batch, given φ (t, width) of its tiles."""
         pooled = []
         for part in self.config.context:
             if part == "subspots":
-                pooled.append(self.pool_subspots(self.represent(batch[part]), count))
+                pooled.append(self.pool_subspots(self.represent(batch[part]), n_subspots))
             elif part == "neighbors":
                 pooled.append(self.pool_neighbors(F.embedding(batch[part], tiles), batch["real"]))
             else:
@@ -81,15 +83,15 @@ class Network(nn.Module):
         return torch.cat(pooled, dim=1)
 
     def head(self, pooled: Tensor) -> Tensor:
-        """Mean of the ρ ensemble: (n, sets · width) to standardized genes (n, genes)."""
-        # One by one: side by side they are one product, but thousands of genes make that a copy of all weights a step.
+        """Return the mean of ρ, standardized genes (n, genes), of the pooled sets (n, sets · width)."""
+        # A single product over all ρ would copy all their weights at every step, which is slow for thousands of genes.
         total = self.rho[0](self.dropout(pooled).relu())
         for rho in self.rho[1:]:
             total = total + rho(self.dropout(pooled).relu())
         return self.output_dropout(total / len(self.rho))
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Standardized genes (n, genes) of a batch of :class:`BagDataset`."""
+        """Return standardized genes (n, genes) of a batch of :class:`BagDataset`."""
         tiles = batch["tiles"]
         if self.config.context != ("subspots",):
             tiles = self.represent(tiles)
@@ -97,10 +99,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def collapse(self) -> Network:
-        """Replace the ρ ensemble by one layer of averaged weights: the same function in evaluation, but smaller.
+        """Replace the ρ by one layer with their mean weights, which gives the same predictions, and return the network.
 
-        ρ's ReLU does nothing to what is never negative, so ρ is linear in evaluation, and the mean of linear layers is
-        linear. φ's median cannot be collapsed.
+        The input of ρ is never negative, so its ReLU has no effect and ρ is linear in evaluation mode.
         """
         first, *others = self.rho
         for name, value in first.named_parameters():
@@ -109,49 +110,12 @@ class Network(nn.Module):
         return self
 
 
-# Numbers of one member that are compared at once on a CPU: they and their rivals stay in the cache.
-AT_ONCE = 2**15
-
-
-def median(members: Tensor) -> Tensor:
-    """Median of (..., m, width) over its members (..., width); of an even number the lower one in the middle.
-
-    As :func:`torch.median`, which takes seven times as long on a CPU (a training step of the published preset a quarter
-    longer, inference twice as long), but for the gradient where members agree: they share it.
-    """
-    return _Median.apply(members)
-
-
-class _Median(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, members: Tensor) -> Tensor:
-        flat, m = members.reshape(-1, *members.shape[-2:]), members.shape[-2]
-        rows = max(1, AT_ONCE // flat.shape[-1] if flat.device.type == "cpu" else len(flat))
-        middle = []
-        for part in flat.split(rows):
-            ranked = list(part.unbind(1))
-            for step in range(m):  # odd-even sort, of whole arrays
-                for low in range(step % 2, m - 1, 2):
-                    pair = ranked[low : low + 2]
-                    ranked[low : low + 2] = torch.minimum(*pair), torch.maximum(*pair)
-            middle.append(ranked[(m - 1) // 2])
-        found = torch.cat(middle).reshape(*members.shape[:-2], members.shape[-1])
-        ctx.save_for_backward(members, found)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Tensor:
-        members, found = ctx.saved_tensors
-        chosen = (members == found.unsqueeze(-2)).to(found.dtype)
-        return chosen * (gradients[0] / chosen.sum(-2)).unsqueeze(-2)
-
-
 class BagDataset(Dataset):
-    """Spots with their three sets, gathered a batch at a time by tensor indexing.
+    """Bags and targets as a data set that makes whole batches by tensor indexing.
 
-    A batch has ``tiles`` (t, d), each once however many spots it is a neighbor of; which of them are a ``spot`` (n,)
-    and its ``neighbors`` (n, k), of which those that are ``real`` (n, k) count; ``subspots`` (n, s, d) if used; and of
-    standardized `targets` (n, genes), NaN where a slide did not measure a gene, ``target``, ``mask`` and ``slide``.
+    A batch has ``tiles`` (t, d), each tile once; the indices of ``spot`` (n,) and ``neighbors`` (n, k) among these; the
+    mask ``real`` (n, k) of the neighbors; if used, ``subspots`` (n, s, d); and with standardized `targets` (n, genes),
+    NaN for genes that a slide did not measure, ``target`` and ``mask`` (n, genes) and ``slide`` (n,).
     """
 
     def __init__(
@@ -172,11 +136,11 @@ class BagDataset(Dataset):
         return len(self.spot)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """One batch: what a DataLoader asks for instead of single spots."""
+        """Return one batch; a DataLoader calls this instead of `__getitem__`."""
         spot = torch.as_tensor(rows).unsqueeze(1)
         near = self.neighbors[rows]
-        used, which = torch.cat([spot, torch.where(near >= 0, near, spot)], dim=1).unique(return_inverse=True)
-        batch = {"tiles": self.spot[used], "spot": which[:, 0], "neighbors": which[:, 1:], "real": (near >= 0).float()}
+        used, index = torch.cat([spot, torch.where(near >= 0, near, spot)], dim=1).unique(return_inverse=True)
+        batch = {"tiles": self.spot[used], "spot": index[:, 0], "neighbors": index[:, 1:], "real": (near >= 0).float()}
         if self.subspots is not None:
             batch["subspots"] = self.subspots[rows].float()
         if self.targets is not None:
@@ -187,10 +151,6 @@ class BagDataset(Dataset):
         return batch
 
 
-# Spots that go through the network at once: as many as 1,024 take 100 MB more, and hardly less time.
-ROWS = 256
-
-
 @torch.inference_mode()
 def infer(
     members: Sequence[Network],
@@ -198,33 +158,33 @@ def infer(
     device: str | None,
     *,
     rows: np.ndarray | None = None,
-    count: int | None = None,
+    n_subspots: int | None = None,
 ) -> np.ndarray:
-    """Mean of the standardized genes (n, genes) that networks predict of all spots, or of the `rows`.
+    """Return standardized genes (n, genes) of all spots or of the `rows`: the mean of the predictions of networks.
 
-    φ of a spot tile serves the spot and all its neighbors. A sum over sub-spots is scaled to as many as `count`.
+    φ of a spot tile is computed once for the spot and its neighbors. A sum over sub-spots is scaled to `n_subspots`.
     """
-    where = choose_device(device)
+    target = choose_device(device)
     rows = np.arange(len(bags)) if rows is None else rows
-    near = torch.as_tensor(padded(bags.neighbors[rows])).to(where)
+    near = torch.as_tensor(padded(bags.neighbors[rows])).to(target)
     total = np.zeros((len(rows), members[0].n_genes), dtype=np.float32)
 
     def tensor(array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array).to(where).float()
+        return torch.as_tensor(array).to(target).float()
 
     for network in members:
-        network.to(where).eval()
+        network.to(target).eval()
         context, tiles = network.config.context, torch.empty(0)
         if context != ("subspots",):
-            blocks = range(0, len(bags), ROWS)
-            tiles = torch.cat([network.represent(tensor(bags.spot[at : at + ROWS])) for at in blocks])
-        for at in range(0, len(rows), ROWS):
-            some, around = rows[at : at + ROWS], near[at : at + ROWS]
-            batch = {"spot": torch.as_tensor(some).to(where)}
+            starts = range(0, len(bags), ROWS)
+            tiles = torch.cat([network.represent(tensor(bags.spot[start : start + ROWS])) for start in starts])
+        for start in range(0, len(rows), ROWS):
+            block, around = rows[start : start + ROWS], near[start : start + ROWS]
+            batch = {"spot": torch.as_tensor(block).to(target)}
             batch |= {"neighbors": around.clamp(min=0), "real": (around >= 0).float()}
             if "subspots" in context and bags.subspots is not None:
-                batch["subspots"] = tensor(bags.subspots[some])
-            total[at : at + ROWS] += network.head(network.pool(tiles, batch, count)).cpu().numpy()
+                batch["subspots"] = tensor(bags.subspots[block])
+            total[start : start + ROWS] += network.head(network.pool(tiles, batch, n_subspots)).cpu().numpy()
         network.cpu()
     total /= len(members)
     return total

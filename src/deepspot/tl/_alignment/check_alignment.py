@@ -14,7 +14,7 @@ from deepspot._sdata.tables import check_shared_genes, match_rows
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
-from deepspot.tl._predict.table import predicted, stored
+from deepspot.tl._predict.table import get_prediction, stored_prediction
 
 from .align import MAX_GENES, MIN_SPOTS, Alignment, align
 from .parts import align_parts, misplaced
@@ -133,11 +133,11 @@ def check_alignment(
             f"{MIN_SPOTS} are needed to tell where they lie."
         )
     if ready is None:
-        table = stored(view, str(prediction_key))
+        table = stored_prediction(view, str(prediction_key))
         check_shared_genes(list(table.var_names), sdata.tables[table_key], table_key)
     else:
         check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
-        table = predicted(view, ready, encoder, device=device, batch_size=batch_size)
+        table = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
     result = registration(view, measured, table, max_shift=max_shift, seed=seed)
     (logger.warning if result.is_wrong else logger.info)("%r", result)
     return result

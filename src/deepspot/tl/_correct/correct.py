@@ -12,7 +12,7 @@ from deepspot._sdata.write import add_table, check_new_key
 from deepspot.errors import InputError
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
-from deepspot.tl._predict.table import predicted
+from deepspot.tl._predict.table import get_prediction
 
 from .table import corrected_table, genes_to_keep
 
@@ -168,7 +168,7 @@ def correct(
     measured = view.measured(table_key, layer=layer)
     kept = genes_to_keep(view, measured, genes, ready.card.genes, replace=method == "replace")
 
-    prediction = predicted(view, ready, encoder, device=device, batch_size=batch_size)
+    prediction = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
     found = "not checked"
     if spread is not None and check_registration:
         found = _registration(view, measured, prediction, seed)

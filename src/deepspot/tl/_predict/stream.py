@@ -1,4 +1,4 @@
-"""Prediction that goes to disk block by block: what it takes of memory is set by a block, not by the slide."""
+"""Prediction that is written to disk in blocks, so that the memory does not depend on the size of the slide."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from .table import bare_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
 
     from deepspot.models import DeepSpot
 
 
+# Spots per block and rows per chunk on disk. An interrupted call loses the embeddings of one block.
 ROWS = 512
-"""Spots in a block: what is held, what a kill loses, and the height of a chunk on disk."""
 
 
 def stream(
@@ -45,27 +44,13 @@ def stream(
     device: str | None,
     batch_size: int | None,
 ) -> AnnData:
-    """Embed and predict the spots of a slide, and write them to a SpatialData store.
+    """Embed and predict the spots of a slide, write spots and table to a SpatialData store, and return the table.
 
-    Parameters
-    ----------
-    features, model
-        What to embed, and what predicts.
-    out
-        Store to make: spots and table, without the image. It gets its name when it is whole.
-    key
-        Name of the table.
-    half
-        Keep as many significant bits as float16 has, in float32.
-    overwrite
-        Replace a store of that name.
-    device, batch_size
-        Where to compute, and how many tiles at once.
-
-    Returns
-    -------
-    The table, with `X` left on disk.
+    The store has the name `out` only when it is complete. `X` of the table is on disk, in float32 with the significant
+    bits of float16 if `half`.
     """
+    from spatialdata import SpatialData
+
     view = features.view
     order = _along_curve(view.centers)
     n_bytes = features.n_spots * (1 + features.n_subspots) * features.encoder.card.dim * np.dtype(np.float16).itemsize
@@ -76,31 +61,19 @@ def stream(
         blocks = _Blocks(features, model, kept, order, device, batch_size)
         blocks.embed()
         score = [model.ood_score(blocks.embedding(block)) for block in range(blocks.n)]
-        table = bare_table(
-            view.sdata,
-            model,
-            view.shapes_key,
-            view.index[order],
-            view.centers[order],
-            np.concatenate(score),
-            provenance={"image_key": view.image_key, "resolution": "spot"},
-        )
-        # The next block is predicted while one is written. If that fails, the thread has to end before its folders do.
+        table = bare_table(view, model, np.concatenate(score), provenance={"resolution": "spot"}, order=order)
+        # A thread predicts the next block during writing. It must end before its folders are deleted after an error.
         with closing(prefetch(blocks.predict(half=half), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
-            write_table_in_blocks(_without_image(view.sdata, view.shapes_key, key, table), key, rows, draft)
+            shapes = {view.shapes_key: view.sdata.shapes[view.shapes_key]}
+            store = SpatialData(shapes=shapes, tables={key: table}, attrs=dict(view.sdata.attrs))
+            write_table_in_blocks(store, key, rows, draft)
     return lazy_table(table, out, key)
-
-
-def _without_image(sdata: SpatialData, shapes_key: str, key: str, table: AnnData) -> SpatialData:
-    from spatialdata import SpatialData
-
-    return SpatialData(shapes={shapes_key: sdata.shapes[shapes_key]}, tables={key: table}, attrs=dict(sdata.attrs))
 
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """The spots of a slide in blocks of near ones, and their embeddings, made when they are needed."""
+    """Blocks of nearby spots: their embeddings, from the cache or computed, and their predictions."""
 
     features: SlideFeatures
     model: DeepSpot
@@ -111,10 +84,8 @@ class _Blocks:
 
     @cached_property
     def place(self) -> np.ndarray:
-        """Where in that order a spot is."""
-        place = np.empty_like(self.order)
-        place[self.order] = np.arange(len(place))
-        return place
+        """Position (n,) of every spot in the order."""
+        return np.argsort(self.order)
 
     @cached_property
     def neighbors(self) -> NeighborFinder:
@@ -129,7 +100,7 @@ class _Blocks:
         return self.order[block * ROWS : (block + 1) * ROWS]
 
     def embed(self) -> None:
-        """Embed the blocks that are not kept, in one go: tiles and image blocks at their borders belong to several."""
+        """Embed the blocks that are not in the cache, in one pass, because neighboring blocks share image chunks."""
         missing = [block for block in range(self.n) if not self.kept.holds(block)]
         if not missing:
             return
@@ -149,18 +120,18 @@ class _Blocks:
                 self.kept.put(block, spot.take(n), subspots.take(n) if subspots.n else None)
 
     def embedding(self, block: int) -> np.ndarray:
-        """(b, d) embeddings of the spot tiles of a block, in the precision in which they are kept."""
+        """Return the embeddings (b, d) of the spot tiles of a block, rounded to the precision of the cache."""
         return self._get(block, "spot").astype(np.float32)
 
     def predict(self, *, half: bool) -> Iterator[np.ndarray]:
-        """Expression (b, genes) of every block, not below 0."""
+        """Yield the expression (b, genes) of every block, at least 0."""
         for block in range(self.n):
             own = np.arange(len(self.rows(block)))
             expression = np.maximum(self.model.predict(self._bags(block), device=self.device, rows=own), 0)
             yield rounded(expression) if half else expression
 
     def _bags(self, block: int) -> Bags:
-        """Bags whose first spots are those of a block; the others serve as neighbors only."""
+        """Return bags with the spots of a block first and their neighbors after them."""
         rows = self.rows(block)
         near = self.neighbors.of(rows)
         around = np.setdiff1d(near.indices, rows)
@@ -187,19 +158,19 @@ class _Blocks:
             self.kept.put(block, *embedded)
             found = self.kept.get(block, part)
         if found is None:
-            raise OSError(f"Embeddings vanish from {self.kept.folder} while they are in use. What is cleaning it up?")
+            raise OSError(f"Embeddings in {self.kept.folder} were deleted during use. Exclude it from clean-up.")
         return found
 
 
 def _along_curve(centers: np.ndarray) -> np.ndarray:
-    """Spots in the order of a Hilbert curve, on which those that follow each other lie close together."""
+    """Return the order of the spots along a Hilbert curve, which keeps consecutive spots close together."""
     from geopandas import GeoSeries, points_from_xy
 
     return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """Float32 values, each to the nearest with 11 significant bits; the others are 0, and pack to nothing."""
+    """Round float32 values to 11 significant bits, like float16; the other bits are 0 and compress well."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
     return ((bits + np.uint32(0x0FFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)

@@ -1,167 +1,213 @@
-"""What a model predicted becomes a table."""
+"""Prediction of spots in memory, and the table of a prediction."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import PREDICTION, UNS, key_in
 from deepspot._core.logging import logger
-from deepspot._sdata.tables import link_keys, match_rows
+from deepspot._core.settings import settings
+from deepspot._features.bags import Bags
+from deepspot._features.feature_table import SlideFeatures, bags_of
+from deepspot._sdata.tables import match_rows
 from deepspot._sdata.write import make_table
+from deepspot._spatial.neighbors import check_array
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
 
-from .resolution import at_spots, features_of
-
 if TYPE_CHECKING:
     from anndata import AnnData
-    from spatialdata import SpatialData
 
     from deepspot._sdata.view import SlideView
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
-    from .resolution import Predicted
+Resolution = Literal["spot", "subspot", "grid"]
+PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
+# Spots per block, which bounds the memory besides that of the result.
+BLOCK_SIZE = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predicted expression of the spots, sub-spots or grid points of a view.
+
+    `expression` is (m, genes) log-expression in float32, which can be negative for spots; `provenance` are entries of
+    ``uns["deepspot"]``; `parents` (m,) are rows of the feature table, None if the places are the rows.
+    """
+
+    view: SlideView
+    expression: np.ndarray
+    features_key: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    parents: np.ndarray | None = None
+
+
+def features_of(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None) -> SlideFeatures:
+    """Return the features that a model needs of a slide, after checking that they can be computed."""
+    check_array(model.geometry.neighbors, view.array_positions)
+    needs_subspots = "subspots" in model.card.network.context
+    return SlideFeatures(view, model.get_encoder(encoder), model.geometry.tile, needs_subspots)
+
+
+def predict_spots(
+    features: SlideFeatures,
+    model: DeepSpot,
+    *,
+    copies: int = 1,
+    device: str | None = None,
+    batch_size: int | None = None,
+) -> Prediction:
+    """Predict spots; the limit of memory is checked for `copies` matrices."""
+    view = features.view
+    check_size(model, features.n_spots, "spot", copies)
+    key = features.plan().add(device=device, batch_size=batch_size)
+    bags = bags_of(view.sdata, key, view.shapes_key, model.geometry.neighbors)
+    return Prediction(view, predict_in_blocks(model, bags, device=device), key, {"resolution": "spot"})
+
+
+def check_size(model: DeepSpot, n: int, resolution: Resolution, copies: int = 1) -> None:
+    """Raise if a prediction of n places would exceed the limit of memory."""
+    genes = len(model.card.genes)
+    gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
+    if gb > settings.max_table_gb:
+        raise InputError(
+            f"The prediction of {n:,} {PLACES[resolution]} × {genes:,} genes would take {gb:.1f} GB in memory, above "
+            f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Stream it to disk with `out='predicted.zarr'` "
+            "(spots only), raise the limit, or predict a part of the spots."
+        )
+
+
+def predict_in_blocks(model: DeepSpot, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
+    """Predict log-expression (n, genes) like `model.predict`, one block of spots and their neighbors at a time."""
+    expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
+    for rows, block in in_blocks(bags, block_size):
+        expression[rows] = model.predict(block, device=device, rows=np.arange(len(rows)))
+    return expression
+
+
+def in_blocks(bags: Bags, block_size: int) -> Iterator[tuple[np.ndarray, Bags]]:
+    """Yield the rows (b,) of each block, and bags with these b spots first and their neighbors after them."""
+    if len(bags) <= block_size:
+        yield np.arange(len(bags)), bags
+        return
+    # Spots in strips across the slide have few neighbors in other blocks.
+    order = np.arange(len(bags)) if bags.position is None else np.argsort(bags.position[:, 1], kind="stable")
+    for start in range(0, len(order), block_size):
+        rows = order[start : start + block_size]
+        yield rows, bags.around(rows)
 
 
 def prediction_table(
-    sdata: SpatialData,
-    model: DeepSpot,
-    predicted: Predicted,
-    *,
-    resolution: str,
-    unclipped: bool,
-    half_width: np.ndarray | None,
+    model: DeepSpot, prediction: Prediction, *, unclipped: bool = False, half_width: np.ndarray | None = None
 ) -> AnnData:
-    """Build the table of a prediction, as :func:`deepspot.tl.predict` describes it.
-
-    Parameters
-    ----------
-    sdata
-        Object that the table is for; it is not changed.
-    model
-        What predicted.
-    predicted
-        What it predicted.
-    resolution
-        To be recorded.
-    unclipped
-        Keep the prediction as it left the model.
-    half_width
-        (genes,) of the intervals; None adds none.
-    """
-    expression = predicted.expression
-    layers: dict[str, Any] = {"unclipped": expression} if unclipped else {}
+    """Build the table of a prediction, see :func:`deepspot.tl.predict`; `half_width` (genes,) is that of intervals."""
+    view, expression = prediction.view, prediction.expression
+    layers = {"unclipped": expression} if unclipped else {}
     if half_width is not None:
         layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
-    features = sdata.tables[predicted.features_key]
-    score = model.ood_score(np.asarray(features.X))[predicted.rows]
-    made = {"features": predicted.features_key, "image_key": features.uns[UNS]["image_key"]}
+    score = model.ood_score(np.asarray(view.sdata.tables[prediction.features_key].X))
     return bare_table(
-        sdata,
+        view,
         model,
-        predicted.shapes_key,
-        predicted.index,
-        predicted.centers,
-        score,
-        provenance=made | {"resolution": resolution} | predicted.provenance,
+        score if prediction.parents is None else score[prediction.parents],
+        provenance={"features": prediction.features_key} | prediction.provenance,
         X=np.maximum(expression, 0, out=None if layers else expression),
         layers=layers,
     )
 
 
 def bare_table(
-    sdata: SpatialData,
+    view: SlideView,
     model: DeepSpot,
-    shapes_key: str,
-    index: pd.Index,
-    centers: np.ndarray,
     score: np.ndarray,
     *,
     provenance: dict[str, Any],
+    order: np.ndarray | None = None,
     **matrices: Any,
 ) -> AnnData:
-    """Build all of the table but its matrices, which come as `X` and `layers`; see :func:`prediction_table`."""
-    region_key, instance_key = link_keys(sdata, shapes_key)
+    """Build the table of a prediction without its matrices, which are passed as `X` and `layers`.
+
+    The rows are the spots of the view, by default in its order; `score` (n,) is their OOD score.
+    """
+    order = np.arange(len(view.index)) if order is None else order
+    index, card = view.index[order], model.card
+    region_key, instance_key = view.link_keys
     obs = pd.DataFrame(index=index.astype(str))
     if model.ood.known:
         obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
-    ood_share = float(obs["ood"].mean()) if model.ood.known else float("nan")
+    reliability = card.reliability
+    uns = {
+        "kind": PREDICTION,
+        "scale": card.scale,
+        "depth": card.depth,
+        "ood_share": float(obs["ood"].mean()) if model.ood.known else float("nan"),
+        "model": card.name,
+        "fingerprint": model.fingerprint,
+        "preset": card.preset,
+        "gate": str(card.gate) if card.gate else "not measured",
+        "expected_r_from": f"{reliability.n} {reliability.unit}" if reliability else "not measured",
+        "license": card.license,
+        "tissue": card.tissue,
+        "versions": card.versions,
+        "image_key": view.image_key,
+    }
     return make_table(
         matrices.pop("X", None),
-        region=shapes_key,
+        region=view.shapes_key,
         instances=index,
         region_key=region_key,
         instance_key=instance_key,
         obs=obs,
         var=model.expected_r(),
-        obsm={"spatial": centers},
-        uns={"log1p": {}, UNS: _provenance(model, ood_share) | provenance},
+        obsm={"spatial": view.centers[order]},
+        uns={"log1p": {}, UNS: uns | provenance},
         **matrices,
     )
 
 
-def _provenance(model: DeepSpot, ood_share: float) -> dict[str, Any]:
-    card = model.card
-    return {
-        "kind": PREDICTION,
-        "scale": card.scale,
-        "depth": card.depth,
-        "ood_share": ood_share,
-        "model": card.name,
-        "fingerprint": model.fingerprint,
-        "preset": card.preset,
-        "gate": str(card.gate) if card.gate else "not measured",
-        "expected_r_from": f"{known.n} {known.unit}" if (known := card.reliability) else "not measured",
-        "license": card.license,
-        "tissue": card.tissue,
-        "versions": card.versions,
-    }
-
-
-def predicted(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
-    """Table of the genes that a model predicts for the spots where they lie now: the stored one, else a new one."""
-    key = find(view, model)
+def get_prediction(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
+    """Return the predicted table of the spots, from the object if it has a current one, else a new one."""
+    key = find_prediction(view, model)
     if key is not None:
         return view.sdata.tables[key]
-    made = at_spots(features_of(view, model, encoder), model, **compute)
-    return prediction_table(view.sdata, model, made, resolution="spot", unclipped=False, half_width=None)
+    return prediction_table(model, predict_spots(features_of(view, model, encoder), model, **compute))
 
 
-def find(view: SlideView, model: DeepSpot) -> str | None:
-    """Name of a table that still holds what this model predicts for the spots where they lie now, if there is one."""
-    genes = model.card.genes
+def find_prediction(view: SlideView, model: DeepSpot) -> str | None:
+    """Return the name of a complete table with the prediction of this model for the present spots, or None."""
     for key in view.tables(PREDICTION):
         table = view.sdata.tables[key]
-        made = table.uns[UNS]
-        same = made.get("fingerprint") == model.fingerprint and made.get("image_key", view.image_key) == view.image_key
-        if same and _is_whole(table, genes) and _is_current(table, view):
+        uns = table.uns[UNS]
+        same = uns.get("fingerprint") == model.fingerprint and uns.get("image_key", view.image_key) == view.image_key
+        if same and _is_complete(table, model.card.genes) and _is_current(table, view):
             logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
             return key
     return None
 
 
-def stored(view: SlideView, key: str) -> AnnData:
-    """A table of predicted genes, by name."""
-    known = view.tables(PREDICTION)
-    table = view.sdata.tables[key_in(key, known, f"predicted tables of {view.shapes_key!r}")]
+def stored_prediction(view: SlideView, key: str) -> AnnData:
+    """Return a table of predicted genes by name; raise if the spots have moved since."""
+    table = view.sdata.tables[key_in(key, view.tables(PREDICTION), f"predicted tables of {view.shapes_key!r}")]
     if not _is_current(table, view):
         raise InputError(
-            f"Table {key!r} was predicted when the spots {view.shapes_key!r} lay elsewhere in the image. Predict again "
-            "with `ds.tl.predict(…, overwrite=True)`."
+            f"Table {key!r} was predicted for other positions of the spots {view.shapes_key!r}. Predict again with "
+            "`ds.tl.predict(…, overwrite=True)`."
         )
     return table
 
 
-def _is_whole(table: AnnData, genes: list[str]) -> bool:
-    """Whether a table is still as it was predicted: people cut and scale tables in place."""
-    X = table.X if hasattr(table.X, "dask") else np.asarray(table.X)  # on disk it is looked at block by block
+def _is_complete(table: AnnData, genes: list[str]) -> bool:
+    """Return whether a table still has all genes and values ≥ 0: tables are often subset or scaled in place."""
+    X = table.X if hasattr(table.X, "dask") else np.asarray(table.X)  # a table on disk is read in blocks
     return list(table.var_names) == genes and (X.size == 0 or bool(np.isfinite(X).all() and X.min() >= 0))
 
 
 def _is_current(table: AnnData, view: SlideView) -> bool:
-    ours, rows = match_rows(table, view.sdata, view.shapes_key)
-    return bool(np.abs(np.asarray(table.obsm["spatial"])[ours] - view.centers[rows]).max(initial=0) <= AGREE_PX)
+    rows, spots = match_rows(table, view.sdata, view.shapes_key)
+    return bool(np.abs(np.asarray(table.obsm["spatial"])[rows] - view.centers[spots]).max(initial=0) <= AGREE_PX)
