@@ -7,8 +7,6 @@ from numbers import Real
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
-from .settings import settings
-
 
 def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> list[str]:
     """Return genes as a list without repetitions if all are known; the error lists similar names."""
@@ -33,15 +31,6 @@ def check_positive(value: float | None, argument: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"`{argument}` must be above 0, got {value}.")
     return value
-
-
-def check_memory(n_bytes: float, what: str, hint: str) -> None:
-    """Raise, with a hint, if a table would be larger than `settings.max_table_gb`."""
-    if n_bytes > settings.max_table_gb * 1e9:
-        raise InputError(
-            f"{what} would take {n_bytes / 1e9:.1f} GB in memory, above `ds.settings.max_table_gb` = "
-            f"{settings.max_table_gb:g}. {hint}"
-        )
 
 
 def check_text(value: str, argument: str) -> str:

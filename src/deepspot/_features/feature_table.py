@@ -13,11 +13,11 @@ from deepspot._core.hashing import digest
 from deepspot._core.keys import FEATURES, UNS, features_name, key_in
 from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_memory, check_positive
+from deepspot._core.validate import check_positive
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import SlideView
-from deepspot._sdata.write import add_table, check_new_key, make_table
+from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
 from deepspot._spatial.geometry import Boxes, SubspotsFrom, TileGeometry, make_boxes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, gives_parts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.logging import logger
+from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
 
 from .tables import rows_of, tables_annotating
@@ -99,6 +100,15 @@ def _entries(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
         yield "raw.var", AnnData(var=raw.var)
     for key, value in adata.uns.items():
         yield f"uns[{key!r}]", AnnData(uns={key: value})
+
+
+def check_memory(n_bytes: float, what: str, hint: str) -> None:
+    """Raise, with a hint, if a table would be larger than `settings.max_table_gb`."""
+    if n_bytes > settings.max_table_gb * 1e9:
+        raise InputError(
+            f"{what} would take {n_bytes / 1e9:.1f} GB in memory, above `ds.settings.max_table_gb` = "
+            f"{settings.max_table_gb:g}. {hint}"
+        )
 
 
 def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:

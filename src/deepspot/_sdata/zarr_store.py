@@ -13,8 +13,9 @@ import numpy as np
 
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import without_noise
-from deepspot._core.validate import check_memory
 from deepspot.errors import InputError
+
+from .write import check_memory
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_same_length
 from deepspot._features.bags import Bags
-from deepspot.errors import InputError
 from deepspot.models._inputs import Scaler, labels, which_rows
 
 if TYPE_CHECKING:
@@ -58,7 +57,6 @@ class Baseline:
 
     def predict(self, bags: Bags) -> np.ndarray:
         """Predict log-expression (n, genes) in float32."""
-        self._check_fitted()
         return self._predict(bags)
 
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
@@ -72,9 +70,14 @@ class Baseline:
     def _seed(self) -> int:
         return int(settings.seed if self.seed is None else self.seed)
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, self._state):
-            raise InputError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
+    if not TYPE_CHECKING:  # for the type checker, attributes that do not exist stay errors
+
+        def __getattr__(self, name: str) -> Any:
+            if name != self._state:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
 
 
 def fill_unknown(targets: np.ndarray) -> np.ndarray:

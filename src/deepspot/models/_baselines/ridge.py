@@ -157,7 +157,6 @@ class Ridge(Baseline):
 
     def predict_standardized(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict standardized genes (n, genes), from `coef` and `intercept`."""
-        self._check_fitted()
         features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
             raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags have {features.shape[1]}.")
