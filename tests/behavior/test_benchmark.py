@@ -1,9 +1,9 @@
-"""Compare models on held-out patients, also with those that know nothing of the image."""
+"""Compare models with null models on held-out patients."""
 
 import deepspot as ds
 
 
-def test_ridge_beats_models_that_know_nothing(slides, encoder):
+def test_ridge_is_better_than_null_models(slides, encoder):
     result = ds.models.cross_validate(
         slides,
         patient_key="patient",

@@ -1,11 +1,11 @@
-"""Train on slides of several patients, keep the model, and judge it on a patient it has not seen."""
+"""Train on several patients, save the model, and evaluate it on a held-out patient."""
 
 import numpy as np
 
 import deepspot as ds
 
 
-def test_a_saved_model_predicts_what_it_did(model, predicted, slides, encoder, tmp_path):
+def test_a_saved_model_predicts_the_same(model, predicted, slides, encoder, tmp_path):
     text = str(model)
     assert "40 genes" in text
     assert "ridge" in text

@@ -8,7 +8,7 @@ from deepspot.models._systems import NULLS, SYSTEMS
 
 
 @pytest.mark.parametrize("name", [*SYSTEMS, *NULLS])
-def test_every_system_has_the_one_interface(name):
+def test_every_system_has_the_interface(name):
     model = (SYSTEMS | NULLS)[name]()
     assert isinstance(model, Estimator)
     parameters = inspect.signature(model.fit).parameters
@@ -41,5 +41,5 @@ def test_variants_differ_from_their_systems():
 
 
 @pytest.mark.parametrize("name", ["deepspot", "random_forest", "mlp", "stnet", "bleep"])
-def test_what_is_random_takes_a_seed(name):
+def test_random_systems_take_a_seed(name):
     assert partial(SYSTEMS[name], seed=3)().seed == 3

@@ -167,7 +167,7 @@ def test_options_are_checked(predicted):
     predicted["P1_S1"].shapes["spots"]["annotation"] = "a"
     with pytest.raises(ValueError, match=r"No spot of slide 'P2_S1' has a region in 'annotation'"):
         ds.cohort.pseudobulk(predicted, groupby="annotation")
-    with pytest.raises(ValueError, match="`sdatas` is empty"):
+    with pytest.raises(ValueError, match="is empty"):
         ds.cohort.pseudobulk([])
 
 

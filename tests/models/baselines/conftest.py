@@ -14,7 +14,7 @@ SIDE, DIM, GENES, PX = 12, 6, 6, 8
 
 @dataclass(frozen=True)
 class World:
-    """Two slides to learn from, one to predict, and two kinds of genes: one reads colors, one reads the place."""
+    """Two training slides and a test slide, with genes that depend on color and genes that depend on position."""
 
     train: Bags
     test: Bags
@@ -23,14 +23,14 @@ class World:
     slides: np.ndarray
 
     def noise(self) -> tuple[np.ndarray, np.ndarray]:
-        """Genes that do not know the spots: each one permuted on its own."""
+        """Genes that are independent of the spots, each permuted separately."""
         rng = np.random.default_rng(7)
         return tuple(rng.permuted(values, axis=0) for values in self.image)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """Threads of small networks mostly wait for one another."""
+    """Use one thread, which is faster for small networks."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,5 +64,5 @@ def _slide(rng: np.random.Generator) -> Bags:
 
 
 def tiny() -> nn.Module:
-    """An image network that is trained in no time."""
+    """Small image network."""
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -18,7 +18,7 @@ def test_one_neighbor_is_a_training_spot(world):
     assert all((known == row).all(axis=1).any() for row in predicted)
 
 
-def test_only_spots_that_know_a_gene_count(world):
+def test_only_spots_with_the_gene_are_averaged(world):
     holed = world.image[0].copy()
     holed[1:, 0] = np.nan
     predicted = BLEEP(k=10, epochs=1).fit(world.train, holed).predict(world.test)
@@ -26,7 +26,7 @@ def test_only_spots_that_know_a_gene_count(world):
     assert predicted[:, 1].std() > 0
 
 
-def test_a_repeated_spot_answers_once(world):
+def test_a_repeated_spot_counts_once(world):
     rows = np.concatenate([np.arange(50), np.zeros(100, int)])
     model = BLEEP(k=10, epochs=1).fit(world.train, world.image[0], rows=rows)
     assert model.keys.shape == (50, 256)

@@ -13,7 +13,7 @@ def test_linear_is_least_squares_on_the_spot(world):
     np.testing.assert_allclose(Linear().fit(world.train, targets).predict(world.train), expected, atol=1e-4)
 
 
-def test_features_that_do_not_vary_or_are_copies_break_nothing(world):
+def test_constant_and_duplicate_features(world):
     copies = [
         replace(
             bags, spot=np.column_stack([bags.spot, bags.spot, np.full(len(bags), 3)]).astype("float32"), subspots=None
@@ -64,13 +64,13 @@ def test_position_only_sees_no_image(world):
     np.testing.assert_array_equal(model.predict(blind), model.predict(world.test))
 
 
-def test_position_only_sees_place_distance_and_number_of_neighbors(world):
+def test_position_only_uses_position_distance_and_number_of_neighbors(world):
     rng = np.random.default_rng(0)
     seen = [
         np.column_stack([b.position, np.hypot(*b.position.T), b.neighbors.sum(axis=1).A1])
         for b in (world.train, world.test)
     ]
-    scale = seen[0].std(axis=0)  # all genes share the trees, so none may outweigh the others
+    scale = seen[0].std(axis=0)  # genes share the trees, so they need the same scale
     model = PositionOnly(n_trees=20).fit(world.train, seen[0] / scale + 0.01 * rng.normal(size=seen[0].shape))
     error = np.abs(model.predict(world.test) - seen[1] / scale).mean(axis=0)
     assert error.max() < 0.3

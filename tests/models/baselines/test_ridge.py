@@ -31,7 +31,7 @@ def test_rotated_ridge_is_ridge_on_standardized_features(n, d, alpha, constant, 
     )
     path, new = RidgePath.fit(features, targets), rng.normal(5, 3, size=(20, d))
     if constant:
-        new[:, 0] = 9  # it says nothing of a column that never varied
+        new[:, 0] = 9  # ignored, because the feature is constant in training
     np.testing.assert_allclose(path.rotate(new) @ path.weights(alpha) + path.offset, expected.predict(new), atol=1e-4)
     coef, intercept = path.unfold(alpha)
     np.testing.assert_allclose(new @ coef + intercept, expected.predict(new), atol=1e-3)
@@ -55,7 +55,7 @@ def test_alpha_has_the_highest_r_within_held_out_slides(bags, targets):
     assert model.scores[model.alpha] == max(model.scores.values())
 
 
-def test_noise_asks_for_a_stronger_ridge(bags):
+def test_noise_gives_a_stronger_ridge(bags):
     clean = context_features(bags)[:, :3]
     noisy = clean + 20 * np.random.default_rng(0).normal(size=(144, 3))
     strength = [Ridge().fit(bags, values, patients=PATIENTS).alpha for values in (noisy, clean)]
@@ -63,7 +63,7 @@ def test_noise_asks_for_a_stronger_ridge(bags):
 
 
 def test_shifts_between_held_out_slides_do_not_count(bags):
-    # Two slides of one patient that differ by their level only: nothing within a slide can be predicted.
+    # Slides of one patient differ in their level only, so r within a slide is 0.
     slides = np.repeat(["a1", "a2", "b1", "b2"], 36)
     level = np.isin(slides, ["a2", "b2"]).astype(float)
     shifted = replace(bags, spot=np.column_stack([bags.spot, 5 * level]).astype(np.float32), subspots=None)
@@ -73,23 +73,23 @@ def test_shifts_between_held_out_slides_do_not_count(bags):
     assert max(model.scores.values()) < 0.2
 
 
-def test_undefined_r_counts_as_none(bags, targets):
+def test_undefined_r_counts_as_zero(bags, targets):
     half = np.column_stack([targets[:, 0], np.full(144, 2.0)])
     both, one = (Ridge(alphas=(10.0, 100.0)).fit(bags, values, patients=PATIENTS) for values in (half, half[:, :1]))
     assert both.scores[10.0] == pytest.approx(one.scores[10.0] / 2)
 
 
-def test_a_single_strength_is_taken_as_it_is(bags, targets):
+def test_a_single_strength_is_not_tuned(bags, targets):
     model = Ridge(alphas=(30.0,)).fit(bags, targets)
     assert model.alpha == 30
     assert model.scores == {}
 
 
-def test_equal_strengths_go_to_the_stronger(bags):
+def test_of_equal_strengths_the_stronger_is_chosen(bags):
     assert Ridge(alphas=(10.0, 1000.0, 100.0)).fit(bags, np.ones((144, 2))).alpha == 1000
 
 
-def test_components_limit_what_is_seen(bags, targets):
+def test_number_of_components(bags, targets):
     one, limited, plain = (Ridge(alphas=(1.0,), pca=pca).fit(bags, targets) for pca in (1, 1000, None))
     assert np.linalg.matrix_rank(one.coef, tol=1e-4) == 1
     np.testing.assert_array_equal(limited.coef, plain.coef)
@@ -101,7 +101,7 @@ def test_features_that_never_vary_predict_the_mean(bags, targets):
     np.testing.assert_allclose(predicted, np.tile(targets.mean(axis=0), (144, 1)), atol=1e-5)
 
 
-def test_a_gene_that_was_never_measured_breaks_nothing(bags, targets):
+def test_an_unmeasured_gene_does_not_affect_others(bags, targets):
     holed = targets.copy()
     holed[:, 0] = np.nan
     model, alone = Ridge().fit(bags, holed), Ridge().fit(bags, targets[:, 1:])
@@ -110,7 +110,7 @@ def test_a_gene_that_was_never_measured_breaks_nothing(bags, targets):
     np.testing.assert_allclose(model.predict(bags)[:, 1:], alone.predict(bags), atol=1e-5)
 
 
-def test_what_cannot_be_fitted_says_why(bags, targets):
+def test_bad_parameters_are_errors(bags, targets):
     with pytest.raises(ValueError, match="`alphas` must be above 0, got 0"):
         Ridge(alphas=(0.0, 1.0)).fit(bags, targets)
     with pytest.raises(ValueError, match="`alphas` is empty"):
@@ -122,7 +122,7 @@ def test_what_cannot_be_fitted_says_why(bags, targets):
         model.predict(replace(bags, spot=bags.spot[:, :3], subspots=None))
 
 
-def test_a_failed_fit_leaves_the_model_as_it_was(bags, targets):
+def test_a_failed_fit_leaves_the_model_unchanged(bags, targets):
     model = Ridge(alphas=(1.0,)).fit(bags, targets)
     before = model.predict(bags)
     with pytest.raises(ValueError, match="Embed with"):

@@ -13,7 +13,7 @@ from .conftest import tiny
 
 
 def flat():
-    """Nothing is pooled: what comes out depends on how a tile lies."""
+    """Network without pooling, whose output depends on the orientation of a tile."""
     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 4))
 
 
@@ -46,7 +46,7 @@ def test_fine_tuning_changes_the_backbone_and_frozen_mode_needs_no_tiles(world):
     STNet(epochs=1).fit(replace(world.train, tiles=None), world.image[0])
 
 
-def test_a_prediction_does_not_depend_on_how_a_tile_lies(world):
+def test_prediction_does_not_depend_on_the_orientation_of_a_tile(world):
     model = STNet(fine_tune=True, backbone=flat, px=4, lr=1e-2, epochs=1).fit(world.train, world.image[0])
     expected = model.predict(world.test)
     for tiles in (np.rot90(world.test.tiles, axes=(1, 2)), world.test.tiles[:, ::-1]):
@@ -92,7 +92,7 @@ def test_densenet_of_st_net_by_name_with_weights_of_a_file(tmp_path):
 def test_a_densenet_is_fine_tuned_through_its_batch_normalization(world):
     import timm
 
-    rows = np.arange(33)  # one spot too many for a batch
+    rows = np.arange(33)  # the last batch would be a single spot
     model = STNet(
         fine_tune=True,
         backbone=lambda: timm.create_model("densenet121", pretrained=False, num_classes=0),
@@ -118,6 +118,6 @@ def test_unknown_backbones_name_those_that_are_known():
         make_backbone("densenet", None, 32)
 
 
-def test_features_that_are_not_pooled_are_refused(world):
+def test_features_without_pooling_are_an_error(world):
     with pytest.raises(ValueError, match=r"features \(n, d\), got \(1, 8, 6, 6\)"):
         STNet(fine_tune=True, backbone=lambda: nn.Conv2d(3, 8, 3), px=8).fit(world.train, world.image[0])

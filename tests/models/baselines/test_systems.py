@@ -1,4 +1,4 @@
-"""What holds for every system that can learn."""
+"""Common tests of all systems."""
 
 from dataclasses import replace
 from functools import partial
@@ -46,7 +46,7 @@ def predicted(name, world, planted):
 def test_it_learns_a_planted_signal(predicted, planted):
     assert predicted.dtype == np.float32
     assert pearson(predicted, planted[1]).min() > 0.8
-    # Expression itself is predicted, not scores.
+    # Predictions are expression, not standard scores.
     np.testing.assert_allclose(predicted.mean(axis=0), planted[1].mean(axis=0), atol=0.5)
 
 
@@ -71,7 +71,7 @@ def test_genes_that_a_slide_did_not_measure_are_learned_from_the_other(name, wor
 def test_rows_choose_the_spots_and_may_repeat(name, world, planted):
     rows = np.concatenate([np.arange(144), np.arange(0, 144, 2)])
     spoiled = planted[0].copy()
-    spoiled[144:] = 1e3  # must not be seen
+    spoiled[144:] = 1e3  # not in `rows`
     predicted = SYSTEMS[name]().fit(world.train, spoiled, rows=rows).predict(world.test)
     assert pearson(predicted, planted[1]).min() > 0.5
     assert predicted.max() < 50
@@ -83,7 +83,7 @@ def test_one_gene_is_a_matrix_too(name, world, planted):
 
 
 @pytest.mark.parametrize("make", [*SYSTEMS.values(), *NULLS.values()], ids=[*SYSTEMS, *NULLS])
-def test_what_does_not_fit_together_is_refused_and_leaves_the_model_as_it_was(make, world):
+def test_arrays_that_do_not_match_are_errors_and_leave_the_model_unchanged(make, world):
     rows = np.arange(40)
     model = make().fit(world.train, world.image[0], rows=rows)
     before = model.predict(world.test)
@@ -99,7 +99,7 @@ def test_what_does_not_fit_together_is_refused_and_leaves_the_model_as_it_was(ma
 
 
 @pytest.mark.parametrize("make", [*SYSTEMS.values(), *NULLS.values()], ids=[*SYSTEMS, *NULLS])
-def test_half_precision_and_a_gene_that_was_never_measured_will_do(make, world):
+def test_half_precision_and_an_unmeasured_gene_are_accepted(make, world):
     train, test = (replace(bags, spot=bags.spot.astype(np.float16)) for bags in (world.train, world.test))
     holed = world.image[0].copy()
     holed[:, 0] = np.nan

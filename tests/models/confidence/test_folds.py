@@ -22,7 +22,7 @@ def test_no_unit_is_ever_on_both_sides_and_every_row_is_held_out_once(patients, 
     for learned, held in folds.splits:
         assert not set(folds.labels[learned]) & set(folds.labels[held])
         assert len(np.unique(held)) == len(held)
-        assert len(learned) == np.isin(rows, learned).sum()  # oversampled rows stay as often as they were
+        assert len(learned) == np.isin(rows, learned).sum()  # oversampled rows keep their repetitions
     np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in folds.splits])), np.unique(rows))
 
 
@@ -36,12 +36,12 @@ def test_patients_come_before_slides_and_slides_before_blocks():
     assert all((np.diff(held) == 1).all() for _, held in blocks.splits)
 
 
-def test_a_single_spot_cannot_be_folded():
+def test_a_single_spot_cannot_be_split():
     with pytest.raises(ValueError, match="at least 2"):
         make_folds(np.zeros(3, int), np.zeros(1), np.zeros(1))
 
 
-def test_blocks_are_neighbors_also_where_rows_are_in_the_order_of_barcodes():
+def test_blocks_are_contiguous_if_rows_are_in_the_order_of_barcodes():
     rng = np.random.default_rng(0)
     position = np.column_stack([rng.permutation(40), np.zeros(40)])
     one = np.zeros(40, int)

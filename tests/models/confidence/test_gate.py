@@ -29,7 +29,7 @@ def decide(network, ridge, cohort, binding=True):
     return judge(network, ridge, measured, folds=folds, slides=patients, binding=binding)
 
 
-def test_a_network_that_wins_everywhere_predicts_alone(cohort, junk):
+def test_a_network_that_is_always_better_predicts_alone(cohort, junk):
     _, good, *_ = cohort
     gate = decide(good, junk, cohort)
     assert gate.verdict == "network"
@@ -40,19 +40,19 @@ def test_a_network_that_wins_everywhere_predicts_alone(cohort, junk):
     assert "the network predicts" in str(gate)
 
 
-def test_a_network_that_loses_everywhere_yields_to_ridge(cohort, junk):
+def test_ridge_predicts_if_the_network_is_always_worse(cohort, junk):
     _, good, *_ = cohort
     gate = decide(junk, good, cohort)
     assert gate.verdict == "ridge"
     assert gate.weight == 0
     assert gate.high < 0
     assert gate.r_used == pytest.approx(gate.r_ridge)
-    # A blend could have predicted, so it is the blend's loss that is told.
+    # The loss of the blend is reported.
     assert f"blend over tuned ridge {gate.blend_gain:+.3f}" in str(gate)
     assert "ridge predicts" in str(gate)
 
 
-def test_two_that_err_independently_are_blended(cohort):
+def test_predictions_with_independent_errors_are_blended(cohort):
     measured, good, *_ = cohort
     other = measured + 0.7 * np.random.default_rng(2).normal(size=measured.shape)
     gate = decide(other, good, cohort)
@@ -63,7 +63,7 @@ def test_two_that_err_independently_are_blended(cohort):
 
 
 @pytest.mark.parametrize("n", [2, 6])
-def test_a_network_of_no_gain_seldom_predicts_alone(n):
+def test_a_network_without_gain_rarely_predicts_alone(n):
     """Two predictions of the same quality: their difference on a patient is chance."""
     patients = np.repeat(np.arange(n), 30)
     folds = make_folds(np.arange(len(patients)), patients, patients)
@@ -71,12 +71,12 @@ def test_a_network_of_no_gain_seldom_predicts_alone(n):
     for _ in range(100):
         measured = rng.normal(size=(len(patients), GENES))
         common = measured + rng.normal(size=measured.shape)
-        # One is a little better here and the other there; their errors are the same else, so a blend gains little.
+        # The errors are nearly the same, so a blend gains little.
         better = 0.1 * rng.normal(size=(2, n))
         network, ridge = (common + sign[patients, None] * (measured - common) for sign in better)
         gate = judge(network, ridge, measured, folds=folds, slides=patients, binding=True)
         verdicts.append((gate.verdict, gate.low > 0))
-    assert sum(sure for _, sure in verdicts) <= 12  # a bound of 90 % on both sides lies above 0 in one of twenty
+    assert sum(sure for _, sure in verdicts) <= 12  # the lower bound of a 90 % interval is above 0 in one of twenty
     assert sum(verdict == "network" for verdict, _ in verdicts) <= 12
     assert sum(verdict == "ridge" for verdict, _ in verdicts) >= 20
 
@@ -90,8 +90,8 @@ def test_a_preset_that_reproduces_others_is_not_blended(cohort, junk):
     assert "as its preset says" in str(gate)
 
 
-def test_shifts_between_slides_are_no_skill(cohort):
-    """A prediction that knows nothing but the slide's level has r 0, although r pooled over slides is near 1."""
+def test_shifts_between_slides_do_not_count(cohort):
+    """A prediction of the mean of each slide has r 0, although r pooled over slides is near 1."""
     measured, good, _, patients, folds = cohort
     shifted = measured + 100 * patients[:, None]
     level = np.repeat(100 * patients[:, None], GENES, axis=1).astype(float)
@@ -99,7 +99,7 @@ def test_shifts_between_slides_are_no_skill(cohort):
     assert gate.r_network == 0
 
 
-def test_a_gain_on_one_patient_alone_lets_no_network_predict_alone(cohort):
+def test_a_gain_on_one_patient_is_not_enough_for_the_network(cohort):
     measured, _, middling, patients, _ = cohort
     network = np.random.default_rng(3).normal(size=measured.shape)
     network[patients == 0] = measured[patients == 0]
@@ -108,7 +108,7 @@ def test_a_gain_on_one_patient_alone_lets_no_network_predict_alone(cohort):
     assert gate.high > 0 > gate.low
 
 
-def test_a_doubtful_gain_of_a_blend_is_said_to_be_doubtful(cohort):
+def test_an_uncertain_gain_of_a_blend_is_reported_as_such(cohort):
     measured, _, middling, patients, _ = cohort
     network = middling.copy()
     for patient, share in enumerate([1.0, -0.1, -0.1, -0.1, -0.1, -0.1]):
@@ -129,7 +129,7 @@ def test_an_interval_holds_its_mean_and_shifts_with_its_values(values):
     np.testing.assert_allclose(interval(values + 1), np.array([mean, low, high]) + 1, atol=1e-9)
 
 
-def test_an_interval_over_units_covers_nine_times_of_ten():
+def test_coverage_of_the_interval_over_units():
     rng = np.random.default_rng(0)
     inside = [low <= 0 <= high for _, low, high in (interval(rng.normal(size=3)) for _ in range(1000))]
     assert 0.87 < np.mean(inside) < 0.93

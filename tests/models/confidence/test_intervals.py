@@ -50,8 +50,8 @@ def test_coverage_over_new_patients(n_patients):
     assert np.median(widths) < 2 * truth
 
 
-def test_spots_taken_for_independent_would_cover_too_little():
-    """Why patients are the unit: the plain quantile over spots misses the level where one patient has most spots."""
+def test_coverage_is_too_low_if_spots_are_taken_as_independent():
+    """The quantile over spots has too low coverage if one patient has most of the spots."""
     rng = np.random.default_rng(0)
     hierarchical, plain = [], []
     for _ in range(40):
@@ -84,7 +84,7 @@ def test_invariants(seed, n_patients, scale):
     renamed = rng.permutation(n_patients)[patients]
     order = rng.permutation(len(patients))
     np.testing.assert_array_equal(calibrate(errors[order], renamed[order])[0], half_width)
-    # A patient whose spots are all there twice says nothing more.
+    # Repeating all spots of a patient changes nothing.
     twice = np.concatenate([np.arange(len(patients)), np.flatnonzero(patients == 0)])
     np.testing.assert_allclose(calibrate(errors[twice], patients[twice])[0], half_width)
     assert (calibrate(errors, patients, level=0.7)[0] <= half_width).all()
@@ -114,7 +114,7 @@ def test_arrays_must_fit():
 
 
 def test_coverage_on_a_toy_cohort():
-    """Ridge on what the tissue is made of, patients with batch effects, each left out once."""
+    """Ridge on tissue composition, with batch effects, each patient held out once."""
     from sklearn.linear_model import Ridge
 
     shape = {"n_rows": 5, "n_cols": 6, "n_genes": 40, "mpp": 8.0, "depth": 2000, "stain_shift": 0, "batch_effect": 0.4}

@@ -34,17 +34,17 @@ def test_a_similar_slide_is_rarely_flagged_and_another_tissue_always(detector):
     assert (score > 1).all()
 
 
-def test_training_spots_are_the_most_familiar(detector, cohort):
+def test_training_spots_have_low_scores(detector, cohort):
     assert np.median(detector.score(cohort[0])) < np.median(detector.score(slide(np.random.default_rng(2))))
 
 
-def test_the_threshold_comes_from_patients_that_were_left_out(cohort):
+def test_threshold_is_from_held_out_patients(cohort):
     spot, slides = cohort
     apart = spot.copy()
     for number, (name, shift) in enumerate({"a": -6, "b": -2, "c": 2, "d": 6}.items()):
         apart[slides == name] = slide(np.random.default_rng(number), shift=shift)
     by_patient = OODDetector.fit(apart, np.arange(480), slides, slides)
-    # The same spots in mixed slides: every left-out slide then looks like the others.
+    # The same spots in mixed slides, which are all alike.
     mixed = np.tile(list("abcd"), 120)
     by_mixture = OODDetector.fit(apart, np.arange(480), mixed, mixed)
     assert by_patient.threshold > 1.3 * by_mixture.threshold
@@ -61,7 +61,7 @@ def test_only_the_given_rows_count_and_each_once(cohort):
     assert often.threshold == once.threshold
 
 
-def test_length_of_an_embedding_plays_no_part(detector):
+def test_score_does_not_depend_on_the_norm(detector):
     spot = slide(np.random.default_rng(4))
     np.testing.assert_allclose(detector.score(7 * spot), detector.score(spot), atol=1e-4)
 
@@ -76,7 +76,7 @@ def test_core_is_bounded_and_seeded(monkeypatch, cohort):
     assert 0 < (first.score(slide(np.random.default_rng(5), n=1000)) > 1).mean() < 0.12
 
 
-def test_a_detector_without_training_data_does_not_guess():
+def test_a_detector_without_training_data_returns_nan():
     detector = OODDetector.unknown(4)
     assert not detector.known
     assert np.isnan(detector.score(np.ones((3, 4)))).all()
@@ -87,7 +87,7 @@ def test_another_embedding_is_refused(detector):
         detector.score(np.ones((5, 16)))
 
 
-def test_tiny_and_monotonous_training_sets():
+def test_tiny_and_constant_training_sets():
     one = np.zeros(3, int)
     two = OODDetector.fit(np.eye(3, dtype=np.float16), np.arange(3), one, one)
     assert np.isfinite(two.score(np.ones((2, 3)))).all()
@@ -98,7 +98,7 @@ def test_tiny_and_monotonous_training_sets():
         OODDetector.fit(np.ones((1, 3)), np.arange(1), one[:1], one[:1])
 
 
-def test_two_patients_of_one_slide_each_do_not_make_everything_familiar():
+def test_two_distant_patients_do_not_raise_the_threshold():
     rng = np.random.default_rng(0)
     places = np.eye(32)[:3] * 20
     one, two, foreign = (place + rng.normal(size=(150, 32)) for place in places)
@@ -109,10 +109,10 @@ def test_two_patients_of_one_slide_each_do_not_make_everything_familiar():
 
 
 def test_parts_of_a_slide_are_compared_with_all_other_spots():
-    """With one slide a patient, the core that a part is held out of holds the other slides."""
+    """With one slide for each patient, the core of a held-out part includes the other slides."""
     rng = np.random.default_rng(5)
     half = slide(rng, n=60)
-    # Each spot has a near twin on the other slide, and none on its own.
+    # Each spot has a near copy on the other slide only.
     spot = np.concatenate([half, half + rng.normal(0, 0.01, half.shape).astype(np.float32)])
     names = np.repeat(["a", "b"], 60)
     twins = OODDetector.fit(spot, np.arange(120), names, names)

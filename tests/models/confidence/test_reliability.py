@@ -27,7 +27,7 @@ def test_expected_r_is_the_mean_over_patients_of_r_within_slides(measured):
     assert (found.unit, found.n) == ("patients", 3)
 
 
-def test_intervals_need_five_patients_and_say_so(measured):
+def test_intervals_need_five_patients(measured):
     few = measure_reliability(measured, measured, make_folds(np.arange(N), labels(4), labels(4)), labels(4))
     assert few.half_width is None
     assert "5" in few.why_no_interval

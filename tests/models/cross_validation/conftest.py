@@ -11,7 +11,7 @@ from deepspot.models._training.slides import MeasuredSlide
 
 
 class LeastSquares:
-    """The cheapest estimator that learns."""
+    """Regularized least squares."""
 
     def __init__(self, *, strength=1.0):
         self.strength = strength
@@ -81,7 +81,7 @@ def cohort():
 
 @pytest.fixture(scope="session")
 def planned():
-    """Folds of a cohort. Choosing genes is the slow part, so that those of the same cohort are kept."""
+    """Folds of a cohort, cached because the choice of genes is slow."""
     kept = {}
 
     def plan(cohort, genes=20, tune=True):

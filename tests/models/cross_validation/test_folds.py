@@ -62,14 +62,14 @@ def test_a_patient_on_both_sides_is_an_error_that_names_it():
         Split("x", "blocks", [part(bare("a", "P1"), np.arange(4))], [part(bare("a", "P1"), np.arange(3, 6))])
 
 
-def test_sections_can_be_held_out_though_their_patient_is_learned_from():
+def test_slides_of_training_patients_can_be_held_out():
     splits = outer_splits([bare("a", "P1"), bare("b", "P1")], "slide")
     assert [(split.name, split.unit) for split in splits] == [("a", "slides"), ("b", "slides")]
     with pytest.raises(ValueError, match='leave_out="slide"'):
         outer_splits([bare("a", "P1"), bare("b", "P1")], "patient")
 
 
-def test_few_patients_fall_back_to_slides_and_then_to_strips_of_neighbors():
+def test_inner_folds_of_few_patients_are_slides_and_then_strips():
     three = [bare("a", "P1"), bare("b", "P2"), bare("c", "P3")]
     assert [fold.unit for fold in inner_splits(three, {})] == ["patients"] * 3
     assert [fold.unit for fold in inner_splits([bare("a", "P1"), bare("b", "P1")], {})] == ["slides"] * 2
@@ -81,7 +81,7 @@ def test_few_patients_fall_back_to_slides_and_then_to_strips_of_neighbors():
         assert np.ptp(place[fold.test[0].rows]) == 9
 
 
-def test_the_same_counts_under_two_patients_name_both_slides(cohort):
+def test_same_counts_under_two_patients_are_an_error_with_both_slides(cohort):
     slides, _, _ = cohort(3)
     copy = slides[0]
     shuffled = np.random.default_rng(0).permutation(copy.counts.shape[0])
@@ -95,7 +95,7 @@ def test_the_same_counts_under_two_patients_name_both_slides(cohort):
     check_copies(slides, [slide.patient for slide in slides])
 
 
-def test_a_part_of_a_slide_keeps_its_places_in_the_array():
+def test_part_of_a_slide_keeps_array_positions():
     slide = replace(bare("a", "P1", 30), array=np.arange(60).reshape(30, 2))
     centers = np.random.default_rng(0).normal(size=(30, 2))
     for fold in inner_splits([slide], {"a": centers}):
@@ -104,7 +104,7 @@ def test_a_part_of_a_slide_keeps_its_places_in_the_array():
 
 
 @pytest.mark.parametrize("dropped", [0, 15, 29])
-def test_a_copy_is_noticed_though_it_lacks_a_gene_without_counts(cohort, dropped):
+def test_copy_is_detected_if_it_lacks_a_gene_without_counts(cohort, dropped):
     slides, _, _ = cohort(2)
     counts = slides[0].counts.tolil()
     counts[:, dropped] = 0

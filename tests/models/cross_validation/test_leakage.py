@@ -1,4 +1,4 @@
-"""Nothing that is learned may depend on the held-out side."""
+"""Tests for leakage: nothing fitted or chosen may depend on the held-out side."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def test_a_gene_that_varies_only_on_the_held_out_patient_is_not_chosen(cohort):
     for fold, inner in plan_folds(slides, centers, 10):
         if fold.split.name == "P2":
             assert "wild" not in fold.genes
-        for part in inner:  # two patients are left, one of them to learn from
+        for part in inner:  # two training patients, one of them in the inner training side
             assert ("wild" in part.genes) == (part.split.train[0].patient == "P2")
 
 
@@ -50,7 +50,7 @@ def test_counts_of_the_held_out_patient_change_nothing_on_the_training_side(coho
         a, b = (fold_data(these, bags).train for these in (fold, other))
         np.testing.assert_array_equal(a.targets, b.targets)
         np.testing.assert_array_equal(a.rows, b.rows)
-    # In the other folds the patient is learned from.
+    # In the other folds the patient is in the training set.
     a, b = (fold_data(these[0][0], bags).train for these in (before, after))
     assert (a.targets != b.targets).any()
 
@@ -70,7 +70,7 @@ def test_counts_of_the_held_out_patient_do_not_change_its_prediction(cohort, run
 
 
 class Spy:
-    """Remembers what it was given."""
+    """Estimator that records its input."""
 
     seen: list = []  # noqa: RUF012
 
@@ -138,12 +138,12 @@ def test_a_wider_panel_of_the_held_out_patient_changes_no_depth(cohort):
     np.testing.assert_array_equal(a.test[0].measured, b.test[0].measured)
 
 
-def test_named_genes_are_ranked_by_the_training_side_and_left_out_where_it_knows_them_not(cohort):
+def test_named_genes_are_ranked_on_the_training_side_and_left_out_if_unmeasured_there(cohort):
     slides, _, _ = cohort(4)
     slides = [without(slide, ["g3"]) if slide.patient != "P0" else slide for slide in slides]
     named = ["g3", "g9", "g4", "g20"]
     folds = [plan_fold(split, named, 0.0) for split in outer_splits(slides, "patient")]
     assert set(folds[0].genes) == {"g9", "g4", "g20"}
-    assert all(fold.genes[-1] == "g3" for fold in folds[1:])  # not all training slides know it: no rank
+    assert all(fold.genes[-1] == "g3" for fold in folds[1:])  # not measured on all training slides: no rank
     ranking = plan_fold(outer_splits(slides, "patient")[0], 29, 0.0).genes
     assert folds[0].genes == [gene for gene in ranking if gene in named]

@@ -12,7 +12,7 @@ INNER = ["model", "fold", "inner_fold", "setting", "area"]
 
 
 def result(levels, n_folds=5, n_genes=12, seed=0, **options):
-    """Models of known accuracy, the same shift of a patient for all; None is a model that says nothing."""
+    """Models of known accuracy with a common shift by patient; None is a constant prediction."""
     rng = np.random.default_rng(seed)
     shift = rng.normal(0, 0.05, size=n_folds)
     parts = []
@@ -67,7 +67,7 @@ def test_curve_is_over_genes_then_slides_then_patients(cv):
     assert got.to_dict() == pytest.approx(expected)
 
 
-def test_undefined_r_counts_as_zero_or_not_at_all_by_whose_fault_it_is(cv):
+def test_undefined_r_counts_as_zero_or_is_left_out_by_the_constant_side(cv):
     table = cv.scores.copy()
     mine = table["model"] == "good"
     table.loc[mine & (table["rank"] == 1), ["r", "undefined"]] = [np.nan, "prediction"]
@@ -102,7 +102,7 @@ def test_comparison_is_paired_by_patient():
     found = cv.compare()
     assert list(found.index) == ["better", "worse", "same"]
     np.testing.assert_allclose(found["difference"], [0.02, -0.1, 0], atol=1e-9)
-    assert (found["se"] < 1e-9).all()  # patients differ much, the models on a patient always by the same
+    assert (found["se"] < 1e-9).all()  # patients differ, but the difference of the models is constant
     assert list(found["won"]) == [12, 0, 0]
     assert found.loc["same", "p"] == 1
     assert (found["p_adjusted"] >= found["p"]).all()
@@ -117,7 +117,7 @@ def test_comparison_is_paired_by_patient():
         cv.summary(n_bootstrap=1)
 
 
-def test_few_folds_and_held_out_slides_are_remarked_upon(cv):
+def test_few_folds_and_held_out_slides_are_noted(cv):
     assert cv.summary().attrs["note"] == ""
     few = result({"ridge": 0.4, "good": 0.5}, n_folds=2)
     for frame in (few.summary(), few.compare(), few.per_gene("good")):
@@ -128,7 +128,7 @@ def test_few_folds_and_held_out_slides_are_remarked_upon(cv):
     assert "nothing about other patients" in repr(slides)
 
 
-def test_reliability_of_genes_is_over_the_patients_that_know_them(cv):
+def test_reliability_of_genes_is_over_patients_with_known_r(cv):
     table = cv.scores.copy()
     table = table[~((table["gene"] == "g0") & table["fold"].isin(["P0", "P1", "P2", "P3"]))]
     table.loc[(table["gene"] == "g1") & (table["fold"] == "P0"), ["r", "undefined"]] = [np.nan, "measurement"]
@@ -153,7 +153,7 @@ def chosen(least_squares):
     return result({"ls": 0.4, "ridge": 0.3}, n_folds=3, inner=inner, grid=grid, systems=systems)
 
 
-def test_the_best_of_a_fold_and_the_choice_for_a_refit(chosen):
+def test_best_parameters_of_folds_and_for_a_refit(chosen):
     best = chosen.best.set_index(["model", "fold"])
     assert [best.loc[("ls", fold), "params"]["strength"] for fold in ("P0", "P1", "P2")] == [2.0, 1.0, 2.0]
     assert best.loc[("ls", "P1"), "area"] == pytest.approx(0.5)
@@ -168,7 +168,7 @@ def test_the_best_of_a_fold_and_the_choice_for_a_refit(chosen):
         chosen.chosen("x")
 
 
-def test_saved_and_loaded_it_is_the_same(chosen, tmp_path):
+def test_saved_and_loaded_result_is_equal(chosen, tmp_path):
     chosen.scores["gene"] = chosen.scores["gene"].cat.rename_categories({"g0": "NA", "g1": "007"})
     chosen.scores.loc[3, "r"] = 1 / 3
     chosen.scores.loc[4, ["r", "undefined"]] = [np.nan, "measurement"]
@@ -184,7 +184,7 @@ def test_saved_and_loaded_it_is_the_same(chosen, tmp_path):
         loaded.estimator("ls")
 
 
-def test_saving_overwrites_only_what_it_made(cv, tmp_path):
+def test_saving_overwrites_only_saved_results(cv, tmp_path):
     cv.save(tmp_path / "cv")
     with pytest.raises(FileExistsError, match="overwrite=True"):
         cv.save(tmp_path / "cv")
@@ -195,7 +195,7 @@ def test_saving_overwrites_only_what_it_made(cv, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cv", "mine"]
 
 
-def test_what_is_no_result_is_refused(cv, tmp_path):
+def test_other_folders_and_formats_are_errors(cv, tmp_path):
     with pytest.raises(FileNotFoundError, match="no saved cross-validation"):
         CrossValidation.load(tmp_path)
     cv.save(tmp_path / "cv")
@@ -205,17 +205,17 @@ def test_what_is_no_result_is_refused(cv, tmp_path):
         CrossValidation.load(tmp_path / "cv")
 
 
-def test_repr_is_a_few_lines(cv):
-    lines = repr(cv).splitlines()
-    assert lines[0] == "CrossValidation: 3 models, 5 patients held out in turn, 10 slides of 5 patients"
-    assert [line.split()[0] for line in lines[2:]] == ["good", "ridge", "null"]
-    assert len(lines) == 5
-
-
-def test_nothing_to_agree_with_is_an_error(cv):
+def test_measurements_without_variation_are_an_error(cv):
     table = cv.scores.copy()
     table["r"] = np.nan
     table["undefined"] = table["undefined"].cat.set_categories(["no", "prediction", "measurement"])
     table["undefined"] = pd.Categorical(["measurement"] * len(table), categories=table["undefined"].cat.categories)
     with pytest.raises(ValueError, match="No gene varies"):
         replace(cv, scores=table).summary()
+
+
+def test_repr_is_a_few_lines(cv):
+    lines = repr(cv).splitlines()
+    assert lines[0] == "CrossValidation: 3 models, 5 patients held out in turn, 10 slides of 5 patients"
+    assert [line.split()[0] for line in lines[2:]] == ["good", "ridge", "null"]
+    assert len(lines) == 5

@@ -1,4 +1,4 @@
-"""A killed run goes on where it stopped, and gives the same answer."""
+"""An interrupted run resumes, with the same result."""
 
 import functools
 
@@ -12,7 +12,7 @@ from deepspot.models._systems import NULLS, SYSTEMS
 
 
 class Noisy:
-    """Depends on its seed, and can be killed."""
+    """Estimator that depends on its seed and can be interrupted."""
 
     fits = 0
     left = None
@@ -63,7 +63,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("killed_after", [0, 3, 4, 5, FITS - 1])
-def test_a_killed_run_resumes_to_the_very_same_answer(data, run, undisturbed, tmp_path, killed_after):
+def test_an_interrupted_run_resumes_to_the_same_result(data, run, undisturbed, tmp_path, killed_after):
     Noisy.left = killed_after
     with pytest.raises(KeyboardInterrupt):
         run(data, [NOISY], folder=tmp_path)
@@ -76,7 +76,7 @@ def test_a_killed_run_resumes_to_the_very_same_answer(data, run, undisturbed, tm
     assert len(list(tmp_path.iterdir())) == FITS  # and nothing half written
 
 
-def test_another_curve_needs_no_other_fit(data, run, tmp_path):
+def test_another_curve_needs_no_new_fit(data, run, tmp_path):
     run(data, [NOISY], folder=tmp_path)
     Noisy.fits = 0
     _, areas = run(data, [NOISY], folder=tmp_path, top=(1,))
@@ -86,7 +86,7 @@ def test_another_curve_needs_no_other_fit(data, run, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "exchanged", "text"])
-def test_a_damaged_file_is_not_trusted(data, run, undisturbed, tmp_path, damage, log):
+def test_a_damaged_file_is_not_used(data, run, undisturbed, tmp_path, damage, log):
     run(data, [NOISY], folder=tmp_path)
     first, second = sorted(tmp_path.glob("*.npz"))[:2]
     content = first.read_bytes()
@@ -126,7 +126,7 @@ def _with_bags(bags):
 
 
 @pytest.mark.parametrize("change", ["seed", "params", "counts", "bags", "genes", "factory", "version", "fits"])
-def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, monkeypatch):
+def test_file_names_depend_on_all_input_of_a_fit(data, run, tmp_path, change, monkeypatch):
     slides, bags, centers = data
     plain_system = System("noisy", Noisy)
     run(data, [plain_system], folder=tmp_path)
@@ -152,7 +152,7 @@ def test_whatever_a_fit_depends_on_is_in_its_name(data, run, tmp_path, change, m
     assert Noisy.fits == 6  # every fold has seen what changed, on one side or the other
 
 
-def test_finished_fits_outlive_a_moved_file(data, run, tmp_path, monkeypatch):
+def test_finished_fits_are_found_after_a_source_file_moves(data, run, tmp_path, monkeypatch):
     system = System("mean", deepspot.models.TrainingMean)
     first = run(data, [system], folder=tmp_path)
     made = {path.name for path in tmp_path.iterdir()}
@@ -162,7 +162,7 @@ def test_finished_fits_outlive_a_moved_file(data, run, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == made
 
 
-def test_what_has_no_content_is_refused_with_a_way_out():
+def test_factories_without_a_description_are_errors_with_alternatives():
     def local():
         return Noisy()
 

@@ -46,20 +46,20 @@ def test_the_table_is_tidy(cohort, run, systems):
     assert (table["null"] == (table["model"] == "mean")).all()
 
 
-def test_a_planted_signal_is_found_and_the_mean_finds_nothing(three, run, systems):
+def test_planted_signal_is_predicted_and_the_mean_has_no_r(three, run, systems):
     table, inner = run(three, systems)
     assert table.loc[table["model"] == "ls", "r"].mean() > 0.5
     assert (table.loc[table["model"] == "mean", "undefined"] == "prediction").all()
     assert (inner["area"] > 0).all()
 
 
-def test_without_a_signal_nothing_is_found(cohort, run, systems):
+def test_without_a_signal_r_is_zero(cohort, run, systems):
     table, _ = run(cohort(3, n_spots=60, signal=0.0), systems)
     assert abs(table.loc[table["model"] == "ls", "r"].mean()) < 0.06
 
 
 class Offset:
-    """Knows every spot up to a shift between slides, which only pooling sees."""
+    """Prediction with a shift between slides, which only lowers pooled r."""
 
     def fit(self, bags, targets, *, rows=None, slides=None, patients=None):
         self.genes = targets.shape[1]

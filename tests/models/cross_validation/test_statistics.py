@@ -32,7 +32,7 @@ def test_which_side_made_r_undefined():
     np.testing.assert_array_equal(filled(r, undefined)[1:5], [0, np.nan, 0, np.nan])
 
 
-def test_what_was_not_measured_does_not_matter():
+def test_predictions_of_unmeasured_spots_are_ignored():
     rng = np.random.default_rng(0)
     measured, predicted = rng.normal(size=(2, 8, 3))
     measured[2] = np.nan
@@ -43,7 +43,7 @@ def test_what_was_not_measured_does_not_matter():
     np.testing.assert_allclose(before, [np.corrcoef(predicted[keep, g], measured[keep, g])[0, 1] for g in range(3)])
 
 
-def test_numbers_of_genes_above_those_in_hand_are_all_genes_once():
+def test_numbers_above_the_number_of_genes_become_all_genes_once():
     assert list(clip((5, 10, 200, 5000), 60)) == [5, 10, 60]
     assert list(clip((100,), 60)) == [60]
 
@@ -77,7 +77,7 @@ def test_the_standard_error_of_a_mean_is_the_textbook_one():
     assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.03)
 
 
-def test_p_is_two_sided_and_never_below_what_so_few_patients_can_show():
+def test_p_is_two_sided_and_has_a_minimum_by_number_of_patients():
     samples = draws(2, 10_000, 0)
     assert p_value(np.array([0.1, 0.2])[samples].mean(axis=1), 2) == 0.5
     many = np.random.default_rng(1).normal(0.3, 1, size=30)
@@ -87,13 +87,13 @@ def test_p_is_two_sided_and_never_below_what_so_few_patients_can_show():
     assert p_value(np.zeros(100), 5) == 1
 
 
-def test_under_no_difference_p_is_seldom_small():
+def test_p_is_calibrated_without_a_difference():
     rng = np.random.default_rng(0)
     p = [p_value(rng.normal(size=12)[draws(12, 500, 0)].mean(axis=1), 12) for _ in range(300)]
     assert np.mean(np.array(p) < 0.05) < 0.12
 
 
-def test_intervals_of_genes_are_over_the_patients_that_know_them():
+def test_gene_intervals_are_over_patients_with_known_r():
     r = np.random.default_rng(0).normal(0.3, 0.1, size=(9, 4))
     r[:8, 1] = np.nan
     r[:3, 2] = np.nan

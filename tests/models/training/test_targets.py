@@ -50,7 +50,7 @@ def test_slides_that_share_under_half_of_their_genes_are_refused():
         common_genes([slide("human", "ABCDE", [[1] * 5]), slide("mouse", "abcE", [[1] * 4])])
 
 
-def test_missing_and_misspelt_genes_are_errors_that_say_what_there_is():
+def test_missing_and_misspelled_genes_are_errors_with_examples():
     one = slide("s1", "ABC", [[1, 2, 7]])
     with pytest.raises(KeyError, match=r"1 of 2 genes .* \['ENSG1'\].*\['A', 'B', 'C'\]"):
         choose_genes([one], ["A", "ENSG1"])
@@ -76,7 +76,7 @@ def test_most_variable_genes_are_scanpys():
     assert set(choose_genes(parts, 20)) == set(adata.var_names[adata.var["highly_variable"]])
 
 
-def test_genes_that_a_slide_hardly_shows_can_be_left_out():
+def test_rarely_detected_genes_can_be_left_out():
     rng = np.random.default_rng(0)
     counts = rng.poisson(5, size=(40, 30))
     counts[:, :10] = rng.poisson(40, size=(40, 10)) * (rng.random((40, 10)) < 0.2)

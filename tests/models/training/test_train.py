@@ -4,7 +4,7 @@ import pytest
 import deepspot as ds
 
 
-def test_the_card_says_what_the_model_needs_and_saw(quick_model):
+def test_card_has_geometry_encoder_and_training_slides(quick_model):
     card = quick_model.card
     assert [(s.slide, s.patient, s.spots) for s in card.slides] == [("P1_S1", "P1", 30), ("P2_S1", "P2", 30)]
     assert card.geometry.tile.model_dump() == {"tile_um": 55.0, "input_px": 32, "grid": 3}
@@ -43,7 +43,7 @@ def test_shuffled_tables_train_the_same_model(slides, quick):
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
-def test_spots_that_are_not_measured_serve_as_neighbors_only(slide, quick):
+def test_unmeasured_spots_are_used_as_neighbors_only(slide, quick):
     table = slide.tables["table"]
     del slide.tables["table"]
     slide.tables["table"] = table[:20].copy()
@@ -58,11 +58,11 @@ def test_one_patient_trains_for_the_fixed_number_of_epochs(slide, quick):
     assert set(model.history["member"]) == {"member_1"}
 
 
-def test_several_patients_hold_one_out_to_find_the_number_of_epochs(quick_model):
+def test_with_several_patients_one_is_held_out_to_choose_the_number_of_epochs(quick_model):
     assert set(quick_model.history["member"]) == {"search", "member_1"}
 
 
-def test_every_spot_goes_in_with_its_slide_and_patient(slides, quick, monkeypatch):
+def test_fit_gets_slide_and_patient_of_every_spot(slides, quick, monkeypatch):
     seen = {}
 
     def fit(self, bags, values, **options):
@@ -179,14 +179,14 @@ def test_a_single_spot_needs_a_radius(slide, quick):
         ds.models.train(slide, **quick)
 
 
-def test_numbers_of_numpy_and_names_that_are_no_text_are_welcome(slides, quick):
+def test_numpy_numbers_and_slide_names_that_are_not_text_are_accepted(slides, quick):
     named = dict(enumerate(slides.values()))
     model = ds.models.train(named, **{**quick, "genes": np.int64(5), "seed": np.int64(3)})
     assert [s.slide for s in model.card.slides] == ["0", "1"]
     assert model.card.seed == 3
 
 
-def test_what_is_no_slide_is_refused(quick):
+def test_objects_that_are_not_slides_are_errors(quick):
     with pytest.raises(TypeError, match="is a str"):
         ds.models.train(["slide.zarr"], **quick)
     with pytest.raises(ValueError, match="empty"):
@@ -200,12 +200,12 @@ def test_slides_of_different_spot_size_need_a_tile(slides, quick):
     assert ds.models.train(slides, **quick, tiles={"tile_um": 60}).card.geometry.tile.tile_um == 60
 
 
-def test_every_model_knows_what_it_gained_over_ridge(slides, quick):
+def test_every_model_has_a_gate(slides, quick):
     bound = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3}})
     assert (bound.card.gate.unit, bound.card.gate.n) == ("patients", 2)
     assert bound.card.gate.binding
     assert len(bound.card.reliability.r) == 10
-    # Whoever switches it off still gets a model that knows how good it is.
+    # `train` records the gate even if it is switched off.
     off = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}})
     assert not off.card.gate.binding
     assert off.weight == 1

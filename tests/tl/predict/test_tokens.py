@@ -124,7 +124,7 @@ def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, qu
 
 
 @pytest.mark.parametrize("subspots", ["map", False])
-def test_other_values_of_subspots_are_errors(slides, quick, subspots):
+def test_unknown_values_of_subspots(slides, quick, subspots):
     with pytest.raises(ValueError, match="subspots"):
         ds.models.train(slides, tiles={"subspots": subspots}, **quick)
 
