@@ -40,7 +40,7 @@ def stream(
     out: Path,
     key: str,
     *,
-    half: bool,
+    rounded: bool,
     overwrite: bool,
     device: str | None,
     batch_size: int | None,
@@ -55,7 +55,7 @@ def stream(
         Store to make: spots and table, without the image. It gets its name when it is whole.
     key
         Name of the table.
-    half
+    rounded
         Keep as many significant bits as float16 has, in float32.
     overwrite
         Replace a store of that name.
@@ -86,7 +86,7 @@ def stream(
             provenance={"image_key": view.image_key, "resolution": "spot"},
         )
         # The next block is predicted while one is written. If that fails, the thread has to end before its folders do.
-        with closing(prefetch(blocks.predict(half=half), 1)) as predicted:
+        with closing(prefetch(blocks.predict(rounded=rounded), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
             write_table_in_blocks(_without_image(view.sdata, view.shapes_key, key, table), key, rows, draft)
     return lazy_table(table, out, key)
@@ -152,12 +152,12 @@ class _Blocks:
         """(b, d) embeddings of the spot tiles of a block, in the precision in which they are kept."""
         return self._get(block, "spot").astype(np.float32)
 
-    def predict(self, *, half: bool) -> Iterator[np.ndarray]:
+    def predict(self, *, rounded: bool) -> Iterator[np.ndarray]:
         """Expression (b, genes) of every block, not below 0."""
         for block in range(self.n):
             own = np.arange(len(self.rows(block)))
             expression = np.maximum(self.model.predict(self._bags(block), device=self.device, rows=own), 0)
-            yield rounded(expression) if half else expression
+            yield round_to_float16(expression) if rounded else expression
 
     def _bags(self, block: int) -> Bags:
         """Bags whose first spots are those of a block; the others serve as neighbors only."""
@@ -198,7 +198,7 @@ def _along_curve(centers: np.ndarray) -> np.ndarray:
     return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
+def round_to_float16(values: np.ndarray) -> np.ndarray:
     """Float32 values, each to the nearest with 11 significant bits; the others are 0, and pack to nothing."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
