@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
     rules = ("brightness", "saturation", "all")
     option("--tissue", choices=rules, default=rules[0], help="rule that detects tissue (default: %(default)s)")
-    option("--full", action="store_true", help="write full float32 (default: rounded to the precision of float16)")
+    option("--rounded", action="store_true", help="round to the precision of float16, to save disk space")
     option("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
     option("--batch-size", type=_count, metavar="N", help="number of tiles per batch of the encoder")
@@ -223,7 +223,7 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
     from .cohort._run.dask_runner import local_workers
 
-    names = ("diameter_um", "pitch_um", "layout", "device", "batch_size", "overwrite")
+    names = ("diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,
@@ -231,7 +231,6 @@ def _cohort(arguments: argparse.Namespace) -> int:
             arguments.out,
             client=workers or arguments.scheduler,
             tissue=None if arguments.tissue == "all" else arguments.tissue,
-            half=not arguments.full,
             **{name: vars(arguments)[name] for name in names},
         )
     failed = int((runs["status"] == "failed").sum())

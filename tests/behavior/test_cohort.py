@@ -19,10 +19,10 @@ def test_from_a_manifest_to_the_agreement_with_bulk(all_slides, model, encoder, 
     manifest = pd.DataFrame({"path": [str(tmp_path / f"{name}.tiff") for name in names], "patient": ["P1", "P2"]})
     manifest.to_csv(tmp_path / "manifest.csv", index=False)
 
-    runs = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
+    runs = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder)
     assert list(runs.index) == names
     assert list(runs["status"]) == ["done", "done"]
-    again = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder, half=False)
+    again = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder)
     assert again["seconds"].equals(runs["seconds"])  # nothing was done twice
 
     profiles = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad")

@@ -15,7 +15,7 @@ def resampled(name, mean=0.7):
     table[SCORES[name]] = rng.normal(mean, 0.03, 40)
     table["permuted"] = rng.normal(0.5, 0.03, 40)
     if name == "survival":
-        return ds.cohort.Survival(table, pd.DataFrame({"died": [True] * 150}), 10, 0, 0.5)
+        return ds.cohort.Survival(table, pd.DataFrame({"event": [True] * 150}), 10, 0, 0.5)
     return ds.cohort.Classification(table, pd.DataFrame({"label": ["a"] * 150}), 10, 0)
 
 

@@ -1,9 +1,9 @@
-"""Measured counts and predicted expression, combined by how far each may be off. Arrays in, arrays out.
+"""Gamma-Poisson model of measured counts around a predicted expression.
 
-The true rate of a gene in a spot, in counts per 10,000, has a Gamma distribution about what the prediction lets expect,
-whose squared coefficient of variation is the gene's dispersion; counts are Poisson about the true rate times the
-exposure of the spot (its depth in units of 10,000 counts). Then counts are negative binomial about the prediction, and
-the mean of the true rate, given the counts, is a mixture of the measured and the expected rate.
+The true rate of a gene in a spot, in counts per 10,000, has a gamma distribution around the predicted rate. Its squared
+coefficient of variation is the dispersion of the gene. Counts are Poisson with the true rate times the exposure of the
+spot, its depth in units of 10,000 counts. So counts are negative binomial around the prediction, and the posterior mean
+of the true rate is a weighted mean of measured and expected rate.
 """
 
 from __future__ import annotations
@@ -12,65 +12,60 @@ from collections.abc import Iterable
 
 import numpy as np
 
-# Even a gene whose prediction seemed free of error is measured at some depth; keeps the measurement from being ignored.
-LEAST = 1e-3
-# A prediction of 0 would be certain of itself, and no count could change it: for the weight none is below this share of
-# the gene's mean.
-LOWEST = 0.05
+MIN_DISPERSION = 1e-3  # otherwise the measurement of a gene that seems perfectly predicted would be ignored
+# Lowest rate in the weight, as a share of the mean of the gene: no count could change a prediction of 0.
+MIN_EXPECTED = 0.05
 
 
 def residuals(slides: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """How true rates lie about predicted ones: their dispersion within slides, and their level.
+    """Estimate the dispersion of true rates around predicted rates within slides, and their level.
 
-    The dispersion is Σ((k - μ)² - μ) / Σμ² over all spots, where μ is what a prediction lets expect as counts k.
-    Poisson noise has the variance μ, so that it cancels: the residual variance less counting noise, relative to the
-    square of the mean. μ is brought to the slide's level of the gene beforehand.
+    The dispersion is Σ((k - μ)² - μ) / Σμ² over all spots, at least 0, with counts k and expected counts μ after a
+    correction for the level of the gene on the slide. Subtracting the Poisson variance μ removes the counting noise.
 
-    The level is Σk / Σμ before that. It is above 1, as the exponential of a mean of logarithms lies below the mean.
+    The level is Σk / Σμ without this correction. It is above 1, as the exponential of a mean of logarithms is lower
+    than the mean.
 
-    Each slide is counts (n, genes), exposure (n,) and predicted rate (n, genes) in counts per 10,000, by a fit that had
-    not seen it; NaN where there is no prediction or measurement. Dispersion is at least 0, both are (genes,) float64,
-    and NaN for a gene that no slide shows.
+    Each slide is a tuple of counts (n, genes), exposure (n,) and out-of-fold predicted rates (n, genes) in counts per
+    10,000, NaN where unknown. Both results are (genes,) float64, and NaN for genes without data.
     """
-    excess, square, seen, hoped = 0.0, 0.0, 0.0, 0.0
+    excess, square, total_measured, total_expected = 0.0, 0.0, 0.0, 0.0
     for counts, exposure, rate in slides:
         known = np.isfinite(rate) & np.isfinite(counts)
         k = np.where(known, counts, 0.0)
         expected = np.where(known, rate, 0.0) * exposure[:, None]
         total, measured = expected.sum(axis=0), k.sum(axis=0)
-        seen, hoped = seen + measured, hoped + total
+        total_measured, total_expected = total_measured + measured, total_expected + total
         expected = expected * _ratio(measured, total, 0.0)
         excess = excess + ((k - expected) ** 2 - expected).sum(axis=0)
         square = square + (expected**2).sum(axis=0)
-    return np.maximum(_ratio(excess, square, np.nan), 0), _ratio(seen, np.where(np.asarray(seen) > 0, hoped, 0), np.nan)
+    level = _ratio(total_measured, np.where(np.asarray(total_measured) > 0, total_expected, 0), np.nan)
+    return np.maximum(_ratio(excess, square, np.nan), 0), level
 
 
 def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """How much higher the level of a gene is on this slide than expected: a factor (genes,), shrunk towards 1.
+    """Estimate the level of each gene on this slide relative to the expectation: a factor (genes,), shrunk towards 1.
 
-    Stain, tissue and protocol shift whole genes, and a slide's total tells such a shift even where its spots are
-    shallow. What is expected may also be too low throughout: a model that learned means of logarithms predicts lower
-    rates than counts have. The shifts of all genes have a Gamma distribution with mean 1, whose variance is taken from
-    these very totals, so that a gene is shrunk only as far as its own total is too small to tell. Arguments are those
-    of `posterior`.
+    Stain, tissue and protocol shift whole genes, and the total of a slide shows such a shift even if its spots are
+    shallow. The factors have a gamma distribution with mean 1, whose variance is estimated from the totals of all
+    genes, so that genes with few counts are shrunk most. The arguments are those of `posterior`.
     """
     measured, total = counts.sum(axis=0, dtype=float), (expected * exposure[:, None]).sum(axis=0, dtype=float)
     spread = _ratio(((measured - total) ** 2 - total).sum(), (total**2).sum(), 0.0)
-    prior = 1 / max(float(spread), LEAST)
+    prior = 1 / max(float(spread), MIN_DISPERSION)
     return (measured + prior) / (total + prior)
 
 
 def posterior(
     counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray, spread: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of the true rate (n, genes), given counts and an expectation, and the weight (n, genes) of the measurement.
+    """Return the posterior mean of the true rate (n, genes), and the weight (n, genes) of the measurement.
 
-    Counts are (n, genes), `exposure` (n,) is in units of 10,000 counts, `expected` (n, genes) counts per 10,000, and
-    `spread` (genes,) the dispersion. A spot without any exposure gets what is expected. The rate is
-    ``weight * measured + (1 - weight) * expected``.
+    Counts are (n, genes), `exposure` (n,) is in units of 10,000 counts, `expected` (n, genes) in counts per 10,000, and
+    `spread` (genes,) is the dispersion. The rate is ``weight * measured + (1 - weight) * expected``.
     """
-    believed = np.maximum(expected, LOWEST * expected.mean(axis=0))
-    odds = believed * exposure[:, None] * np.maximum(spread, LEAST)
+    variance = np.maximum(expected, MIN_EXPECTED * expected.mean(axis=0)) * np.maximum(spread, MIN_DISPERSION)
+    odds = variance * exposure[:, None]
     weight = odds / (1 + odds)
     return weight * _ratio(counts, exposure[:, None], 0.0) + (1 - weight) * expected, weight
 

@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 COLUMNS = 4
 PANEL_INCHES = 2.6
-# In a black rim, to be seen on every color of the map.
+# A black edge is visible on all colors of the map.
 MARK: dict[str, Any] = {"markeredgecolor": "black", "linestyle": "none"}
 AS_IS_MARK = MARK | {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgewidth": 2}
 BEST_MARK = MARK | {"marker": "X", "markersize": 11, "markerfacecolor": "white", "markeredgewidth": 1.2}
 
 
 def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
-    """Draw how well the measured spots of a slide fit its image, wherever they are moved.
+    """Plot the correlation of measured and predicted genes for each move of the spots.
 
-    One map for each of the eight ways to mirror, turn or swap x and y; in each, the place says how far the spots are
-    then moved, in distances between spots. All share one color scale. A circle marks the spots as they are, a cross
-    the best move, and the title says what is found. On a slide that lies right the dark patch is under the circle.
+    There is one map for each symmetry of the square; its axes are the shift in distances between spots. All maps share
+    one color scale. A circle marks the spots as they are, a cross the best move, and the title is the verdict. On an
+    aligned slide the maximum is under the circle.
 
     Parameters
     ----------
     alignment
-        From :func:`deepspot.tl.check_alignment`.
+        Result of :func:`deepspot.tl.check_alignment`.
     ax
-        Eight axes to draw into; by default a new figure.
+        Eight axes; by default a new figure.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list
     Raises
     ------
     ValueError
-        If `ax` are not eight.
+        If `ax` has other than eight axes.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list
             panel.plot(0, 0, **AS_IS_MARK)
         if symmetry == best["symmetry"]:
             panel.plot(best["dx_pitches"], -best["dy_pitches"], **BEST_MARK)
-    axes[0].figure.colorbar(image, ax=axes, label="agreement r of measured and predicted genes", shrink=0.8, pad=0.02)
+    axes[0].figure.colorbar(image, ax=axes, label="Pearson r of measured and predicted genes", shrink=0.8, pad=0.02)
     return axes
 
 
@@ -99,7 +99,7 @@ def _map(ax: Axes, moves: pd.DataFrame, largest: float) -> AxesImage:
     values = moves.pivot(index="dy_pitches", columns="dx_pitches", values="r")
     x, y = (axis.to_numpy(dtype=float) for axis in (values.columns, values.index))
     half = STEP / 2
-    # The first row goes to the top: dy runs downwards, as in an image, but up is easier to read as positive.
+    # dy points downwards, as in an image; the axis shows upward shifts as positive.
     extent = (x[0] - half, x[-1] + half, -y[-1] - half, -y[0] + half)
     r = np.ma.masked_invalid(values.to_numpy(dtype=float))
     image = ax.imshow(r, cmap="PuOr", vmin=-largest, vmax=largest, extent=extent)

@@ -23,20 +23,20 @@ def bulk_agreement(
     statistic: str = "mean",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw r between pseudobulk and bulk RNA over the top genes against their number.
+    """Plot r between pseudobulk and bulk RNA against the number of top genes.
 
-    A line for each kind of preservation, and a color for each result. The gray bands are the 95 % intervals of the
-    same with shuffled bulk profiles.
+    There is a line for each kind of preservation, and a color for each result. Gray bands are 95 % intervals with
+    shuffled bulk profiles.
 
     Parameters
     ----------
     results
-        From :func:`deepspot.cohort.bulk_agreement`, or several by the names of their systems.
+        Result of :func:`deepspot.cohort.bulk_agreement`, or a mapping from names to results.
     order, top, statistic
-        As in :meth:`deepspot.cohort.BulkAgreement.curve`: genes from the most variable one on, numbers of genes, and
-        mean or median over them.
+        Order of genes, numbers of genes, and ``"mean"`` or ``"median"`` over genes, as in
+        :meth:`deepspot.cohort.BulkAgreement.curve`.
     ax
-        Axes to draw into; by default a new figure.
+        Axes; by default a new figure.
 
     Returns
     -------
@@ -45,11 +45,11 @@ def bulk_agreement(
     Raises
     ------
     KeyError
-        If there is no such column of ranks.
+        If the column of ranks does not exist.
     TypeError
-        If this is no such result.
+        If `results` are of another type.
     ValueError
-        If there is none, or the statistic is another.
+        If there is no result, or the statistic is unknown.
 
     References
     ----------
@@ -58,8 +58,8 @@ def bulk_agreement(
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.cohort.bulk_agreement(profiles, bulk, match="patient")  # doctest: +SKIP
-    >>> ax = ds.pl.bulk_agreement({"DeepSpot": found}, top=(100, 500, 1000))  # doctest: +SKIP
+    >>> result = ds.cohort.bulk_agreement(profiles, bulk, match="patient")  # doctest: +SKIP
+    >>> ax = ds.pl.bulk_agreement({"DeepSpot": result}, top=(100, 500, 1000))  # doctest: +SKIP
     """
     from deepspot.cohort._patients.agreement import BulkAgreement
 
@@ -76,7 +76,7 @@ def bulk_agreement(
             label = ", ".join(filter(None, [name, str(group) if len(kinds) > 1 or group != "all" else ""]))
             label = f"{label or 'pseudobulk'} ({slides[group]:.0f} slides)"
             style = LINES[kinds.index(group) % len(LINES)]
-            # Numbers of genes are drawn at even distances, as 100 and 5000 have no scale in common that can be read.
+            # Evenly spaced, because neither a linear nor a logarithmic scale shows all numbers well.
             x = np.searchsorted(numbers, line["n"])
             ax.fill_between(x, line["null_low"], line["null_high"], color=GRAY, alpha=0.25, lw=0, zorder=1, label=band)
             ax.plot(x, line["r"], color=color, linestyle=style, marker=marker, markersize=5, label=label, zorder=3)
@@ -89,7 +89,7 @@ def bulk_agreement(
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     handles, labels = ax.get_legend_handles_labels()
-    last = sorted(range(len(labels)), key=lambda at: labels[at].startswith("shuffled"))
-    handles, labels = [handles[at] for at in last], [labels[at] for at in last]
+    band_last = sorted(range(len(labels)), key=lambda number: labels[number].startswith("shuffled"))
+    handles, labels = [handles[number] for number in band_last], [labels[number] for number in band_last]
     ax.legend(handles, labels, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

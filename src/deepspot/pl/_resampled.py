@@ -1,4 +1,4 @@
-"""Scores of random splits of patients, one row for each number of training patients, with permuted outcomes below."""
+"""Figures of the scores of random splits of patients, with the control of permuted outcomes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ if TYPE_CHECKING:
 
     from deepspot.cohort._patients.resampling import Classification, Resampled, Survival
 
-
-# Rows are this far apart; a name of a result takes one row.
-APART = 0.16
+OFFSET = 0.16  # of a score and of its control from the middle of their row
 
 
 def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = None) -> Axes:
-    """Draw how well profiles tell who dies first.
+    """Plot the concordance of survival predictions.
 
-    For each number of training patients the mean concordance over the splits and the range of 95 % of them; below it,
-    in gray, the same with permuted outcomes, which must lie about the line at 0.5. The range is that of splits of these
-    patients. It is no confidence interval: splits share patients.
+    For each number of training patients, the point is the mean over splits and the line contains 95 % of the splits.
+    Gray is the control with permuted outcomes, which must be near the line at 0.5. The lines are not confidence
+    intervals: splits share patients.
 
     Parameters
     ----------
     results
-        From :func:`deepspot.cohort.survival`, or several by their names, such as ``{"bulk RNA": …, "FFPE": …}``.
+        Result of :func:`deepspot.cohort.survival`, or a mapping from names to results, such as
+        ``{"bulk RNA": …, "FFPE": …}``.
     ax
-        Axes to draw into; by default a new figure.
+        Axes; by default a new figure.
 
     Returns
     -------
@@ -38,9 +37,9 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     Raises
     ------
     TypeError
-        If this is no such result.
+        If `results` are of another type.
     ValueError
-        If there is none.
+        If there is no result.
 
     References
     ----------
@@ -49,8 +48,9 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.cohort.survival(profiles, time="months", status="dead", event=1, patient="patient")  # doctest: +SKIP
-    >>> ax = ds.pl.survival({"FFPE": found})  # doctest: +SKIP
+    >>> keys = {"time_key": "months", "status_key": "dead", "patient_key": "patient"}
+    >>> result = ds.cohort.survival(profiles, event=1, **keys)  # doctest: +SKIP
+    >>> ax = ds.pl.survival({"FFPE": result})  # doctest: +SKIP
     """
     from deepspot.cohort._patients.resampling import Survival
 
@@ -58,18 +58,18 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
 
 
 def classification(results: Classification | Mapping[str, Classification], *, ax: Axes | None = None) -> Axes:
-    """Draw how well profiles tell classes of patients apart.
+    """Plot the macro F1 of class predictions.
 
-    For each number of training patients the mean macro F1 over the splits and the range of 95 % of them; below it, in
-    gray, the same with permuted labels, which is what chance reaches here. The range is that of splits of these
-    patients. It is no confidence interval: splits share patients.
+    For each number of training patients, the point is the mean over splits and the line contains 95 % of the splits.
+    Gray is the control with permuted labels, the score of chance. The lines are not confidence intervals: splits share
+    patients.
 
     Parameters
     ----------
     results
-        From :func:`deepspot.cohort.classify`, or several by their names.
+        Result of :func:`deepspot.cohort.classify`, or a mapping from names to results.
     ax
-        Axes to draw into; by default a new figure.
+        Axes; by default a new figure.
 
     Returns
     -------
@@ -78,9 +78,9 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
     Raises
     ------
     TypeError
-        If this is no such result.
+        If `results` are of another type.
     ValueError
-        If there is none.
+        If there is no result.
 
     References
     ----------
@@ -89,8 +89,8 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
     Examples
     --------
     >>> import deepspot as ds
-    >>> found = ds.cohort.classify(profiles, label="tumor_type", patient="patient")  # doctest: +SKIP
-    >>> ax = ds.pl.classification(found)  # doctest: +SKIP
+    >>> result = ds.cohort.classify(profiles, label_key="tumor_type", patient_key="patient")  # doctest: +SKIP
+    >>> ax = ds.pl.classification(result)  # doctest: +SKIP
     """
     from deepspot.cohort._patients.resampling import Classification
 
@@ -98,7 +98,7 @@ def classification(results: Classification | Mapping[str, Classification], *, ax
 
 
 def _draw(results: Any, kind: type[Resampled], what: str, ax: Axes | None, *, chance: float | None = None) -> Axes:
-    """Draw one result or several by their names; `what` was permuted, and `chance` is reached whatever the data."""
+    """Plot results; `what` was permuted, and `chance` is the score of chance if it does not depend on the data."""
     summaries = {name: result.summary() for name, result in by_name(results, kind).items()}
     ax = one_axes(ax, (7.5, 1.1 + 0.36 * sum(len(summary) + 1 for summary in summaries.values())))
     ticks: dict[float, str] = {}
@@ -110,8 +110,8 @@ def _draw(results: Any, kind: type[Resampled], what: str, ax: Axes | None, *, ch
             at += 1
             ticks[at] = f"{n_train} training patients, {row['n_test']:.0f} tested"
             labels = (f"{what} as they are", f"{what} permuted") if at == 1 else (None, None)
-            _draw_range(ax, at - APART, row[["mean", "low", "high"]], COLORS[number % len(COLORS)], "o", labels[0])
-            _draw_range(ax, at + APART, row[["permuted", "permuted_low", "permuted_high"]], GRAY, "s", labels[1])
+            _draw_range(ax, at - OFFSET, row[["mean", "low", "high"]], COLORS[number % len(COLORS)], "o", labels[0])
+            _draw_range(ax, at + OFFSET, row[["permuted", "permuted_low", "permuted_high"]], GRAY, "s", labels[1])
         at += 1
     if chance is not None:
         ax.axvline(chance, color="black", linewidth=1, linestyle="--", zorder=1, label=f"chance ({chance:g})")
@@ -121,7 +121,7 @@ def _draw(results: Any, kind: type[Resampled], what: str, ax: Axes | None, *, ch
             tick.set_fontweight("bold")
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(max(ticks) + 0.6, min(ticks) - 0.5)
-    ax.set_xlabel(f"{kind.WORD} of patients not trained on\n(mean of the splits; lines: 95 % of them)")
+    ax.set_xlabel(f"{kind.LABEL} of patients not trained on\n(mean of the splits; lines: 95 % of them)")
     ax.margins(x=0.08)
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
@@ -131,7 +131,7 @@ def _draw(results: Any, kind: type[Resampled], what: str, ax: Axes | None, *, ch
 
 
 def _draw_range(ax: Axes, at: float, values: Any, color: str, marker: str, label: str | None) -> None:
-    """Draw a mean and the range of 95 % of the splits."""
+    """Plot a mean and the interval with 95 % of the splits."""
     mean, low, high = values
     ax.plot([low, high], [at, at], color=color, linewidth=1.6, alpha=0.55, solid_capstyle="butt", zorder=2)
     ax.plot(mean, at, marker, color=color, markersize=6, zorder=3, linestyle="none", label=label)

@@ -200,7 +200,7 @@ def test_undefined_genes_are_counted(both):
     ("match", "error", "message"),
     [
         ("tissue", KeyError, r"Key `'tissue'` not found in `obs of the pseudobulk`"),
-        ({"FF": "sample"}, KeyError, r"`match` does not say how 'FFPE' of obs\['preservation'\] are matched"),
+        ({"FF": "sample"}, KeyError, r"`match` has no columns for 'FFPE' of obs\['preservation'\]"),
         ({**MATCH, "Frozen": "sample"}, KeyError, r"Key `'Frozen'` not found in `obs\['preservation'\]"),
         ([], ValueError, r"`match` names no column"),
         ("type", ValueError, r"Several profiles of bulk RNA have \{'type': 'primary'\}. Match by more columns"),

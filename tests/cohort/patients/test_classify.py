@@ -8,7 +8,7 @@ import deepspot as ds
 from deepspot.cohort._patients.classify import STRENGTHS, fit_and_predict
 
 N = 90
-SMALL = {"label": "type", "patient": "patient", "n_train": (45, 60), "repeats": 8, "seed": 0}
+SMALL = {"label_key": "type", "patient_key": "patient", "n_train": (45, 60), "repeats": 8, "seed": 0}
 
 
 def planted(effect, shares=(0.5, 0.5)):
@@ -71,7 +71,7 @@ def test_labels_are_checked():
     with pytest.raises(ValueError, match=r"obs\['type'\] is missing for 1 patients, such as \['P0'\]"):
         ds.cohort.classify(profiles, **SMALL)
     with pytest.raises(KeyError, match=r"Key `'grade'` not found in `obs of the profiles`"):
-        ds.cohort.classify(profiles, **(SMALL | {"label": "grade"}))
+        ds.cohort.classify(profiles, **(SMALL | {"label_key": "grade"}))
 
 
 def test_turning_the_axes_changes_nothing():

@@ -4,7 +4,7 @@ import pytest
 from lifelines import CoxPHFitter
 from lifelines.utils import concordance_index
 
-from deepspot.cohort._patients.survival import STRENGTHS, _fit_path, concordance, fit_cox
+from deepspot.cohort._patients.survival import STRENGTHS, concordance, fit_cox, fit_path
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def patients():
 @pytest.mark.slow
 def test_weights_are_those_of_lifelines_at_a_tiny_penalty(patients):
     X, time, died = patients
-    ((mean, scale, weights, _),) = _fit_path(X, time, died, [1e-5], 0.5, tol=1e-9)
+    ((mean, scale, weights, _),) = fit_path(X, time, died, [1e-5], 0.5, tol=1e-9)
     known = CoxPHFitter().fit(pd.DataFrame((X - mean) / scale).assign(time=time, died=died), "time", "died")
     assert len(np.unique(time[died])) < died.sum() / 2
     np.testing.assert_allclose(weights, known.params_, atol=1e-3)
@@ -27,7 +27,7 @@ def test_weights_are_those_of_lifelines_at_a_tiny_penalty(patients):
 
 def test_strongest_penalty_leaves_nothing_and_a_weaker_one_does(patients):
     X, time, died = patients
-    nothing, something = _fit_path(X, time, died, [1.001, 0.9], 0.5, tol=1e-6)
+    nothing, something = fit_path(X, time, died, [1.001, 0.9], 0.5, tol=1e-6)
     assert not nothing.weights.any()
     assert something.weights.any()
 

@@ -129,7 +129,7 @@ def test_genes_that_all_slides_hold(predicted, log):
     profiles = ds.cohort.pseudobulk(predicted)
     assert list(profiles.var_names) == ["A", "B", "C"]
     np.testing.assert_allclose(profiles.X[1], np.maximum(second.attrs["X"][:, :3], 0).mean(axis=0), rtol=1e-5)
-    assert "Slides differ in their genes: the 3 that all hold are kept." in log
+    assert "Slides differ in their genes: the 3 that all slides have are kept." in log
     assert first["deepspot_spots"].n_vars == 4
 
 
@@ -137,13 +137,15 @@ def test_names_of_another_kind_are_refused(predicted):
     _, second = predicted.values()
     del second.tables["deepspot_spots"]
     add(second, second.attrs["X"], genes=["ENSG1", "ENSG2", "ENSG3", "D"])
-    with pytest.raises(ValueError, match=r"share 1 genes, under half of the 4 of slide 'P1_S1'.*'ENSG1'.*symbols"):
+    with pytest.raises(ValueError, match=r"share 1 genes, under half of the 4 of slide 'P1_S1'.*'ENSG1'.*identifiers"):
         ds.cohort.pseudobulk(predicted)
 
 
 def test_slides_of_different_models_are_refused(predicted):
     predicted["P2_S1"]["deepspot_spots"].uns["deepspot"]["fingerprint"] = "g"
-    with pytest.raises(ValueError, match=r"'P1_S1' and 'P2_S1' are not of one model.*'f' and 'g'.*Predict all slides"):
+    with pytest.raises(
+        ValueError, match=r"'P1_S1' and 'P2_S1' were predicted by different models.*'f' and 'g'.*Predict all slides"
+    ):
         ds.cohort.pseudobulk(predicted)
 
 
@@ -154,7 +156,7 @@ def test_scales(slides, predicted):
     with pytest.raises(ValueError, match=r"on a scale that nobody stated.*uns\['log1p'\] = \{\}"):
         ds.cohort.pseudobulk(slides, table_key="table")
     predicted["P1_S1"]["deepspot_spots"].uns["deepspot"]["scale"] = "counts"
-    with pytest.raises(ValueError, match=r"on the scale 'counts'. Profiles are made of 'log1p of counts per 10,000'"):
+    with pytest.raises(ValueError, match=r"on the scale 'counts'. Profiles need 'log1p of counts per 10,000'"):
         ds.cohort.pseudobulk(predicted)
 
 

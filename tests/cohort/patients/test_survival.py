@@ -8,7 +8,7 @@ import deepspot as ds
 from deepspot.cohort._patients import survival as survival_file
 
 N = 90
-COLUMNS = {"time": "months", "status": "status", "event": "dead", "patient": "patient"}
+COLUMNS = {"time_key": "months", "status_key": "status", "event": "dead", "patient_key": "patient"}
 SMALL = {"n_train": (40, 60), "repeats": 6, "seed": 0}
 
 
@@ -95,8 +95,8 @@ def test_splits_without_a_score_are_counted_and_left_out(found):
 
 def test_two_lines_say_it(found):
     first, second = repr(found).splitlines()
-    died = found.patients["died"].sum()
-    assert first == f"Survival: 90 patients, {died} died; 30 genes; Cox, elastic net (0.5); 6 splits"
+    events = found.patients["event"].sum()
+    assert first == f"Survival: 90 patients, {events} events; 30 genes; Cox, elastic net (0.5); 6 splits"
     row = found.summary().loc[40]
     assert second.startswith(
         f"concordance ± SE by number of training patients (permuted): 40: {row['mean']:.3f} ± {row['se']:.3f} ("
@@ -106,7 +106,7 @@ def test_two_lines_say_it(found):
 def test_what_was_understood_is_returned(found, profiles):
     assert list(found.patients.index) == list(profiles.obs["patient"])
     assert list(found.patients["profile"]) == list(profiles.obs_names)
-    assert (found.patients["died"] == (profiles.obs["status"] == "dead").to_numpy()).all()
+    assert (found.patients["event"] == (profiles.obs["status"] == "dead").to_numpy()).all()
 
 
 def test_same_seed_same_result_and_another_one_not(found, profiles):
@@ -121,11 +121,11 @@ def test_coding_of_the_event_is_what_the_user_says(profiles, log):
     profiles.obs["censorship"] = (profiles.obs["status"] == "alive").astype(int)
     options = {"n_train": 60, "repeats": 2, "seed": 0}
     by_word = ds.cohort.survival(profiles, **COLUMNS, **options)
-    by_number = ds.cohort.survival(profiles, **(COLUMNS | {"status": "censorship", "event": 0}), **options)
+    by_number = ds.cohort.survival(profiles, **(COLUMNS | {"status_key": "censorship", "event": 0}), **options)
     pd.testing.assert_frame_equal(by_word.table, by_number.table)
-    assert log[-1].endswith("As dead count patients with censorship = 0.")
-    wrong = ds.cohort.survival(profiles, **(COLUMNS | {"status": "censorship", "event": 1}), **options)
-    assert wrong.patients["died"].sum() == N - by_word.patients["died"].sum()
+    assert log[-1].endswith("Events are patients with censorship = 0.")
+    wrong = ds.cohort.survival(profiles, **(COLUMNS | {"status_key": "censorship", "event": 1}), **options)
+    assert wrong.patients["event"].sum() == N - by_word.patients["event"].sum()
 
 
 def test_nothing_of_the_tested_patients_is_used(profiles, monkeypatch):
@@ -152,22 +152,22 @@ def test_the_largest_section_of_a_patient_counts(profiles, found, log):
     small = profiles[:20].copy()
     small.X, small.obs["area"], small.obs_names = np.zeros_like(small.X), 0.5, [f"small {n}" for n in range(20)]
     both = anndata.concat([small, profiles])
-    with pytest.raises(ValueError, match=r"20 patients have several sections by obs\['patient'\].*`tissue_area=`"):
+    with pytest.raises(ValueError, match=r"20 patients have several sections by obs\['patient'\].*`tissue_area_key=`"):
         ds.cohort.survival(both, **COLUMNS, **SMALL)
-    result = ds.cohort.survival(both, **COLUMNS, tissue_area="area", **SMALL)
+    result = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", **SMALL)
     assert not any(name.startswith("small") for name in result.patients["profile"])
     pd.testing.assert_frame_equal(result.table, found.table)
     assert "20 patients have several sections: the one with the largest area is kept." in log
     both.obs["area"] = 1.0
-    tied = ds.cohort.survival(both, **COLUMNS, tissue_area="area", n_train=60, repeats=1)
+    tied = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", n_train=60, repeats=1)
     assert list(tied.patients["profile"][:20]) == list(small.obs_names)
-    assert any("and the first where 20 are as large" in line for line in log)
+    assert any("(the first of them for 20 ties)" in line for line in log)
     both.obs.loc["small 3", "area"] = np.nan
     with pytest.raises(ValueError, match=r"obs\['area'\] is missing for sections.*'small 3'"):
-        ds.cohort.survival(both, **COLUMNS, tissue_area="area")
+        ds.cohort.survival(both, **COLUMNS, tissue_area_key="area")
     both.obs.loc["small 3", "months"] = 999.0
     with pytest.raises(ValueError, match=r"differ in obs\['months'\]: patient 'P3' has \[999.0, "):
-        ds.cohort.survival(both, **COLUMNS, tissue_area="area")
+        ds.cohort.survival(both, **COLUMNS, tissue_area_key="area")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_outcomes_are_checked(profiles, column, values, message):
     ("options", "error", "message"),
     [
         ({"event": 1}, ValueError, r"`event` is 1, but obs\['status'\] holds 'dead' and 'alive'.*\{'dead': \d+"),
-        ({"time": "days"}, KeyError, r"Key `'days'` not found in `obs of the profiles`.*'months'"),
+        ({"time_key": "days"}, KeyError, r"Key `'days'` not found in `obs of the profiles`.*'months'"),
         ({"genes": ["G1", "X"]}, KeyError, r"Gene `'X'` is not among the 30 genes of the profiles"),
         ({"l1_ratio": 0}, ValueError, r"`l1_ratio` must be above 0 and at most 1, got 0"),
         ({"n_train": 85}, ValueError, r"There are 90 patients: too few to train on 85 and test on 10"),
@@ -242,17 +242,17 @@ def test_real_patients(data):
     )
     found = ds.cohort.survival(
         profiles,
-        time="survival_months",
-        status="censorship",
+        time_key="survival_months",
+        status_key="censorship",
         event=0,
-        patient="case_id",
-        tissue_area="area",
+        patient_key="case_id",
+        tissue_area_key="area",
         n_train=125,
         repeats=6,
         seed=0,
     )
     assert len(found.patients) == 345
-    assert found.patients["died"].sum() == 92
+    assert found.patients["event"].sum() == 92
     row = found.summary().loc[125]
     assert row["mean"] > 0.6
     assert row["above"] >= 5 / 6

@@ -45,7 +45,7 @@ def test_options_arrive(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(ds.cohort, "run", cohort)
     monkeypatch.setattr(ds.settings, "runtime", "torch")
     options = (
-        "--scheduler tcp://here:1 --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all --full "
+        "--scheduler tcp://here:1 --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all --rounded "
         "--device cpu --runtime onnx --batch-size 8 --overwrite"
     )
     assert cli.main([*arguments, *options.split()]) == 0
@@ -55,7 +55,7 @@ def test_options_arrive(arguments, monkeypatch, tmp_path):
         "pitch_um": 120.0,
         "layout": "hexagonal",
         "tissue": None,
-        "half": False,
+        "rounded": True,
         "device": "cpu",
         "batch_size": 8,
         "overwrite": True,

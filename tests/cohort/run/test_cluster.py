@@ -15,7 +15,7 @@ import deepspot as ds
 from deepspot.cohort._run import dask_runner
 from deepspot.cohort._run.dask_runner import use_settings, work
 from deepspot.cohort._run.folder import Folder
-from deepspot.cohort._run.slide import Job, Recipe, SlideResult
+from deepspot.cohort._run.slide import Job, SlideOptions, SlideResult
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def client():
 
 
 def job_of(name, out):
-    return Job(name, "nowhere", None, Folder(out), Recipe("m", 1.0, 1.0, "square", None, True))
+    return Job(name, "nowhere", Folder(out), SlideOptions("m", 1.0, 1.0, "square", None, True, None))
 
 
 def test_workers_do_the_same_as_this_process(run, client, manifest, files, tmp_path):
@@ -105,7 +105,7 @@ def test_workers_use_the_threads_they_were_given():
 
 
 def test_encoder_that_workers_do_not_know_is_told_before_anything_runs(run, client, tmp_path):
-    with pytest.raises(ValueError, match="The workers cannot do this: MissingKeyError: Key `'mean_color'` not found"):
+    with pytest.raises(ValueError, match="The workers cannot run this: MissingKeyError: Key `'mean_color'` not found"):
         run(client=client, encoder=None)
     assert list((tmp_path / "out" / "slides").iterdir()) == []
 

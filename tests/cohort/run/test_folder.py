@@ -11,7 +11,7 @@ def folder(tmp_path):
 
 
 def test_two_cannot_work_in_one_folder(folder):
-    with folder.claim(), pytest.raises(ValueError, match="Another process works in"), Folder(folder.path).claim():
+    with folder.claim(), pytest.raises(ValueError, match="Another process uses"), Folder(folder.path).claim():
         pass
     with folder.claim():  # free again
         pass
@@ -20,7 +20,7 @@ def test_two_cannot_work_in_one_folder(folder):
 def test_folder_of_something_else_is_left_alone(folder):
     folder.path.mkdir()
     (folder.path / "thesis.txt").write_text("precious")
-    with pytest.raises(ValueError, match="holds other things than a cohort"), folder.claim():
+    with pytest.raises(ValueError, match="is not the folder of a cohort"), folder.claim():
         pass
     assert [path.name for path in folder.path.iterdir()] == ["thesis.txt"]
 
@@ -39,17 +39,17 @@ def test_leftovers_go_and_deaths_are_remembered(folder):
         (folder.path / ".model-abc").mkdir()
     with folder.claim():
         assert [path.name for path in folder.work.iterdir()] == ["b.started"]
-        assert folder.deaths() == {"b": 2}
+        assert folder.n_kills() == {"b": 2}
         assert not (folder.path / ".model-abc").exists()
         folder.forget("b")
-        assert folder.deaths() == {}
+        assert folder.n_kills() == {}
 
 
 def test_attempt_leaves_nothing(folder):
     with folder.claim():
         with suppress(OSError), folder.attempt("a") as attempt:
             (attempt / "half").touch()
-            assert folder.deaths() == {"a": 1}
+            assert folder.n_kills() == {"a": 1}
             raise OSError("full")
         assert list(folder.work.iterdir()) == []
 
@@ -71,7 +71,7 @@ def test_two_attempts_at_one_slide_leave_each_other_alone(folder):
                 (second / "half").touch()
                 raise OSError("lost")
             assert [path.name for path in (folder.work / "a").iterdir()] == [first.name]
-            assert folder.deaths() == {"a": 2}
+            assert folder.n_kills() == {"a": 2}
             (first / "slide.zarr").mkdir()
             folder.place(first, first / "slide.zarr", "a")
         assert folder.slide("a").exists()
@@ -96,7 +96,7 @@ def test_who_was_given_up_cannot_finish(folder):
         attempt = orphan.__enter__()
     with folder.claim():
         (attempt / "slide.zarr").mkdir(parents=True)  # as zarr does for each array
-        with pytest.raises(FileNotFoundError, match="tidied up by a later start"):
+        with pytest.raises(FileNotFoundError, match="deleted by a later start"):
             folder.place(attempt, attempt / "slide.zarr", "a")
         assert not folder.slide("a").exists()
         orphan.__exit__(None, None, None)

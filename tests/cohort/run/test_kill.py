@@ -116,6 +116,6 @@ def test_deadly_slides_come_last_and_all_else_is_told_before(run, manifest, tmp_
     assert run()["status"].tolist() == ["done", "done"]
     assert (seen[0], seen[1]) == ("P2_S1", "P1_S1")
     assert seen[2]["status"].tolist() == ["failed", "done"]
-    assert "killed 2 times while it worked on this slide" in seen[2].loc["P1_S1", "error"]
+    assert "killed 2 times during this slide" in seen[2].loc["P1_S1", "error"]
     assert seen[3].obs_names.tolist() == ["P2_S1"]
     assert list(work.iterdir()) == []

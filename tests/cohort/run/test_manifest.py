@@ -93,8 +93,8 @@ def test_names_are_those_of_the_files_unless_given():
         ),
         ({"path": ["a/s.svs", "b/S.svs"]}, "Slide name 's' is given to 2 slides, in rows 2, 3"),
         ({"slide": ["x", "x"]}, "Slide name 'x' is given to 2 slides, in rows 2, 3"),
-        ({"slide": ["a/b", "x"]}, "`slide` names a folder: .* not 'a/b' in row 2"),
-        ({"spots": [1, 2]}, r"columns \['spots'\], which name results"),
+        ({"slide": ["a/b", "x"]}, "`slide` may contain letters.* got 'a/b' in row 2"),
+        ({"spots": [1, 2]}, r"columns \['spots'\], which are names of results"),
     ],
 )
 def test_mistakes_are_named(columns, text):
@@ -146,7 +146,7 @@ def test_no_file():
 
 def test_no_csv(tmp_path):
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match="cannot be read as a CSV"):
+    with pytest.raises(ValueError, match="cannot be read as a comma-separated CSV"):
         read_manifest(tmp_path / "empty.csv")
 
 

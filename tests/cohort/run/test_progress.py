@@ -1,6 +1,6 @@
 import pytest
 
-from deepspot.cohort._run.run_table import Progress, _in_words
+from deepspot.cohort._run.run_table import Progress, _duration
 from deepspot.cohort._run.slide import SlideResult
 
 
@@ -44,4 +44,4 @@ def test_lines_in_a_log(log):
     ],
 )
 def test_words(seconds, words):
-    assert _in_words(seconds) == words
+    assert _duration(seconds) == words

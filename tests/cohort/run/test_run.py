@@ -34,7 +34,7 @@ def test_small_cohort(run, manifest, model, tmp_path, log):
 
 
 def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
-    runs = run(half=False)
+    runs = run()
     sdata = read_zarr(tmp_path / "out" / "slides" / "P2_S1.zarr")
     assert list(sdata.images) == []
     table = sdata.tables["deepspot_spots"]
@@ -47,7 +47,7 @@ def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
         "pitch_um": 100.0,
         "layout": "square",
         "tissue": "brightness",
-        "half": False,
+        "rounded": False,
         "mpp": None,
     }
     # The same as what one makes by hand.
@@ -120,13 +120,13 @@ def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_pa
             raise OSError(28, "No space left on device")
         real(sdata, *args, out=out, **kwargs)
 
-    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
+    monkeypatch.setattr(ds.tl, "predict", predict)
     runs = run()
     assert runs["status"].tolist() == ["failed", "done"]
     assert runs.loc["P1_S1", "error"] == "OSError: [Errno 28] No space left on device"
     assert list((tmp_path / "out" / ".work").iterdir()) == []
     # It is tried again at the next start, alone.
-    monkeypatch.setattr("deepspot.tl._predict.predict.predict", real)
+    monkeypatch.setattr(ds.tl, "predict", real)
     before = (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns
     assert run()["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns == before
@@ -155,7 +155,7 @@ def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
     def predict(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("deepspot.tl._predict.predict.predict", predict)
+    monkeypatch.setattr(ds.tl, "predict", predict)
     runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
     assert runs["status"].tolist() == ["done", "failed"]
 
@@ -239,12 +239,12 @@ def test_nothing_is_done_twice(run, monkeypatch, log):
         ({"pitch_um": 120.0}, "`pitch_um` was 100.0 and is 120.0 now"),
         ({"layout": "hexagonal"}, "`layout` was 'square' and is 'hexagonal' now"),
         ({"tissue": None}, "`tissue` was 'brightness' and is None now"),
-        ({"half": False}, "`half` was True and is False now"),
+        ({"rounded": True}, "`rounded` was False and is True now"),
     ],
 )
 def test_other_options_are_refused(finished, options, text):
     run, table = finished
-    with pytest.raises(ValueError, match=r"2 slides in .* were made otherwise") as error:
+    with pytest.raises(ValueError, match=r"2 slides in .* were made with other options") as error:
         run(**options)
     assert text in str(error.value)
     assert "overwrite=True" in str(error.value)
@@ -291,7 +291,7 @@ def test_overwrite_does_only_what_differs(run, manifest, tmp_path, log):
     run()
     before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns
     runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
-    assert "Replacing 1 slides, which were made otherwise." in log
+    assert "Replacing 1 slides, which were made with other options." in log
     assert runs["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns == before
     assert ds.io.predicted(tmp_path / "out" / "slides" / "P2_S1.zarr").attrs["deepspot_slide"]["mpp"] == 0.8

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspot._stats.metrics import pearson
-from deepspot.tl._alignment.align import MAX_SPOTS, align, in_words
+from deepspot.tl._alignment.align import MAX_SPOTS, align, describe_move
 from deepspot.tl._alignment.moves import AS_IS, SYMMETRIES, make_moves
 from deepspot.tl._alignment.null import Agreement, shuffles, standardize, surrogates
 
@@ -145,7 +145,7 @@ def test_a_slide_that_lies_right_is_left_alone(pair):
     assert (result.verdict, result.best, result.gain, result.gain_low) == ("aligned", 0, 0.0, 0.0)
     np.testing.assert_array_equal(result.matrix, np.eye(3))
     assert result.r == pytest.approx(pearson(predicted, measured).mean(), abs=1e-5)
-    assert repr(result) == f"Aligned: measured spots lie where the image says (r {result.r:.2f} as they are)"
+    assert repr(result) == f"Aligned: measured spots match the image (r {result.r:.2f} as they are)"
 
 
 def test_a_mirrored_slide_is_found_and_said_in_words():
@@ -207,12 +207,12 @@ def test_same_seed_same_answer_and_large_slides_are_sampled():
 
 
 @pytest.mark.parametrize(
-    ("move", "words"),
+    ("move", "text"),
     [
         ((AS_IS, 0.0, 0.0), "as they are"),
         ((AS_IS, -50.0, 0.2), "moved 50 µm left"),
         (("turned clockwise", 10.0, -20.0), "turned clockwise and then moved 10 µm right and 20 µm up"),
     ],
 )
-def test_words(move, words):
-    assert in_words(*move) == words
+def test_moves_are_described(move, text):
+    assert describe_move(*move) == text

@@ -173,7 +173,7 @@ def test_counts_in_the_wrong_place_are_noticed_and_replaced(slide, model):
     right = table.X.copy()
     table.X = table.X[::-1]  # the array turned by half
     before = sorted(slide.tables)
-    with pytest.raises(ValueError, match=r"(?s)do not lie.*method='replace'.*check_registration=False"):
+    with pytest.raises(ValueError, match=r"(?s)do not match the image.*method='replace'.*check_registration=False"):
         ds.tl.correct(slide, model)
     assert sorted(slide.tables) == before
     ds.tl.correct(slide, model, method="replace")

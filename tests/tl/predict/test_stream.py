@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 import deepspot as ds
 from deepspot._sdata.tables import match_rows
 from deepspot.tl._predict import stream
-from deepspot.tl._predict.stream import rounded
+from deepspot.tl._predict.stream import round_to_float16
 
 HALF = 2.0**-11
 # Mean colors are up to 255, and have steps of an eighth there.
@@ -129,16 +129,16 @@ def test_without_a_cache_it_is_the_same(streamed, tmp_path, monkeypatch):
 
 def test_half_is_rounded_and_still_float32(streamed):
     whole = np.asarray(streamed().X)
-    half = streamed(half=True).X
-    assert half.dtype == np.float32
-    np.testing.assert_allclose(np.asarray(half), whole, rtol=HALF)
-    assert np.abs(np.asarray(half) - whole).max() > 0
+    rounded = streamed(rounded=True).X
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(np.asarray(rounded), whole, rtol=HALF)
+    assert np.abs(np.asarray(rounded) - whole).max() > 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(arrays(np.float32, 20, elements=st.floats(2.0**-10, 100, width=32)))
 def test_rounding_is_to_the_nearest(values):
-    np.testing.assert_array_equal(rounded(values), values.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(round_to_float16(values), values.astype(np.float16).astype(np.float32))
 
 
 def test_the_limit_of_memory_does_not_apply(streamed, monkeypatch):
@@ -153,9 +153,9 @@ def test_only_x_of_spots_is_streamed(streamed, options, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_half_needs_out(slide, quick_model, cheap_encoder):
-    with pytest.raises(ValueError, match="Pass `out=`"):
-        ds.tl.predict(slide, quick_model, encoder=cheap_encoder, half=True)
+def test_rounding_needs_a_disk(slide, quick_model, cheap_encoder):
+    with pytest.raises(ValueError, match="`rounded` needs `out=`"):
+        ds.tl.predict(slide, quick_model, encoder=cheap_encoder, rounded=True)
 
 
 def test_an_existing_store_is_not_replaced(streamed, slide, tmp_path):

@@ -1,1 +1,1 @@
-"""From slides to patients: pseudobulk, agreement with bulk, survival, classification."""
+"""Analyses of patients: pseudobulk, agreement with bulk RNA, survival, classification."""

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 Columns = str | Sequence[str]
 ALL = "all"
-FEWEST = 5
-SEPARATOR = "\0"
+MIN_MATCHED = 5
 
 
 def bulk_agreement(
@@ -29,54 +28,53 @@ def bulk_agreement(
     bulk: AnnData | pd.DataFrame,
     *,
     match: Columns | Mapping[str, Columns],
-    preservation: str = "preservation",
+    preservation_key: str = "preservation",
     n_permutations: int = 1000,
     seed: int | None = None,
 ) -> BulkAgreement:
     """Compare profiles of slides with bulk RNA of the same patients, gene by gene.
 
-    A gene's r is over patients, so that it does not ask whether a gene is high or low in general. Frozen sections come
-    from the very piece of tissue that was sequenced, and are matched by a sample; FFPE slides come from another piece,
-    and are matched by patient and type of tumor. Columns are named for each, and nothing is guessed:
+    r of a gene is computed over patients, so it is independent of the mean expression of the gene. Frozen sections come
+    from the piece of tissue that was sequenced and are matched by sample. FFPE slides come from another piece and are
+    matched by patient and type of tumor. State the columns for each kind of preservation:
     ``match={"FF": "sample", "FFPE": ["patient", "tumor_type"]}``.
 
-    What chance does is found by shuffling the bulk profiles: for every gene, and for the mean over genes. As a whole
-    profile is dealt out, genes that go together do so in the shuffled data too. Several slides with one bulk profile
-    stay together. Profiles are shuffled, and not patients: where several pieces of one patient were sequenced, each of
-    their profiles is dealt out by itself, although they resemble one another. The shuffled range is then too narrow
-    and p too small; keep one profile of each patient where that matters.
+    The null distribution of r, for each gene and for the mean over genes, is computed by shuffling the bulk profiles.
+    Whole profiles are shuffled, which preserves the correlation between genes, and slides with the same bulk profile
+    stay together. Several bulk profiles of one patient are shuffled separately although they are similar, which makes
+    the null distribution too narrow and p too small. If this matters, keep one bulk profile for each patient.
 
     Parameters
     ----------
     pseudobulk
-        Profiles of slides, of :func:`deepspot.cohort.pseudobulk` or :func:`deepspot.cohort.run`.
+        Profiles of slides, from :func:`deepspot.cohort.pseudobulk` or :func:`deepspot.cohort.run`.
     bulk
-        Bulk RNA of patients on a log scale, or as z-scores: an AnnData, or a data frame whose columns are genes, but
-        for those to match by, which may be its index too.
+        Bulk RNA of patients on a log scale, or as z-scores: an AnnData, or a data frame with a column for each gene and
+        the columns to match by. A single column to match by may be the index instead.
     match
         Column, or several that must all agree, in `obs` of the profiles and in the bulk RNA; compared as text. Or a
-        mapping from a kind of preservation to such columns.
-    preservation
+        mapping from kinds of preservation to such columns.
+    preservation_key
         Column of the profiles with the kind of preservation, if `match` is a mapping.
     n_permutations
-        How often bulk profiles are shuffled. No p-value is below 1 / (this + 1): with few genes that agree among many,
-        more are needed until any has a small q.
+        Number of permutations. The smallest p is 1 / (n_permutations + 1). If few of many genes agree, more
+        permutations are needed for a small q.
     seed
-        Of the permutations; None falls back to the settings.
+        Seed of the permutations; None uses the settings.
 
     Returns
     -------
-    r of all genes with p and q, the mean over genes with that of shuffled profiles, and what was not matched.
-    Slides without a kind of preservation are not matched if `match` goes by it.
+    r of all genes with p and q, the mean over genes with its null distribution, and the profiles without a match.
+    If `match` is a mapping, slides without a kind of preservation are not matched.
 
     Raises
     ------
     KeyError
-        If a column is missing on one side, or a kind of preservation.
+        If a column or a kind of preservation is missing on one side.
     TypeError
-        If `bulk` is neither.
+        If `bulk` is neither an AnnData nor a data frame.
     ValueError
-        If under 5 bulk profiles are matched, one slide has several, no gene is shared, or values are raw counts.
+        If fewer than 5 bulk profiles are matched, a slide matches several, no gene is shared, or values are raw counts.
 
     References
     ----------
@@ -92,36 +90,34 @@ def bulk_agreement(
     >>> bulk = pd.DataFrame(rng.standard_normal((40, 50)), index=patients, columns=genes)
     >>> predicted = bulk.to_numpy() + rng.standard_normal((40, 50))
     >>> profiles = AnnData(predicted, pd.DataFrame({"patient": patients}, patients), pd.DataFrame(index=genes))
-    >>> found = ds.cohort.bulk_agreement(profiles, bulk, match="patient", n_permutations=100)
-    >>> bool(found.summary().loc["all", "mean"] > 0.6)
+    >>> result = ds.cohort.bulk_agreement(profiles, bulk, match="patient", n_permutations=100)
+    >>> bool(result.summary().loc["all", "mean"] > 0.6)
     True
     """
     check_positive(n_permutations, "n_permutations")
-    groups = _read_groups(pseudobulk.obs, match, preservation)
+    groups = _read_groups(pseudobulk.obs, match, preservation_key)
     bulk = _as_anndata(bulk, [column for columns, _ in groups.values() for column in columns])
     genes = _shared_genes(pseudobulk, bulk)
     slides, bulks = log_values(pseudobulk, "the pseudobulk", genes), log_values(bulk, "the bulk RNA", genes)
     seed = settings.seed if seed is None else seed
-    pairs, matched, unmatched = {}, [], []
+    matches = {group: _match(pseudobulk.obs.iloc[rows], bulk.obs, by, group) for group, (by, rows) in groups.items()}
+    tables, null, matched, unmatched = [], {}, [], []
     if isinstance(match, Mapping):
-        unknown = pseudobulk.obs_names[pseudobulk.obs[preservation].isna()]
-        unmatched.append(pd.DataFrame({"group": f"no {preservation}", "side": PSEUDOBULK, "name": unknown}))
-    for group, (columns, ours) in groups.items():
-        obs = pseudobulk.obs.iloc[ours]
-        rows, theirs = _match(obs, bulk.obs, columns, group)
-        pairs[group] = ours[rows], theirs
-        matched.append(pd.DataFrame({"group": group, "profile": obs.index[rows], "bulk": bulk.obs_names[theirs]}))
-        unmatched.append(pd.DataFrame({"group": group, "side": PSEUDOBULK, "name": obs.index.delete(rows)}))
-    seen = np.concatenate([theirs for _, theirs in pairs.values()])
-    unmatched.append(pd.DataFrame({"group": ALL, "side": BULK, "name": bulk.obs_names.delete(np.unique(seen))}))
-    tables, null = [], {}
-    for group, (ours, theirs) in pairs.items():
-        table, null[group] = compare(slides[ours], bulks, theirs, n_permutations, seed)
+        unknown = pseudobulk.obs_names[pseudobulk.obs[preservation_key].isna()]
+        unmatched.append(pd.DataFrame({"group": f"no {preservation_key}", "side": PSEUDOBULK, "name": unknown}))
+    for group, (_, rows) in groups.items():
+        found, of_bulk = matches[group]
+        table, null[group] = compare(slides[rows[found]], bulks, of_bulk, n_permutations, seed)
         tables.append(table.assign(group=group, gene=genes)[["group", "gene", *table.columns]])
+        names = pseudobulk.obs_names[rows]
+        matched.append(pd.DataFrame({"group": group, "profile": names[found], "bulk": bulk.obs_names[of_bulk]}))
+        unmatched.append(pd.DataFrame({"group": group, "side": PSEUDOBULK, "name": names.delete(found)}))
+    used = np.unique(np.concatenate([of_bulk for _, of_bulk in matches.values()]))
+    unmatched.append(pd.DataFrame({"group": ALL, "side": BULK, "name": bulk.obs_names.delete(used)}))
     order = pseudobulk.var.loc[genes].select_dtypes("number")
-    table, pairing, left_out = (pd.concat(parts, ignore_index=True) for parts in (tables, matched, unmatched))
-    result = BulkAgreement(table, pairing, left_out, null, order, seed)
-    counts = left_out.groupby(["side", "group"], sort=False).size()
+    table, pairs, rest = (pd.concat(parts, ignore_index=True) for parts in (tables, matched, unmatched))
+    result = BulkAgreement(table, pairs, rest, null, order, seed)
+    counts = rest.groupby(["side", "group"], sort=False).size()
     parts = [
         f"{n} of {side} ({group})" if side == PSEUDOBULK else f"{n} of bulk RNA" for (side, group), n in counts.items()
     ]
@@ -130,10 +126,7 @@ def bulk_agreement(
 
 
 def _as_anndata(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData:
-    """Bulk RNA as an AnnData with the columns to match by in `obs`; rows keep their names, as text.
-
-    In a data frame all other columns are genes; a single column to match by may be its index.
-    """
+    """Return bulk RNA as an AnnData with the columns to match by in `obs`; rows keep their names, as text."""
     from anndata import AnnData
     from anndata.utils import make_index_unique
 
@@ -142,82 +135,82 @@ def _as_anndata(bulk: AnnData | pd.DataFrame, columns: Iterable[str]) -> AnnData
     if not isinstance(bulk, pd.DataFrame):
         raise InputTypeError(f"`bulk` must be an AnnData or a data frame, got {type(bulk).__name__}.")
     wanted = list(dict.fromkeys(columns))
-    named = [name for name in bulk.index.names if name is not None and name not in bulk.columns]
-    if not named and len(wanted) == 1 and wanted[0] not in bulk.columns:
-        bulk, named = bulk.rename_axis(wanted[0]), wanted
-    table = bulk.reset_index(named) if named else bulk
-    obs = table[[column for column in dict.fromkeys([*named, *wanted]) if column in table.columns]]
+    levels = [name for name in bulk.index.names if name is not None and name not in bulk.columns]
+    if not levels and len(wanted) == 1 and wanted[0] not in bulk.columns:
+        bulk, levels = bulk.rename_axis(wanted[0]), wanted
+    table = bulk.reset_index(levels) if levels else bulk
+    obs = table[[column for column in dict.fromkeys([*levels, *wanted]) if column in table.columns]]
     genes = table.drop(columns=obs.columns)
     text = [str(column) for column in genes.columns if not pd.api.types.is_numeric_dtype(genes[column])]
     if text:
         raise InputError(
-            f"Columns of `bulk` are not numbers: {text[:5]}. In a data frame all columns but those to match by are "
-            "genes. Drop the others, or pass an AnnData with them in `obs`."
+            f"Columns of `bulk` are not numbers: {text[:5]}. In a data frame, all columns other than those to match by "
+            "are genes. Drop the others, or pass an AnnData with them in `obs`."
         )
-    parts = [name if isinstance(name, tuple) else (name,) for name in bulk.index]
-    names = make_index_unique(pd.Index(["_".join(map(str, name)) for name in parts]))
-    return AnnData(
-        genes.to_numpy(dtype=np.float64), obs=obs.set_axis(names), var=pd.DataFrame(index=genes.columns.astype(str))
-    )
+    names = ["_".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in bulk.index]
+    obs = obs.set_axis(make_index_unique(pd.Index(names)))
+    return AnnData(genes.to_numpy(dtype=np.float64), obs=obs, var=pd.DataFrame(index=genes.columns.astype(str)))
 
 
 def _read_groups(
-    obs: pd.DataFrame, match: Columns | Mapping[str, Columns], preservation: str
+    obs: pd.DataFrame, match: Columns | Mapping[str, Columns], preservation_key: str
 ) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Columns to match by and rows of the profiles, for each way of preservation, or for all profiles."""
+    """Return columns to match by and rows of the profiles, for each kind of preservation or for all profiles."""
     if not isinstance(match, Mapping):
-        return {ALL: (_listed(match), np.arange(len(obs)))}
-    column = obs[key_in(preservation, obs.columns, "obs of the pseudobulk")]
+        return {ALL: (_as_list(match), np.arange(len(obs)))}
+    column = obs[key_in(preservation_key, obs.columns, "obs of the pseudobulk")]
     kinds = column.dropna().astype(str).unique()
     for kind in kinds:
         if kind not in match:
             raise MissingKeyError(
-                f"`match` does not say how {kind!r} of obs[{preservation!r}] are matched. It names {list(match)}. Add "
-                "it, or leave these profiles out."
+                f"`match` has no columns for {kind!r} of obs[{preservation_key!r}], only for {list(match)}. Add them, "
+                "or leave these profiles out."
             )
     for kind in match:
-        key_in(kind, kinds, f"obs[{preservation!r}] of the pseudobulk")
+        key_in(kind, kinds, f"obs[{preservation_key!r}] of the pseudobulk")
     text = column.astype(str).to_numpy()
-    return {str(kind): (_listed(columns), np.flatnonzero(text == kind)) for kind, columns in match.items()}
+    return {str(kind): (_as_list(columns), np.flatnonzero(text == kind)) for kind, columns in match.items()}
 
 
-def _listed(columns: Columns) -> list[str]:
-    listed = [columns] if isinstance(columns, str) else list(columns)
-    if not listed:
-        raise InputError("`match` names no column. Name the one by which profiles and bulk RNA belong together.")
-    return listed
+def _as_list(columns: Columns) -> list[str]:
+    names = [columns] if isinstance(columns, str) else list(columns)
+    if not names:
+        raise InputError("`match` names no column. Name the column that identifies the bulk RNA of a profile.")
+    return names
 
 
 def _match(
     slides: pd.DataFrame, bulk: pd.DataFrame, columns: Sequence[str], group: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the profiles, and of the bulk RNA of each, where all columns agree as text."""
+    """Return the rows of matched profiles, and the row of the bulk RNA of each; all columns must agree as text."""
     for column in columns:
         key_in(column, slides.columns, "obs of the pseudobulk")
         key_in(column, bulk.columns, "the bulk RNA")
-    ours, theirs = _keys(slides, columns), _keys(bulk, columns)
-    wanted = theirs[theirs.isin(ours.dropna())]
-    twice = wanted[wanted.duplicated()]
-    if len(twice):
-        key = dict(zip(columns, twice.iloc[0].split(SEPARATOR), strict=True))
+    wanted, available = _match_keys(slides, columns), _match_keys(bulk, columns)
+    available = available[available.isin(wanted.dropna())]
+    repeated = available[available.duplicated()]
+    if len(repeated):
+        key = dict(zip(columns, repeated.iloc[0], strict=True))
         raise InputError(f"Several profiles of bulk RNA have {key}. Match by more columns, or keep one of them.")
-    at = pd.Index(wanted).get_indexer(pd.Index(ours))
-    rows = np.flatnonzero(at >= 0)
-    if len(wanted) < FEWEST:
+    if len(available) < MIN_MATCHED:
         examples = {"pseudobulk": slides, "bulk RNA": bulk}
         named = {side: obs[list(columns)].astype(str).head(2).to_dict("list") for side, obs in examples.items()}
         raise InputError(
-            f"Of {len(slides)} profiles of {group!r} and {len(bulk)} of bulk RNA, {len(wanted)} of the latter are "
-            f"matched by {list(columns)}; {FEWEST} are needed. They look like {named}: bring them to the same text."
+            f"Of {len(slides)} profiles of {group!r} and {len(bulk)} of bulk RNA, {len(available)} of the latter are "
+            f"matched by {list(columns)}; {MIN_MATCHED} are needed. They look like {named}: bring them to the same "
+            "text."
         )
-    return rows, wanted.index.to_numpy()[at[rows]]
+    row_of = dict(zip(available, available.index, strict=True))
+    at = wanted.map(row_of).to_numpy(dtype=float)
+    found = np.flatnonzero(np.isfinite(at))
+    return found, at[found].astype(int)
 
 
-def _keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """One text for each row by its number; None where any part is missing."""
+def _match_keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """Return the values of the columns as a tuple of text for each row, by its number; None if one is missing."""
     parts = zip(*(frame[column].astype(str).str.strip() for column in columns), strict=True)
     known = frame[list(columns)].notna().all(axis=1).to_numpy()
-    return pd.Series([SEPARATOR.join(part) for part in parts], dtype=object).where(known, None)
+    return pd.Series(list(parts), dtype=object).where(known, None)
 
 
 def _shared_genes(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:

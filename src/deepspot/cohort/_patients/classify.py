@@ -16,53 +16,53 @@ from .resampling import FOLDS, Classification, resample
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Inverse strengths `C` to choose from, for profiles whose mean squared length is 1.
+# Candidate inverse strengths `C` of the penalty, for profiles with a mean squared length of 1.
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
 def classify(
     expression: AnnData,
     *,
-    label: str,
-    patient: str,
-    tissue_area: str | None = None,
+    label_key: str,
+    patient_key: str,
+    tissue_area_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_train: int | Sequence[int] = (75, 100, 125),
     repeats: int = 100,
     seed: int | None = None,
 ) -> Classification:
-    """Measure how well profiles tell classes of patients apart, such as types of tumor.
+    """Measure how well profiles predict a class of patients, such as the type of tumor.
 
-    Patients are drawn at random to train on, in proportion to the classes, and all others are tested; this is repeated.
-    In every split, a logistic regression with an L2 penalty is fitted to the standardized profiles. The strength of
-    its penalty is the one of four with the smallest log loss in 3-fold cross-validation of the training patients.
-    Nothing of the tested patients is used.
+    Patients are split at random into training and test patients, stratified by class, and this is repeated. For each
+    split, a logistic regression with an L2 penalty is fitted to the standardized profiles of the training patients. The
+    strength of the penalty is the one of four with the smallest log loss in a 3-fold cross-validation of the training
+    patients. The fit does not use the test patients.
 
-    The score is the macro F1: the mean over classes of the F1 of each, however rare it is. For every fit there is
-    one with permuted labels. It shows what chance reaches, which depends on how many classes there are, and how common
-    each is: 0.5 at most for two classes, and often less.
+    The score is the macro F1, the unweighted mean over classes of the F1 of each class. A control with permuted labels
+    is fitted for each split. It shows the score of chance, which depends on the number of classes and their
+    frequencies: at most 0.5 for two classes, and often less.
 
     Parameters
     ----------
     expression
-        Profiles on a log scale, such as of :func:`deepspot.cohort.pseudobulk`; clinical columns are in `obs`.
-    label
+        Profiles on a log scale, for example from :func:`deepspot.cohort.pseudobulk`, with clinical columns in `obs`.
+    label_key
         Column of `obs` with the classes.
-    patient, tissue_area, genes, n_train, repeats, seed
-        As in :func:`deepspot.cohort.survival`. If sections of a patient have different labels, the largest counts.
+    patient_key, tissue_area_key, genes, n_train, repeats, seed
+        As in :func:`deepspot.cohort.survival`. The label of a patient is that of the largest section.
 
     Returns
     -------
-    The scores of all splits, and their summary.
+    Scores of all splits, and their summary.
 
     Raises
     ------
     KeyError
-        If there is no such column or gene.
+        If a column or gene does not exist.
     TypeError
-        If `expression` is no AnnData.
+        If `expression` is not an AnnData.
     ValueError
-        If a label is missing, there is only one, no section of a patient is known to be the largest, there are too few
+        If a label is missing, there is only one label, the largest section of a patient is unknown, there are too few
         patients of a class, or values are raw counts.
 
     References
@@ -79,45 +79,46 @@ def classify(
     >>> X[:, 0] += 3 * (kind == "primary")
     >>> names = [f"P{number}" for number in range(60)]
     >>> profiles = AnnData(X, obs=pd.DataFrame({"kind": kind, "patient": names}, index=names))
-    >>> found = ds.cohort.classify(profiles, label="kind", patient="patient", n_train=40, repeats=5)
-    >>> bool(found.summary().loc[40, "mean"] > 0.75)
+    >>> result = ds.cohort.classify(profiles, label_key="kind", patient_key="patient", n_train=40, repeats=5)
+    >>> bool(result.summary().loc[40, "mean"] > 0.75)
     True
     """
     X, obs, profiles = one_profile_each(
-        expression, patient=patient, tissue_area=tissue_area, genes=genes, columns=[label], alike=False
+        expression,
+        patient_key=patient_key,
+        tissue_area_key=tissue_area_key,
+        genes=genes,
+        outcome_keys=[label_key],
+        same_outcome=False,
     )
-    check_known(obs[label])
-    labels = obs[label].astype(str).astype(object)
+    check_known(obs[label_key])
+    labels = obs[label_key].astype(str).astype(object)
     if labels.nunique() == 1:
-        raise InputError(f"obs[{label!r}] is {labels.iloc[0]!r} for all patients, so there is nothing to tell apart.")
+        raise InputError(f"obs[{label_key!r}] is {labels.iloc[0]!r} for all patients; at least two classes are needed.")
     seed = settings.seed if seed is None else seed
     truth = labels.to_numpy()
 
     def score(X: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
-        found, strength = fit_and_predict(X[train], truth[train], X[test], seed=seed)
-        return {Classification.SCORE: float(f1_score(truth[test], found, average="macro")), "strength": strength}
+        predicted, strength = fit_and_predict(X[train], truth[train], X[test], seed=seed)
+        return {Classification.SCORE: float(f1_score(truth[test], predicted, average="macro")), "strength": strength}
 
-    table = resample(X, labels, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{label!r}]")
+    table = resample(X, labels, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{label_key!r}]")
     result = Classification(table, pd.DataFrame({"profile": profiles, "label": labels}), X.shape[1], seed)
     logger.info("%r", result)
     return result
 
 
 def fit_and_predict(X: np.ndarray, labels: np.ndarray, unseen: np.ndarray, *, seed: int) -> tuple[np.ndarray, float]:
-    """Labels (m,) of unseen patients (m, genes) by a logistic regression of training patients (n, genes), and its `C`.
-
-    `C` is the one with the smallest log loss on folds of the training patients.
-    """
+    """Fit to training patients (n, genes); return the labels (m,) of unseen patients (m, genes), and the chosen `C`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     spread = X.std(axis=0)
     varies = spread > 1e-12
     Z, unseen = ((part[:, varies] - X[:, varies].mean(axis=0)) / spread[varies] for part in (X, unseen))
-    # A penalty on the length of the weights does not care how the axes are turned: n patients need n of them, not one
-    # for every gene, and the result is the same.
+    # The L2 penalty does not change with a rotation: n principal axes instead of all genes give the same result.
     left, sizes, axes = np.linalg.svd(Z, full_matrices=False)
     length = max(np.sqrt((sizes**2).sum() / len(Z)), 1e-12)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)

@@ -1,4 +1,4 @@
-"""One profile for each patient: the largest section, and genes that all patients have."""
+"""Selection of one profile for each patient, and checks of profiles and outcomes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ REGION = "region"
 def one_profile_each(
     expression: AnnData,
     *,
-    patient: str,
-    tissue_area: str | None,
+    patient_key: str,
+    tissue_area_key: str | None,
     genes: Sequence[str] | None,
-    columns: Sequence[str],
-    alike: bool,
+    outcome_keys: Sequence[str],
+    same_outcome: bool,
 ) -> tuple[np.ndarray, pd.DataFrame, np.ndarray]:
-    """Keep the largest section of every patient.
+    """Select the largest section of each patient.
 
-    `columns` must be in `obs`, and if they are `alike` the same for all sections of a patient. Returns values
-    (patients, genes) without the genes that some patient lacks, the rows of `obs` by the patient, and the names of the
-    profiles.
+    Returns the values (patients, genes) of genes that no patient lacks, `obs` by patient, and the names of the
+    profiles (patients,). With `same_outcome`, sections of one patient must not differ in their outcome.
     """
     from anndata import AnnData
 
@@ -44,44 +43,43 @@ def one_profile_each(
             "with `ds.cohort.pseudobulk`, or `AnnData(table_of_genes, obs=table_of_patients)`."
         )
     obs = expression.obs
-    for column in [patient, *columns, *([] if tissue_area is None else [tissue_area])]:
-        key_in(column, obs.columns, "obs of the profiles")
-    # Profiles of several regions of a slide are no sections to choose the largest of.
+    for key in [patient_key, *outcome_keys, *([] if tissue_area_key is None else [tissue_area_key])]:
+        key_in(key, obs.columns, "obs of the profiles")
     if expression.uns.get(UNS, {}).get("groupby") and obs[REGION].nunique() > 1:
         regions = pd.unique(obs[REGION]).tolist()
         raise InputError(
             f"These are profiles of several regions, {regions}. Choose one: "
             f"`profiles[profiles.obs[{REGION!r}] == {regions[0]!r}]`."
         )
-    nobody = obs.index[obs[patient].isna()]
-    if len(nobody):
+    unnamed = obs.index[obs[patient_key].isna()]
+    if len(unnamed):
         raise InputError(
-            f"obs[{patient!r}] is missing for {list(nobody[:5])}. State whose they are, or leave them out."
+            f"obs[{patient_key!r}] is missing for {list(unnamed[:5])}. Fill it in, or leave these profiles out."
         )
-    names = obs[patient].astype(str).str.strip().to_numpy()
-    for column in columns if alike else []:
-        differ = obs[column].groupby(names).nunique(dropna=False) > 1
+    patients = obs[patient_key].astype(str).str.strip().to_numpy()
+    for key in outcome_keys if same_outcome else []:
+        differ = obs[key].groupby(patients).nunique(dropna=False) > 1
         if differ.any():
-            who = str(differ.index[differ][0])
+            first = str(differ.index[differ][0])
             raise InputError(
-                f"Sections of one patient differ in obs[{column!r}]: patient {who!r} has "
-                f"{pd.unique(obs[column][names == who]).tolist()}. It must be the same for a patient."
+                f"Sections of one patient differ in obs[{key!r}]: patient {first!r} has "
+                f"{pd.unique(obs[key][patients == first]).tolist()}. It must be the same for a patient."
             )
-    rows = _largest(obs, names, patient, tissue_area)
+    rows = _largest_sections(obs, patients, patient_key, tissue_area_key)
     X = log_values(expression, "the profiles", genes)[rows]
     known = np.isfinite(X).all(axis=0)
     if not known.any():
         raise InputError(
             "Every gene is missing for some patient. Leave out those without profiles: "
-            f"{list(names[rows][~np.isfinite(X).any(axis=1)][:5])}."
+            f"{list(patients[rows][~np.isfinite(X).any(axis=1)][:5])}."
         )
     if not known.all():
         logger.warning("%d of %d genes are missing for some patient and are left out.", (~known).sum(), len(known))
-    return X[:, known], obs.iloc[rows].set_axis(names[rows]), obs.index.to_numpy()[rows]
+    return X[:, known], obs.iloc[rows].set_axis(patients[rows]), obs.index.to_numpy()[rows]
 
 
 def log_values(table: AnnData, what: str, genes: Sequence[str] | None = None) -> np.ndarray:
-    """Values (n, genes) of some or all genes of a table, as far as can be known on a log scale."""
+    """Return the values (n, genes) of a table; raise if they seem to be raw counts."""
     if not table.var_names.is_unique:
         raise InputError(
             f"Gene names of {what} are not unique: {list(table.var_names[table.var_names.duplicated()][:3])}. Keep one "
@@ -100,7 +98,7 @@ def log_values(table: AnnData, what: str, genes: Sequence[str] | None = None) ->
 
 
 def check_known(column: pd.Series) -> None:
-    """Raise if an outcome is missing for some patient."""
+    """Raise if an outcome is missing for a patient."""
     missing = column.index[column.isna()]
     if len(missing):
         raise InputError(
@@ -109,28 +107,32 @@ def check_known(column: pd.Series) -> None:
         )
 
 
-def _largest(obs: pd.DataFrame, names: np.ndarray, patient: str, tissue_area: str | None) -> np.ndarray:
-    """Positions of the rows to keep, in their order."""
-    several = pd.Series(names).duplicated(keep=False).to_numpy()
+def _largest_sections(
+    obs: pd.DataFrame, patients: np.ndarray, patient_key: str, tissue_area_key: str | None
+) -> np.ndarray:
+    """Return the rows of the largest section of each patient, in their order; of equally large ones, the first."""
+    several = pd.Series(patients).duplicated(keep=False).to_numpy()
     if not several.any():
-        return np.arange(len(names))
-    who = pd.unique(names[several])
-    if tissue_area is None:
+        return np.arange(len(patients))
+    names = pd.unique(patients[several])
+    if tissue_area_key is None:
         raise InputError(
-            f"{len(who)} patients have several sections by obs[{patient!r}], such as {list(who[:3])}. Name a column "
-            "with `tissue_area=`, to keep the largest of each (`tissue_area='spots'` goes by the number of spots), or "
-            "keep one row of each patient yourself."
+            f"{len(names)} patients have several sections by obs[{patient_key!r}], such as {list(names[:3])}. Name a "
+            "column with `tissue_area_key=` to keep the largest of each (`tissue_area_key='spots'` uses the number of "
+            "spots), or keep one row of each patient yourself."
         )
-    area = pd.to_numeric(obs[tissue_area]).to_numpy(dtype=float)
+    area = pd.to_numeric(obs[tissue_area_key]).to_numpy(dtype=float)
     unknown = several & ~np.isfinite(area)
     if unknown.any():
         raise InputError(
-            f"obs[{tissue_area!r}] is missing for sections of patients who have several: "
+            f"obs[{tissue_area_key!r}] is missing for sections of patients who have several: "
             f"{list(obs.index[unknown][:5])}. Fill it in, or leave these sections out."
         )
-    by_patient = pd.Series(np.nan_to_num(area)).groupby(names, sort=False)
-    largest = by_patient.transform("max").to_numpy()
-    ties = pd.Series(names[several & (area == largest)]).duplicated().sum()
-    hint = f", and the first where {ties} are as large" if ties else ""
-    logger.info(f"{len(who)} patients have several sections: the one with the largest {tissue_area} is kept{hint}.")
-    return np.sort(by_patient.idxmax().to_numpy())  # of equally large ones the first
+    by_patient = pd.Series(np.nan_to_num(area)).groupby(patients, sort=False)
+    largest = area == by_patient.transform("max").to_numpy()
+    ties = pd.Series(patients[several & largest]).duplicated().sum()
+    hint = f" (the first of them for {ties} ties)" if ties else ""
+    logger.info(
+        "%d patients have several sections: the one with the largest %s is kept%s.", len(names), tissue_area_key, hint
+    )
+    return np.sort(by_patient.idxmax().to_numpy())

@@ -19,59 +19,58 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 HOW = ("mean", "median")
-# Spots in a block; bytes of a block of genes whose median is found.
-ROWS, BYTES = 1024, 32_000_000
+BLOCK_ROWS, MEDIAN_BYTES = 1024, 32_000_000
 
 
 def pseudobulk(
-    sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
+    slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
     table_key: str | None = None,
     how: Literal["mean", "median"] = "mean",
     groupby: str | None = None,
 ) -> AnnData:
-    """Make one profile of all spots of a slide, or of each of its regions.
+    """Average the spots of each slide, or of each region of a slide, to a profile.
 
-    The profile is the mean over spots of expression on the log scale, as in the paper, and not the logarithm of a
-    mean. Negative values count as 0. Tables whose `X` stays on disk are read block by block, never as a whole.
+    As in the paper, a profile is the mean over spots of expression on the log scale, not the logarithm of a mean.
+    Negative values count as 0. Tables with `X` on disk are read block by block.
 
-    Slides need not hold the same genes: those that all hold are kept, in the order of the first slide. With a NaN
-    for each gene that one slide lacks, nothing that follows could use it, so there is no such option.
+    If slides differ in their genes, the genes that all slides have are kept, in the order of the first slide.
 
     Parameters
     ----------
-    sdatas
-        One slide, several, or a mapping from names to slides. Without a mapping, slides that :func:`deepspot.io.slide`
-        opened go by the names that it gave them.
+    slides
+        One slide, several, or a mapping from names to slides. Without a mapping, slides from :func:`deepspot.io.slide`
+        keep their names.
     table_key
-        Table with genes on the log scale; by default the one with predicted or corrected genes.
+        Table with genes on the log scale; by default the table of predicted or corrected genes.
     how
-        ``"mean"`` or ``"median"`` over spots. The median of a gene that most spots lack is 0.
+        ``"mean"`` or ``"median"`` over spots. The median is 0 for a gene that is 0 in most spots.
     groupby
-        Column with regions, in `obs` of the table or in its shapes, such as ``"annotation"`` of
-        :func:`deepspot.pp.annotate`: a profile for each. Spots without one are left out.
+        Column of `obs` of the table or of its shapes with regions, such as ``"annotation"`` from
+        :func:`deepspot.pp.annotate`: one profile for each region. Spots without a region are left out.
 
     Returns
     -------
-    Profiles (n, genes), float32, one for each slide or slide and region, whose names are those of the slides, or
+    Profiles (n, genes), float32, one for each slide or region. Their names are those of the slides, or
     ``<slide>: <region>``.
 
     ``obs``
-        `slide`; `region`, if `groupby` is given; `spots`, how many; `ood_share`, the share of them that is unlike the
-        training, NaN if unknown. Join clinical columns to it, ``profiles.obs.join(clinical, on="slide")``.
+        `slide`; `region`, if `groupby` is given; `spots`, the number of spots; `ood_share`, the share of
+        out-of-distribution spots, NaN if unknown. Join clinical columns with
+        ``profiles.obs.join(clinical, on="slide")``.
     ``var``
-        That of the first slide, if all were predicted by one model.
+        That of the first slide, if one model predicted all slides.
     ``uns["deepspot"]``
-        `kind` (``"pseudobulk"``), `how`, `scale`, `groupby`, and `model` and `fingerprint` of what predicted.
+        `kind` (``"pseudobulk"``), `how`, `scale`, `groupby`, and `model` and `fingerprint` of the prediction.
 
     Raises
     ------
     KeyError
-        If there is no such table or column.
+        If the table or column does not exist.
     ValueError
-        If there are several candidates for the table, its values are not log1p of counts per 10,000 as far as can be
-        known, slides were predicted by different models, they share under half of their genes, or have no spot with a
-        region.
+        If there are several candidates for the table, its values are not log1p of counts per 10,000 (as far as this can
+        be detected), slides were predicted by different models, they share less than half of their genes, or a slide
+        has no spot with a region.
 
     References
     ----------
@@ -92,14 +91,14 @@ def pseudobulk(
 
     if how not in HOW:
         raise InputError(f"`how` must be one of {list(HOW)}, got {how!r}.")
-    slides = _named(sdatas)
-    keys = {name: find_expression_table(sdata, table_key) for name, sdata in slides.items()}
-    tables = {name: sdata.tables[keys[name]] for name, sdata in slides.items()}
+    named = _named(slides)
+    keys = {name: find_expression_table(sdata, table_key) for name, sdata in named.items()}
+    tables = {name: sdata.tables[keys[name]] for name, sdata in named.items()}
     for name, table in tables.items():
         _check_table(table, f"Table {keys[name]!r} of slide {name!r}")
-    made = _one_model(tables)
+    model = _common_model(tables)
     genes = _shared_genes(tables)
-    labels = {} if groupby is None else {name: labels_of(slides[name], keys[name], groupby) for name in slides}
+    labels = {} if groupby is None else {name: labels_of(named[name], keys[name], groupby) for name in named}
     for name, regions in labels.items():
         if regions.isna().all():
             raise InputError(
@@ -115,79 +114,77 @@ def pseudobulk(
             ood_share = float(table.obs["ood"].to_numpy()[members].mean()) if "ood" in table.obs else np.nan
             rows[": ".join(row.values())] = row | {"spots": int(members.sum()), "ood_share": ood_share}
     obs = pd.DataFrame.from_dict(rows, orient="index")
-    var = next(iter(tables.values())).var.loc[genes] if "fingerprint" in made else pd.DataFrame(index=genes)
-    uns = {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | made | ({} if groupby is None else {"groupby": groupby})
+    var = next(iter(tables.values())).var.loc[genes] if model else pd.DataFrame(index=genes)
+    uns = {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | model | ({} if groupby is None else {"groupby": groupby})
     profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns={"log1p": {}, UNS: uns})
     logger.info(f"Made {len(obs)} profiles of {len(genes):,} genes: the {how} over the spots of {len(tables)} slides.")
     return profiles
 
 
 def profile(X: Any, how: str, rows: np.ndarray | None = None) -> np.ndarray:
-    """Profile (genes,) float32 of some or all spots (n,) bool of a numpy, sparse or dask array (n, genes).
+    """Return the mean or median (genes,) float32 over all or some rows (n,) bool of a numpy, sparse or dask array.
 
-    Negative values count as 0, and a gene that any of these spots lacks is NaN. Blocks are read once each.
+    Negative values count as 0. A gene with a missing value in any of the rows is NaN. Each block is read once.
     """
     import dask.array as da
 
     if not hasattr(X, "dask"):
-        X = da.from_array(X, chunks=(ROWS, -1), name=False, asarray=False)
+        X = da.from_array(X, chunks=(BLOCK_ROWS, -1), name=False, asarray=False)
     X = X.map_blocks(_nonnegative, meta=np.empty((0, 0), X.dtype))
     X = X if rows is None else X[rows]
     if how == "mean":
-        found = X.mean(axis=0, dtype=np.float64)
+        values = X.mean(axis=0, dtype=np.float64)
     else:
-        found = da.median(X.rechunk((-1, "auto"), block_size_limit=BYTES), axis=0)
-    # Within the job of a Dask worker, the default scheduler would send the blocks around the cluster.
-    return found.compute(scheduler="synchronous").astype(np.float32)
+        values = da.median(X.rechunk((-1, "auto"), block_size_limit=MEDIAN_BYTES), axis=0)
+    # In a task of a Dask worker, the default scheduler would distribute the blocks over the cluster.
+    return values.compute(scheduler="synchronous").astype(np.float32)
 
 
 def _nonnegative(block: Any) -> np.ndarray:
     return np.maximum(block.toarray() if issparse(block) else np.asarray(block), 0)
 
 
-def _named(sdatas: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
-    """Name the slides; those that know their names keep them."""
-    slides = as_mapping(sdatas)
-    if not isinstance(sdatas, Mapping):
-        names = [sdata.attrs.get(SLIDE, {}).get("name") for sdata in slides.values()]
+def _named(slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
+    """Name the slides, by the names in their `attrs` if these are unique."""
+    named = as_mapping(slides)
+    if not isinstance(slides, Mapping):
+        names = [sdata.attrs.get(SLIDE, {}).get("name") for sdata in named.values()]
         if all(names) and len(set(names)) == len(names):
-            return dict(zip(map(str, names), slides.values(), strict=True))
-    return slides
+            return dict(zip(map(str, names), named.values(), strict=True))
+    return named
 
 
 def _check_table(table: AnnData, where: str) -> None:
-    """Raise unless profiles can be made of a table: named genes on the one scale of expression."""
+    """Raise unless a table has spots, unique genes, and expression on the log scale."""
     if table.X is None or not table.n_obs:
-        raise InputError(f"{where} is empty, so there is nothing to make a profile of.")
+        raise InputError(f"{where} is empty, so there is nothing to average.")
     if not table.var_names.is_unique:
         raise InputError(f"{where} has gene names that are not unique. Call `var_names_make_unique` on it first.")
-    said = table.uns.get(UNS, {}).get("scale")
-    if said is not None:
-        if said != SCALE:
-            raise InputError(f"{where} is on the scale {said!r}. Profiles are made of {SCALE!r}.")
-        return
-    head = table.X[:ROWS]
-    check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
+    scale = table.uns.get(UNS, {}).get("scale")
+    if scale is None:
+        head = table.X[:BLOCK_ROWS]
+        check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
+    elif scale != SCALE:
+        raise InputError(f"{where} is on the scale {scale!r}. Profiles need {SCALE!r}.")
 
 
-def _one_model(tables: Mapping[str, AnnData]) -> dict[str, Any]:
-    """Which model predicted, one for all slides; empty if none did."""
-    known = {name: table.uns.get(UNS, {}) for name, table in tables.items()}
-    models = {name: (made.get("model"), made.get("fingerprint")) for name, made in known.items()}
-    if len(set(models.values())) > 1:
-        first = next(iter(models))
-        other = next(name for name in models if models[name] != models[first])
-        raise InputError(
-            f"Slides {first!r} and {other!r} are not of one model, but of {models[first][0]!r} and "
-            f"{models[other][0]!r} (fingerprints {models[first][1]!r} and {models[other][1]!r}). Profiles of different "
-            "models differ for that reason alone. Predict all slides with one, or make profiles for each."
-        )
-    name, fingerprint = next(iter(models.values()))
-    return {} if fingerprint is None else {"model": name, "fingerprint": fingerprint}
+def _common_model(tables: Mapping[str, AnnData]) -> dict[str, Any]:
+    """Return name and fingerprint of the model that predicted all tables; empty if none of them is predicted."""
+    provenance = {name: table.uns.get(UNS, {}) for name, table in tables.items()}
+    models = {name: (made.get("model"), made.get("fingerprint")) for name, made in provenance.items()}
+    first, model = next(iter(models.items()))
+    for name, other in models.items():
+        if other != model:
+            raise InputError(
+                f"Slides {first!r} and {name!r} were predicted by different models, {model[0]!r} and {other[0]!r} "
+                f"(fingerprints {model[1]!r} and {other[1]!r}), so their profiles cannot be compared. Predict all "
+                "slides with one model, or make profiles for each model."
+            )
+    return {} if model[1] is None else {"model": model[0], "fingerprint": model[1]}
 
 
 def _shared_genes(tables: Mapping[str, AnnData]) -> pd.Index:
-    """Genes that all slides hold, in the order of the first."""
+    """Return the genes that all slides have, in the order of the first."""
     first, *others = tables.values()
     genes = first.var_names
     for table in others:
@@ -197,9 +194,9 @@ def _shared_genes(tables: Mapping[str, AnnData]) -> pd.Index:
         examples = {name: list(table.var_names[:2]) for name, table in list(tables.items())[:4]}
         raise InputError(
             f"The slides share {len(genes)} genes, under half of the {tables[smallest].n_vars:,} of slide "
-            f"{smallest!r}. They name genes like {examples}: symbols in one and other identifiers in another, or "
-            "other species? Bring them to the same names (`gene_id_key` when reading)."
+            f"{smallest!r}. Examples of genes: {examples}. Check the species, and bring the identifiers to the same "
+            "names (`gene_id_key` when reading)."
         )
     if len(genes) < max(table.n_vars for table in tables.values()):
-        logger.warning("Slides differ in their genes: the %s that all hold are kept.", f"{len(genes):,}")
+        logger.warning("Slides differ in their genes: the %s that all slides have are kept.", f"{len(genes):,}")
     return genes

@@ -1,1 +1,1 @@
-"""Prediction of many slides: manifest, workers, run table, and the folder that can be resumed."""
+"""Prediction of many slides: manifest, runners, run table, and the output folder, which allows resuming."""

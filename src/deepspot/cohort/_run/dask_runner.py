@@ -1,4 +1,4 @@
-"""Slides on a Dask cluster: each worker does one at a time, with the settings of the process that asks."""
+"""Runner of slides on a Dask cluster: one slide at a time on each worker, with the settings of the calling process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
-# Workers come and go: so often is looked whether there is one without work.
-POLL_SECONDS = 5.0
-LARGEST_ENCODER_MB = 50
+POLL_SECONDS = 5.0  # interval to look for new workers
+MAX_ENCODER_MB = 50
 
-# Settings and the number of threads are those of a process. A scheduler that has lost a worker may give another one
-# two slides.
+# Settings and number of threads are global to a process, and a scheduler that has lost a worker may send two slides to
+# another one.
 _one_at_a_time = threading.Lock()
 
 
@@ -39,39 +38,38 @@ class DaskRunner:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        # What is shown here is the progress over the cohort.
-        self.settings = asdict(settings) | {"progress": False}
+        self.settings = asdict(settings) | {"progress": False}  # the calling process shows the progress of the cohort
 
     def workers(self) -> int:
-        """How many slides are worked on at once."""
+        """Return the number of slides at a time."""
         return len(self.client.nthreads())
 
     def check(self, job: Job) -> None:
-        """Raise if workers cannot do a job such as this, before any is sent."""
+        """Raise if workers cannot run a job such as this one."""
         if not self.workers():
-            logger.info("Waiting for a first worker of the scheduler at %s.", self.client.scheduler.address)  # type: ignore[union-attr]
-        why = self.client.submit(refusal, job, self.settings, pure=False).result()
-        if why is not None:
+            logger.info("Waiting for the first worker of the scheduler.")
+        problem = self.client.submit(find_problem, job, self.settings, pure=False).result()
+        if problem is not None:
             raise InputError(
-                f"The workers cannot do this: {why}. An encoder of your own has to be registered on every worker "
-                "(`dask worker --preload file.py`), or passed as an object with `encoder=`."
+                f"The workers cannot run this: {problem}. Register a custom encoder on every worker "
+                "(`dask worker --preload file.py`), or pass it as an object with `encoder=`."
             )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[SlideResult]:
-        """Do the jobs, and tell of each when it has come to its end."""
-        waiting = deque(sorted(jobs, key=lambda job: -job.size()))  # so that no long one is left over at the end
+        """Run the jobs, and yield each result when it is ready."""
+        waiting = deque(sorted(jobs, key=lambda job: -job.size()))  # largest first, so that workers end together
         running: dict[Future, tuple[str, str | None]] = {}
         try:
             while waiting or running:
-                self._fill(waiting, running)
+                self._submit(waiting, running)
                 for future in self._ended(list(running)):
-                    yield self._result(future, running.pop(future)[0])
+                    yield _result(future, running.pop(future)[0])
         finally:
             if self.client.status == "running":
                 self.client.cancel(list(running))
 
     def _ended(self, running: list[Future]) -> list[Future]:
-        """Those that have come to an end, none if that takes long."""
+        """Wait for the next result, but not longer than the polling interval."""
         from concurrent.futures import CancelledError
 
         from distributed import wait
@@ -83,46 +81,47 @@ class DaskRunner:
         except CancelledError as error:
             if self.client.status != "running":
                 raise ConnectionError(
-                    "The connection to the Dask scheduler is lost. Start the cohort again: what is finished stays."
+                    "The connection to the Dask scheduler is lost. Start the cohort again: finished slides are kept."
                 ) from error
             return [future for future in running if future.cancelled()]
 
-    def _fill(self, waiting: deque[Job], running: dict[Future, tuple[str, str | None]]) -> None:
-        """Give every worker without a slide one; a slide whose worker is lost goes to any other."""
+    def _submit(self, waiting: deque[Job], running: dict[Future, tuple[str, str | None]]) -> None:
+        """Send a job to each idle worker; if a worker is lost, another one takes over its job."""
         from uuid import uuid4
 
         known = list(self.client.nthreads())
         busy = {worker for _, worker in running.values()}
         idle: list[str | None] = [worker for worker in known if worker not in busy]
         if not known and not running:
-            idle = [None]  # a task that waits is what makes an adaptive cluster start a worker
+            idle = [None]  # a waiting task makes an adaptive cluster start a worker
         for worker in idle[: len(waiting)]:
             job = waiting.popleft()
-            key = f"deepspot-{job.slide}-{uuid4().hex}"  # the dashboard of Dask shows it
+            key = f"deepspot-{job.slide}-{uuid4().hex}"  # shown in the Dask dashboard
             where: dict[str, Any] = {} if worker is None else {"workers": [worker], "allow_other_workers": True}
             future = self.client.submit(work, job, self.settings, pure=False, retries=0, key=key, **where)
             running[future] = (job.slide, worker)
 
-    def _result(self, future: Future, slide: str) -> SlideResult:
-        from distributed import KilledWorker
 
-        try:
-            return future.result()
-        except KilledWorker:
-            error = "KilledWorker: workers died while they worked on it. Not enough memory?"
-            return SlideResult(slide, None, error=error)
-        except Exception as error:  # noqa: BLE001 - as for all that goes wrong with a slide
-            return SlideResult(slide, None, error=one_line(error))
+def _result(future: Future, slide: str) -> SlideResult:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker:
+        error = "KilledWorker: workers died while they worked on it. Not enough memory?"
+    except Exception as other:  # noqa: BLE001 - an error of one slide must not stop the others
+        error = one_line(other)
+    return SlideResult(slide, None, error=error)
 
 
 @contextmanager
 def connected(client: Client | str) -> Iterator[Client]:
-    """A client as it is, or one to the scheduler at an address for as long as it is needed."""
+    """Return a client as it is, or connect to the scheduler at an address."""
     from distributed import Client
 
     if isinstance(client, Client):
         if client.asynchronous:
-            raise InputTypeError("`client` is asynchronous. Pass a `distributed.Client` that is not, or an address.")
+            raise InputTypeError("`client` is asynchronous. Pass a synchronous `distributed.Client`, or an address.")
         yield client
         return
     if not isinstance(client, str):
@@ -130,16 +129,16 @@ def connected(client: Client | str) -> Iterator[Client]:
             f"`client` must be a `distributed.Client` or the address of a scheduler, got {type(client)}."
         )
     try:
-        ours = Client(client)
+        opened = Client(client)
     except (OSError, ValueError) as error:
         raise InputError(f"No Dask scheduler answers at {client!r}: {one_line(error)}") from error
-    with ours:
-        yield ours
+    with opened:
+        yield opened
 
 
 @contextmanager
 def local_workers(workers: int | None) -> Iterator[Client | None]:
-    """Worker processes on this machine, which share its cores; none if no number is given."""
+    """Start worker processes that share the cores of this machine; none without a number."""
     if workers is None:
         yield None
         return
@@ -155,7 +154,7 @@ def local_workers(workers: int | None) -> Iterator[Client | None]:
 
 
 def check_portable(encoder: str | Encoder | None) -> None:
-    """Raise if an encoder cannot be pickled, or is too large to be sent with every slide."""
+    """Raise if an encoder cannot be pickled, or is too large to send with every slide."""
     from distributed.protocol.pickle import dumps
 
     if encoder is None or isinstance(encoder, str):
@@ -163,32 +162,32 @@ def check_portable(encoder: str | Encoder | None) -> None:
     hint = "Register it on every worker (`dask worker --preload file.py`), and pass its name."
     try:
         size = len(dumps(encoder)) / 1e6
-    except Exception as error:  # pickle raises whatever an object's own methods do
+    except Exception as error:  # methods of the object may raise any error
         raise InputTypeError(f"The encoder cannot be sent to workers ({one_line(error)}). {hint}") from error
-    if size > LARGEST_ENCODER_MB:
-        raise InputError(f"The encoder takes {size:.0f} MB, too much to be sent with every slide. {hint}")
+    if size > MAX_ENCODER_MB:
+        raise InputError(f"The encoder takes {size:.0f} MB, too much to send with every slide. {hint}")
 
 
-def work(job: Job, wanted: dict[str, Any], threads: int | None = None) -> SlideResult:
-    """On a worker: do a job with wanted settings, and by default as many threads as the worker was given."""
-    with _one_at_a_time, use_settings(wanted, _threads() if threads is None else threads):
+def work(job: Job, options: dict[str, Any]) -> SlideResult:
+    """Run a job on a worker, with the settings of the caller."""
+    with _one_at_a_time, use_settings(options, _threads()):
         try:
-            model = _load(job.folder.model, job.recipe.model)
-        except Exception as error:  # noqa: BLE001 - as for all that goes wrong with a slide
+            model = _load(job.folder.model, job.options.model)
+        except Exception as error:  # noqa: BLE001 - an error of one slide must not stop the others
             return SlideResult(job.slide, 0.0, error=one_line(error))
         return run_slide(job, model)
 
 
-def refusal(job: Job, wanted: dict[str, Any]) -> str | None:
-    """On a worker: why it could do no job of this cohort, if that is so."""
+def find_problem(job: Job, options: dict[str, Any]) -> str | None:
+    """Return why a worker cannot run the jobs of this cohort, if so."""
     out = job.folder.path
     if not (out / LOCK).exists():
-        return f"there is no folder {str(out)!r}. Workers and this process have to share `out` and the slides"
-    with _one_at_a_time, use_settings(wanted, _threads()):
+        return f"there is no folder {str(out)!r}. Workers and this process must share `out` and the slides"
+    with _one_at_a_time, use_settings(options, _threads()):
         try:
             choose_device(job.device)
-            _load(job.folder.model, job.recipe.model).get_encoder(job.encoder)
-        except Exception as error:  # noqa: BLE001 - it becomes part of the message
+            _load(job.folder.model, job.options.model).get_encoder(job.encoder)
+        except Exception as error:  # noqa: BLE001 - becomes part of the message
             return one_line(error)
     return None
 
@@ -199,7 +198,7 @@ def _load(bundle: Path, fingerprint: str) -> DeepSpot:
 
     model = read_model(bundle)
     if model.fingerprint != fingerprint:
-        raise InputError(f"{str(bundle)!r} is not the model of this cohort any more. Start the cohort again.")
+        raise InputError(f"{str(bundle)!r} is no longer the model of this cohort. Start the cohort again.")
     return model
 
 
@@ -210,22 +209,21 @@ def _threads() -> int:
 
 
 @contextmanager
-def use_settings(wanted: dict[str, Any], threads: int) -> Iterator[None]:
-    """Use settings of another process, and so many threads, for the time of a job."""
+def use_settings(options: dict[str, Any], threads: int) -> Iterator[None]:
+    """Use other settings and another number of threads temporarily."""
     import dask
     import torch
 
-    ours = dict(vars(settings))
-    before = torch.get_num_threads()
+    before, threads_before = dict(vars(settings)), torch.get_num_threads()
     try:
-        for name, value in wanted.items():
+        for name, value in options.items():
             setattr(settings, name, value)
         settings.workers = threads
         torch.set_num_threads(threads)
-        # Or else dask would send the reading of image blocks to the scheduler, as tasks of their own.
+        # Otherwise dask sends the blocks of an image to the scheduler, as separate tasks.
         with dask.config.set(scheduler="threads", num_workers=threads):
             yield
     finally:
-        torch.set_num_threads(before)
-        for name, value in ours.items():
+        torch.set_num_threads(threads_before)
+        for name, value in before.items():
             setattr(settings, name, value)

@@ -1,7 +1,7 @@
-"""The folder of a cohort: where things lie, who may work in it, and how a result appears in it all at once.
+"""Output folder of a cohort: its paths, its lock, and atomic results.
 
-A result is made under ``.work``, in a new folder for each attempt, and gets its place by a rename. So whatever has a
-place is whole, at whichever moment the process is killed.
+A result is made in ``.work``, in a new folder for each attempt, and renamed when complete. So every result at its final
+path is complete, whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,77 +18,60 @@ from deepspot.errors import InputError
 LOCK, ALIVE, STARTED = ".lock", "alive", ".started"
 
 
-@dataclass(frozen=True)
 class Folder:
-    """The folder of a cohort."""
+    """Output folder of a cohort."""
 
-    path: Path
-
-    @property
-    def model(self) -> Path:
-        """The bundle of the model."""
-        return self.path / "model"
-
-    @property
-    def runs(self) -> Path:
-        """The run table."""
-        return self.path / "runs.csv"
-
-    @property
-    def pseudobulk(self) -> Path:
-        """The profiles of all slides."""
-        return self.path / "pseudobulk.h5ad"
-
-    @property
-    def work(self) -> Path:
-        """What is not finished."""
-        return self.path / ".work"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"  # bundle
+        self.runs = path / "runs.csv"
+        self.pseudobulk = path / "pseudobulk.h5ad"
+        self.work = path / ".work"  # unfinished results
 
     def slide(self, name: str) -> Path:
-        """The store of a slide."""
+        """Return the path of the store of a slide."""
         return self.path / "slides" / f"{name}.zarr"
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Keep all others out, and throw away what an earlier process left unfinished."""
+        """Lock the folder against other processes, and delete unfinished results of earlier ones."""
         from filelock import FileLock, Timeout
 
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{str(self.path)!r} is a file. Choose a folder with `out`.")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / LOCK).exists():
-            raise InputError(f"{str(self.path)!r} holds other things than a cohort. Choose another folder with `out`.")
+            raise InputError(f"{str(self.path)!r} is not the folder of a cohort, and not empty. Choose another `out`.")
         self.path.mkdir(parents=True, exist_ok=True)
-        # The operating system frees it when a process dies, however that happens.
-        lock = FileLock(self.path / LOCK)
+        lock = FileLock(self.path / LOCK)  # released by the operating system if the process is killed
         try:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"Another process works in {str(self.path)!r}. Wait until it has finished, or choose another `out`."
+                f"Another process uses {str(self.path)!r}. Wait until it has finished, or choose another `out`."
             ) from None
         try:
             self.work.mkdir(exist_ok=True)
             (self.path / "slides").mkdir(exist_ok=True)
-            for path in [*self.work.iterdir(), *self.path.glob(f".{self.model.name}-*")]:  # also a half-saved bundle
+            for path in [*self.work.iterdir(), *self.path.glob(f".{self.model.name}-*")]:  # also incomplete bundles
                 if not path.name.endswith(STARTED):
                     self._discard(path)
             yield
         finally:
             lock.release()
 
-    def deaths(self) -> dict[str, int]:
-        """Slides during which a process died without a word, and how often."""
+    def n_kills(self) -> dict[str, int]:
+        """Return the slides during which a process was killed, and how often."""
         marks = (path for path in self.work.glob(f"*{STARTED}") if path.is_file())
         return {path.name.removesuffix(STARTED): path.stat().st_size for path in marks}
 
     def forget(self, name: str) -> None:
-        """Say that what became of a slide is known: nothing is left of its attempts, also where a worker was killed."""
+        """Delete the traces of attempts at a slide, also those of killed workers."""
         (self.work / f"{name}{STARTED}").unlink(missing_ok=True)
         self._discard(self.work / name)
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[Path]:
-        """A new folder to make the result of a slide in; it is gone afterwards."""
+        """Make a temporary folder for the result of a slide."""
         with (self.work / f"{name}{STARTED}").open("ab") as marker:
             marker.write(b"x")
         folder = None
@@ -101,25 +83,25 @@ class Folder:
         finally:
             if folder is not None:
                 self._discard(folder)
-            # A worker that was taken for dead may be at the same slide: its attempt is its own.
+            # Another worker may be at the same slide, if this one was presumed dead. Its folder stays.
             with suppress(OSError):
                 (self.work / name).rmdir()
             if not (self.work / name).exists():
                 (self.work / f"{name}{STARTED}").unlink(missing_ok=True)
 
     def place(self, attempt: Path, store: Path, name: str) -> None:
-        """Give a finished result its place, in that of a former one."""
-        # A worker may outlive who sent it. The next start tidies up, and what is written into the folder after that
-        # must not pass for a whole result: what was there before, and this mark, are gone.
+        """Move a complete result to its path, replacing an earlier one."""
+        # If this worker outlived its caller, the next start has deleted the attempt. Files that the worker writes
+        # afterwards recreate the folder, incomplete and without this mark.
         if not (attempt / ALIVE).exists():
-            raise FileNotFoundError(f"{str(attempt)!r} was tidied up by a later start, which does this slide itself.")
+            raise FileNotFoundError(f"{str(attempt)!r} was deleted by a later start, which predicts this slide itself.")
         with suppress(FileNotFoundError):
             self.slide(name).replace(attempt / "former")
         store.replace(self.slide(name))
 
     @contextmanager
     def writing(self, target: Path) -> Iterator[Path]:
-        """A file to write instead of `target`, which is replaced by it when all went well."""
+        """Return a draft that replaces `target` if no error occurs."""
         draft = self.work / f"{uuid4().hex}{target.suffix}"
         try:
             yield draft
@@ -128,7 +110,7 @@ class Folder:
             draft.unlink(missing_ok=True)
 
     def _discard(self, path: Path) -> None:
-        """Delete a file or folder, which is first moved away from where a process that still writes would find it."""
+        """Delete a file or folder. It is renamed first, so that a process that still writes does not find it."""
         trash = self.work / f"trash-{uuid4().hex}"
         with suppress(FileNotFoundError):
             path.replace(trash)

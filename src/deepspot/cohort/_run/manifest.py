@@ -1,4 +1,4 @@
-"""The list of slides, all of it checked before anything starts: a wrong row 900 must not show after a day."""
+"""Manifest of a cohort. It is checked completely before any slide is predicted."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ REQUIRED = ("path", "patient")
 TEXT = ("path", "patient", "slide", "preservation", "tumor_type")
 NUMBERS = ("mpp", "tissue_area")
 PRESERVATION = ("FF", "FFPE")
-# Columns of the run table and of the pseudobulk profiles, which a column of the manifest must not hide.
-TAKEN = ("status", "seconds", "spots", "ood_share", "error")
-MOST_SHOWN = 10
-# Sample 0012 is not 12, 1E5 may be a well of a plate, and a float has 15 digits.
+# Columns of the run table and of the profiles, which a column of the manifest would hide.
+RESERVED = ("status", "seconds", "spots", "ood_share", "error")
+MAX_SHOWN = 10
+# Not numbers: identifiers such as 0012 or 1E5, and integers with more digits than a float.
 NUMBER = r"-?(?:(?:0|[1-9]\d{0,14})(?:\.\d*)?|\.\d+)(?:[eE][+-]\d+)?"
 
 
 def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """Read and check a list of slides, and name all that is wrong with it.
+    """Read and check a manifest; the error lists all mistakes.
 
-    One row for each slide, in their order, with `slide` (the name) as index. `path` is absolute; relative ones are
-    meant from the folder of the CSV, or from the working directory. `patient` is text. Other columns of a CSV are
-    numbers if all of their values are; those of a data frame are as they were, as far as they can be written.
+    Returns one row for each slide, in the same order, indexed by `slide`, the name. `path` is absolute (relative to the
+    folder of the CSV, or to the working directory). `patient` is text. Other columns of a CSV are numbers if all of
+    their values are numbers; those of a data frame are kept as far as they can be written.
     """
     frame, folder = _load(manifest)
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise InputError(
-            f"The manifest lacks the columns {missing}; it has {list(frame.columns)}. A slide needs `path` and "
+            f"The manifest lacks the columns {missing}; it has {list(frame.columns)}. Required are `path` and "
             "`patient`; `slide`, `mpp`, `preservation` and others are optional."
         )
-    clashes = [name for name in TAKEN if name in frame]
+    clashes = [name for name in RESERVED if name in frame]
     if clashes:
-        raise InputError(f"The manifest has columns {clashes}, which name results of a run. Rename them.")
+        raise InputError(f"The manifest has columns {clashes}, which are names of results. Rename them.")
     if frame.empty:
-        raise InputError("The manifest has no rows, so there is nothing to do.")
+        raise InputError("The manifest has no rows.")
     for name in TEXT:
         if name in frame:
             frame[name] = _text(frame[name])
@@ -52,8 +52,8 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
     frame["slide"] = [stem if name is None else name for name, stem in zip(names, stems, strict=True)]
     problems = list(_problems(frame))
     if problems:
-        more = f"\n… and {len(problems) - MOST_SHOWN} more." if len(problems) > MOST_SHOWN else ""
-        raise InputError("The manifest cannot be used:\n" + "\n".join(problems[:MOST_SHOWN]) + more)
+        more = f"\n… and {len(problems) - MAX_SHOWN} more." if len(problems) > MAX_SHOWN else ""
+        raise InputError("The manifest has mistakes:\n" + "\n".join(problems[:MAX_SHOWN]) + more)
     frame["path"] = [str(folder / Path(path).expanduser()) for path in frame["path"]]
     for name in NUMBERS:
         if name in frame:
@@ -62,7 +62,7 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
 
 
 def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
-    """The rows, and the folder that relative paths are meant from."""
+    """Return the rows, and the folder of relative paths."""
     if isinstance(manifest, pd.DataFrame):
         named = manifest.reset_index() if manifest.index.name == "slide" and "slide" not in manifest else manifest
         return named.reset_index(drop=True).copy(), Path.cwd()
@@ -70,10 +70,10 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
     try:
-        # As text: patient 007 is not patient 7. A spreadsheet puts a mark at the start of the file, which `sig` drops.
+        # Text, because patients 007 and 7 differ. The encoding drops the byte order mark of spreadsheets.
         frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as a CSV with commas, in UTF-8: {error}") from error
+        raise InputError(f"{str(path)!r} cannot be read as a comma-separated CSV in UTF-8: {error}") from error
     for name in frame:
         if name not in TEXT:
             frame[name] = _numbers(frame[name])
@@ -81,10 +81,10 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    """Text as numbers, or as true and false, if all of it is that and nothing of it is lost; else as it is."""
+    """Convert text to numbers or booleans if this is possible for all values without loss."""
     text = _text(column)
     words = text.dropna().str
-    if words.fullmatch(NUMBER).all():  # also if there is none
+    if words.fullmatch(NUMBER).all():  # also of an empty column
         return pd.to_numeric(text)
     if text.notna().all() and words.fullmatch("true|false", case=False).all():
         return text.str.lower() == "true"
@@ -92,7 +92,7 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 
 def _text(column: pd.Series) -> pd.Series:
-    """Text without spaces around it, and None where there is none."""
+    """Convert to stripped text, and to None where there is none."""
     values = [None if pd.isna(value) or not str(value).strip() else str(value).strip() for value in column]
     return pd.Series(values, index=column.index, dtype=object)
 
@@ -114,27 +114,27 @@ def _problems(frame: pd.DataFrame) -> Iterator[str]:
             yield f"`preservation` must be one of {list(PRESERVATION)} or empty, got {kind!r} in {_rows([row])}."
     names = frame["slide"].dropna()
     for row, name in names[names != names.map(valid_name)].items():
-        yield f"`slide` names a folder: letters, digits, '_', '-' and '.', not {name!r} in {_rows([row])}."
+        yield f"`slide` may contain letters, digits, '_', '-' and '.', got {name!r} in {_rows([row])}."
     for _, same in names.groupby(names.str.lower(), sort=False):
         if len(same) > 1:
             yield (
-                f"Slide name {same.iloc[0]!r} is given to {len(same)} slides, in {_rows(same.index)} (case does not "
-                "count). Give each a name of its own in the column `slide`."
+                f"Slide name {same.iloc[0]!r} is given to {len(same)} slides, in {_rows(same.index)}, ignoring case. "
+                "Use unique names in the column `slide`."
             )
 
 
 def _rows(rows: pd.Index | list[int]) -> str:
-    """Rows as a spreadsheet shows them: the header is the first."""
-    shown = ", ".join(str(int(row) + 2) for row in rows[:MOST_SHOWN])
-    return f"row {shown}" if len(rows) == 1 else f"rows {shown}" + (", …" if len(rows) > MOST_SHOWN else "")
+    """Number rows as a spreadsheet does: the header is row 1."""
+    shown = ", ".join(str(int(row) + 2) for row in rows[:MAX_SHOWN])
+    return f"row {shown}" if len(rows) == 1 else f"rows {shown}" + (", …" if len(rows) > MAX_SHOWN else "")
 
 
 def _writable(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns as they can be written with the profiles, which comes after all of the work; raise if they cannot."""
+    """Convert mixed columns to text, so that the profiles can be written; raise if they still cannot."""
     from anndata import AnnData
 
     for name in frame:
-        if frame[name].dtype == object:  # true, false and empty; numbers and words; nothing at all
+        if frame[name].dtype == object:
             frame[name] = _text(frame[name]) if frame[name].notna().any() else np.nan
     check_writable(AnnData(obs=frame.copy()))
     return frame

@@ -1,4 +1,4 @@
-"""What is written of a whole cohort: the run table, after each of the slides, the progress, and the profiles."""
+"""Results of a whole cohort: run table, progress bar, and profiles."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "erro
 
 
 class RunTable:
-    """What became of the slides of a manifest; only the process that holds the folder writes it.
-
-    `frame` has one row for each slide. All wait but those that are `finished`.
-    """
+    """Run table of a manifest: `frame` has one row for each slide."""
 
     def __init__(self, folder: Folder, manifest: pd.DataFrame, finished: Iterable[SlideResult]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -38,33 +35,33 @@ class RunTable:
             self.put(result)
 
     def put(self, result: SlideResult) -> None:
-        """Enter what became of a slide."""
-        values = [getattr(result, column) for column in RESULTS]
+        """Enter the result of a slide."""
         self.frame.loc[result.slide, "status"] = DONE if result.done else FAILED
-        for column, value in zip(RESULTS, values, strict=True):
+        for column in RESULTS:
+            value = getattr(result, column)
             self.frame.loc[result.slide, column] = pd.NA if value is None and column == "spots" else value
 
     def write(self) -> None:
-        """Write it; the table that was there stays whole until the new one is."""
+        """Write the run table atomically."""
         with self.folder.writing(self.folder.runs) as draft:
             self.frame.to_csv(draft)
 
     def save(self) -> None:
-        """Write it after a slide, where a full disk is no error yet."""
+        """Write the run table after a slide; an error of the disk is only a warning."""
         try:
             self.write()
         except OSError as error:
             logger.warning("The run table could not be written after this slide (%s).", error)
 
     def count(self, status: str) -> int:
-        """How many slides there are of a status."""
+        """Return the number of slides with a status."""
         return int((self.frame["status"] == status).sum())
 
 
 class Progress:
-    """One bar over the cohort; where the output is no terminal, one line for each slide.
+    """Progress bar of a cohort, or one line for each slide if the output is not a terminal.
 
-    `sizes` are those of the slides to be done, in any unit, and `workers` says how many are worked on at once.
+    `sizes` are those of the slides to predict, in any unit; `workers` returns the number of slides at a time.
     """
 
     def __init__(self, sizes: Mapping[str, float], total: int, done: int, workers: Callable[[], int]) -> None:
@@ -74,7 +71,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self.bar = bar("Slides", total=self.total, unit="slide")
-        # tqdm's own estimate takes all slides for equal.
+        # The estimate of tqdm assumes slides of equal size.
         self.bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
         self.bar.update(self.finished)
         return self
@@ -83,42 +80,38 @@ class Progress:
         self.bar.close()
 
     def update(self, result: SlideResult) -> None:
-        """Show that a slide has come to its end."""
+        """Count a slide."""
         size = self.left.pop(result.slide, 0.0)
         self.finished += 1
         self.failed += not result.done
         if result.done and result.seconds is not None:
             self.seconds, self.size = self.seconds + result.seconds, self.size + size
         left = self.time_left()
-        words = [f"{self.failed} failed"] * bool(self.failed) + [f"about {left} left"] * bool(left)
-        self.bar.set_postfix_str(", ".join(words), refresh=False)
+        notes = [f"{self.failed} failed"] * bool(self.failed) + [f"about {left} left"] * bool(left)
+        self.bar.set_postfix_str(", ".join(notes), refresh=False)
         self.bar.update()
         if self.bar.disable:
-            logger.info("%s", ", ".join([f"{self.finished}/{self.total} slides", *words]))
+            logger.info("%s", ", ".join([f"{self.finished}/{self.total} slides", *notes]))
 
     def time_left(self) -> str:
-        """How long it will take, in words; nothing if that is not known, or nothing is left."""
+        """Return the estimated time left; empty if it is unknown, or nothing is left."""
         if not self.left or not self.size:
             return ""
-        at_once = max(1, min(self.workers(), len(self.left)))
-        return _in_words(sum(self.left.values()) * self.seconds / self.size / at_once)
+        workers = max(1, min(self.workers(), len(self.left)))
+        return _duration(sum(self.left.values()) * self.seconds / self.size / workers)
 
 
-def _in_words(seconds: float) -> str:
-    minutes = round(seconds / 60)
+def _duration(seconds: float) -> str:
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
     if minutes < 2:
         return "a minute"
     if minutes < 100:
         return f"{minutes} min"
-    hours = round(seconds / 3600)
     return f"{hours} h" if hours < 48 else f"{round(hours / 24)} days"
 
 
 def save_profiles(table: RunTable, model: DeepSpot) -> None:
-    """Write profiles (slides, genes) of the slides that are done, with their rows of the manifest as `obs`.
-
-    A file that was there stays whole until the new one is.
-    """
+    """Write the profiles (slides, genes) of finished slides atomically, with their rows of the manifest as `obs`."""
     import h5py
     import zarr
     from anndata import AnnData
@@ -137,7 +130,7 @@ def save_profiles(table: RunTable, model: DeepSpot) -> None:
     profiles = AnnData(X, obs=obs, var=model.expected_r(), uns={UNS: uns, "log1p": {}})
     profiles.strings_to_categoricals()
     with folder.writing(folder.pseudobulk) as draft:
-        # In memory: HDF5 cannot close a file on a full disk, and says so in ways of its own.
+        # Written in memory first: HDF5 cannot close a file on a full disk, and does not raise an OSError then.
         with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
             write_elem(file, "/", profiles)
             file.flush()

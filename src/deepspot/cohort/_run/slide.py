@@ -1,4 +1,4 @@
-"""One slide of a cohort: what is to be done, from its file to its store, and whether that is done already."""
+"""One slide of a cohort: its job, its result, and whether a finished result matches the job."""
 
 from __future__ import annotations
 
@@ -25,47 +25,43 @@ Layout = Literal["square", "hexagonal"]
 Tissue = Literal["brightness", "saturation"]
 SHAPES, PROFILE, HOW = "spots", "pseudobulk", "mean"
 TABLE = prediction_name(SHAPES)
-MOST_SHOWN = 5
+MAX_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What all results depend on, besides the files; `model` is a fingerprint, which covers the encoder."""
+class SlideOptions:
+    """Everything that a result depends on, except the file; stored with the result."""
 
-    model: str
+    model: str  # fingerprint, which includes the encoder
     diameter_um: float
     pitch_um: float
     layout: Layout
     tissue: Tissue | None
-    half: bool
+    rounded: bool
+    mpp: float | None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A slide to be predicted, small enough to be sent to a worker."""
+    """A slide to predict. It is small and is sent to workers."""
 
     slide: str
     path: str
-    mpp: float | None
     folder: Folder
-    recipe: Recipe
+    options: SlideOptions
     encoder: str | Encoder | None = None
     device: str | None = None
     batch_size: int | None = None
 
-    def made_by(self) -> dict[str, Any]:
-        """What a result has to have been made by, so that it is the one of this job."""
-        return {**asdict(self.recipe), "mpp": self.mpp}
-
     def size(self) -> float:
-        """Bytes of the file: glass packs to nothing, so that they tell how much tissue there is."""
+        """Return the size of the file in bytes: glass compresses well, so it is a measure of the tissue area."""
         path = Path(self.path)
         return float(path.stat().st_size) if path.is_file() else 1.0
 
 
 @dataclass(frozen=True)
 class SlideResult:
-    """What became of a slide; `spots` and `ood_share` are None if it failed, and `error` is None if it did not."""
+    """Result of a slide: `spots` and `ood_share` are None if it failed, `error` is None if it is done."""
 
     slide: str
     seconds: float | None
@@ -75,131 +71,127 @@ class SlideResult:
 
     @property
     def done(self) -> bool:
-        """Whether there is a result."""
+        """Whether the slide was predicted."""
         return self.error is None
 
 
 def run_slide(job: Job, model: DeepSpot) -> SlideResult:
-    """Predict a slide and put its store in place; an error becomes part of the result."""
+    """Predict a slide and move its store into the folder; an error becomes part of the result."""
     start = time.perf_counter()
     try:
         with _only_warnings(job.slide), without_noise(), job.folder.attempt(job.slide) as attempt:
             return _predict(job, model, attempt, start)
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with a slide, the others go on
-        return SlideResult(job.slide, _since(start), error=one_line(error))
+    except Exception as error:  # noqa: BLE001 - an error of one slide must not stop the others
+        return SlideResult(job.slide, _seconds_since(start), error=one_line(error))
 
 
 def _predict(job: Job, model: DeepSpot, attempt: Path, start: float) -> SlideResult:
-    from deepspot import io, pp
+    from deepspot import io, pp, tl
     from deepspot._sdata.zarr_store import complete
     from deepspot.cohort._patients.pseudobulk import profile
-    from deepspot.tl._predict.predict import predict
 
-    recipe, store = job.recipe, attempt / "slide.zarr"
-    looks = _looks(Path(job.path)) if Path(job.path).is_file() else None
-    sdata = io.slide(job.path, mpp=job.mpp, name=job.slide)
+    options, store = job.options, attempt / "slide.zarr"
+    file_state = _file_state(Path(job.path)) if Path(job.path).is_file() else None
+    sdata = io.slide(job.path, mpp=options.mpp, name=job.slide)
     pp.spots(
         sdata,
-        diameter_um=recipe.diameter_um,
-        pitch_um=recipe.pitch_um,
-        layout=recipe.layout,
-        tissue=recipe.tissue,
+        diameter_um=options.diameter_um,
+        pitch_um=options.pitch_um,
+        layout=options.layout,
+        tissue=options.tissue,
         key_added=SHAPES,
     )
-    predict(
+    tl.predict(
         sdata,
         model,
         out=store,
-        half=recipe.half,
+        rounded=options.rounded,
         shapes_key=SHAPES,
         encoder=job.encoder,
         device=job.device,
         batch_size=job.batch_size,
     )
     table = sdata.tables[TABLE]
-    made = {"slide": job.slide, "made_by": job.made_by(), "looks": looks, "spots": table.n_obs}
-    made |= {"ood_share": float(table.uns[UNS]["ood_share"]), "seconds": _since(start)}
+    ood_share = float(table.uns[UNS]["ood_share"])
+    result = SlideResult(job.slide, _seconds_since(start), table.n_obs, ood_share)
+    made = asdict(result) | {"made_by": asdict(options), "file_state": file_state}
     complete(store, TABLE, var={PROFILE: profile(table.X, HOW)}, attrs={COHORT: made})
     job.folder.place(attempt, store, job.slide)
-    return _result(made)
+    return result
 
 
 def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list[SlideResult], list[Job]]:
-    """Results of slides that are finished, and jobs to be done; raise if slides may not be replaced."""
+    """Return results of finished slides, and the other jobs; raise if a slide would be replaced without `overwrite`."""
     finished: list[SlideResult] = []
     to_do: list[Job] = []
-    other: dict[str, str] = {}
+    different: dict[str, str] = {}
     for job in jobs:
-        made = _read_attrs(job)
-        differences = None if made is None else _differences(job, made)
-        if made is not None and not differences:
-            finished.append(_result(made[COHORT]))
+        result, differences = _stored(job)
+        if result is not None and not differences:
+            finished.append(result)
             continue
         to_do.append(job)
         if differences:
-            other[job.slide] = differences
-    if other and not overwrite:
-        name, differences = next(iter(other.items()))
+            different[job.slide] = differences
+    if different and not overwrite:
+        name, differences = next(iter(different.items()))
         raise InputError(
-            f"{len(other)} slides in {str(folder.path)!r} were made otherwise: {list(other)[:MOST_SHOWN]}"
-            f"{', …' if len(other) > MOST_SHOWN else ''}. For {name!r}: {differences}. Choose another `out`, ask for "
-            "the same as then, or replace them with `overwrite=True`."
+            f"{len(different)} slides in {str(folder.path)!r} were made with other options: "
+            f"{list(different)[:MAX_SHOWN]}{', …' if len(different) > MAX_SHOWN else ''}. For {name!r}: {differences}. "
+            "Choose another `out`, use the same options, or replace these slides with `overwrite=True`."
         )
-    if other:
-        logger.info("Replacing %d slides, which were made otherwise.", len(other))
+    if different:
+        logger.info("Replacing %d slides, which were made with other options.", len(different))
     return finished, to_do
 
 
 def find_result(job: Job) -> SlideResult | None:
-    """Result of a slide that is finished as asked for, if there is one that can be read."""
+    """Return the result of a slide if it is finished with the options of the job and readable."""
     try:
-        made = _read_attrs(job)
-        return None if made is None or _differences(job, made) else _result(made[COHORT])
+        result, differences = _stored(job)
     except (OSError, ValueError):
         return None
+    return None if differences else result
 
 
-def _read_attrs(job: Job) -> dict[str, Any] | None:
-    """Attributes of the store of a slide, if there is one."""
+def _stored(job: Job) -> tuple[SlideResult | None, str]:
+    """Return the stored result of a slide, if there is one, and how it differs from the job."""
     import zarr
 
     store = job.folder.slide(job.slide)
     if not store.exists():
-        return None
-    attrs = dict(zarr.open_group(store, mode="r").attrs)
+        return None, ""
+    attrs: dict[str, Any] = dict(zarr.open_group(store, mode="r").attrs)
     if COHORT not in attrs:
         raise InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
-    return attrs
-
-
-def _result(made: dict[str, Any]) -> SlideResult:
-    return SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
-
-
-def _differences(job: Job, made: dict[str, Any]) -> str:
-    """In what a store differs from what is asked for, in words."""
-    then, now = made[COHORT]["made_by"], job.made_by()
-    words = [f"`{key}` was {then.get(key)!r} and is {now[key]!r} now" for key in now if then.get(key) != now[key]]
+    made = attrs[COHORT]
+    then, now = made["made_by"], asdict(job.options)
+    differences = [f"`{key}` was {then.get(key)!r} and is {now[key]!r} now" for key in now if then.get(key) != now[key]]
     path = Path(job.path)
-    # A slide whose file was moved to the archive stays finished. One that looks as it did is not read again.
-    if path.is_file() and _looks(path) != made[COHORT]["looks"] and hash_file(path) != made[SLIDE]["fingerprint"]:
-        words.append(f"`file` {job.path!r} has another content now")
-    return "; ".join(words)
+    # A missing file is no difference: slides may be archived. A file in the same state is not hashed again.
+    if (
+        path.is_file()
+        and _file_state(path) != made.get("file_state")
+        and hash_file(path) != attrs[SLIDE]["fingerprint"]
+    ):
+        differences.append(f"`file` {job.path!r} has another content now")
+    result = SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
+    return result, "; ".join(differences)
 
 
-def _looks(path: Path) -> list[int]:
-    """Size of a file and when it was written, which tells for most that it did not change."""
-    known = path.stat()
-    return [known.st_size, known.st_mtime_ns]
+def _file_state(path: Path) -> list[int]:
+    """Return size and modification time of a file."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
-def _since(start: float) -> float:
+def _seconds_since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
 
 
 @contextmanager
 def _only_warnings(slide: str) -> Iterator[None]:
-    """Let only warnings through, with the name of the slide: a cohort is no place for five lines on each."""
+    """Log only warnings, with the name of the slide."""
 
     def named(record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
@@ -215,7 +207,7 @@ def _only_warnings(slide: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Kind and text of an error in one line."""
+    """Return kind and text of an error in one line."""
     # Python quotes the text of a KeyError.
     text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
     text = " ".join(" ".join([str(text), *getattr(error, "__notes__", [])]).split())

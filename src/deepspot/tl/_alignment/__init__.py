@@ -1,1 +1,1 @@
-"""Whether measured spots lie where the image says."""
+"""Registration check: whether the measured spots are at the right place in the image."""

@@ -1,4 +1,4 @@
-"""The registration check on arrays: whether a measured field lies where a predicted one says."""
+"""Registration check on arrays: the move of a measured field that fits a predicted one best."""
 
 from __future__ import annotations
 
@@ -18,53 +18,50 @@ from .null import Agreement, block_noise, shuffles, standardize, surrogates
 Verdict = Literal["aligned", "misaligned", "partly misaligned", "undecided"]
 
 MIN_SPOTS = 20
-# More spots and genes than these tell nothing more about where a slide lies, and take long.
-MAX_SPOTS, MAX_GENES = 500, 200
+MAX_SPOTS, MAX_GENES = 500, 200  # more take long without changing the result
 N_CHANCE, N_BOOTSTRAP = 99, 1000
-# A slide is only called aligned or misaligned if chance agrees so well this seldom.
-CHANCE = 0.01
+CHANCE = 0.01  # largest p of the verdicts aligned and misaligned
 CONFIDENCE = 0.95
-# A best place within one distance between spots is no other place: neighboring spots are alike.
-NEAR = 1.0
-WORDS = {
-    "aligned": "measured spots lie where the image says",
-    "misaligned": "measured spots do not lie where the image says",
-    "partly misaligned": "some measured spots do not lie where the image says",
-    "undecided": "the image does not tell whether measured spots lie right",
+NEAR = 1.0  # pitches: a shorter move is no other place, because neighboring spots are similar
+MEANING = {
+    "aligned": "measured spots match the image",
+    "misaligned": "measured spots do not match the image",
+    "partly misaligned": "some measured spots do not match the image",
+    "undecided": "the image does not show whether measured spots match it",
 }
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
-    """Where the measured spots of a slide fit its image best.
+    """Result of :func:`deepspot.tl.check_alignment`: the move of the measured spots that fits the image best.
 
     Attributes
     ----------
     verdict
-        ``"aligned"``: nothing is surely better than as they are, and the best place is at most one spot away.
-        ``"misaligned"``: another place is better, by more than chance. ``"partly misaligned"``: so it is for some parts
-        of the slide. ``"undecided"``: the prediction fits nowhere, or
-        does not tell the places apart.
+        ``"aligned"``: no move is significantly better, and the best move is at most one spot. ``"misaligned"``: a move
+        is significantly better. ``"partly misaligned"``: a move is significantly better for some parts of the slide.
+        ``"undecided"``: the prediction fits nowhere, or fits several places.
     table
-        One row for each move: `symmetry`, shift `dx` and `dy` in µm (right and down in the image) and `dx_pitches` and
-        `dy_pitches` in distances between spots, `overlap` (share of the spots that find a predicted one) and `r`, the
-        agreement (NaN where under half overlap). The first row leaves the spots as they are.
+        One row for each move: `symmetry`, shift `dx` and `dy` in µm (to the right and down in the image), `dx_pitches`
+        and `dy_pitches` in distances between spots, `overlap` (share of the measured spots with a predicted spot) and
+        `r`, the correlation (NaN if the overlap is below half). The first row leaves the spots as they are.
     best
-        Row number of the best move; where r is equal, a larger overlap is better.
+        Row number of the best move; if r is equal, a larger overlap is better.
     gain
         Its r minus that of the spots as they are.
     gain_low
-        The gain is at least so large, with 95 % confidence and the choice among all moves allowed for.
+        Lower 95 % confidence bound of the gain, corrected for the choice among all moves.
     p_best, p_as_is
-        How often chance fits so well anywhere, and as the spots are. Chance is of two kinds, shuffled spots and smooth
-        fields that lie elsewhere (see :func:`deepspot.tl._alignment.null.surrogates`); the larger share counts.
+        p-values of the best move and of the spots as they are: the share of null models that fit as well. The null
+        models are permuted spots, and smooth fields at random positions (Moran spectral randomization); the larger
+        share is reported.
     matrix
-        (3, 3) affine of the best move, for columns of x, y and 1 in µm of the image: it takes the spots from where they
-        are to where they fit best; of the slide as a whole, also where only parts of it lie wrongly.
+        (3, 3) affine of the best move of the whole slide, for column vectors of x, y and 1 in µm of the image. It
+        moves the spots to the place that fits best.
     n_spots, n_genes, pitch
-        What was compared: spots, genes, and the distance between spots in µm.
+        Numbers of spots and genes that were compared, and distance between spots in µm.
     misplaced
-        Names of the parts of a partly misaligned slide that lie wrongly; they may overlap.
+        Names of the misplaced parts of a partly misaligned slide; they may overlap.
     """
 
     verdict: Verdict
@@ -82,43 +79,46 @@ class Alignment:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether the slide, or a part of it, surely lies wrongly."""
+        """Whether the slide, or a part of it, is misaligned."""
         return self.verdict in ("misaligned", "partly misaligned")
 
     @property
     def r(self) -> float:
-        """Agreement of the best move."""
+        """Correlation of the best move."""
         return float(self.table["r"].iloc[self.best])
 
     @property
     def r_as_is(self) -> float:
-        """Agreement of the spots as they are."""
+        """Correlation of the spots as they are."""
         return float(self.table["r"].iloc[0])
 
     @property
     def move(self) -> str:
-        """The best move in words."""
-        return in_words(*self.table.loc[self.best, ["symmetry", "dx", "dy"]])
+        """Description of the best move."""
+        return describe_move(*self.table.loc[self.best, ["symmetry", "dx", "dy"]])
 
     def __repr__(self) -> str:
         as_is, moved = f"r {self.r_as_is:.2f} as they are", f"{self.r:.2f} when {self.move}"
         if self.best:
-            as_is += ", " + (moved if self.verdict == "misaligned" else f"not surely better: {moved}")
+            as_is += ", " + (moved if self.verdict == "misaligned" else f"not significantly better: {moved}")
         where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
-        return f"{self.verdict.capitalize()}: {WORDS[self.verdict]}{where} ({as_is})"
+        return f"{self.verdict.capitalize()}: {MEANING[self.verdict]}{where} ({as_is})"
 
 
-def in_words(symmetry: str, dx: float, dy: float) -> str:
-    """A move as a pathologist would say it."""
+def describe_move(symmetry: str, dx: float, dy: float) -> str:
+    """Describe a move, such as "mirrored left-right and then moved 200 µm right"."""
     shifts = [
         f"{abs(length):.0f} µm {backwards if length < 0 else forwards}"
         for length, forwards, backwards in ((dx, "right", "left"), (dy, "down", "up"))
         if round(abs(length)) > 0
     ]
-    parts = [symmetry] if symmetry != AS_IS else []
-    if shifts:
-        parts.append("moved " + " and ".join(shifts))
-    return " and then ".join(parts) or AS_IS
+    steps = [symmetry] * (symmetry != AS_IS) + ["moved " + " and ".join(shifts)] * bool(shifts)
+    return " and then ".join(steps) or AS_IS
+
+
+def is_near(move: pd.Series) -> bool:
+    """Return whether a move, a row of the table, is a shift by at most one spot."""
+    return move["symmetry"] == AS_IS and max(abs(move["dx_pitches"]), abs(move["dy_pitches"])) <= NEAR
 
 
 def align(
@@ -137,17 +137,17 @@ def align(
     Parameters
     ----------
     measured, predicted
-        (n, genes) and (m, genes) log-expression of the same genes, that all vary.
+        (n, genes) and (m, genes) log-expression of the same genes, which must vary.
     measured_um, predicted_um
         (n, 2) and (m, 2) centers in µm.
     max_shift
-        Largest shift along x and along y, in distances between spots.
+        Largest shift along x and y, in distances between spots.
     confidence
-        With which a gain has to be above 0.
+        Confidence level of the lower bound of the gain.
     make
-        Makes the moves to try.
+        Function that makes the candidate moves.
     seed
-        Of the sample of spots (where there are many), the bootstrap and the surrogates.
+        Seed of the sample of spots, the bootstrap and the null models.
     """
     rng = np.random.default_rng(seed)
     pitch = pitch_px(predicted_um)
@@ -157,38 +157,35 @@ def align(
     moves = make(measured_um, predicted_um, pitch, max_shift)
     if moves.overlap[0] < MIN_OVERLAP:
         raise InputError(
-            f"Only {moves.overlap[0]:.0%} of the measured spots have a predicted one at their place, at least "
-            f"{MIN_OVERLAP:.0%} are needed. Predict all spots of the slide."
+            f"Only {moves.overlap[0]:.0%} of the measured spots have a prediction, at least {MIN_OVERLAP:.0%} are "
+            "needed. Predict all spots of the slide."
         )
     enough = np.flatnonzero(moves.overlap >= MIN_OVERLAP)
     a = standardize(measured)
     agreement = Agreement(moves.nearest[enough], standardize(predicted))
-    r, certain = agreement.r(a), np.sqrt(moves.overlap[enough])
-    # With fewer spots chance reaches a higher r, in proportion to the square root.
-    best = int(np.argmax(r * certain))
+    # With fewer spots, chance reaches a higher r, in proportion to the square root of their number.
+    r, weight = agreement.r(a), np.sqrt(moves.overlap[enough])
+    best = int(np.argmax(r * weight))
     p_best, p_as_is = 0.0, 0.0
     for fields in (shuffles(a, N_CHANCE, rng), surrogates(a, measured_um, N_CHANCE, rng)):
         chance = np.stack([agreement.r(field) for field in fields])
-        p_best = max(p_best, _share((chance * certain).max(axis=1), (r * certain)[best]))
-        p_as_is = max(p_as_is, _share(chance[:, 0], r[0]))
+        p_best = max(p_best, _p_value((chance * weight).max(axis=1), (r * weight)[best]))
+        p_as_is = max(p_as_is, _p_value(chance[:, 0], r[0]))
     noise = block_noise(agreement.contributions(a), measured_um, pitch, N_BOOTSTRAP, rng)
-    gain, gain_low = float(r[best] - r[0]), _at_least(r, noise, best, confidence)
-    table = pd.DataFrame(
-        {
-            "symmetry": moves.symmetry,
-            "dx": moves.shift[:, 0],
-            "dy": moves.shift[:, 1],
-            "dx_pitches": moves.shift[:, 0] / pitch,
-            "dy_pitches": moves.shift[:, 1] / pitch,
-            "overlap": moves.overlap,
-            "r": np.nan,
-        }
+    gain, gain_low = float(r[best] - r[0]), _lower_bound(r, noise, best, confidence)
+    table = pd.DataFrame({"symmetry": moves.symmetry, "dx": moves.shift[:, 0], "dy": moves.shift[:, 1]})
+    table = table.assign(
+        dx_pitches=table["dx"] / pitch, dy_pitches=table["dy"] / pitch, overlap=moves.overlap, r=np.nan
     )
     table.loc[enough, "r"] = r.astype(float)
-    place = table.loc[enough[best]]
-    near = place["symmetry"] == AS_IS and max(abs(place["dx_pitches"]), abs(place["dy_pitches"])) <= NEAR
+    verdict: Verdict = "undecided"
+    if gain_low > 0 and p_best <= CHANCE:
+        verdict = "misaligned"
+    # Not aligned if a distant place fits better, even if not significantly. `p_as_is` is for one place, not the best.
+    elif gain_low <= 0 and p_as_is <= CHANCE and is_near(table.loc[enough[best]]):
+        verdict = "aligned"
     return Alignment(
-        verdict=_verdict(gain_low, p_best, p_as_is, near=near),
+        verdict=verdict,
         table=table,
         best=int(enough[best]),
         gain=gain,
@@ -202,13 +199,12 @@ def align(
     )
 
 
-def _share(chance: np.ndarray, value: float) -> float:
-    """How often chance reaches a value, the slide itself counted in."""
+def _p_value(chance: np.ndarray, value: float) -> float:
     return float(1 + (chance >= value).sum()) / (1 + len(chance))
 
 
-def _at_least(r: np.ndarray, noise: np.ndarray, best: int, confidence: float) -> float:
-    """Lower bound of the gain that holds for all moves at once, as the best of many is too good by chance."""
+def _lower_bound(r: np.ndarray, noise: np.ndarray, best: int, confidence: float) -> float:
+    """Return a lower bound of the gain that holds for all moves simultaneously, since the best of many is selected."""
     if best == 0:
         return 0.0
     error = noise - noise[0]
@@ -216,11 +212,3 @@ def _at_least(r: np.ndarray, noise: np.ndarray, best: int, confidence: float) ->
     spread = np.where(spread > 0, spread, np.inf)
     largest = np.quantile((error / spread[:, None]).max(axis=0), confidence)
     return float(r[best] - r[0] - largest * spread[best])
-
-
-def _verdict(gain_low: float, p_best: float, p_as_is: float, *, near: bool) -> Verdict:
-    if gain_low > 0 and p_best <= CHANCE:
-        return "misaligned"
-    # As they are is one place and not the best of many, so it is held against chance in that one place. Where a place
-    # far away fits better, though not surely, nobody can say that the spots lie right.
-    return "aligned" if near and gain_low <= 0 and p_as_is <= CHANCE else "undecided"

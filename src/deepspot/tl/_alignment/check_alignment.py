@@ -44,22 +44,22 @@ def check_alignment(
     device: str | None = None,
     batch_size: int | None = None,
 ) -> Alignment:
-    """Find out whether measured spots lie where the image says: shifted, mirrored, turned, or x and y swapped.
+    """Check the registration: whether the measured spots are at the right place in the image.
 
-    The measured spots are moved over those whose expression a model predicts from the image: by the 8 symmetries of the
-    square about the middle of the spots, each with shifts in steps of half the distance between spots. Where at least
-    half of the measured spots find a predicted one, the move is judged by the mean over genes of Pearson's r (of the
-    model's genes, up to 200, those that are seen in most spots of the slide).
+    Detects shifts, mirror images, rotations, and swapped x and y. The measured spots are moved over the spots that a
+    model predicts from the image: by the 8 symmetries of the square about the center of the spots, each with shifts in
+    steps of half the distance between spots. If at least half of the measured spots overlap with predicted spots, the
+    score of the move is the mean over genes of Pearson r. It uses up to 200 genes of the model, those that are detected
+    in most spots of the slide.
 
-    A verdict needs an agreement that chance reaches in 1 % of cases at most, and the slide is only called misaligned if
-    the lower 95 % bound of the gain is above 0: from a bootstrap over blocks of spots, with the choice among all moves
-    allowed for. Where the prediction is poor, or the tissue looks the same after a move, the verdict is
-    ``"undecided"``. A shift by one spot changes little, and may be missed where the prediction is poor. Where the spots
-    lie wrongly in the image, the prediction is only known at these wrong places, and at least half of the right ones
-    must lie among them.
+    The verdicts aligned and misaligned need a correlation with p ≤ 0.01 under the null models. A slide is misaligned if
+    the lower 95 % confidence bound of the gain is above 0; the bound comes from a bootstrap over blocks of spots and is
+    corrected for the choice among all moves. If the prediction is poor, or the tissue looks the same after a move, the
+    verdict is ``"undecided"``. A shift by one spot has little effect and may be missed. The prediction is known only at
+    the spots of the slide, so at least half of the true places must be among them.
 
-    Then halves, quarters and smaller parts of at least 40 spots are judged in the same way, each on its own: a fold or
-    a drift may misplace some spots and leave the others. If another place is surely better for a part, the verdict is
+    Then halves, quarters and smaller parts of at least 40 spots are checked in the same way: a fold or a drift may
+    misplace only some spots. If another place is significantly better for a part, the verdict is
     ``"partly misaligned"``, and `misplaced` names the parts.
 
     Parameters
@@ -67,41 +67,41 @@ def check_alignment(
     sdata
         Object with an H&E image of known scale, shapes, and measured genes.
     model
-        From :func:`deepspot.models.train`, or the path of a bundle; None takes the embedded model. It must not have
-        learned from this slide, or it has learned the mistake.
+        Model from :func:`deepspot.models.train`, or the path of a bundle; None is the embedded model. It must not be
+        trained on this slide, because it would learn the misalignment.
     prediction_key
-        Table of predicted genes to take instead of a model, see :func:`deepspot.tl.predict`. By default it is the one
-        that this model made, where there is one, and otherwise the genes are predicted (and not kept).
+        Table of predicted genes to use instead of a model, see :func:`deepspot.tl.predict`. The default is the table
+        that `model` made, if there is one; otherwise the genes are predicted (and not kept).
     table_key
-        Measured genes; needed only if there are several such tables.
+        Table of measured genes; needed only if there are several.
     layer
         Layer with the raw counts; by default `X`.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     encoder
-        Encoder of the model, should it not be in the registry under the name in the model's card.
+        Encoder of the model, if it is not registered under the name in the model card.
     coordinate_system
-        Coordinate system to relate spots and image with, should they share several that disagree.
+        Coordinate system that relates spots and image, if they share several that disagree.
     max_shift
-        Largest shift along x and along y, in distances between spots.
+        Largest shift along x and y, in distances between spots.
     seed
-        Of the bootstrap and of chance. None falls back to the settings.
+        Seed of the bootstrap and the null models. None uses the settings.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device; None uses the settings, then CUDA, MPS, CPU.
     batch_size
-        Tiles that go through the encoder at once; None falls back to the settings.
+        Tiles per batch of the encoder; None uses the settings.
 
     Returns
     -------
-    The finding, which prints as one line: its `verdict`, the `misplaced` parts, the `table` of all moves, the `best`,
-    its `gain` and `gain_low`, and the `matrix` that would repair the coordinates. A feature table is added where there
-    is none (see :func:`deepspot.pp.embed`). Nothing is moved.
+    The result, which prints as one line: its `verdict`, the `misplaced` parts, the `table` of all moves, the `best`
+    move, its `gain` and `gain_low`, and the `matrix` that corrects the coordinates. A feature table is added if there
+    is none (see :func:`deepspot.pp.embed`). The spots are not moved.
 
     Raises
     ------
     ValueError
-        If there are under 20 measured spots, the table measures under half of the predicted genes, none of them varies,
-        counts are not raw, or a given prediction was made when the spots lay elsewhere.
+        If there are fewer than 20 measured spots, the table measures less than half of the predicted genes, none of
+        them varies, counts are not raw, or a given prediction was made for other positions of the spots.
     KeyError
         If a table or layer does not exist.
 
@@ -119,7 +119,7 @@ def check_alignment(
 
     check_positive(max_shift, "max_shift")
     if prediction_key is not None and model is not None:
-        raise InputError("Pass `model` or `prediction_key`, not both: a table of predicted genes needs no model.")
+        raise InputError("Pass `model` or `prediction_key`, not both.")
     ready, tile_um = None, None
     if prediction_key is None:
         ready = as_model(model)
@@ -130,7 +130,7 @@ def check_alignment(
     if len(measured.rows) < MIN_SPOTS:
         raise InputError(
             f"Only {len(measured.rows)} spots of {view.shapes_key!r} have counts in table {table_key!r}, at least "
-            f"{MIN_SPOTS} are needed to tell where they lie."
+            f"{MIN_SPOTS} are needed to check their registration."
         )
     if ready is None:
         table = stored_prediction(view, str(prediction_key))
@@ -151,23 +151,11 @@ def registration(
     max_shift: float = 3.0,
     seed: int | None = None,
 ) -> Alignment:
-    """Judge where measured spots lie, as a whole and by parts.
-
-    Parameters
-    ----------
-    view
-        The slide.
-    measured
-        Counts of its spots that have any.
-    prediction
-        Table of its predicted genes.
-    max_shift, seed
-        As in :func:`check_alignment`.
-    """
+    """Check the registration of a slide and of its parts, from counts and from a table of predicted genes."""
     table_rows, rows = match_rows(prediction, view.sdata, view.shapes_key)
-    predicted = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
-    ours, theirs = _comparable(measured, predicted)
-    fields = ours, view.centers_um[measured.rows], theirs, view.centers_um[rows]
+    values = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
+    a, b = _comparable(measured, values)
+    fields = a, view.centers_um[measured.rows], b, view.centers_um[rows]
     options: dict[str, Any] = {"max_shift": max_shift, "seed": settings.seed if seed is None else seed}
     result = align(*fields, **options)
     if result.verdict == "misaligned":
@@ -177,14 +165,14 @@ def registration(
 
 
 def _comparable(measured: MeasuredCounts, predicted: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Expression of the genes that are seen in most spots, chosen without a look at how well they are predicted."""
+    """Return measured and predicted expression of the most often detected genes, independent of their accuracy."""
     genes = [gene for gene in predicted.columns if gene in measured.genes]
-    ours, theirs = targets([measured], genes)[0][0], predicted[genes].to_numpy()
-    vary = np.flatnonzero((np.ptp(ours, axis=0) > 0) & (np.ptp(theirs, axis=0) > 0))
+    a, b = targets([measured], genes)[0][0], predicted[genes].to_numpy()
+    vary = np.flatnonzero((np.ptp(a, axis=0) > 0) & (np.ptp(b, axis=0) > 0))
     if len(vary) == 0:
         raise InputError(
             f"None of the {len(genes)} shared genes varies over the spots both as measured and as predicted, so "
-            "nothing tells where the spots lie. Check the table, or take a model of other genes."
+            "the registration cannot be checked. Check the table, or use a model of other genes."
         )
-    often = np.argsort(-(ours[:, vary] > 0).sum(axis=0), kind="stable")[:MAX_GENES]
-    return ours[:, vary[often]], theirs[:, vary[often]]
+    often = np.argsort(-(a[:, vary] > 0).sum(axis=0), kind="stable")[:MAX_GENES]
+    return a[:, vary[often]], b[:, vary[often]]

@@ -1,4 +1,4 @@
-"""How well two fields of expression agree under many moves, how sure that is, and what chance would give."""
+"""Correlation of two expression fields under many moves, its sampling error, and null models."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ LARGEST_GROUP = 64
 
 
 class Agreement:
-    """Correlation of a measured field with a predicted one under every move.
+    """Correlation of a measured field with a predicted one under each move.
 
-    It is Pearson's r over spots and genes together, every gene in units of its standard deviation on the slide and
-    centered over the spots that overlap. Where all overlap this is the mean over genes of Pearson's r, and elsewhere
-    nearly so, but it needs a few products of matrices instead of one correlation for each gene and move.
+    It is Pearson r over spots and genes together, with each gene scaled by its standard deviation on the slide and
+    centered over the overlapping spots. If all spots overlap, it equals the mean over genes of Pearson r, otherwise
+    nearly so; but it needs a few matrix products instead of a correlation for each gene and move.
 
-    Parameters
-    ----------
-    nearest
-        (c, n) predicted spot of every measured one, -1 where there is none.
-    predicted
-        (m, genes) standardized field.
+    `nearest` (c, n) is the predicted spot of each measured spot, -1 if there is none; `predicted` (m, genes) is a
+    standardized field.
     """
 
     def __init__(self, nearest: np.ndarray, predicted: np.ndarray) -> None:
@@ -41,13 +37,13 @@ class Agreement:
         self.variance = np.maximum(used @ self.norm / self.count - (self.mean**2).sum(axis=1), SMALL)
 
     def r(self, measured: np.ndarray) -> np.ndarray:
-        """Agreement (c,) of a standardized field (n, genes)."""
+        """Return the correlation (c,) with a standardized measured field (n, genes)."""
         mean, variance = self._moments(measured)
         covariance = self._pairs(measured).sum(axis=1) / self.count - (mean * self.mean).sum(axis=1)
         return covariance / np.sqrt(variance * self.variance)
 
     def contributions(self, measured: np.ndarray) -> np.ndarray:
-        """What every spot adds to the error of the agreement: its influence (c, n), divided by the number of spots."""
+        """Return the influence (c, n) of each spot on the correlation, divided by the number of spots."""
         mean, variance = self._moments(measured)
         at = np.maximum(self.nearest, 0)
         product = self._pairs(measured) - (measured @ self.mean.T).T
@@ -72,7 +68,7 @@ class Agreement:
 
 
 def standardize(field: np.ndarray) -> np.ndarray:
-    """Genes of a field (n, genes) in units of their standard deviation; squares of a row sum to about 1."""
+    """Center and scale the genes of a field (n, genes) so that the squares of a row sum to about 1."""
     centered = field - field.mean(axis=0)
     return (centered / np.maximum(centered.std(axis=0), SMALL) / np.sqrt(field.shape[1])).astype(np.float32)
 
@@ -80,10 +76,9 @@ def standardize(field: np.ndarray) -> np.ndarray:
 def block_noise(
     contributions: np.ndarray, centers_um: np.ndarray, pitch: float, n: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Errors (c, n draws) of the agreement, by a bootstrap over blocks of neighboring spots.
+    """Draw errors (c, n) of the correlation by a wild bootstrap over blocks of neighboring spots.
 
-    Each block is multiplied by +1 or -1 (the wild bootstrap), the same for all moves, so that the errors of two moves
-    can be subtracted.
+    The random signs of the blocks are the same for all moves, so that the errors of two moves can be subtracted.
     """
     cells = np.floor((centers_um - centers_um.min(axis=0)) / (BLOCK_PITCHES * pitch)).astype(int)
     _, block = np.unique(cells, axis=0, return_inverse=True)
@@ -92,17 +87,16 @@ def block_noise(
 
 
 def shuffles(field: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Fields whose spots change places: chance where neighbors have nothing in common, and a few spots stand out."""
+    """Yield fields with permuted spots: the null model without spatial correlation."""
     for _ in range(n):
         yield rng.permutation(field)
 
 
 def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Fields that look like a measured one but lie elsewhere.
+    """Yield fields with the spatial correlation of a measured one at random positions: Moran spectral randomization.
 
-    Patches keep their sizes and genes their correlations: Moran spectral randomization. The field is a sum of
-    Moran's eigenvectors of the spot array, and those of similar wavelength are rotated into one another, all genes
-    alike.
+    The field is decomposed into Moran's eigenvectors of the spot array, and eigenvectors of similar wavelength are
+    rotated at random, equally for all genes, which preserves the sizes of patches and the correlation of genes.
 
     References
     ----------
@@ -118,12 +112,12 @@ def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random
     near -= near.mean(axis=1)[:, None]
     eigenvectors = eigh(near)[1][:, ::-1].astype(np.float32)
     weights = eigenvectors.T @ field
-    # Octaves: the two eigenvectors of the longest wavelength, the next four, and so on.
+    # Groups of 2, 4, 8, … eigenvectors, longest wavelength first.
     edges = np.cumsum([0, *np.minimum(2.0 ** np.arange(1, 32), LARGEST_GROUP)])
     groups = [weights[int(a) : int(b)] for a, b in pairwise(edges) if a < len(weights)]
     for _ in range(n):
-        turned = [
+        rotated = [
             ortho_group.rvs(len(part), random_state=rng).astype(np.float32) @ part if len(part) > 1 else part
             for part in groups
         ]
-        yield eigenvectors @ np.concatenate(turned)
+        yield eigenvectors @ np.concatenate(rotated)

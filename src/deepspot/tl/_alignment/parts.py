@@ -1,4 +1,4 @@
-"""The registration check on parts of a slide: a fold or a drift may misplace some spots and leave the others."""
+"""Registration check of the parts of a slide: a fold or a drift may misplace only some spots."""
 
 from __future__ import annotations
 
@@ -8,33 +8,24 @@ import numpy as np
 
 from deepspot._spatial.transforms import pitch_px
 
-from .align import CONFIDENCE, NEAR, Alignment, align
-from .moves import AS_IS, MIN_OVERLAP, make_few_moves
+from .align import CONFIDENCE, Alignment, align, is_near
+from .moves import MIN_OVERLAP, make_few_moves
 
-# Fewer spots cannot tell one place from another.
-MIN_PART = 40
+MIN_PART = 40  # spots
 MAX_PARTS_ALONG = 4
-# A part fits somewhere so well by chance this seldom.
-CHANCE = 0.05
+CHANCE = 0.05  # largest p of a misplaced part
 
 
 def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
-    """Rows of the halves, quarters and so on of a slide, by name; none where they would have too few spots.
-
-    Parameters
-    ----------
-    centers_um
-        (n, 2) x and y, y downwards.
-    """
-    found = {}
-    for down, along in _grids(len(centers_um)):
-        columns = _bands(centers_um[:, 0], along)
-        rows = _bands(centers_um[:, 1], down)
-        for i, j in np.ndindex(down, along):
+    """Return the rows of halves, quarters and smaller parts by name, from centers (n, 2); parts need enough spots."""
+    rows_of = {}
+    for n_rows, n_columns in _grids(len(centers_um)):
+        columns, rows = _bands(centers_um[:, 0], n_columns), _bands(centers_um[:, 1], n_rows)
+        for i, j in np.ndindex(n_rows, n_columns):
             members = np.flatnonzero((rows == i) & (columns == j))
             if len(members) >= MIN_PART:
-                found[_name(i, down, j, along)] = members
-    return found
+                rows_of[_name(i, n_rows, j, n_columns)] = members
+    return rows_of
 
 
 def align_parts(
@@ -46,61 +37,46 @@ def align_parts(
     max_shift: float = 3.0,
     seed: int = 0,
 ) -> dict[str, Alignment]:
-    """Align every part of a slide with the prediction around it.
+    """Align each part of a slide with the prediction around it; the arguments are those of `align`.
 
-    A part is turned and mirrored about its own middle. The confidence with which a gain has to be above 0 is divided
-    among the parts, so that a slide that lies right is not called wrong for being looked at so often.
-
-    Parameters
-    ----------
-    measured, measured_um, predicted, predicted_um, max_shift, seed
-        As in :func:`deepspot.tl._alignment.align.align`.
+    The confidence of a gain is corrected for the number of parts (Bonferroni).
     """
-    pitch, found = pitch_px(predicted_um), {}
-    reach = max_shift * pitch
-    judged = parts(measured_um)
-    for name, rows in judged.items():
-        low, high = measured_um[rows].min(axis=0) - reach, measured_um[rows].max(axis=0) + reach
+    pitch, alignments = pitch_px(predicted_um), {}
+    candidates = parts(measured_um)
+    for name, rows in candidates.items():
+        um = measured_um[rows]
+        low, high = um.min(axis=0) - max_shift * pitch, um.max(axis=0) + max_shift * pitch
         around = ((predicted_um >= low) & (predicted_um <= high)).all(axis=1)
-        if not _covered(measured_um[rows], predicted_um[around], pitch):
-            continue
-        # A gene may be flat in a part.
+        if around.sum() < 2 or make_few_moves(um, predicted_um[around], pitch, 0.0).overlap[0] < MIN_OVERLAP:
+            continue  # the part has no prediction
         vary = (np.ptp(measured[rows], axis=0) > 0) & (np.ptp(predicted[around], axis=0) > 0)
         if vary.any():
-            found[name] = align(
+            alignments[name] = align(
                 measured[rows][:, vary],
-                measured_um[rows],
+                um,
                 predicted[around][:, vary],
                 predicted_um[around],
                 max_shift=max_shift,
-                confidence=1 - (1 - CONFIDENCE) / len(judged),
+                confidence=1 - (1 - CONFIDENCE) / len(candidates),
                 make=make_few_moves,
                 seed=seed,
             )
-    return found
+    return alignments
 
 
-def _covered(measured_um: np.ndarray, predicted_um: np.ndarray, pitch: float) -> bool:
-    """Whether enough spots of a part have a prediction where they lie."""
-    if len(predicted_um) < 2:
-        return False
-    return float(make_few_moves(measured_um, predicted_um, pitch, 0.0).overlap[0]) >= MIN_OVERLAP
+def misplaced(alignments: dict[str, Alignment]) -> list[str]:
+    """Return the names of misplaced parts: a place more than one spot away is significantly better.
 
-
-def misplaced(found: dict[str, Alignment]) -> list[str]:
-    """Names of the parts that lie wrongly: another place, more than a spot away, is better beyond doubt.
-
-    Chance may fit few spots well anywhere. So a part needs an agreement that chance seldom reaches, and another part
-    that is aligned, which proves that the prediction tells places on this slide apart.
+    Another part must be aligned, which shows that the prediction can locate spots on this slide: a few spots may match
+    somewhere by chance.
     """
-    if not any(part.verdict == "aligned" for part in found.values()):
+    if not any(part.verdict == "aligned" for part in alignments.values()):
         return []
-    return [name for name, part in found.items() if part.gain_low > 0 and part.p_best <= CHANCE and _is_far(part)]
-
-
-def _is_far(part: Alignment) -> bool:
-    place = part.table.loc[part.best]
-    return place["symmetry"] != AS_IS or max(abs(place["dx_pitches"]), abs(place["dy_pitches"])) > NEAR
+    return [
+        name
+        for name, part in alignments.items()
+        if part.gain_low > 0 and part.p_best <= CHANCE and not is_near(part.table.loc[part.best])
+    ]
 
 
 def _grids(n: int) -> Iterator[tuple[int, int]]:
@@ -113,13 +89,12 @@ def _grids(n: int) -> Iterator[tuple[int, int]]:
 
 
 def _bands(values: np.ndarray, n: int) -> np.ndarray:
-    """Number of the band of equal count that every value falls into."""
-    inner = np.quantile(values, np.arange(1, n) / n)
-    return np.searchsorted(inner, values, side="left")
+    """Return the band of each value, of n bands with equal numbers of values."""
+    return np.searchsorted(np.quantile(values, np.arange(1, n) / n), values, side="left")
 
 
-def _name(i: int, down: int, j: int, along: int) -> str:
-    if max(down, along) > 2:
-        return f"part {i + 1} of {down} from the top and {j + 1} of {along} from the left"
-    words = [("upper", "lower")[i]] * (down == 2) + [("left", "right")[j]] * (along == 2)
-    return " ".join([*words, "quarter" if down * along == 4 else "half"])
+def _name(i: int, n_rows: int, j: int, n_columns: int) -> str:
+    if max(n_rows, n_columns) > 2:
+        return f"part {i + 1} of {n_rows} from the top and {j + 1} of {n_columns} from the left"
+    names = [("upper", "lower")[i]] * (n_rows == 2) + [("left", "right")[j]] * (n_columns == 2)
+    return " ".join([*names, "quarter" if n_rows == n_columns else "half"])

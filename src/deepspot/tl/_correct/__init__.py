@@ -1,1 +1,1 @@
-"""Measured genes corrected by the prediction."""
+"""Correction of measured genes with a prediction."""

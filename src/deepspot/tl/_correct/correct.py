@@ -46,100 +46,99 @@ def correct(
     device: str | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Denoise measured genes with what the image lets expect, or replace them by it.
+    """Denoise measured genes with a prediction, or replace them by it.
 
-    ``method="posterior"`` is for shallow counts. It takes the true rate of a gene in a spot to lie about the predicted
-    one, as far away as rates lay from out-of-fold predictions in training (the residual variance of the gene, less the
-    counting noise inside it), and counts to be Poisson about the true rate times the depth of the spot. The corrected
-    value mixes what was measured and what is expected by these two kinds of noise::
+    ``method="posterior"`` is for shallow counts. The true rate of a gene in a spot is assumed to vary around the
+    predicted rate as much as around the out-of-fold predictions in training: by the residual variance of the gene
+    without counting noise (its dispersion). Counts are assumed to be Poisson with the true rate times the depth of the
+    spot. The corrected value weights measurement and expectation by these two sources of noise::
 
         expected = level shift · predicted rate
         weight = dispersion · expected · depth / (1 + dispersion · expected · depth)
         corrected = log1p(weight · measured rate + (1 - weight) · expected)
 
-    with rates in counts per 10,000 and the depth of the spot in units of 10,000 counts. So deep spots, abundant genes
-    and genes that the image tells little of keep their measurement; shallow ones move towards the prediction. The level
-    shift is a factor for each gene, its counts on the slide relative to the predicted ones: slides of other patients
-    have more or less of a gene on the whole, predictions of mean logarithms lie below mean counts, and the total of a
-    slide tells how much even where its spots are shallow. So corrected rates have the level of the counts, and not that
-    of the prediction.
+    Rates are in counts per 10,000, and the depth of a spot is in units of 10,000 counts. Deep spots, abundant genes and
+    poorly predicted genes keep their measurement; shallow ones move towards the prediction. The level shift is a factor
+    for each gene, its counts on the slide relative to the predicted counts: slides of other patients differ in the
+    level of a gene, and predictions of mean logarithms are lower than mean counts. The total of a slide determines the
+    level even if its spots are shallow. Corrected rates have the level of the counts, not that of the prediction.
 
-    Counts in the wrong place are not noisy, and a posterior would trust them. So the registration of the slide and of
-    its parts is checked first (:func:`deepspot.tl.check_alignment`). ``method="replace"`` is for such slides: it takes
-    the prediction alone, as the paper does.
+    Misplaced counts are not noisy, and the posterior would keep them. Therefore the registration of the slide and of
+    its parts is checked first (:func:`deepspot.tl.check_alignment`). ``method="replace"`` is for such slides: as in the
+    paper, it uses the prediction only.
 
     Parameters
     ----------
     sdata
         Object with an H&E image of known scale, shapes, and measured genes. The measured table is not changed.
     model
-        From :func:`deepspot.models.train`, or the path of a bundle; None takes the embedded model. It must not have
-        learned from this slide, or its prediction holds the measured noise.
+        Model from :func:`deepspot.models.train`, or the path of a bundle; None is the embedded model. It must not be
+        trained on this slide, because its prediction would contain the measured noise.
     method
         ``"posterior"`` or ``"replace"``.
     genes
-        Genes to keep in the new table; by default all that were measured.
+        Genes of the new table; by default all measured genes.
     check_registration
-        Check the registration before a posterior. False trusts that counts lie where they belong.
+        Check the registration before the posterior is computed.
     table_key
-        Measured genes; needed only if there are several such tables.
+        Table of measured genes; needed only if there are several.
     layer
         Layer with the raw counts; by default `X`.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     encoder
-        Encoder of the model, should it not be in the registry under the name in the model's card.
+        Encoder of the model, if it is not registered under the name in the model card.
     coordinate_system
-        Coordinate system to relate spots and image with, should they share several that disagree.
+        Coordinate system that relates spots and image, if they share several that disagree.
     key_added
         Name of the new table, by default ``<measured table>_corrected``.
     overwrite
-        Replace a table of that name.
+        Replace an existing table of this name.
     seed
-        Of the registration check. None falls back to the settings.
+        Seed of the registration check. None uses the settings.
     device
-        Where to compute; None falls back to the settings, then to CUDA, MPS, CPU.
+        Device; None uses the settings, then CUDA, MPS, CPU.
     batch_size
-        Tiles that go through the encoder at once; None falls back to the settings.
+        Tiles per batch of the encoder; None uses the settings.
 
     Returns
     -------
-    None. Adds a feature table, unless there is one (see :func:`deepspot.pp.embed`), and a table with one row for each
-    measured spot, in the order of the shapes, also those without any count. All is float32 and of shape (n, genes), on
+    None. Adds a feature table if there is none (see :func:`deepspot.pp.embed`), and a table with one row for each
+    measured spot, in the order of the shapes, including spots without counts. All matrices are float32 (n, genes) on
     the scale log1p of counts per 10,000:
 
     `X` and ``layers["corrected"]``
-        The result. Genes that the model lacks are left as measured; a replaced table leaves them out, as they may lie
-        in the wrong place.
+        The result. Genes that the model lacks keep their measurement; with ``method="replace"`` they are left out, as
+        they may be misplaced.
     ``layers["measured"]``, ``layers["predicted"]``
-        What it was made of; predicted is NaN for genes that the model lacks.
+        Measurement and prediction; the prediction is NaN for genes that the model lacks.
     ``layers["weight"]``
-        Share of the measurement, 0 to 1: 0 is the prediction alone, 1 the measurement alone.
+        Weight of the measurement, from 0 (prediction only) to 1 (measurement only).
     ``layers["change"]``
         Corrected minus measured.
     ``var["in_model"]``, ``var["dispersion"]``, ``var["level_shift"]``
         Whether the model predicts the gene (bool), and the numbers of the formula (float32; NaN for genes that it
-        lacks; not in a replaced table). The columns of the measured and of the predicted table come along.
+        lacks; not with ``method="replace"``). The columns of the measured and of the predicted table are kept.
     ``obs["depth"]``
-        Counts of the spot (float32). The columns of the measured and of the predicted table come along.
+        Counts of the spot (float32). The columns of the measured and of the predicted table are kept.
     ``obsm["spatial"]``, ``uns["log1p"]``
         As in :func:`deepspot.tl.predict`.
     ``uns["deepspot"]``
-        That of the prediction, and `method`, `measured` (name of that table), `layer`, `registration` (what the check
-        found) and `in_model` (how many genes).
+        That of the prediction, and `method`, `measured` (name of the measured table), `layer`, `registration` (result
+        of the check) and `in_model` (number of genes).
 
     Raises
     ------
     ValueError
-        If counts do not lie where the image says, and a posterior is asked for; if the model does not know the
-        dispersion of its genes; if counts are not raw, under half of the model's genes were measured, or the result
-        would be larger than `settings.max_table_gb`.
+        If the registration is wrong and `method` is ``"posterior"``; if the model has no dispersions; if counts are not
+        raw, less than half of the model's genes were measured, or the result would be larger than
+        `settings.max_table_gb`.
     KeyError
         If a table, layer or gene does not exist.
 
     References
     ----------
-    DeepSpot, section 4.4.1 (``method="replace"``). The posterior is that of a Gamma-Poisson model, as in Huang et al.,
+    DeepSpot, section 2.4 (``method="replace"``). The posterior is that of a gamma-Poisson model, as in Huang et al.,
     "SAVER: gene expression recovery for single-cell RNA sequencing", Nature Methods 2018, with the image in place of
     other genes.
 
@@ -169,30 +168,30 @@ def correct(
     kept = genes_to_keep(view, measured, genes, ready.card.genes, replace=method == "replace")
 
     prediction = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
-    found = "not checked"
+    checked = "not checked"
     if spread is not None and check_registration:
-        found = _registration(view, measured, prediction, seed)
+        checked = _check_registration(view, measured, prediction, seed)
     table = corrected_table(view, measured, prediction, kept, spread)
-    table.uns[UNS] |= {"method": method, "registration": found}
+    table.uns[UNS] |= {"method": method, "registration": checked}
     add_table(sdata, key, table, what=f"{'replaced' if spread is None else 'corrected'} genes", overwrite=overwrite)
     lacking = int((~table.var["in_model"]).sum())
     if lacking:
-        logger.info("Left %s genes that the model lacks as measured.", f"{lacking:,}")
+        logger.info("%s genes that the model lacks keep their measurement.", f"{lacking:,}")
 
 
-def _registration(view: SlideView, measured: MeasuredCounts, prediction: AnnData, seed: int | None) -> str:
-    """What the registration check finds, in a sentence; raise if counts lie in the wrong place."""
+def _check_registration(view: SlideView, measured: MeasuredCounts, prediction: AnnData, seed: int | None) -> str:
+    """Return the result of the registration check as text; raise if counts are misplaced."""
     counted = measured.without_empty()
     if len(counted.rows) < MIN_SPOTS:
-        logger.warning("With %d spots nobody can tell whether counts lie where they belong.", len(counted.rows))
+        logger.warning("The registration cannot be checked with only %d spots.", len(counted.rows))
         return "too few spots to check"
-    found = registration(view, counted, prediction, seed=seed)
-    if found.is_wrong:
-        mend = "Leave these spots out" if found.misplaced else "Mend the coordinates (`ds.tl.check_alignment` says how)"
+    result = registration(view, counted, prediction, seed=seed)
+    if result.is_wrong:
+        fix = "Leave these spots out" if result.misplaced else "Correct the coordinates (see `ds.tl.check_alignment`)"
         raise InputError(
-            f"{found!r}. A posterior would trust such counts. {mend}, take `method='replace'`, or, should "
-            "the check be wrong, `check_registration=False`."
+            f"{result!r}. A posterior would keep such counts. {fix}, use `method='replace'`, or, if the check is "
+            "wrong, `check_registration=False`."
         )
-    if found.verdict == "undecided":
-        logger.warning("%r. The correction trusts that they do.", found)
-    return repr(found)
+    if result.verdict == "undecided":
+        logger.warning("%r. The correction assumes that they do.", result)
+    return repr(result)

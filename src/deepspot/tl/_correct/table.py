@@ -1,4 +1,4 @@
-"""Measured and predicted genes become a table of corrected ones."""
+"""Construction of a table of corrected genes from measured counts and a prediction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import CORRECTED, UNS
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
+from deepspot._core.validate import check_memory
 from deepspot._sdata.tables import known_genes, match_rows
 from deepspot._sdata.write import make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
@@ -25,52 +25,45 @@ if TYPE_CHECKING:
     from deepspot._sdata.view import SlideView
 
 
-LAYERS = 5
+N_LAYERS = 5
 
 
 def genes_to_keep(
-    view: SlideView,
-    measured: MeasuredCounts,
-    genes: Sequence[str] | None,
-    in_model: Sequence[str],
-    *,
-    replace: bool,
+    view: SlideView, measured: MeasuredCounts, genes: Sequence[str] | None, in_model: Sequence[str], *, replace: bool
 ) -> pd.Index:
-    """Genes of the corrected table: by default all; those alone that the model predicts if it is to `replace` them."""
+    """Return the genes of the corrected table: by default all; if they are replaced, those of the model."""
     kept = measured.genes
     if genes is not None:
         kept = pd.Index(known_genes(genes, view.sdata, [measured.table_key]))
     if replace:
         kept = kept[kept.isin(list(in_model))]
     if len(kept) == 0:
-        raise InputError("The model predicts none of the `genes`, so there is nothing to replace them by.")
-    gb = len(measured.rows) * len(kept) * LAYERS * np.dtype(np.float32).itemsize / 1e9
-    if gb > settings.max_table_gb:
-        raise InputError(
-            f"The correction of {len(measured.rows):,} spots × {len(kept):,} genes would take {gb:.1f} GB in "
-            f"memory, above `ds.settings.max_table_gb` = {settings.max_table_gb:g}. Raise the limit, or name the "
-            "genes to keep with `genes=`."
-        )
+        raise InputError("The model predicts none of the `genes`, so they cannot be replaced.")
+    check_memory(
+        len(measured.rows) * len(kept) * N_LAYERS * np.dtype(np.float32).itemsize,
+        f"The correction of {len(measured.rows):,} spots × {len(kept):,} genes",
+        "Raise the limit, or name the genes to keep with `genes=`.",
+    )
     return kept
 
 
 def corrected_table(
     view: SlideView, measured: MeasuredCounts, prediction: AnnData, genes: pd.Index, spread: pd.DataFrame | None
 ) -> AnnData:
-    """Build the table of :func:`deepspot.tl.correct`; without residuals the prediction replaces the measurement."""
-    theirs, at = match_rows(prediction, view.sdata, view.shapes_key)
-    _, rows, predicted_rows = np.intersect1d(measured.rows, at, return_indices=True)
+    """Build the table of :func:`deepspot.tl.correct`; without dispersions, the prediction replaces the measurement."""
+    table_rows, shape_rows = match_rows(prediction, view.sdata, view.shapes_key)
+    _, rows, found = np.intersect1d(measured.rows, shape_rows, return_indices=True)
     if len(rows) < len(measured.rows):
         logger.warning("%d measured spots have no prediction and are left out.", len(measured.rows) - len(rows))
-    theirs = theirs[predicted_rows]
-    if spread is None:  # a level shift takes care of it
+    predicted_rows = table_rows[found]
+    if spread is None:  # otherwise the level shift corrects it
         _warn_of_depth(prediction)
 
     depth = measured.depth()[rows].astype(float)
     exposure = depth / TARGET_SUM
     shared = prediction.var_names[prediction.var_names.isin(measured.genes)]
-    expression = np.asarray(prediction.X[theirs])[:, prediction.var_names.get_indexer(shared)]
-    made, facts = _combine(_counts_of(measured, shared)[rows], exposure, expression, shared, spread)
+    expression = np.asarray(prediction.X[predicted_rows])[:, prediction.var_names.get_indexer(shared)]
+    combined, facts = _combine(_counts_of(measured, shared)[rows], exposure, expression, shared, spread)
     counts = _counts_of(measured, genes)[rows]
     rate = np.divide(
         counts, exposure[:, None], out=np.zeros(counts.shape, dtype=np.float32), where=exposure[:, None] > 0
@@ -79,25 +72,19 @@ def corrected_table(
     layers["corrected"] = layers["measured"].copy()
     into = np.flatnonzero(genes.isin(shared))
     columns = shared.get_indexer(genes[into])
-    for name, values in made.items():
+    for name, values in combined.items():
         layers[name][:, into] = values[:, columns]
     layers["change"] = layers["corrected"] - layers["measured"]
 
     region_key, instance_key = view.link_keys
     table = view.sdata.tables[measured.table_key]
     obs = table.obs.iloc[measured.table_rows[rows]].assign(depth=depth.astype(np.float32))
-    strange = prediction.obs.filter(items=["ood_score", "ood"])
-    obs = obs.assign(**{str(name): column.to_numpy()[theirs] for name, column in strange.items()})
+    for name, column in prediction.obs.filter(items=["ood_score", "ood"]).items():
+        obs[str(name)] = column.to_numpy()[predicted_rows]
     var = table.var.loc[genes].assign(in_model=genes.isin(shared))
-    expected = prediction.var.filter(like="expected_r")
-    for name, column in [*expected.items(), *facts.items()]:
+    for name, column in [*prediction.var.filter(like="expected_r").items(), *facts.items()]:
         var[str(name)] = column.reindex(genes).to_numpy(dtype=np.float32)
-    provenance = prediction.uns[UNS] | {
-        "kind": CORRECTED,
-        "measured": measured.table_key,
-        "layer": measured.layer or "X",
-        "in_model": len(into),
-    }
+    provenance = {"kind": CORRECTED, "measured": measured.table_key, "layer": measured.layer or "X"}
     return make_table(
         layers["corrected"],
         region=view.shapes_key,
@@ -107,8 +94,8 @@ def corrected_table(
         obs=obs,
         var=var,
         layers=layers,
-        obsm={"spatial": np.asarray(prediction.obsm["spatial"])[theirs]},
-        uns={"log1p": {}, UNS: provenance},
+        obsm={"spatial": np.asarray(prediction.obsm["spatial"])[predicted_rows]},
+        uns={"log1p": {}, UNS: prediction.uns[UNS] | provenance | {"in_model": len(into)}},
     )
 
 
@@ -119,25 +106,25 @@ def _counts_of(measured: MeasuredCounts, genes: pd.Index) -> np.ndarray:
 def _combine(
     counts: np.ndarray, exposure: np.ndarray, expression: np.ndarray, genes: pd.Index, spread: pd.DataFrame | None
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Layers of the genes that the model has, and what is known of these genes."""
+    """Return the layers of the genes of the model, and the columns of `var` for them."""
     if spread is None:
-        made = {"predicted": expression, "corrected": expression, "weight": np.zeros_like(expression)}
-        return made, pd.DataFrame(index=genes)
-    facts = spread.loc[genes]
+        replaced = {"predicted": expression, "corrected": expression, "weight": np.zeros_like(expression)}
+        return replaced, pd.DataFrame(index=genes)
+    facts = spread.loc[genes, ["dispersion"]]
     expected = np.expm1(expression.astype(float))
-    # All of the ratio between counts and prediction is taken from the slide: what it holds of the gap between the mean
-    # of logarithms and the logarithm of the mean differs from slide to slide, and between the fits of a training.
+    # The ratio of counts to prediction comes from this slide only: the gap between the mean of logarithms and the
+    # logarithm of the mean differs between slides, and between the fits of a training.
     shift = level_shift(counts, exposure, expected)
     rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
-    made = {"predicted": expression, "corrected": np.log1p(rate), "weight": weight}
-    return made, pd.DataFrame({"dispersion": facts["dispersion"], "level_shift": shift})
+    layers = {"predicted": expression, "corrected": np.log1p(rate), "weight": weight}
+    return layers, facts.assign(level_shift=shift)
 
 
 def _warn_of_depth(prediction: AnnData) -> None:
     depth = prediction.uns[UNS].get("depth", ALL_GENES)
     if depth != ALL_GENES:
         logger.warning(
-            "The model learned expression over %s, here it is over all measured genes: predicted values are off by "
-            "what the others take of a spot's counts.",
+            "The model was trained on expression relative to %s, but here it is relative to all measured genes: "
+            "predicted values are higher, by the share of counts of the other genes.",
             depth,
         )

@@ -36,7 +36,7 @@ def predict(
     unclipped: bool = False,
     intervals: bool = False,
     out: str | Path | None = None,
-    half: bool = False,
+    rounded: bool = False,
     key_added: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
@@ -88,9 +88,8 @@ def predict(
     out
         Path of a new SpatialData store (``.zarr``) to stream spots and table to, without the image. The memory does not
         depend on the size of the slide. Embeddings are cached up to `settings.embeddings_gb`. Spots only.
-    half
-        Round what is streamed to the 11 significant bits that float16 has. It stays float32 to read, and takes about
-        half of the disk.
+    rounded
+        Round what is streamed to disk to the 11 significant bits of float16: less than half the size. It stays float32.
     key_added
         Name of the new table; by default ``deepspot_<shapes>``.
     overwrite
@@ -194,14 +193,14 @@ def predict(
     key = key_added or prediction_name(names[resolution])
     check_new_key(sdata, key, overwrite=overwrite)
     half_width = ready.half_width() if intervals else None
-    _check_out(out, half, resolution, layers=unclipped or intervals)
+    _check_out(out, rounded, resolution, layers=unclipped or intervals)
     if out is not None:
         check_new_path(Path(out), overwrite=overwrite)
         check_replaceable(Path(out), sdata)
     features = features_of(view, ready, encoder)
     compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
     if out is not None:
-        table = stream(features, ready, Path(out), key, half=half, overwrite=overwrite, **compute)
+        table = stream(features, ready, Path(out), key, rounded=rounded, overwrite=overwrite, **compute)
     else:
         if resolution == "spot":
             prediction = predict_spots(features, ready, copies=1 + unclipped + 2 * intervals, **compute)
@@ -251,11 +250,11 @@ def _check_finer(
         )
 
 
-def _check_out(out: str | Path | None, half: bool, resolution: Resolution, *, layers: bool) -> None:
+def _check_out(out: str | Path | None, rounded: bool, resolution: Resolution, *, layers: bool) -> None:
     """Raise if a prediction cannot be streamed."""
     if out is None:
-        if half:
-            raise InputError("`half` is for what is streamed to disk. Pass `out=`, or leave it out.")
+        if rounded:
+            raise InputError("`rounded` needs `out=`: only a prediction that is streamed to disk is rounded.")
         return
     if resolution != "spot" or layers:
         raise InputError(

@@ -39,15 +39,15 @@ def stream(
     out: Path,
     key: str,
     *,
-    half: bool,
+    rounded: bool,
     overwrite: bool,
     device: str | None,
     batch_size: int | None,
 ) -> AnnData:
     """Embed and predict the spots of a slide, write spots and table to a SpatialData store, and return the table.
 
-    The store has the name `out` only when it is complete. `X` of the table is on disk, in float32 with the significant
-    bits of float16 if `half`.
+    The store has the name `out` only when it is complete. `X` of the table is on disk, in float32, with the significant
+    bits of float16 if `rounded`.
     """
     from spatialdata import SpatialData
 
@@ -63,7 +63,7 @@ def stream(
         score = [model.ood_score(blocks.embedding(block)) for block in range(blocks.n)]
         table = bare_table(view, model, np.concatenate(score), provenance={"resolution": "spot"}, order=order)
         # A thread predicts the next block during writing. It must end before its folders are deleted after an error.
-        with closing(prefetch(blocks.predict(half=half), 1)) as predicted:
+        with closing(prefetch(blocks.predict(rounded=rounded), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
             shapes = {view.shapes_key: view.sdata.shapes[view.shapes_key]}
             store = SpatialData(shapes=shapes, tables={key: table}, attrs=dict(view.sdata.attrs))
@@ -123,12 +123,12 @@ class _Blocks:
         """Return the embeddings (b, d) of the spot tiles of a block, rounded to the precision of the cache."""
         return self._get(block, "spot").astype(np.float32)
 
-    def predict(self, *, half: bool) -> Iterator[np.ndarray]:
+    def predict(self, *, rounded: bool) -> Iterator[np.ndarray]:
         """Yield the expression (b, genes) of every block, at least 0."""
         for block in range(self.n):
             own = np.arange(len(self.rows(block)))
             expression = np.maximum(self.model.predict(self._bags(block), device=self.device, rows=own), 0)
-            yield rounded(expression) if half else expression
+            yield round_to_float16(expression) if rounded else expression
 
     def _bags(self, block: int) -> Bags:
         """Return bags with the spots of a block first and their neighbors after them."""
@@ -169,7 +169,7 @@ def _along_curve(centers: np.ndarray) -> np.ndarray:
     return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
+def round_to_float16(values: np.ndarray) -> np.ndarray:
     """Round float32 values to 11 significant bits, like float16; the other bits are 0 and compress well."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     odd = (bits >> np.uint32(13)) & np.uint32(1)
