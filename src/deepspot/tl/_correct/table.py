@@ -10,9 +10,8 @@ import pandas as pd
 
 from deepspot._core.keys import CORRECTED, UNS
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_memory
 from deepspot._sdata.tables import known_genes, match_rows
-from deepspot._sdata.write import make_table
+from deepspot._sdata.write import check_memory, make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
 from deepspot._stats.normalize import TARGET_SUM
 from deepspot.errors import InputError
