@@ -101,13 +101,13 @@ def write_block(path: Path, values: np.ndarray) -> None:
 
 
 def sizes(folder: Path) -> None:
-    lines = ["| section | bytes for each value | with `half=True` |", "|---|---|---|"]
+    lines = ["| section | bytes for each value | with `rounded=True` |", "|---|---|---|"]
     for section in ("C2", "C5"):
         found = []
-        for half in (False, True):
+        for rounded in (False, True):
             sdata = ds.datasets.her2st(section)
-            out = folder / f"{section}_{half}.zarr"
-            ds.tl.predict(sdata, out=out, half=half)
+            out = folder / f"{section}_{rounded}.zarr"
+            ds.tl.predict(sdata, out=out, rounded=rounded)
             table = sdata.tables["deepspot_spots"]
             chunks = (out / "tables" / "deepspot_spots" / "X").rglob("*")
             found.append(sum(path.stat().st_size for path in chunks if path.is_file()) / (table.n_obs * table.n_vars))
