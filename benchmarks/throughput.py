@@ -25,7 +25,7 @@ import deepspot as ds
 from deepspot._features.feature_table import SPOTS, SlideFeatures
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import TileGeometry
-from deepspot.tl._predict.stream import ROWS, rounded
+from deepspot.tl._predict.stream import ROWS, round_to_float16
 
 REPEATS, READ, EMBEDDED = 3, 4_000, 24
 RESULTS = Path(__file__).parent / "results"
@@ -54,7 +54,7 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     model = make_model(encoder, subspots=True)
     bags = of_block(model.card.dim)
     predict = median(lambda: model.predict(bags))
-    values = rounded(np.maximum(model.predict(bags), 0))
+    values = round_to_float16(np.maximum(model.predict(bags), 0))
     write = median(lambda: write_block(folder / "block.zarr", values))
     megapixels = slide.n_spots * (DISTANCE_UM / MPP) ** 2 / 1e6
     lines = [
