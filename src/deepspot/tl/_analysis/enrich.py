@@ -69,7 +69,8 @@ def enrich(
         Most markers to take of a group.
     background
         Genes that could have been markers; by default all that were tested. A model predicts some thousand genes,
-        chosen for their variability: with all genes of the genome behind them, any marker would look like a cancer gene.
+        chosen for their variability: with all genes of the genome as background, any marker would look like a
+        cancer gene.
     organism
         Whose library to download: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
     key_added
