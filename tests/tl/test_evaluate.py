@@ -1,12 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot._sdata.write import add_table, make_table
-from deepspot._stats.metrics import moran
 from deepspot._stats.normalize import normalize
 from deepspot.tl._evaluate import COLUMNS, evaluate
 
@@ -62,20 +60,6 @@ def test_what_it_sets(slide, predicted, truth, tmp_path, log):
     )
     slide.write(tmp_path / "a.zarr")
     pd.testing.assert_frame_equal(read_zarr(tmp_path / "a.zarr")["deepspot_spots"].var, var)
-
-
-def test_moran_is_the_textbook_statistic_with_weights_that_sum_to_1():
-    rng = np.random.default_rng(0)
-    graph = np.triu(rng.random((12, 12)) < 0.3, 1)
-    graph[range(11), range(1, 12)] = True
-    graph |= graph.T
-    values = rng.normal(size=(12, 3))
-    values[:, 2] = 1
-    weights = graph / graph.sum(axis=1, keepdims=True)
-    centered = values[:, :2] - values[:, :2].mean(axis=0)
-    pairs = sum(weights[i, j] * centered[i] * centered[j] for i in range(12) for j in range(12))
-    expected = 12 / weights.sum() * pairs / (centered**2).sum(axis=0)
-    np.testing.assert_allclose(moran(values, csr_matrix(graph)), [*expected, np.nan], rtol=1e-9)
 
 
 def test_spots_are_matched_by_instance_and_genes_by_name(slide, truth, genes):
