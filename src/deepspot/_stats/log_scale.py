@@ -1,4 +1,4 @@
-"""Expression as the analyses after a prediction take it: on the log scale, checked, and transformed if asked for."""
+"""Check expression for analyses on the log scale, and transform it if requested."""
 
 from __future__ import annotations
 
