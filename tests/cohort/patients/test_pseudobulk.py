@@ -153,7 +153,7 @@ def test_scales(slides, predicted):
     with pytest.raises(ValueError, match=r"Table 'table' of slide 'P1_S1' holds whole numbers.*sc\.pp\.log1p"):
         ds.cohort.pseudobulk(slides, table_key="table")
     slides["P1_S1"]["table"].X = slides["P1_S1"]["table"].X * 0.5
-    with pytest.raises(ValueError, match=r"on a scale that nobody stated.*uns\['log1p'\] = \{\}"):
+    with pytest.raises(ValueError, match=r"on an unknown scale.*uns\['log1p'\] = \{\}"):
         ds.cohort.pseudobulk(slides, table_key="table")
     predicted["P1_S1"]["deepspot_spots"].uns["deepspot"]["scale"] = "counts"
     with pytest.raises(ValueError, match=r"on the scale 'counts'. Profiles need 'log1p of counts per 10,000'"):
