@@ -34,7 +34,7 @@ def test_stars_are_where_regions_differ(regional):
     assert sorted(stars(ax)) == ["***", "***", "ns"]
     assert stars(ds.pl.regions(regional, "FLAT")) == ["ns"] * 3
     assert ax.get_title() == "UP predicted"
-    assert "no independent samples" in ax.get_xlabel()
+    assert "not independent samples" in ax.get_xlabel()
 
 
 def test_dots_are_the_spots(regional):
