@@ -181,7 +181,7 @@ def test_gene_that_the_model_lacks_has_no_predicted_panel(corrected):
     gene = corrected.tables["table_corrected"].var_names[2]
     left, right = ds.pl.spatial(corrected, gene)
     assert left.get_title() == f"{gene} measured"
-    assert right.get_title() == f"{gene} not corrected (the model lacks it)"
+    assert right.get_title() == f"{gene} not corrected (not predicted by the model)"
     np.testing.assert_allclose(spots(left).get_array(), spots(right).get_array(), rtol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_rows_of_genes_with_different_panels_are_aligned(corrected):
         f"{genes[0]} predicted",
         f"{genes[0]} corrected",
         f"{genes[1]} measured",
-        f"{genes[1]} not corrected (the model lacks it)",
+        f"{genes[1]} not corrected (not predicted by the model)",
         "ABSENT1 predicted (not measured here)",
     ]
     axes[0].figure.canvas.draw()

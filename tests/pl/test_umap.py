@@ -118,7 +118,7 @@ def test_numbers_have_a_bar(mapped):
 
 
 def test_says_what_is_wrong(mapped):
-    with pytest.raises(KeyError, match=r"`color` is no gene of sdata.tables\['deepspot_spots'\].*nothing"):
+    with pytest.raises(KeyError, match=r"`color` is not a gene of sdata.tables\['deepspot_spots'\].*nothing"):
         ds.pl.umap(mapped, color="nothing")
     with pytest.raises(ValueError, match="n_images"):
         ds.pl.umap(mapped, n_images=0)

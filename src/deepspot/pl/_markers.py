@@ -113,7 +113,7 @@ def markers(
     significant = results.pivot(index="gene", columns="group", values="significant").reindex(
         index=genes, columns=groups
     )
-    rows, columns = np.nonzero(significant == True)  # noqa: E712 - untested is NaN
+    rows, columns = np.nonzero(significant == True)  # noqa: E712 - NaN if not tested
     size = (COLUMN_INCHES * len(groups) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
     ax = one_axes(ax, figsize or size)
     image = ax.imshow(
