@@ -61,7 +61,7 @@ def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
 def cut_backdrop(
     sdata: SpatialData, image_key: str, centers: np.ndarray, *, mpp: float, margin_um: float, max_px: int = MAX_PX
 ) -> Backdrop:
-    """Crop the image to the spots (n, 2) and a margin, and downscale it to about `max_px` (at most half more) pixels."""
+    """Crop the image to the spots (n, 2) and a margin, and downscale it to `max_px` (at most half more) pixels."""
     pyramid = pyramid_levels(sdata, image_key)
     sizes = np.array(level_sizes(pyramid))[:, ::-1]  # as (width, height), like the centers
     low = np.clip(np.floor(centers.min(axis=0) - margin_um / mpp), 0, sizes[0] - 1)

@@ -44,7 +44,7 @@ def tile_side(sdata: SpatialData, table_key: str, shapes_key: str, tile_um: floa
 def cut_tiles(
     sdata: SpatialData, image_key: str, shapes_key: str, positions: Sequence[int] | np.ndarray, tile_um: float
 ) -> np.ndarray:
-    """Read the tiles (n, side, side, 3) of the shapes at these positions from an image, in this order."""
+    """Read the tiles (n, side, side, 3) of the shapes at these positions from an image."""
     placement = place_spots(sdata, image_key, shapes_key)
     pyramid = pyramid_levels(sdata, image_key)
     geometry, name = TileGeometry(tile_um=tile_um, input_px=PX, grid=1), f"image {image_key!r}"
