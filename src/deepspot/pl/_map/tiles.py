@@ -35,8 +35,8 @@ def tile_side(sdata: SpatialData, table_key: str, shapes_key: str, tile_um: floa
     diameter = known_diameter(sdata, shapes_key)
     if diameter is None:
         raise InputError(
-            f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. Pass the side of the "
-            "tissue to show as `tile_um=`."
+            f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. Pass the side of "
+            "the images as `tile_um=`."
         )
     return diameter
 

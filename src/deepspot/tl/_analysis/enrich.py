@@ -57,8 +57,8 @@ def enrich(
     sdata
         Object with results of :func:`deepspot.tl.markers`.
     gene_sets
-        Genes by name of the set: a dict, the path of a GMT file, or the name of a library of Enrichr. By default the paper's
-        library, ``"Cancer_Cell_Line_Encyclopedia"``.
+        Genes by name of the set: a dict, the path of a GMT file, or the name of a library of Enrichr. By default the
+        library of the paper, ``"Cancer_Cell_Line_Encyclopedia"``.
     groups
         One or more groups; by default all.
     markers_key
@@ -69,7 +69,7 @@ def enrich(
         Maximum number of markers of a group.
     background
         Genes that could have been markers; by default all that were tested. A model predicts some thousand genes chosen
-        for their variability; with the whole genome as background, these alone would be enriched in cancer gene sets.
+        for their variability; with the whole genome as background, any marker would seem to be enriched in cancer gene sets.
     organism
         Organism of the Enrichr library: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
     key_added

@@ -112,8 +112,8 @@ def _fetch(name: str, download: Callable[[], str], *, what: str, hint: str) -> P
         raise
     except Exception as error:  # the libraries also raise bare exceptions
         raise ConnectionError(
-            f"{what} is not in the cache and could not be downloaded ({type(error).__name__}). {hint} Or download it on "
-            f"another machine and copy it to {str(path)!r}."
+            f"{what} is not in the cache and could not be downloaded ({type(error).__name__}). {hint} Or download it "
+            f"on another machine and copy it to {str(path)!r}."
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")  # an interrupted download must not look complete

@@ -226,7 +226,7 @@ def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, gro
     few = {name: f"{size[name]} against {n}" for name, n in other.items() if min(size[name], n) < FEWEST}
     if few:
         raise InputError(
-            f"Both sides of a comparison need at least {FEWEST} spots, but these groups of {groupby!r} have {few}. Pass "
+            f"Each side of a comparison needs at least {FEWEST} spots; these groups of {groupby!r} have {few}. Pass "
             f"`groups={[name for name in tested if name not in few]}`."
         )
     return tested

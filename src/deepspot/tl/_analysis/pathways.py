@@ -87,7 +87,8 @@ def pathways(
         If PROGENy is not in the cache and cannot be downloaded.
     ValueError
         If there are several candidates for the table, its values are not on the log scale, too few genes are in the
-        network, pathways are not linearly independent, a pair of pathway and gene is repeated, or entries exist already.
+        network, pathways are not linearly independent, a pair of pathway and gene is repeated, or entries
+        exist already.
 
     References
     ----------
