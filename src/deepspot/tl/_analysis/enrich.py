@@ -69,7 +69,8 @@ def enrich(
         Maximum number of markers of a group.
     background
         Genes that could have been markers; by default all that were tested. A model predicts some thousand genes chosen
-        for their variability; with the whole genome as background, any marker would seem to be enriched in cancer gene sets.
+        for their variability; with the whole genome as background, any marker would seem to be enriched in cancer gene
+        sets.
     organism
         Organism of the Enrichr library: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
     key_added
