@@ -68,8 +68,9 @@ def evaluate(
         between spots). It is high only if both form the same spatial pattern, and low if one of them varies without
         a pattern.
     ``moran_predicted``, ``moran_measured``
-        Moran's I, the spatial autocorrelation over the same neighbors, computed by squidpy. It is larger for the
-        prediction if the prediction is smoother than the measurement.
+        Moran's I, the spatial autocorrelation, computed by squidpy over the same neighbors with weights that sum to 1
+        for each spot. NaN for a constant gene. It is larger for the prediction if the prediction is smoother than the
+        measurement.
     ``measured_detected``
         Fraction of the spots in which the gene was detected. If it is low, no prediction can have a high correlation.
 
