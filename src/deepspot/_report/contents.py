@@ -11,8 +11,8 @@ import pandas as pd
 
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.validate import check_positive
-from deepspot._sdata.tables import known_genes, labels_of, tables_of_kind
-from deepspot._sdata.view import select_image_and_shapes
+from deepspot._sdata.tables import known_genes, labels_of
+from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -162,12 +162,13 @@ def find_contents(
     """Look up the contents of a slide; raise if an element is ambiguous."""
     from deepspot.pl._map.values import corrected_table_key, measured_table_key, prediction_table_key
 
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
-    if prediction_key is not None or tables_of_kind(sdata, shapes_key, PREDICTION):
+    view = SlideView.select(sdata, image_key, shapes_key)
+    shapes_key = view.shapes_key
+    if prediction_key is not None or view.tables(PREDICTION):
         prediction_key = prediction_table_key(sdata, shapes_key, prediction_key)
     return SlideContents(
         sdata,
-        image_key,
+        view.image_key,
         shapes_key,
         prediction_key=prediction_key,
         corrected_key=corrected_table_key(sdata, shapes_key, corrected_key),

@@ -37,15 +37,15 @@ def gather(
     slide: SlideContents, *, genes: int | Sequence[str], groupby: str | None, alignment: Alignment | None
 ) -> dict[str, Any]:
     """Return the facts by section, None for an empty one; parts that are missing are noted in `slide.missing`."""
-    groupby, drawn = slide.choose_groupby(groupby), slide.choose_genes(genes)
+    groupby, chosen = slide.choose_groupby(groupby), slide.choose_genes(genes)
     scale = slide.provenance.get("scale", SCALE)
     return {
         "slide": slide,
         "groupby": groupby,
         "placement": _placement(slide),
-        "made": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
+        "model": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
         "trust": _trust(slide, alignment),
-        "genes": _genes(slide, drawn, groupby) | {"chosen": not isinstance(genes, int)} if drawn else None,
+        "genes": _genes(slide, chosen, groupby) | {"chosen": not isinstance(genes, int)} if chosen else None,
         "groups": _groups(slide, groupby),
         "pathways": _pathways(slide),
         "correction": _correction(slide),
@@ -265,16 +265,16 @@ def _correction(slide: SlideContents) -> dict[str, Any] | None:
             slide.missing["Correction of measured genes"] = None
         return None
     table = slide.sdata.tables[slide.corrected_key]
-    made = table.uns[UNS]
+    parameters = table.uns[UNS]
     known = np.isfinite(np.asarray(table.layers["predicted"])).all(axis=0)
     facts: dict[str, Any] = {
-        "method": made.get("method", "unknown"),
+        "method": parameters.get("method", "unknown"),
         "n_corrected": int(known.sum()),
         "n_left": int((~known).sum()),
         "weight": None,
         "image": None,
-        "registration": made.get("registration"),
-        "circular": slide.is_training_slide and made.get("fingerprint") == slide.provenance.get("fingerprint"),
+        "registration": parameters.get("registration"),
+        "circular": slide.is_training_slide and parameters.get("fingerprint") == slide.provenance.get("fingerprint"),
     }
     if known.any():
         change = np.abs(np.asarray(table.layers["change"])[:, known])

@@ -59,9 +59,9 @@ def draw_slide(slide: SlideContents) -> Axes:
     from deepspot.pl._map.panel import draw_panel
 
     ax, spots, backdrop = _map_axes(slide, SLIDE_INCHES, margin=0)
-    drawn = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
-    drawn.set_array(None)
-    drawn.set(facecolors="none", edgecolors="black", linewidths=0.7)
+    circles = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
+    circles.set_array(None)
+    circles.set(facecolors="none", edgecolors="black", linewidths=0.7)
     return ax
 
 
@@ -74,8 +74,8 @@ def draw_unusual(slide: SlideContents) -> Axes:
     ax, spots, backdrop = _map_axes(slide)
     ends = (0, max(1.2, float(np.nanquantile(score, 0.99))))
     label = "unlike the training tissue (limit: 1)"
-    drawn = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
-    drawn.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
+    circles = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
+    circles.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
     return ax
 
 

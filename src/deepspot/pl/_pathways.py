@@ -115,11 +115,11 @@ def pathways(
     axes = map_axes(ax, grid_of(len(chosen), COLUMNS), backdrop, inches=PANEL_INCHES, figsize=figsize)
     limit = float(np.nanquantile(np.abs(values), QUANTILES[1])) or 1.0
     for panel, name, column in zip(axes, chosen, values.T, strict=True):
-        drawn = draw_panel(
+        circles = draw_panel(
             panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit)
         )
     label = f"{SCORES.get(score_key, score_key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
-    draw_color_bar(drawn, axes, values, label)
+    draw_color_bar(circles, axes, values, label)
     return axes
 
 

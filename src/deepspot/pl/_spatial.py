@@ -125,16 +125,16 @@ def spatial(
         )
         weight[~np.isfinite(mixed)] = np.nan  # genes that the model does not predict were not corrected
     values = np.stack([measured, predicted, corrected])
-    drawn = np.isfinite(values).any(axis=1).T
+    used = np.isfinite(values).any(axis=1).T
 
     spots = place_spots(sdata, image_key, shapes_key)
     backdrop = backdrop_of(sdata, image_key, spots)
-    axes = map_axes(ax, drawn, backdrop, figsize=figsize)
+    axes = map_axes(ax, used, backdrop, figsize=figsize)
     units = [
         "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
-    for panel, (column, side) in zip(axes, np.argwhere(drawn), strict=True):
+    for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
         title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
         draw_panel(
             panel,

@@ -100,8 +100,8 @@ def superresolution(
 
     backdrop = backdrop_of(sdata, image_key, spots[0])
     n = len(layers) + 1
-    drawn = grid_of(n, n if n < 4 else 2)
-    tissue, *maps = axes = map_axes(ax, drawn, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
+    used = grid_of(n, n if n < 4 else 2)
+    tissue, *maps = axes = map_axes(ax, used, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
     draw_panel(tissue, np.full(len(values[0]), np.nan), spots[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):

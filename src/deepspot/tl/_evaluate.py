@@ -8,7 +8,14 @@ import pandas as pd
 from deepspot._core.keys import PREDICTION, UNS, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.measured import measured_counts
-from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind_of, match_rows, tables_annotating
+from deepspot._sdata.tables import (
+    check_shared_genes,
+    find_measured_table,
+    kind_of,
+    match_rows,
+    regions_of,
+    tables_annotating,
+)
 from deepspot._sdata.write import add_columns, check_entries
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
@@ -102,7 +109,8 @@ def evaluate(
     )
     check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     prediction = sdata.tables[prediction_key]
-    shapes_key = _region(sdata, prediction_key)
+    regions = regions_of(sdata, prediction_key)
+    shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
     table_key = find_measured_table(sdata, shapes_key, table_key)
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
@@ -153,16 +161,6 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
     # Sub-spots and grids have no measurements.
     return [name for name in predicted if sdata.tables[name].uns[UNS].get("resolution", "spot") == "spot"]
-
-
-def _region(sdata: SpatialData, prediction_key: str) -> str:
-    region = sdata.tables[prediction_key].uns["spatialdata_attrs"]["region"]
-    return one_key(
-        None,
-        [region] if isinstance(region, str) else list(region),
-        f"regions of table {prediction_key!r}",
-        "shapes_key",
-    )
 
 
 def _ring(centers: np.ndarray) -> csr_matrix:

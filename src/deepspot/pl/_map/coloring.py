@@ -41,8 +41,8 @@ class Coloring:
         from matplotlib.lines import Line2D
 
         if self.bar is not None:
-            drawn, values, label = self.bar
-            draw_color_bar(drawn, ax, values, label)
+            mappable, values, label = self.bar
+            draw_color_bar(mappable, ax, values, label)
         if self.names is not None:
             marks = [
                 Line2D([], [], marker="o", linestyle="none", color=c, label=name) for name, c in self.names.items()

@@ -22,7 +22,7 @@ QUANTILES = (0.01, 0.99)
 
 def map_axes(
     ax: Axes | Sequence[Axes] | None,
-    drawn: np.ndarray,
+    used: np.ndarray,
     backdrop: Backdrop,
     *,
     inches: float = 5.0,
@@ -31,25 +31,25 @@ def map_axes(
 ) -> list[Axes]:
     """Return the given axes, or new ones in a grid with columns of this width, row by row.
 
-    `drawn` (rows, columns) is True for panels with a map; empty columns are left out. `together` links the limits.
+    `used` (rows, columns) is True for panels with a map; empty columns are left out. `together` links the limits.
     """
     import matplotlib.pyplot as plt
 
     if ax is not None:
-        return several_axes(ax, int(drawn.sum()), "panels")
-    drawn = drawn[:, drawn.any(axis=0)]
+        return several_axes(ax, int(used.sum()), "panels")
+    used = used[:, used.any(axis=0)]
     height, width = backdrop.pixels.shape[:2]
-    size = (inches * 1.18 * drawn.shape[1], (inches * height / width + 0.4) * drawn.shape[0])
+    size = (inches * 1.18 * used.shape[1], (inches * height / width + 0.4) * used.shape[0])
     _, grid = plt.subplots(
-        *drawn.shape, figsize=figsize or size, squeeze=False, layout="constrained", sharex=together, sharey=together
+        *used.shape, figsize=figsize or size, squeeze=False, layout="constrained", sharex=together, sharey=together
     )
-    for panel in grid[~drawn]:
+    for panel in grid[~used]:
         panel.set_axis_off()
-    return list(grid[drawn])
+    return list(grid[used])
 
 
 def grid_of(n: int, columns: int) -> np.ndarray:
-    """Return the grid of n panels in at most this number of columns, for `drawn` of `map_axes`."""
+    """Return the grid of n panels in at most this number of columns, for `used` of `map_axes`."""
     columns = min(n, columns)
     return (np.arange(-(-n // columns) * columns) < n).reshape(-1, columns)
 
@@ -90,28 +90,28 @@ def draw_panel(
     ax.imshow(backdrop.pixels, extent=backdrop.extent, alpha=alpha, interpolation="antialiased")
     finite = np.isfinite(values)
     side = np.full(int(finite.sum()), spots.diameter)
-    drawn = EllipseCollection(
+    circles = EllipseCollection(
         side, side, np.zeros_like(side), units="xy", offsets=spots.xy[finite], offset_transform=ax.transData, cmap=cmap
     )
-    drawn.set_array(values[finite])
-    drawn.set_clim(*(limits(values) if clim is None else clim))
-    ax.add_collection(drawn, autolim=False)
+    circles.set_array(values[finite])
+    circles.set_clim(*(limits(values) if clim is None else clim))
+    ax.add_collection(circles, autolim=False)
     left, right, bottom, top = backdrop.extent
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title=title)
     ax.set_axis_off()
     draw_scale_bar(ax, bar_length(right - left))
     if label is not None:
-        draw_color_bar(drawn, ax, values, label)
-    return drawn
+        draw_color_bar(circles, ax, values, label)
+    return circles
 
 
-def draw_color_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
+def draw_color_bar(mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
     """Draw the color bar of one panel or of several that share a scale; arrows mark values beyond it."""
     first = ax[0] if isinstance(ax, Sequence) else ax
-    low, high = drawn.get_clim()
+    low, high = mappable.get_clim()
     beyond = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    first.figure.colorbar(drawn, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
+    first.figure.colorbar(mappable, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
 
 
 def draw_scale_bar(ax: Axes, length: float) -> None:

@@ -58,7 +58,7 @@ def markers(
     blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
 
     Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
-    test generalizes to other patients: a section is one sample.
+    test accounts for variation between patients: a section is one sample.
 
     Parameters
     ----------
