@@ -28,7 +28,7 @@ def model():
     return model_with(found, ["A", "B", "C", "D", "E"])
 
 
-def test_genes_are_ranked_and_those_above_0_beyond_doubt_are_apart(model):
+def test_genes_are_ranked_and_those_with_intervals_above_0_are_blue(model):
     ax = ds.pl.reliability(model)
     sure, unsure = ax.get_lines()[:2]
     np.testing.assert_allclose(sure.get_ydata(), [0.6])
@@ -49,7 +49,7 @@ def test_slides_of_one_patient_are_no_evidence_of_the_next(model):
     assert "expect less on another patient" in ds.pl.reliability(model_with(found, list("ABCDE"))).get_title()
 
 
-def test_a_model_that_does_not_know_says_so():
+def test_unknown_reliability_raises():
     with pytest.raises(ValueError, match="not fitted"):
         ds.pl.reliability(ds.models.DeepSpot())
     with pytest.raises(ValueError, match="reliability of the model is unknown"):

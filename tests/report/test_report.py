@@ -188,7 +188,7 @@ def test_missing_parts_are_left_out(change, said, predicted, add_table, tmp_path
         assert "ds.tl.correct" not in page.words
 
 
-def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
+def test_a_failed_part_is_listed_and_the_rest_is_written(complete, tmp_path):
     complete.tables["table"].X = complete.tables["table"].X * 0.5
     complete.tables["deepspot_spots"].uns["enrichment"] = complete.tables["deepspot_spots"].uns["enrichment"][:0]
     page = read(ds.report(complete, tmp_path / "report.html", genes=1))
@@ -198,7 +198,7 @@ def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
     assert "Pathways" in page.headings
 
 
-def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tmp_path):
+def test_agreement_is_that_of_evaluate_or_computed_without_changes(predicted, tmp_path):
     genes = list(predicted.tables["table"].var_names[:3])
     predicted.tables["deepspot_spots"].var_names = genes
     before = set(predicted.tables["deepspot_spots"].var)
@@ -244,7 +244,7 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
     assert "<code>today</code>" in path.read_text()
 
 
-def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
+def test_finer_maps_are_drawn_if_predicted(predicted, add_table, tmp_path):
     key = subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
@@ -253,7 +253,7 @@ def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tm
     assert "resolution=" not in words
 
 
-def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_path, monkeypatch):
+def test_does_not_replace_a_file_or_leave_a_partial_one(predicted, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("precious")
     with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -286,7 +286,7 @@ def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_pat
         ("r.html", {"model": "her2st"}, ValueError, "did not predict"),
     ],
 )
-def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
+def test_invalid_input_raises(name, options, error, message, predicted, tmp_path):
     with pytest.raises(error, match=message):
         ds.report(predicted, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
@@ -311,7 +311,7 @@ def test_renders_in_a_browser(complete, tmp_path):
     assert purple.mean() > 0.01  # of the H&E image
 
 
-def test_an_unchecked_registration_is_no_finding(complete, tmp_path):
+def test_an_unchecked_registration_is_reported_as_missing(complete, tmp_path):
     complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
     words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
     assert "The registration of measured spots and image was not checked." in words

@@ -85,7 +85,7 @@ def test_under_half_of_the_genes_shared(slide, truth, genes):
     assert table.var.empty
 
 
-def test_existing_columns_stay_unless_asked(slide, predicted):
+def test_existing_columns_are_kept_without_overwrite(slide, predicted):
     evaluate(slide)
     before = predicted.var.copy()
     predicted.X = -predicted.X

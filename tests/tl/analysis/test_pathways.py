@@ -158,7 +158,7 @@ def test_existing_scores_are_kept(classes, net):
         ds.tl.pathways(classes, net, table_key="table")
 
 
-def test_it_survives_being_written(classes, net, tmp_path):
+def test_results_can_be_written_and_read(classes, net, tmp_path):
     ds.tl.pathways(classes, net, table_key="table")
     classes.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")["table"]
