@@ -62,7 +62,7 @@ def read(path):
 
 @pytest.fixture
 def predicted(slide, add_table):
-    """A slide with a prediction that says of itself what `ds.tl.predict` says."""
+    """A slide with a prediction and the entries that `ds.tl.predict` adds."""
     rng = np.random.default_rng(0)
     values = rng.normal(1, 0.1, (30, 3)) + np.repeat([1, 0], 15)[:, None] * [1, 0, 0]
     add_table(slide, values, GENES, obsm={"spatial": np.asarray(slide.tables["table"].obsm["spatial"])})
@@ -106,7 +106,7 @@ def complete(predicted, add_table):
 
 SECTIONS = """The slide / The model / Reliability / Maps of genes / Regions / Pathways /
 Correction of the measured genes / Missing parts and how to add them / Versions and parameters"""
-SAID = """not a medical device / µm in diameter / breast <test> / CC BY 4.0 / r 0.2 & more /
+EXPECTED = """not a medical device / µm in diameter / breast <test> / CC BY 4.0 / r 0.2 & more /
 4 of 30 spots (13 %) look unlike / patients who were held out / UP: expected r 0.61 / UP (+1.00) /
 Registration of measured spots and image: Aligned: fine / 50 % for the median gene / Left as measured 1 gene /
 0.50 mean absolute change / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" /
@@ -127,7 +127,7 @@ def test_reports_all_results_and_does_not_change_the_object(complete, tmp_path):
     assert page.headings == SECTIONS.replace("\n", " ").split(" / ")
     # slide, unusual spots, r, 3 genes, tiles, groups, markers, gene sets, pathways, correction
     assert len(page.images) == 12
-    for said in SAID.replace("\n", " ").split(" / "):
+    for said in EXPECTED.replace("\n", " ").split(" / "):
         assert said in page.words, said
     assert "nan" not in page.words
     assert entries(complete) == before
@@ -223,7 +223,7 @@ def test_warns_of_an_out_of_distribution_slide_at_the_top(predicted, tmp_path):
 def test_recognizes_a_training_slide(predicted):
     slide = find_contents(predicted)
     assert slide.name == "P1_S1"
-    assert not slide.is_training_slide  # nobody knows
+    assert not slide.is_training_slide  # without a card
     for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
         card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
         assert replace(slide, card=card).is_training_slide is known
