@@ -107,14 +107,16 @@ def test_a_refused_one_can_be_wrapped():
     ds.encoders.register(card, lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     assert ds.encoders.get("hibou-l").card == card
     assert ds.encoders.available().loc["hibou-l", "ready"]
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         ds.encoders.register(card, torch.nn.Identity)
 
 
 def test_weights_are_for_those_that_take_them(cheap_encoder, tmp_path):
-    with pytest.raises(ValueError, match="Encoder 'lite0' finds its weights itself: leave `weights` and `token` out"):
+    with pytest.raises(ValueError, match="Encoder 'lite0' loads its own weights: omit `weights` and `token`"):
         ds.encoders.get("lite0", weights=tmp_path)
-    with pytest.raises(ValueError, match="`weights` goes with the name of an encoder, but an encoder was given"):
+    with pytest.raises(
+        ValueError, match="`weights` can only be combined with the name of an encoder, but an encoder was passed"
+    ):
         ds.encoders.get(cheap_encoder, weights=tmp_path)
 
 
