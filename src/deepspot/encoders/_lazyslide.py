@@ -53,8 +53,8 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
 
     Returns
     -------
-    An encoder. Its card is inferred: the dimension from ``encode_dim`` or the embedding of a blank tile; input side, mean
-    and std from the output of the transform; license, gating and source from the object.
+    An encoder. Its card is inferred: the dimension from ``encode_dim`` or the embedding of a blank tile; input side,
+    mean and std from the output of the transform; license, gating and source from the object.
 
     Its fingerprint is a hash of the weights, the transform and the code of `encode_image`. It does not cover other
     state of the object. If that can change, set an attribute `fingerprint`, which is hashed instead.
@@ -88,8 +88,8 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
         )
     if not _stated(model) and not hasattr(model.model, "state_dict"):
         raise InputError(
-            f"The weights of {type(model).__name__} cannot be hashed, because its `model` is not a torch module. Set an "
-            "attribute `fingerprint`: text that changes with everything its embeddings depend on."
+            f"The weights of {type(model).__name__} cannot be hashed, because its `model` is not a torch module. Set "
+            "an attribute `fingerprint`: text that changes with everything its embeddings depend on."
         )
     transform = model.get_transform()
     license = getattr(model, "license", None) or "unknown"
