@@ -159,7 +159,7 @@ def test_steps():
 
 def test_steps_of_hexagons(boxed, cheap_encoder):
     places = square() * (1.0, np.sqrt(3) / 2) + np.where(square()[:, [1]] % 400, 100, 0) * (1, 0)
-    with pytest.raises(ValueError, match="steps of a square array, but these tiles are not laid in squares"):
+    with pytest.raises(ValueError, match="steps of a square array, but these tiles do not form a square grid"):
         boxed.on_tiles(mpp=0.5).predict(np.zeros((25, 270)), places)
 
 
@@ -189,7 +189,9 @@ def test_it_is_clipped_as_ours(model):
 def test_tiles_of_another_size_are_refused(file, predictor):
     wsi = zs.open_wsi(file)
     zs.pp.tile_tissues(wsi, 64, tissue_key=None)
-    with pytest.raises(ValueError, match=r"A tile is uint8 of shape \(64, 64, 3\), .* is 55 µm at 1 µm per pixel. Lay"):
+    with pytest.raises(
+        ValueError, match=r"A tile is uint8 of shape \(64, 64, 3\), .* is 55 µm at 1 µm per pixel. Create"
+    ):
         zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
     assert not wsi.tables
 
@@ -277,7 +279,7 @@ def test_only_the_encoder_of_the_model(model, mean_color):
 def test_tiles_unlike_the_training(predictor, model, log):
     strange = np.tile(np.eye(27)[0], (4, 10))
     predictor.predict(strange, np.zeros((4, 2)))
-    assert log[-1].startswith("100 % of the tiles are unlike the spots that the model learned from")
+    assert log[-1].startswith("100 % of the tiles are out-of-distribution: they are unlike the training spots")
     log.clear()
     unknowing = pickle.loads(pickle.dumps(model))
     unknowing.ood = type(model.ood).unknown(27)

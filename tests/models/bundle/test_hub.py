@@ -89,7 +89,7 @@ def test_addresses(text, repo, revision):
     ],
 )
 def test_what_is_no_address(text):
-    with pytest.raises(ValueError, match=r"is no address\. Write 'hf://organization/name'"):
+    with pytest.raises(ValueError, match=r"is not a valid address\. Write 'hf://organization/name'"):
         ds.models.load(text)
 
 
@@ -171,7 +171,7 @@ def hub_error(kind):
         (
             errors.GatedRepoError,
             PermissionError,
-            r"is gated. Ask for access at https://huggingface.co/org/name, .*HF_TOKEN",
+            r"is gated. Request access at https://huggingface.co/org/name, .*HF_TOKEN",
         ),
         (errors.RepositoryNotFoundError, FileNotFoundError, "no repository .*, or it is private.*HF_TOKEN"),
         (errors.RevisionNotFoundError, FileNotFoundError, "has no revision 'v1'"),
@@ -252,7 +252,7 @@ def test_nothing_is_published_by_accident(tiny, api, monkeypatch):
         tiny.upload("hf://org/name")
     with pytest.raises(ValueError, match="Leave it out"):
         tiny.upload("hf://org/name@main")
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not a valid address"):
         tiny.upload("org/name")
     with pytest.raises(ValueError, match="not fitted"):
         ds.models.DeepSpot().upload("hf://org/name")

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(authors, publish, tmp_path):
     [
         ("image_feature_model: tiny\n", GENES[:4], "predicts 6 genes, and .* names 4"),
         ("image_feature_model: tiny\n", [*GENES[:5], "G0"], "there twice"),
-        ("image_feature_model: tiny\n", [*GENES[:5], "G\x055"], "make no model: .*control characters"),
+        ("image_feature_model: tiny\n", [*GENES[:5], "G\x055"], "do not form a valid model: .*control characters"),
         ("image_feature_model: tiny\ninput_size: 7\n", GENES, "do not belong together"),
         ("image_feature_model: tiny\nneighbors: many\n", GENES, "neighbors='many'"),
         ("[image_feature_model", GENES, "no readable YAML"),
@@ -168,10 +168,10 @@ def test_weights_that_are_not_finite_are_refused(authors, publish, scaler):
     with pytest.raises(ValueError, match="not finite"):
         ds.models.convert_legacy(publish(network))
     scaler.scale_[2] = 1e300  # infinite in float32
-    with pytest.raises(ValueError, match="scaler that does not fit"):
+    with pytest.raises(ValueError, match="scaler that does not match"):
         ds.models.convert_legacy(publish(authors.DeepSpot(scaler=scaler)))
     scaler.scale_[2] = 0
-    with pytest.raises(ValueError, match="scaler that does not fit"):
+    with pytest.raises(ValueError, match="scaler that does not match"):
         ds.models.convert_legacy(publish(authors.DeepSpot(scaler=scaler)))
 
 

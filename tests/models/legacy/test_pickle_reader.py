@@ -103,7 +103,7 @@ def test_other_pickles_than_pytorchs_are_refused(folder):
     ],
 )
 def test_damaged_pickles_are_refused(data):
-    with pytest.raises(Refused, match="holds no readable pickle"):
+    with pytest.raises(Refused, match="contains no readable pickle"):
         describe(data)
 
 
@@ -115,12 +115,12 @@ PLACE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n%bX\x03\x00\x00\x00cpuK
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"}" + DOUBLED + b"K\x01s.", "a key is no text"),
+        (b"}" + DOUBLED + b"K\x01s.", "a key is not text"),
         (DOUBLED + b")R.", "called that is no function"),
         (PLACE % DOUBLED + b".", "storage of a tensor, not the network"),
         (b"c__builtin__\ngetattr\n" + DOUBLED + b"X\x01\x00\x00\x00a\x86R.", r"getattr\(tuple"),
-        (b"}(" + COLLIDING + b"u.", "a key is no text"),
-        (b"})" + b"\x85" * 100_000 + b"K\x01s.", "a key is no text"),
+        (b"}(" + COLLIDING + b"u.", "a key is not text"),
+        (b"})" + b"\x85" * 100_000 + b"K\x01s.", "a key is not text"),
         (b"(" + b"N" * 600_000 + b"t.", "more than 500,000 instructions"),
         (
             b"(c__builtin__\nset\nq\x01](" + b"K\x01" * 20_000 + b"eq\x02(" + b"h\x01h\x02\x85R" * 20_000 + b"tt.",
@@ -169,7 +169,7 @@ def test_hyper_parameters_that_explode_are_not_written_out(authors, publish, nam
 def test_nor_are_those_that_are_needed(authors, publish, name):
     network = authors.DeepSpot()
     network._hparams[name] = doubled(60)
-    with pytest.raises(ValueError, match=r"contradicts itself"):
+    with pytest.raises(ValueError, match=r"is inconsistent"):
         ds.models.convert_legacy(publish(network))
 
 

@@ -100,8 +100,8 @@ def hub_errors(card: EncoderCard, page: str, repository: str) -> HubErrors:
     """Return messages for the errors of Hugging Face."""
     name, ways = card.name, WAYS.format(name=card.name)
     return HubErrors(
-        gated=f"The weights of {name!r} are gated. Their license is {card.license}. Request access at {page}, then pass "
-        f"a token of your account as `ds.encoders.get({name!r}, token=...)` or in the environment variable HF_TOKEN.",
+        gated=f"The weights of {name!r} are gated. Their license is {card.license}. Request access at {page}, "
+        f"then pass your token as `ds.encoders.get({name!r}, token=...)` or in the environment variable HF_TOKEN.",
         missing=f"Hugging Face has no repository {repository!r}, or your token has no access to it. {ways}",
         offline=f"The weights of {name!r} are not on this machine, and {page} cannot be reached. {ways}",
         failed=f"Downloading the weights of {name!r} from {page} failed: {{}}. {ways}",
