@@ -257,7 +257,7 @@ def _check_tile(tile: np.ndarray, *, side: int, size: str) -> np.ndarray:
     if tile.dtype != np.uint8 or tile.shape != (side, side, 3):
         raise InputError(
             f"A tile is {tile.dtype} of shape {tile.shape}, but the model needs uint8 of shape ({side}, {side}, 3), "
-            f"that is {size}. Create tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)` without `mpp=`, and extract "
-            "features without `transform=`."
+            f"that is {size}. Create tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)` without `mpp=`, and "
+            "extract features without `transform=`."
         )
     return tile
