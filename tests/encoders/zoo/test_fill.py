@@ -19,7 +19,9 @@ def test_missing_unknown_and_reshaped_tensors_are_named(small, weights_of, tmp_p
     path, first = tmp_path / "x.safetensors", sorted(tensors)[0]
     begins = rf"x\.safetensors does not hold the weights of '{name}': "
     less = {key: value for key, value in tensors.items() if key != first}
-    refused(name, less, path, begins + r"1 tensors are missing \(.*They are published at https://huggingface\.co/")
+    refused(
+        name, less, path, begins + r"1 tensors are missing \(.*The weights are published at https://huggingface\.co/"
+    )
     refused(name, tensors | {"junk": torch.ones(2)}, path, begins + r"1 tensors are unknown \(junk\)")
     other = tensors | {first: torch.ones(2, 3, 4)}
     refused(name, other, path, begins + r"1 tensors are of another shape \(.* \(2, 3, 4\) instead of \(")

@@ -62,13 +62,13 @@ def test_a_folder_that_does_not_say_which(tmp_path):
         find_weights(UNI, tmp_path, None)
     touch(tmp_path / "a.pth")
     touch(tmp_path / "b.pth")
-    with pytest.raises(FileNotFoundError, match="Pass the file itself"):
+    with pytest.raises(FileNotFoundError, match="Pass the path of the file"):
         find_weights(UNI, tmp_path, None)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/no/where/at/all", "weights/uni.bin"])
 def test_a_path_to_nothing_is_no_repository(hub, path):
-    with pytest.raises(FileNotFoundError, match=rf"no file or folder '{path}'\. Pass a file.*{WAYS}"):
+    with pytest.raises(FileNotFoundError, match=rf"The file or folder '{path}' does not exist\. Pass a file.*{WAYS}"):
         find_weights(UNI, path, None)
     assert hub[0] == []
 
@@ -98,7 +98,7 @@ def test_a_second_way_to_feed_an_encoder_finds_the_same_weights(monkeypatch, tmp
 
 def test_a_folder_of_weights_that_is_not_there(monkeypatch, tmp_path, hub):
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path / "typo")
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*typo', where weights should be. Correct `ds\.settings"):
+    with pytest.raises(FileNotFoundError, match=r"folder of weights '.*typo' does not exist. Correct `ds\.settings"):
         find_weights(UNI, None, None)
     assert not ds.encoders.available().loc["uni", "ready"]
 
@@ -139,7 +139,11 @@ GATED = (
     ("said", "error", "match"),
     [
         (errors.GatedRepoError, PermissionError, GATED),
-        (errors.RepositoryNotFoundError, FileNotFoundError, rf"no repository 'MahmoodLab/UNI', or your token.*{WAYS}"),
+        (
+            errors.RepositoryNotFoundError,
+            FileNotFoundError,
+            rf"no repository 'MahmoodLab/UNI', or your token has.*{WAYS}",
+        ),
         (errors.LocalEntryNotFoundError, ConnectionError, rf"cannot be reached\. Pass a file.*{WAYS}"),
         (errors.HfHubHTTPError, ConnectionError, r"Downloading the weights of .uni. from .*MahmoodLab/UNI failed"),
         (TimeoutError, ConnectionError, r"failed: TimeoutError: said so"),

@@ -29,7 +29,7 @@ def test_what_was_read_is_looked_at_again(monkeypatch, registry, key):
 @pytest.mark.parametrize("key", sorted(NEED_CODE))
 def test_they_are_refused_before_they_are_made(monkeypatch, registry, key):
     monkeypatch.setattr(registry[key], "__init__", lambda self: pytest.fail("was instantiated"))
-    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* source was read.*license"):
+    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* reviewed.*license"):
         ds.encoders.get(f"lazyslide:{key}")
 
 

@@ -103,7 +103,7 @@ def test_encoders_of_the_paper_are_those_of_the_registry(authors, publish, publi
 
 
 def test_what_is_missing_is_named(authors, publish, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         ds.models.convert_legacy(tmp_path / "nowhere")
     folder = publish(authors.DeepSpot())
     with pytest.raises(FileNotFoundError, match="Pass one of its folders: \\['Colon'\\]"):
@@ -113,7 +113,7 @@ def test_what_is_missing_is_named(authors, publish, tmp_path):
         ds.models.convert_legacy(folder)
     assert ds.models.convert_legacy(folder, encoder="mine").card.encoder.name == "mine"
     (folder / FILES[2]).unlink()
-    with pytest.raises(FileNotFoundError, match="which genes are predicted"):
+    with pytest.raises(FileNotFoundError, match="names the predicted genes"):
         ds.models.convert_legacy(folder, encoder="mine")
 
 
