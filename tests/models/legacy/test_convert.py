@@ -120,12 +120,12 @@ def test_what_is_missing_is_named(authors, publish, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "genes", "message"),
     [
-        ("image_feature_model: tiny\n", GENES[:4], "predicts 6 genes, and .* names 4"),
-        ("image_feature_model: tiny\n", [*GENES[:5], "G0"], "there twice"),
+        ("image_feature_model: tiny\n", GENES[:4], "predicts 6 genes, but .* names 4"),
+        ("image_feature_model: tiny\n", [*GENES[:5], "G0"], "duplicate"),
         ("image_feature_model: tiny\n", [*GENES[:5], "G\x055"], "do not form a valid model: .*control characters"),
         ("image_feature_model: tiny\ninput_size: 7\n", GENES, "do not belong together"),
         ("image_feature_model: tiny\nneighbors: many\n", GENES, "neighbors='many'"),
-        ("[image_feature_model", GENES, "no readable YAML"),
+        ("[image_feature_model", GENES, "not readable as YAML"),
         ("just text", GENES, "no hyper-parameters by name"),
     ],
 )
