@@ -287,7 +287,7 @@ def test_what_is_lacking_is_named():
 def test_weights_that_cannot_be_hashed():
     own = Own()
     own.model = "a session of another library"
-    with pytest.raises(ValueError, match=r"weights of Own cannot be hashed.* Give the object a `fingerprint`"):
+    with pytest.raises(ValueError, match=r"weights of Own cannot be hashed.* Set an attribute `fingerprint`"):
         ds.encoders.get(own)
     own.fingerprint = "version 1"
     own.to = lambda device: None

@@ -138,7 +138,7 @@ def test_neighbors_in_steps_of_the_tiles(wsi, ours, cheap_encoder, boxed):
     theirs = predicted(wsi, predictor)
     ds.tl.predict(ours, boxed, encoder=cheap_encoder)
     np.testing.assert_allclose(theirs.X, ours["deepspot_spots"].X, atol=1e-4)
-    with pytest.raises(ValueError, match=r"'deepspot' counts its neighbors in steps .*`stride_px=round\(100 / mpp\)`"):
+    with pytest.raises(ValueError, match=r"'deepspot' counts neighbors in steps .*`stride_px=round\(100 / mpp\)`"):
         predictor.stride_px  # noqa: B018
 
 
@@ -228,7 +228,7 @@ def test_features_of_another_length_are_refused(predictor, shape, message):
 def test_features_of_another_length_in_lazyslide(wsi, predictor, train, cheap_encoder):
     other = train(context=("spot", "neighbors")).on_tiles(mpp=1.0, encoder=cheap_encoder)
     zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
-    with pytest.raises(ValueError, match=r"shape \(63, 270\), model 'deepspot' takes 27 columns: a tile as 'mean_colo"):
+    with pytest.raises(ValueError, match=r"shape \(63, 270\), but model 'deepspot' needs 27 columns: the"):
         zs.tl.feature_prediction(wsi, other, "mean_color_subspots", **CPU)
 
 
