@@ -316,7 +316,7 @@ def test_one_vector_for_each_tile(encode, error, message):
     ("attributes", "message"),
     [
         ({"encode_dim": 7}, r"'own' returned embeddings of shape \(5, 4\) .* but its card implies \(5, 7\)"),
-        ({"encode_image": lambda self, image: self.model(image) / 0}, "'own' gave values that are not finite"),
+        ({"encode_image": lambda self, image: self.model(image) / 0}, "'own' returned values that are not finite"),
     ],
 )
 def test_what_comes_out_is_checked_as_of_all_encoders(attributes, message):

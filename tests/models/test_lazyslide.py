@@ -214,9 +214,12 @@ def test_only_pixels_are_taken(predictor, batch, message):
     [
         (
             (4, 27),
-            r"have shape \(4, 27\), model 'deepspot' takes 270 columns: a tile as 'mean_color' embeds it \(27\),",
+            r"\(4, 27\), but model 'deepspot' needs 270 columns: the embedding of a tile by 'mean_color' \(27\),",
         ),
-        ((4, 271), r"after it its 3 × 3 sub-spots\. Make them with `zs\.tl\.feature_extraction\(wsi, predictor\.image"),
+        (
+            (4, 271),
+            r"followed by its 3 × 3 sub-spots\. Compute them with `zs\.tl\.feature_extraction\(wsi, predictor\.image",
+        ),
         ((270,), r"have shape \(270,\)"),
     ],
 )
@@ -235,10 +238,10 @@ def test_features_of_another_length_in_lazyslide(wsi, predictor, train, cheap_en
 @pytest.mark.parametrize(
     ("features", "coords", "message"),
     [
-        (np.zeros((4, 270)), None, "`coords` is missing: the model finds the neighbors of a tile by the origins"),
+        (np.zeros((4, 270)), None, "`coords` is missing. The model needs the origins of all tiles to find neighbors"),
         (np.zeros((4, 270)), np.zeros((3, 2)), r"`coords` must be of shape \(4, 2\), got \(3, 2\)"),
-        (np.zeros((4, 270)), np.full((4, 2), np.inf), "`coords` holds values that are not finite"),
-        (np.full((4, 270), np.nan), np.zeros((4, 2)), "`features` holds values that are not finite"),
+        (np.zeros((4, 270)), np.full((4, 2), np.inf), "`coords` contains values that are not finite"),
+        (np.full((4, 270), np.nan), np.zeros((4, 2)), "`features` contains values that are not finite"),
         (np.zeros((0, 270)), np.zeros((0, 2)), "`spot` is empty"),
     ],
 )
