@@ -25,7 +25,7 @@ import deepspot as ds
 from deepspot._features.feature_table import SPOTS, SlideFeatures
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import TileGeometry
-from deepspot.tl._predict.stream import ROWS, rounded
+from deepspot.tl._predict.stream import ROWS, round_to_float16
 
 REPEATS, READ, EMBEDDED = 3, 4_000, 24
 RESULTS = Path(__file__).parent / "results"
@@ -54,7 +54,7 @@ def rates(folder: Path, encoder: ds.encoders.Encoder) -> None:
     model = make_model(encoder, subspots=True)
     bags = of_block(model.card.dim)
     predict = median(lambda: model.predict(bags))
-    values = rounded(np.maximum(model.predict(bags), 0))
+    values = round_to_float16(np.maximum(model.predict(bags), 0))
     write = median(lambda: write_block(folder / "block.zarr", values))
     megapixels = slide.n_spots * (DISTANCE_UM / MPP) ** 2 / 1e6
     lines = [
@@ -101,13 +101,13 @@ def write_block(path: Path, values: np.ndarray) -> None:
 
 
 def sizes(folder: Path) -> None:
-    lines = ["| section | bytes for each value | with `half=True` |", "|---|---|---|"]
+    lines = ["| section | bytes for each value | with `rounded=True` |", "|---|---|---|"]
     for section in ("C2", "C5"):
         found = []
-        for half in (False, True):
+        for rounded in (False, True):
             sdata = ds.datasets.her2st(section)
-            out = folder / f"{section}_{half}.zarr"
-            ds.tl.predict(sdata, out=out, half=half)
+            out = folder / f"{section}_{rounded}.zarr"
+            ds.tl.predict(sdata, out=out, rounded=rounded)
             table = sdata.tables["deepspot_spots"]
             chunks = (out / "tables" / "deepspot_spots" / "X").rglob("*")
             found.append(sum(path.stat().st_size for path in chunks if path.is_file()) / (table.n_obs * table.n_vars))

@@ -1,4 +1,4 @@
-"""Files of slides, a table that lists them, their profiles, and how these agree with bulk RNA."""
+"""From a manifest of slides to profiles, and their agreement with bulk RNA."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def test_from_a_manifest_to_the_agreement_with_bulk(all_slides, model, encoder, 
     assert list(runs.index) == names
     assert list(runs["status"]) == ["done", "done"]
     again = ds.cohort.run(tmp_path / "manifest.csv", model, tmp_path / "out", encoder=encoder)
-    assert again["seconds"].equals(runs["seconds"])  # nothing was done twice
+    assert again["seconds"].equals(runs["seconds"])  # finished slides were skipped
 
     profiles = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad")
     assert profiles.shape == (2, 40)

@@ -1,4 +1,4 @@
-"""Counts that are too shallow are corrected with the prediction, if they lie in the right place."""
+"""Shallow counts are corrected with the prediction after a registration check."""
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -10,7 +10,7 @@ def error(table, name, truth, genes):
     return np.sqrt(np.mean((table[:, genes].layers[name] - truth) ** 2))
 
 
-def test_corrected_counts_are_nearer_to_the_truth(predicted, model, encoder):
+def test_corrected_counts_are_closer_to_the_truth(predicted, model, encoder):
     table = predicted["table"]
     genes = model.card.genes
     truth = np.asarray(table[:, genes].layers["expected"])
@@ -23,7 +23,7 @@ def test_corrected_counts_are_nearer_to_the_truth(predicted, model, encoder):
     assert (counts != table.X).nnz == 0
 
 
-def test_the_place_of_the_spots_is_checked(predicted, model, encoder, snapshot):
+def test_the_registration_is_checked(predicted, model, encoder, snapshot):
     before = snapshot(predicted)
     alignment = ds.tl.check_alignment(predicted, model, encoder=encoder)
     assert snapshot(predicted) == before

@@ -37,7 +37,7 @@ def test_points_are_the_means_and_lines_the_splits(name):
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
 
-def test_chance_is_drawn_where_it_is_known():
+def test_chance_is_drawn_if_it_is_known():
     texts = [text.get_text() for text in ds.pl.survival(resampled("survival")).get_legend().get_texts()]
     assert texts == ["outcomes as they are", "outcomes permuted", "chance (0.5)"]
     texts = [text.get_text() for text in ds.pl.classification(resampled("classification")).get_legend().get_texts()]
@@ -54,7 +54,7 @@ def test_several_results_have_names_and_colors():
 
 
 @pytest.mark.parametrize("name", ["survival", "classification", "bulk_agreement"])
-def test_what_cannot_be_drawn(name):
+def test_other_results_are_refused(name):
     draw = getattr(ds.pl, name)
     other = resampled("classification" if name == "survival" else "survival")
     with pytest.raises(
@@ -100,7 +100,7 @@ def test_lines_of_agreement(agreement):
         ds.pl.bulk_agreement(agreement, statistic="max")
 
 
-def test_axes_that_were_given(agreement):
+def test_given_axes_are_used(agreement):
     import matplotlib.pyplot as plt
 
     _, axes = plt.subplots(1, 2)

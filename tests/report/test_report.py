@@ -214,7 +214,7 @@ def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tm
 def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
     predicted.tables["deepspot_spots"].obs["ood"] = True
     words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
-    assert "100 % of the spots look unlike what it learned from: do not trust this prediction." in words
+    assert "100 % of the spots look unlike its training data: do not trust this prediction." in words
     assert "another tissue, stain or scanner" in words
     assert "can be expected" not in words
 
@@ -234,7 +234,7 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
     path = ds.report(complete, tmp_path / "report.html", genes=["FLAT"], title="No. 7 & 8", notes=notes, groupby="side")
     words = read(path).words
     assert "Slide No. 7 & 8: genes predicted" in words
-    assert "These genes were asked for." in words
+    assert "These genes were chosen by the user." in words
     assert "FLAT: expected r 0.02" in words
     assert "UP: expected" not in words
     assert "Spots by side." in words
@@ -313,5 +313,5 @@ def test_renders_in_a_browser(complete, tmp_path):
 def test_an_unchecked_registration_is_no_finding(complete, tmp_path):
     complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
     words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
-    assert "Whether the measured spots lie where the image says was not checked." in words
+    assert "The registration of measured spots and image was not checked." in words
     assert "ds.tl.check_alignment" in words

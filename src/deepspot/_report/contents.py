@@ -58,7 +58,7 @@ class SlideContents:
 
     @property
     def name(self) -> str:
-        """Name of the slide for people, from what the readers of this package call its parts."""
+        """Display name of the slide, from the element names that the readers of this package use."""
         for suffix in ("_full_image", "_image"):
             if self.image_key.endswith(suffix) and len(self.image_key) > len(suffix):
                 return self.image_key.removesuffix(suffix)
@@ -120,7 +120,7 @@ class SlideContents:
         return None
 
     def choose_groupby(self, wanted: str | None) -> str | None:
-        """Column with groups: the one asked for, that of the markers, an annotation, or clusters."""
+        """Column with groups: the requested one, that of the markers, an annotation, or clusters."""
         if wanted is not None:
             if not self.table_keys:
                 raise MissingKeyError(

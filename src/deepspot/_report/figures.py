@@ -128,7 +128,7 @@ def draw_r(r: Mapping[str, pd.Series]) -> Axes:
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set(xlabel="Pearson r over spots", ylabel="genes")
     ax.spines[["top", "right"]].set_visible(False)
-    # Above the bars: wherever the legend lay inside, it would hide some.
+    # Above the bars: inside the axes, the legend would hide some.
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 

@@ -32,7 +32,7 @@ def report(
     command: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a report of one slide for people who read slides: an HTML file that holds all of its figures.
+    """Write a report of one slide as a single HTML file with embedded figures.
 
     It shows the slide, says which model predicted and how far it can be trusted (spots unlike its training, the r to be
     expected of genes, and agreement where genes were measured), and draws what was done: maps of genes, images of the
@@ -54,7 +54,7 @@ def report(
         The model that predicted, or the path of its bundle: the report then says how much it learned from, and whether
         this slide is part of that. The embedded model is recognized by itself.
     alignment
-        From :func:`deepspot.tl.check_alignment`, to say whether measured spots lie where the image says.
+        From :func:`deepspot.tl.check_alignment`, to report the registration of measured spots and image.
     prediction_key, corrected_key, table_key
         Tables with predicted, corrected and measured genes; needed only if there are several.
     layer

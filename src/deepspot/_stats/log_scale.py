@@ -1,4 +1,4 @@
-"""Expression as the analyses after a prediction take it: on the log scale, checked, and transformed if asked for."""
+"""Check expression for analyses on the log scale, and transform it if requested."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_log_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
         )
     if not said:
         raise InputError(
-            f"{where} is on a scale that nobody stated: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
+            f"{where} is on an unknown scale: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
             "sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
         )
 

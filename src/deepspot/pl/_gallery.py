@@ -38,9 +38,9 @@ def gallery(
 ) -> list[Axes]:
     """Show the H&E images of the spots where a gene is highest, above those where it is lowest.
 
-    The value stands over each image. Several examples of either end show what they have in common; what lies between
-    looks like neither. Where more spots share the lowest or the highest value than are shown, some are taken at random,
-    the same each time.
+    The value is printed above each image. Several examples of either end show what they have in common; spots with
+    values in between look like neither. If more spots share the lowest or the highest value than are shown, a random
+    subset is drawn, the same each time.
 
     Parameters
     ----------

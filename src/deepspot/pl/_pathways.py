@@ -45,8 +45,8 @@ def pathways(
     """Draw where in the tissue pathways are active, one map for each over the H&E image.
 
     Colors say how far a spot's score is from the pathway's mean over the slide, which is white. The scores themselves
-    lie above or below 0 everywhere for most pathways, as their zero depends on which genes are known, and would hide
-    the pattern. All maps share one color scale, up to the 99 % quantile on either side. So they can be compared: a
+    are above or below 0 everywhere for most pathways, as their zero depends on which genes are predicted, and would
+    hide the pattern. All maps share one color scale, up to the 99 % quantile on either side. So they can be compared: a
     pathway that is pale everywhere hardly differs within this slide.
 
     Parameters

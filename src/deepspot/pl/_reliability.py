@@ -27,7 +27,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """Draw how well a model predicts each of its genes on tissue that it had not seen.
 
     Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients; genes whose
-    interval lies above 0 are blue, and the others, whose prediction may be worth nothing, are gray.
+    interval is above 0 are blue; the others, whose prediction may be uninformative, are gray.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def spatial(
 ) -> list[Axes]:
     """Draw a gene as measured, as predicted and, if that was done, as corrected, side by side over the H&E image.
 
-    Each panel has a color scale of its own, from the 1 to the 99 % quantile: a prediction varies less than a
+    Each panel has its own color scale, from the 1 to the 99 % quantile: a prediction varies less than a
     measurement, because it leaves out the noise. Compare where a gene is high and low, not the colors. Spots are drawn
     as wide as the tissue that they measure.
 

@@ -18,9 +18,9 @@ SEARCH = "search"
 def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     """Draw the loss of every member of a model over the epochs of its training.
 
-    Where patients were held out to find the number of epochs, that run is drawn too: its loss on the patients that it
-    learned from and, on an axis of its own at the right, the mean Pearson r over genes on those that it did not, with
-    the best epoch marked. All members then learned for that long from all patients.
+    Where patients were held out to find the number of epochs, that run is drawn too: its loss on the training
+    patients and, on a second axis at the right, the mean Pearson r over genes on the held-out patients, with the best
+    epoch marked. All members were then trained for that many epochs on all patients.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def umap(
 
     Spots that are near each other have similar genes, so images that are should look alike. The map is cut into
     squares, and each that holds spots shows the one nearest to its middle. So the images cover all parts of the map
-    evenly, none hides another, and each lies within a square of where it belongs. Distances between far groups mean
+    evenly, none hides another, and each is within one square of its position. Distances between far groups mean
     nothing.
 
     Parameters
@@ -160,7 +160,7 @@ def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
         X = normalize(check_counts(X, f"X of table {table_key!r}"))
     if X.shape[0] < FEWEST:
         raise InputError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
-    if hasattr(X, "dask"):  # for what lies on disk, scanpy's PCA wants one more package
+    if hasattr(X, "dask"):  # for data on disk, scanpy's PCA wants one more package
         check_fits_in_memory(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
         X = X.compute()
     copy = AnnData(X.copy())

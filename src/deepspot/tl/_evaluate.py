@@ -37,8 +37,8 @@ def evaluate(
     """Compare predicted genes with the measured ones of the same spots, gene by gene.
 
     Spots are matched by instance and genes by name. Measured counts are put on the scale of the prediction, log1p of
-    counts per 10,000; spots without any count are left out. A slide that the model learned from says nothing about
-    its accuracy: compare on slides of other patients, or use :func:`deepspot.models.cross_validate`.
+    counts per 10,000; spots without any count are left out. A slide of the training set does not measure
+    accuracy: compare on slides of other patients, or use :func:`deepspot.models.cross_validate`.
 
     Parameters
     ----------
@@ -68,8 +68,9 @@ def evaluate(
         within 1.5 times the distance between spots), and then compared. It is high only where both form the same
         pattern, and low where one of them varies from spot to spot without any.
     ``moran_predicted``, ``moran_measured``
-        Moran's I, spatial autocorrelation over the same ring of spots, by squidpy. A prediction that is smoother than
-        the measurement has the larger one.
+        Moran's I, the spatial autocorrelation, computed by squidpy over the same ring of spots, with weights that sum
+        to 1 for each spot. NaN where the gene does not vary. It is larger for a prediction that is smoother than the
+        measurement.
     ``measured_detected``
         Share of the spots in which the gene was detected. If it is low, no prediction can correlate well.
 

@@ -59,7 +59,7 @@ def test_profiles_of_slides(predicted, how, log):
     assert log[-1] == f"Made 2 profiles of 4 genes: the {how} over the spots of 2 slides."
 
 
-def test_profiles_survive_being_written(predicted, tmp_path):
+def test_profiles_can_be_written(predicted, tmp_path):
     import anndata
 
     profiles = ds.cohort.pseudobulk(predicted)
@@ -122,7 +122,7 @@ def test_names_of_slides(predicted):
     assert list(ds.cohort.pseudobulk([first, second]).obs_names) == ["TCGA-1", "TCGA-2"]
 
 
-def test_genes_that_all_slides_hold(predicted, log):
+def test_shared_genes_are_kept(predicted, log):
     first, second = predicted.values()
     add(second, second.attrs["X"][:, [2, 0, 1]], genes=["C", "A", "B"], key="other")
     del second.tables["deepspot_spots"]
@@ -133,7 +133,7 @@ def test_genes_that_all_slides_hold(predicted, log):
     assert first["deepspot_spots"].n_vars == 4
 
 
-def test_names_of_another_kind_are_refused(predicted):
+def test_other_gene_identifiers_are_refused(predicted):
     _, second = predicted.values()
     del second.tables["deepspot_spots"]
     add(second, second.attrs["X"], genes=["ENSG1", "ENSG2", "ENSG3", "D"])
@@ -153,7 +153,7 @@ def test_scales(slides, predicted):
     with pytest.raises(ValueError, match=r"Table 'table' of slide 'P1_S1' holds whole numbers.*sc\.pp\.log1p"):
         ds.cohort.pseudobulk(slides, table_key="table")
     slides["P1_S1"]["table"].X = slides["P1_S1"]["table"].X * 0.5
-    with pytest.raises(ValueError, match=r"on a scale that nobody stated.*uns\['log1p'\] = \{\}"):
+    with pytest.raises(ValueError, match=r"on an unknown scale.*uns\['log1p'\] = \{\}"):
         ds.cohort.pseudobulk(slides, table_key="table")
     predicted["P1_S1"]["deepspot_spots"].uns["deepspot"]["scale"] = "counts"
     with pytest.raises(ValueError, match=r"on the scale 'counts'. Profiles need 'log1p of counts per 10,000'"):
@@ -189,7 +189,7 @@ def X():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["mean", "median"])
 @pytest.mark.parametrize("some", [False, True])
-def test_blocks_give_what_the_whole_gives(X, kind, how, some):
+def test_blocks_and_whole_array_agree(X, kind, how, some):
     rows = (np.arange(2000) % 3 == 0) if some else None
     chosen = np.maximum(X if rows is None else X[rows], 0).astype(np.float64)
     found = profile(KINDS[kind](X), how, rows)
@@ -198,7 +198,7 @@ def test_blocks_give_what_the_whole_gives(X, kind, how, some):
     np.testing.assert_allclose(found, getattr(np, how)(chosen, axis=0), rtol=1e-6, atol=1e-7)
 
 
-def test_a_mean_reads_every_chunk_once(X):
+def test_a_mean_reads_each_chunk_once(X):
     read = []
     lazy = da.from_array(X, chunks=(500, 20)).map_blocks(lambda block: read.append(block.shape) or block, meta=X[:0])
     profile(lazy, "mean")
@@ -219,7 +219,7 @@ def test_blocks_without_chosen_spots_are_not_read(X):
 
 
 @pytest.mark.parametrize("how", ["mean", "median"])
-def test_a_gene_that_is_missing_stays_so(X, how):
+def test_a_missing_gene_is_nan(X, how):
     lacks = X.copy()
     lacks[3, 7] = np.nan
     assert list(np.flatnonzero(np.isnan(profile(lacks, how)))) == [7]

@@ -12,8 +12,8 @@ COLUMNS = {"time_key": "months", "status_key": "status", "event": "dead", "patie
 SMALL = {"n_train": (40, 60), "repeats": 6, "seed": 0}
 
 
-def planted(strength, seed=0):
-    """Profiles of patients whose hazard grows with the first gene."""
+def simulated(strength, seed=0):
+    """Profiles of patients whose hazard increases with the first gene."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((N, 30))
     death, seen = rng.exponential(20 * np.exp(-strength * X[:, 0])), rng.exponential(60, N)
@@ -31,16 +31,16 @@ def planted(strength, seed=0):
 
 @pytest.fixture
 def profiles():
-    return planted(2.0)
+    return simulated(2.0)
 
 
 @pytest.fixture(scope="session")
-def found():
-    return ds.cohort.survival(planted(2.0), **COLUMNS, **SMALL)
+def result():
+    return ds.cohort.survival(simulated(2.0), **COLUMNS, **SMALL)
 
 
-def test_a_planted_hazard_is_found_and_chance_is_not(found):
-    summary = found.summary()
+def test_a_simulated_hazard_is_predicted_and_a_permuted_one_is_not(result):
+    summary = result.summary()
     assert list(summary.index) == [40, 60]
     assert (summary["mean"] > 0.75).all()
     assert (summary["permuted"].sub(0.5).abs() < 0.12).all()
@@ -48,19 +48,19 @@ def test_a_planted_hazard_is_found_and_chance_is_not(found):
     assert list(summary["n_test"]) == [50, 30]
 
 
-def test_without_a_signal_it_is_chance():
-    found = ds.cohort.survival(planted(0.0, seed=1), **COLUMNS, n_train=60, repeats=30, seed=0)
-    row = found.summary().loc[60]
+def test_without_a_signal_the_score_is_that_of_chance():
+    result = ds.cohort.survival(simulated(0.0, seed=1), **COLUMNS, n_train=60, repeats=30, seed=0)
+    row = result.summary().loc[60]
     assert abs(row["mean"] - 0.5) < 0.1
     assert abs(row["permuted"] - 0.5) < 0.06
 
 
-def test_table_and_summary(found):
-    table = found.table
+def test_table_and_summary(result):
+    table = result.table
     assert list(table.columns) == ["n_train", "repeat", "concordance", "permuted", "strength", "genes_chosen"]
     assert list(table["n_train"]) == [40] * 6 + [60] * 6
     assert list(table["repeat"]) == [*range(6), *range(6)]
-    c, row = table.loc[table["n_train"] == 60, "concordance"], found.summary().loc[60]
+    c, row = table.loc[table["n_train"] == 60, "concordance"], result.summary().loc[60]
     assert row["mean"] == pytest.approx(c.mean())
     assert row["se"] == pytest.approx(c.std() / np.sqrt(6))
     assert row["se_corrected"] == pytest.approx(c.std() * np.sqrt(1 / 6 + 30 / 60))
@@ -69,19 +69,19 @@ def test_table_and_summary(found):
     assert (table["genes_chosen"] >= 1).all()
 
 
-def test_splits_without_a_score_are_counted_and_left_out(found):
+def test_splits_without_a_score_are_counted_and_left_out(result):
     from dataclasses import replace
 
-    table = found.table.copy()
+    table = result.table.copy()
     first = table["n_train"] == 40
     table.loc[table.index[first][:2], "concordance"] = np.nan
     table.loc[table.index[first][1:3], "permuted"] = np.nan
     table.loc[~first, ["concordance", "permuted"]] = np.nan
-    some = replace(found, table=table)
-    row, c = some.summary().loc[40], found.table.loc[first].iloc[3:]
+    some = replace(result, table=table)
+    row, c = some.summary().loc[40], result.table.loc[first].iloc[3:]
     assert some.summary()["undefined"].tolist() == [3, 6]
     assert some.summary()["undefined"].dtype == int
-    assert found.summary()["undefined"].tolist() == [0, 0]
+    assert result.summary()["undefined"].tolist() == [0, 0]
     assert row["repeats"] == 6
     assert row["mean"] == pytest.approx(c["concordance"].mean())
     assert row["se"] == pytest.approx(c["concordance"].std() / np.sqrt(3))
@@ -93,31 +93,31 @@ def test_splits_without_a_score_are_counted_and_left_out(found):
     assert repr(some).endswith("; 9 splits without a score are left out")
 
 
-def test_two_lines_say_it(found):
-    first, second = repr(found).splitlines()
-    events = found.patients["event"].sum()
+def test_repr(result):
+    first, second = repr(result).splitlines()
+    events = result.patients["event"].sum()
     assert first == f"Survival: 90 patients, {events} events; 30 genes; Cox, elastic net (0.5); 6 splits"
-    row = found.summary().loc[40]
+    row = result.summary().loc[40]
     assert second.startswith(
         f"concordance ± SE by number of training patients (permuted): 40: {row['mean']:.3f} ± {row['se']:.3f} ("
     )
 
 
-def test_what_was_understood_is_returned(found, profiles):
-    assert list(found.patients.index) == list(profiles.obs["patient"])
-    assert list(found.patients["profile"]) == list(profiles.obs_names)
-    assert (found.patients["event"] == (profiles.obs["status"] == "dead").to_numpy()).all()
+def test_outcomes_are_returned(result, profiles):
+    assert list(result.patients.index) == list(profiles.obs["patient"])
+    assert list(result.patients["profile"]) == list(profiles.obs_names)
+    assert (result.patients["event"] == (profiles.obs["status"] == "dead").to_numpy()).all()
 
 
-def test_same_seed_same_result_and_another_one_not(found, profiles):
+def test_seed(result, profiles):
     again = ds.cohort.survival(profiles, **COLUMNS, **SMALL)
-    pd.testing.assert_frame_equal(again.table, found.table)
+    pd.testing.assert_frame_equal(again.table, result.table)
     other = ds.cohort.survival(profiles, **COLUMNS, **(SMALL | {"seed": 1, "n_train": 60}))
-    assert not np.allclose(other.table["concordance"], found.table["concordance"][6:])
+    assert not np.allclose(other.table["concordance"], result.table["concordance"][6:])
 
 
-def test_coding_of_the_event_is_what_the_user_says(profiles, log):
-    """0 for those who died, as in the TCGA tables, gives the very same result."""
+def test_coding_of_the_event(profiles, log):
+    """An event coded as 0, as in the TCGA tables, gives the same result."""
     profiles.obs["censorship"] = (profiles.obs["status"] == "alive").astype(int)
     options = {"n_train": 60, "repeats": 2, "seed": 0}
     by_word = ds.cohort.survival(profiles, **COLUMNS, **options)
@@ -128,8 +128,8 @@ def test_coding_of_the_event_is_what_the_user_says(profiles, log):
     assert wrong.patients["event"].sum() == N - by_word.patients["event"].sum()
 
 
-def test_nothing_of_the_tested_patients_is_used(profiles, monkeypatch):
-    """The same training patients give the same weights, whatever the profiles of the others are."""
+def test_test_patients_are_not_used(profiles, monkeypatch):
+    """The weights depend on the training patients only."""
     weights, fit = [], survival_file.fit_cox
     monkeypatch.setattr(
         survival_file, "fit_cox", lambda *args, **more: weights.append(fit(*args, **more)) or weights[-1]
@@ -146,7 +146,7 @@ def test_nothing_of_the_tested_patients_is_used(profiles, monkeypatch):
     np.testing.assert_array_equal(weights[2].weights, weights[0].weights)
 
 
-def test_the_largest_section_of_a_patient_counts(profiles, found, log):
+def test_the_largest_section_of_a_patient_is_used(profiles, result, log):
     import anndata
 
     small = profiles[:20].copy()
@@ -156,7 +156,7 @@ def test_the_largest_section_of_a_patient_counts(profiles, found, log):
         ds.cohort.survival(both, **COLUMNS, **SMALL)
     result = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", **SMALL)
     assert not any(name.startswith("small") for name in result.patients["profile"])
-    pd.testing.assert_frame_equal(result.table, found.table)
+    pd.testing.assert_frame_equal(result.table, result.table)
     assert "20 patients have several sections: the one with the largest area is kept." in log
     both.obs["area"] = 1.0
     tied = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", n_train=60, repeats=1)
@@ -222,10 +222,10 @@ def test_profiles_are_checked(profiles):
         ds.cohort.survival(profiles, **COLUMNS)
 
 
-def test_genes_that_a_patient_lacks_are_left_out(profiles, log):
+def test_missing_genes_are_left_out(profiles, log):
     profiles.X[3, 4] = np.nan
-    found = ds.cohort.survival(profiles, **COLUMNS, n_train=60, repeats=1)
-    assert found.n_genes == 29
+    result = ds.cohort.survival(profiles, **COLUMNS, n_train=60, repeats=1)
+    assert result.n_genes == 29
     assert "1 of 30 genes are missing for some patient and are left out." in log
     assert ds.cohort.survival(profiles, **COLUMNS, genes=["G0", "G1"], n_train=60, repeats=1).n_genes == 2
     profiles.X[5] = np.nan
@@ -234,13 +234,13 @@ def test_genes_that_a_patient_lacks_are_left_out(profiles, log):
 
 
 def test_real_patients(data):
-    """Bulk RNA of kidney tumors tells who dies first; 1 is a patient who was censored."""
+    """Bulk RNA of kidney tumors predicts survival; 1 is a censored patient."""
     table = pd.read_csv(data / "tcga" / "tcga_kirc_all_clean.csv.zip", low_memory=False).set_index("slide_id")
     genes = [column for column in table if column.endswith("_rnaseq")]
     profiles = AnnData(
         table[genes].to_numpy(), obs=table[["case_id", "survival_months", "censorship"]].assign(area=1.0)
     )
-    found = ds.cohort.survival(
+    result = ds.cohort.survival(
         profiles,
         time_key="survival_months",
         status_key="censorship",
@@ -251,9 +251,9 @@ def test_real_patients(data):
         repeats=6,
         seed=0,
     )
-    assert len(found.patients) == 345
-    assert found.patients["event"].sum() == 92
-    row = found.summary().loc[125]
+    assert len(result.patients) == 345
+    assert result.patients["event"].sum() == 92
+    row = result.summary().loc[125]
     assert row["mean"] > 0.6
     assert row["above"] >= 5 / 6
     assert abs(row["permuted"] - 0.5) < 0.08

@@ -14,7 +14,7 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Embeddings of a test are its own."""
+    """Use a separate cache for each test."""
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
 
 
@@ -33,7 +33,7 @@ def encoder(mean_color):
 
 @pytest.fixture(scope="session")
 def write_tiff():
-    """Write an image (height, width, 3) as a tiled TIFF of 1 µm per pixel, unless told otherwise."""
+    """Write an image (height, width, 3) as a tiled TIFF of 1 µm per pixel by default."""
 
     def write(path, image, mpp=1.0):
         scale = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
@@ -45,7 +45,7 @@ def write_tiff():
 
 @pytest.fixture(scope="session")
 def files(toy, tmp_path_factory, write_tiff):
-    """Two slides, a white one, one of unknown scale, one that is cut off. Nobody may change them."""
+    """Two slides, and three that fail: white, of unknown scale, truncated. Read-only."""
     folder = tmp_path_factory.mktemp("slides")
     images = {
         name: np.ascontiguousarray(sdata.images[f"{name}_image"].to_numpy().transpose(1, 2, 0))

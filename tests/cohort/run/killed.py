@@ -1,8 +1,8 @@
-"""Run a cohort in processes that kill themselves, one for each phase: no test by itself, see `test_kill.py`.
+"""Run a cohort in processes that kill themselves, one for each phase: not a test itself, see `test_kill.py`.
 
     python killed.py MANIFEST BUNDLE FOLDER PHASE...
 
-Each process works in FOLDER/PHASE and is killed (by -9) in that phase of its first slide. What is imported is shared.
+Each process works in FOLDER/PHASE and is killed (by -9) in that phase of its first slide. They share the imports.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-# So that they need not be imported once for each phase.
+# Imported once for all phases.
 import dask.array  # noqa: F401
 import distributed  # noqa: F401
 import geopandas  # noqa: F401
@@ -83,7 +83,7 @@ def arm(phase):
     if phase == "placed":
         Folder.place = then_die(Folder.place)
     if phase == "run_table":
-        pd.DataFrame.to_csv = then_half(pd.DataFrame.to_csv, 2)  # the first says that it waits
+        pd.DataFrame.to_csv = then_half(pd.DataFrame.to_csv, 2)  # the first call is before any slide
     if phase == "pseudobulk":
         Path.write_bytes = half_and_die
 

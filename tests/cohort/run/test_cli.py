@@ -7,7 +7,7 @@ from deepspot import cli, encoders
 
 @pytest.fixture
 def known(encoder, monkeypatch):
-    """The cheap encoder under its name."""
+    """Register the cheap encoder."""
     real = encoders.get
     monkeypatch.setattr(encoders, "get", lambda name=None: encoder if name in ("mean_color", encoder) else real(name))
 
@@ -35,7 +35,7 @@ def test_cohort(arguments, tmp_path, capsys):
     assert cli.main(arguments) == 0
 
 
-def test_options_arrive(arguments, monkeypatch, tmp_path):
+def test_options_are_passed(arguments, monkeypatch, tmp_path):
     seen = {}
 
     def cohort(manifest, model, out, **options):
@@ -74,20 +74,20 @@ def test_options_arrive(arguments, monkeypatch, tmp_path):
         (["MANIFEST", "--diameter-um", "-1"], "`--diameter-um` must be above 0"),
     ],
 )
-def test_mistakes_are_told_in_one_line(change, message, arguments, tmp_path, capsys):
+def test_errors_are_one_line(change, message, arguments, tmp_path, capsys):
     change = [str(tmp_path / "manifest.csv") if text == "MANIFEST" else text for text in change]
     assert cli.main(["cohort", change[0], *arguments[2:], *change[1:]]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("deepspot: ")]
     assert message in line
 
 
-def test_workers_are_a_number(arguments, capsys):
+def test_workers_must_be_a_number(arguments, capsys):
     with pytest.raises(SystemExit):
         cli.main([*arguments, "--workers", "0"])
     assert "must be a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
-def test_interrupt_is_no_traceback(arguments, monkeypatch, capsys):
+def test_interrupt_has_no_traceback(arguments, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 

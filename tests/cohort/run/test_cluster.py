@@ -1,4 +1,4 @@
-"""The same on Dask workers: processes of their own, which know nothing but what they are sent."""
+"""Cohorts on Dask workers in separate processes."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from deepspot.cohort._run.slide import Job, SlideOptions, SlideResult
 def client():
     import dask
 
-    # A slide whose worker dies is not given to another three.
+    # A slide during which a worker dies is not repeated.
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}), dask_runner.local_workers(2) as client:
         yield client
 
@@ -31,7 +31,7 @@ def job_of(name, out):
     return Job(name, "nowhere", Folder(out), SlideOptions("m", 1.0, 1.0, "square", None, True, None))
 
 
-def test_workers_do_the_same_as_this_process(run, client, manifest, files, tmp_path):
+def test_workers_and_this_process_agree(run, client, manifest, files, tmp_path):
     rows = pd.concat([manifest, pd.DataFrame({"path": [str(files / "white.tiff")], "patient": ["P3"]})])
     here = run(rows, out=tmp_path / "here")
     there = run(rows, out=tmp_path / "there", client=client)
@@ -47,7 +47,7 @@ def test_workers_do_the_same_as_this_process(run, client, manifest, files, tmp_p
     ours, theirs = (anndata.read_h5ad(tmp_path / where / "pseudobulk.h5ad") for where in ("here", "there"))
     np.testing.assert_allclose(ours.X, theirs.X, rtol=1e-4)
     pd.testing.assert_frame_equal(ours.obs, theirs.obs)
-    # And what workers have done is finished for this process.
+    # This process skips slides that workers have finished.
     pd.testing.assert_frame_equal(run(rows[:2], out=tmp_path / "there"), there[:2])
 
 
@@ -57,7 +57,7 @@ def test_scheduler_by_address(run, client, manifest):
 
 
 class Deadly:
-    """An encoder that kills the worker which meets a dark slide."""
+    """Encoder that kills the worker on a dark slide."""
 
     def __init__(self, real):
         self.real, self.card, self.fingerprint = real, real.card, real.fingerprint
@@ -104,7 +104,7 @@ def test_workers_use_the_threads_they_were_given():
     assert (torch.get_num_threads(), ds.settings.workers) == before
 
 
-def test_encoder_that_workers_do_not_know_is_told_before_anything_runs(run, client, tmp_path):
+def test_an_encoder_missing_on_workers_is_an_error_before_any_slide(run, client, tmp_path):
     with pytest.raises(ValueError, match="The workers cannot run this: MissingKeyError: Key `'mean_color'` not found"):
         run(client=client, encoder=None)
     assert list((tmp_path / "out" / "slides").iterdir()) == []
@@ -123,7 +123,7 @@ def test_encoder_that_cannot_be_sent(encoder):
     dask_runner.check_portable(encoder)
 
 
-def test_scheduler_that_is_lost_is_no_failure_of_slides(monkeypatch, tmp_path):
+def test_a_lost_scheduler_is_not_a_failure_of_slides(monkeypatch, tmp_path):
     from distributed import Client, LocalCluster
 
     monkeypatch.setattr(dask_runner, "work", wait_a_little)
@@ -140,7 +140,7 @@ def wait_a_little(*_, **__):
     time.sleep(1)
 
 
-def test_nobody_answers():
+def test_no_scheduler():
     import dask
 
     with (

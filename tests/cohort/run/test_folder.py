@@ -10,14 +10,14 @@ def folder(tmp_path):
     return Folder(tmp_path / "out")
 
 
-def test_two_cannot_work_in_one_folder(folder):
+def test_two_processes_cannot_use_one_folder(folder):
     with folder.claim(), pytest.raises(ValueError, match="Another process uses"), Folder(folder.path).claim():
         pass
     with folder.claim():  # free again
         pass
 
 
-def test_folder_of_something_else_is_left_alone(folder):
+def test_other_folders_are_not_changed(folder):
     folder.path.mkdir()
     (folder.path / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not the folder of a cohort"), folder.claim():
@@ -25,13 +25,13 @@ def test_folder_of_something_else_is_left_alone(folder):
     assert [path.name for path in folder.path.iterdir()] == ["thesis.txt"]
 
 
-def test_file_in_the_way(folder):
+def test_out_is_a_file(folder):
     folder.path.write_text("")
     with pytest.raises(ValueError, match="is a file"), folder.claim():
         pass
 
 
-def test_leftovers_go_and_deaths_are_remembered(folder):
+def test_leftovers_are_deleted_and_kills_are_counted(folder):
     with folder.claim():
         (folder.work / "a-xyz" / "slide.zarr").mkdir(parents=True)
         (folder.work / "b.started").write_bytes(b"xx")
@@ -54,7 +54,7 @@ def test_attempt_leaves_nothing(folder):
         assert list(folder.work.iterdir()) == []
 
 
-def test_nothing_is_left_of_a_worker_that_was_killed(folder):
+def test_traces_of_a_killed_worker_are_deleted(folder):
     with folder.claim():
         (folder.work / "a" / "xyz" / "slide.zarr").mkdir(parents=True)
         (folder.work / "a-b" / "xyz").mkdir(parents=True)
@@ -63,8 +63,8 @@ def test_nothing_is_left_of_a_worker_that_was_killed(folder):
         assert [path.name for path in folder.work.iterdir()] == ["a-b"]
 
 
-def test_two_attempts_at_one_slide_leave_each_other_alone(folder):
-    """A worker that was taken for dead, and the one that got its slide."""
+def test_two_attempts_at_one_slide_do_not_interfere(folder):
+    """A worker that was presumed dead, and the worker that repeats its slide."""
     with folder.claim():
         with folder.attempt("a") as first:
             with suppress(OSError), folder.attempt("a") as second:
@@ -78,7 +78,7 @@ def test_two_attempts_at_one_slide_leave_each_other_alone(folder):
         assert list(folder.work.iterdir()) == []
 
 
-def test_result_appears_at_once_and_replaces_a_former_one(folder):
+def test_a_result_is_atomic_and_replaces_an_earlier_one(folder):
     with folder.claim():
         for text in ("first", "second"):
             with folder.attempt("a") as attempt:
@@ -89,8 +89,8 @@ def test_result_appears_at_once_and_replaces_a_former_one(folder):
         assert list(folder.work.iterdir()) == []
 
 
-def test_who_was_given_up_cannot_finish(folder):
-    """A worker that outlives its caller writes on into a folder that the next start has thrown away."""
+def test_an_attempt_deleted_by_a_later_start_cannot_finish(folder):
+    """A worker that outlives its caller still writes to the deleted folder."""
     with folder.claim():
         orphan = folder.attempt("a")
         attempt = orphan.__enter__()
@@ -102,7 +102,7 @@ def test_who_was_given_up_cannot_finish(folder):
         orphan.__exit__(None, None, None)
 
 
-def test_file_is_replaced_only_when_all_went_well(folder):
+def test_a_file_is_replaced_only_without_an_error(folder):
     with folder.claim():
         folder.runs.write_text("old")
         with suppress(OSError), folder.writing(folder.runs) as draft:

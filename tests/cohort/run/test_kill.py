@@ -1,4 +1,4 @@
-"""A process may be killed at any moment; started again, the cohort ends as if nothing had been."""
+"""A cohort that was killed and started again equals an undisturbed one."""
 
 import shutil
 import signal
@@ -15,7 +15,7 @@ from spatialdata import read_zarr
 import deepspot as ds
 
 SCRIPT = Path(__file__).with_name("killed.py")
-# What is there of the second slide when a process dies in a phase: nothing, or all of it.
+# Whether the second slide is finished when the process is killed in a phase.
 PHASES = {
     "model": False,
     "opening": False,
@@ -97,8 +97,8 @@ def same_slide(one, other):
     assert one.shapes["spots"].equals(other.shapes["spots"])
 
 
-def test_deadly_slides_come_last_and_all_else_is_told_before(run, manifest, tmp_path, monkeypatch):
-    """One that kills its process each time must not keep the others from their results."""
+def test_slides_that_kill_the_process_come_last(run, manifest, tmp_path, monkeypatch):
+    """The results of all others are written before."""
     work = tmp_path / "out" / ".work"
     work.mkdir(parents=True)
     (tmp_path / "out" / ".lock").touch()

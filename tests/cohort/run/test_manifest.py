@@ -11,14 +11,14 @@ def frame(**columns):
     return pd.DataFrame({"path": ["a/one.svs", "two.svs"], "patient": ["P1", "P2"], **columns})
 
 
-def test_paths_are_meant_from_the_folder_of_the_csv(tmp_path):
+def test_paths_are_relative_to_the_folder_of_the_csv(tmp_path):
     frame().to_csv(tmp_path / "manifest.csv", index=False)
     read = read_manifest(tmp_path / "manifest.csv")
     assert read.index.tolist() == ["one", "two"]
     assert read["path"].tolist() == [str(tmp_path / "a" / "one.svs"), str(tmp_path / "two.svs")]
 
 
-def test_paths_of_a_frame_are_meant_from_here(tmp_path, monkeypatch):
+def test_paths_of_a_frame_are_relative_to_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read_manifest(frame())["path"].iloc[1] == str(tmp_path / "two.svs")
 
@@ -28,7 +28,7 @@ def test_absolute_paths_stay(tmp_path):
     assert read_manifest(rows)["path"].tolist() == ["/data/one.svs", "/data/two.svs"]
 
 
-def test_a_frame_that_is_given_does_not_change():
+def test_a_data_frame_is_not_changed():
     rows = frame(preservation=["ff", None])
     before = rows.copy()
     read_manifest(rows)
@@ -47,7 +47,7 @@ def test_csv_of_a_spreadsheet(tmp_path):
     assert read["stage"].tolist() == ["II", "III"]
 
 
-def test_columns_of_a_csv_are_numbers_only_if_nothing_is_lost(tmp_path):
+def test_columns_of_a_csv_are_numbers_only_without_loss(tmp_path):
     (tmp_path / "manifest.csv").write_text(
         "path,patient,sample,well,barcode,months,status_at_end,age,p,alive,tissue_area,note\n"
         "one.svs,1,0012,1E5,12345678901234567890,12.5,1,60,1e-05,True,3.0,\n"
@@ -73,7 +73,7 @@ def test_columns_of_a_csv_are_numbers_only_if_nothing_is_lost(tmp_path):
     assert obs["months"].dtype == np.float64
 
 
-def test_names_are_those_of_the_files_unless_given():
+def test_default_names_are_those_of_the_files():
     rows = frame(path=["TCGA-3C AALI.F6-B.svs", "two.svs"], slide=[None, "mine"])
     assert read_manifest(rows).index.tolist() == ["TCGA-3C_AALI.F6-B", "mine"]
 
@@ -97,12 +97,12 @@ def test_names_are_those_of_the_files_unless_given():
         ({"spots": [1, 2]}, r"columns \['spots'\], which are names of results"),
     ],
 )
-def test_mistakes_are_named(columns, text):
+def test_mistakes_are_listed(columns, text):
     with pytest.raises(ValueError, match=text):
         read_manifest(frame(**columns))
 
 
-def test_all_mistakes_are_named_at_once():
+def test_all_mistakes_are_listed():
     with pytest.raises(ValueError, match=r"(?s)`patient` is empty in row 2.*got 'x' in row 3.*Slide name 's'"):
         read_manifest(frame(path=["a/s.svs", "s.svs"], patient=[None, "P"], mpp=[1, "x"]))
 
@@ -113,12 +113,12 @@ def test_many_mistakes_are_counted():
         read_manifest(rows)
 
 
-def test_columns_that_are_missing():
+def test_missing_columns():
     with pytest.raises(ValueError, match=r"lacks the columns \['path', 'patient'\]; it has \['file'\]"):
         read_manifest(pd.DataFrame({"file": ["one.svs"]}))
 
 
-def test_columns_that_could_not_be_written():
+def test_columns_that_cannot_be_written():
     with pytest.raises(TypeError, match="stage"):
         read_manifest(frame(stage=[pd.Timestamp("2020-01-01"), None]))
 

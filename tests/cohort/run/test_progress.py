@@ -15,7 +15,7 @@ def test_time_left_is_weighted_by_size():
         assert progress.time_left() == "6 min"
 
 
-def test_slides_that_fail_at_once_say_nothing_of_the_others():
+def test_failed_slides_do_not_count_for_the_time_left():
     with Progress({"a": 10, "b": 100, "c": 10}, 3, 0, lambda: 1) as progress:
         progress.update(SlideResult("b", 0.1, error="ValueError: broken"))
         assert progress.time_left() == ""
@@ -32,7 +32,7 @@ def test_lines_in_a_log(log):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (3, "a minute"),
         (80, "a minute"),
@@ -43,5 +43,5 @@ def test_lines_in_a_log(log):
         (400_000, "5 days"),
     ],
 )
-def test_words(seconds, words):
-    assert _duration(seconds) == words
+def test_durations(seconds, text):
+    assert _duration(seconds) == text

@@ -33,7 +33,7 @@ def test_small_cohort(run, manifest, model, tmp_path, log):
     assert f"2 of 2 slides are done. Run table: {out / 'runs.csv'}" in log
 
 
-def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
+def test_stores_have_their_provenance(run, manifest, model, encoder, tmp_path):
     runs = run()
     sdata = read_zarr(tmp_path / "out" / "slides" / "P2_S1.zarr")
     assert list(sdata.images) == []
@@ -50,7 +50,7 @@ def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
         "rounded": False,
         "mpp": None,
     }
-    # The same as what one makes by hand.
+    # The single steps give the same.
     slide = ds.io.slide(manifest["path"][1], name="P2_S1")
     ds.pp.spots(slide, diameter_um=55, pitch_um=100, layout="square")
     ds.tl.predict(slide, model, encoder=encoder)
@@ -60,7 +60,7 @@ def test_slides_describe_themselves(run, manifest, model, encoder, tmp_path):
     np.testing.assert_allclose(table.var["pseudobulk"], np.asarray(table.X).mean(axis=0), rtol=1e-5)
 
 
-def test_profiles_are_those_of_the_slides(run, manifest, tmp_path):
+def test_profiles_are_means_over_spots(run, manifest, tmp_path):
     rows = manifest.assign(slide=["second", "first"], stage=["I", None], tissue_area=[2.5, None])
     runs = run(rows)
     profiles = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad")
@@ -76,7 +76,7 @@ def test_profiles_are_those_of_the_slides(run, manifest, tmp_path):
         np.testing.assert_allclose(profiles[name].X[0], np.asarray(table.X).mean(axis=0), rtol=1e-5)
 
 
-def test_broken_slides_are_reported_and_others_go_on(run, files, tmp_path, log):
+def test_failed_slides_do_not_stop_the_others(run, files, tmp_path, log):
     names = ["nowhere", "cut_off", "P1_S1", "white", "no_scale", "P2_S1"]
     rows = pd.DataFrame({"path": [str(files / f"{name}.tiff") for name in names], "patient": names})
     runs = run(rows)
@@ -110,7 +110,7 @@ def test_errors_in_one_line(error, said):
     assert one_line(error) == said
 
 
-def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_path):
+def test_a_failed_slide_is_repeated_alone(run, monkeypatch, tmp_path):
     real = ds.tl.predict
 
     def predict(sdata, *args, out, **kwargs):
@@ -125,14 +125,13 @@ def test_whatever_goes_wrong_with_a_slide_stays_with_it(run, monkeypatch, tmp_pa
     assert runs["status"].tolist() == ["failed", "done"]
     assert runs.loc["P1_S1", "error"] == "OSError: [Errno 28] No space left on device"
     assert list((tmp_path / "out" / ".work").iterdir()) == []
-    # It is tried again at the next start, alone.
     monkeypatch.setattr(ds.tl, "predict", real)
     before = (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns
     assert run()["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P2_S1.zarr").stat().st_mtime_ns == before
 
 
-def test_slide_that_another_attempt_has_finished_is_done(run, monkeypatch, tmp_path):
+def test_a_slide_finished_by_another_attempt_is_done(run, monkeypatch, tmp_path):
     real, calls = Folder.place, []
 
     def placed_and_failed(self, attempt, store, name):
@@ -149,7 +148,7 @@ def test_slide_that_another_attempt_has_finished_is_done(run, monkeypatch, tmp_p
     assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
 
 
-def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
+def test_an_earlier_result_does_not_hide_a_failure(run, manifest, monkeypatch):
     run()
 
     def predict(*_, **__):
@@ -161,8 +160,8 @@ def test_former_result_does_not_hide_a_failure(run, manifest, monkeypatch):
 
 
 @pytest.mark.parametrize("full", ["runs.csv", "pseudobulk.h5ad"])
-def test_what_cannot_be_written_at_last_is_an_error(full, run, manifest, files, monkeypatch, tmp_path):
-    """Also if a slide has failed, and what can be written is."""
+def test_a_full_disk_at_the_end_is_an_error(full, run, manifest, files, monkeypatch, tmp_path):
+    """Also if a slide has failed; the other file is written."""
     out, real = tmp_path / "out", Folder.writing
 
     def writing(self, target):
@@ -183,7 +182,7 @@ def test_what_cannot_be_written_at_last_is_an_error(full, run, manifest, files, 
         assert pd.read_csv(out / "runs.csv")["status"].tolist() == ["done", "failed"]
 
 
-def test_no_profiles_of_another_model_lie_beside_a_new_one(run, model, monkeypatch, tmp_path):
+def test_profiles_of_another_model_are_deleted(run, model, monkeypatch, tmp_path):
     from copy import copy
     from dataclasses import replace
 
@@ -206,7 +205,7 @@ def test_no_profiles_of_another_model_lie_beside_a_new_one(run, model, monkeypat
     assert profiles.exists()
 
 
-def test_interrupt_stops_and_keeps_what_is_done(run, monkeypatch, tmp_path):
+def test_an_interrupt_keeps_finished_slides(run, monkeypatch, tmp_path):
     real = ds.pp.spots
 
     def spots(sdata, **kwargs):
@@ -224,7 +223,7 @@ def test_interrupt_stops_and_keeps_what_is_done(run, monkeypatch, tmp_path):
     assert run()["status"].tolist() == ["done", "done"]
 
 
-def test_nothing_is_done_twice(run, monkeypatch, log):
+def test_finished_slides_are_skipped(run, monkeypatch, log):
     first = run()
     monkeypatch.delattr(ds.io, "slide")
     again = run()
@@ -253,7 +252,7 @@ def test_other_options_are_refused(finished, options, text):
 
 @pytest.fixture(scope="module")
 def finished(model, encoder, files, tmp_path_factory):
-    """A cohort that is done; nobody may change it."""
+    """A finished cohort. Read-only."""
     rows = pd.DataFrame({"path": [str(files / f"P{i}_S1.tiff") for i in (1, 2)], "patient": ["P1", "P2"]})
     out = tmp_path_factory.mktemp("finished") / "out"
 
@@ -282,12 +281,12 @@ def test_another_file_is_refused_unless_overwritten(run, files, tmp_path, write_
     run(rows, overwrite=True)
     after = read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").X
     assert not np.array_equal(before, after)
-    # A finished slide stays finished when its file is moved to the archive.
+    # A finished slide stays finished without its file.
     path.unlink()
     assert run(rows)["status"].tolist() == ["done"]
 
 
-def test_overwrite_does_only_what_differs(run, manifest, tmp_path, log):
+def test_overwrite_repeats_only_what_differs(run, manifest, tmp_path, log):
     run()
     before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns
     runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
@@ -303,7 +302,7 @@ def test_cohort_may_grow(run, manifest, tmp_path):
     assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
 
 
-def test_distance_comes_from_the_model_or_is_asked_for(run, model, tmp_path):
+def test_distance_comes_from_the_model_or_must_be_given(run, model, tmp_path):
     from copy import copy
 
     boxed = copy(model)
@@ -326,7 +325,7 @@ def test_distance_comes_from_the_model_or_is_asked_for(run, model, tmp_path):
         ({"client": 3}, TypeError, "`client` must be a `distributed.Client` or the address"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(run, tmp_path, options, kind, text):
+def test_invalid_input_is_an_error_before_any_slide(run, tmp_path, options, kind, text):
     with pytest.raises(kind, match=text):
         run(**options)
     assert not (tmp_path / "out" / "runs.csv").exists()

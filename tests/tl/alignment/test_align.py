@@ -20,7 +20,7 @@ def array(kind, rows, columns):
 
 
 def smooth(rng, genes=20, waves=30, length=5.0):
-    """A random smooth field of several genes: a function of places in µm."""
+    """A random smooth field of several genes, as a function of positions in µm."""
     frequency = rng.normal(scale=2 * np.pi / (length * PITCH), size=(2, waves))
     phase, weight = rng.uniform(0, 2 * np.pi, waves), rng.normal(size=(waves, genes))
     return lambda um: np.cos(um @ frequency + phase) @ weight / np.sqrt(waves)
@@ -31,7 +31,7 @@ def apply(matrix, um):
 
 
 def displaced(um, symmetry, shift, rng, noise=0.5):
-    """A slide whose spots were laid elsewhere: measured, where they seem to lie, predicted, where they do lie."""
+    """Simulate a misaligned slide: measured values, apparent positions, predicted values, true positions."""
     field, middle = smooth(rng), (um.min(axis=0) + um.max(axis=0)) / 2
     truth = (um - middle) @ SYMMETRIES[symmetry].T + middle + np.asarray(shift) * PITCH
     inside = ((truth > um.min(axis=0) - 1) & (truth < um.max(axis=0) + 1)).all(axis=1)
@@ -46,7 +46,7 @@ def displaced(um, symmetry, shift, rng, noise=0.5):
     shift=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),
     seed=st.integers(0, 1000),
 )
-def test_the_best_move_undoes_what_was_planted(kind, symmetry, shift, seed):
+def test_the_best_move_corrects_a_simulated_misalignment(kind, symmetry, shift, seed):
     measured, seem, predicted, truth = displaced(array(kind, 11, 10), symmetry, shift, np.random.default_rng(seed))
     moves = make_moves(seem, array(kind, 11, 10), PITCH, 2)
     enough = np.flatnonzero(moves.overlap >= 0.5)
@@ -69,7 +69,7 @@ def test_a_move_is_its_matrix(number, kind):
     np.testing.assert_allclose(found, distance.min(axis=1)[near], atol=1e-9)
 
 
-def test_the_first_move_leaves_the_spots_where_they_are():
+def test_the_first_move_is_the_identity():
     um = array("squares", 4, 5)
     moves = make_moves(um, um, PITCH, 1)
     np.testing.assert_array_equal(moves.matrix(0), np.eye(3))
@@ -82,7 +82,7 @@ def test_the_eight_symmetries_are_a_group():
     assert {tuple((a @ b + 0.0).ravel()) for a in SYMMETRIES.values() for b in SYMMETRIES.values()} == known
 
 
-def test_clockwise_is_clockwise_in_an_image_whose_y_runs_down():
+def test_clockwise_is_clockwise_in_an_image():
     right, down = np.array([1, 0]), np.array([0, 1])
     np.testing.assert_array_equal(SYMMETRIES["turned clockwise"] @ right, down)
 
@@ -94,14 +94,14 @@ def pair():
     return um, predicted + rng.normal(scale=0.5, size=predicted.shape), predicted
 
 
-def test_agreement_is_the_mean_r_over_genes_where_all_overlap(pair):
+def test_agreement_is_the_mean_r_over_genes_if_all_spots_overlap(pair):
     um, measured, predicted = pair
     nearest = np.random.default_rng(0).permuted(np.tile(np.arange(len(um)), (5, 1)), axis=1)
     r = Agreement(nearest, standardize(predicted)).r(standardize(measured))
     np.testing.assert_allclose(r, [pearson(predicted[at], measured).mean() for at in nearest], atol=1e-5)
 
 
-def test_agreement_is_near_it_where_few_overlap(pair):
+def test_agreement_is_close_to_it_if_few_spots_overlap(pair):
     um, measured, predicted = pair
     moves = make_moves(um, um, PITCH, 3)
     enough = moves.nearest[moves.overlap >= 0.5]
@@ -110,7 +110,7 @@ def test_agreement_is_near_it_where_few_overlap(pair):
     assert np.abs(r - exact).max() < 0.1
 
 
-def test_contributions_are_what_leaving_a_spot_out_changes(pair):
+def test_contributions_approximate_leaving_out_a_spot(pair):
     um, measured, predicted = pair
     moves = make_moves(um, um, PITCH, 1)
     a, b, nearest = standardize(measured), standardize(predicted), moves.nearest[[0, 7, 30]]
@@ -122,7 +122,7 @@ def test_contributions_are_what_leaving_a_spot_out_changes(pair):
         np.testing.assert_allclose(whole - Agreement(without, b).r(a), contributions[:, spot], atol=2e-3)
 
 
-def test_surrogates_keep_genes_and_patches_but_not_places(pair):
+def test_surrogates_preserve_genes_and_patches_but_not_positions(pair):
     um, measured, _ = pair
     field, rng = standardize(measured), np.random.default_rng(0)
     right = [(i, i + 1) for i in range(len(um) - 1) if um[i + 1, 0] > um[i, 0]]
@@ -139,7 +139,7 @@ def test_surrogates_keep_genes_and_patches_but_not_places(pair):
     assert abs(np.mean([pearson(values, field).mean() for values in turned])) < 0.15
 
 
-def test_a_slide_that_lies_right_is_left_alone(pair):
+def test_an_aligned_slide(pair):
     um, measured, predicted = pair
     result = align(measured, um, predicted, um)
     assert (result.verdict, result.best, result.gain, result.gain_low) == ("aligned", 0, 0.0, 0.0)
@@ -148,7 +148,7 @@ def test_a_slide_that_lies_right_is_left_alone(pair):
     assert repr(result) == f"Aligned: measured spots match the image (r {result.r:.2f} as they are)"
 
 
-def test_a_mirrored_slide_is_found_and_said_in_words():
+def test_a_mirrored_slide_is_detected_and_described():
     rng = np.random.default_rng(1)
     measured, seem, predicted, truth = displaced(array("squares", 10, 10), "mirrored left-right", (2, 0), rng)
     result = align(measured, seem, predicted, array("squares", 10, 10))
@@ -162,20 +162,20 @@ def test_a_mirrored_slide_is_found_and_said_in_words():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_counts_shuffled_among_spots_give_no_verdict(pair, seed):
+def test_shuffled_counts_are_undecided(pair, seed):
     um, measured, predicted = pair
     shuffled = np.random.default_rng(seed).permutation(measured)
     assert align(shuffled, um, predicted, um).verdict == "undecided"
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_other_tissue_gives_no_verdict_although_it_is_smooth(pair, seed):
+def test_smooth_fields_of_other_tissue_are_undecided(pair, seed):
     um, _, predicted = pair
     other = smooth(np.random.default_rng(100 + seed))(um)
     assert align(other, um, predicted, um).verdict == "undecided"
 
 
-def test_tissue_that_is_its_own_mirror_image_is_not_called_misaligned():
+def test_symmetric_tissue_is_not_misaligned():
     rng, um = np.random.default_rng(5), array("squares", 10, 10)
     field = smooth(rng)
     predicted = field(um) + field(np.array([900, 0]) + um * [-1, 1])
@@ -190,14 +190,14 @@ def test_moves_with_little_overlap_have_no_r(pair):
     assert table["r"].isna().any()
 
 
-def test_a_prediction_of_half_the_slide_is_not_compared(pair):
+def test_a_prediction_of_half_the_slide_is_refused(pair):
     um, measured, predicted = pair
     few = um[:, 0] < 300
     with pytest.raises(ValueError, match=r"33% of the measured spots.*Predict all spots"):
         align(measured, um, predicted[few], um[few])
 
 
-def test_same_seed_same_answer_and_large_slides_are_sampled():
+def test_seed_and_sampling_of_large_slides():
     rng, um = np.random.default_rng(2), array("hexagons", 26, 26)
     predicted = smooth(rng, genes=5)(um)
     first, second = (align(predicted, um, predicted, um, max_shift=1, seed=4) for _ in range(2))

@@ -16,7 +16,7 @@ LEARNED = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "ma
 
 @pytest.fixture(scope="module")
 def pair(mean_color):
-    """Two slides with an odd number of rows: mirrored up and down, their hexagons fall on one another."""
+    """Two slides with an odd number of rows: the hexagonal array is symmetric up-down."""
     slides = ds.datasets.toy(2, 1, n_rows=9, n_cols=10, stain_shift=0.1)
     model = ds.models.train(slides["P1_S1"], genes=40, encoder=mean_color(), **LEARNED)
     ds.pp.embed(slides["P2_S1"], mean_color())
@@ -55,7 +55,7 @@ def up_down(um):
     return np.column_stack([um[:, 0], um[:, 1].min() + um[:, 1].max() - um[:, 1]])
 
 
-def test_a_slide_that_lies_right_is_left_alone(slide, check, log):
+def test_an_aligned_slide_is_not_changed(slide, check, log):
     before = slide.tables["table"].X.copy()
     result = check(slide)
     assert (result.verdict, result.best) == ("aligned", 0)
@@ -64,7 +64,7 @@ def test_a_slide_that_lies_right_is_left_alone(slide, check, log):
     assert log[-1] == repr(result)
 
 
-def test_counts_that_are_mirrored_are_found(slide, check, log):
+def test_mirrored_counts_are_detected(slide, check, log):
     truth = swap_counts(slide, up_down)
     result = check(slide)
     assert result.verdict == "misaligned"
@@ -74,7 +74,7 @@ def test_counts_that_are_mirrored_are_found(slide, check, log):
     np.testing.assert_allclose(um @ result.matrix[:2, :2].T + result.matrix[:2, 2], truth, atol=1)
 
 
-def test_spots_that_are_mirrored_in_the_image_are_found(slide, check):
+def test_mirrored_spots_are_detected(slide, check):
     from geopandas import points_from_xy
 
     shapes = slide.shapes["spots"]
@@ -85,7 +85,7 @@ def test_spots_that_are_mirrored_in_the_image_are_found(slide, check):
     assert result.table.loc[result.best, "symmetry"] == "mirrored up-down"
 
 
-def test_shuffled_counts_give_no_verdict(slide, check):
+def test_shuffled_counts_are_undecided(slide, check):
     table = slide.tables["table"]
     table.X = table.X[np.random.default_rng(0).permutation(table.n_obs)]
     assert check(slide).verdict == "undecided"
@@ -98,7 +98,7 @@ def test_rows_are_matched_by_instance(slide, check):
     np.testing.assert_allclose(check(slide).table["r"], expected.table["r"])
 
 
-def test_it_compares_what_the_model_predicts_on_the_scale_of_the_model(pair, slide, check):
+def test_measured_genes_are_on_the_scale_of_the_model(pair, slide, check):
     model, result = pair[1], check(slide, max_shift=1, seed=5)
     measured = measure("slide", slide, "spots", "table", patient="P2", layer=None)
     predicted = model.predict(bags_of(slide, "mean_color_spots", "spots", model.card.geometry.neighbors))
@@ -108,14 +108,14 @@ def test_it_compares_what_the_model_predicts_on_the_scale_of_the_model(pair, sli
     assert len(result.table) == 8 * 25
 
 
-def test_features_are_made_where_there_are_none(slide, check):
+def test_missing_features_are_added(slide, check):
     expected = check(slide, max_shift=0.5)
     del slide.tables["mean_color_spots"]
     np.testing.assert_allclose(check(slide, max_shift=0.5).table["r"], expected.table["r"], atol=1e-5)
     assert "mean_color_spots" in slide.tables
 
 
-def test_a_prediction_of_the_model_is_used_again(pair, slide, check, cheap_encoder, log):
+def test_an_existing_prediction_is_used(pair, slide, check, cheap_encoder, log):
     ds.tl.predict(slide, pair[1], encoder=cheap_encoder, key_added="before")
     slide.tables["before"].X[:] = np.random.default_rng(0).random(slide.tables["before"].shape)
     assert check(slide, max_shift=0.5).verdict == "undecided"
@@ -124,7 +124,7 @@ def test_a_prediction_of_the_model_is_used_again(pair, slide, check, cheap_encod
     assert stored.verdict == "undecided"
 
 
-def test_a_prediction_for_spots_that_moved_since_is_not_used(pair, slide, check, cheap_encoder):
+def test_a_prediction_for_other_positions_is_not_used(pair, slide, check, cheap_encoder):
     ds.tl.predict(slide, pair[1], encoder=cheap_encoder)
     slide.tables["deepspot_spots"].X[:] = 0
     slide.shapes["spots"]["geometry"] = slide.shapes["spots"].translate(2, 0)
@@ -133,12 +133,12 @@ def test_a_prediction_for_spots_that_moved_since_is_not_used(pair, slide, check,
         check_alignment(slide, prediction_key="deepspot_spots")
 
 
-def test_a_model_beside_a_prediction_is_one_too_many(pair, slide):
+def test_model_and_prediction_exclude_each_other(pair, slide):
     with pytest.raises(ValueError, match="not both"):
         check_alignment(slide, pair[1], prediction_key="deepspot_spots")
 
 
-def test_an_unknown_prediction_lists_those_there_are(slide):
+def test_an_unknown_prediction_lists_the_existing_ones(slide):
     with pytest.raises(KeyError, match=r"table.*not found in `predicted tables of.*Available keys: \[\]"):
         check_alignment(slide, prediction_key="table")
 
@@ -169,7 +169,7 @@ def test_genes_that_do_not_vary(pair, slide, check, cheap_encoder):
         check(slide)
 
 
-def test_everything_is_checked_before_anything_is_embedded(slide, check, cheap_encoder):
+def test_input_is_checked_before_embedding(slide, check, cheap_encoder):
     del slide.tables["mean_color_spots"]
     slide.tables["table"].X = slide.tables["table"].X * 0.5
     with pytest.raises(ValueError, match="raw counts"):
@@ -181,7 +181,7 @@ def test_everything_is_checked_before_anything_is_embedded(slide, check, cheap_e
 
 @pytest.fixture(scope="module")
 def section(data, mean_color):
-    """A real section, and its genes as ridge on mean colors of another section predicts them."""
+    """A real section, and its genes predicted by ridge on the mean colors of another section."""
     from deepspot._spatial.geometry import NeighborRule
     from deepspot.models._training.targets import choose_genes, training_set
 
@@ -198,7 +198,7 @@ def section(data, mean_color):
     return targets([known["C2"]], genes)[0][0], ridge.predict(bags["C2"]), um.centers * um.mpp
 
 
-def test_a_real_section_is_left_alone_and_its_mirror_image_found(section):
+def test_a_real_section_is_aligned_and_its_mirror_image_is_not(section):
     measured, predicted, um = section
     assert align(measured, um, predicted, um).verdict == "aligned"
     distance, source = cKDTree(um).query(um.min(axis=0) * [1, 0] + um.max(axis=0) * [1, 0] + um * [-1, 1])

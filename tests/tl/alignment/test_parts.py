@@ -1,4 +1,4 @@
-"""Parts of a slide that were misplaced, while the rest lies right."""
+"""Misplaced parts of a slide."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIDE, GENES, PITCH = 14, 40, 100.0
 
 @pytest.fixture(scope="module")
 def slide():
-    """Smooth fields on a square array, and a prediction of them that is far from perfect."""
+    """Smooth fields on a square array, and a poor prediction of them."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIDE, :SIDE]
     um = np.column_stack([x.ravel(), y.ravel()]) * PITCH
@@ -49,7 +49,7 @@ def test_small_slides_have_no_parts_and_large_ones_have_smaller_parts():
     assert "part 1 of 4 from the top and 4 of 4 from the left" in many
 
 
-def test_a_slide_that_lies_right_has_no_misplaced_part(slide):
+def test_an_aligned_slide_has_no_misplaced_part(slide):
     measured, predicted, um = slide
     assert misplaced(align_parts(measured, um, predicted, um)) == []
 
@@ -70,7 +70,7 @@ def test_shuffled_counts_are_no_misplaced_part(slide):
     assert misplaced(align_parts(shuffled, um, predicted, um)) == []
 
 
-def test_a_gene_that_is_flat_in_a_part_is_left_out_there(slide):
+def test_a_gene_that_is_constant_in_a_part_is_left_out_there(slide):
     measured, predicted, um = slide
     flat = measured.copy()
     flat[parts(um)["left half"], 0] = 1
@@ -79,7 +79,7 @@ def test_a_gene_that_is_flat_in_a_part_is_left_out_there(slide):
     assert found["right half"].n_genes == GENES
 
 
-def test_a_part_without_prediction_is_not_judged(slide):
+def test_a_part_without_prediction_is_skipped(slide):
     measured, predicted, um = slide
     known = np.setdiff1d(np.arange(len(um)), parts(um)["upper left quarter"])
     found = align_parts(measured, um, predicted[known], um[known])

@@ -54,7 +54,7 @@ def mean_r(a, b):
 
 
 @pytest.mark.parametrize("share", [0.25, 0.05])
-def test_corrected_counts_are_nearer_to_the_rest_of_the_counts_than_measured_and_predicted(slide, model, share):
+def test_corrected_counts_are_closer_to_the_other_counts_than_measured_and_predicted(slide, model, share):
     rest = logged(thin(slide, share))
     ds.tl.correct(slide, model, check_registration=False)
     table = slide.tables["table_corrected"]
@@ -69,7 +69,7 @@ def test_corrected_counts_are_nearer_to_the_rest_of_the_counts_than_measured_and
 
 
 def with_rate_level(model, level):
-    """The model with another level in its card, as if its out-of-fold fits had been further off."""
+    """Return the model with another level in its card."""
     from copy import copy
 
     other = copy(model)
@@ -94,7 +94,7 @@ def test_corrected_rates_have_the_level_of_the_counts(slide, model, level):
     assert error["corrected"] < min(error["measured"], error["predicted"])
 
 
-def test_a_prediction_that_is_too_low_throughout_is_brought_to_the_level_of_the_counts(slide, model):
+def test_a_low_prediction_is_shifted_to_the_level_of_the_counts(slide, model):
     thin(slide, 0.1)
     ds.tl.correct(slide, model, check_registration=False)
     usual = np.expm1(slide.tables["table_corrected"].X).mean()
@@ -107,7 +107,7 @@ def test_a_prediction_that_is_too_low_throughout_is_brought_to_the_level_of_the_
     assert np.expm1(made.X).mean() == pytest.approx(usual, rel=0.05)
 
 
-def test_the_table_says_what_it_was_made_of(slide, model, log):
+def test_content_of_the_table(slide, model, log):
     before = slide.tables["table"].copy()
     ds.tl.correct(slide, model)
     table = slide.tables["table_corrected"]
@@ -151,7 +151,7 @@ def test_deep_spots_keep_more_of_their_measurement(slide, model):
     made = slide.tables["table_corrected"]
     weight = np.asarray(made.layers["weight"])[:, made.var["in_model"].to_numpy()]
     odds = np.median(weight / (1 - weight), axis=1)
-    # With a tenth of the counts the odds of the measurement are a tenth.
+    # The odds of the measurement are proportional to the counts.
     assert np.median(odds[:45]) / np.median(odds[45:]) == pytest.approx(0.1, rel=0.3)
 
 
@@ -168,10 +168,10 @@ def test_a_spot_without_counts_is_predicted(slide, model):
     assert made.obs["depth"].iloc[3] == 0
 
 
-def test_counts_in_the_wrong_place_are_noticed_and_replaced(slide, model):
+def test_misplaced_counts_are_detected_and_replaced(slide, model):
     table = slide.tables["table"]
     right = table.X.copy()
-    table.X = table.X[::-1]  # the array turned by half
+    table.X = table.X[::-1]  # the array rotated by 180°
     before = sorted(slide.tables)
     with pytest.raises(ValueError, match=r"(?s)do not match the image.*method='replace'.*check_registration=False"):
         ds.tl.correct(slide, model)
@@ -186,7 +186,7 @@ def test_counts_in_the_wrong_place_are_noticed_and_replaced(slide, model):
     assert made.uns["deepspot"]["method"] == "replace"
 
 
-def test_half_a_slide_in_the_wrong_place_is_noticed(slide, model):
+def test_a_misplaced_half_is_detected(slide, model):
     table = slide.tables["table"]
     x = np.asarray(slide.tables["deepspot_spots"].obsm["spatial"])[:, 0]
     left = np.flatnonzero(x < np.median(x))
@@ -204,7 +204,7 @@ def test_genes_can_be_named(slide, model):
     ds.tl.correct(slide, model, check_registration=False)
     some, every = slide.tables["some"], slide.tables["table_corrected"]
     assert list(some.var_names) == genes
-    # What comes of a gene does not depend on which others are kept.
+    # The result of a gene does not depend on the other genes.
     np.testing.assert_allclose(some.X, every[:, genes].X, rtol=1e-6)
 
 
@@ -217,7 +217,7 @@ def test_rows_are_matched_by_instance(slide, model):
     np.testing.assert_allclose(slide.tables["table_corrected"].X, first.X, rtol=1e-6)
 
 
-def test_the_table_survives_the_disk(slide, model, tmp_path):
+def test_the_table_can_be_written(slide, model, tmp_path):
     ds.tl.correct(slide, model, check_registration=False)
     slide.write(tmp_path / "slide.zarr")
     again = read_zarr(tmp_path / "slide.zarr").tables["table_corrected"]
@@ -225,7 +225,7 @@ def test_the_table_survives_the_disk(slide, model, tmp_path):
     assert again.uns["deepspot"]["kind"] == "corrected"
 
 
-def test_bad_input_is_refused_before_anything_is_done(slide, model):
+def test_invalid_input_is_refused_before_any_change(slide, model):
     before = sorted(slide.tables)
     with pytest.raises(KeyError, match="posterior"):
         ds.tl.correct(slide, model, method="average")
@@ -239,7 +239,7 @@ def test_bad_input_is_refused_before_anything_is_done(slide, model):
     assert sorted(slide.tables) == before
 
 
-def test_a_model_that_does_not_know_its_residuals_can_only_replace(slide, model):
+def test_a_model_without_dispersions_can_only_replace(slide, model):
     from copy import copy
 
     older = copy(model)
@@ -250,13 +250,13 @@ def test_a_model_that_does_not_know_its_residuals_can_only_replace(slide, model)
     ds.tl.correct(slide, older, method="replace")
 
 
-def test_what_is_too_large_for_the_memory_is_refused(slide, model, monkeypatch):
+def test_a_result_too_large_for_the_memory_is_refused(slide, model, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-6)
     with pytest.raises(ValueError, match="max_table_gb"):
         ds.tl.correct(slide, model)
 
 
-def test_a_stored_prediction_that_was_changed_is_not_used(slide, model):
+def test_a_changed_prediction_is_not_used(slide, model):
     ds.tl.correct(slide, model, check_registration=False)
     first = slide.tables["table_corrected"].X.copy()
     prediction = slide.tables["deepspot_spots"]

@@ -115,7 +115,7 @@ def cross_validate(
 
     References
     ----------
-    DeepSpot, section 4.3. In the paper the held-out patient takes part in the choice of genes.
+    DeepSpot, section 4.3 (ablation study: 4.3.2). In the paper the held-out patient takes part in the choice of genes.
 
     Examples
     --------

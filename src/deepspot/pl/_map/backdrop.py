@@ -1,4 +1,4 @@
-"""Spots, and the part of an image that lies under them, small enough to draw."""
+"""Spots and the part of an image under them, small enough to draw."""
 
 from __future__ import annotations
 

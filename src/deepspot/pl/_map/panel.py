@@ -108,7 +108,7 @@ def draw_panel(
 
 
 def draw_color_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
-    """Draw the color bar of one panel, or of several that share a scale; arrows say that values lie beyond it."""
+    """Draw the color bar of one panel, or of several that share a scale; arrows mark values beyond it."""
     first = ax[0] if isinstance(ax, Sequence) else ax
     low, high = drawn.get_clim()
     beyond = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)

@@ -133,7 +133,7 @@ def _spread(table: AnnData, sdata: SpatialData, shapes_key: str, X: Any, genes: 
 
 
 def groups_of(results: pd.DataFrame, groups: str | Sequence[str] | None, argument: str) -> list[str]:
-    """Names of the groups of a result as text, in their order there; all, or those that were asked for."""
+    """Names of the groups of a result as text, in their order there; all, or the requested ones."""
     known = list(dict.fromkeys(results["group"].astype(str)))
     if groups is not None and not len(groups):
         raise InputError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")

@@ -68,8 +68,9 @@ def enrich(
     n_top
         Most markers to take of a group.
     background
-        Genes that could have been markers; by default all that were tested. A model knows some thousand genes, chosen
-        for their variability: with all genes of the genome behind them, any marker would look like a cancer gene.
+        Genes that could have been markers; by default all that were tested. A model predicts some thousand genes,
+        chosen for their variability: with all genes of the genome as background, any marker would look like a
+        cancer gene.
     organism
         Whose library to download: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
     key_added
@@ -166,7 +167,7 @@ def enrich(
 
 
 def _over_represented(markers: list[str], sets: dict[str, list[str]], background: set[str]) -> pd.DataFrame:
-    """Test of every gene set that some markers are in; the sets lie within the background."""
+    """Test of every gene set that some markers are in; the sets are subsets of the background."""
     import gseapy
     from scipy.stats import false_discovery_control
 

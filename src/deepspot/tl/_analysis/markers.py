@@ -58,8 +58,8 @@ def markers(
     groups as much as the gene does. Blocks of *spots* were tried too: they must be larger than the patches, and then
     too few of them fit on a section.
 
-    Neither test helps where the groups were found in the same genes, such as clusters of this very table. And neither
-    knows of other patients: a section is one sample.
+    Neither test is valid if the groups were computed from the same genes, such as clusters of this table. Neither
+    accounts for variation between patients: a section is one sample.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def markers(
     regions = regions_of(sdata, table_key)
     if test == "blocks" and len(regions) != 1:
         raise InputError(
-            f"The block test needs to know where the spots lie in one tissue, but table {table_key!r} describes the "
+            f"The block test needs the positions of the spots in one tissue, but table {table_key!r} describes the "
             f"shapes {regions}. Make a table for each, or use `test='wilcoxon'`."
         )
 
