@@ -93,7 +93,9 @@ def test_weights_that_were_replaced_are_read_again(uni):
 
 @pytest.mark.parametrize("name", ["conch_v1_5", "hibou-b", "hibou-l"])
 def test_refused_ones_say_why_and_what_to_do(name, tmp_path):
-    match = rf"'{name}' is not loaded: .*runs no code.*ds\.encoders\.register\(card, load\)`; its page is"
+    match = (
+        rf"'{name}' is not loaded: .*trust_remote_code.*runs no code.*ds\.encoders\.register\(card, load\)`; its page"
+    )
     for weights in (None, tmp_path):
         with pytest.raises(ValueError, match=match):
             ds.encoders.get(name, weights=weights)
