@@ -61,18 +61,20 @@ def test_only_the_central_subspot(cheap_encoder):
 @pytest.mark.parametrize("shape", [(4,), (28,), (7, 7, 27)])
 def test_dim_in_the_card_has_to_be_right(cheap_encoder, shape):
     cheap_encoder.encode = lambda tiles: np.zeros((len(tiles), *shape), np.float32)
-    with pytest.raises(ValueError, match=r"'mean_color' gave embeddings of shape \(5, .* its card says \(5, 27\)"):
+    with pytest.raises(
+        ValueError, match=r"'mean_color' returned embeddings of shape \(5, .* but its card implies \(5, 27\)"
+    ):
         encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
 
 
 def test_one_embedding_per_tile(cheap_encoder):
     cheap_encoder.encode = lambda tiles: np.zeros((1, 27), np.float32)
-    with pytest.raises(ValueError, match=r"gave embeddings of shape \(1, 27\) for 5 tiles"):
+    with pytest.raises(ValueError, match=r"returned embeddings of shape \(1, 27\) for 5 tiles"):
         encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 7e4, -7e4])
 def test_what_half_precision_cannot_hold_is_refused(cheap_encoder, value):
     cheap_encoder.encode = lambda tiles: np.full((len(tiles), 27), value, np.float32)
-    with pytest.raises(ValueError, match="'mean_color' gave values that are not finite or above 65,504"):
+    with pytest.raises(ValueError, match="'mean_color' returned values that are not finite or exceed 65,504"):
         encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)

@@ -277,9 +277,7 @@ def test_fingerprint_is_the_same_in_another_process(lazyslide):
 
 def test_what_is_lacking_is_named():
     half = type("Half", (), {"encode_image": lambda self, image: image, "to": lambda self, device: self})()
-    message = (
-        r"Half is no image model as LazySlide has them: it lacks \['model', 'name', 'get_transform', 'try_compile'\]"
-    )
+    message = r"Half is not an image model of LazySlide: it lacks \['model', 'name', 'get_transform', 'try_compile'\]"
     with pytest.raises(TypeError, match=message):
         ds.encoders.get(half)
     with pytest.raises(TypeError, match=r"it lacks \['model'\]"):
@@ -289,7 +287,7 @@ def test_what_is_lacking_is_named():
 def test_weights_that_cannot_be_hashed():
     own = Own()
     own.model = "a session of another library"
-    with pytest.raises(ValueError, match=r"weights of Own cannot be hashed.* Give the object a `fingerprint`"):
+    with pytest.raises(ValueError, match=r"weights of Own cannot be hashed.* Set an attribute `fingerprint`"):
         ds.encoders.get(own)
     own.fingerprint = "version 1"
     own.to = lambda device: None
@@ -300,8 +298,12 @@ def test_weights_that_cannot_be_hashed():
 @pytest.mark.parametrize(
     ("encode", "error", "message"),
     [
-        (lambda self, image: (image, image), TypeError, "`encode_image` of 'own' gave a tuple, it must give an array"),
-        (lambda self, image: image, ValueError, r"gave an array of shape \(1, 3, 32, 32\) for one tile.* Pool what"),
+        (
+            lambda self, image: (image, image),
+            TypeError,
+            "`encode_image` of 'own' returned a tuple; it must return an array",
+        ),
+        (lambda self, image: image, ValueError, r"returned an array of shape \(1, 3, 32, 32\) for one tile.* Pool the"),
         (lambda self, image: image.flatten(), ValueError, r"of shape \(3072,\) for one tile"),
     ],
 )
@@ -313,8 +315,8 @@ def test_one_vector_for_each_tile(encode, error, message):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"encode_dim": 7}, r"'own' gave embeddings of shape \(5, 4\) .* its card says \(5, 7\)"),
-        ({"encode_image": lambda self, image: self.model(image) / 0}, "'own' gave values that are not finite"),
+        ({"encode_dim": 7}, r"'own' returned embeddings of shape \(5, 4\) .* but its card implies \(5, 7\)"),
+        ({"encode_image": lambda self, image: self.model(image) / 0}, "'own' returned values that are not finite"),
     ],
 )
 def test_what_comes_out_is_checked_as_of_all_encoders(attributes, message):

@@ -44,7 +44,7 @@ def test_parts_stay_where_they_are_when_the_border_is_cut_off():
 
 
 def test_parts_of_which_nothing_is_seen():
-    with pytest.raises(ValueError, match=r"'cut' sees 88% of a tile, and nothing of the outer of 16 × 16 sub-spots"):
+    with pytest.raises(ValueError, match=r"'cut' sees 88% of a tile, and none of the outer of 16 × 16 sub-spots"):
         weights(14, 16, CUT)
 
 

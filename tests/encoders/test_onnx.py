@@ -103,14 +103,14 @@ class Moody(nn.Module):
 def test_what_cannot_be_translated_is_told(onnx):
     encoder = TorchEncoder(CARD.model_copy(update={"dim": 3}), Moody())
     with pytest.raises(
-        ValueError, match=r"encoder 'mine' cannot be translated .*\(\w+: \w.*Set `ds.settings.runtime = 'torch'`"
+        ValueError, match=r"encoder 'mine' cannot be exported .*\(\w+: \w.*Set `ds.settings.runtime = 'torch'`"
     ):
         encoder.encode(TILES)
 
 
 def test_a_translation_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(OnnxNetwork, "__call__", lambda self, pixels: torch.zeros(len(pixels), 4))
-    with pytest.raises(ValueError, match="encoder 'mine' gives something else than in torch: 1 of its largest number"):
+    with pytest.raises(ValueError, match="encoder 'mine' differs in ONNX Runtime from torch by 1 of its largest value"):
         OnnxNetwork(Mapped(), "forward", torch.rand(2, 3, 18, 18), "mine")
 
 

@@ -73,7 +73,7 @@ def test_the_part_in_the_middle(exact_encoder):
 
 def test_an_encoder_without_parts_is_refused(cheap_encoder):
     assert not isinstance(cheap_encoder, PartsEncoder)
-    with pytest.raises(ValueError, match=r"'mean_color' gives one vector for a tile and nothing of its parts"):
+    with pytest.raises(ValueError, match=r"'mean_color' returns one vector per tile and no parts"):
         encode(cheap_encoder)
     assert cheap_encoder.n_tiles == 0
 
@@ -81,10 +81,13 @@ def test_an_encoder_without_parts_is_refused(cheap_encoder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda spot, parts: (spot[:, :5], parts), r"shape \(2, 5\) for 2 tiles, its card says \(2, 27\)"),
-        (lambda spot, parts: (spot, parts[:, :4]), r"shape \(2, 4, 27\) for 2 tiles, its card says \(2, 9, 27\)"),
-        (lambda spot, parts: (spot, parts * np.nan), "values that are not finite or above 65,504"),
-        (lambda spot, parts: (spot * np.inf, parts), "values that are not finite or above 65,504"),
+        (lambda spot, parts: (spot[:, :5], parts), r"shape \(2, 5\) for 2 tiles, but its card implies \(2, 27\)"),
+        (
+            lambda spot, parts: (spot, parts[:, :4]),
+            r"shape \(2, 4, 27\) for 2 tiles, but its card implies \(2, 9, 27\)",
+        ),
+        (lambda spot, parts: (spot, parts * np.nan), "values that are not finite or exceed 65,504"),
+        (lambda spot, parts: (spot * np.inf, parts), "values that are not finite or exceed 65,504"),
     ],
 )
 def test_what_the_card_does_not_say_is_refused(exact_encoder, spoil, message):
@@ -99,7 +102,9 @@ def test_a_map_of_another_shape_is_refused():
         def with_map(self, pixels):
             return self(pixels), pixels.flatten(2)
 
-    with pytest.raises(ValueError, match=r"`with_map` of encoder 'mapped' gave .*\(2, 3\) and a map of \(2, 3, 324\)"):
+    with pytest.raises(
+        ValueError, match=r"`with_map` of encoder 'mapped' returned .*\(2, 3\) and a map of shape \(2, 3, 324\)"
+    ):
         MapEncoder(CARD, Flat()).encode_parts(TILES[:2], 3)
 
 

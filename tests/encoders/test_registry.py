@@ -55,7 +55,7 @@ def test_a_users_own_object_needs_four_things():
         def to(self, device):
             return self
 
-    with pytest.raises(TypeError, match=r"Mine is no encoder: it needs `card`, `fingerprint`, `to\(device\)` and"):
+    with pytest.raises(TypeError, match=r"Mine is not an encoder: it needs `card`, `fingerprint`, `to\(device\)` and"):
         ds.encoders.get(Mine())
     Mine.encode = lambda self, tiles: tiles.mean(axis=(1, 2))
     mine = Mine()
@@ -64,7 +64,9 @@ def test_a_users_own_object_needs_four_things():
 
 @pytest.mark.parametrize("thing", [nn.Identity(), 3])
 def test_other_objects_are_no_encoders(thing):
-    with pytest.raises(TypeError, match=rf"{type(thing).__name__} is no encoder.*ds\.encoders\.register\(card, load\)"):
+    with pytest.raises(
+        TypeError, match=rf"{type(thing).__name__} is not an encoder.*ds\.encoders\.register\(card, load\)"
+    ):
         ds.encoders.get(thing)
 
 
@@ -85,7 +87,7 @@ def test_the_card_normalizes_unless_there_is_a_transform():
 
 def test_a_taken_name_needs_overwrite():
     ds.encoders.register(card(), mean_pixel)
-    with pytest.raises(ValueError, match=r"Encoder 'mine' is registered already. Choose another name, or"):
+    with pytest.raises(ValueError, match=r"Encoder 'mine' is already registered. Choose another name, or"):
         ds.encoders.register(card(), mean_pixel)
     ds.encoders.register(card(license="MIT"), mean_pixel, overwrite=True)
     assert ds.encoders.available().loc["mine", "license"] == "MIT"

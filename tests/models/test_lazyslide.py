@@ -138,7 +138,7 @@ def test_neighbors_in_steps_of_the_tiles(wsi, ours, cheap_encoder, boxed):
     theirs = predicted(wsi, predictor)
     ds.tl.predict(ours, boxed, encoder=cheap_encoder)
     np.testing.assert_allclose(theirs.X, ours["deepspot_spots"].X, atol=1e-4)
-    with pytest.raises(ValueError, match=r"'deepspot' counts its neighbors in steps .*`stride_px=round\(100 / mpp\)`"):
+    with pytest.raises(ValueError, match=r"'deepspot' counts neighbors in steps .*`stride_px=round\(100 / mpp\)`"):
         predictor.stride_px  # noqa: B018
 
 
@@ -159,7 +159,7 @@ def test_steps():
 
 def test_steps_of_hexagons(boxed, cheap_encoder):
     places = square() * (1.0, np.sqrt(3) / 2) + np.where(square()[:, [1]] % 400, 100, 0) * (1, 0)
-    with pytest.raises(ValueError, match="steps of a square array, but these tiles are not laid in squares"):
+    with pytest.raises(ValueError, match="steps of a square array, but these tiles do not form a square grid"):
         boxed.on_tiles(mpp=0.5).predict(np.zeros((25, 270)), places)
 
 
@@ -189,7 +189,9 @@ def test_it_is_clipped_as_ours(model):
 def test_tiles_of_another_size_are_refused(file, predictor):
     wsi = zs.open_wsi(file)
     zs.pp.tile_tissues(wsi, 64, tissue_key=None)
-    with pytest.raises(ValueError, match=r"A tile is uint8 of shape \(64, 64, 3\), .* is 55 µm at 1 µm per pixel. Lay"):
+    with pytest.raises(
+        ValueError, match=r"A tile is uint8 of shape \(64, 64, 3\), .* is 55 µm at 1 µm per pixel. Create"
+    ):
         zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
     assert not wsi.tables
 
@@ -212,9 +214,12 @@ def test_only_pixels_are_taken(predictor, batch, message):
     [
         (
             (4, 27),
-            r"have shape \(4, 27\), model 'deepspot' takes 270 columns: a tile as 'mean_color' embeds it \(27\),",
+            r"\(4, 27\), but model 'deepspot' needs 270 columns: the embedding of a tile by 'mean_color' \(27\),",
         ),
-        ((4, 271), r"after it its 3 × 3 sub-spots\. Make them with `zs\.tl\.feature_extraction\(wsi, predictor\.image"),
+        (
+            (4, 271),
+            r"followed by its 3 × 3 sub-spots\. Compute them with `zs\.tl\.feature_extraction\(wsi, predictor\.image",
+        ),
         ((270,), r"have shape \(270,\)"),
     ],
 )
@@ -226,17 +231,17 @@ def test_features_of_another_length_are_refused(predictor, shape, message):
 def test_features_of_another_length_in_lazyslide(wsi, predictor, train, cheap_encoder):
     other = train(context=("spot", "neighbors")).on_tiles(mpp=1.0, encoder=cheap_encoder)
     zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
-    with pytest.raises(ValueError, match=r"shape \(63, 270\), model 'deepspot' takes 27 columns: a tile as 'mean_colo"):
+    with pytest.raises(ValueError, match=r"shape \(63, 270\), but model 'deepspot' needs 27 columns: the"):
         zs.tl.feature_prediction(wsi, other, "mean_color_subspots", **CPU)
 
 
 @pytest.mark.parametrize(
     ("features", "coords", "message"),
     [
-        (np.zeros((4, 270)), None, "`coords` is missing: the model finds the neighbors of a tile by the origins"),
+        (np.zeros((4, 270)), None, "`coords` is missing. The model needs the origins of all tiles to find neighbors"),
         (np.zeros((4, 270)), np.zeros((3, 2)), r"`coords` must be of shape \(4, 2\), got \(3, 2\)"),
-        (np.zeros((4, 270)), np.full((4, 2), np.inf), "`coords` holds values that are not finite"),
-        (np.full((4, 270), np.nan), np.zeros((4, 2)), "`features` holds values that are not finite"),
+        (np.zeros((4, 270)), np.full((4, 2), np.inf), "`coords` contains values that are not finite"),
+        (np.full((4, 270), np.nan), np.zeros((4, 2)), "`features` contains values that are not finite"),
         (np.zeros((0, 270)), np.zeros((0, 2)), "`spot` is empty"),
     ],
 )
@@ -277,7 +282,7 @@ def test_only_the_encoder_of_the_model(model, mean_color):
 def test_tiles_unlike_the_training(predictor, model, log):
     strange = np.tile(np.eye(27)[0], (4, 10))
     predictor.predict(strange, np.zeros((4, 2)))
-    assert log[-1].startswith("100 % of the tiles are unlike the spots that the model learned from")
+    assert log[-1].startswith("100 % of the tiles are out-of-distribution: they are unlike the training spots")
     log.clear()
     unknowing = pickle.loads(pickle.dumps(model))
     unknowing.ood = type(model.ood).unknown(27)

@@ -159,7 +159,7 @@ def test_counts_are_put_on_the_scale_first(computed):
     counts = np.random.default_rng(0).poisson(3, (20, 6)).astype(float)
     deeper = AnnData(counts * 7)
     np.testing.assert_allclose(umap_of(AnnData(counts), "a", 0), umap_of(deeper, "b", 0), atol=1e-3)
-    with pytest.raises(ValueError, match="does not hold raw counts"):
+    with pytest.raises(ValueError, match="does not contain raw counts"):
         umap_of(AnnData(counts + 0.5), "a", 0)
     with pytest.raises(ValueError, match="3 rows"):
         umap_of(AnnData(counts[:3]), "a", 0)

@@ -192,7 +192,7 @@ def test_a_failed_part_is_listed_and_the_rest_is_written(complete, tmp_path):
     complete.tables["table"].X = complete.tables["table"].X * 0.5
     complete.tables["deepspot_spots"].uns["enrichment"] = complete.tables["deepspot_spots"].uns["enrichment"][:0]
     page = read(ds.report(complete, tmp_path / "report.html", genes=1))
-    assert "does not hold raw counts" in page.words
+    assert "does not contain raw counts" in page.words
     assert "UP: expected r" in page.words  # drawn without the measured genes
     assert "holds no gene set" in page.words
     assert "Pathways" in page.headings

@@ -83,7 +83,7 @@ def test_arguments(planted):
     counts, _, array = planted
     with pytest.raises(ValueError, match="`method` must be 'leiden' or 'aestetik', got 'kmeans'"):
         cluster(counts, method="kmeans")
-    with pytest.raises(ValueError, match="AESTETIK needs the position of the spots in their array"):
+    with pytest.raises(ValueError, match="AESTETIK needs the array positions of the spots"):
         cluster(counts, method="aestetik")
     with pytest.raises(ValueError, match="`counts` and `array` must have the same number of rows"):
         cluster(counts, method="aestetik", array=array[:5])

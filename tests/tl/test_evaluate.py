@@ -110,7 +110,7 @@ def test_a_layer_with_counts(slide, predicted):
     table = slide.tables["table"]
     table.layers["counts"] = table.X.copy()
     table.X = normalize(table.X.tocsr())
-    with pytest.raises(ValueError, match="does not hold raw counts"):
+    with pytest.raises(ValueError, match="does not contain raw counts"):
         evaluate(slide)
     assert predicted.var.empty
     evaluate(slide, layer="counts")

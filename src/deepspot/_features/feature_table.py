@@ -20,7 +20,7 @@ from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
 from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes
 from deepspot._spatial.neighbors import find_neighbors
-from deepspot.encoders._parts import VERSION, gives_parts
+from deepspot.encoders._parts import VERSION, require_parts
 
 from .bags import Bags
 
@@ -49,7 +49,7 @@ class SlideFeatures:
 
     def __post_init__(self) -> None:
         if self.tokens:
-            gives_parts(self.encoder)
+            require_parts(self.encoder)
 
     @property
     def n_spots(self) -> int:

@@ -1,4 +1,4 @@
-"""AESTETIK, contained: it writes log files and changes seeds, cuDNN and the environment of the whole process."""
+"""Run AESTETIK without its side effects: log files, global seeds, cuDNN flags and environment variables."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from deepspot.errors import MissingPackageError
 
 WINDOW = 3
 EPOCHS = 100
-# Passes with dropout that the latent averages. Its own default of 1000 takes minutes for a slide.
+# Number of passes with dropout that are averaged. The default of AESTETIK, 1000, takes minutes per slide.
 REPEATS = 100
 LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.ndarray:
-    """Joint latent (n, 16) of components of expression (n, k) and array positions (n, 2): no weight on morphology."""
+    """Return the joint latent space (n, 16) of expression components (n, k) and array positions (n, 2)."""
     from anndata import AnnData
 
     with _contained():
@@ -37,9 +37,9 @@ def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.n
             ) from error
         names = pd.Index([str(number) for number in range(len(components))])
         obs = pd.DataFrame({"x_array": array[:, 1].astype(int), "y_array": array[:, 0].astype(int)}, index=names)
-        # A morphology has to be there even where it weighs nothing; a component of expression adds no knowledge.
+        # Morphology has weight 0 but is required. A component of expression adds no information.
         obsm = {"X_pca_transcriptomics": components, "X_pca_morphology": components[:, :1]}
-        # A number with a point is the resolution of Leiden.
+        # A float is the resolution of Leiden.
         options: dict[str, Any] = {"clustering_method": "leiden", "n_cluster": 1.0, "refine_cluster": False}
         options |= {"max_epochs": EPOCHS, "num_repeats_predict": REPEATS, "random_state": seed}
         model = AESTETIK(morphology_weight=0, window_size=WINDOW, **options)
@@ -48,7 +48,7 @@ def spatial_latent(components: np.ndarray, array: np.ndarray, seed: int) -> np.n
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    import lightning.pytorch  # noqa: F401 - it sets the level of its loggers when it is first imported
+    import lightning.pytorch  # noqa: F401 - its import sets the level of its loggers
     import torch
 
     environment, state, drawn = os.environ.copy(), random.getstate(), np.random.get_state()  # noqa: NPY002

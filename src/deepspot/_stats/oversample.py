@@ -1,4 +1,4 @@
-"""Rare tissue counts as much as common tissue: cluster the spots of a slide, and draw the small clusters again."""
+"""Oversample rare tissue: cluster the spots of a slide and resample small clusters (section 4.1.1 of the paper)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ N_GENES, N_COMPONENTS, N_NEIGHBORS = 2000, 50, 15
 
 
 def require(method: str) -> None:
-    """Raise unless a method is known and its packages are installed, before hours of work."""
+    """Raise if a method is unknown or its packages are not installed."""
     from importlib.util import find_spec
 
     if method not in METHODS:
-        raise MissingKeyError(f"`oversample={method!r}` is no method. Available methods: {sorted(METHODS)}.")
+        raise MissingKeyError(f"`oversample={method!r}` is not available. Available methods: {sorted(METHODS)}.")
     missing = [package for package in METHODS[method] if find_spec(package) is None]
     if missing:
         extra = "aestetik" if method == "aestetik" else "leiden"
         raise MissingPackageError(
-            f'`oversample={method!r}` needs {missing}, not installed here: `pip install ".[{extra}]"`.'
+            f'`oversample={method!r}` needs {missing}, which are not installed: `pip install ".[{extra}]"`.'
         )
 
 
@@ -39,17 +39,17 @@ def cluster(
     array: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Number (n,) of the cluster of every spot of one slide, by Leiden at resolution 1, from raw counts (n, genes).
+    """Cluster the spots of one slide by Leiden at resolution 1, from raw counts (n, genes); return labels (n,).
 
-    ``"leiden"`` works on 50 principal components of the 2,000 most variable genes, as the published code falls back to;
-    ``"aestetik"`` on the joint latent of transcriptome and space that AESTETIK learns from these components, for which
-    it needs the array positions (n, 2). Fewer than three spots are one cluster.
+    ``"leiden"`` uses 50 principal components of the 2,000 most variable genes, the fallback of the published code.
+    ``"aestetik"`` uses the joint latent space of expression and position that AESTETIK learns from these components and
+    the array positions (n, 2). Fewer than three spots are one cluster.
     """
     if method not in ("leiden", "aestetik"):
         raise InputError(f"`method` must be 'leiden' or 'aestetik', got {method!r}.")
     if method == "aestetik" and array is None:
         raise InputError(
-            "AESTETIK needs the position of the spots in their array: add columns 'array_row' and 'array_col', or use "
+            "AESTETIK needs the array positions of the spots: add the columns 'array_row' and 'array_col', or use "
             "`method='leiden'`."
         )
     if array is not None:
@@ -65,9 +65,9 @@ def cluster(
 
 
 def equalize(labels: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Rows that hold every spot once, and more of the small clusters until all are as large as the largest.
+    """Return rows that contain each spot once and resample small clusters to the size of the largest.
 
-    First come all n rows in their order, then the draws, which are with replacement.
+    All n rows come first, in their order, followed by draws with replacement.
     """
     rng = np.random.default_rng(seed)
     _, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
@@ -78,7 +78,7 @@ def equalize(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def components(counts: csr_matrix, seed: int) -> np.ndarray:
-    """Principal components (n, 50 or fewer) of log1p of counts per 10,000 of the most variable genes."""
+    """Compute principal components (n, ≤ 50) of log1p of counts per 10,000 of the most variable genes."""
     from sklearn.decomposition import PCA
 
     expression = normalize(counts)
@@ -90,12 +90,12 @@ def components(counts: csr_matrix, seed: int) -> np.ndarray:
 
 
 def leiden(latent: np.ndarray, seed: int) -> np.ndarray:
-    """Clusters (n,) of a latent, by Leiden at resolution 1 on its nearest neighbors."""
+    """Cluster a latent space by Leiden at resolution 1 on its nearest neighbors; return labels (n,)."""
     try:
-        import igraph  # noqa: F401 - scanpy needs it, and says so less clearly
+        import igraph  # noqa: F401 - for a clearer error than that of scanpy
     except ImportError as error:
         raise MissingPackageError(
-            'Clusters need the package igraph, which is not installed: `pip install ".[leiden]"`.'
+            'Clustering needs the package igraph, which is not installed: `pip install ".[leiden]"`.'
         ) from error
     import scanpy as sc
     from anndata import AnnData

@@ -1,4 +1,4 @@
-"""Image encoders: tiles in, embeddings out."""
+"""Image encoders, which compute an embedding of each tile."""
 
 from ._card import Encoder, EncoderCard
 from ._lazyslide import adapt

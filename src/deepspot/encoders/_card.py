@@ -1,4 +1,4 @@
-"""Image encoders: card, protocol, and checks of input and output."""
+"""Card and protocols of image encoders, and checks of their input and output."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from deepspot.errors import InputError
 
 
 class EncoderCard(BaseModel):
-    """What one has to know of an image encoder to feed it and to trust it.
+    """Describe an image encoder: its input, output, origin and license.
 
     Attributes
     ----------
     name
-        Name in the registry, and first half of the name of its feature tables.
+        Name in the registry, and first part of the names of its feature tables.
     dim
         Length of the embedding of one tile.
     input_px
-        Side of the square that the encoder takes, in pixels.
+        Side of the square input image, in pixels.
     mean, std
         Per-channel normalization of RGB in 0 to 1.
     resize_px
-        Side that tiles are resized to before the central `input_px` are cut out; None resizes to `input_px`.
+        Side in pixels that tiles are resized to before the central `input_px` are cropped; None resizes to `input_px`.
     interpolation
-        How tiles are resized, always without aliasing.
+        Interpolation of the resizing, always with antialiasing.
     resize_as
-        What is resized: pixels as fractions (``"float"``), or as 8-bit integers by torchvision (``"uint8"``) or by
-        Pillow (``"pillow"``). These round, and cut off what bicubic interpolation overshoots.
+        Data type that is resized: floating-point pixels (``"float"``), or 8-bit integers with torchvision
+        (``"uint8"``) or Pillow (``"pillow"``). Integers are rounded, and bicubic overshoots are clipped.
     pooling
-        How the tokens of a transformer become one vector: the class token, the class token with the mean of the patch
-        tokens after it (registers take no part), or however the network itself does it (``"pooled"``).
+        Pooling of the tokens of a transformer: the class token (``"cls"``), the class token followed by the mean of
+        the patch tokens without registers (``"cls+mean"``), or the network's own pooling (``"pooled"``).
     architecture
         Name of the network in timm, torchvision or transformers.
     mpp
-        Resolution that the encoder was trained at, in µm per pixel; None if it never saw histology.
+        Resolution of the training images, in µm per pixel; None if the encoder was not trained on histology.
     license
         License of the weights.
     gated
-        Whether access to the weights has to be asked for.
+        Whether access to the weights must be requested.
     source
-        Where the weights come from.
+        Origin of the weights.
     url
-        Page of the weights, where access is asked for.
+        Web page of the weights, where access is requested.
     remote_code
-        Why the encoder cannot be loaded without running code that comes with its weights; empty if it can.
+        Reason why loading the encoder would run code from its repository, which is refused; empty if it would not.
     note
-        What a user should know before trusting it.
+        Known limitations and remarks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,32 +79,33 @@ class EncoderCard(BaseModel):
 
     @property
     def read_px(self) -> int:
-        """Side in pixels at which a tile has to be read, of which the network may see the middle only."""
+        """Side in pixels that tiles are resized to. The network may see only the center of them."""
         return self.resize_px or self.input_px
 
     def preprocessing(self) -> dict[str, object]:
-        """All that a tile goes through before the network; what was the rule before cards said so is left out."""
-        always = self.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})
-        newer = {"resize_px", "interpolation", "resize_as"}
-        return always | self.model_dump(mode="json", include=newer, exclude_defaults=True)
+        """Return the fields that describe the preprocessing. Newer fields are left out at their defaults."""
+        # The fingerprint hashes the result: fields added later must not change it for cards that do not set them.
+        fields = self.model_dump(mode="json", include={"dim", "input_px", "mean", "std"})
+        added = {"resize_px", "interpolation", "resize_as"}
+        return fields | self.model_dump(mode="json", include=added, exclude_defaults=True)
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What :func:`deepspot.pp.embed` needs of an image encoder."""
+    """Protocol of the image encoders that :func:`deepspot.pp.embed` accepts."""
 
     @property
     def card(self) -> EncoderCard:
-        """Describes the encoder."""
+        """Description of the encoder."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of its weights: features of encoders that differ here are never mixed."""
+        """Hash of weights and preprocessing. Features with different fingerprints are never mixed."""
         ...
 
     def to(self, device: Any) -> Encoder:
-        """Move to a device (None chooses one)."""
+        """Move the encoder to a device (None selects one)."""
         ...
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
@@ -114,19 +115,19 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ResizingEncoder(Encoder, Protocol):
-    """What resizes tiles in a thread while it encodes others."""
+    """Protocol of encoders that can resize tiles in a thread while they encode others."""
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
-        """Resize tiles (n, height, width, 3) in uint8: `encode` gives the same of these as of the tiles."""
+        """Resize tiles (n, height, width, 3) in uint8. `encode` gives the same result for resized tiles."""
         ...
 
 
 @runtime_checkable
 class PartsEncoder(Encoder, Protocol):
-    """What ``subspots="tokens"`` needs besides: a tile and its parts from one pass."""
+    """Protocol of encoders that embed a tile and its parts in one pass, for ``subspots="tokens"``."""
 
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
-        """Embed tiles as `encode` does, (n, dim), and their grid × grid parts, row by row, (n, grid², dim)."""
+        """Embed tiles as `encode` does, (n, dim), and their grid × grid parts in row-major order, (n, grid², dim)."""
         ...
 
 
@@ -140,15 +141,15 @@ def check_tiles(tiles: np.ndarray) -> None:
 
 
 def check_embedded(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -> None:
-    """Raise if embeddings are not of so many tiles and parts as the encoder's card says, or no numbers."""
+    """Raise if embeddings do not have the expected shape, are not finite, or do not fit into float16."""
     name = encoder.card.name
     if embedded.shape != expected:
         raise InputError(
-            f"Encoder {name!r} gave embeddings of shape {embedded.shape} for {expected[0]} tiles, its card says "
-            f"{expected}. Correct `dim` in the card, or let it return one vector per tile."
+            f"Encoder {name!r} returned embeddings of shape {embedded.shape} for {expected[0]} tiles, but its card "
+            f"implies {expected}. Correct `dim` in the card, or return one vector per tile."
         )
     if not np.isfinite(embedded).all() or np.abs(embedded).max() > LARGEST:
         raise InputError(
-            f"Encoder {name!r} gave values that are not finite or above {LARGEST:,.0f}, which sub-spots are stored "
-            "with in half precision. Check its weights and preprocessing."
+            f"Encoder {name!r} returned values that are not finite or exceed {LARGEST:,.0f}, the maximum of the half "
+            "precision that sub-spots are stored in. Check its weights and preprocessing."
         )

@@ -1,4 +1,4 @@
-"""From tiles of spots to the embeddings of spots and sub-spots, in whole batches for the encoder."""
+"""Embed the tiles of spots and sub-spots in full batches."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._spatial.geometry import central, split
 
 from ._card import Encoder, ResizingEncoder, check_embedded
-from ._parts import encode_parts, gives_parts
+from ._parts import encode_parts, require_parts
 
 PREFETCHED = 2
-"""Batches of tiles that are read and cut while the encoder is busy with one."""
+"""Number of batches that are read and cropped while the encoder computes."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Which tiles of a spot go through the encoder, and how many at once.
+    """Define which tiles of a spot are embedded, and the batch size.
 
     Attributes
     ----------
     grid, subspots
-        Sub-spots along one side, and whether to embed them.
+        Number of sub-spots along one side, and whether to embed them.
     batch_size
-        Tiles that go through the encoder at once.
+        Number of tiles per call of the encoder.
     only_central
-        Of the sub-spots embed only the one in the middle.
+        Embed only the central sub-spot.
     tokens
-        Make sub-spots of what the encoder sees in the tile of their spot, in the same pass.
+        Compute sub-spots from the feature map of the spot tile, in the same pass.
     """
 
     grid: int
@@ -43,34 +43,34 @@ class Tiling:
 
     @property
     def n_subspots(self) -> int:
-        """Sub-spots of a spot that are embedded."""
+        """Number of sub-spots per spot that are embedded."""
         return 0 if not self.subspots else 1 if self.only_central else self.grid**2
 
 
 def encode_spots(
     batches: Iterable[tuple[np.ndarray, np.ndarray]], n: int, encoder: Encoder, **tiling: Any
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Embed the tile and the sub-spots of `n` spots, each once: :func:`stream_spots` and :func:`gather`."""
-    how = Tiling(**tiling)
-    return gather(stream_spots(batches, encoder, how), n, encoder.card.dim, how)
+    """Embed the tiles and sub-spots of `n` spots: :func:`stream_spots` followed by :func:`gather`."""
+    options = Tiling(**tiling)
+    return gather(stream_spots(batches, encoder, options), n, encoder.card.dim, options)
 
 
 def gather(
     embedded: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]], n: int, dim: int, tiling: Tiling
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Put what :func:`stream_spots` yields of `n` spots into arrays (n, dim) and (n, s, dim) or None."""
+    """Collect the output of :func:`stream_spots` for `n` spots in arrays (n, dim) and (n, s, dim) or None."""
     spot = np.empty((n, dim), dtype=np.float32)
     parts = np.empty((n, tiling.n_subspots, dim), dtype=np.float16) if tiling.subspots else None
-    for rows, some, some_parts in embedded:
-        spot[rows] = some
+    for rows, spot_block, parts_block in embedded:
+        spot[rows] = spot_block
         if parts is not None:
-            parts[rows] = some_parts
+            parts[rows] = parts_block
     return spot, parts
 
 
 @dataclass
 class _Queue:
-    """Tiles of one size: how they are cut out of that of a spot, how many, how they are embedded; those on the way."""
+    """Tiles of one size: how they are cropped from the spot tile, their number, the encoder, and buffers."""
 
     cut: Callable[[np.ndarray], np.ndarray]
     per_spot: int
@@ -85,22 +85,22 @@ def stream_spots(
     tiling: Tiling,
     count: Callable[[int], object] = lambda n: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Embed the tile and the sub-spots of every spot as they come, in whole batches.
+    """Embed the tile and the sub-spots of each spot in full batches, in the order of the input.
 
-    The next tiles are read, cut and, if the encoder has a method `resize_ahead`, resized while it computes.
+    A thread reads, crops and, if the encoder has a method `resize_ahead`, resizes the next tiles meanwhile.
 
     Parameters
     ----------
     batches
-        Rows (b,) and tiles (b, side, side, 3), as the reader gives them.
+        Rows (b,) and tiles (b, side, side, 3), as returned by the reader.
     encoder, tiling
-        What embeds; which tiles, and how many at once.
+        The encoder; the tiles to embed and the batch size.
     count
-        Called with the number of tiles of every batch that was embedded, for a progress bar.
+        Called with the number of tiles of each embedded batch, for a progress bar.
 
     Yields
     ------
-    What came in `batches`: rows (b,), embeddings of the spots (b, d) in float32, and of the sub-spots (b, s, d) in
+    For each block of `batches`: rows (b,), embeddings of the spots (b, d) in float32, and of the sub-spots (b, s, d) in
     float16 or None.
     """
     queues = _queues(encoder, tiling)
@@ -118,7 +118,7 @@ def stream_spots(
 
 def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
     def encode(tiles: np.ndarray) -> np.ndarray:
-        # A copy: they wait for the rest of their spots, and an encoder may use its memory again.
+        # Copy, because the encoder may reuse its output array before all tiles of a spot are embedded.
         embedded = np.array(encoder.encode(tiles))
         check_embedded(embedded, encoder, (len(tiles), encoder.card.dim))
         return embedded
@@ -128,8 +128,10 @@ def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
 
     whole = _Queue(lambda tiles: tiles, 1, encode)
     if tiling.subspots and tiling.tokens:
-        both = gives_parts(encoder)
-        whole.encode = lambda tiles: encode_parts(tiles, both, grid=tiling.grid, only_central=tiling.only_central)
+        parts_encoder = require_parts(encoder)
+        whole.encode = lambda tiles: encode_parts(
+            tiles, parts_encoder, grid=tiling.grid, only_central=tiling.only_central
+        )
     elif tiling.subspots:
         return [whole, _Queue(cut, tiling.n_subspots, encode)]
     return [whole]
@@ -142,7 +144,7 @@ def _loads(
     encoder: Encoder,
     batch_size: int,
 ) -> Iterator[tuple[_Queue, np.ndarray]]:
-    """Whole batches for the encoder, each from one queue, and at the end what is left. Rows are put into `waiting`."""
+    """Yield full batches, each from one queue, and the remainder at the end. Append the rows to `waiting`."""
     resize = encoder.resize_ahead if isinstance(encoder, ResizingEncoder) else None
 
     def load(queue: _Queue) -> tuple[_Queue, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What modules and functions compute, as text that is the same in every process."""
+"""Describe modules and functions as text that is the same in every process, for fingerprints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def describe_module(module: nn.Module) -> list[Any]:
-    """Structure of a module, and hashes of its weights in float32."""
+    """Return the structure of a module and hashes of its weights in float32."""
     weights = [[name, digest(value.cpu().float().numpy())] for name, value in module.state_dict().items()]
     return [repr(module), weights]
 
 
 def describe_code(function: Any) -> str:
-    """What a function does. Its repr is its address; objects without code, as torchvision's, describe themselves."""
+    """Describe a function by its bytecode, or an object without code, such as a torchvision transform, by its repr."""
     code = getattr(function, "__code__", None)
     if code is None:
         return without_addresses(repr(function))
@@ -30,19 +30,19 @@ def describe_code(function: Any) -> str:
 
 
 def describe_source(method: Any) -> str:
-    """What a method does, whatever Python compiles its source to."""
+    """Describe a method by its source, which does not depend on the version of Python."""
     function = inspect.unwrap(getattr(method, "__func__", method))
-    if not inspect.isfunction(function) or function.__name__ == "<lambda>":  # of which one line may hold several
+    if not inspect.isfunction(function) or function.__name__ == "<lambda>":  # one line may contain several
         return describe_code(function)
     try:
         source = ast.unparse(ast.parse(dedent(inspect.getsource(function))))
-    except (OSError, TypeError, SyntaxError):  # typed into an interpreter
+    except (OSError, TypeError, SyntaxError):  # defined in an interpreter
         return describe_code(function)
     return f"{source} {_closure(function)}"
 
 
 def without_addresses(text: str) -> str:
-    """Text without the places of objects in memory."""
+    """Remove memory addresses from a text."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 

@@ -1,4 +1,4 @@
-"""Image models of LazySlide, and objects that do as they do, as encoders."""
+"""Encoders made from image models of LazySlide, or from objects with the same methods."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from ._zoo.specs import READ, log_license, refusal
 if TYPE_CHECKING:
     from ._card import Encoder
 
-# LazySlide's ImageModelProtocol. It is looked up by name, as users may have a class of their own and no LazySlide.
+# Attributes of LazySlide's ImageModelProtocol. They are checked by name, because LazySlide may not be installed.
 NEEDS = ("model", "name", "get_transform", "to", "try_compile", "encode_image")
-# Side of the tiles that a transform is tried on: what comes out with this side was not resized.
+# Side of the tiles that a transform is tested on. Output with this side was not resized.
 PROBE = 301
 
 LIBRARY, PREFIX = "lazyslide_models", "lazyslide:"
-# What runs code that comes with weights, should a later version of these do so.
+# Source text that indicates that code from a weights file is run, in case a later version does so.
 RUNS_CODE = ("trust_remote_code", "torch.hub", "weights_only=False", '"weights_only"', ".jit", "torch.export", "pickle")
 
 
 def adapt(model: Any, *, name: str | None = None) -> Encoder:
-    """Make an encoder of an image model of LazySlide.
+    """Convert an image model of LazySlide to an encoder.
 
-    :func:`deepspot.encoders.get` does so too, and with it every function that takes an encoder. Call this one to give
-    it a name, or to have its weights hashed only once.
+    :func:`deepspot.encoders.get` and all functions with an `encoder` parameter do this as well. Use this function to
+    set a name, or to hash the weights only once.
 
     Parameters
     ----------
     model
-        An object with `model`, `name`, `get_transform()`, `to(device)`, `try_compile()` and `encode_image(batch)`, as
-        LazySlide's ``ImageModelProtocol`` says; it need not be a class of LazySlide. A tile goes through the object's
-        own transform; if that is None, the object is given batches of pixels (n, height, width, 3) in uint8.
+        Object with the attributes of LazySlide's ``ImageModelProtocol``: `model`, `name`, `get_transform()`,
+        `to(device)`, `try_compile()` and `encode_image(batch)`. It need not be a class of LazySlide. Tiles are
+        preprocessed with the object's own transform; if that is None, `encode_image` gets batches of pixels
+        (n, height, width, 3) in uint8.
     name
-        Name of the encoder; by default the object's own, which is the same for all models that timm makes.
+        Name of the encoder; by default `model.name`, which is the same for all timm models.
 
     Returns
     -------
-    An encoder. Its card says what could be found out: the dimension from ``encode_dim`` or from a blank tile; input
-    side, mean and std from what the transform makes of one; license, gating and source from the object.
+    An encoder. Its card is inferred: the dimension from ``encode_dim`` or the embedding of a blank tile; input side,
+    mean and std from the output of the transform; license, gating and source from the object.
 
-    Its fingerprint is a hash of the weights, the transform and the code of `encode_image`. What else the object
-    computes with is not seen: if that can change, give the object a `fingerprint`, which is hashed in place of all
-    this.
+    Its fingerprint is a hash of the weights, the transform and the code of `encode_image`. It does not cover other
+    state of the object. If that can change, set an attribute `fingerprint`, which is hashed instead.
 
     Raises
     ------
     TypeError
-        If the object lacks something, or `encode_image` gives no array.
+        If the object lacks an attribute, or `encode_image` does not return an array.
     ValueError
-        If `encode_image` does not give one vector for a tile, or the weights cannot be hashed.
+        If `encode_image` does not return one vector per tile, or the weights cannot be hashed.
 
     Examples
     --------
@@ -83,13 +83,13 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
     lacking = [part for part in NEEDS if not hasattr(model, part)]
     if lacking:
         raise InputTypeError(
-            f"{type(model).__name__} is no image model as LazySlide has them: it lacks {lacking}. Add what is missing, "
-            "or wrap a torch module with `ds.encoders.register(card, load)`."
+            f"{type(model).__name__} is not an image model of LazySlide: it lacks {lacking}. Add these attributes, or "
+            "wrap a torch module with `ds.encoders.register(card, load)`."
         )
     if not _stated(model) and not hasattr(model.model, "state_dict"):
         raise InputError(
-            f"The weights of {type(model).__name__} cannot be hashed, as its `model` is no torch module. Give the "
-            "object a `fingerprint`: text that changes with all that its embeddings depend on."
+            f"The weights of {type(model).__name__} cannot be hashed, because its `model` is not a torch module. Set "
+            "an attribute `fingerprint`: text that changes with everything its embeddings depend on."
         )
     transform = model.get_transform()
     license = getattr(model, "license", None) or "unknown"
@@ -98,7 +98,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
         model,
         EncoderCard(
             name=check_text(model.name if name is None else name, "name"),
-            dim=1,  # until a tile was embedded
+            dim=1,  # replaced below
             license=license if isinstance(license, str) else ", ".join(map(str, license)),
             gated=bool(getattr(model, "is_gated", False)),
             source=page or getattr(model, "github_url", None) or "user",
@@ -115,7 +115,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
 
 
 class ImageModelEncoder:
-    """An encoder made of an image model of LazySlide; see :func:`adapt`."""
+    """Encoder made from an image model of LazySlide; see :func:`adapt`."""
 
     def __init__(self, model: Any, card: EncoderCard, transform: Callable[[np.ndarray], Any] | None) -> None:
         import torch
@@ -128,23 +128,23 @@ class ImageModelEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of weights and preprocessing, or of the fingerprint that the object states."""
+        """Hash of weights and preprocessing, or of the fingerprint of the object if it has one."""
         return digest(_class_of(self.model), _stated(self.model) or self._identity())
 
     def _identity(self) -> list[Any]:
-        # A compiled module computes the same, under other names.
+        # A compiled module has other parameter names.
         structure, weights = describe_module(getattr(self.model.model, "_orig_mod", self.model.model))
-        # Without a transform it is a processor of transformers, kept by the object, that prepares the pixels.
+        # Without a transform, an image processor of transformers in the object preprocesses the pixels.
         parts = [repr(part) for part in getattr(self.model, "__dict__", {}).values() if hasattr(part, "image_mean")]
         parts.append("" if self.transform is None else describe_code(self.transform))
-        # Methods of the library are known by their class, and may change in form.
+        # Methods of the library are identified by their class; their source may change.
         method = inspect.unwrap(getattr(self.model.encode_image, "__func__", self.model.encode_image))
         of_library = (getattr(method, "__module__", None) or "").partition(".")[0] == LIBRARY
         parts += ["" if of_library else describe_source(method), structure]
         return [self.card.dim, [without_addresses(part) for part in parts], weights]
 
     def to(self, device: Any) -> ImageModelEncoder:
-        """Move to a device (None chooses one)."""
+        """Move the encoder to a device (None selects one)."""
         self.device = choose_device(device)
         self.model.to(self.device)
         return self
@@ -163,7 +163,8 @@ class ImageModelEncoder:
         if isinstance(embedding, np.ndarray):
             return embedding.astype(np.float32)
         raise InputTypeError(
-            f"`encode_image` of {self.card.name!r} gave a {type(embedding).__name__}, it must give an array (n, dim)."
+            f"`encode_image` of {self.card.name!r} returned a {type(embedding).__name__}; it must return an array "
+            "(n, dim)."
         )
 
 
@@ -172,29 +173,29 @@ def _dimension(encoder: ImageModelEncoder) -> int:
     embedding = encoder.encode(np.full((1, side, side, 3), 255, dtype=np.uint8))
     if embedding.ndim != 2 or len(embedding) != 1:
         raise InputError(
-            f"`encode_image` of {encoder.card.name!r} gave an array of shape {embedding.shape} for one tile, it must "
-            "be (1, dim). Pool what it gives to one vector for each tile."
+            f"`encode_image` of {encoder.card.name!r} returned an array of shape {embedding.shape} for one tile; it "
+            "must be (1, dim). Pool the output to one vector per tile."
         )
     return embedding.shape[1]
 
 
 def _preprocessing(transform: Callable[[np.ndarray], Any] | None) -> dict[str, Any]:
-    """Input side, mean and std, from what a transform makes of black and of white; as far as it can be told."""
-    known: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    """Infer input side, mean and std from what a transform returns for a black and a white tile, if possible."""
+    inferred: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if transform is None:
-        return known
+        return inferred
     tiles = [np.full((PROBE, PROBE, 3), value, dtype=np.uint8) for value in (0, 255)]
     black, white = (np.asarray(transform(tile), dtype=np.float64) for tile in tiles)
     if black.ndim != 3 or len(black) != 3:
-        return known
+        return inferred
     side = black.shape[-1]
     if side != PROBE:
-        known["input_px"] = side
+        inferred["input_px"] = side
     black, white = (pixels[:, side // 2, side // 2] for pixels in (black, white))
     if (white > black).all():
         std = 1 / (white - black)
-        known |= {"mean": tuple((-black * std).round(6)), "std": tuple(std.round(6))}
-    return known
+        inferred |= {"mean": tuple((-black * std).round(6)), "std": tuple(std.round(6))}
+    return inferred
 
 
 def _class_of(model: Any) -> str:
@@ -207,9 +208,9 @@ def _stated(model: Any) -> str:
 
 
 def from_lazyslide(name: str) -> Encoder:
-    """Encoder of an image model of the registry of lazyslide-models, for example ``"lazyslide:gpfm"``.
+    """Return the encoder of an image model in the registry of lazyslide-models, for example ``"lazyslide:gpfm"``.
 
-    It loads its own weights. No token is handed over: what takes one logs the user in for good. HF_TOKEN is found.
+    The model loads its own weights. No token is passed, because the library would store it; HF_TOKEN is used.
     """
     try:
         from lazyslide_models import MODEL_REGISTRY
@@ -225,23 +226,23 @@ def from_lazyslide(name: str) -> Encoder:
     if card.remote_code:
         raise refusal(card)
     with explain_hub_errors(hub_errors(card, page, page)):
-        made = adapt(model(), name=name)
+        encoder = adapt(model(), name=name)
     log_license(card)
-    return made
+    return encoder
 
 
 def runs_code(key: str, model: type[Any]) -> str:
-    """Why a class of lazyslide-models is not instantiated; empty if it may be."""
+    """Return the reason why a class of lazyslide-models is not instantiated; empty if it is safe."""
     if key not in READ:
-        return "its class is not one of those whose source was read, so that nobody knows what its weights run"
+        return "its class has not been reviewed, so its weights could run any code"
     for part in model.__mro__:
         if part.__module__.partition(".")[0] != LIBRARY:
             continue
         try:
             source = inspect.getsource(import_module(part.__module__))
         except OSError:
-            return f"the source of {part.__module__} cannot be read, so that nobody knows what it runs"
+            return f"the source of {part.__module__} cannot be read, so it could run any code"
         unsafe = [word for word in RUNS_CODE if word in source]
         if unsafe:
-            return f"{part.__module__} uses `{unsafe[0]}`, which runs code that comes with weights"
+            return f"{part.__module__} uses `{unsafe[0]}`, which runs code from a weights file"
     return ""

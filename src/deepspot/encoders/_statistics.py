@@ -1,4 +1,4 @@
-"""Stain and texture statistics of a tile: what an ImageNet network does not see of an H&E stain."""
+"""Stain and texture statistics of a tile, appended to the embeddings of the default encoder."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from torch.nn import functional as F
 from ._card import EncoderCard
 from ._torch import MapEncoder
 
-# Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston, 2001), one stain a row.
+# Optical densities of hematoxylin, eosin and a residual (Ruifrok and Johnston, 2001), one stain per row.
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 RGB_QUANTILES = (0.1, 0.5, 0.9)
 STAIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# To be raised with every change of the numbers below, so that old features are not taken for new ones.
+# Raise with each change of the statistics, so that old features are not reused.
 VERSION = 1
 
 
 def stains(rgb: Tensor) -> Tensor:
-    """Hematoxylin and eosin density (n, 2, h, w) of RGB in 0 to 1 (n, 3, h, w)."""
+    """Return hematoxylin and eosin density (n, 2, h, w) of RGB in 0 to 1 (n, 3, h, w)."""
     density = -torch.log(rgb.clamp(min=1 / 255))
     unmix = torch.linalg.inv(torch.tensor(STAINS, dtype=torch.float64)).to(rgb)
     return torch.einsum("nchw,cs->nshw", density, unmix[:, :2])
 
 
 def statistics(rgb: Tensor) -> Tensor:
-    """Statistics (n, 32) of tiles in RGB from 0 to 1 (n, 3, h, w).
+    """Compute statistics (n, 32) of tiles in RGB from 0 to 1 (n, 3, h, w).
 
     In order: mean (3), sd (3) and quantiles (9) of RGB; mean (2), sd (2) and quantiles (10) of hematoxylin and eosin;
-    mean gradient of both (2) and the sd of hematoxylin's (1). All are in natural units of the order of 0.1.
+    mean gradient of both (2) and sd of the hematoxylin gradient (1). All values are of the order of 0.1.
     """
-    # Every fourth pixel is enough for moments and quantiles, and sorting is what costs.
-    half = F.interpolate(rgb, scale_factor=0.5, mode="bilinear")  # the mean of 2 × 2, in half the time of pooling
-    return _statistics(rgb[..., ::4, ::4], half)
+    # Every fourth pixel suffices for moments and quantiles; sorting takes most of the time.
+    halved = F.interpolate(rgb, scale_factor=0.5, mode="bilinear")  # mean of 2 × 2, in half the time of pooling
+    return _statistics(rgb[..., ::4, ::4], halved)
 
 
 def statistics_of_parts(rgb: Tensor, grid: int) -> Tensor:
-    """Statistics (n, grid², 32) of the parts of tiles, row by row: about those of parts as large as a tile.
+    """Compute statistics (n, grid², 32) of the grid × grid parts of tiles, each enlarged to half the side of a tile.
 
-    A part is cut out of the tile and not read again. What is finer than the pixels of the tile is not in it.
+    Parts are cropped from the tile and not read again, so they do not contain detail finer than its pixels.
     """
-    n, half = len(rgb), rgb.shape[-1] // 2
-    # As `statistics` sees an enlarged part: half of its pixels for gradients, a quarter for the rest.
-    fine = F.interpolate(rgb, size=(grid * half, grid * half), mode="bilinear")
-    parts = fine.unflatten(3, (grid, half)).unflatten(2, (grid, half)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    n, side = len(rgb), rgb.shape[-1] // 2
+    # As in `statistics`: half of the pixels for gradients, a quarter for the rest.
+    enlarged = F.interpolate(rgb, size=(grid * side, grid * side), mode="bilinear")
+    parts = enlarged.unflatten(3, (grid, side)).unflatten(2, (grid, side)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
     return _statistics(parts[..., ::4, ::4], parts).unflatten(0, (n, grid * grid))
 
 
-def _statistics(few: Tensor, smooth: Tensor) -> Tensor:
-    """Moments and quantiles of a few pixels, and gradients of pixels that are twice as large as those of a tile."""
-    colors, densities = few.flatten(2), stains(few).flatten(2)
+def _statistics(sampled: Tensor, smooth: Tensor) -> Tensor:
+    """Compute moments and quantiles of sampled pixels, and gradients of an image of half the side."""
+    colors, densities = sampled.flatten(2), stains(sampled).flatten(2)
     smooth = stains(smooth)
     dx = smooth[..., :-1, 1:] - smooth[..., :-1, :-1]
     dy = smooth[..., 1:, :-1] - smooth[..., :-1, :-1]
@@ -64,7 +64,7 @@ def _moments(values: Tensor, quantiles: tuple[float, ...]) -> list[Tensor]:
 
 
 class StatisticsEncoder(MapEncoder):
-    """A torch encoder with stain and texture statistics of the tile appended, times `weight`."""
+    """Torch encoder that appends stain and texture statistics of the tile, times `weight`."""
 
     def __init__(self, card: EncoderCard, module: nn.Module, *, weight: float, identity: str = "") -> None:
         super().__init__(card, module, identity=identity)
@@ -72,7 +72,7 @@ class StatisticsEncoder(MapEncoder):
         self.appended = ["statistics", VERSION, weight]
 
     def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
-        """Statistics of RGB in 0 to 1 (n, 32), or of its parts, each of its own pixels (n, grid², 32)."""
-        # Half precision is fine for the network, but it would blur differences between the stains.
+        """Return statistics of RGB in 0 to 1 (n, 32), or of its parts (n, grid², 32)."""
+        # Half precision would blur differences between stains.
         with torch.autocast(pixels.device.type, enabled=False):
             return self.weight * (statistics(pixels) if grid is None else statistics_of_parts(pixels, grid))

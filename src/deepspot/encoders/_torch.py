@@ -1,4 +1,4 @@
-"""Encoders made of torch modules."""
+"""Encoders made from torch modules."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ._onnx import OnnxNetwork
 from ._parts import pool
 
 TILES_PER_THREAD = 4
-"""Larger buffers than of so many tiles leave the caches, and are fetched from the system anew for every layer."""
+"""Tiles per thread and call on a CPU. The buffers of more tiles do not fit into the caches."""
 
 
 class TorchEncoder:
-    """An encoder made of a torch module: tiles are resized, normalized and encoded in batches.
+    """Encoder made from a torch module. Tiles are resized, normalized and encoded in batches.
 
     Parameters
     ----------
     card
-        Describes the module.
+        Description of the module.
     module
-        Maps normalized RGB (n, 3, px, px) to embeddings (n, dim).
+        Module that maps normalized RGB (n, 3, px, px) to embeddings (n, dim).
     transform
-        Takes RGB in 0 to 1 (n, 3, px, px) to what the module wants; by default the card's mean and std.
+        Function that preprocesses RGB in 0 to 1 (n, 3, px, px); by default normalization by the card's mean and std.
     identity
-        Names module and weights for good, where the module itself would look different after an update of the library
-        that builds it. By default both are hashed.
+        Text that identifies module and weights, for modules whose structure may change with the library that builds
+        them. By default both are hashed.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class TorchEncoder:
         self.translated: dict[tuple[str, int], OnnxNetwork] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"translated": {}}  # these stay in their process
+        return vars(self) | {"translated": {}}  # sessions cannot be pickled
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of all that an embedding depends on: input, preprocessing, module, weights, what is appended."""
+        """Hash of everything that embeddings depend on: preprocessing, module, weights and appended statistics."""
         module = self.identity or describe_module(self.module)
         return digest(self.card.preprocessing(), module, self.recipe, self.appended)
 
     def to(self, device: str | torch.device | None) -> TorchEncoder:
-        """Move to a device (None chooses one)."""
+        """Move the encoder to a device (None selects one)."""
         self.device = choose_device(device)
-        # Convolutions on channels-last memory run twice as fast on CPUs, and on tensor cores.
+        # Convolutions on channels-last memory run twice as fast, on CPUs and tensor cores.
         self.module = self.module.to(device=self.device).to(memory_format=torch.channels_last)
         return self
 
@@ -84,30 +84,30 @@ class TorchEncoder:
         return torch.cat(embedded).numpy()
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
-        """Do what is done on 8-bit images of the preprocessing: :meth:`encode` gives the same of these tiles."""
+        """Resize tiles that are resized as 8-bit images. :meth:`encode` gives the same result for resized tiles."""
         return resize(tiles, self.card)
 
     def at_once(self, n: int) -> int:
-        """How many of `n` tiles the module is given at once."""
-        few = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
-        return max(1, min(few, n))
+        """Return how many of `n` tiles the module gets per call."""
+        limit = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
+        return max(1, min(limit, n))
 
     def _prepared(self, tiles: np.ndarray, *grids: int) -> Iterator[tuple[Tensor, ...]]:
-        """Normalized pixels, and what is appended to embeddings of tiles and of their parts, a few tiles at a time."""
+        """Yield normalized pixels and the values to append for tiles and their parts, in small batches."""
         check_tiles(tiles)
-        few = self.at_once(len(tiles))
+        size = self.at_once(len(tiles))
 
         @torch.inference_mode()
-        def make() -> Iterator[tuple[Tensor, ...]]:
-            for at in range(0, max(len(tiles), 1), few):
-                pixels = prepare(tiles[at : at + few], self.card, self.device)
+        def batches() -> Iterator[tuple[Tensor, ...]]:
+            for start in range(0, max(len(tiles), 1), size):
+                pixels = prepare(tiles[start : start + size], self.card, self.device)
                 yield self.transform(pixels), self.appendix(pixels), *(self.appendix(pixels, grid) for grid in grids)
 
-        # The next ones are made while the module is busy. A GPU gets all at once.
-        return prefetch(make(), 1, alone=True) if few < len(tiles) else make()
+        # The next batch is prepared while the module computes. A GPU gets all tiles in one batch.
+        return prefetch(batches(), 1, alone=True) if size < len(tiles) else batches()
 
     def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
-        """What is appended to the embeddings of RGB in 0 to 1: (n, 0), or of its parts (n, grid², 0)."""
+        """Return values to append to the embeddings, here none: (n, 0), or for parts (n, grid², 0)."""
         return pixels.new_empty(len(pixels), *([] if grid is None else [grid * grid]), 0)
 
     def forward(self, pixels: Tensor, appendix: Tensor) -> Tensor:
@@ -115,9 +115,9 @@ class TorchEncoder:
         return torch.cat([self.compute("forward", pixels).float(), appendix], dim=1)
 
     def compute(self, method: str, pixels: Tensor) -> Any:
-        """What a method of the module makes of pixels that were normalized, in the runtime of the settings."""
+        """Call a method of the module on normalized pixels, in the runtime of the settings."""
         if settings.runtime == "torch" or self.device.type != "cpu" or len(pixels) == 0:
-            # Called as a whole, as hooks on it expect.
+            # The module itself is called, so that its hooks run.
             return self.module(pixels) if method == "forward" else getattr(self.module, method)(pixels)
         key = method, torch.get_num_threads()
         if key not in self.translated:
@@ -130,33 +130,34 @@ class TorchEncoder:
 
 
 class MapEncoder(TorchEncoder):
-    """A torch encoder whose module has a method `with_map`, see :func:`deepspot.encoders.register`."""
+    """Torch encoder whose module has a method `with_map`, see :func:`deepspot.encoders.register`."""
 
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
-        """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim), row by row."""
+        """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim)."""
         with torch.inference_mode(), autocast(self.device):
             prepared = self._prepared(tiles, grid)
             embedded = [self.forward_parts(pixels, grid, *appendices) for pixels, *appendices in prepared]
-        spot, parts = (torch.cat(some).cpu().numpy() for some in zip(*embedded, strict=True))
+        spot, parts = (torch.cat(outputs).cpu().numpy() for outputs in zip(*embedded, strict=True))
         return spot, parts
 
-    def forward_parts(self, pixels: Tensor, grid: int, appendix: Tensor, of_parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed normalized pixels, and their grid × grid parts."""
+    def forward_parts(
+        self, pixels: Tensor, grid: int, appendix: Tensor, parts_appendix: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embed normalized pixels and their grid × grid parts."""
         spot, cells = self.compute("with_map", pixels)
         if cells.ndim != 4 or cells.shape[::3] != spot.shape:
             raise InputError(
-                f"`with_map` of encoder {self.card.name!r} gave embeddings of shape {tuple(spot.shape)} and a map of "
-                f"{tuple(cells.shape)}, which must be (n, rows, columns, {self.card.dim})."
+                f"`with_map` of encoder {self.card.name!r} returned embeddings of shape {tuple(spot.shape)} and a map "
+                f"of shape {tuple(cells.shape)}; the map must be (n, rows, columns, {self.card.dim})."
             )
         parts = pool(cells, grid, self.card)
-        return torch.cat([spot.float(), appendix], dim=1), torch.cat([parts.float(), of_parts], dim=2)
+        return torch.cat([spot.float(), appendix], dim=1), torch.cat([parts.float(), parts_appendix], dim=2)
 
 
 class Pooled(nn.Module):
-    """A network of timm or transformers whose tokens become one vector for each tile.
+    """Pool the tokens of a network of timm or transformers to one vector per tile.
 
-    `pooling` is as the card says. Of the prefix tokens, class token and registers, the latter hold what the network
-    keeps for itself, so they are no part of the mean.
+    `pooling` is that of the card. Prefix tokens are the class token and registers; registers are not averaged.
     """
 
     network: Any
@@ -174,9 +175,9 @@ class Pooled(nn.Module):
         return self._one_vector(self.tokens(pixels))
 
     def with_map(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed as before, and what is seen where (n, rows, columns, dim): averaged over a part, its embedding.
+        """Return embeddings and a map (n, rows, columns, dim) whose average over a part of the tile embeds that part.
 
-        A cell is a position of the last feature map, or a patch token with, or in place of, the class token.
+        A cell is a position of the last feature map, or a patch token, after the class token for ``"cls+mean"``.
         """
         if self.pooling == "pooled":
             features = self.network.forward_features(pixels)
@@ -194,29 +195,28 @@ class Pooled(nn.Module):
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(dim=1)], dim=-1)
 
     def tokens(self, pixels: Tensor) -> Tensor:
-        """Tokens (n, t, d) after the last normalization: class token, registers, patches."""
-        if hasattr(self.network, "forward_features"):  # of timm; transformers gives tokens by itself
+        """Return tokens (n, t, d) after the last normalization: class token, registers, patches."""
+        if hasattr(self.network, "forward_features"):  # timm
             return self.network.forward_features(pixels)
         return self.network(pixel_values=pixels).last_hidden_state
 
 
 def prepare(tiles: np.ndarray, card: EncoderCard, device: torch.device) -> Tensor:
-    """RGB in 0 to 1 (n, 3, px, px) of tiles (n, height, width, 3) in uint8."""
+    """Convert tiles (n, height, width, 3) in uint8 to RGB in 0 to 1 (n, 3, px, px)."""
     pixels = torch.from_numpy(resize(tiles, card)).permute(0, 3, 1, 2).to(device).float().div_(255)
     if card.resize_as == "float":
         pixels = _resize(pixels, card.resize_px or card.input_px, card.interpolation)
     pixels = F.center_crop(pixels, [card.input_px, card.input_px])
-    # Convolutions on channels-last memory run twice as fast on CPUs, and on tensor cores.
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
-    """Tiles (n, side, side, 3) in uint8 as the encoder wants them resized, if that is done on 8-bit images."""
+    """Resize tiles (n, side, side, 3) if the card resizes 8-bit images; otherwise return them unchanged."""
     side = card.resize_px or card.input_px
     if card.resize_as == "pillow":
         return _with_pillow(tiles, side, card.interpolation)
     if card.resize_as == "uint8":
-        # On the CPU whatever the device: only there are integers interpolated as such, and features must not differ.
+        # Always on the CPU: only there torchvision interpolates integers, and features must not depend on the device.
         pixels = _resize(torch.from_numpy(tiles).permute(0, 3, 1, 2), side, card.interpolation)
         return pixels.permute(0, 2, 3, 1).contiguous().numpy()
     return tiles

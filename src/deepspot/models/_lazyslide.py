@@ -1,4 +1,4 @@
-"""A trained model as LazySlide takes it: features of the tiles of a slide become genes."""
+"""Predict genes in LazySlide with a trained model, from features of the tiles of a slide."""
 
 from __future__ import annotations
 
@@ -27,40 +27,42 @@ if TYPE_CHECKING:
     from deepspot.encoders import Encoder
 
 
-# Of the distance to the nearest tile: what is farther than one step along an axis, and nearer than one across.
+# Multiple of the distance to the nearest tile, between one step along an axis and one diagonal step.
 NEAR = 1.2
-# Share of the nearest tiles that lie along an axis: all in a square grid, a third in a hexagonal one.
+# Minimum share of the nearest tiles along an axis: it is 1 in a square grid and 1/3 in a hexagonal one.
 MOSTLY = 0.8
 
 
 @dataclass(eq=False)
 class TilePredictor:
-    """LazySlide's ``FeaturePredictionModelProtocol``; see :meth:`deepspot.models.DeepSpot.on_tiles`.
+    """Predict genes of the tiles of a slide in LazySlide; see :meth:`deepspot.models.DeepSpot.on_tiles`.
+
+    This class implements LazySlide's ``FeaturePredictionModelProtocol``.
 
     Attributes
     ----------
     model
         The fitted model.
     mpp
-        µm per pixel of the slide's finest level.
+        Resolution of the finest level of the slide, in µm per pixel.
     encoder
-        The model's encoder, where it is not in the registry.
+        Encoder of the model, if it is not in the registry.
     device
-        Where to compute. LazySlide sets it by `to`, and goes on with the same object.
+        Device of the computation. LazySlide sets it with `to`.
     whole_slide
-        True: all tiles have to come at once, as some are the neighbors of others.
+        Always True: all tiles must be passed in one call, because tiles are neighbors of each other.
     name
-        Name of the model, and first half of the name of the table that LazySlide makes.
+        Name of the model, and first part of the name of the table that LazySlide creates.
     tile_px
-        Side of a tile in pixels of the slide's finest level.
+        Side of a tile in pixels of the finest level of the slide.
     subspots
-        Whether the features of a tile are followed by those of its sub-spots.
+        Whether the features of a tile include those of its sub-spots.
     needs_coords
-        Whether origins of the tiles are needed: to find neighbors.
+        Whether the origins of the tiles are needed, to find neighbors.
     width
-        Length of the features of a tile: of the whole tile, and after it of its sub-spots, row by row.
+        Number of features of a tile: those of the tile, then those of its sub-spots in row-major order.
     features_model_name
-        Name of the image model whose features it takes.
+        Name of the image model that computes the features.
     """
 
     model: FittedModel
@@ -75,7 +77,7 @@ class TilePredictor:
         if side < MIN_TILE_PX:
             raise InputError(
                 f"The slide is too coarse: at {self.mpp:g} µm per pixel a tile of {tile.tile_um:g} µm has fewer than "
-                f"{MIN_TILE_PX} px. Take the full-resolution slide, and as `mpp` what its finest level has."
+                f"{MIN_TILE_PX} px. Use the full-resolution slide, and pass the `mpp` of its finest level."
             )
         self.name, self.tile_px = valid_name(card.name), tile.grid * max(1, round(side / tile.grid))
         self.subspots, self.needs_coords = (part in card.network.context for part in ("subspots", "neighbors"))
@@ -86,22 +88,22 @@ class TilePredictor:
 
     @property
     def stride_px(self) -> int:
-        """Distance between tiles, in these pixels, that puts them as far apart as the spots of the training were."""
+        """Distance between tiles in pixels of the finest level that equals the pitch of the training spots."""
         if self.model.geometry.neighbors.kind == "box":
             raise InputError(
-                f"Model {self.model.card.name!r} counts its neighbors in steps of an array of spots, and its card "
-                "does not say how far apart these were. Take what you know: spots of Visium are 100 µm apart, "
+                f"Model {self.model.card.name!r} counts neighbors in steps of an array of spots, and its card does not "
+                "contain the pitch of that array. Use the known pitch; for Visium it is 100 µm: "
                 "`stride_px=round(100 / mpp)`."
             )
         return round(self.model.pitch_um / self.mpp)
 
     @cached_property
     def image_model(self) -> TileEncoder:
-        """What makes the features in LazySlide, its ``ImageModelProtocol``. Loads the encoder."""
+        """Image model that computes the features in LazySlide. Loads the encoder."""
         return TileEncoder(self.model.get_encoder(self.encoder), self)
 
     def get_transform(self) -> None:
-        """Nothing: it takes features."""
+        """Return None, because the input is features."""
 
     def to(self, device: Any) -> TilePredictor:
         """Move to a device (None chooses one)."""
@@ -109,37 +111,36 @@ class TilePredictor:
         return self
 
     def try_compile(self, **options: Any) -> None:
-        """Nothing: embedding is what takes time, and the network after it is small."""
+        """Do nothing, because the network is small."""
 
     def predict(self, features: Any, coords: Any = None) -> dict[str, np.ndarray]:
-        """Predict the genes of all tiles of a slide, as :func:`deepspot.tl.predict` does.
+        """Predict the genes of all tiles of a slide, like :func:`deepspot.tl.predict`.
 
         Parameters
         ----------
         features
-            (n, :attr:`width`), made with :attr:`image_model`.
+            Features (n, :attr:`width`), computed with :attr:`image_model`.
         coords
-            (n, 2) x and y of the tiles' origins in pixels of the finest level; not needed by a model without
-            neighbors.
+            Origins (x, y) of the tiles in pixels of the finest level, (n, 2); not needed for models without neighbors.
 
         Returns
         -------
-        Log-expression (n,) of every gene in float32, not below 0.
+        Log-expression (n,) of each gene in float32, not below 0.
 
         Raises
         ------
         ValueError
-            If features or coordinates have another shape or are not finite, or the model counts neighbors in steps of
-            an array and the tiles are not laid in squares.
+            If features or coordinates have another shape or are not finite, or if the model counts neighbors in
+            steps of an array and the tiles do not form a square grid.
         """
         card, geometry = self.model.card, self.model.geometry
         features = np.asarray(features, dtype=np.float32)
         n, dim, grid = len(features), card.dim, geometry.tile.grid
         if features.shape != (n, self.width):
-            parts = f" ({dim:,}), and after it its {grid} × {grid} sub-spots" if self.subspots else ""
+            parts = f" ({dim:,}), followed by its {grid} × {grid} sub-spots" if self.subspots else ""
             raise InputError(
-                f"The features have shape {features.shape}, model {card.name!r} takes {self.width:,} columns: a tile "
-                f"as {self.model.encoder_card.name!r} embeds it{parts}. Make them with "
+                f"The features have shape {features.shape}, but model {card.name!r} needs {self.width:,} columns: the "
+                f"embedding of a tile by {self.model.encoder_card.name!r}{parts}. Compute them with "
                 "`zs.tl.feature_extraction(wsi, predictor.image_model)`."
             )
         neighbors = csr_matrix((n, n), dtype=bool)
@@ -148,31 +149,31 @@ class TilePredictor:
             neighbors = find_neighbors(origins * self.mpp, rule, _steps(origins) if rule.kind == "box" else None)
         subspots = features[:, dim:].reshape(n, grid**2, dim) if self.subspots else None
         bags = Bags(_finite(features, features.shape, "features")[:, :dim], subspots, neighbors)
-        strange = float((self.model.ood_score(bags.spot) > 1).mean())
-        if strange > MANY_STRANGE:
+        ood = float((self.model.ood_score(bags.spot) > 1).mean())
+        if ood > MANY_STRANGE:
             logger.warning(
-                "%.0f %% of the tiles are unlike the spots that the model learned from: its predictions for them are "
-                "not to be trusted.",
-                100 * strange,
+                "%.0f %% of the tiles are out-of-distribution: they are unlike the training spots, so their "
+                "predictions are not reliable.",
+                100 * ood,
             )
         expression = np.maximum(self.model.predict(bags, device=self.device), 0)
         return dict(zip(card.genes, expression.T, strict=True))
 
 
 def _finite(array: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """An array of this shape that holds numbers only."""
+    """Convert to an array; raise if it is missing, has another shape or values that are not finite."""
     if array is None:
-        raise InputError(f"`{name}` is missing: the model finds the neighbors of a tile by the origins of all tiles.")
-    found = np.asarray(array)
-    if found.shape != shape:
-        raise InputError(f"`{name}` must be of shape {shape}, got {found.shape}.")
-    if not np.isfinite(found).all():
-        raise InputError(f"`{name}` holds values that are not finite.")
-    return found
+        raise InputError(f"`{name}` is missing. The model needs the origins of all tiles to find neighbors.")
+    array = np.asarray(array)
+    if array.shape != shape:
+        raise InputError(f"`{name}` must be of shape {shape}, got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise InputError(f"`{name}` contains values that are not finite.")
+    return array
 
 
 def _steps(origins: np.ndarray) -> np.ndarray:
-    """Places of tiles in a square array (n, 2): the tissues of a slide may have grids that are shifted by less."""
+    """Return the position of tiles in a square array (n, 2). Tissues may have grids that are shifted by less."""
     from scipy.spatial import cKDTree
 
     if len(origins) < 2:
@@ -184,8 +185,8 @@ def _steps(origins: np.ndarray) -> np.ndarray:
     apart = np.abs(origins[pairs[:, 0]] - origins[pairs[:, 1]])
     if (apart.min(axis=1) < (NEAR - 1) * step).mean() < MOSTLY:
         raise InputError(
-            "The model counts neighbors in steps of a square array, but these tiles are not laid in squares. Lay them "
-            "with `zs.pp.tile_tissues`, or predict with `ds.tl.predict`, which knows the array of the spots."
+            "The model counts neighbors in steps of a square array, but these tiles do not form a square grid. Create "
+            "tiles with `zs.pp.tile_tissues`, or predict with `ds.tl.predict`, which uses the array of the spots."
         )
     step = nearest[np.abs(nearest / step - 1) < NEAR - 1].mean()
     return np.floor((origins - origins[0]) / step + 0.5).astype(np.int64)
@@ -193,16 +194,18 @@ def _steps(origins: np.ndarray) -> np.ndarray:
 
 @dataclass(eq=False)
 class TileEncoder:
-    """LazySlide's ``ImageModelProtocol``: embeds a tile, and its sub-spots, as :func:`deepspot.pp.embed` does.
+    """Embed tiles and their sub-spots in LazySlide, like :func:`deepspot.pp.embed`.
+
+    This class implements LazySlide's ``ImageModelProtocol``.
 
     Attributes
     ----------
     model
         The encoder.
     predictor
-        What the features are for.
+        Predictor that uses the features.
     name
-        First half of the name of the table that LazySlide makes.
+        First part of the name of the table that LazySlide creates.
     """
 
     model: Encoder
@@ -213,10 +216,10 @@ class TileEncoder:
         return self.predictor.features_model_name
 
     def get_transform(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Pixels as they are, after a check of their number; the encoder has its own preprocessing."""
+        """Return a function that checks dtype and shape of a tile. The encoder does the preprocessing."""
         predictor = self.predictor
         size = f"{predictor.model.geometry.tile.tile_um:g} µm at {predictor.mpp:g} µm per pixel"
-        return partial(_check_tile, side=predictor.tile_px, size=size)  # of plain values, for worker processes
+        return partial(_check_tile, side=predictor.tile_px, size=size)  # picklable, for worker processes
 
     def to(self, device: Any) -> TileEncoder:
         """Move to a device (None chooses one)."""
@@ -224,7 +227,7 @@ class TileEncoder:
         return self
 
     def try_compile(self, **options: Any) -> None:
-        """Nothing: the encoder is the one that the model knows, and stays as it is."""
+        """Do nothing, because the encoder must not change."""
 
     def encode_image(self, image: Any) -> np.ndarray:
         """Embed tiles (n, side, side, 3) in uint8 as float32 (n, dim), or (n, (1 + grid²) · dim) with sub-spots."""
@@ -234,7 +237,7 @@ class TileEncoder:
         if tiles.ndim != 4:
             side = predictor.tile_px
             raise InputError(f"`image` must be of shape (n, {side}, {side}, 3), got {tiles.shape}.")
-        for tile in tiles[:1]:  # all of a batch are alike
+        for tile in tiles[:1]:  # all tiles of a batch have one shape
             self.get_transform()(tile)
         n = len(tiles)
         spot, parts = encode_spots(
@@ -250,11 +253,11 @@ class TileEncoder:
 
 
 def _check_tile(tile: np.ndarray, *, side: int, size: str) -> np.ndarray:
-    """The tile as it is, if it shows as much tissue as those of the training."""
+    """Return the tile unchanged; raise if its dtype or shape differs from that of training."""
     if tile.dtype != np.uint8 or tile.shape != (side, side, 3):
         raise InputError(
-            f"A tile is {tile.dtype} of shape {tile.shape}, the model takes uint8 of shape ({side}, {side}, 3), that "
-            f"is {size}. Lay tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)`, without `mpp=`, and extract "
-            "features without `transform=`."
+            f"A tile is {tile.dtype} of shape {tile.shape}, but the model needs uint8 of shape ({side}, {side}, 3), "
+            f"that is {size}. Create tiles with `zs.pp.tile_tissues(wsi, predictor.tile_px)` without `mpp=`, and "
+            "extract features without `transform=`."
         )
     return tile

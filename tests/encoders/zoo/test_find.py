@@ -56,17 +56,19 @@ def test_a_folder_with_the_safe_format_first(tmp_path):
 
 
 def test_a_folder_that_does_not_say_which(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no weights: neither model\.safetensors nor pytorch_model\.bin"):
+    with pytest.raises(
+        FileNotFoundError, match=r"contains no weights: neither model\.safetensors nor pytorch_model\.bin"
+    ):
         find_weights(UNI, tmp_path, None)
     touch(tmp_path / "a.pth")
     touch(tmp_path / "b.pth")
-    with pytest.raises(FileNotFoundError, match="Pass the file itself"):
+    with pytest.raises(FileNotFoundError, match="Pass the path of the file"):
         find_weights(UNI, tmp_path, None)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/no/where/at/all", "weights/uni.bin"])
 def test_a_path_to_nothing_is_no_repository(hub, path):
-    with pytest.raises(FileNotFoundError, match=rf"no file or folder '{path}'\. Pass a file.*{WAYS}"):
+    with pytest.raises(FileNotFoundError, match=rf"The file or folder '{path}' does not exist\. Pass a file.*{WAYS}"):
         find_weights(UNI, path, None)
     assert hub[0] == []
 
@@ -96,7 +98,7 @@ def test_a_second_way_to_feed_an_encoder_finds_the_same_weights(monkeypatch, tmp
 
 def test_a_folder_of_weights_that_is_not_there(monkeypatch, tmp_path, hub):
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path / "typo")
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*typo', where weights should be. Correct `ds\.settings"):
+    with pytest.raises(FileNotFoundError, match=r"folder of weights '.*typo' does not exist. Correct `ds\.settings"):
         find_weights(UNI, None, None)
     assert not ds.encoders.available().loc["uni", "ready"]
 
@@ -128,7 +130,7 @@ def test_a_copy_by_its_id(tmp_path, hub):
 
 
 GATED = (
-    r"'uni' are given on request\. Their license is CC-BY-NC-ND-4\.0\. Ask for access at "
+    r"'uni' are gated\. Their license is CC-BY-NC-ND-4\.0\. Request access at "
     r"https://huggingface\.co/MahmoodLab/UNI, then .*token=\.\.\.\)` or in .*HF_TOKEN"
 )
 
@@ -137,11 +139,19 @@ GATED = (
     ("said", "error", "match"),
     [
         (errors.GatedRepoError, PermissionError, GATED),
-        (errors.RepositoryNotFoundError, FileNotFoundError, rf"no repository 'MahmoodLab/UNI', or your token.*{WAYS}"),
+        (
+            errors.RepositoryNotFoundError,
+            FileNotFoundError,
+            rf"no repository 'MahmoodLab/UNI', or your token has.*{WAYS}",
+        ),
         (errors.LocalEntryNotFoundError, ConnectionError, rf"cannot be reached\. Pass a file.*{WAYS}"),
-        (errors.HfHubHTTPError, ConnectionError, r"huggingface\.co/MahmoodLab/UNI did not give the weights of 'uni'"),
-        (TimeoutError, ConnectionError, r"did not give the weights of 'uni': TimeoutError: said so"),
-        (errors.EntryNotFoundError, FileNotFoundError, r"holds none of \['model\.safetensors', 'pytorch_model\.bin'\]"),
+        (errors.HfHubHTTPError, ConnectionError, r"Downloading the weights of .uni. from .*MahmoodLab/UNI failed"),
+        (TimeoutError, ConnectionError, r"failed: TimeoutError: said so"),
+        (
+            errors.EntryNotFoundError,
+            FileNotFoundError,
+            r"contains none of \['model\.safetensors', 'pytorch_model\.bin'\]",
+        ),
     ],
 )
 def test_what_hugging_face_may_answer(hub, said, error, match):
@@ -151,7 +161,7 @@ def test_what_hugging_face_may_answer(hub, said, error, match):
 
 
 def test_offline_for_real():
-    with pytest.raises(ConnectionError, match=rf"neither here nor in the cache of Hugging Face.*{WAYS}"):
+    with pytest.raises(ConnectionError, match=rf"are not on this machine, and .*cannot be reached.*{WAYS}"):
         ds.encoders.get("uni")
 
 

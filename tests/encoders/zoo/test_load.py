@@ -94,7 +94,7 @@ def test_weights_that_were_replaced_are_read_again(uni):
 @pytest.mark.parametrize("name", ["conch_v1_5", "hibou-b", "hibou-l"])
 def test_refused_ones_say_why_and_what_to_do(name, tmp_path):
     match = (
-        rf"'{name}' is not loaded: .*trust_remote_code.*runs code\..*ds\.encoders\.register\(card, load\)`; its page is"
+        rf"'{name}' is not loaded: .*trust_remote_code.*runs no code.*ds\.encoders\.register\(card, load\)`; its page"
     )
     for weights in (None, tmp_path):
         with pytest.raises(ValueError, match=match):
@@ -107,14 +107,16 @@ def test_a_refused_one_can_be_wrapped():
     ds.encoders.register(card, lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     assert ds.encoders.get("hibou-l").card == card
     assert ds.encoders.available().loc["hibou-l", "ready"]
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         ds.encoders.register(card, torch.nn.Identity)
 
 
 def test_weights_are_for_those_that_take_them(cheap_encoder, tmp_path):
-    with pytest.raises(ValueError, match="Encoder 'lite0' finds its weights itself: leave `weights` and `token` out"):
+    with pytest.raises(ValueError, match="Encoder 'lite0' loads its own weights: omit `weights` and `token`"):
         ds.encoders.get("lite0", weights=tmp_path)
-    with pytest.raises(ValueError, match="`weights` goes with the name of an encoder, but an encoder was given"):
+    with pytest.raises(
+        ValueError, match="`weights` can only be combined with the name of an encoder, but an encoder was passed"
+    ):
         ds.encoders.get(cheap_encoder, weights=tmp_path)
 
 

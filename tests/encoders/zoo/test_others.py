@@ -23,13 +23,13 @@ def test_only_classes_that_were_read_are_made(registry):
 @pytest.mark.parametrize("key", ["hibou-b", "open-midnight", "omiclip", "ctranspath", "titan"])
 def test_what_was_read_is_looked_at_again(monkeypatch, registry, key):
     monkeypatch.setattr(_lazyslide, "READ", (*READ, key))
-    assert "which runs code that comes with weights" in runs_code(key, registry[key])
+    assert "which runs code from a weights file" in runs_code(key, registry[key])
 
 
 @pytest.mark.parametrize("key", sorted(NEED_CODE))
 def test_they_are_refused_before_they_are_made(monkeypatch, registry, key):
     monkeypatch.setattr(registry[key], "__init__", lambda self: pytest.fail("was instantiated"))
-    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* source was read.*license"):
+    with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* reviewed.*license"):
         ds.encoders.get(f"lazyslide:{key}")
 
 
@@ -60,7 +60,7 @@ def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, 
 
 @pytest.mark.parametrize("given", [{"weights": "x"}, {"token": "hf_secret"}])
 def test_they_take_neither_weights_nor_a_token(given):
-    with pytest.raises(ValueError, match=r"finds its weights itself: leave `weights` and `token` out.*HF_TOKEN"):
+    with pytest.raises(ValueError, match=r"loads its own weights: omit `weights` and `token`.*HF_TOKEN"):
         ds.encoders.get("lazyslide:gpfm", **given)
 
 

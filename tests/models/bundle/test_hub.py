@@ -89,7 +89,7 @@ def test_addresses(text, repo, revision):
     ],
 )
 def test_what_is_no_address(text):
-    with pytest.raises(ValueError, match=r"is no address\. Write 'hf://organization/name'"):
+    with pytest.raises(ValueError, match=r"is not a valid address\. Write 'hf://organization/name'"):
         ds.models.load(text)
 
 
@@ -137,7 +137,7 @@ def test_a_copy_in_the_cache_is_used_offline(tiny, hub_cache):
     put(hub_cache, tiny, "org/name")
     assert ds.models.load("hf://org/name").fingerprint == tiny.fingerprint
     assert ds.models.load(f"hf://org/name@{COMMIT}").fingerprint == tiny.fingerprint
-    with pytest.raises(ConnectionError, match=r"not in the cache, .* and pass the folder"):
+    with pytest.raises(ConnectionError, match=r"not in the cache, .* and pass their folder"):
         ds.models.load("hf://org/name@v2")
 
 
@@ -171,14 +171,14 @@ def hub_error(kind):
         (
             errors.GatedRepoError,
             PermissionError,
-            r"is gated. Ask for access at https://huggingface.co/org/name, .*HF_TOKEN",
+            r"is gated. Request access at https://huggingface.co/org/name, .*HF_TOKEN",
         ),
-        (errors.RepositoryNotFoundError, FileNotFoundError, "no repository .*, or it is private.*HF_TOKEN"),
+        (errors.RepositoryNotFoundError, FileNotFoundError, "The repository .* does not exist or is private.*HF_TOKEN"),
         (errors.RevisionNotFoundError, FileNotFoundError, "has no revision 'v1'"),
-        (errors.EntryNotFoundError, FileNotFoundError, "is no model of deepspot"),
+        (errors.EntryNotFoundError, FileNotFoundError, "is not a model of deepspot"),
         (errors.LocalEntryNotFoundError, ConnectionError, "cannot be reached"),
         (errors.OfflineModeIsEnabled, ConnectionError, "cannot be reached"),
-        (errors.HfHubHTTPError, ConnectionError, "did not answer as expected"),
+        (errors.HfHubHTTPError, ConnectionError, "The request to Hugging Face .* failed"),
         (TimeoutError, ConnectionError, "TimeoutError"),
         (RuntimeError, ConnectionError, "RuntimeError"),
     ],
@@ -250,9 +250,9 @@ def test_nothing_is_published_by_accident(tiny, api, monkeypatch):
     monkeypatch.setattr(api, "private", False)
     with pytest.raises(ValueError, match=r"is public. Pass `private=False`"):
         tiny.upload("hf://org/name")
-    with pytest.raises(ValueError, match="Leave it out"):
+    with pytest.raises(ValueError, match="Omit it"):
         tiny.upload("hf://org/name@main")
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not a valid address"):
         tiny.upload("org/name")
     with pytest.raises(ValueError, match="not fitted"):
         ds.models.DeepSpot().upload("hf://org/name")

@@ -57,7 +57,7 @@ def test_the_encoder_is_the_base_model(tiny):
     )
     card = changed(tiny.card, encoder=encoder)
     assert metadata(card)["base_model"] == "MahmoodLab/UNI"
-    assert "gated: access has to be asked for" in text_of(card)
+    assert "gated: request access" in text_of(card)
     assert "| page | <https://huggingface.co/MahmoodLab/UNI> |" in text_of(card)
     assert "| license of its weights | CC-BY-NC-ND-4.0 |" in text_of(card)
 
@@ -99,11 +99,11 @@ def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
     card = changed(tiny.card, gate=None, reliability=None, slides=[], tissue="", geometry=None, license="unknown")
     page = text_of(card)
     for told in (
-        "does not say which slides",
+        "does not state the training slides",
         "Not measured",
-        "tissue that its card does not name",
-        "size of its tiles is not known",
-        "unknown; ask who made it",
+        "an unspecified tissue",
+        "size of its tiles is unknown",
+        "unknown; ask the authors",
     ):
         assert told in page, told
     assert "length 6" in text_of(changed(card, encoder=None))
@@ -116,7 +116,7 @@ def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
             {"half_width": [0.5, 0.7, None, 0.6], "n": 6},
             "Prediction intervals at 80%, calibrated over patients: ± 0.60",
         ),
-        ({"unit": "slides"}, "too high for the next patient"),
+        ({"unit": "slides"}, "too high for a new patient"),
         ({}, "1 genes did not vary"),
         ({"r": [None] * 4, "r_low": [None] * 4, "r_high": [None] * 4}, "No gene varied"),
     ],

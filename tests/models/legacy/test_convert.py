@@ -103,7 +103,7 @@ def test_encoders_of_the_paper_are_those_of_the_registry(authors, publish, publi
 
 
 def test_what_is_missing_is_named(authors, publish, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         ds.models.convert_legacy(tmp_path / "nowhere")
     folder = publish(authors.DeepSpot())
     with pytest.raises(FileNotFoundError, match="Pass one of its folders: \\['Colon'\\]"):
@@ -113,19 +113,19 @@ def test_what_is_missing_is_named(authors, publish, tmp_path):
         ds.models.convert_legacy(folder)
     assert ds.models.convert_legacy(folder, encoder="mine").card.encoder.name == "mine"
     (folder / FILES[2]).unlink()
-    with pytest.raises(FileNotFoundError, match="which genes are predicted"):
+    with pytest.raises(FileNotFoundError, match="names the predicted genes"):
         ds.models.convert_legacy(folder, encoder="mine")
 
 
 @pytest.mark.parametrize(
     ("settings", "genes", "message"),
     [
-        ("image_feature_model: tiny\n", GENES[:4], "predicts 6 genes, and .* names 4"),
-        ("image_feature_model: tiny\n", [*GENES[:5], "G0"], "there twice"),
-        ("image_feature_model: tiny\n", [*GENES[:5], "G\x055"], "make no model: .*control characters"),
+        ("image_feature_model: tiny\n", GENES[:4], "predicts 6 genes, but .* names 4"),
+        ("image_feature_model: tiny\n", [*GENES[:5], "G0"], "duplicate"),
+        ("image_feature_model: tiny\n", [*GENES[:5], "G\x055"], "do not form a valid model: .*control characters"),
         ("image_feature_model: tiny\ninput_size: 7\n", GENES, "do not belong together"),
         ("image_feature_model: tiny\nneighbors: many\n", GENES, "neighbors='many'"),
-        ("[image_feature_model", GENES, "no readable YAML"),
+        ("[image_feature_model", GENES, "not readable as YAML"),
         ("just text", GENES, "no hyper-parameters by name"),
     ],
 )
@@ -168,10 +168,10 @@ def test_weights_that_are_not_finite_are_refused(authors, publish, scaler):
     with pytest.raises(ValueError, match="not finite"):
         ds.models.convert_legacy(publish(network))
     scaler.scale_[2] = 1e300  # infinite in float32
-    with pytest.raises(ValueError, match="scaler that does not fit"):
+    with pytest.raises(ValueError, match="scaler that does not match"):
         ds.models.convert_legacy(publish(authors.DeepSpot(scaler=scaler)))
     scaler.scale_[2] = 0
-    with pytest.raises(ValueError, match="scaler that does not fit"):
+    with pytest.raises(ValueError, match="scaler that does not match"):
         ds.models.convert_legacy(publish(authors.DeepSpot(scaler=scaler)))
 
 

@@ -114,9 +114,9 @@ def test_a_model_without_subspots_ignores_it(slides, exact):
 def test_an_encoder_without_tokens_is_refused_before_anything_is_read(slides, quick, monkeypatch):
     monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
     monkeypatch.setattr("deepspot.models._training.plan.measure", lambda *_, **__: pytest.fail("counts were read"))
-    with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
+    with pytest.raises(ValueError, match="'mean_color' returns one vector per tile"):
         ds.models.train(slides, tiles={"subspots": "tokens"}, **quick)
-    with pytest.raises(ValueError, match="'mean_color' gives one vector for a tile"):
+    with pytest.raises(ValueError, match="'mean_color' returns one vector per tile"):
         ds.models.cross_validate(
             slides, patient_key="patient", models=["ridge"], encoder=quick["encoder"], tiles={"subspots": "tokens"}
         )

@@ -1,1 +1,1 @@
-"""Encoders whose weights others publish: their cards, networks and weights."""
+"""Encoders with published weights: cards, networks and loading of weights."""

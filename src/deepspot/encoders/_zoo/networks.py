@@ -1,4 +1,4 @@
-"""The networks of the zoo, without weights. Only timm and transformers build them, never code of a repository."""
+"""Build the networks of the zoo with timm or transformers, without weights and without code of a repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .specs import Spec
 
 
 def network(spec: Spec) -> nn.Module:
-    """Network of an encoder, without its weights."""
+    """Build the network of an encoder without its weights."""
     if spec.library == "transformers":
         cls, arguments = class_of_transformers(spec)
         return cls(**arguments).eval()
@@ -23,7 +23,7 @@ def network(spec: Spec) -> nn.Module:
 
 
 def class_of_transformers(spec: Spec) -> tuple[Any, dict[str, Any]]:
-    """Class of transformers that an encoder is made of, and the arguments that it is made with."""
+    """Return the transformers class of an encoder and the arguments of its constructor."""
     architecture, options = spec.card.architecture, dict(spec.options)
     try:
         import transformers
@@ -33,6 +33,6 @@ def class_of_transformers(spec: Spec) -> tuple[Any, dict[str, Any]]:
             '`pip install ".[zoo]"`.'
         ) from error
     arguments = {"config": getattr(transformers, options.pop("config"))(**options)}
-    if architecture == "ViTModel":  # has a layer behind the class token, which is not trained
+    if architecture == "ViTModel":  # its pooling layer is not trained
         arguments["add_pooling_layer"] = False
     return getattr(transformers, architecture), arguments

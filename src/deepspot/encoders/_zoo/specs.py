@@ -1,4 +1,4 @@
-"""Encoders whose weights others publish, as their authors' pages say; where others disagree, the note says so."""
+"""Specifications of encoders with published weights, from the pages of their authors. Notes state discrepancies."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from deepspot.errors import InputError
 
 
 class Spec(BaseModel):
-    """How an encoder of the zoo is built, and where its weights are.
+    """Specification of an encoder of the zoo: its network and its weights.
 
     Attributes
     ----------
     card
-        Describes it. `card.architecture` is the name of the network in its library.
+        Card of the encoder. `card.architecture` is the name of the network in its library.
     library, options
-        Who builds the network, and what it is told: names and numbers, which are part of the fingerprint.
+        Library that builds the network, and its arguments, which are part of the fingerprint.
     repositories
-        Hugging Face ids of the official weights; the first is downloaded from, the others are spellings in use.
+        Hugging Face ids of the official weights. The first is downloaded; the others are alternative spellings.
     parameters
-        Published number of parameters, in millions, without what `unused` leaves out.
+        Published number of parameters in millions, without those in `unused`.
     prefix_tokens
-        Class token and registers, which come before the patch tokens.
+        Number of tokens before the patch tokens: class token and registers.
     unused, stripped
-        How tensors of a file begin that the embedding does not need, such as classifiers; and what the names of the
-        others may begin with.
+        Prefixes of the names of tensors that the embedding does not use, such as classifiers; prefix that is removed
+        from the names of the others.
     weights_of
-        Name of another encoder whose weights it takes, if not its own.
+        Name of another encoder with the same weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +49,7 @@ class Spec(BaseModel):
 
     @property
     def folder(self) -> str:
-        """Name under which the weights lie in the folder of weights."""
+        """Name of the weights in the folder of weights."""
         return self.weights_of or self.card.name
 
 
@@ -60,31 +60,31 @@ def _card(name: str, entry: dict[str, Any]) -> EncoderCard:
 
 
 def _spec(name: str, entry: dict[str, Any]) -> Spec:
-    rest = {key: value for key, value in entry.items() if key not in EncoderCard.model_fields}
-    return Spec(card=_card(name, entry), **rest)
+    fields = {key: value for key, value in entry.items() if key not in EncoderCard.model_fields}
+    return Spec(card=_card(name, entry), **fields)
 
 
 _ZOO = json.loads(Path(__file__).with_name("zoo.json").read_text(encoding="utf-8"))
 SPECS = {name: _spec(name, entry) for name, entry in _ZOO["loaded"].items()}
 REFUSED = {name: _card(name, entry) for name, entry in _ZOO["refused"].items()}
-# Image models of lazyslide-models 0.1 whose source was read: networks of timm or transformers, weights as bare tensors.
+# Reviewed image models of lazyslide-models 0.1: networks of timm or transformers whose weights are plain tensors.
 READ = frozenset(_ZOO["lazyslide_models"])
 
 
 def refusal(card: EncoderCard) -> ValueError:
-    """Why an encoder is not loaded that only code of its repository could build, and what a user can do."""
+    """Return the error for an encoder that can be built only with code of its repository."""
     return InputError(
-        f"Encoder {card.name!r} is not loaded: {card.remote_code}. Nothing that deepspot loads runs code. If you trust "
-        f"that code, load the module yourself and make it an encoder with `ds.encoders.register(card, load)`; its page "
-        f"is {card.url}, its license {card.license}."
+        f"Encoder {card.name!r} is not loaded: {card.remote_code}. deepspot runs no code from repositories. If "
+        f"you trust that code, load the module yourself and register it with `ds.encoders.register(card, load)`; its "
+        f"page is {card.url}, its license {card.license}."
     )
 
 
 def log_license(card: EncoderCard) -> None:
-    """Log the license of an encoder, once."""
+    """Log the license of an encoder once per process."""
     if card.name not in _logged:
         _logged.add(card.name)
-        logger.info("Encoder %s: license of the weights %s, %s.", card.name, card.license, card.url)
+        logger.info("Encoder %s: the license of its weights is %s, see %s.", card.name, card.license, card.url)
 
 
 _logged: set[str] = set()

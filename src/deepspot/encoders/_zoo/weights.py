@@ -1,4 +1,4 @@
-"""From a file of weights to an encoder: only tensors are read, nothing is executed, none is missing or left over."""
+"""Load an encoder from a weights file. Only tensors are read, no code runs, and all tensors must match."""
 
 from __future__ import annotations
 
@@ -22,83 +22,83 @@ if TYPE_CHECKING:
 
     from deepspot.encoders._torch import MapEncoder
 
-# Counts steps of training, in whole numbers, and is absent from old files.
+# Number of training steps in batch normalizations, which is missing in old files and not used.
 COUNTER = "num_batches_tracked"
-WANTED = "A file of weights maps names to tensors, as `torch.save(module.state_dict(), path)` makes it."
+EXPECTED = "A weights file maps names to tensors, as written by `torch.save(module.state_dict(), path)`."
 
 
 def load(spec: Spec, path: Path) -> MapEncoder:
-    """Encoder with the weights in a file, which are checked first."""
+    """Load an encoder with the weights in a file, after checking them."""
     from deepspot.encoders._torch import MapEncoder, Pooled
 
     from .networks import class_of_transformers
 
     if spec.library == "transformers":
-        class_of_transformers(spec)  # what is not installed is said before gigabytes are read
+        class_of_transformers(spec)  # raises if transformers is missing, before gigabytes are read
     tensors = needed(read(path), spec, path)
     module = Pooled(fill(spec, tensors, path), spec.card.pooling, spec.prefix_tokens)
     log_license(spec.card)
-    return MapEncoder(spec.card, module, identity=identity(spec, content(tensors)))
+    return MapEncoder(spec.card, module, identity=identity(spec, hash_tensors(tensors)))
 
 
 def identity(spec: Spec, weights: str) -> str:
-    """Network, pooling and weights, in words that do not change with the library that builds the network."""
+    """Return text that identifies network, pooling and weights, independent of library versions."""
     network = [spec.card.architecture, spec.options, spec.card.pooling, spec.prefix_tokens]
     return f"zoo 1, {digest(network)}, {weights}"
 
 
-def content(tensors: dict[str, Tensor]) -> str:
-    """Content hash of names, shapes and values in float32, whichever format and order they were stored in."""
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """Hash names, shapes and float32 values of tensors, independent of file format and order."""
     return digest(*(part for name in sorted(tensors) for part in (name, np.asarray(tensors[name].float()))))
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file by name, in float32."""
+    """Read the tensors of a file by name, as float32."""
     from torch import Tensor
 
-    held = _held(path)
-    if not isinstance(held, dict) or not held:
-        kind = "nothing" if isinstance(held, dict) else f"a {type(held).__name__}"
-        raise InputError(f"{path} holds no tensors by name, but {kind}. {WANTED}")
-    strange = [repr(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if strange:
-        raise InputError(f"{path} holds more than tensors by name: {_few(strange)}. {WANTED}")
-    # Without what a file may have hung on a tensor, such as a method of its own.
-    tensors = {name: Tensor.detach(value) for name, value in held.items() if not name.endswith(COUNTER)}
-    odd = [name for name, value in tensors.items() if not _is_plain(value)]
-    if odd:
-        raise InputError(f"{path} holds tensors that are no plain numbers: {_few(odd)}. {WANTED}")
-    # torchvision's DenseNet was saved before its layers got the names that they have now.
+    content = _load_file(path)
+    if not isinstance(content, dict) or not content:
+        kind = "nothing" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise InputError(f"{path} contains no tensors by name, but {kind}. {EXPECTED}")
+    others = [repr(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others:
+        raise InputError(f"{path} contains more than tensors by name: {_shorten(others)}. {EXPECTED}")
+    # `Tensor.detach` drops attributes that a file may set on a tensor, such as methods.
+    tensors = {name: Tensor.detach(value) for name, value in content.items() if not name.endswith(COUNTER)}
+    others = [name for name, value in tensors.items() if not _is_plain(value)]
+    if others:
+        raise InputError(f"{path} contains tensors that are not plain arrays: {_shorten(others)}. {EXPECTED}")
+    # torchvision's DenseNet weights have old names of layers.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
     return {old.sub(r"\1\2.", name): value.float() for name, value in tensors.items()}
 
 
-def _held(path: Path) -> object:
+def _load_file(path: Path) -> object:
     import torch
     from safetensors.torch import load_file
 
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        archive = zipfile.is_zipfile(path)  # files of before 2020 are none, and cannot be mapped
+        archive = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not, and cannot be memory-mapped
         if archive:
             _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]{1,80})", str(error))  # the rest of it says how to run the file after all
+        name = re.search(r"GLOBAL ([\w.]{1,80})", str(error))  # the full message explains how to disable the check
         raise InputError(
-            f"{path} holds more than tensors{f' ({asked[1]})' if asked else ''}, or is damaged; nothing in it was "
-            "executed. Get a file of bare weights, best one that ends in .safetensors."
+            f"{path} contains more than tensors{f' ({name[1]})' if name else ''}, or is damaged; nothing in it was "
+            "executed. Get a file that contains only tensors, preferably in the format .safetensors."
         ) from error
     except (FileNotFoundError, PermissionError):
-        raise  # the system says it best
-    except Exception as error:  # damaged files raise anything, and PyTorch asks for as much memory as they say
+        raise
+    except Exception as error:  # damaged files raise errors of any type, also MemoryError
         reason = str(error).strip().partition("\n")[0][:200]
         raise InputError(f"{path} cannot be read as weights ({reason}). Get a new copy of it.") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Raise if an archive is damaged or compressed, which PyTorch does not look for: it would read other numbers."""
+    """Raise if an archive is damaged or compressed, because PyTorch would silently read wrong values."""
     with zipfile.ZipFile(path) as file:
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist())
         if packed or file.testzip() is not None:
@@ -106,56 +106,58 @@ def _check_archive(path: Path) -> None:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Whether a tensor is an array of real numbers, all of which are in the file: one may stand for billions."""
+    """Check that a tensor is an array of real numbers that are all stored in the file (not an expanded view)."""
     import torch
 
     ordinary = value.layout is torch.strided and not (value.is_meta or value.is_quantized or value.is_nested)
-    known = ordinary and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return known and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    real = ordinary and value.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return real and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def needed(tensors: dict[str, Tensor], spec: Spec, path: Path) -> dict[str, Tensor]:
-    """Tensors that the embedding is computed with, by the names that all copies share; raise if one is not finite."""
+    """Return the tensors that the embedding uses, without prefixes of names; raise if one is not finite."""
     named = {name.removeprefix(spec.stripped): value for name, value in tensors.items()}
     kept = {name: value for name, value in named.items() if not name.startswith(spec.unused or ("\0",))}
     wrong = [name for name, value in kept.items() if not bool(value.isfinite().all())]
     if wrong:
         raise InputError(
-            f"{path} holds weights that are not finite, in {len(wrong)} tensors: {_few(wrong)}. Get a new copy of it."
+            f"{path} contains weights that are not finite, in {len(wrong)} tensors: {_shorten(wrong)}. Get a new copy."
         )
     return kept
 
 
 def fill(spec: Spec, tensors: dict[str, Tensor], path: Path) -> nn.Module:
-    """Network of an encoder with its weights: raise if one is missing, not known or of another shape."""
+    """Build the network of an encoder with its weights; raise if tensors are missing, unknown or of another shape."""
     import torch
 
     from .networks import class_of_transformers, network
 
     if spec.library == "transformers":
-        # transformers renames layers now and then, and knows the names that it has published weights under.
+        # from_pretrained maps the published names of layers to those of the installed version.
         cls, arguments = class_of_transformers(spec)
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True, **arguments}
         with _quiet():
             module, report = cls.from_pretrained(None, state_dict=dict(tensors), **options)
         missing, unknown, reshaped = (report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched"))
     else:
-        with torch.device("meta"):  # neither memory nor time for random weights
+        with torch.device("meta"):  # no memory and time for random weights
             module = network(spec)
-        ours = {name: value.shape for name, value in module.state_dict().items() if not name.endswith(COUNTER)}
-        missing, unknown = ours.keys() - tensors.keys(), tensors.keys() - ours.keys()
-        both = [(name, tensors[name].shape, ours[name]) for name in ours.keys() & tensors.keys()]
-        reshaped = [(name, held, own) for name, held, own in both if held != own]
+        expected = {name: value.shape for name, value in module.state_dict().items() if not name.endswith(COUNTER)}
+        missing, unknown = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+        both = [(name, tensors[name].shape, expected[name]) for name in expected.keys() & tensors.keys()]
+        reshaped = [(name, given, shape) for name, given, shape in both if given != shape]
     differences = {
         "missing": sorted(missing),
-        "not known": sorted(unknown),
-        "of another shape": sorted(f"{name} {tuple(held)} instead of {tuple(own)}" for name, held, own in reshaped),
+        "unknown": sorted(unknown),
+        "of another shape": sorted(
+            f"{name} {tuple(given)} instead of {tuple(shape)}" for name, given, shape in reshaped
+        ),
     }
-    wrong = [f"{len(names)} tensors are {what} ({_few(names)})" for what, names in differences.items() if names]
+    wrong = [f"{len(names)} tensors are {what} ({_shorten(names)})" for what, names in differences.items() if names]
     if wrong:
         raise InputError(
-            f"{path} does not hold the weights of {spec.card.name!r}: {'; '.join(wrong)}. They are published at "
-            f"{spec.card.url}."
+            f"{path} does not contain the weights of {spec.card.name!r}: {'; '.join(wrong)}. The weights are published "
+            f"at {spec.card.url}."
         )
     if spec.library == "timm":
         module.load_state_dict(tensors, assign=True)
@@ -164,7 +166,7 @@ def fill(spec: Spec, tensors: dict[str, Tensor], path: Path) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bars and reports: what does not fit is said by us, with the name of the file."""
+    """Silence the progress bars and reports of transformers; mismatches are reported by `fill`."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -178,5 +180,5 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _few(names: list[str]) -> str:
+def _shorten(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

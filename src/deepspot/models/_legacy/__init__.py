@@ -1,4 +1,4 @@
-"""Checkpoints of the authors of the paper."""
+"""Conversion of checkpoints published by the authors of DeepSpot."""
 
 from .convert import convert_legacy
 

@@ -1,4 +1,4 @@
-"""The file that `torch.save` writes, a zip of a pickle and the bytes of each tensor, and the network that it holds."""
+"""Read a published checkpoint: a zip archive of a pickle and the bytes of each tensor, as `torch.save` writes it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from deepspot.errors import InputError
 from .pickle_reader import FORWARD, NETWORK, Node, Refused, describe
 
 PICKLE = "data.pkl"
-# The description of a network of any size takes some 100 KB, a scaler of 20,000 genes another 1 MB.
+# The pickle of a network takes about 100 KB, that of a scaler of 20,000 genes about 1 MB.
 LARGEST_PICKLE = 8_000_000
 LONGEST_TEXT, MOST_MEMBERS = 100, 100
-# What `zipfile` raises on damaged files.
+# Errors of `zipfile` on damaged files.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, OSError, ValueError)
 STORAGES = {"torch.DoubleStorage": "<f8", "torch.FloatStorage": "<f4", "torch.HalfStorage": "<f2"}
 NUMBERS = ("f2", "f4", "f8", "i4", "i8")
 LINEAR, DROPOUT, RELU = (f"torch.nn.modules.{name}" for name in ("linear.Linear", "dropout.Dropout", "activation.ReLU"))
-MISSING = "is built otherwise than the published network: a part of it is missing."
+MISSING = "differs from the published network: a part of it is missing."
 PHI, RHO = [LINEAR, DROPOUT, RELU], [DROPOUT, RELU, LINEAR, DROPOUT]
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -33,12 +33,12 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Hyper-parameters of a published checkpoint, weight and bias of every member of the two ensembles, and scaler."""
+    """Content of a checkpoint: hyper-parameters, weight and bias of each member of both ensembles, and scaler."""
 
     settings: dict[str, Any]
     phi: list[Layer]  # in float32
     rho: list[Layer]
-    mean: np.ndarray | None  # (genes,) in float64; None where the targets were not scaled
+    mean: np.ndarray | None  # (genes,) in float64; None if the targets were not scaled
     scale: np.ndarray | None
 
 
@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     ValueError
-        If the file is damaged, asks for anything else than such a network, or is built in another way.
+        If the file is damaged, names anything else than such a network, or has another structure.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -57,12 +57,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path} {refused}") from refused.__cause__
     except UNREADABLE as error:
         raise InputError(
-            f"{path} is no readable checkpoint ({error}): truncated, or written by PyTorch before 1.6. Get a new copy."
+            f"{path} is not a readable checkpoint ({error}). It is truncated or from PyTorch before 1.6. Get a new "
+            "copy."
         ) from error
 
 
 class _Archive:
-    """Bytes in a checkpoint. All that is read of it is never more than the file itself."""
+    """Entries of a checkpoint. In total, never more bytes are read than the size of the file."""
 
     def __init__(self, file: zipfile.ZipFile, size: int) -> None:
         self._file, self._left = file, size
@@ -71,21 +72,21 @@ class _Archive:
         pickles = [name for name in self._entries if name.count("/") == 1 and name.endswith(f"/{PICKLE}")]
         if len(self._entries) < len(entries) or len(pickles) != 1:
             raise Refused(
-                f"is no checkpoint of PyTorch: it must hold one folder with one {PICKLE}. A download of several models "
-                "has to be unzipped first; pass the folder of one of them."
+                f"is not a PyTorch checkpoint: it must contain one folder with one {PICKLE}. Unzip a download of "
+                "several models first, and pass the folder of one of them."
             )
         self._root = pickles[0].removesuffix(PICKLE)
         if f"{self._root}byteorder" in self._entries and self.read("byteorder", 16) != b"little":
-            raise Refused("was written on a machine of another byte order, which is not supported.")
+            raise Refused("has big-endian byte order, which is not supported.")
 
     def read(self, name: str, limit: int) -> bytes:
-        """Bytes of an entry, which may be `limit` at most."""
+        """Read an entry of at most `limit` bytes."""
         entry = self._entries.get(self._root + name)
         if entry is None:
-            raise Refused(f"is incomplete: it lacks {self._root + name!r}. Get a new copy.")
-        # PyTorch does not compress, so that whoever does may be up to something: a bomb is small on disk.
+            raise Refused(f"is incomplete: {self._root + name!r} is missing. Get a new copy.")
+        # PyTorch does not compress. A compressed entry could be a zip bomb.
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > min(limit, self._left):
-            raise Refused(f"holds {name!r} in a way or size that PyTorch does not write. Get a new copy.")
+            raise Refused(f"contains {name!r} compressed or of a size that PyTorch does not write. Get a new copy.")
         self._left -= entry.file_size
         try:
             with self._file.open(entry) as file:
@@ -97,9 +98,9 @@ class _Archive:
 def _network(archive: _Archive) -> Checkpoint:
     root = describe(archive.read(PICKLE, LARGEST_PICKLE))
     if not isinstance(root, Node) or root.of != NETWORK:
-        found = root.of if isinstance(root, Node) else type(root).__name__
+        kind = root.of if isinstance(root, Node) else type(root).__name__
         raise Refused(
-            f"holds a {found}, not the network itself, which the authors save as `final_model.pkl`. Pass that."
+            f"contains a {kind}, not the network, which the authors save as `final_model.pkl`. Pass that file."
         )
     try:
         state = _items(root.state)
@@ -108,7 +109,7 @@ def _network(archive: _Archive) -> Checkpoint:
         match state.get("_forward_fn"):
             case Node(of="builtins.getattr", args=(_, str(forward))) if forward != f"{FORWARD}{context}":
                 raise Refused(
-                    f"contradicts itself about the context: {context!r} or {forward[:LONGEST_TEXT]!r}. Get a new copy."
+                    f"is inconsistent about the context: {context!r} or {forward[:LONGEST_TEXT]!r}. Get a new copy."
                 )
         phi, rho = _ensemble(root, "phi_spot", "Phi", PHI, archive), _ensemble(root, "rho", "Rho", RHO, archive)
         scaler = state.get("scaler")
@@ -121,15 +122,15 @@ def _network(archive: _Archive) -> Checkpoint:
 
 
 def _items(node: Any) -> dict[str, Any]:
-    """Keys and values of a dictionary, or of what would be one."""
-    found = node.items if isinstance(node, Node) else node
-    if not isinstance(found, dict):
+    """Return a dictionary, or the items of a node that describes one."""
+    items = node.items if isinstance(node, Node) else node
+    if not isinstance(items, dict):
         raise Refused(MISSING)
-    return found
+    return items
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters that can be shown and compared: to write out a tuple of tuples of … may never end."""
+    """Keep numbers and short texts only, because the repr of nested tuples may never end."""
     return {
         key: value
         for key, value in settings.items()
@@ -138,30 +139,30 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ensemble(root: Node, name: str, of: str, layers: list[str], archive: _Archive) -> list[Layer]:
-    """Weights and biases of all members, which must be built as the authors build them."""
+    """Return weight and bias of all members; raise if their layers differ from the published ones."""
     members = _parts(_parts(root, NETWORK)[name], "torch.nn.modules.container.ModuleList")
     if len(members) > MOST_MEMBERS:
         raise Refused(f"has an ensemble of {len(members):,}; the published network has 10. Get a new copy.")
-    found = []
+    ensemble = []
     for member in members.values():
         model = _parts(member, f"deepspot.spot.model.{of}")["model"]
         parts = list(_parts(model, "torch.nn.modules.container.Sequential").values())
         if [part.of for part in parts] != layers:
-            raise Refused(f"is built otherwise than the published network: {of} has other layers.")
+            raise Refused(f"differs from the published network: {of} has other layers.")
         parameters = _items(_items(parts[layers.index(LINEAR)].state)["_parameters"])
-        found.append((_tensor(parameters["weight"], archive), _tensor(parameters["bias"], archive)))
-    return found
+        ensemble.append((_tensor(parameters["weight"], archive), _tensor(parameters["bias"], archive)))
+    return ensemble
 
 
 def _parts(node: Any, of: str) -> dict[str, Any]:
-    """The modules in a module of a class."""
+    """Return the submodules of a module; raise if it has another class."""
     if node.of != of:
-        raise Refused(f"is built otherwise than the published network: a {node.of} is where a {of} should be.")
+        raise Refused(f"differs from the published network: it has a {node.of} in place of a {of}.")
     return _items(_items(node.state)["_modules"])
 
 
 def _tensor(node: Any, archive: _Archive) -> np.ndarray:
-    """A parameter of the network in float32."""
+    """Read a parameter of the network as float32."""
     match node:
         case Node(of="torch._utils._rebuild_parameter", args=(inner, *_)):
             node = inner
@@ -185,14 +186,14 @@ def _tensor(node: Any, archive: _Archive) -> np.ndarray:
             dtype = np.dtype(STORAGES[kind])
             data = archive.read(f"data/{key}", count * dtype.itemsize)
             if len(data) != count * dtype.itemsize:
-                raise Refused(f"holds {len(data)} bytes for a tensor of {count * dtype.itemsize}. Get a new copy.")
-            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused later
+                raise Refused(f"contains {len(data)} bytes for a tensor of {count * dtype.itemsize}. Get a new copy.")
+            with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
                 return np.frombuffer(data, dtype).reshape(shape).astype(np.float32)
-    raise Refused("holds a tensor of a kind that the published network does not have.")
+    raise Refused("contains a tensor of a kind that the published network does not have.")
 
 
 def _array(node: Any) -> np.ndarray:
-    """A vector of numpy in float64."""
+    """Read a numpy vector as float64."""
     match node:
         case Node(
             of="numpy.core.multiarray._reconstruct",
@@ -206,8 +207,8 @@ def _array(node: Any) -> np.ndarray:
             ),
         ) if code in NUMBERS:
             dtype = np.dtype(f"<{code}")
-            # A character beyond Latin-1 is damage: the length is then another one.
+            # Characters beyond Latin-1 are damage; without them the length does not match.
             data = text.encode("latin1", "ignore")
             if len(data) == length * dtype.itemsize:
                 return np.frombuffer(data, dtype).astype(np.float64)
-    raise Refused("holds an array of a kind that a scaler does not have.")
+    raise Refused("contains an array of a kind that a scaler does not have.")

@@ -25,7 +25,7 @@ CONTEXTS: dict[Any, tuple[str, ...]] = {
     "spot_subspot_neighbors": ("spot", "subspots", "neighbors"),
 }
 LOSSES = {"mse": "mse", "cos": "cosine", "mse_cos": "mse_cosine", "pearson": "pearson", "poisson": "poisson"}
-# Names of the encoders in the authors' code.
+# Names of encoders in the code of the authors, and here.
 ENCODERS = {
     "hoptimus0": "h-optimus-0_bilinear",
     "phikonv2": "phikon-v2",
@@ -44,41 +44,41 @@ def convert_legacy(
     tissue: str = "",
     license: str | None = None,
 ) -> DeepSpot:
-    """Convert a checkpoint as the paper's authors publish them (``final_model.pkl``).
+    """Convert a checkpoint published by the authors of DeepSpot (``final_model.pkl``).
 
-    Such a file is a pickle, which can run any code when it is loaded. It is not loaded here: its instructions are read
-    as a description, of which tensors, plain values and a closed list of names are taken. Anything else stops with an
-    error that names it.
+    The file is a pickle, which can run any code when it is loaded. It is not loaded here: its instructions are parsed,
+    and only tensors, plain values and an allowlist of names are accepted. Anything else raises an error that names it.
 
     Parameters
     ----------
     source
         Folder with ``final_model.pkl``, ``top_param_overall.yaml`` and ``info_highly_variable_genes.csv``, or the path
-        of the first, beside which the others lie.
+        of ``final_model.pkl`` in such a folder.
     tile_um
-        Side of the spot tile in µm. The checkpoint has it in pixels of images whose scale it does not state, so that
-        without it 55 µm are assumed, the spots of Visium, and that is logged.
+        Side of the spot tile in µm. The checkpoint states it in pixels of unknown size. By default 55 µm are assumed,
+        the diameter of Visium spots, with a warning.
     encoder
-        Name of the encoder; by default the one that the YAML names.
+        Name of the encoder; by default the one in the YAML file.
     name
-        Of the model; by default that of the folder.
+        Name of the model; by default the name of the folder.
     tissue, license
-        For the card; the checkpoint does not tell. Without a license the card says where to look it up.
+        Tissue and license for the card, which the checkpoint does not contain. By default the license field refers to
+        the page of the checkpoints.
 
     Returns
     -------
-    The model, on the preset ``"published"``: φ by median, sub-spots summed, neighbors in a box of the spot array. Save
-    it with `save`. It knows its genes (those with ``isPredicted``, in the order of the file), scale, geometry and the
-    name of its encoder. It does not know how reliable it is, which spots are unlike its training data, nor what it
-    learned from.
+    The model, with the preset ``"published"``: median of the φ, sub-spots summed, neighbors in a box of the spot
+    array. Save it with `save`. It contains its genes (those with ``isPredicted``, in the order of the file), scale,
+    geometry and the name of its encoder. Reliability, out-of-distribution scores and training slides are not
+    available.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
     ValueError
-        If the pickle asks for anything that such a checkpoint does not need, is a single-cell model, is damaged, or
-        the three files contradict each other.
+        If the pickle names anything that such a checkpoint does not need, contains a single-cell model or is damaged,
+        or if the three files are inconsistent.
 
     References
     ----------
@@ -99,8 +99,7 @@ def convert_legacy(
     encoder = encoder or settings.get("image_feature_model")
     if encoder is None:
         raise FileNotFoundError(
-            f"{path.with_name(SETTINGS)} is missing or does not name the encoder, so nobody knows which one the "
-            "checkpoint needs. Pass `encoder=`."
+            f"{path.with_name(SETTINGS)} is missing or does not name the encoder of the checkpoint. Pass `encoder=`."
         )
     genes = read_genes(path.with_name(GENES))
     checkpoint = read_checkpoint(path)
@@ -109,8 +108,8 @@ def convert_legacy(
     if tile_um is None:
         diameter = settings.get("spot_diameter", "?")[:20].encode("unicode_escape").decode()
         logger.warning(
-            "The checkpoint states its tiles in pixels of unknown size (spot_diameter=%s); %g µm are assumed, as in "
-            "Visium. State it with `tile_um=` if that is wrong.",
+            "The checkpoint states the side of its tiles in pixels of unknown size (spot_diameter=%s). %g µm are "
+            "assumed, as for Visium. Otherwise pass `tile_um=`.",
             diameter,
             VISIUM_UM,
         )
@@ -134,7 +133,7 @@ def convert_legacy(
 
 
 def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **card: Any) -> DeepSpot:
-    """Put the model together; `card` are the fields of its card that do not follow from the checkpoint."""
+    """Build the model. `card` contains the fields of its card that are not in the checkpoint."""
     import torch
     from pydantic import ValidationError
 
@@ -144,7 +143,7 @@ def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **ca
     from deepspot.models._network.network import Network
 
     seed, loss = checkpoint.settings.get("random_seed"), checkpoint.settings.get("loss_func")
-    unlike = "" if loss in LOSSES else ", which deepspot does not have: what the card says of the loss is not true"
+    unlike = "" if loss in LOSSES else ", which deepspot does not have; the loss in this card is a default"
     member = Network(network, card["dim"], len(card["genes"]))
     member.load_state_dict(
         {
@@ -171,12 +170,14 @@ def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **ca
         )
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
-        raise InputError(f"{path} and the files beside it make no model: {wrong['msg']}. Get a new copy.") from error
+        raise InputError(
+            f"{path} and the files in its folder do not form a valid model: {wrong['msg']}. Get a new copy."
+        ) from error
     return DeepSpot.from_tensors(whole, tensors)
 
 
 def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
-    """Configuration of the network and length of an embedding, as the tensors say; they have to fit together."""
+    """Infer the network configuration and the embedding dimension from the tensors, and check their shapes."""
     from deepspot.models._network.config import NetworkConfig, look_up
 
     settings, phi, rho = checkpoint.settings, checkpoint.phi, checkpoint.rho
@@ -186,61 +187,59 @@ def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, 
     width, dim, n_genes = len(phi[0][0]), phi[0][0].shape[-1], len(rho[0][0])
     for layers, shape in ((phi, (width, dim)), (rho, (n_genes, width * len(context)))):
         if any(weight.shape != shape or bias.shape != shape[:1] for weight, bias in layers):
-            raise InputError(f"{path} holds layers whose sizes do not fit together. Get a new copy.")
+            raise InputError(f"{path} contains layers of inconsistent sizes. Get a new copy.")
         if not all(np.isfinite(values).all() for layer in layers for values in layer):
-            raise InputError(f"{path} holds weights that are not finite. Get a new copy.")
+            raise InputError(f"{path} contains weights that are not finite. Get a new copy.")
     if (settings.get("input_size"), settings.get("output_size")) != (dim, n_genes):
-        raise InputError(f"{path} contradicts itself about the number of inputs or genes. Get a new copy.")
+        raise InputError(f"{path} is inconsistent about the number of inputs or genes. Get a new copy.")
     base = look_up("published").network.model_dump()
-    found = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
-    return NetworkConfig(**base | found), dim
+    inferred = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
+    return NetworkConfig(**base | inferred), dim
 
 
 def _check_agreement(checkpoint: Checkpoint, settings: dict[str, str], genes: list[str], path: Path) -> None:
-    """Whether the three files belong together."""
+    """Raise if the three files do not belong together."""
     n_genes = len(checkpoint.rho[0][1])
     if len(genes) != n_genes:
-        raise InputError(f"{path} predicts {n_genes} genes, and {GENES} beside it names {len(genes)}. Get a new copy.")
+        raise InputError(f"{path} predicts {n_genes} genes, but {GENES} names {len(genes)}. Get a new copy.")
     for key in ("input_size", "output_size", "phi2rho_size", "spot_context"):
         if key in settings and settings[key] != str(checkpoint.settings.get(key)):
             raise InputError(
-                f"{path} has {key}={checkpoint.settings.get(key)!r}, and {SETTINGS} beside it says {settings[key]!r}: "
+                f"{path} has {key}={checkpoint.settings.get(key)!r}, but {SETTINGS} has {settings[key]!r}: "
                 "the files do not belong together. Copy both from the same folder."
             )
 
 
 def _scale(checkpoint: Checkpoint, n_genes: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the genes in float32."""
+    """Return mean and standard deviation of the genes in float32."""
     mean = np.zeros(n_genes) if checkpoint.mean is None else checkpoint.mean
     scale = np.ones(n_genes) if checkpoint.scale is None else checkpoint.scale
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused
         mean, scale = mean.astype(np.float32), scale.astype(np.float32)
     if not (mean.shape == scale.shape == (n_genes,) and np.isfinite([mean, scale]).all() and (scale > 0).all()):
-        raise InputError(f"{path} holds a scaler that does not fit its {n_genes} genes. Get a new copy.")
+        raise InputError(f"{path} contains a scaler that does not match its {n_genes} genes. Get a new copy.")
     return mean, scale
 
 
 def _neighbor_rule(settings: dict[str, str], path: Path) -> NeighborRule:
-    """Neighbors in a box of the spot array, by default those of the preset."""
+    """Return the box of neighbors in the spot array, by default that of the preset."""
     from deepspot.models._network.config import look_up
 
     text = settings.get("neighbors", str(look_up("published").array_box))
     if len(text) > 2 or not text.isdecimal() or not 0 < int(text) <= 10:
-        raise InputError(
-            f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; steps of the array from 1 to 10 are known."
-        )
+        raise InputError(f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; it must be an integer from 1 to 10.")
     return NeighborRule(kind="box", reach=int(text), cap=(2 * int(text) + 1) ** 2 - 1)
 
 
 def _encoder_card(published: str, dim: int) -> EncoderCard:
-    """Card of the encoder that a checkpoint names, if it gives vectors of the right length."""
+    """Return the registered card of the encoder if its dimension matches, otherwise a new card."""
     from deepspot.encoders import EncoderCard
     from deepspot.encoders._registry import card_named
 
     name = ENCODERS.get(published, published)
-    known = card_named(name)
-    if known is not None and known.dim == dim:
-        return known
-    why = "which is not known here" if known is None else f"which gives {known.dim} here"
-    logger.warning("The checkpoint takes %d numbers per tile from encoder %r, %s.", dim, name, why)
-    return EncoderCard(name=name, dim=dim, note="Named by the checkpoint; not known to deepspot.")
+    card = card_named(name)
+    if card is not None and card.dim == dim:
+        return card
+    reason = "which is not registered" if card is None else f"which has dimension {card.dim} in deepspot"
+    logger.warning("The checkpoint needs embeddings of dimension %d from encoder %r, %s.", dim, name, reason)
+    return EncoderCard(name=name, dim=dim, note="Named by the checkpoint; not registered in deepspot.")

@@ -1,4 +1,4 @@
-"""The three files of a published model, and what the two beside the checkpoint say."""
+"""Find the files of a published model, and read its hyper-parameters and genes."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def find_model(source: Path) -> Path:
-    """The checkpoint in a folder, or the file itself."""
+    """Return the path of the checkpoint in a folder, or the file itself."""
     if not source.exists():
-        raise FileNotFoundError(f"There is no {str(source)!r}. Pass the folder of a published model, or its {MODEL}.")
+        raise FileNotFoundError(
+            f"{str(source)!r} does not exist. Pass the folder of a published model, or its {MODEL}."
+        )
     if source.is_file():
         return source
     if (source / MODEL).is_file():
         return source / MODEL
     inside = sorted(path.parent.name for path in source.glob(f"*/{MODEL}"))
-    hint = f"Pass one of its folders: {inside}." if inside else "Pass the folder that holds it, or the file itself."
-    raise FileNotFoundError(f"{source} has no {MODEL}. {hint}")
+    hint = f"Pass one of its folders: {inside}." if inside else "Pass the folder that contains it, or the file."
+    raise FileNotFoundError(f"{source} contains no {MODEL}. {hint}")
 
 
 def read_settings(path: Path) -> dict[str, str]:
-    """Hyper-parameters as text, by name; none if there is no such file."""
+    """Read hyper-parameters as text, by name; empty if the file does not exist."""
     import yaml
 
     if not path.is_file():
         return {}
     try:
-        # Every value stays text, so that nothing is constructed and nothing multiplies.
-        found = yaml.load(_text(path, LARGEST_SETTINGS), Loader=yaml.BaseLoader)
+        # BaseLoader keeps every value as text and constructs no objects.
+        values = yaml.load(_text(path, LARGEST_SETTINGS), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} is no readable YAML ({type(error).__name__}). Get a new copy.") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no hyper-parameters by name. Get a new copy.")
-    return {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, str)}
+        raise InputError(f"{path} is not readable as YAML ({type(error).__name__}). Get a new copy.") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} contains no hyper-parameters by name. Get a new copy.")
+    return {key: value for key, value in values.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def read_genes(path: Path) -> list[str]:
-    """Names of the genes that the checkpoint predicts, in the order of its output."""
+    """Read the names of the predicted genes, in the order of the output."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: without it nobody knows which genes are predicted. Copy it there.")
+        raise FileNotFoundError(f"{path} is missing. It names the predicted genes. Copy it there.")
     text, genes = _text(path, LARGEST_GENES), []
     try:
-        # Not by pandas, which fills short rows up: a table with a long head would not fit into memory.
+        # Not with pandas, which pads short rows: a crafted table with a long header would fill the memory.
         rows = csv.reader(StringIO(text), strict=True)
         head = next(rows, [])
         name, flag = head.index("gene_name"), head.index("isPredicted")
@@ -57,11 +59,11 @@ def read_genes(path: Path) -> list[str]:
                 genes.append(row[name])
     except (csv.Error, ValueError, KeyError, IndexError) as error:
         raise InputError(
-            f"{path} must be CSV with the columns 'gene_name' and 'isPredicted' (True or False), and does not fit "
+            f"{path} must be CSV with the columns 'gene_name' and 'isPredicted' (True or False), but reading it failed "
             f"({error})."
         ) from error
     if not all(genes) or len(set(genes)) < len(genes):
-        raise InputError(f"{path} names genes that are empty or there twice. Get a new copy.")
+        raise InputError(f"{path} contains empty or duplicate gene names. Get a new copy.")
     return genes
 
 
@@ -69,8 +71,8 @@ def _text(path: Path, limit: int) -> str:
     with path.open("rb") as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
-        raise InputError(f"{path} is larger than such a file can be ({limit:,} bytes). Get a new copy.")
+        raise InputError(f"{path} exceeds the maximum size of such a file ({limit:,} bytes). Get a new copy.")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text ({error}). Get a new copy.") from error
+        raise InputError(f"{path} is not text in UTF-8 ({error}). Get a new copy.") from error

@@ -1,11 +1,10 @@
-"""A pickle is read as a description: nothing in it is called, and what it would call becomes a `Node`.
+"""Parse a pickle without calling anything in it. Calls become `Node` objects.
 
 `torch.load(weights_only=True)` with stub classes in `safe_globals` reads the published files too, and refuses unknown
-names. But it carries out the calls that it allows, hashes any key, and prints what it does not call. With torch 2.14, a
-file of 626 bytes hangs it (a tuple of twice a tuple of twice … as a key, as the name of a storage, or called), a chain
-of a million tuples as a key crashes the process, 220 KB of `set(...)` on one list hang it, and 196 KB of `encode(...)`
-on one text take 1.2 GB. A check that refuses these before has to follow the stack, the keys and the arguments of calls.
-That makes it this reader, so `torch.load` would only come on top of it.
+names. But it executes allowed calls, hashes any key, and prints what it refuses. With torch 2.14, a file of 626 bytes
+hangs it (nested pairs of tuples as a key, as the name of a storage, or called), a chain of a million tuples as a key
+crashes the process, 220 KB of `set(...)` on one list hang it, and 196 KB of `encode(...)` on one text take 1.2 GB. A
+check that refuses these must track the stack, the keys and the arguments of calls, which is what this parser does.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from deepspot.errors import InputError
 NETWORK = "deepspot.spot.model.DeepSpot"
 FORWARD = "_forward_"
 STORAGE = "storage of a tensor"
-# What a published checkpoint names: classes that it makes objects of, functions that it calls, and values.
+# Allowlist of a published checkpoint: classes that it instantiates, functions that it calls, and values.
 CLASSES = {
     NETWORK,
     "deepspot.spot.model.Phi",
@@ -51,7 +50,7 @@ VALUES = {"numpy.ndarray", *(f"deepspot.spot.loss.loss_{name}_function" for name
 VALUES |= {
     f"torch.{name}" for name in ("DoubleStorage", "FloatStorage", "HalfStorage", "float16", "float32", "float64")
 }
-# The same modules under the names that other versions of Python, numpy, Lightning and the authors' code gave them.
+# Names of the same modules in other versions of Python, numpy, Lightning and the code of the authors.
 RENAMED = {
     "__builtin__": "builtins",
     "deepspot.loss": "deepspot.spot.loss",
@@ -65,14 +64,14 @@ RENAMED = {
 
 
 class Refused(Exception):
-    """Why a checkpoint is refused, as what follows the name of the file in a sentence."""
+    """Reason why a checkpoint is refused. The message continues a sentence that starts with the file name."""
 
 
 @dataclass(eq=False)
 class Node:
-    """A class, function or value that the pickle names, or with `args` what a call of it would make.
+    """A class, function or value named in the pickle, or with `args` the result of calling it.
 
-    `state` is what its ``__setstate__`` would get, and `items` what would be set by key.
+    `state` is the argument of its ``__setstate__``, and `items` are the values set by key.
     """
 
     of: str
@@ -82,18 +81,18 @@ class Node:
 
 
 def describe(data: bytes) -> Any:
-    """Turn a pickle of protocol 2, as `torch.save` writes it, into plain containers and nodes."""
+    """Convert a pickle of protocol 2, as `torch.save` writes it, to plain containers and nodes."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python, about text in instructions that are refused anyway
+            warnings.simplefilter("ignore")  # warnings about text in instructions that are refused
             return _read(data)
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise Refused(f"holds no readable pickle ({error}). Get a new copy.") from error
+        raise Refused(f"contains no readable pickle ({error}). Get a new copy.") from error
 
 
-# A published network takes some 12,000. Millions of nested tuples would keep Python's garbage collector busy.
+# A published network takes about 12,000. Millions of nested tuples would take minutes in the garbage collector.
 MOST_INSTRUCTIONS = 500_000
-# How many values an instruction takes from the stack; those in `TO_MARK` take all down to the last mark.
+# Number of values that an instruction takes from the stack. Those in `TO_MARK` take all above the last mark.
 TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "SETITEM": 2, "BUILD": 1, "BINPERSID": 1}
 TAKEN |= {"REDUCE": 2, "NEWOBJ": 2}
 TO_MARK = ("TUPLE", "APPENDS", "SETITEMS")
@@ -101,7 +100,7 @@ TO_MARK = ("TUPLE", "APPENDS", "SETITEMS")
 
 def _read(data: bytes) -> Any:
     stack: list[Any] = []
-    below: list[list[Any]] = []  # what lies below each mark
+    below: list[list[Any]] = []  # values below each mark
     memo: dict[int, Any] = {}
     argument: Any
     for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
@@ -155,8 +154,8 @@ def _read(data: bytes) -> Any:
 def _set_items(target: Any, pairs: list[Any]) -> None:
     items = target.items if isinstance(target, Node) else target
     for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-        if not isinstance(key, str):  # hashes of other things can be made to collide, or to take forever
-            raise InputError("a key is no text")
+        if not isinstance(key, str):  # hashes of other types can collide or take forever
+            raise InputError("a key is not text")
         items[key] = value
 
 
@@ -170,31 +169,31 @@ def _named(argument: str) -> Node:
 
 def _called(function: Any, args: Any, callable_names: set[str]) -> Node:
     if not isinstance(function, Node) or function.args is not None or not isinstance(args, tuple):
-        raise InputError("something is called that is no function")
+        raise InputError("an object is called that is not a function")
     if function.of not in callable_names:
         raise Refused(refusal(f"{function.of}(...)"))
     if function.of == "builtins.getattr":
         match args:
             case (Node(of=owner), str(attribute)) if owner == NETWORK and attribute.startswith(FORWARD):
-                pass  # the network's own forward function, the one attribute that a checkpoint looks up
+                pass  # the forward function of the network, the only attribute that a checkpoint looks up
             case _:
-                # Text is shown as it is, and anything else by its type: a structure that holds itself has no end.
+                # Only text is shown by value, because a structure that contains itself has an endless repr.
                 shown = [repr(arg) if isinstance(arg, str) else type(arg).__name__ for arg in args]
                 raise Refused(refusal(f"getattr({', '.join(shown)})"))
     return Node(function.of, args)
 
 
 def refusal(name: str) -> str:
-    """Why a name that is not allowed stops the conversion."""
-    name = name[:80].encode("unicode_escape").decode()  # it goes to a terminal
+    """Return the reason why a name is refused."""
+    name = name[:80].encode("unicode_escape").decode()  # no control characters
     if name.startswith(("deepspot.cell.", "deepspot.deepspot2cell.")):
         return (
-            f"is a single-cell checkpoint ({name}). It takes cells and their neighbors through deeper networks than "
-            "those of spots, which deepspot does not have. Only spot checkpoints (`deepspot.spot.DeepSpot`) convert."
+            f"is a single-cell checkpoint ({name}) with deeper networks for cells and their neighbors, which deepspot "
+            "does not have. Only spot checkpoints (`deepspot.spot.DeepSpot`) can be converted."
         )
     if name.startswith("sklearn."):
         return f"scales its genes with {name}. Only a StandardScaler can be converted."
     return (
-        f"asks for {name!r}, which no published checkpoint needs, so it may be malicious. Nothing of it was run. Do "
-        "not open it with `torch.load`, and get the file from its authors again."
+        f"names {name!r}, which no published checkpoint needs, so it may be malicious. No code in it was run. Do not "
+        "open it with `torch.load`, and download the file from its authors again."
     )

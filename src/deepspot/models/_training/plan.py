@@ -14,7 +14,7 @@ from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import RINGS, check_array
 from deepspot._spatial.transforms import pitch_px
-from deepspot.encoders._parts import gives_parts
+from deepspot.encoders._parts import require_parts
 from deepspot.errors import InputError
 
 from .config import SlideKeys, TileConfig
@@ -58,7 +58,7 @@ def plan_slides(
     """Check slides, patients, counts and scale. Changes nothing."""
     named = as_mapping(slides)
     if tiles.subspots == "tokens":
-        gives_parts(encoder)
+        require_parts(encoder)
     views, tables = {}, {}
     for name, sdata in named.items():
         try:
