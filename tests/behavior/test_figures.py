@@ -17,7 +17,7 @@ def test_maps_and_tiles_of_a_gene(predicted, model, encoder, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 1_000
 
 
-def test_what_a_model_knows_of_itself(model):
+def test_reliability_and_training_of_a_model(model):
     for draw in (ds.pl.reliability, ds.pl.training):
         ax = draw(model)
         assert isinstance(ax, Axes)

@@ -318,7 +318,7 @@ def test_bags_of_another_length_are_refused(bags, fitted):
 def test_missing_subspots_are_refused(bags, fitted):
     from deepspot._features.bags import Bags
 
-    with pytest.raises(ValueError, match="subspots=True"):
+    with pytest.raises(ValueError, match="subspots='tiles'"):
         fitted.predict(Bags(bags.spot, None, bags.neighbors))
 
 

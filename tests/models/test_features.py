@@ -28,7 +28,7 @@ def test_features_are_float32_from_half_precision(bags):
 
 
 def test_a_context_that_cannot_be_made_says_why(bags):
-    with pytest.raises(ValueError, match=r"sub-spots.*Embed with `subspots=True`"):
+    with pytest.raises(ValueError, match=r"sub-spots.*Embed with `subspots='tiles'`"):
         context_features(replace(bags, subspots=None))
     with pytest.raises(KeyError, match=r"'tiles'` not found.*'subspots'"):
         context_features(bags, ("spot", "tiles"))

@@ -66,7 +66,7 @@ def test_the_legend_is_in_the_order_of_the_area_and_gives_it(cv):
     assert texts[2] == "null mean (0.00)"
 
 
-def test_null_models_are_gray_and_dashed_and_systems_are_told_apart(make):
+def test_null_models_are_gray_and_dashed_and_systems_differ_in_style(make):
     ax = benchmark(make({f"m{i}": 0.1 * i for i in range(11)} | {"null a": 0.0, "null b": 0.01}))
     looks = {
         name: (box[0].get_color(), box[0].get_linestyle(), box[0].get_marker()) for name, box in curves(ax).items()
@@ -81,7 +81,7 @@ def test_a_system_keeps_its_color_whatever_its_rank(make):
     assert one["a"][0].get_color() == two["a"][0].get_color()
 
 
-def test_mean_in_place_of_median(cv):
+def test_mean_instead_of_median(cv):
     ax = benchmark(cv, statistic="mean")
     expected = cv.curve().query("model == 'linear'").groupby("n")["r"].mean()
     np.testing.assert_allclose(curves(ax)["linear"][0].get_ydata(), expected)
@@ -90,7 +90,7 @@ def test_mean_in_place_of_median(cv):
         benchmark(cv, statistic="mode")
 
 
-def test_it_says_when_the_folds_are_few_or_no_patients(make, cv):
+def test_title_states_few_folds_or_no_patients(make, cv):
     assert benchmark(cv).get_title(loc="left") == ""
     assert "only 2 folds" in benchmark(make({"a": 0.2}, n_folds=2)).get_title(loc="left")
     ax = benchmark(make({"a": 0.2}, leave_out="slide"))

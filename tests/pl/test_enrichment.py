@@ -84,14 +84,14 @@ def test_long_names_are_wrapped(enriched):
     assert max(map(len, lines)) <= 34
 
 
-def test_draws_what_was_read_from_disk(enriched, tmp_path):
+def test_draws_results_read_from_disk(enriched, tmp_path):
     from spatialdata import read_zarr
 
     enriched.write(tmp_path / "slide.zarr")
     assert terms(ds.pl.enrichment(read_zarr(tmp_path / "slide.zarr"))[1]) == ["ADIPOGENESIS"]
 
 
-def test_says_what_is_wrong(enriched):
+def test_invalid_input_raises(enriched):
     with pytest.raises(KeyError, match="'fat'"):
         ds.pl.enrichment(enriched, groups="stroma")
     with pytest.raises(ValueError, match="at least 1"):

@@ -104,7 +104,7 @@ def test_measured_and_layers(slide, add_table):
     assert axes[0].figure.get_suptitle() == "A lower (log1p of counts per 10,000)"
 
 
-def test_tiles_come_in_the_order_that_was_asked_for(painted):
+def test_tiles_come_in_the_requested_order(painted):
     values = painted.tables["deepspot_spots"].X[:, 0]
     tiles = cut_tiles(painted, "he", "spots", np.array([7, 0, 3]), SIDE)
     np.testing.assert_allclose(tiles.mean(axis=(1, 2, 3)), 100 * values[[7, 0, 3]], rtol=1e-5)
@@ -117,7 +117,7 @@ def test_draws_into_given_axes(painted):
         ds.pl.gallery(painted, "A", n=2, ax=grid)
 
 
-def test_says_what_is_wrong(painted, add_table):
+def test_invalid_input_raises(painted, add_table):
     with pytest.raises(KeyError, match="NOWHERE"):
         ds.pl.gallery(painted, "NOWHERE")
     with pytest.raises(ValueError, match="`n` must be above 0"):
@@ -139,7 +139,7 @@ def test_without_prediction_says_what_to_call(slide):
         ds.pl.gallery(slide, "A")
 
 
-def test_leaves_the_object_alone(painted):
+def test_does_not_change_the_object(painted):
     before = painted.tables["deepspot_spots"].copy()
     ds.pl.gallery(painted, "A")
     np.testing.assert_array_equal(before.X, painted.tables["deepspot_spots"].X)

@@ -68,7 +68,7 @@ def test_white_is_no_change(marked):
     np.testing.assert_allclose(image.cmap(image.norm(0.0))[:3], 1, atol=0.05)
 
 
-def test_groups_are_drawn_in_the_order_that_was_asked_for(marked):
+def test_groups_are_drawn_in_the_requested_order(marked):
     ax = ds.pl.markers(marked, groups=["tumor", "fat"], n_top=1)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["tumor", "fat"]
     assert rows(ax) == ["B", "A"]
@@ -82,14 +82,14 @@ def test_genes_that_were_not_tested_in_a_group_are_gray(marked):
     ax.figure.canvas.draw()
 
 
-def test_draws_into_given_axes_and_leaves_the_object_alone(marked):
+def test_draws_into_given_axes_and_does_not_change_the_object(marked):
     before = marked.tables["table"].uns["markers"].copy()
     _, ax = plt.subplots()
     assert ds.pl.markers(marked, ax=ax) is ax
     pd.testing.assert_frame_equal(marked.tables["table"].uns["markers"], before)
 
 
-def test_draws_what_was_read_from_disk(marked, tmp_path):
+def test_draws_results_read_from_disk(marked, tmp_path):
     from spatialdata import read_zarr
 
     marked.write(tmp_path / "slide.zarr")
@@ -103,7 +103,7 @@ def test_top_genes_are_significant_and_higher():
     assert top_genes(found, ["tumor", "stroma"], 2) == {"tumor": ["B", "C"], "stroma": ["C"]}
 
 
-def test_says_what_is_wrong(slide, marked):
+def test_invalid_input_raises(slide, marked):
     with pytest.raises(KeyError, match="'stroma'"):
         ds.pl.markers(marked, groups=["stromal"])
     with pytest.raises(ValueError, match="`groups` is empty"):

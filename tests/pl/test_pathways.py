@@ -48,7 +48,7 @@ def test_all_share_one_scale_around_zero(scored):
     assert label.startswith("pathway activity (t-value of decoupler's mlm), less its mean\nblue: below")
 
 
-def test_draws_the_scores_themselves_if_asked_for(scored):
+def test_draws_the_scores_themselves_if_requested(scored):
     axes = ds.pl.pathways(scored, pathways=["p53", "MAPK"], relative=False)
     scores = scored.tables["deepspot_spots"].obsm["score_mlm"]
     np.testing.assert_allclose(drawn(axes[1]).get_array(), scores["MAPK"])
@@ -80,7 +80,7 @@ def test_takes_scores_under_another_key_and_given_axes(scored):
         ds.pl.pathways(scored, ax=grid)
 
 
-def test_says_what_is_missing(scored):
+def test_missing_results_raise(scored):
     with pytest.raises(KeyError, match=r"'NFkB'.*obsm\['score_mlm'\]"):
         ds.pl.pathways(scored, pathways="NFkB")
     with pytest.raises(ValueError, match="`pathways` is empty"):
@@ -95,7 +95,7 @@ def test_says_what_is_missing(scored):
     assert len(ds.pl.pathways(scored, table_key="again")) == 6
 
 
-def test_leaves_the_object_alone(scored):
+def test_does_not_change_the_object(scored):
     before = scored.tables["deepspot_spots"].obsm["score_mlm"].copy()
     ds.pl.pathways(scored)
     pd.testing.assert_frame_equal(before, scored.tables["deepspot_spots"].obsm["score_mlm"])

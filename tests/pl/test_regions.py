@@ -34,7 +34,7 @@ def test_stars_are_where_regions_differ(regional):
     assert sorted(stars(ax)) == ["***", "***", "ns"]
     assert stars(ds.pl.regions(regional, "FLAT")) == ["ns"] * 3
     assert ax.get_title() == "UP predicted"
-    assert "no independent samples" in ax.get_xlabel()
+    assert "not independent samples" in ax.get_xlabel()
 
 
 def test_dots_are_the_spots(regional):
@@ -122,7 +122,7 @@ def test_block_test_is_written_under_the_figure(regional):
     assert "0.031" not in ds.pl.regions(regional, "UP").get_xlabel()
 
 
-def test_draws_into_given_axes_and_leaves_the_object_alone(regional):
+def test_draws_into_given_axes_and_does_not_change_the_object(regional):
     before = regional.tables["deepspot_spots"].X.copy()
     _, ax = plt.subplots()
     assert ds.pl.regions(regional, "UP", ax=ax) is ax
@@ -142,6 +142,6 @@ def test_draws_into_given_axes_and_leaves_the_object_alone(regional):
         ("UP", {"table_key": "tables"}, KeyError, "'tables'"),
     ],
 )
-def test_says_what_is_wrong(regional, gene, options, error, message):
+def test_invalid_input_raises(regional, gene, options, error, message):
     with pytest.raises(error, match=message):
         ds.pl.regions(regional, gene, **options)

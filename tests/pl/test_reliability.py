@@ -28,12 +28,12 @@ def model():
     return model_with(found, ["A", "B", "C", "D", "E"])
 
 
-def test_genes_are_ranked_and_those_above_0_beyond_doubt_are_apart(model):
+def test_genes_are_ranked_and_those_with_intervals_above_0_are_blue(model):
     ax = ds.pl.reliability(model)
     sure, unsure = ax.get_lines()[:2]
     np.testing.assert_allclose(sure.get_ydata(), [0.6])
     np.testing.assert_allclose(unsure.get_ydata(), [0.4, 0.1, -0.2])
-    assert "4 patients it had not seen" in ax.get_title()
+    assert "4 held-out patients" in ax.get_title()
     assert "1 genes: interval above 0" in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
@@ -46,11 +46,11 @@ def test_wanted_genes_are_named(model):
 
 def test_slides_of_one_patient_are_no_evidence_of_the_next(model):
     found = model.card.reliability.model_copy(update={"unit": "slides"})
-    assert "expect less on another" in ds.pl.reliability(model_with(found, list("ABCDE"))).get_title()
+    assert "expect less on another patient" in ds.pl.reliability(model_with(found, list("ABCDE"))).get_title()
 
 
-def test_a_model_that_does_not_know_says_so():
+def test_unknown_reliability_raises():
     with pytest.raises(ValueError, match="not fitted"):
         ds.pl.reliability(ds.models.DeepSpot())
-    with pytest.raises(ValueError, match="does not know how reliable"):
+    with pytest.raises(ValueError, match="reliability of the model is unknown"):
         ds.pl.reliability(model_with(None, ["A"]))

@@ -124,7 +124,7 @@ def test_spots_lie_on_the_tissue_in_micrometers(predicted):
     assert y1 > y0  # rows of the image run downwards
 
 
-def test_leaves_the_object_alone(predicted):
+def test_does_not_change_the_object(predicted):
     before = predicted.tables["table"].X.copy()
     ds.pl.spatial(predicted, predicted.tables["deepspot_spots"].var_names[0])
     assert (before != predicted.tables["table"].X).nnz == 0
@@ -177,11 +177,11 @@ def test_corrected_genes_have_a_panel_without_r(corrected):
     assert [ax.get_ylabel() for ax in right.figure.axes[3:]] == ["log1p of counts per 10,000"] * 3
 
 
-def test_gene_that_the_model_lacks_has_no_predicted_panel(corrected):
+def test_gene_that_is_not_predicted_has_no_predicted_panel(corrected):
     gene = corrected.tables["table_corrected"].var_names[2]
     left, right = ds.pl.spatial(corrected, gene)
     assert left.get_title() == f"{gene} measured"
-    assert right.get_title() == f"{gene} not corrected (the model lacks it)"
+    assert right.get_title() == f"{gene} not corrected (not predicted by the model)"
     np.testing.assert_allclose(spots(left).get_array(), spots(right).get_array(), rtol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_rows_of_genes_with_different_panels_are_aligned(corrected):
         f"{genes[0]} predicted",
         f"{genes[0]} corrected",
         f"{genes[1]} measured",
-        f"{genes[1]} not corrected (the model lacks it)",
+        f"{genes[1]} not corrected (not predicted by the model)",
         "ABSENT1 predicted (not measured here)",
     ]
     axes[0].figure.canvas.draw()
@@ -214,7 +214,7 @@ def test_corrected_genes_can_be_left_out(corrected):
         ds.pl.spatial(corrected, "NOWHERE", corrected_key="table_corrected")
 
 
-def test_prediction_that_only_the_corrected_table_keeps_is_drawn(corrected):
+def test_prediction_in_the_corrected_table_is_drawn(corrected):
     gene = corrected.tables["table_corrected"].var_names[0]
     del corrected.tables["deepspot_spots"]
     _, middle, _ = ds.pl.spatial(corrected, gene)

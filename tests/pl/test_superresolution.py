@@ -57,7 +57,7 @@ def test_draws_image_spots_and_subspots_on_one_scale(fine):
     assert tissue.images[0].get_alpha() == 1
 
 
-def test_says_how_many_and_how_wide(fine):
+def test_titles_give_number_and_diameter(fine):
     _, whole, parts = ds.pl.superresolution(fine, "B")
     assert whole.get_title() == "B predicted, 30 spots of 55 µm"
     assert parts.get_title() == "B predicted, 270 sub-spots of 18.3 µm"
@@ -96,7 +96,7 @@ def test_draws_into_given_axes(fine):
         ds.pl.superresolution(fine, "A", ax=grid[:2])
 
 
-def test_says_what_is_missing(fine):
+def test_missing_results_raise(fine):
     with pytest.raises(KeyError, match="NOWHERE"):
         ds.pl.superresolution(fine, "NOWHERE")
     with pytest.raises(KeyError, match="nowhere"):
@@ -115,7 +115,7 @@ def test_several_finer_predictions_have_to_be_chosen_from(fine):
     assert len(ds.pl.superresolution(fine, "A", fine_key=["again", "deepspot_spots_subspots"])) == 4
 
 
-def test_leaves_the_object_alone(fine):
+def test_does_not_change_the_object(fine):
     before = predicted_values(fine, "spots_subspots", "deepspot_spots_subspots", GENES)
     names = sorted(name for _, name, _ in fine.gen_elements())
     ds.pl.superresolution(fine, "A")

@@ -41,7 +41,7 @@ def points(ax):
     return collection
 
 
-def test_draws_images_and_points_at_their_places(mapped):
+def test_draws_images_and_points_at_their_positions(mapped):
     left, right = ds.pl.umap(mapped, n_images=12)
     places = mapped.tables["deepspot_spots"].obsm["X_umap"]
     np.testing.assert_allclose(points(right).get_offsets(), places)
@@ -117,8 +117,8 @@ def test_numbers_have_a_bar(mapped):
     assert right.get_legend() is None
 
 
-def test_says_what_is_wrong(mapped):
-    with pytest.raises(KeyError, match=r"`color` is no gene of sdata.tables\['deepspot_spots'\].*nothing"):
+def test_invalid_input_raises(mapped):
+    with pytest.raises(KeyError, match=r"`color` is not a gene of sdata.tables\['deepspot_spots'\].*nothing"):
         ds.pl.umap(mapped, color="nothing")
     with pytest.raises(ValueError, match="n_images"):
         ds.pl.umap(mapped, n_images=0)
@@ -135,7 +135,7 @@ def test_says_what_is_wrong(mapped):
 
 
 @pytest.mark.slow
-def test_computes_a_umap_that_tells_groups_apart(computed):
+def test_computed_umap_separates_groups(computed):
     _, places = computed
     centers = places[:20].mean(axis=0), places[20:].mean(axis=0)
     apart = np.linalg.norm(np.subtract(*centers))
@@ -144,7 +144,7 @@ def test_computes_a_umap_that_tells_groups_apart(computed):
 
 
 @pytest.mark.slow
-def test_computes_on_a_copy_and_says_so(computed, log):
+def test_computes_on_a_copy_and_logs_it(computed, log):
     table, places = computed
     again = umap_of(table, "mine", 0)
     np.testing.assert_allclose(again, places, atol=1e-4)
@@ -165,7 +165,7 @@ def test_counts_are_put_on_the_scale_first(computed):
         umap_of(AnnData(counts[:3]), "a", 0)
 
 
-def test_leaves_the_object_alone(mapped, computed):
+def test_does_not_change_the_object(mapped, computed):
     table = mapped.tables["deepspot_spots"]
     del table.obsm["X_umap"]
     before = table.copy()
@@ -175,7 +175,7 @@ def test_leaves_the_object_alone(mapped, computed):
     assert list(table.uns) == list(before.uns)
 
 
-def test_points_of_one_place_give_one_image():
+def test_identical_points_give_one_image():
     chosen, middles, _ = spread(np.ones((5, 2)), 10)
     assert len(chosen) == len(middles) == 1
 

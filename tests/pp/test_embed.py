@@ -338,10 +338,10 @@ def test_another_version_of_tokens_embeds_again(sdata, exact_encoder, monkeypatc
     assert len(sdata.tables) == 2
 
 
-def test_true_means_tiles(sdata, exact_encoder):
-    for subspots in (True, "tiles", np.True_):
-        ds.pp.embed(sdata, exact_encoder, subspots=subspots)
-    assert list(sdata.tables) == ["mean_color_spots"]
+def test_true_is_no_source_of_subspots(sdata, cheap_encoder):
+    with pytest.raises(KeyError, match=r"Key `True` not found in `subspots`.*'tiles', 'tokens'"):
+        ds.pp.embed(sdata, cheap_encoder, subspots=True)
+    assert list(sdata.tables) == []
 
 
 def test_an_encoder_without_tokens_is_refused_before_reading(sdata, cheap_encoder, monkeypatch):

@@ -62,7 +62,7 @@ def read(path):
 
 @pytest.fixture
 def predicted(slide, add_table):
-    """A slide with a prediction that says of itself what `ds.tl.predict` says."""
+    """A slide with a prediction and the entries that `ds.tl.predict` adds."""
     rng = np.random.default_rng(0)
     values = rng.normal(1, 0.1, (30, 3)) + np.repeat([1, 0], 15)[:, None] * [1, 0, 0]
     add_table(slide, values, GENES, obsm={"spatial": np.asarray(slide.tables["table"].obsm["spatial"])})
@@ -104,12 +104,13 @@ def complete(predicted, add_table):
     return predicted
 
 
-SECTIONS = """The slide / The model / How far to trust it / Where genes are high and low / Regions / Pathways /
-Correction of the measured genes / What was not done, and how to do it / How it was made"""
-SAID = """no medical device / 30, each a piece of tissue / breast <test> / CC BY 4.0 / r 0.2 & more /
-4 of 30 spots (13 %) look unlike / patients whose slides were kept away / UP: expected r 0.61 / UP (+1.00) /
-Registration of measured spots and image: Aligned: fine / 50 % in the median gene / Left as measured 1 gene /
-0.50 on average / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" / groupby = annotation"""
+SECTIONS = """The slide / The model / Reliability / Maps of genes / Regions / Pathways /
+Correction of the measured genes / Missing parts and how to add them / Versions and parameters"""
+EXPECTED = """not a medical device / µm in diameter / breast <test> / CC BY 4.0 / r 0.2 & more /
+4 of 30 spots (13 %) look unlike / patients who were held out / UP: expected r 0.61 / UP (+1.00) /
+Registration of measured spots and image: Aligned: fine / 50 % for the median gene / Left as measured 1 gene /
+0.50 mean absolute change / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" /
+groupby = annotation"""
 
 
 def entries(sdata):
@@ -117,7 +118,7 @@ def entries(sdata):
 
 
 @pytest.mark.slow
-def test_tells_all_there_is_and_leaves_the_object_alone(complete, tmp_path):
+def test_reports_all_results_and_does_not_change_the_object(complete, tmp_path):
     before = entries(complete)
     path = ds.report(complete, tmp_path / "report.html", command="deepspot report x")
     text = path.read_text(encoding="utf-8")
@@ -126,7 +127,7 @@ def test_tells_all_there_is_and_leaves_the_object_alone(complete, tmp_path):
     assert page.headings == SECTIONS.replace("\n", " ").split(" / ")
     # slide, unusual spots, r, 3 genes, tiles, groups, markers, gene sets, pathways, correction
     assert len(page.images) == 12
-    for said in SAID.replace("\n", " ").split(" / "):
+    for said in EXPECTED.replace("\n", " ").split(" / "):
         assert said in page.words, said
     assert "nan" not in page.words
     assert entries(complete) == before
@@ -168,12 +169,12 @@ def corrected_only(sdata, add_table):
     [
         (nothing, "No genes were predicted from its image."),
         (unmeasured, "No genes were measured on this slide"),
-        (bare, "How well the genes can be predicted was not measured"),
+        (bare, "expected agreement of the genes was not measured"),
         (corrected_only, "genes corrected with the H&E image"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_copes_with_what_there_is(change, said, predicted, add_table, tmp_path):
+def test_missing_parts_are_left_out(change, said, predicted, add_table, tmp_path):
     change(predicted, add_table)
     page = read(ds.report(predicted, tmp_path / "report.html", genes=1))
     assert said in page.words
@@ -187,7 +188,7 @@ def test_copes_with_what_there_is(change, said, predicted, add_table, tmp_path):
         assert "ds.tl.correct" not in page.words
 
 
-def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
+def test_a_failed_part_is_listed_and_the_rest_is_written(complete, tmp_path):
     complete.tables["table"].X = complete.tables["table"].X * 0.5
     complete.tables["deepspot_spots"].uns["enrichment"] = complete.tables["deepspot_spots"].uns["enrichment"][:0]
     page = read(ds.report(complete, tmp_path / "report.html", genes=1))
@@ -197,7 +198,7 @@ def test_a_part_that_fails_is_said_and_the_rest_is_written(complete, tmp_path):
     assert "Pathways" in page.headings
 
 
-def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tmp_path):
+def test_agreement_is_that_of_evaluate_or_computed_without_changes(predicted, tmp_path):
     genes = list(predicted.tables["table"].var_names[:3])
     predicted.tables["deepspot_spots"].var_names = genes
     before = set(predicted.tables["deepspot_spots"].var)
@@ -205,24 +206,24 @@ def test_agreement_is_that_of_evaluate_or_computed_without_a_trace(predicted, tm
     assert set(predicted.tables["deepspot_spots"].var) == before
     ds.tl.evaluate(predicted)
     again = read(ds.report(predicted, tmp_path / "2.html", genes=1))
-    found = re.compile(r"half of the \d genes that were also measured agree with r = \S+ or more")
+    found = re.compile(r"half of the \d genes that were also measured have r = \S+ or more")
     assert found.search(first.words).group() == found.search(again.words).group()
     r = predicted.tables["deepspot_spots"].var["pearson"].median()
     assert f"r = {r:.2f}".replace("-", "−") in found.search(again.words).group()
 
 
-def test_a_strange_slide_is_called_so_at_the_top(predicted, tmp_path):
+def test_warns_of_an_out_of_distribution_slide_at_the_top(predicted, tmp_path):
     predicted.tables["deepspot_spots"].obs["ood"] = True
     words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
-    assert "100 % of the spots look unlike its training data: do not trust this prediction." in words
-    assert "another tissue, stain or scanner" in words
-    assert "can be expected" not in words
+    assert "100 % of the spots look unlike the training tissue: do not trust this prediction." in words
+    assert "tissue, stain or scanner differs" in words
+    assert "are expected" not in words
 
 
-def test_knows_a_slide_that_the_model_learned_from(predicted):
+def test_recognizes_a_training_slide(predicted):
     slide = find_contents(predicted)
     assert slide.name == "P1_S1"
-    assert not slide.is_training_slide  # nobody knows
+    assert not slide.is_training_slide  # without a card
     for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
         card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
         assert replace(slide, card=card).is_training_slide is known
@@ -234,7 +235,7 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
     path = ds.report(complete, tmp_path / "report.html", genes=["FLAT"], title="No. 7 & 8", notes=notes, groupby="side")
     words = read(path).words
     assert "Slide No. 7 & 8: genes predicted" in words
-    assert "These genes were chosen by the user." in words
+    assert "These genes were selected by the user." in words
     assert "FLAT: expected r 0.02" in words
     assert "UP: expected" not in words
     assert "Spots by side." in words
@@ -243,16 +244,16 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
     assert "<code>today</code>" in path.read_text()
 
 
-def test_finer_maps_are_drawn_where_they_were_predicted(predicted, add_table, tmp_path):
+def test_finer_maps_are_drawn_if_predicted(predicted, add_table, tmp_path):
     key = subspots_name("spots")
     predicted.shapes[key] = predicted.shapes["spots"].assign(parent=predicted.shapes["spots"].index)
     add_table(predicted, np.random.default_rng(0).normal(1, 1, (30, 3)), GENES, f"deepspot_{key}", shapes_key=key)
     words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
-    assert "UP in finer parts" in words
+    assert "UP at finer resolution" in words
     assert "resolution=" not in words
 
 
-def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_path, monkeypatch):
+def test_does_not_replace_a_file_or_leave_a_partial_one(predicted, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("precious")
     with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -282,10 +283,10 @@ def test_never_replaces_a_file_unasked_nor_leaves_half_of_one(predicted, tmp_pat
         ("r.html", {"groupby": "regions"}, KeyError, "'regions'"),
         ("r.html", {"prediction_key": "other"}, KeyError, "'other'"),
         ("r.html", {"table_key": "other"}, KeyError, "'other'"),
-        ("r.html", {"model": "her2st"}, ValueError, "not the one that predicted"),
+        ("r.html", {"model": "her2st"}, ValueError, "did not predict"),
     ],
 )
-def test_says_what_is_wrong(name, options, error, message, predicted, tmp_path):
+def test_invalid_input_raises(name, options, error, message, predicted, tmp_path):
     with pytest.raises(error, match=message):
         ds.report(predicted, tmp_path / name, **options)
     assert not list(tmp_path.iterdir())
@@ -310,7 +311,7 @@ def test_renders_in_a_browser(complete, tmp_path):
     assert purple.mean() > 0.01  # of the H&E image
 
 
-def test_an_unchecked_registration_is_no_finding(complete, tmp_path):
+def test_an_unchecked_registration_is_reported_as_missing(complete, tmp_path):
     complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
     words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
     assert "The registration of measured spots and image was not checked." in words

@@ -85,7 +85,7 @@ def test_under_half_of_the_genes_shared(slide, truth, genes):
     assert table.var.empty
 
 
-def test_existing_columns_stay_unless_asked(slide, predicted):
+def test_existing_columns_are_kept_without_overwrite(slide, predicted):
     evaluate(slide)
     before = predicted.var.copy()
     predicted.X = -predicted.X
@@ -138,10 +138,12 @@ def test_too_few_spots(slide, truth, genes):
         evaluate(slide)
 
 
-def test_another_depth_is_said(slide, truth, genes, log):
+def test_warns_if_the_normalization_differs(slide, truth, genes, log):
     add_prediction(slide, truth, genes, depth="the 900 genes that all training slides share")
     evaluate(slide)
-    assert log[-2].startswith("The model learned expression over the 900 genes that all training slides share, here")
+    assert log[-2].startswith(
+        "The model was trained on counts normalized over the 900 genes that all training slides share, the"
+    )
 
 
 def test_a_real_prediction(slide, quick_model, cheap_encoder):

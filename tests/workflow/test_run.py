@@ -82,7 +82,7 @@ def test_runs_all_steps_and_does_not_change_the_slide(given, tmp_path, monkeypat
     page = given["out"].read_text()
     for said in ("Spots by side.", "gene set", "Pathways", "Registration of measured spots", "deepspot report"):
         assert said in page
-    assert "What was not done" in page
+    assert "Missing parts" in page
     assert "ds.tl.enrich" not in page
     table = spatialdata.read_zarr(tmp_path / "saved.zarr").tables["deepspot_spots"]
     assert {"markers", "enrichment", "deepspot_pathways"} <= set(table.uns)

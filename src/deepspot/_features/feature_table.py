@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepspot._core.hashing import digest
-from deepspot._core.keys import FEATURES, UNS, features_name, key_in
+from deepspot._core.keys import FEATURES, UNS, features_name
 from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_positive
@@ -18,7 +18,7 @@ from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
-from deepspot._spatial.geometry import Boxes, SubspotsFrom, TileGeometry, make_boxes
+from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, gives_parts
 
@@ -221,13 +221,6 @@ class FeaturePlan:
         )
         add_table(view.sdata, self.key, table, what="features", overwrite=self.overwrite)
         return self.key
-
-
-def subspots_from(subspots: bool | str) -> SubspotsFrom | None:
-    """Return the source of sub-spot embeddings, or None for no sub-spots; True means ``"tiles"``."""
-    if not isinstance(subspots, str):
-        return "tiles" if subspots else None
-    return cast("SubspotsFrom", key_in(subspots, get_args(SubspotsFrom), "subspots"))
 
 
 def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: NeighborRule) -> Bags:

@@ -1,4 +1,4 @@
-"""What there is to report of a slide, found before anything is drawn."""
+"""Contents of a slide that a report shows, looked up before anything is drawn."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.validate import check_positive
-from deepspot._sdata.tables import known_genes, labels_of, tables_of_kind
-from deepspot._sdata.view import select_image_and_shapes
+from deepspot._sdata.tables import known_genes, labels_of
+from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ ANNOTATION, CLUSTERS = "annotation", "leiden"
 
 @dataclass(frozen=True)
 class SlideContents:
-    """Names of all that belongs to a slide, and what a report lacks.
+    """Image, spots, tables and model card of a slide, and the parts that a report lacks.
 
     Attributes
     ----------
     sdata
-        Where it all is.
+        Object with the slide.
     image_key, shapes_key
         Image and spots.
     prediction_key, corrected_key, measured_key
@@ -40,10 +40,10 @@ class SlideContents:
     layer
         Layer of the measured table with raw counts.
     card
-        Of the model that predicted, if it is known.
+        Card of the model that predicted, if known.
     missing
-        What could not be reported, and why: filled while the report is written. None stands for the usual reason,
-        that nobody called the function that makes it.
+        Missing parts and the reason, filled while the report is written. None: the function that adds the part was
+        not called.
     """
 
     sdata: SpatialData
@@ -58,7 +58,7 @@ class SlideContents:
 
     @property
     def name(self) -> str:
-        """Display name of the slide, from the element names that the readers of this package use."""
+        """Name of the slide, from the names that `ds.io` gives to its image and shapes."""
         for suffix in ("_full_image", "_image"):
             if self.image_key.endswith(suffix) and len(self.image_key) > len(suffix):
                 return self.image_key.removesuffix(suffix)
@@ -66,12 +66,12 @@ class SlideContents:
 
     @property
     def n_spots(self) -> int:
-        """How many spots there are."""
+        """Number of spots."""
         return len(self.sdata.shapes[self.shapes_key])
 
     @property
     def table_keys(self) -> list[str]:
-        """Names of the tables: corrected, predicted and measured genes, as far as there are any."""
+        """Names of the existing tables of corrected, predicted and measured genes, in this order."""
         return [name for name in (self.corrected_key, self.prediction_key, self.measured_key) if name is not None]
 
     @property
@@ -86,31 +86,31 @@ class SlideContents:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the predicted table says of the model that made it."""
+        """Entry of the predicted table about its model."""
         return {} if self.prediction is None else dict(self.prediction.uns[UNS])
 
     @property
     def is_training_slide(self) -> bool:
-        """Whether the model learned from this very slide, by name and number of spots."""
+        """Whether the model was trained on this slide, by name and number of spots."""
         slides = [] if self.card is None else self.card.slides
         return any(slide.slide == self.name and abs(slide.spots - self.n_spots) <= 5 for slide in slides)
 
     def without_measured(self) -> SpatialData:
-        """The object without the measured table, which it shares all else with."""
+        """Return the object without the measured table; all other elements are shared."""
         from spatialdata import SpatialData
 
         tables = {name: table for name, table in self.sdata.tables.items() if name != self.measured_key}
         return SpatialData(images=dict(self.sdata.images), shapes=dict(self.sdata.shapes), tables=tables)
 
     def table_with_result(self, slot: str, key: str) -> str | None:
-        """Name of the table that holds a result: of the corrected genes, else the predicted, else the measured."""
+        """Return the name of the first table of `table_keys` with this result."""
         tables = self.sdata.tables
         return next(
             (name for name in self.table_keys if hasattr(getattr(tables[name], slot).get(key), "columns")), None
         )
 
     def table_with_labels(self, groupby: str) -> str | None:
-        """Name of the first table whose rows have labels in this column (or whose shapes do)."""
+        """Return the name of the first table with labels in this column of `obs` or of the shapes."""
         for name in self.table_keys:
             try:
                 labels_of(self.sdata, name, groupby)
@@ -119,33 +119,33 @@ class SlideContents:
             return name
         return None
 
-    def choose_groupby(self, wanted: str | None) -> str | None:
-        """Column with groups: the requested one, that of the markers, an annotation, or clusters."""
-        if wanted is not None:
+    def choose_groupby(self, groupby: str | None) -> str | None:
+        """Return the column with groups: by default that of the markers, else an annotation, else clusters."""
+        if groupby is not None:
             if not self.table_keys:
                 raise MissingKeyError(
-                    f"There is no table with groups {wanted!r} of the spots. Call `ds.tl.predict(sdata)` first."
+                    f"No table has groups {groupby!r} of the spots. Call `ds.tl.predict(sdata)` first."
                 )
-            if self.table_with_labels(wanted) is None:
-                labels_of(self.sdata, self.table_keys[-1], wanted)  # raises, and says what there is
-            return wanted
+            if self.table_with_labels(groupby) is None:
+                labels_of(self.sdata, self.table_keys[-1], groupby)  # raises an error with the alternatives
+            return groupby
         markers = [self.sdata.tables[name].uns.get("deepspot_markers", {}) for name in self.table_keys]
-        columns = [str(made["groupby"]) for made in markers if "groupby" in made]
+        columns = [str(parameters["groupby"]) for parameters in markers if "groupby" in parameters]
         return next((key for key in (*columns, ANNOTATION, CLUSTERS) if self.table_with_labels(key) is not None), None)
 
-    def choose_genes(self, wanted: int | Sequence[str]) -> list[str]:
-        """Return the genes to draw: the named ones, or so many with the highest expected r, else variance."""
+    def choose_genes(self, genes: int | Sequence[str]) -> list[str]:
+        """Return the genes to draw: the named ones, or this number with the highest expected r, else variance."""
         keys = [name for name in (self.prediction_key, self.corrected_key) if name is not None]
         if not keys:
             return []
-        if not isinstance(wanted, int | np.integer):
-            return known_genes(wanted, self.sdata, keys)
-        check_positive(int(wanted), "genes")
+        if not isinstance(genes, int | np.integer):
+            return known_genes(genes, self.sdata, keys)
+        check_positive(int(genes), "genes")
         table = self.sdata.tables[keys[0]]
         score = table.var.get("expected_r")
         if score is None or score.isna().all():
             score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
-        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[: int(wanted)]]
+        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[: int(genes)]]
 
 
 def find_contents(
@@ -159,15 +159,16 @@ def find_contents(
     image_key: str | None = None,
     shapes_key: str | None = None,
 ) -> SlideContents:
-    """Find out what there is, and raise where it is not clear what is meant."""
+    """Look up the contents of a slide; raise if an element is ambiguous."""
     from deepspot.pl._map.values import corrected_table_key, measured_table_key, prediction_table_key
 
-    image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
-    if prediction_key is not None or tables_of_kind(sdata, shapes_key, PREDICTION):
+    view = SlideView.select(sdata, image_key, shapes_key)
+    shapes_key = view.shapes_key
+    if prediction_key is not None or view.tables(PREDICTION):
         prediction_key = prediction_table_key(sdata, shapes_key, prediction_key)
     return SlideContents(
         sdata,
-        image_key,
+        view.image_key,
         shapes_key,
         prediction_key=prediction_key,
         corrected_key=corrected_table_key(sdata, shapes_key, corrected_key),
@@ -178,7 +179,7 @@ def find_contents(
 
 
 def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
-    """Card of the model that made a table: the one that was given, or the embedded one."""
+    """Return the card of the model that made a table: of `model`, or of the embedded model."""
     from deepspot.models._registry import EMBEDDED, FOLDER, read_model
 
     made_by = table.uns[UNS]
@@ -187,7 +188,7 @@ def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
         return embedded.card if embedded.fingerprint == made_by.get("fingerprint") else None
     if model is not None and model.fingerprint != made_by.get("fingerprint"):
         raise InputError(
-            f"`model` is not the one that predicted sdata.tables[{key!r}], which is {made_by.get('model')!r} with "
-            f"fingerprint {made_by.get('fingerprint')!r}. Pass that one, or leave `model` out."
+            f"`model` did not predict sdata.tables[{key!r}]. That model is {made_by.get('model')!r} with "
+            f"fingerprint {made_by.get('fingerprint')!r}. Pass it, or leave `model` out."
         )
     return None if model is None else model.card

@@ -1,4 +1,4 @@
-"""What the report of a slide says in numbers and shows in figures; the words are in its template."""
+"""Numbers and figures of the report of a slide; the text is in the template slide.html.j2."""
 
 from __future__ import annotations
 
@@ -30,25 +30,22 @@ if TYPE_CHECKING:
 
 N_GENES_LISTED, N_MARKERS, N_SETS_DRAWN, N_SETS_LISTED = 10, 5, 5, 30
 SIGNIFICANT = 0.05
-UNCHECKED = "not checked"  # as `ds.tl.correct` says it
+UNCHECKED = "not checked"  # as written by `ds.tl.correct`
 
 
 def gather(
     slide: SlideContents, *, genes: int | Sequence[str], groupby: str | None, alignment: Alignment | None
 ) -> dict[str, Any]:
-    """Facts by section, in the order of the sections; None where there is nothing to report.
-
-    What is missing or cannot be drawn is noted in `slide.missing` meanwhile.
-    """
-    groupby, drawn = slide.choose_groupby(groupby), slide.choose_genes(genes)
+    """Return the facts by section, None for an empty one; parts that are missing are noted in `slide.missing`."""
+    groupby, chosen = slide.choose_groupby(groupby), slide.choose_genes(genes)
     scale = slide.provenance.get("scale", SCALE)
     return {
         "slide": slide,
         "groupby": groupby,
         "placement": _placement(slide),
-        "made": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
+        "model": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
         "trust": _trust(slide, alignment),
-        "genes": _genes(slide, drawn, groupby) | {"chosen": not isinstance(genes, int)} if drawn else None,
+        "genes": _genes(slide, chosen, groupby) | {"chosen": not isinstance(genes, int)} if chosen else None,
         "groups": _groups(slide, groupby),
         "pathways": _pathways(slide),
         "correction": _correction(slide),
@@ -57,7 +54,7 @@ def gather(
 
 
 def _placement(slide: SlideContents) -> dict[str, Any]:
-    """The image with its spots, its scale, and their size and distance in µm."""
+    """Return the image with its spots, its scale, and the size and distance of the spots in µm."""
     from deepspot.pl._map.backdrop import place_spots
 
     spots = place_spots(slide.sdata, slide.image_key, slide.shapes_key)
@@ -74,7 +71,7 @@ def _placement(slide: SlideContents) -> dict[str, Any]:
 
 
 def _encoder(slide: SlideContents) -> dict[str, Any] | None:
-    """Card of the encoder, from the feature table, else from the model."""
+    """Return the card of the encoder, from the feature table, else from the model."""
     features = slide.sdata.tables.get(slide.provenance.get("features", ""))
     card = {} if features is None else features.uns.get(UNS, {})
     if "encoder" in card:
@@ -85,13 +82,13 @@ def _encoder(slide: SlideContents) -> dict[str, Any] | None:
 
 
 def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] | None:
-    """Spots unlike the training, expected and measured agreement, registration."""
+    """Return out-of-distribution spots, expected and measured agreement, and registration."""
     if slide.prediction is None:
         slide.missing["Predicted genes"] = None
         return None
     obs, expected, here = slide.prediction.obs, _expected_r(slide.prediction.var), _agreement(slide)
     unusual_image = try_drawing(slide, "Map of unusual spots", draw_unusual, slide) if "ood_score" in obs else None
-    label = "here (it learned from this slide)" if slide.is_training_slide else "here"
+    label = "here (training slide)" if slide.is_training_slide else "here"
     r = {name: r.dropna() for name, r in (("expected", expected["r"]), (label, here)) if r.notna().any()}
     best = expected.assign(here=here).dropna(subset="r").sort_values("r", ascending=False, kind="stable")
     facts: dict[str, Any] = {
@@ -118,19 +115,19 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
 
 
 def _expected_r(var: pd.DataFrame) -> pd.DataFrame:
-    """Expected r of genes with its interval: `r`, `low` and `high`, NaN where they are not known."""
+    """Return the expected r of genes and its interval: `r`, `low` and `high`, NaN if unknown."""
     columns = {"expected_r": "r", "expected_r_low": "low", "expected_r_high": "high"}
     return var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
 
 
 def _row(gene: Any, row: pd.Series, here: bool) -> list[str]:
-    """Row of the table of the best genes, with or without r on this slide."""
+    """Return a row of the table of the best genes, with or without r on this slide."""
     interval = f"{decimal(row['low'])} to {decimal(row['high'])}" if row.notna()["low"] else "unknown"
     return [str(gene), decimal(row["r"]), interval] + [decimal(row["here"])] * here
 
 
 def _agreement(slide: SlideContents) -> pd.Series:
-    """Pearson's r of predicted and measured genes; of `ds.tl.evaluate`, or computed here; empty if there is none."""
+    """Return Pearson's r of predicted and measured genes, of `ds.tl.evaluate` or computed here; empty if unknown."""
     none = pd.Series(dtype=float)
     if slide.prediction is None or slide.prediction_key is None or slide.measured_key is None:
         return none
@@ -155,7 +152,7 @@ def _agreement(slide: SlideContents) -> pd.Series:
 
 
 def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[str, Any]:
-    """Maps of genes; tiles where one is high and low, finer maps and a UMAP as far as they were made."""
+    """Draw maps of genes, tiles where the first one is high and low, finer maps and a UMAP."""
     from deepspot.pl._gallery import gallery
     from deepspot.pl._map.values import measured_values
     from deepspot.pl._spatial import spatial
@@ -197,7 +194,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
 
 
 def _groups(slide: SlideContents, groupby: str | None) -> dict[str, Any]:
-    """Groups of spots, their markers and the gene sets of these."""
+    """Draw groups of spots, their markers and gene sets."""
     from deepspot.pl._enrichment import enrichment
     from deepspot.pl._markers import markers
 
@@ -219,38 +216,38 @@ def _groups(slide: SlideContents, groupby: str | None) -> dict[str, Any]:
     else:
         options = {"table_key": key, "n_top": N_SETS_DRAWN}
         image = try_drawing(slide, "Figure of gene sets", enrichment, slide.sdata, **options)
-        found = slide.sdata.tables[key].uns["enrichment"]
+        sets = slide.sdata.tables[key].uns["enrichment"]
         rows = [
             (row.group, row.term, f"{row.n_overlap:.0f} of {row.n_set:.0f}", f"{row.p_adj:.2g}")
-            for row in found[found["p_adj"] < SIGNIFICANT].itertuples()
+            for row in sets[sets["p_adj"] < SIGNIFICANT].itertuples()
         ]
         facts["sets"] = {"image": image, "rows": rows[:N_SETS_LISTED], "n_more": len(rows[N_SETS_LISTED:])}
     return facts
 
 
 def _markers(table: AnnData) -> dict[str, Any]:
-    """Groups with the number of their markers and the first of them, and how these were tested."""
+    """Return the number of markers and the top markers of each group, and the kind of test."""
     from deepspot.pl._map.values import groups_of
     from deepspot.pl._markers import top_genes
 
-    found = table.uns["markers"]
-    found = found.assign(group=found["group"].astype(str), gene=found["gene"].astype(str))
-    change = found.set_index(["group", "gene"])["logfoldchange"]
-    higher = found[found["significant"].astype(bool) & (found["logfoldchange"] > 0)]["group"].value_counts()
+    results = table.uns["markers"]
+    results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
+    change = results.set_index(["group", "gene"])["logfoldchange"]
+    higher = results[results["significant"].astype(bool) & (results["logfoldchange"] > 0)]["group"].value_counts()
     rows = [
         (
             group,
             f"{higher.get(group, 0):,}",
             ", ".join(f"{gene} ({change[group, gene]:+.2f})" for gene in genes) or "none",
         )
-        for group, genes in top_genes(found, groups_of(found, None, "groups"), 2 * N_MARKERS).items()
+        for group, genes in top_genes(results, groups_of(results, None, "groups"), 2 * N_MARKERS).items()
     ]
     groupby = str(table.uns.get("deepspot_markers", {}).get("groupby", "group"))
-    return {"groupby": groupby, "block_test": bool(found["p_block_adj"].notna().any()), "rows": rows}
+    return {"groupby": groupby, "block_test": bool(results["p_block_adj"].notna().any()), "rows": rows}
 
 
 def _pathways(slide: SlideContents) -> bytes | None:
-    """Maps of pathways."""
+    """Draw maps of pathways."""
     from deepspot.pl._pathways import pathways
 
     key = slide.table_with_result("obsm", "score_mlm")
@@ -262,22 +259,22 @@ def _pathways(slide: SlideContents) -> bytes | None:
 
 
 def _correction(slide: SlideContents) -> dict[str, Any] | None:
-    """What became of the measured genes, if they were corrected."""
+    """Return method, weights and change of a correction, and its map."""
     if slide.corrected_key is None:
         if slide.measured_key is not None:
             slide.missing["Correction of measured genes"] = None
         return None
     table = slide.sdata.tables[slide.corrected_key]
-    made = table.uns[UNS]
+    parameters = table.uns[UNS]
     known = np.isfinite(np.asarray(table.layers["predicted"])).all(axis=0)
     facts: dict[str, Any] = {
-        "method": made.get("method", "unknown"),
+        "method": parameters.get("method", "unknown"),
         "n_corrected": int(known.sum()),
         "n_left": int((~known).sum()),
         "weight": None,
         "image": None,
-        "registration": made.get("registration"),
-        "circular": slide.is_training_slide and made.get("fingerprint") == slide.provenance.get("fingerprint"),
+        "registration": parameters.get("registration"),
+        "circular": slide.is_training_slide and parameters.get("fingerprint") == slide.provenance.get("fingerprint"),
     }
     if known.any():
         change = np.abs(np.asarray(table.layers["change"])[:, known])
@@ -288,7 +285,7 @@ def _correction(slide: SlideContents) -> dict[str, Any] | None:
 
 
 def _provenance(slide: SlideContents) -> dict[str, Any]:
-    """When, with which versions and with which settings of the tools it was made."""
+    """Return the time, versions of libraries and parameters of each call."""
     settings = {}
     for key in slide.table_keys:
         for name, entry in slide.sdata.tables[key].uns.items():
@@ -303,7 +300,7 @@ def _provenance(slide: SlideContents) -> dict[str, Any]:
     }
 
 
-def _short(value: Any, letters: int = 120) -> str:
-    """A setting as text, cut if it is long."""
+def _short(value: Any, length: int = 120) -> str:
+    """Return a parameter as text, truncated to this length."""
     text = str(list(value) if isinstance(value, np.ndarray) else value)
-    return text if len(text) <= letters else text[: letters - 3] + "…"
+    return text if len(text) <= length else text[: length - 3] + "…"

@@ -1,4 +1,4 @@
-"""Figures that only reports need, and how figures become bytes."""
+"""Figures that only the report draws, and conversion of figures to PNG."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAP_INCHES, SLIDE_INCHES = 5.2, 8.0
 
 
 def to_png(ax: Axes | Sequence[Axes]) -> bytes:
-    """Turn the figure of some axes into a PNG, and close it."""
+    """Return the figure of axes as PNG, and close it."""
     import matplotlib.pyplot as plt
 
     first = ax[0] if isinstance(ax, Sequence) else ax
     figure: Any = first.get_figure(root=True)
     content = BytesIO()
     try:
-        # Tight: legends next to a map are never cut, and maps begin where the text does.
+        # A tight box keeps legends next to a map, and aligns maps with the text.
         figure.savefig(
             content, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None}
         )
@@ -41,7 +41,7 @@ def to_png(ax: Axes | Sequence[Axes]) -> bytes:
 def try_drawing(
     slide: SlideContents, part: str, draw: Callable[..., Axes | Sequence[Axes]], *args: Any, **options: Any
 ) -> bytes | None:
-    """Draw a figure; if that fails for a reason that a user can mend, the report goes on without it and says so."""
+    """Draw a figure; note it in `slide.missing` if the input does not allow it."""
     import matplotlib.pyplot as plt
 
     before = set(plt.get_fignums())
@@ -59,14 +59,14 @@ def draw_slide(slide: SlideContents) -> Axes:
     from deepspot.pl._map.panel import draw_panel
 
     ax, spots, backdrop = _map_axes(slide, SLIDE_INCHES, margin=0)
-    drawn = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
-    drawn.set_array(None)
-    drawn.set(facecolors="none", edgecolors="black", linewidths=0.7)
+    circles = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
+    circles.set_array(None)
+    circles.set(facecolors="none", edgecolors="black", linewidths=0.7)
     return ax
 
 
 def draw_unusual(slide: SlideContents) -> Axes:
-    """Draw how unlike the training every spot is; those above 1 get a rim."""
+    """Draw the OOD score of every spot, with an outline if it is above 1."""
     from deepspot.pl._map.panel import draw_panel
 
     table_key = str(slide.prediction_key)
@@ -74,8 +74,8 @@ def draw_unusual(slide: SlideContents) -> Axes:
     ax, spots, backdrop = _map_axes(slide)
     ends = (0, max(1.2, float(np.nanquantile(score, 0.99))))
     label = "unlike the training tissue (limit: 1)"
-    drawn = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
-    drawn.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
+    circles = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
+    circles.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
     return ax
 
 
@@ -104,7 +104,7 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
 
 
 def draw_change(slide: SlideContents, change: np.ndarray) -> Axes:
-    """Draw how much a correction changed the genes (rows of the corrected table, genes) of every spot."""
+    """Draw the mean of a change (rows of the corrected table, genes) over the genes of every spot."""
     from deepspot.pl._map.panel import draw_panel
 
     values = _in_shape_order(slide, str(slide.corrected_key), change.mean(axis=1))
@@ -115,7 +115,7 @@ def draw_change(slide: SlideContents, change: np.ndarray) -> Axes:
 
 
 def draw_r(r: Mapping[str, pd.Series]) -> Axes:
-    """Draw the distribution over genes of one or two kinds of r, by name."""
+    """Draw the distribution over genes of one or two named series of r."""
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
@@ -128,13 +128,13 @@ def draw_r(r: Mapping[str, pd.Series]) -> Axes:
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set(xlabel="Pearson r over spots", ylabel="genes")
     ax.spines[["top", "right"]].set_visible(False)
-    # Above the bars: inside the axes, the legend would hide some.
+    # Above the axes, so that it hides no bars.
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 
 
 def _in_shape_order(slide: SlideContents, table_key: str, values: np.ndarray) -> np.ndarray:
-    """Values of the rows of a table (n,) in the order of the shapes; NaN where there is none."""
+    """Return values of the rows of a table (n,) in the order of the shapes; NaN for shapes without a row."""
     rows, positions = match_rows(slide.sdata.tables[table_key], slide.sdata, slide.shapes_key)
     spread = np.full(slide.n_spots, np.nan)
     spread[positions] = values[rows]
@@ -142,7 +142,7 @@ def _in_shape_order(slide: SlideContents, table_key: str, values: np.ndarray) ->
 
 
 def _map_axes(slide: SlideContents, inches: float = MAP_INCHES, *, margin: float = 1.2) -> tuple[Axes, Any, Any]:
-    """Make axes for a map of this width, with a margin on the right for what explains the colors."""
+    """Return new axes for a map of this width with a margin for the legend, the placement and the backdrop."""
     import matplotlib.pyplot as plt
 
     from deepspot.pl._map.backdrop import backdrop_of, place_spots
@@ -150,6 +150,6 @@ def _map_axes(slide: SlideContents, inches: float = MAP_INCHES, *, margin: float
     spots = place_spots(slide.sdata, slide.image_key, slide.shapes_key)
     backdrop = backdrop_of(slide.sdata, slide.image_key, spots)
     aspect = backdrop.pixels.shape[0] / backdrop.pixels.shape[1]
-    inches = min(inches, inches / aspect)  # a tall slide is made as high as a wide one is wide
+    inches = min(inches, inches / aspect)  # the longer side has this size
     _, ax = plt.subplots(figsize=(inches + margin, inches * aspect), layout="constrained")
     return ax, spots, backdrop

@@ -32,29 +32,29 @@ def report(
     command: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a report of one slide as a single HTML file with embedded figures.
+    """Write an HTML report of one slide for pathologists, with all figures in one file.
 
-    It shows the slide, says which model predicted and how far it can be trusted (spots unlike its training, the r to be
-    expected of genes, and agreement where genes were measured), and draws what was done: maps of genes, images of the
-    spots where one is high and low, groups of spots and their markers, gene sets, pathways, finer maps, a correction.
-    What was not done is listed with the call that does it. The file needs no network and runs no script.
+    The report shows the slide, the model and the reliability of its prediction (out-of-distribution spots, expected r
+    of genes, and agreement with measured genes). It draws the results in `sdata`: maps of genes, images of the spots
+    where a gene is high and low, groups of spots and their markers, gene sets, pathways, finer maps, a correction.
+    Missing parts are listed with the call that adds them. The file needs no network and runs no script.
 
     Parameters
     ----------
     sdata
-        Object with an H&E image of known scale and spots, and whatever the functions of this package have added. It is
-        not changed.
+        Object with an H&E image of known scale, spots, and results of the functions of this package. It is not
+        changed.
     path
         File to write, such as ``"report.html"``.
     genes
-        Genes to draw, or how many of those with the highest expected r.
+        Genes to draw, or their number, with the highest expected r first.
     groupby
         Column with groups of spots to draw; by default that of the marker genes, else `annotation`, else `leiden`.
     model
-        The model that predicted, or the path of its bundle: the report then says how much it learned from, and whether
-        this slide is part of that. The embedded model is recognized by itself.
+        The model that predicted, or the path of its bundle. The report then gives the number of training slides and
+        whether this slide is one of them. Not needed for the embedded model.
     alignment
-        From :func:`deepspot.tl.check_alignment`, to report the registration of measured spots and image.
+        Result of :func:`deepspot.tl.check_alignment`: the registration of measured spots and image.
     prediction_key, corrected_key, table_key
         Tables with predicted, corrected and measured genes; needed only if there are several.
     layer
@@ -62,17 +62,17 @@ def report(
     image_key, shapes_key
         Image and spots; needed only if there are several.
     title
-        What to call the slide; by default the name of the image. Mind that names may tell who the patient is.
+        Name of the slide; by default from the name of the image. Names can identify a patient.
     notes
-        What else a reader should know of parts that are missing: text by heading.
+        Notes on missing parts: text by heading.
     command
-        How this report was made, to be written into it.
+        Command that made this report, written into its last section.
     overwrite
-        Replace a file of that name.
+        Replace an existing file.
 
     Returns
     -------
-    The path.
+    Path of the file.
 
     Raises
     ------
@@ -83,8 +83,8 @@ def report(
     KeyError
         If a gene, a column, a table, an image or shapes element does not exist.
     ValueError
-        If there are several candidates for an element, the scale of the image is unknown, or `model` is not the one
-        that predicted.
+        If there are several candidates for an element, the scale of the image is unknown, or `model` did not predict
+        the table.
 
     Examples
     --------

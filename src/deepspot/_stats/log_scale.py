@@ -1,4 +1,4 @@
-"""Check expression for analyses on the log scale, and transform it if requested."""
+"""Expression on the log scale for the analyses of a prediction: checks and the transform of the paper."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NEXT = "Call `sc.pp.normalize_total(table, target_sum=1e4)` and `sc.pp.log1p(tab
 
 
 def log_expression(table: AnnData, table_key: str, layer: str | None, transform: str | None) -> tuple[Any, np.ndarray]:
-    """Matrix (n, known genes), a copy, and whether a gene is known (genes,).
+    """Return a copy (n, genes) of the genes without missing values, and their mask (all genes,).
 
-    Genes with missing values are left out, such as those of a corrected table that the model lacks. ``"paper"`` sets
-    negative values to 0 and adds 1.
+    Values are missing in a corrected table for genes that the model does not predict. ``"paper"`` sets negative values
+    to 0 and adds 1.
     """
     if transform not in (None, PAPER):
         raise InputError(f"`transform` must be None or {PAPER!r}, got {transform!r}.")
@@ -33,7 +33,7 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
         raise InputError(f"{where} is empty, so there are no genes to analyze.")
     if not table.var_names.is_unique:
         raise InputError(f"Gene names of table {table_key!r} are not unique. Call `var_names_make_unique` on it first.")
-    check_log_scale(X, where, said="log1p" in table.uns, other=", or name the layer that is on it with `layer=`")
+    check_log_scale(X, where, marked="log1p" in table.uns, other=", or pass a layer on the log scale as `layer=`")
     if issparse(X):
         known = np.asarray(np.isfinite(X.sum(axis=0))).ravel()
         X = X.tocsr()[:, known].copy()
@@ -44,31 +44,28 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
         known = np.isfinite(X).all(axis=0)
         X = X[:, known].copy()
     if not known.any():
-        raise InputError(f"{where} holds missing values for all genes.")
+        raise InputError(f"{where} has missing values for all genes.")
     return (np.maximum(X, 0) + 1 if transform == PAPER else X), known
 
 
-def check_log_scale(X: Any, where: str, *, said: bool, other: str = "") -> None:
-    """Raise unless all values, or some rows, are on the log scale, as far as can be known.
-
-    `said` tells whether the table says so, and `other` is another remedy for the message about raw counts.
-    """
+def check_log_scale(X: Any, where: str, *, marked: bool, other: str = "") -> None:
+    """Raise an error if values seem to be raw counts, or are not `marked` as log scale; `other` is another remedy."""
     if look_like_counts(X):
         raise InputError(
-            f"{where} holds whole numbers, so these seem to be raw counts; expression on the log scale is needed. "
+            f"{where} holds whole numbers, which seem to be raw counts; expression on the log scale is needed. "
             f"{NEXT}{other}."
         )
-    if not said:
+    if not marked:
         raise InputError(
             f"{where} is on an unknown scale: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
-            "sets it. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
+            "sets `uns['log1p']`. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
         )
 
 
 def look_like_counts(X: Any) -> bool:
-    """Whether values seem to be raw counts, and not logarithms: a numpy or sparse array."""
+    """Return whether values of a numpy or sparse array seem to be raw counts and not logarithms."""
     values = X.data if issparse(X) else np.asarray(X)
     values = values[np.isfinite(values)]
-    # A handful of values tells counts from logarithms, and zeros tell nothing.
+    # A sample of the positive values is enough.
     positive = values[values > 0][:100_000]
     return bool(len(positive)) and bool((positive == np.round(positive)).all())

@@ -5,10 +5,7 @@ from scipy.sparse import csr_matrix, identity
 
 
 def pearson(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Pearson r (genes,) of two (n, genes) matrices, over the spots that both know.
-
-    NaN where one of them does not vary over these spots.
-    """
+    """Return Pearson's r (genes,) of two (n, genes) matrices over spots that are finite in both; NaN if constant."""
     known = np.isfinite(predicted) & np.isfinite(measured)
     count = np.maximum(known.sum(axis=0), 1)
     a, b = (np.where(known, part, 0).astype(np.float64) for part in (predicted, measured))
@@ -18,9 +15,9 @@ def pearson(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def mean_r(predicted: np.ndarray, measured: np.ndarray, slides: np.ndarray) -> float:
-    """Mean of Pearson's r over genes within every slide, then over slides.
+    """Return the mean of Pearson's r over genes within every slide, then over slides.
 
-    A prediction that does not vary counts as 0, a measurement that does not vary is left out.
+    A constant prediction counts as 0; genes with a constant measurement are left out.
     """
     means = []
     for slide in np.unique(slides):
@@ -32,12 +29,12 @@ def mean_r(predicted: np.ndarray, measured: np.ndarray, slides: np.ndarray) -> f
 
 
 def varies(values: np.ndarray) -> np.ndarray:
-    """Which columns (genes,) of (n, genes) vary, so that a correlation with them is defined."""
+    """Return a mask (genes,) of the columns of (n, genes) that are not constant, so that a correlation is defined."""
     return np.isfinite(pearson(values, values))
 
 
 def spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation (genes,) over the spots that both know; ties share their mean rank."""
+    """Return Spearman's r (genes,) over spots that are finite in both; ties have their mean rank."""
     from scipy.stats import rankdata
 
     known = np.isfinite(predicted) & np.isfinite(measured)
@@ -46,7 +43,7 @@ def spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def rmse(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Root of the mean squared error (genes,) over the spots that both know; NaN where there is none."""
+    """Return the root mean squared error (genes,) over spots that are finite in both; NaN without any."""
     known = np.isfinite(predicted) & np.isfinite(measured)
     squares = np.where(known, predicted.astype(np.float64) - measured, 0) ** 2
     count = known.sum(axis=0)
@@ -54,12 +51,12 @@ def rmse(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
 
 
 def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
-    """Lee's L (genes,): correlation of the two after each has been averaged over a spot and its neighbors.
+    """Return Lee's L (genes,): spatial correlation of two matrices, each averaged over a spot and its neighbors.
 
-    Both are centered and averaged with weights that sum to 1 for every spot, and the sum of products is divided by the
-    standard deviations *before* averaging. So L is high only where the two agree and both form patterns wider than a
-    spot; without any neighbor it is Pearson's r. NaN where a gene does not vary or is unknown in any spot. `neighbors`
-    is (n, n) without a diagonal. Lee, Journal of Geographical Systems 2001.
+    Both are centered and averaged with weights that sum to 1 for every spot. The sum of products is divided by the
+    standard deviations *before* averaging, so L is high only if both agree and form patterns wider than a spot; without
+    neighbors it is Pearson's r. NaN if a gene is constant or NaN in any spot. `neighbors` is (n, n) without a diagonal.
+    Lee, Journal of Geographical Systems 2001.
     """
     weights = csr_matrix(neighbors, dtype=np.float64) + identity(neighbors.shape[0], format="csr")
     weights = weights.multiply(1 / np.asarray(weights.sum(axis=1))).tocsr()
@@ -70,7 +67,7 @@ def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> n
 
 
 def moran(values: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
-    """Return Moran's I (genes,) of (n, genes) over a graph of neighbors (n, n); NaN for a gene that does not vary."""
+    """Return Moran's I (genes,) of (n, genes) over a graph of neighbors (n, n); NaN for a constant gene."""
     from anndata import AnnData
     from squidpy.gr import spatial_autocorr
 
@@ -79,6 +76,6 @@ def moran(values: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
     if len(columns) and neighbors.nnz:
         adata = AnnData(values[:, columns].astype(np.float64), obsp={"spatial_connectivities": neighbors.astype(float)})
         options = {"n_perms": None, "corr_method": None, "show_progress_bar": False, "copy": True}
-        found = spatial_autocorr(adata, mode="moran", genes=list(adata.var_names), **options)
-        statistic[columns] = found["I"].reindex(adata.var_names)
+        result = spatial_autocorr(adata, mode="moran", genes=list(adata.var_names), **options)
+        statistic[columns] = result["I"].reindex(adata.var_names)
     return statistic

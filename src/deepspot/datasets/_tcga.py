@@ -263,7 +263,7 @@ def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[
             raise InputError(f"X of {path.name} has values that are not finite. Get it again.")
         negative += int((block < 0).sum())
         X[start : start + ROWS] = np.maximum(block, 0)
-    check_log_scale(X[:ROWS], f"X of {path.name}", said=True)
+    check_log_scale(X[:ROWS], f"X of {path.name}", marked=True)
     return X, negative / max(X.size, 1)
 
 

@@ -80,7 +80,7 @@ def sets_of(bags: Bags) -> tuple[Context, ...]:
 def check_context(context: Sequence[str], bags: Bags) -> None:
     """Raise if the bags lack a set of the context."""
     if "subspots" in context and bags.subspots is None:
-        raise InputError("The model uses sub-spots, but the bags have none. Embed with `subspots=True`.")
+        raise InputError("The model uses sub-spots, but the bags have none. Embed with `subspots='tiles'`.")
 
 
 def which_rows(rows: np.ndarray | None, n: int) -> np.ndarray:

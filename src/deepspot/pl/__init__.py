@@ -1,4 +1,4 @@
-"""Figures: maps of genes and pathways, what spots look like, how a training went, and how good a model is."""
+"""Figures: maps of genes and pathways, images of spots, training curves, and accuracy of models."""
 
 from ._alignment import alignment
 from ._benchmark import benchmark

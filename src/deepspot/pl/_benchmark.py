@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from deepspot.models._cross_validation.result import CrossValidation
 
 DASHES = ("--", ":", "-.")
-# Share of the space between two numbers of genes over which the error bars of all systems are spread.
+# Fraction of the distance between two ticks over which the systems are spread, so that error bars do not overlap.
 SPREAD = 0.6
 
 
 def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None = None) -> Axes:
-    """Draw mean r over the top genes against their number, for every system.
+    """Plot the mean r over the top n genes against n, for every system.
 
-    One curve for each system: the median over held-out patients of the mean Pearson r over the top n genes, with the
-    standard error from a bootstrap over these patients. Null models are gray and dashed. The legend is in the order of
-    the area under the curve, which it gives. What limits the result, such as too few patients, is said above.
+    Each curve is the median over held-out patients of the mean Pearson r over the top n genes, with the standard error
+    from a bootstrap over these patients. Null models are gray and dashed. The legend gives the area under the curve and
+    is sorted by it. The title states limits of the result, such as too few patients.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     Raises
     ------
     ValueError
-        If the statistic is another.
+        If `statistic` is not one of these.
 
     References
     ----------
@@ -65,15 +65,15 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
     points = _points(cv, statistic)
     numbers = np.asarray(points["n"].unique())
     ax = one_axes(ax, (8.5, 4.8))
-    # Numbers of genes are drawn at even distances, as 100 and 5000 have no scale in common that can be read.
+    # Numbers of genes are drawn at equal distances: 100 and 5000 are not readable on one scale.
     shifts = np.linspace(-SPREAD / 2, SPREAD / 2, len(summary)) if len(summary) > 1 else [0.0]
     styles = _styles(summary["null"].reindex(list(cv.grid)))
     for shift, (model, row) in zip(shifts, summary.iterrows(), strict=True):
-        mine = points[points["model"] == model]
-        reached = round(row[statistic], 2) + 0.0  # no "-0.00"
-        x, y, label = np.arange(len(numbers)) + shift, mine["r"].to_numpy(), f"{model} ({reached:.2f})"
+        curve = points[points["model"] == model]
+        area = round(row[statistic], 2) + 0.0  # no "-0.00"
+        x, y, label = np.arange(len(numbers)) + shift, curve["r"].to_numpy(), f"{model} ({area:.2f})"
         style = styles[model] | {"capsize": 1.5, "elinewidth": 0.8}
-        _, caps, bars = ax.errorbar(x, y, yerr=mine["se"].to_numpy(), label=label, **style)
+        _, caps, bars = ax.errorbar(x, y, yerr=curve["se"].to_numpy(), label=label, **style)
         for part in (*caps, *bars):
             part.set_alpha(0.6)
     _label(ax, cv, statistic, numbers, note)
@@ -81,19 +81,19 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
 
 
 def _styles(null: pd.Series) -> dict[str, dict[str, Any]]:
-    """Look of every system, by its place in the result: the same in all figures of it."""
+    """Return the line style of every system, by its position in the result, so that all figures agree."""
     styles: dict[str, dict[str, Any]] = {}
     for number, model in enumerate(null.index[null]):
         styles[model] = {"color": GRAY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.4, "zorder": 1}
     for number, model in enumerate(null.index[~null]):
-        turn, place = divmod(number, len(COLORS))
-        styles[model] = {"color": COLORS[place], "linestyle": ("-", *DASHES)[turn % 4], "zorder": 3}
-        styles[model] |= {"marker": MARKERS[(place + turn) % len(MARKERS)], "markersize": 5}
+        cycle, color = divmod(number, len(COLORS))
+        styles[model] = {"color": COLORS[color], "linestyle": ("-", *DASHES)[cycle % 4], "zorder": 3}
+        styles[model] |= {"marker": MARKERS[(color + cycle) % len(MARKERS)], "markersize": 5}
     return styles
 
 
 def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
-    """Statistic over folds and its standard error, for every model and number of genes."""
+    """Return the statistic over folds and its standard error, for every model and number of genes."""
     import pandas as pd
 
     from deepspot.models._cross_validation.statistics import N_BOOTSTRAP, draws
@@ -102,8 +102,8 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
     rows = []
     for model, curve in cv.curve().groupby("model", sort=False):
         wide = curve.pivot_table(index="fold", columns="n", values="r", sort=False).dropna()
-        drawn = wide.to_numpy()[draws(len(wide), N_BOOTSTRAP, cv.seed)]
-        values = zip(wide.columns, reduce(wide, axis=0), reduce(drawn, axis=1).std(axis=0, ddof=1), strict=True)
+        resampled = wide.to_numpy()[draws(len(wide), N_BOOTSTRAP, cv.seed)]
+        values = zip(wide.columns, reduce(wide, axis=0), reduce(resampled, axis=1).std(axis=0, ddof=1), strict=True)
         rows += [{"model": model, "n": n, "r": r, "se": se} for n, r, se in values]
     return pd.DataFrame(rows)
 
@@ -111,7 +111,7 @@ def _points(cv: CrossValidation, statistic: str) -> pd.DataFrame:
 def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, note: str) -> None:
     n_folds = cv.scores["fold"].nunique()
     ax.set_xticks(np.arange(len(numbers)), [f"{n:,}" for n in numbers])
-    ax.set_xlabel("number of genes, the most variable ones first")
+    ax.set_xlabel("number of genes, sorted by variability")
     if note:
         ax.set_title(fill(note, 80), loc="left", fontsize="small", color="#555555")
     unit = cv.leave_out
@@ -120,5 +120,5 @@ def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, n
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    title = "system (area under its curve)"
+    title = "system (area under the curve)"
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title=title, alignment="left")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05
 SMALLEST = 1e-300
 COLUMNS, PANEL_INCHES, LINE_INCHES, WIDTH = 2, 5.6, 0.17, 34
-# Identifiers that libraries hang on: "(GO:0006119)", "R-HSA-1640170", "WP2813", "Homo sapiens hsa04110".
+# Identifiers that libraries append: "(GO:0006119)", "R-HSA-1640170", "WP2813", "Homo sapiens hsa04110".
 IDENTIFIER = re.compile(
     r"\s*(\((GO|HP|MP|DOID):?\d+\)|\bR-[A-Z]{3}-\d+|\bWP\d+|\bHomo sapiens\b.*|\b(hsa|mmu)\d{5})\s*$"
 )
@@ -37,26 +37,26 @@ def enrichment(
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw in which gene sets the markers of each group are overrepresented.
+    """Plot the gene sets in which the markers of each group are overrepresented.
 
-    One panel for each group, one bar for each of its gene sets with the smallest p-values. The length is −log10 of the
-    adjusted p: bars that reach beyond the dashed line, at 0.05, are blue. At the bar stands how many of the genes of
-    the set, as far as they are known here, are among the markers.
+    Each panel shows the gene sets of a group with the smallest p-values as bars. The length is −log10 of the adjusted
+    p-value; bars beyond the dashed line at 0.05 are blue. The text at a bar is the number of markers in the set, of the
+    genes of the set in the background.
 
     Parameters
     ----------
     sdata
-        Object with enriched gene sets, see :func:`deepspot.tl.enrich`. It is not changed.
+        Object with results of :func:`deepspot.tl.enrich`. It is not changed.
     table_key
         Table with the result; needed only if several have one.
     enrichment_key
-        Where it is in `uns` of the table.
+        Key of the result in `uns` of the table.
     groups
-        A group, or several; by default all.
+        One or more groups; by default all.
     n_top
-        Most gene sets for each group.
+        Maximum number of gene sets for each group.
     figsize
-        Width and height in inches; by default it grows with groups and gene sets.
+        Width and height in inches; by default from the number of groups and gene sets.
     ax
         Axes to draw into, one for each group; by default a new figure.
 
@@ -93,22 +93,22 @@ def enrichment(
     groups = groups_of(results, groups, "groups")
     if not groups:
         raise InputError(
-            f"sdata.tables[{table_key!r}].uns[{enrichment_key!r}] holds no gene set: no markers are in any of them."
+            f"sdata.tables[{table_key!r}].uns[{enrichment_key!r}] holds no gene set: no gene set contains a marker."
         )
     results = results.assign(group=results["group"].astype(str), term=short_names(list(results["term"].astype(str))))
     top = [results[results["group"] == name].nsmallest(n_top, "p", keep="first") for name in groups]
     axes = _new_axes(top, figsize) if ax is None else several_axes(ax, len(top), "groups")
     uns = sdata.tables[table_key].uns
-    used = uns.get(f"deepspot_{enrichment_key}", {}).get("markers_key", "markers")
-    by = uns.get(f"deepspot_{used}", {}).get("groupby", "group")
+    markers_key = uns.get(f"deepspot_{enrichment_key}", {}).get("markers_key", "markers")
+    groupby = uns.get(f"deepspot_{markers_key}", {}).get("groupby", "group")
     for panel, name, terms in zip(axes, groups, top, strict=True):
         _bars(panel, terms)
-        panel.set_title(f"{by}: {name}", loc="left", fontweight="bold")
+        panel.set_title(f"{groupby}: {name}", loc="left", fontweight="bold")
     return axes
 
 
 def short_names(terms: list[str]) -> list[str]:
-    """Names of gene sets without what all of them begin with, identifiers at their end, and underscores."""
+    """Return names of gene sets without their common prefix, trailing identifiers and underscores."""
     common = terms[0].split("_")[0] + "_" if terms else ""
     if len(set(terms)) < 2 or not all(term.startswith(common) and len(term) > len(common) for term in terms):
         common = ""
@@ -117,18 +117,18 @@ def short_names(terms: list[str]) -> list[str]:
 
 def _bars(ax: Axes, terms: pd.DataFrame) -> None:
     length = -np.log10(terms["p_adj"].to_numpy(dtype=float).clip(SMALLEST, 1))
-    sure = terms["p_adj"].to_numpy(dtype=float) < SIGNIFICANT
+    significant = terms["p_adj"].to_numpy(dtype=float) < SIGNIFICANT
     names = [textwrap.fill(term, WIDTH, max_lines=2, placeholder=" …") for term in terms["term"]]
-    ax.barh(range(len(terms)), length, color=np.where(sure, BLUE, GRAY), height=0.7)
+    ax.barh(range(len(terms)), length, color=np.where(significant, BLUE, GRAY), height=0.7)
     ax.set_yticks(range(len(terms)), names, fontsize="small", linespacing=0.95)
     ax.invert_yaxis()
     border = -np.log10(SIGNIFICANT)
     ax.axvline(border, color="black", linewidth=0.9, linestyle="--", zorder=1.5)
     ax.set_xlim(0, 1.22 * max(length.max(initial=0), 1.3 * border))
-    for row, (found, size) in enumerate(zip(terms["n_overlap"], terms["n_set"], strict=True)):
+    for row, (overlap, size) in enumerate(zip(terms["n_overlap"], terms["n_set"], strict=True)):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
         style: dict[str, Any] = {"va": "center", "fontsize": "x-small", "bbox": box}
-        ax.annotate(f"{found:.0f} of {size:.0f}", (length[row], row), (4, 0), textcoords="offset points", **style)
+        ax.annotate(f"{overlap:.0f} of {size:.0f}", (length[row], row), (4, 0), textcoords="offset points", **style)
     ax.set_xlabel("−log10 adjusted p (dashed: 0.05)", fontsize="small")
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right"]].set_visible(False)

@@ -36,37 +36,37 @@ def gallery(
     figsize: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Show the H&E images of the spots where a gene is highest, above those where it is lowest.
+    """Plot H&E images of the spots where a gene is highest (top row) and lowest (bottom row).
 
-    The value is printed above each image. Several examples of either end show what they have in common; spots with
-    values in between look like neither. If more spots share the lowest or the highest value than are shown, a random
-    subset is drawn, the same each time.
+    The value is above each image. If more spots than shown have the lowest or the highest value, they are sampled at
+    random with a fixed seed.
 
     Parameters
     ----------
     sdata
         Object with an H&E image and genes. It is not changed.
     gene
-        The gene.
+        Name of the gene.
     n
-        Spots of either end; fewer if there are not so many.
+        Number of spots in each row; fewer if the slide has fewer than twice as many.
     table_key
         Table with the genes; by default the one predicted or corrected table, if there is only one.
     layer
-        Layer of the table. Of a measured table it is raw counts, which are drawn as log1p of counts per 10,000.
+        Layer of the table. For a measured table, a layer with raw counts; these are drawn as log1p of counts per
+        10,000.
     tile_um
-        Side of the images in µm; by default what the model saw of a spot, else the spot's diameter. A larger number
-        shows the surroundings too.
+        Side of the images in µm; by default the tile size of the model, else the spot diameter. A larger value also
+        shows the surroundings.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     figsize
-        Width and height in inches; by default 1.35 inches for an image.
+        Width and height in inches; by default 1.35 inches per image.
     ax
         Axes to draw into, `n` for the highest and then `n` for the lowest; by default a new figure.
 
     Returns
     -------
-    The axes, from the highest spot to the lowest.
+    The axes, by decreasing value.
 
     Raises
     ------
@@ -120,12 +120,12 @@ def gallery(
 
 
 def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the highest and of the lowest values, both falling."""
-    there = np.flatnonzero(np.isfinite(values))
-    if len(there) < 2:
-        raise InputError(f"{len(there)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
-    n = min(n, len(there) // 2)
-    # Spots of equal value, such as 0, would else be those at the start of the table: neighbors in a corner.
-    there = np.random.default_rng(0).permutation(there)
-    order = there[np.argsort(-values[there], kind="stable")]
+    """Return the positions of the n highest and the n lowest values, each in decreasing order."""
+    finite = np.flatnonzero(np.isfinite(values))
+    if len(finite) < 2:
+        raise InputError(f"{len(finite)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
+    n = min(n, len(finite) // 2)
+    # Without a permutation, spots of equal value, such as 0, would be the first ones of the table, which are neighbors.
+    finite = np.random.default_rng(0).permutation(finite)
+    order = finite[np.argsort(-values[finite], kind="stable")]
     return order[:n], order[-n:]

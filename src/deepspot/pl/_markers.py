@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 ROW_INCHES, COLUMN_INCHES, MARGIN_INCHES = 0.21, 0.62, (2.6, 1.7)
-# A few genes must not take the colors of all others.
+# Limits the color scale, so that a few extreme genes do not dominate it.
 QUANTILE = 0.98
 LONG_NAME = 7
 
@@ -35,11 +35,11 @@ def markers(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how much higher or lower the top marker genes of each group are in all groups.
+    """Plot a heat map of the log2 fold changes of the top marker genes of each group in all groups.
 
-    Rows are genes: for each group those that are significantly higher there, with the largest log2 fold change first. A
-    frame shows whose markers they are; a gene that leads in several groups is drawn once. Colors are log2 fold
-    changes, white is none; a dot says that the gene is significantly higher in the group.
+    Rows are genes: for each group those that are significantly higher there, by decreasing log2 fold change. Frames
+    mark the markers of each group; a gene that is a marker of several groups is drawn once. Colors are log2 fold
+    changes, white is no change. A dot marks a gene that is significantly higher in the group.
 
     Parameters
     ----------
@@ -48,15 +48,15 @@ def markers(
     table_key
         Table with the marker genes; needed only if several have some.
     markers_key
-        Where they are in `uns` of the table.
+        Key of the marker genes in `uns` of the table.
     groups
         Groups to draw, in this order; by default all.
     n_top
-        Most genes for each group.
+        Maximum number of genes for each group.
     cmap
-        Color map of matplotlib, with its middle at no change.
+        Diverging color map of matplotlib; its center is no change.
     figsize
-        Width and height in inches; by default it grows with genes and groups.
+        Width and height in inches; by default from the number of genes and groups.
     ax
         Axes to draw into; by default a new figure.
 
@@ -67,7 +67,7 @@ def markers(
     Raises
     ------
     KeyError
-        If no marker genes were computed, or a group does not exist.
+        If there are no marker genes, or a group does not exist.
     ValueError
         If several tables have marker genes, no gene is significant and higher in any of the groups, or `n_top` is
         below 1.
@@ -92,27 +92,29 @@ def markers(
     if n_top < 1:
         raise InputError(f"`n_top` must be at least 1, got {n_top}.")
     table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
-    drawn = groups_of(results, groups, "groups")
+    groups = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
-    top = top_genes(results, drawn, n_top)
+    top = top_genes(results, groups, n_top)
     if not any(top.values()):
         raise InputError(
-            f"No gene is significant and higher in any of the groups {drawn}, so there is nothing to draw. All genes "
+            f"No gene is significant and higher in any of the groups {groups}, so there is nothing to draw. All genes "
             f"are in sdata.tables[{table_key!r}].uns[{markers_key!r}]."
         )
     change = results.pivot(index="gene", columns="group", values="logfoldchange")
-    # A gene is drawn once, with the group that it leads in by most.
+    # A gene is drawn once, with the group in which its fold change is largest.
     leading = {
-        gene: max((group for group in drawn if gene in top[group]), key=lambda group: change.loc[gene, group])
+        gene: max((group for group in groups if gene in top[group]), key=lambda group: change.loc[gene, group])
         for genes in top.values()
         for gene in genes
     }
-    blocks = [[gene for gene in top[group] if leading[gene] == group] for group in drawn]
+    blocks = [[gene for gene in top[group] if leading[gene] == group] for group in groups]
     genes = [gene for block in blocks for gene in block]
-    values = change.reindex(index=genes, columns=drawn).to_numpy(dtype=float)
-    significant = results.pivot(index="gene", columns="group", values="significant").reindex(index=genes, columns=drawn)
-    rows, columns = np.nonzero(significant == True)  # noqa: E712 - untested is NaN
-    size = (COLUMN_INCHES * len(drawn) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
+    values = change.reindex(index=genes, columns=groups).to_numpy(dtype=float)
+    significant = results.pivot(index="gene", columns="group", values="significant").reindex(
+        index=genes, columns=groups
+    )
+    rows, columns = np.nonzero(significant == True)  # noqa: E712 - NaN if not tested
+    size = (COLUMN_INCHES * len(groups) + MARGIN_INCHES[0], ROW_INCHES * len(genes) + MARGIN_INCHES[1])
     ax = one_axes(ax, figsize or size)
     image = ax.imshow(
         np.ma.masked_invalid(values),
@@ -122,44 +124,44 @@ def markers(
         interpolation="nearest",
     )
     ax.set_facecolor(MISSING)
-    for column in range(1, len(drawn)):
+    for column in range(1, len(groups)):
         ax.axvline(column - 0.5, color="white", linewidth=1.5)
     for row in np.cumsum([len(block) for block in blocks if block])[:-1]:
         ax.axhline(row - 0.5, color="white", linewidth=4)
     _frame(ax, genes, top)
     ax.scatter(columns, rows, s=12, c="white", edgecolors="black", linewidths=0.7, zorder=3)
     ax.set_yticks(range(len(genes)), genes, fontsize="small")
-    turned: dict[str, Any] = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
-    ax.set_xticks(range(len(drawn)), drawn, **turned if max(map(len, drawn)) > LONG_NAME else {})
+    rotated: dict[str, Any] = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"}
+    ax.set_xticks(range(len(groups)), groups, **rotated if max(map(len, groups)) > LONG_NAME else {})
     ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
-    made = sdata.tables[table_key].uns.get(f"deepspot_{markers_key}", {})
-    ax.set_title(f"Marker genes by {made.get('groupby', 'group')}")
-    test = " (block test)" if made.get("test") == "blocks" else ""
+    parameters = sdata.tables[table_key].uns.get(f"deepspot_{markers_key}", {})
+    ax.set_title(f"Marker genes by {parameters.get('groupby', 'group')}")
+    test = " (block test)" if parameters.get("test") == "blocks" else ""
     none = [group for group, genes in top.items() if not genes]
     ax.set_xlabel(
         f"dot: significantly higher{test}; frame: one of the top {n_top} of its group"
         + (f"\nno significant marker: {', '.join(none)}" if none else ""),
         fontsize="small",
     )
-    draw_color_bar(image, ax, values, f"log2 fold change against {made.get('reference', 'rest')}")
+    draw_color_bar(image, ax, values, f"log2 fold change against {parameters.get('reference', 'rest')}")
     return ax
 
 
 def top_genes(results: pd.DataFrame, groups: Sequence[str], n_top: int) -> dict[str, list[str]]:
-    """Markers of each group: significant, higher there, by fold change."""
+    """Return the significant genes of each group with the largest positive fold changes."""
     leading = results[results["significant"].astype(bool) & (results["logfoldchange"] > 0)]
     leading = leading.sort_values("logfoldchange", ascending=False, kind="stable")
     return {group: list(leading.loc[leading["group"] == group, "gene"].head(n_top)) for group in groups}
 
 
 def _frame(ax: Axes, genes: list[str], top: dict[str, list[str]]) -> None:
-    """Frame the markers of each group; those that follow one another share a frame."""
+    """Draw a frame around consecutive markers of each group."""
     from matplotlib.patches import Rectangle
 
-    for column, wanted in enumerate(top.values()):
-        mine = np.concatenate([[False], np.isin(genes, wanted), [False]])
-        starts, ends = np.flatnonzero(mine[1:] & ~mine[:-1]), np.flatnonzero(mine[:-1] & ~mine[1:])
+    for column, markers in enumerate(top.values()):
+        framed = np.concatenate([[False], np.isin(genes, markers), [False]])
+        starts, ends = np.flatnonzero(framed[1:] & ~framed[:-1]), np.flatnonzero(framed[:-1] & ~framed[1:])
         for first, last in zip(starts, ends, strict=True):
             box = Rectangle(
                 (column - 0.5, float(first) - 0.5), 1, float(last - first), fill=False, linewidth=1.5, zorder=4

@@ -42,35 +42,35 @@ def pathways(
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw where in the tissue pathways are active, one map for each over the H&E image.
+    """Plot maps of pathway activity over the H&E image.
 
-    Colors say how far a spot's score is from the pathway's mean over the slide, which is white. The scores themselves
-    are above or below 0 everywhere for most pathways, as their zero depends on which genes are predicted, and would
-    hide the pattern. All maps share one color scale, up to the 99 % quantile on either side. So they can be compared: a
-    pathway that is pale everywhere hardly differs within this slide.
+    Colors are the difference of a score from the mean of the pathway over the slide, which is white. The scores of most
+    pathways are above or below 0 in all spots, because their zero depends on the genes in the table; this would hide
+    the pattern. All maps share one symmetric color scale up to the 99 % quantile, so they can be compared: a pathway
+    with pale colors varies little within this slide.
 
     Parameters
     ----------
     sdata
-        Object with pathway scores, see :func:`deepspot.tl.pathways`. It is not changed.
+        Object with results of :func:`deepspot.tl.pathways`. It is not changed.
     pathways
-        Pathways to draw, in this order; by default those that vary most over the tissue, the most variable one first.
+        Pathways to draw, in this order; by default those with the highest variance, in decreasing order.
     n_top
-        How many these are.
+        Number of pathways to draw by default.
     relative
         Draw the difference from the mean over the slide; False draws the scores, with white at 0.
     table_key
         Table with the scores; needed only if several have some.
     score_key
-        Where the scores are in `obsm` of the table.
+        Key of the scores in `obsm` of the table.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
-        Color map of matplotlib, with its middle at no activity.
+        Diverging color map of matplotlib.
     image_alpha
         Opacity of the image, from 0 to 1.
     figsize
-        Width and height in inches; by default 4 inches for a map.
+        Width and height in inches; by default 4 inches per map.
     ax
         Axes to draw into, one for each pathway; by default a new figure.
 
@@ -115,11 +115,11 @@ def pathways(
     axes = map_axes(ax, grid_of(len(chosen), COLUMNS), backdrop, inches=PANEL_INCHES, figsize=figsize)
     limit = float(np.nanquantile(np.abs(values), QUANTILES[1])) or 1.0
     for panel, name, column in zip(axes, chosen, values.T, strict=True):
-        drawn = draw_panel(
+        circles = draw_panel(
             panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit)
         )
     label = f"{SCORES.get(score_key, score_key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
-    draw_color_bar(drawn, axes, values, label)
+    draw_color_bar(circles, axes, values, label)
     return axes
 
 

@@ -24,7 +24,7 @@ ALL_PAIRS = 4
 MAX_POINTS = 400
 STARS = {0.001: "***", 0.01: "**", 0.05: "*"}
 LONG_NAME = 9
-FLATTER = "Dots are spots. They are no independent samples,\nso these stars flatter (rank-sum, Holm)."
+CAVEAT = "Dots are spots. They are not independent samples,\nso the significance is overestimated (rank-sum, Holm)."
 
 
 def regions(
@@ -39,39 +39,38 @@ def regions(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Compare a gene between annotated regions of a slide, with stars for the Wilcoxon rank-sum test.
+    """Plot a gene by annotated region of a slide, with the significance of the Wilcoxon rank-sum test.
 
-    A violin and a box (median and quartiles) for each region, a dot for each spot. The p-values are two-sided and
-    adjusted for the number of pairs that are drawn (Holm): ``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05,
-    and "ns" above.
+    Each region has a violin and a box (median and quartiles), each spot a dot. The p-values are two-sided and adjusted
+    for the number of pairs drawn (Holm): ``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05, "ns" otherwise.
 
-    **These stars flatter.** The test takes spots for independent samples. They are not: neighbors resemble each other,
-    predicted ones more so, and all come from one patient. Almost any two regions of a slide differ "significantly".
-    Read the size of the difference. Where :func:`deepspot.tl.markers` made its block test of this gene for the same
-    groups, which respects the neighborhood, the p-values of that test are written under the figure. A claim about
-    patients needs several patients.
+    **The significance is overestimated.** The test assumes that spots are independent samples, but neighboring spots
+    resemble each other, predicted ones more so, and all spots are from one patient. Almost any two regions of a slide
+    differ "significantly", so use the size of the difference. If :func:`deepspot.tl.markers` was called with
+    ``test="blocks"`` for the same groups, the p-values of the block test, which accounts for the similarity of
+    neighbors, are written below the figure. Conclusions about patients need several patients.
 
     Parameters
     ----------
     sdata
         Object with genes and regions, see :func:`deepspot.pp.annotate`. It is not changed.
     gene
-        Name.
+        Name of the gene.
     groupby
         Column with the regions, in `obs` of the table or of the shapes.
     groups
-        Regions to draw, in this order; by default all that hold at least 3 spots.
+        Regions to draw, in this order; by default all with at least 3 spots.
     pairs
-        Pairs of regions to compare. By default all pairs of up to 4 regions; of more, the one with the highest median
-        and each of the others. An empty list compares none.
+        Pairs of regions to compare. By default all pairs of up to 4 regions; for more regions, the one with the
+        highest median with each of the others. An empty list compares none.
     table_key
         Table with the gene: measured, predicted or corrected. Needed only if there is not exactly one predicted or
         corrected table.
     layer
-        Layer of the table. Of a measured table it is one with raw counts, by default `X`; these are drawn as log1p of
+        Layer of the table. For a measured table, a layer with raw counts, by default `X`; these are drawn as log1p of
         counts per 10,000.
     figsize
-        Width and height in inches; by default it grows with the regions.
+        Width and height in inches; by default from the number of regions.
     ax
         Axes to draw into; by default a new figure.
 
@@ -84,8 +83,8 @@ def regions(
     KeyError
         If the table, gene, layer, column or a region does not exist.
     ValueError
-        If there are several tables to choose from, under two regions are left, or one that is to be compared has under
-        3 spots with the gene.
+        If there are several candidates for the table, fewer than two regions remain, or a region to compare has fewer
+        than 3 spots with the gene.
 
     References
     ----------
@@ -117,15 +116,15 @@ def regions(
     _brackets(ax, samples, chosen)
     ax.set_ylabel(unit_label(sdata, table_key, layer))
     ax.set_title(f"{gene} {describe_values(sdata, table_key, layer)}")
-    small = [FLATTER] if chosen else []
-    # What the block test said of this gene, should it have been made for these groups.
-    found = table.uns.get("markers")
-    if found is not None and table.uns.get("deepspot_markers", {}).get("groupby") == groupby:
-        found = found[(found["gene"].astype(str) == gene) & found["p_block_adj"].notna()]
-        p = dict(zip(found["group"].astype(str), found["p_block_adj"], strict=True))
-        words = [f"{name} {p[name]:.2g}" for name in names if name in p]
-        small += [f"Block test, each against the rest: adjusted p {', '.join(words)}"] * bool(words)
-    ax.set_xlabel("\n".join(small), fontsize="x-small")
+    notes = [CAVEAT] if chosen else []
+    # Result of the block test for this gene, if `ds.tl.markers` was called with it for the same groups.
+    results = table.uns.get("markers")
+    if results is not None and table.uns.get("deepspot_markers", {}).get("groupby") == groupby:
+        results = results[(results["gene"].astype(str) == gene) & results["p_block_adj"].notna()]
+        p = dict(zip(results["group"].astype(str), results["p_block_adj"], strict=True))
+        if p_values := [f"{name} {p[name]:.2g}" for name in names if name in p]:
+            notes.append(f"Block test, each against the rest: adjusted p {', '.join(p_values)}")
+    ax.set_xlabel("\n".join(notes), fontsize="x-small")
     return ax
 
 
@@ -136,7 +135,7 @@ def _groups(frame: pd.DataFrame, groups: Sequence[str] | None, groupby: str) -> 
     small = [name for name in names if size[name] < MIN_SPOTS]
     if small or len(names) < 2:
         raise InputError(
-            f"Regions are compared if at least two of them have {MIN_SPOTS} spots with the gene; {where}: "
+            f"A comparison needs at least two regions, each with at least {MIN_SPOTS} spots with the gene; {where}: "
             f"{size.to_dict()}. Choose others with `groups=`, or another `groupby`."
         )
     return names
@@ -156,14 +155,14 @@ def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | No
 
 
 def _p_values(samples: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> np.ndarray:
-    """P-values of the rank-sum test, adjusted for the number of pairs (Holm)."""
+    """Return p-values of the rank-sum test, adjusted for the number of pairs (Holm)."""
     from scipy.stats import mannwhitneyu
     from statsmodels.stats.multitest import multipletests
 
     p = []
     for one, other in pairs:
-        alike = np.ptp(np.concatenate([samples[one], samples[other]])) == 0
-        p.append(1.0 if alike else mannwhitneyu(samples[one], samples[other]).pvalue)
+        constant = np.ptp(np.concatenate([samples[one], samples[other]])) == 0
+        p.append(1.0 if constant else mannwhitneyu(samples[one], samples[other]).pvalue)
     return multipletests(p, method="holm")[1] if p else np.empty(0)
 
 
@@ -175,19 +174,19 @@ def _draw(ax: Axes, samples: dict[str, np.ndarray], colors: dict[str, str]) -> N
             violin: Any = ax.violinplot(values, [place], widths=0.85, showextrema=False)
             violin["bodies"][0].set(facecolor=colors[name], alpha=0.25, edgecolor="none")
         shown = values if len(values) <= MAX_POINTS else rng.choice(values, MAX_POINTS, replace=False)
-        aside = place + rng.uniform(-0.22, 0.22, len(shown))
-        ax.scatter(aside, shown, s=7, color=colors[name], alpha=0.7, linewidths=0)
+        jittered = place + rng.uniform(-0.22, 0.22, len(shown))
+        ax.scatter(jittered, shown, s=7, color=colors[name], alpha=0.7, linewidths=0)
     line = {"color": "black", "linewidth": 1.2}
     style: dict[str, Any] = {"boxprops": line, "medianprops": line, "whiskerprops": line, "capprops": {"linewidth": 0}}
     ax.boxplot(list(samples.values()), positions=places, widths=0.28, showfliers=False, zorder=3, **style)
     labels = [f"{name}\nn = {len(values):,}" for name, values in samples.items()]
-    turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(places, labels, **turned if max(map(len, samples)) > LONG_NAME else {})
+    rotated: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, labels, **rotated if max(map(len, samples)) > LONG_NAME else {})
     ax.spines[["top", "right"]].set_visible(False)
 
 
 def _brackets(ax: Axes, samples: dict[str, np.ndarray], pairs: list[tuple[str, str]]) -> None:
-    """Draw short brackets low and long ones above them, so that none crosses another."""
+    """Draw brackets with stars, the shortest lowest, so that they do not cross."""
     names = list(samples)
     low, high = (float(end(np.concatenate(list(samples.values())))) for end in (np.min, np.max))
     step = 0.075 * ((high - low) or 1.0)
@@ -197,7 +196,7 @@ def _brackets(ax: Axes, samples: dict[str, np.ndarray], pairs: list[tuple[str, s
         y = high + level * step
         ax.plot([left, left, right, right], [y - step / 4, y, y, y - step / 4], color="black", linewidth=0.9)
         star = next((mark for limit, mark in STARS.items() if p < limit), "ns")
-        # The glyph of an asterisk sits high in its line.
+        # The glyph of an asterisk is at the top of its line.
         style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": "small"}
         down = (0, 0 if star == "ns" else -4)
         ax.annotate(star, ((left + right) / 2, y), down, textcoords="offset points", **style)

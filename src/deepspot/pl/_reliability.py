@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     from deepspot.models import DeepSpot
 
-FROM = {
-    "patients": "on {n} patients it had not seen",
-    "slides": "on {n} left-out slides of one patient; expect less on another",
-    "blocks": "on {n} left-out parts of one slide; expect less elsewhere",
+TITLES = {
+    "patients": "on {n} held-out patients",
+    "slides": "on {n} held-out slides of one patient; expect less on another patient",
+    "blocks": "on {n} held-out parts of one slide; expect less on another slide",
 }
-NAMED = 3
+N_NAMED = 3
 
 
 def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
-    """Draw how well a model predicts each of its genes on tissue that it had not seen.
+    """Plot the accuracy of a model for each gene on held-out tissue.
 
-    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients; genes whose
-    interval is above 0 are blue; the others, whose prediction may be uninformative, are gray.
+    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients. Genes with an
+    interval above 0 are blue. For the others, in gray, the prediction may not be better than chance.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     Raises
     ------
     ValueError
-        If the model does not know how reliable it is.
+        If the reliability of the model was not measured.
     KeyError
-        If a gene is not one of the model's.
+        If the model does not predict a gene.
 
     Examples
     --------
@@ -57,28 +57,29 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     card = model.card
     if card.reliability is None:
         raise InputError(
-            "The model does not know how reliable it is: its gate was switched off. Train it with `ds.models.train`."
+            "The reliability of the model is unknown because it was trained without the gate. Train it with "
+            "`ds.models.train`."
         )
-    found = card.reliability
-    r, low, high = (np.array(values, dtype=float) for values in (found.r, found.r_low, found.r_high))
+    scores = card.reliability
+    r, low, high = (np.array(values, dtype=float) for values in (scores.r, scores.r_low, scores.r_high))
     order = np.argsort(-np.nan_to_num(r, nan=-2))
     order = order[np.isfinite(r[order])]
     ax = one_axes(ax, (7, 4))
-    rank, sure = np.arange(1, len(order) + 1), low[order] > 0
-    for chosen, color, label in ((sure, BLUE, "interval above 0"), (~sure, GRAY, "may be worth nothing")):
+    rank, above = np.arange(1, len(order) + 1), low[order] > 0
+    for chosen, color, label in ((above, BLUE, "interval above 0"), (~above, GRAY, "interval includes 0")):
         ax.vlines(rank[chosen], low[order][chosen], high[order][chosen], color=color, alpha=0.25, linewidth=1)
         ax.plot(
             rank[chosen], r[order][chosen], ".", color=color, markersize=4, label=f"{chosen.sum():,} genes: {label}"
         )
-    wanted = [*order[:NAMED], *order[len(order) - NAMED :]]
+    named = [*order[:N_NAMED], *order[len(order) - N_NAMED :]]
     if genes is not None:
-        wanted = [card.genes.index(gene) for gene in keys_in(genes, card.genes, "genes of the model")]
-    _name(ax, card.genes, r, order, wanted)
+        named = [card.genes.index(gene) for gene in keys_in(genes, card.genes, "genes of the model")]
+    _name(ax, card.genes, r, order, named)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set(
-        xlabel="genes, from the best predicted to the worst",
+        xlabel="genes, by decreasing r",
         ylabel="Pearson r within a slide",
-        title=f"Model {card.name!r} {FROM[found.unit].format(n=found.n)}",
+        title=f"Model {card.name!r} {TITLES[scores.unit].format(n=scores.n)}",
         ylim=(max(-1, np.nanmin([low[order].min(initial=0), r[order].min(initial=0), -0.2])), 1),
     )
     ax.spines[["top", "right"]].set_visible(False)
@@ -86,12 +87,12 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     return ax
 
 
-def _name(ax: Axes, names: list[str], r: np.ndarray, order: np.ndarray, wanted: Sequence[int]) -> None:
+def _name(ax: Axes, names: list[str], r: np.ndarray, order: np.ndarray, named: Sequence[int]) -> None:
     place = {int(gene): rank for rank, gene in enumerate(order, start=1)}
-    for number, gene in enumerate(gene for gene in wanted if int(gene) in place):
+    for number, gene in enumerate(gene for gene in named if int(gene) in place):
         x, left = place[int(gene)], place[int(gene)] < len(order) / 2
-        # Neighbors in rank are written one above the other.
-        shift = (12 + 11 * (number % NAMED)) * (1 if left else -1)
+        # The names of genes of similar rank are stacked.
+        shift = (12 + 11 * (number % N_NAMED)) * (1 if left else -1)
         arrow, side = {"arrowstyle": "-", "color": ORANGE, "lw": 0.6}, "left" if left else "right"
         style: dict[str, Any] = {"fontsize": 8, "color": ORANGE, "ha": side, "arrowprops": arrow}
         ax.annotate(names[gene], (x, r[gene]), (10 if left else -10, shift), textcoords="offset points", **style)

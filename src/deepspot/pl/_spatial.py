@@ -44,14 +44,14 @@ def spatial(
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a gene as measured, as predicted and, if that was done, as corrected, side by side over the H&E image.
+    """Plot measured, predicted and corrected expression of a gene side by side over the H&E image.
 
-    Each panel has its own color scale, from the 1 to the 99 % quantile: a prediction varies less than a
-    measurement, because it leaves out the noise. Compare where a gene is high and low, not the colors. Spots are drawn
-    as wide as the tissue that they measure.
+    Each panel has a separate color scale from the 1 to the 99 % quantile, because a prediction does not contain the
+    measurement noise and varies less than a measurement. Compare where a gene is high and low, not the colors. Spots
+    have the diameter of the tissue that they measure.
 
-    A corrected gene contains the measurement, so its agreement with it would prove nothing and is not given: the title
-    says how much of it was measured.
+    A corrected gene contains the measurement, so the correlation between them is not evidence of accuracy and is not
+    given. The title gives the mean weight of the measurement instead.
 
     Parameters
     ----------
@@ -59,15 +59,15 @@ def spatial(
         Object with predicted genes, see :func:`deepspot.tl.predict`, or corrected ones, see
         :func:`deepspot.tl.correct`. It is not changed.
     gene
-        A gene, or several for one row each.
+        One or more genes; each has a row.
     prediction_key, table_key
-        Predicted and measured genes; needed only if there are several such tables. Where there are corrected genes but
-        no table of predicted ones, the prediction that they were corrected with is drawn.
+        Tables with predicted and measured genes; needed only if there are several. If there are corrected genes but no
+        table of predicted ones, the layer `predicted` of the corrected table is drawn.
     corrected_key
-        Corrected genes; needed only if there are several such tables. False leaves them out.
+        Table with corrected genes; needed only if there are several. False leaves them out.
     layer
-        Layer with the raw counts of the measured genes. By default `X`, which is drawn as it is if ``uns["log1p"]``
-        says that it is on the log scale; counts are drawn as log1p of counts per 10,000.
+        Layer with the raw counts of the measured genes. By default `X`, which is drawn unchanged if ``uns["log1p"]``
+        marks it as log scale. Counts are drawn as log1p of counts per 10,000.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
@@ -75,24 +75,23 @@ def spatial(
     image_alpha
         Opacity of the image, from 0 to 1.
     figsize
-        Width and height in inches; by default 5 inches for a panel.
+        Width and height in inches; by default 5 inches per panel.
     ax
         Axes to draw into, one for each panel; by default a new figure.
 
     Returns
     -------
-    The axes, gene by gene: measured, predicted, corrected. A panel is missing where a gene was not measured, is unknown
-    to the model, or was not corrected. The title of the predicted panel gives Pearson's r over the spots that were also
-    measured, that of the corrected one the mean weight of the measurement.
+    The axes, gene by gene: measured, predicted, corrected. A panel is missing if a gene was not measured, not predicted
+    or not corrected. The title of the predicted panel gives Pearson's r over the spots that were also measured, the
+    title of the corrected panel the mean weight of the measurement.
 
     Raises
     ------
     KeyError
         If a gene was neither predicted nor corrected, or a table, image or shapes element does not exist.
     ValueError
-        If there are several candidates for an element, `ax` does not hold one axes for each panel, or the measured
-        table holds neither counts nor a note that it is on the log scale; or if the table that `table_key` names
-        measures under half of the predicted genes.
+        If there are several candidates for an element, `ax` does not hold one axes for each panel, the measured table
+        has neither counts nor ``uns["log1p"]``, or the table `table_key` has fewer than half of the predicted genes.
 
     References
     ----------
@@ -110,8 +109,8 @@ def spatial(
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key)
     corrected_key = corrected_table_key(sdata, shapes_key, corrected_key)
     source, source_layer = _prediction(sdata, shapes_key, prediction_key, corrected_key)
-    asked, table_key = table_key is not None, measured_table_key(sdata, shapes_key, table_key)
-    if asked and table_key is not None:
+    named, table_key = table_key is not None, measured_table_key(sdata, shapes_key, table_key)
+    if named and table_key is not None:
         check_shared_genes(list(sdata.tables[source].var_names), sdata.tables[table_key], table_key)
     genes = known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
 
@@ -124,18 +123,18 @@ def spatial(
             predicted_values(sdata, shapes_key, corrected_key, genes, layer=name)
             for name in (None, "predicted", "weight")
         )
-        weight[~np.isfinite(mixed)] = np.nan  # what the model lacks was not corrected
+        weight[~np.isfinite(mixed)] = np.nan  # genes that the model does not predict were not corrected
     values = np.stack([measured, predicted, corrected])
-    drawn = np.isfinite(values).any(axis=1).T
+    used = np.isfinite(values).any(axis=1).T
 
     spots = place_spots(sdata, image_key, shapes_key)
     backdrop = backdrop_of(sdata, image_key, spots)
-    axes = map_axes(ax, drawn, backdrop, figsize=figsize)
+    axes = map_axes(ax, used, backdrop, figsize=figsize)
     units = [
         "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
-    for panel, (column, side) in zip(axes, np.argwhere(drawn), strict=True):
+    for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
         title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
         draw_panel(
             panel,
@@ -153,7 +152,7 @@ def spatial(
 def _prediction(
     sdata: SpatialData, shapes_key: str, key: str | None, corrected_key: str | None
 ) -> tuple[str, str | None]:
-    """Table with the prediction and, where only a corrected one holds it, its layer."""
+    """Return the table with the prediction, and its layer if only a corrected table holds it."""
     if key is None and corrected_key is not None and not tables_of_kind(sdata, shapes_key, PREDICTION):
         return corrected_key, "predicted"
     return prediction_table_key(sdata, shapes_key, key), None
@@ -163,10 +162,10 @@ def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, we
     if side == MEASURED:
         return f"{gene} measured"
     if side == CORRECTED:
-        known = weight[np.isfinite(weight)]
-        if not len(known):
-            return f"{gene} not corrected (the model lacks it)"
-        return f"{gene} corrected, {100 * known.mean():.0f} % measured"
+        weight = weight[np.isfinite(weight)]
+        if not len(weight):
+            return f"{gene} not corrected (not predicted by the model)"
+        return f"{gene} corrected, {100 * weight.mean():.0f} % measured"
     if not np.isfinite(measured).any():
         return f"{gene} predicted (not measured here)"
     both = np.isfinite(measured) & np.isfinite(predicted)

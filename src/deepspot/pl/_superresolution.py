@@ -35,24 +35,24 @@ def superresolution(
     figsize: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a gene as predicted for spots and for finer parts of the tissue, next to the H&E image.
+    """Plot predicted expression of a gene for spots and for sub-spots or a grid, next to the H&E image.
 
-    All maps share one color scale. What is finer is still a prediction from the image, by a model that has only ever
-    seen whole spots measured: it says where within a spot the tissue looks like expression, and not what a finer
-    measurement would find. It does not show single cells.
+    All maps share one color scale. The finer maps are predictions of a model trained on measurements of whole spots:
+    they show where within a spot the tissue resembles tissue with high expression, and do not replace a measurement at
+    this resolution. They do not show single cells.
 
     Parameters
     ----------
     sdata
-        Object with predicted genes of spots and of their parts: :func:`deepspot.tl.predict` with its default
-        `resolution`, and with ``"subspot"`` or ``"grid"``. It is not changed.
+        Object with results of :func:`deepspot.tl.predict` with its default `resolution`, and with ``"subspot"`` or
+        ``"grid"``. It is not changed.
     gene
-        The gene.
+        Name of the gene.
     prediction_key
-        Predicted genes of the spots; needed only if there are several such tables.
+        Table with the predicted genes of the spots; needed only if there are several.
     fine_key
-        Predicted genes of their parts, one table or several; by default those of ``<shapes>_subspots`` and of
-        ``<shapes>_grid``, as far as they exist.
+        One or more tables with finer predictions; by default the existing ones of ``<shapes>_subspots`` and
+        ``<shapes>_grid``.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
@@ -60,14 +60,14 @@ def superresolution(
     image_alpha
         Opacity of the image under the maps, from 0 to 1.
     figsize
-        Width and height in inches; by default 5 inches for a map.
+        Width and height in inches; by default 5 inches per map.
     ax
         Axes to draw into: for the image, the spots and each finer table; by default a new figure.
 
     Returns
     -------
-    The axes: the image alone, the spots, then each finer table. They are in µm, so ``ax.set_xlim`` and ``ax.set_ylim``
-    zoom in, on all of them where they are new.
+    The axes: the image alone, the spots, then each finer table. They are in µm; ``ax.set_xlim`` and ``ax.set_ylim``
+    zoom in, on all axes of a new figure at once.
 
     Raises
     ------
@@ -100,8 +100,8 @@ def superresolution(
 
     backdrop = backdrop_of(sdata, image_key, spots[0])
     n = len(layers) + 1
-    drawn = grid_of(n, n if n < 4 else 2)
-    tissue, *maps = axes = map_axes(ax, drawn, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
+    used = grid_of(n, n if n < 4 else 2)
+    tissue, *maps = axes = map_axes(ax, used, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
     draw_panel(tissue, np.full(len(values[0]), np.nan), spots[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
@@ -115,15 +115,15 @@ def superresolution(
 
 
 def _finer(sdata: SpatialData, shapes_key: str, keys: str | Sequence[str] | None) -> list[tuple[str, str]]:
-    """Names of the tables with finer predictions, and of the shapes that they describe."""
+    """Return the names of the tables with finer predictions, and of their shapes."""
     if keys is not None:
-        found = [(key, shapes_of(sdata, key, None)) for key in keys_in(keys, sdata.tables, "sdata.tables")]
+        finer = [(key, shapes_of(sdata, key, None)) for key in keys_in(keys, sdata.tables, "sdata.tables")]
     else:
-        usual = [name for name in (subspots_name(shapes_key), grid_name(shapes_key)) if name in sdata.shapes]
-        found = [(prediction_table_key(sdata, name, None, argument="fine_key"), name) for name in usual]
-    if not found:
+        names = [name for name in (subspots_name(shapes_key), grid_name(shapes_key)) if name in sdata.shapes]
+        finer = [(prediction_table_key(sdata, name, None, argument="fine_key"), name) for name in names]
+    if not finer:
         raise MissingKeyError(
-            f"No table holds a finer prediction of {shapes_key!r}. Call "
-            '`ds.tl.predict(sdata, model, resolution="subspot")`, or with "grid", first.'
+            f"No table has a finer prediction of {shapes_key!r}. First call "
+            '`ds.tl.predict(sdata, model, resolution="subspot")` or use resolution="grid".'
         )
-    return found
+    return finer

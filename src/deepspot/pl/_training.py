@@ -16,11 +16,11 @@ SEARCH = "search"
 
 
 def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
-    """Draw the loss of every member of a model over the epochs of its training.
+    """Plot the training loss of every member of a model by epoch.
 
-    Where patients were held out to find the number of epochs, that run is drawn too: its loss on the training
-    patients and, on a second axis at the right, the mean Pearson r over genes on the held-out patients, with the best
-    epoch marked. All members were then trained for that many epochs on all patients.
+    If patients were held out to choose the number of epochs, this run is drawn too: its loss on the training patients
+    and, with a separate axis on the right, the mean Pearson r over genes on the held-out patients, with the best epoch
+    marked. All members were then trained on all patients for this number of epochs.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        If the model has no history: it was not fitted, it was loaded (a bundle does not keep the curves), or ridge
-        alone predicts.
+        If the model has no history: it was not fitted, it was loaded (a bundle does not contain the curves), or only
+        ridge predicts.
 
     Examples
     --------
@@ -53,8 +53,8 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
 
     if model.history is None:
         raise InputError(
-            "The model has no training history: ridge alone predicts (see `model.card.gate`), or it "
-            "was loaded, and a bundle does not keep the loss curves. Draw them right after `ds.models.train`."
+            "The model has no training history: only ridge predicts (see `model.card.gate`), or it "
+            "was loaded, and a bundle does not contain the loss curves. Plot them right after `ds.models.train`."
         )
     ax = one_axes(ax, (6, 4))
     curves = dict(list(model.history.groupby("member", sort=False)))
@@ -63,7 +63,7 @@ def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
         label = f"{len(curves)} member{'s' * (len(curves) > 1)}, all patients" if number == 0 else None
         ax.plot(curve["epoch"], curve["train"], color=GRAY, linewidth=1, label=label)
     if search is not None:
-        ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, patients learned from")
+        ax.plot(search["epoch"], search["train"], color=BLUE, linewidth=1.8, label="search, training patients")
         _held_out(ax, search)
     ax.set(xlabel="epoch", ylabel=f"loss ({model.training.loss}, genes standardized)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

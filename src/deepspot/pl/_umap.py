@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 KEY = "X_umap"
 COMPONENTS, NEIGHBORS = 50, 15
 FEWEST = 5
-# Rows and columns of images that are still large enough to be seen.
+# Maximum number of rows and columns of images that are still large enough.
 FINEST = 24
 PANEL_INCHES = 7.0
-# Of the square that an image has for itself; the rest is air.
+# Fraction of a grid cell that its image fills.
 FILLED = 0.92
 
 
@@ -49,35 +49,35 @@ def umap(
     figsize: tuple[float, float] | None = None,
     ax: Sequence[Axes] | None = None,
 ) -> list[Axes]:
-    """Draw a UMAP of predicted genes: H&E images of some spots at their places, next to all spots as points.
+    """Plot a UMAP of predicted genes with H&E images of some spots, next to a scatter plot of all spots.
 
-    Spots that are near each other have similar genes, so images that are should look alike. The map is cut into
-    squares, and each that holds spots shows the one nearest to its middle. So the images cover all parts of the map
-    evenly, none hides another, and each is within one square of its position. Distances between far groups mean
-    nothing.
+    Spots close to each other have similar expression, so their images should look similar. The UMAP is divided into a
+    grid, and each cell with spots shows the image of the spot closest to its center. The images therefore cover all
+    parts of the UMAP without overlap, and each is drawn in the cell of its spot. Do not interpret distances between
+    groups that are far apart.
 
     Parameters
     ----------
     sdata
         Object with an H&E image and predicted genes, see :func:`deepspot.tl.predict`. It is not changed.
     color
-        What colors the points and the frames of the images: a gene, or a column with labels or numbers, such as
+        Color of the points and of the frames of the images: a gene, or a column with labels or numbers, such as
         ``"annotation"`` or ``"ood_score"``.
     table_key
         Table with the genes; by default the one predicted or corrected table, if there is only one.
     n_images
-        Most images to draw.
+        Maximum number of images.
     seed
-        Of PCA, neighbors and UMAP; None falls back to the settings. They are computed, on a copy, only if the table
-        has no ``obsm["X_umap"]``.
+        Seed of PCA, neighbors and UMAP; None uses the settings. These are computed on a copy if the table has no
+        ``obsm["X_umap"]``.
     tile_um
-        Side of the images in µm; by default what the model saw of a spot, else the spot's diameter.
+        Side of the images in µm; by default the tile size of the model, else the spot diameter.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
         Color map of matplotlib for genes and numbers.
     figsize
-        Width and height in inches; by default 6 inches for a panel.
+        Width and height in inches; by default 7 inches per panel.
     ax
         Axes to draw into, for images and points; by default a new figure.
 
@@ -129,7 +129,7 @@ def umap(
     for panel in axes:
         panel.set(xlim=(low[0], high[0]), xticks=[], xlabel="UMAP 1")
         panel.set(ylim=(low[1], high[1]), yticks=[], ylabel="UMAP 2")
-        # Square, so that the images are: its axes have no unit, and scanpy stretches them too.
+        # A square box, so that images are square: UMAP axes have no unit.
         panel.set_box_aspect(1)
         panel.spines[["top", "right"]].set_visible(False)
     filled = side * FILLED
@@ -149,7 +149,7 @@ def umap(
 
 
 def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
-    """UMAP (n, 2) that a table has, else one that is computed on a copy."""
+    """Return the UMAP (n, 2) of a table, computed on a copy if the table has none."""
     import scanpy as sc
     from anndata import AnnData
 
@@ -160,8 +160,8 @@ def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
         X = normalize(check_counts(X, f"X of table {table_key!r}"))
     if X.shape[0] < FEWEST:
         raise InputError(f"Table {table_key!r} has {X.shape[0]} rows: a UMAP needs at least {FEWEST}.")
-    if hasattr(X, "dask"):  # for data on disk, scanpy's PCA wants one more package
-        check_fits_in_memory(X.shape, "Compute a UMAP on some of it and keep it in `obsm['X_umap']`")
+    if hasattr(X, "dask"):  # scanpy's PCA of dask arrays needs one more package
+        check_fits_in_memory(X.shape, "Compute a UMAP on some of it and store it in `obsm['X_umap']`")
         X = X.compute()
     copy = AnnData(X.copy())
     sc.pp.pca(copy, n_comps=min(COMPONENTS, *(size - 1 for size in copy.shape)), random_state=seed)
@@ -169,17 +169,15 @@ def umap_of(table: AnnData, table_key: str, seed: int) -> np.ndarray:
     sc.tl.umap(copy, random_state=seed)
     logger.info(
         f"Computed a UMAP of sdata.tables[{table_key!r}] for this figure (PCA, neighbors and UMAP of scanpy, seed "
-        f"{seed}). Run these on the table to keep one."
+        f"{seed}). Run these on the table to store the result."
     )
     return np.asarray(copy.obsm[KEY], dtype=float)
 
 
 def spread(places: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Choose points (points, 2) to draw at most n images at, so that no two overlap.
+    """Choose at most n points (points, 2) for images that do not overlap: in a grid, the point closest to each center.
 
-    The map is cut into as many rows as columns, as many as leave points in at most `n` of the cells, and no more than
-    that needs or than leaves the images to be seen. Of each cell the point is taken that is nearest to its middle.
-    Returns positions of the chosen points, middles (chosen, 2) of their cells, and width and height (2,) of a cell.
+    Returns positions of the chosen points, centers (chosen, 2) of their cells, and width and height (2,) of a cell.
     """
     reach = np.ptp(places, axis=0) * 1.001
     reach[reach == 0] = 1.0

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from deepspot._core.keys import DIAMETER
+from deepspot._core.keys import DIAMETER, key_in
 from deepspot._core.validate import check_positive
-from deepspot._features.feature_table import SlideFeatures, subspots_from
+from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
 from deepspot.errors import InputError
@@ -22,7 +22,7 @@ def embed(
     image_key: str | None = None,
     shapes_key: str | None = None,
     tile_um: float | None = None,
-    subspots: bool | SubspotsFrom = True,
+    subspots: SubspotsFrom | Literal[False] = "tiles",
     coordinate_system: str | None = None,
     key_added: str | None = None,
     overwrite: bool = False,
@@ -45,7 +45,7 @@ def embed(
     tile_um
         Side of a spot tile in µm. By default the diameter of the spots.
     subspots
-        How sub-spots are embedded. True or ``"tiles"``: each from its own tile (90 % of the computation). ``"tokens"``:
+        How sub-spots are embedded. ``"tiles"``: each from its own tile (90 % of the computation). ``"tokens"``:
         from the tokens of the spot tile, in one pass for spot and sub-spots. Models on tokens are slightly less
         accurate: r is lower by about 0.01 with the embedded encoder. False: not at all.
     coordinate_system
@@ -99,7 +99,8 @@ def embed(
 
     if tile_um is not None:
         check_positive(tile_um, "tile_um")
-    source = subspots_from(subspots)
+    if subspots is not False:
+        key_in(subspots, get_args(SubspotsFrom), "subspots")
     ready = encoders.get(encoder)
     view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
     side = view.diameter_um if tile_um is None else tile_um
@@ -109,7 +110,7 @@ def embed(
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
     geometry = TileGeometry(
-        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=source or "tiles"
+        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=subspots or "tiles"
     )
-    features = SlideFeatures(view, ready, geometry, source is not None)
+    features = SlideFeatures(view, ready, geometry, subspots is not False)
     features.plan(key_added=key_added, overwrite=overwrite).add(device=device, batch_size=batch_size)

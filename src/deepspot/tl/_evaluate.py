@@ -8,7 +8,14 @@ import pandas as pd
 from deepspot._core.keys import PREDICTION, UNS, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.measured import measured_counts
-from deepspot._sdata.tables import check_shared_genes, find_measured_table, kind_of, match_rows, tables_annotating
+from deepspot._sdata.tables import (
+    check_shared_genes,
+    find_measured_table,
+    kind_of,
+    match_rows,
+    regions_of,
+    tables_annotating,
+)
 from deepspot._sdata.write import add_columns, check_entries
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 COLUMNS = ("pearson", "spearman", "rmse", "lee", "moran_predicted", "moran_measured", "measured_detected")
-# In units of the distance to the nearest spot: the first ring of hexagons (1) and of squares (1 and √2), no more.
+# In units of the distance to the nearest spot: includes the neighbors of hexagons (1) and squares (1 and √2).
 RING = 1.5
 
 
@@ -34,11 +41,11 @@ def evaluate(
     layer: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Compare predicted genes with the measured ones of the same spots, gene by gene.
+    """Compare predicted and measured expression of each gene over the same spots.
 
-    Spots are matched by instance and genes by name. Measured counts are put on the scale of the prediction, log1p of
-    counts per 10,000; spots without any count are left out. A slide of the training set does not measure
-    accuracy: compare on slides of other patients, or use :func:`deepspot.models.cross_validate`.
+    Spots are matched by instance and genes by name. Measured counts are transformed to the scale of the prediction,
+    log1p of counts per 10,000; spots without counts are left out. A training slide overestimates the accuracy of the
+    model: use slides of other patients, or :func:`deepspot.models.cross_validate`.
 
     Parameters
     ----------
@@ -49,38 +56,38 @@ def evaluate(
     table_key
         Table with the measured genes; needed only if there are several.
     shapes_key
-        Only consider predictions for these spots.
+        Shapes of the predicted table; needed only if there are several predictions.
     layer
         Layer of the measured table with raw counts, by default `X`.
     overwrite
-        Replace columns of an earlier comparison.
+        Replace columns of an earlier call.
 
     Returns
     -------
     None. Sets columns in `var` of the predicted table, float64, NaN for a gene that was not measured:
 
     ``pearson``, ``spearman``
-        Correlation over spots; NaN where the prediction or the measurement does not vary.
+        Correlation over spots; NaN if the prediction or the measurement is constant.
     ``rmse``
-        Root of the mean squared error, in units of the log scale.
+        Root mean squared error on the log scale.
     ``lee``
-        Lee's L, a spatial correlation: both are averaged over a spot and the ring of spots around it (those
-        within 1.5 times the distance between spots), and then compared. It is high only where both form the same
-        pattern, and low where one of them varies from spot to spot without any.
+        Lee's L, the correlation after both are averaged over a spot and its neighbors (within 1.5 times the distance
+        between spots). It is high only if both form the same spatial pattern, and low if one of them varies without
+        a pattern.
     ``moran_predicted``, ``moran_measured``
-        Moran's I, the spatial autocorrelation, computed by squidpy over the same ring of spots, with weights that sum
-        to 1 for each spot. NaN where the gene does not vary. It is larger for a prediction that is smoother than the
+        Moran's I, the spatial autocorrelation, computed by squidpy over the same neighbors with weights that sum to 1
+        for each spot. NaN for a constant gene. It is larger for the prediction if the prediction is smoother than the
         measurement.
     ``measured_detected``
-        Share of the spots in which the gene was detected. If it is low, no prediction can correlate well.
+        Fraction of the spots in which the gene was detected. If it is low, no prediction can have a high correlation.
 
     Raises
     ------
     KeyError
         If there is no such table, or no prediction at all.
     ValueError
-        If there are several candidates, columns exist already, the measured table does not hold raw counts, measures
-        under half of the genes, or shares under three spots with the prediction.
+        If there are several candidates, columns exist already, or the measured table has no raw counts, fewer than
+        half of the predicted genes, or fewer than three spots in common with the prediction.
 
     References
     ----------
@@ -102,7 +109,8 @@ def evaluate(
     )
     check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     prediction = sdata.tables[prediction_key]
-    shapes_key = _region(sdata, prediction_key)
+    regions = regions_of(sdata, prediction_key)
+    shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
     table_key = find_measured_table(sdata, shapes_key, table_key)
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
@@ -112,16 +120,16 @@ def evaluate(
     _, ours, theirs = np.intersect1d(at, truth.rows, return_indices=True)
     if len(ours) < 3:
         raise InputError(
-            f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts, at "
-            "least 3 are needed. Predict the spots that were measured."
+            f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
+            "least 3 are needed. Predict the measured spots."
         )
     expression, depth = targets([truth], genes)
-    learned_depth = prediction.uns[UNS].get("depth", depth)
-    if learned_depth != depth:
+    trained_depth = prediction.uns[UNS].get("depth", depth)
+    if trained_depth != depth:
         logger.warning(
-            "The model learned expression over %s, here it is over %s: correlations can be compared, `rmse` is off by "
-            "what the others take of a spot's counts.",
-            learned_depth,
+            "The model was trained on counts normalized over %s, the measured counts are normalized over %s: `rmse` "
+            "includes this difference, the correlations can be compared.",
+            trained_depth,
             depth,
         )
     measured = expression[0][theirs]
@@ -151,18 +159,8 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
     else:
         names = tables_annotating(sdata, key_in(shapes_key, sdata.shapes, "sdata.shapes"))
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
-    # Sub-spots and grids were never measured.
+    # Sub-spots and grids have no measurements.
     return [name for name in predicted if sdata.tables[name].uns[UNS].get("resolution", "spot") == "spot"]
-
-
-def _region(sdata: SpatialData, prediction_key: str) -> str:
-    region = sdata.tables[prediction_key].uns["spatialdata_attrs"]["region"]
-    return one_key(
-        None,
-        [region] if isinstance(region, str) else list(region),
-        f"regions of table {prediction_key!r}",
-        "shapes_key",
-    )
 
 
 def _ring(centers: np.ndarray) -> csr_matrix:

@@ -185,7 +185,7 @@ def test_markers_outside_of_all_sets(marked):
         ds.tl.enrich(marked, {"ensembl": ["ENSG1"]}, key_added="more")
 
 
-def test_what_is_not_there(marked, programs):
+def test_missing_input_raises(marked, programs):
     with pytest.raises(KeyError, match=r"Key `'bone'` not found in `groups of the markers`"):
         ds.tl.enrich(marked, programs, groups="bone")
     with pytest.raises(
@@ -202,7 +202,7 @@ def test_what_is_not_there(marked, programs):
     ds.tl.enrich(marked, programs, overwrite=True)
 
 
-def test_it_survives_being_written(marked, programs, tmp_path):
+def test_results_can_be_written_and_read(marked, programs, tmp_path):
     ds.tl.enrich(marked, programs)
     ds.tl.enrich(marked, {"far": ["NOISE1"]}, groups="tumor", n_top=1, key_added="empty")
     marked.write(tmp_path / "slide.zarr")

@@ -156,7 +156,7 @@ def test_genes_that_do_not_vary(classes):
     assert not first["significant"].any()
 
 
-def test_blocks_of_eigenvectors_keep_the_level_where_the_rank_sum_test_does_not():
+def test_blocks_of_eigenvectors_have_the_nominal_level_unlike_the_rank_sum_test():
     """Smooth genes that have nothing to do with smooth regions; benchmarks/markers.py is the long version."""
     side, shares = 14, []
     centers = hex_array(side, side)[2]
@@ -204,7 +204,7 @@ def test_seed(classes):
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # within scanpy
-def test_it_survives_being_written(classes, tmp_path):
+def test_results_can_be_written_and_read(classes, tmp_path):
     ds.tl.markers(classes, "class", table_key="table", test="blocks", n_permutations=20)
     classes.write(tmp_path / "slide.zarr")
     back = read_zarr(tmp_path / "slide.zarr")["table"]
@@ -330,7 +330,7 @@ def test_random_fields_have_the_spread_that_theory_gives():
     np.testing.assert_allclose(drawn[:, -1].std(), short / np.sqrt(400 - 1 - 254), rtol=0.05)
 
 
-def test_rare_p_values_are_bounds_that_hold():
+def test_small_p_values_are_upper_bounds():
     """With many rotations no count is above the bound, and the bound takes over only below what can be counted."""
     centers = hex_array(12, 12)[2]
     rng = np.random.default_rng(0)

@@ -163,7 +163,7 @@ def _check_table(table: AnnData, where: str) -> None:
     scale = table.uns.get(UNS, {}).get("scale")
     if scale is None:
         head = table.X[:BLOCK_ROWS]
-        check_log_scale(head.compute() if hasattr(head, "dask") else head, where, said="log1p" in table.uns)
+        check_log_scale(head.compute() if hasattr(head, "dask") else head, where, marked="log1p" in table.uns)
     elif scale != SCALE:
         raise InputError(f"{where} is on the scale {scale!r}. Profiles need {SCALE!r}.")
 

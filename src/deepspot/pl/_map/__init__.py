@@ -1,1 +1,1 @@
-"""What maps share: axes, image, colors, values, panels."""
+"""Axes, image, colors, values and panels of maps."""

@@ -1,4 +1,4 @@
-"""Spots and the part of an image under them, small enough to draw."""
+"""Spots and a downscaled image of the tissue around them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MAX_PX = 1500
-# Share of the distance between spots, where their size is unknown.
-LOOSE = 0.55
+# Diameter as a fraction of the distance between spots, if their size is unknown.
+DEFAULT_DIAMETER = 0.55
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,25 @@ class Spots:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A picture (h, w, 3), and its left, right, bottom and top edge in µm from the corner of the full image."""
+    """Image (h, w, 3) and its left, right, bottom and top edge in µm from the corner of the full-resolution image."""
 
     pixels: np.ndarray
     extent: tuple[float, float, float, float]
 
 
 def place_spots(sdata: SpatialData, image_key: str, shapes_key: str) -> Spots:
-    """Place the spots of a shapes element in an image, as wide as the tissue that they measure."""
+    """Return the positions of spots in an image, and the diameter of the tissue that they measure."""
     placement = transforms.place_spots(sdata, image_key, shapes_key)
-    known = sdata.shapes[shapes_key].get(DIAMETER)
-    loose = LOOSE * transforms.pitch_px(placement.centers) * placement.mpp if known is None else float(known.median())
-    return Spots(placement.centers, placement.mpp, loose)
+    diameters = sdata.shapes[shapes_key].get(DIAMETER)
+    if diameters is None:
+        diameter = DEFAULT_DIAMETER * transforms.pitch_px(placement.centers) * placement.mpp
+    else:
+        diameter = float(diameters.median())
+    return Spots(placement.centers, placement.mpp, diameter)
 
 
 def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
-    """Cut the image to the spots and a little tissue around them."""
+    """Crop the image to the spots and a margin around them."""
     margin = max(0.04 * float(np.ptp(spots.xy, axis=0).max()), 2 * spots.diameter)
     return cut_backdrop(sdata, image_key, spots.centers, mpp=spots.mpp, margin_um=margin)
 
@@ -58,10 +61,7 @@ def backdrop_of(sdata: SpatialData, image_key: str, spots: Spots) -> Backdrop:
 def cut_backdrop(
     sdata: SpatialData, image_key: str, centers: np.ndarray, *, mpp: float, margin_um: float, max_px: int = MAX_PX
 ) -> Backdrop:
-    """Cut the image to the spots (n, 2) and a margin, and scale it down.
-
-    The longer side of the picture has at most `max_px` pixels, or half more.
-    """
+    """Crop the image to the spots (n, 2) and a margin, and downscale it to `max_px` (at most half more) pixels."""
     pyramid = pyramid_levels(sdata, image_key)
     sizes = np.array(level_sizes(pyramid))[:, ::-1]  # as (width, height), like the centers
     low = np.clip(np.floor(centers.min(axis=0) - margin_um / mpp), 0, sizes[0] - 1)

@@ -1,4 +1,4 @@
-"""Colors of spots by a gene, by labels or by numbers, and what explains them."""
+"""Colors of spots by a gene, labels or numbers, with legend or color bar."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
-# Beyond eight groups no palette is safe for everybody: the first eight, then lighter ones of other hues.
+# For more than eight groups: no such palette suits all kinds of color vision.
 MORE = ("#332288", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#999933", "#661100", "#6699CC", "#888888", "#117733")
 
 
 @dataclass(frozen=True)
 class Coloring:
-    """Colors (n, 4) and what they mean: the color of each label, or a scale of numbers, its values and its label."""
+    """Colors (n, 4), and the color of each label, or a color scale with its values and its label."""
 
     rgba: np.ndarray
     title: str
@@ -41,8 +41,8 @@ class Coloring:
         from matplotlib.lines import Line2D
 
         if self.bar is not None:
-            drawn, values, label = self.bar
-            draw_color_bar(drawn, ax, values, label)
+            mappable, values, label = self.bar
+            draw_color_bar(mappable, ax, values, label)
         if self.names is not None:
             marks = [
                 Line2D([], [], marker="o", linestyle="none", color=c, label=name) for name, c in self.names.items()
@@ -62,7 +62,7 @@ def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, c
     try:
         labels = labels_of(sdata, table_key, color)
     except KeyError as error:
-        raise MissingKeyError(f"`color` is no gene of sdata.tables[{table_key!r}]. {error.args[0]}") from error
+        raise MissingKeyError(f"`color` is not a gene of sdata.tables[{table_key!r}]. {error.args[0]}") from error
     return _names(labels.iloc[rows], color, table)
 
 
@@ -72,7 +72,7 @@ def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap) -
 
     known = np.isfinite(values)
     if not known.any():
-        raise InputError(f"{title!r} has no value in any of the spots, so nothing can be colored by it.")
+        raise InputError(f"{title!r} has no value in any spot. Color by something else.")
     scale = ScalarMappable(Normalize(*limits(values)), cmap)
     rgba = scale.to_rgba(np.ma.masked_invalid(values))
     rgba[~known] = to_rgba(MISSING)
@@ -90,8 +90,8 @@ def _names(labels: pd.Series, title: str, table: AnnData) -> Coloring:
 
 
 def label_colors(table: AnnData, key: str, names: Sequence[str]) -> dict[str, str]:
-    """Color of each label of a column: as scanpy or an annotation left it in the table, else ours by its place."""
-    theirs = table.uns.get(f"{key}_colors")
-    if theirs is None or len(theirs) != len(names):
-        theirs = [(*COLORS, *MORE)[place % (len(COLORS) + len(MORE))] for place in range(len(names))]
-    return dict(zip(names, map(str, theirs), strict=True))
+    """Return the color of each label: from `uns` of the table (scanpy, annotation), else from the default palette."""
+    colors = table.uns.get(f"{key}_colors")
+    if colors is None or len(colors) != len(names):
+        colors = [(*COLORS, *MORE)[place % (len(COLORS) + len(MORE))] for place in range(len(names))]
+    return dict(zip(names, map(str, colors), strict=True))

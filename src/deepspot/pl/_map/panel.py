@@ -22,41 +22,40 @@ QUANTILES = (0.01, 0.99)
 
 def map_axes(
     ax: Axes | Sequence[Axes] | None,
-    drawn: np.ndarray,
+    used: np.ndarray,
     backdrop: Backdrop,
     *,
     inches: float = 5.0,
     figsize: tuple[float, float] | None = None,
     together: bool = False,
 ) -> list[Axes]:
-    """Axes for maps, row by row: those that were given, or new ones in a grid of columns of so many `inches`.
+    """Return the given axes, or new ones in a grid with columns of this width, row by row.
 
-    `drawn` (rows, columns) says which places of the grid hold a map; columns without any are left out. With `together`,
-    zoom into one is zoom into all.
+    `used` (rows, columns) is True for panels with a map; empty columns are left out. `together` links the limits.
     """
     import matplotlib.pyplot as plt
 
     if ax is not None:
-        return several_axes(ax, int(drawn.sum()), "panels")
-    drawn = drawn[:, drawn.any(axis=0)]
+        return several_axes(ax, int(used.sum()), "panels")
+    used = used[:, used.any(axis=0)]
     height, width = backdrop.pixels.shape[:2]
-    size = (inches * 1.18 * drawn.shape[1], (inches * height / width + 0.4) * drawn.shape[0])
+    size = (inches * 1.18 * used.shape[1], (inches * height / width + 0.4) * used.shape[0])
     _, grid = plt.subplots(
-        *drawn.shape, figsize=figsize or size, squeeze=False, layout="constrained", sharex=together, sharey=together
+        *used.shape, figsize=figsize or size, squeeze=False, layout="constrained", sharex=together, sharey=together
     )
-    for panel in grid[~drawn]:
+    for panel in grid[~used]:
         panel.set_axis_off()
-    return list(grid[drawn])
+    return list(grid[used])
 
 
 def grid_of(n: int, columns: int) -> np.ndarray:
-    """Grid for n panels in rows of at most so many, as `drawn` of `map_axes`."""
+    """Return the grid of n panels in at most this number of columns, for `used` of `map_axes`."""
     columns = min(n, columns)
     return (np.arange(-(-n // columns) * columns) < n).reshape(-1, columns)
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of a color scale that a few extreme spots do not stretch: the 1 and 99 % quantiles."""
+    """Return the 1 and 99 % quantiles as limits of a color scale."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, QUANTILES) if len(finite) else (0.0, 1.0)
     if high <= low and len(finite):
@@ -65,7 +64,7 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 
 def bar_length(width: float) -> float:
-    """Length of a scale bar: the largest of 1, 2, 5, 10, 20, … that takes at most a quarter of the width."""
+    """Return the length of a scale bar: the largest of 1, 2, 5, 10, 20, … that is at most a quarter of the width."""
     steps = [mantissa * 10.0**power for power in range(-3, 7) for mantissa in (1, 2, 5)]
     return max((step for step in steps if step <= width / 4), default=width / 4)
 
@@ -82,42 +81,41 @@ def draw_panel(
     label: str | None = None,
     clim: tuple[float, float] | None = None,
 ) -> EllipseCollection:
-    """Draw a map of values (n,) of spots, without those that are NaN; `alpha` is the opacity of the image.
+    """Draw a map of values (n,) of spots without NaN; `alpha` is the opacity of the image.
 
-    Without a `label` there is no color bar, for panels that share one. `clim` are the ends of the color scale, by
-    default those of `limits`.
+    Without `label` there is no color bar. `clim` are the limits of the color scale, by default those of `limits`.
     """
     from matplotlib.collections import EllipseCollection
 
     ax.imshow(backdrop.pixels, extent=backdrop.extent, alpha=alpha, interpolation="antialiased")
-    there = np.isfinite(values)
-    side = np.full(int(there.sum()), spots.diameter)
-    drawn = EllipseCollection(
-        side, side, np.zeros_like(side), units="xy", offsets=spots.xy[there], offset_transform=ax.transData, cmap=cmap
+    finite = np.isfinite(values)
+    side = np.full(int(finite.sum()), spots.diameter)
+    circles = EllipseCollection(
+        side, side, np.zeros_like(side), units="xy", offsets=spots.xy[finite], offset_transform=ax.transData, cmap=cmap
     )
-    drawn.set_array(values[there])
-    drawn.set_clim(*(limits(values) if clim is None else clim))
-    ax.add_collection(drawn, autolim=False)
+    circles.set_array(values[finite])
+    circles.set_clim(*(limits(values) if clim is None else clim))
+    ax.add_collection(circles, autolim=False)
     left, right, bottom, top = backdrop.extent
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title=title)
     ax.set_axis_off()
     draw_scale_bar(ax, bar_length(right - left))
     if label is not None:
-        draw_color_bar(drawn, ax, values, label)
-    return drawn
+        draw_color_bar(circles, ax, values, label)
+    return circles
 
 
-def draw_color_bar(drawn: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
-    """Draw the color bar of one panel, or of several that share a scale; arrows mark values beyond it."""
+def draw_color_bar(mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
+    """Draw the color bar of one panel or of several that share a scale; arrows mark values beyond it."""
     first = ax[0] if isinstance(ax, Sequence) else ax
-    low, high = drawn.get_clim()
+    low, high = mappable.get_clim()
     beyond = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    first.figure.colorbar(drawn, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
+    first.figure.colorbar(mappable, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
 
 
 def draw_scale_bar(ax: Axes, length: float) -> None:
-    """Draw a bar of a length in µm into the lower left corner of axes that are in µm."""
+    """Draw a scale bar of a length in µm in the lower left corner of axes in µm."""
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"

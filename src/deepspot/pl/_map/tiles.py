@@ -1,4 +1,4 @@
-"""Images of single spots, at the size that the model sees."""
+"""Tiles of single spots for figures."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
-# Enough for a thumbnail; a tile is read from the coarsest level of the image that has as many.
+# Pixels per side; a tile is read from the coarsest level of the image that has at least as many.
 PX = 160
 BATCH = 64
 
 
 def tile_side(sdata: SpatialData, table_key: str, shapes_key: str, tile_um: float | None) -> float:
-    """Side of a spot's tile in µm: as stated, else what the model behind a table saw, else the spot's diameter."""
+    """Return the side of a tile in µm: as given, else the tile size of the model, else the spot diameter."""
     if tile_um is not None:
         return float(check_positive(tile_um, "tile_um"))
     features = sdata.tables[table_key].uns.get(UNS, {}).get("features")
-    # Features belong to spots: what was predicted for parts of them is shown at the size of the part.
+    # Features belong to spots; sub-spots and grid points are shown at their diameter.
     if features in sdata.tables and PARENT not in sdata.shapes[shapes_key]:
         return float(sdata.tables[features].uns[UNS]["geometry"]["tile_um"])
-    known = known_diameter(sdata, shapes_key)
-    if known is None:
+    diameter = known_diameter(sdata, shapes_key)
+    if diameter is None:
         raise InputError(
-            f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. State how "
-            "much tissue to show with `tile_um=`."
+            f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. Pass the side of "
+            "the images as `tile_um=`."
         )
-    return known
+    return diameter
 
 
 def cut_tiles(
     sdata: SpatialData, image_key: str, shapes_key: str, positions: Sequence[int] | np.ndarray, tile_um: float
 ) -> np.ndarray:
-    """Cut tiles (n, side, side, 3) of the shapes at some positions out of an image, in that order."""
+    """Read the tiles (n, side, side, 3) of the shapes at these positions from an image."""
     placement = place_spots(sdata, image_key, shapes_key)
     pyramid = pyramid_levels(sdata, image_key)
     geometry, name = TileGeometry(tile_um=tile_um, input_px=PX, grid=1), f"image {image_key!r}"
@@ -58,7 +58,7 @@ def cut_tiles(
 def draw_tile(
     ax: Axes, tile: np.ndarray, center: Sequence[float] | np.ndarray, side: Sequence[float] | np.ndarray
 ) -> None:
-    """Draw a tile around a point, with a width and a height in the units of the axes, whose limits must be set."""
+    """Draw a tile at a center, with width and height in the units of the axes; set their limits first."""
     (x, y), (width, height) = center, side
     extent = (x - width / 2, x + width / 2, y - height / 2, y + height / 2)
     ax.imshow(tile, extent=extent, interpolation="antialiased", aspect="auto", zorder=2)

@@ -1,4 +1,4 @@
-"""Measured, predicted and corrected genes of the spots of a shapes element, on one scale and in one order."""
+"""Measured, predicted and corrected genes in the order of the shapes, on the log scale."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def shapes_of(sdata: SpatialData, table_key: str, shapes_key: str | None) -> str:
-    """Name of the shapes element that a table describes, to be chosen where it describes several."""
+    """Return the name of the shapes that a table annotates; `shapes_key` is needed if there are several."""
     names = regions_of(sdata, table_key)
     return one_key(shapes_key, names, f"shapes that sdata.tables[{table_key!r}] annotates", "shapes_key")
 
@@ -35,19 +35,17 @@ def shapes_of(sdata: SpatialData, table_key: str, shapes_key: str | None) -> str
 def prediction_table_key(
     sdata: SpatialData, shapes_key: str, key: str | None, *, argument: str = "prediction_key"
 ) -> str:
-    """Name of the table with the predicted genes of a shapes element."""
+    """Return the name of the table with the predicted genes of a shapes element."""
     tables = tables_annotating(sdata, shapes_key)
     if key is None:
         tables = tables_of_kind(sdata, shapes_key, PREDICTION)
         if not tables:
-            raise MissingKeyError(
-                f"No table holds predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first."
-            )
+            raise MissingKeyError(f"No table has predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
     return one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
 
 
 def corrected_table_key(sdata: SpatialData, shapes_key: str, key: str | Literal[False] | None) -> str | None:
-    """Name of the table with the corrected genes of a shapes element, or None if there is none or `key` is False."""
+    """Return the name of the table with the corrected genes of a shapes element; None without, or if `key` is False."""
     tables = tables_of_kind(sdata, shapes_key, CORRECTED)
     if key is False or (key is None and not tables):
         return None
@@ -55,7 +53,7 @@ def corrected_table_key(sdata: SpatialData, shapes_key: str, key: str | Literal[
 
 
 def measured_table_key(sdata: SpatialData, shapes_key: str, key: str | None) -> str | None:
-    """Name of the table with the measured genes of a shapes element, or None if nothing was measured."""
+    """Return the name of the table with the measured genes of a shapes element, or None without measured genes."""
     tables = [name for name in tables_annotating(sdata, shapes_key) if not is_deepspot_table(sdata.tables[name])]
     return None if key is None and not tables else find_measured_table(sdata, shapes_key, key)
 
@@ -63,9 +61,9 @@ def measured_table_key(sdata: SpatialData, shapes_key: str, key: str | None) -> 
 def measured_values(
     sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
 ) -> np.ndarray:
-    """Measured genes (n, genes) as log1p of counts per 10,000, in the order of the shapes; NaN where not measured.
+    """Return measured genes (n, genes) as log1p of counts per 10,000 in the order of the shapes; NaN if not measured.
 
-    `layer` holds raw counts. By default `X` is taken, as it is where ``uns["log1p"]`` says that it is on the log scale.
+    `layer` has raw counts; by default `X`, which is not transformed if ``uns["log1p"]`` marks it as log scale.
     """
     table = sdata.tables[table_key]
     if layer is None and "log1p" in table.uns:
@@ -83,7 +81,7 @@ def measured_values(
 def predicted_values(
     sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
 ) -> np.ndarray:
-    """Genes (n, genes) of a table of this package, in the order of the shapes; NaN where there is no value."""
+    """Return genes (n, genes) of a table of this package in the order of the shapes; NaN without a value."""
     table = sdata.tables[table_key]
     if layer is not None:
         key_in(layer, table.layers, f"layers of table {table_key!r}")
@@ -93,13 +91,13 @@ def predicted_values(
 def expression_values(
     sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
 ) -> np.ndarray:
-    """Genes (n, genes) of any table: a `layer` of a measured one is counts, of one of this package as it is."""
+    """Return genes (n, genes) of any table on the log scale; counts of a measured table are transformed."""
     read = predicted_values if is_deepspot_table(sdata.tables[table_key]) else measured_values
     return read(sdata, shapes_key, table_key, genes, layer=layer)
 
 
 def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
-    """What the title of a gene says of its values: measured, predicted, corrected, or the name of a layer."""
+    """Return the kind of values for a title: measured, predicted, corrected, or the name of a layer."""
     what = kind_of(sdata.tables[table_key])
     if what is None or layer == "measured":
         return "measured"
@@ -109,7 +107,7 @@ def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None
 
 
 def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
-    """What the color bar of a gene says."""
+    """Return the label of the color bar of a gene."""
     table = sdata.tables[table_key]
     if layer is None and "log1p" in table.uns and not is_deepspot_table(table):
         return "log expression, as in the table"
@@ -133,7 +131,7 @@ def _spread(table: AnnData, sdata: SpatialData, shapes_key: str, X: Any, genes: 
 
 
 def groups_of(results: pd.DataFrame, groups: str | Sequence[str] | None, argument: str) -> list[str]:
-    """Names of the groups of a result as text, in their order there; all, or the requested ones."""
+    """Return the names of the groups of a result as text, in its order; by default all."""
     known = list(dict.fromkeys(results["group"].astype(str)))
     if groups is not None and not len(groups):
         raise InputError(f"`{argument}` is empty. Name at least one of the groups {known}, or leave it out.")

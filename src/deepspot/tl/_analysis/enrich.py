@@ -46,35 +46,35 @@ def enrich(
     key_added: str = "enrichment",
     overwrite: bool = False,
 ) -> None:
-    """Find gene sets that the markers of a group belong to more often than by chance.
+    """Find gene sets in which the markers of a group are overrepresented.
 
-    The significant markers with the highest log fold changes are compared with every gene set by gseapy's
-    hypergeometric test. It runs on this machine: no gene leaves it. A library of Enrichr is downloaded once and kept in
-    the cache.
+    The significant markers with the highest log fold changes are compared with every gene set by the hypergeometric
+    test of gseapy. The test runs locally; no gene names are uploaded. A library of Enrichr is downloaded once and
+    cached.
 
     Parameters
     ----------
     sdata
-        Object with markers, see :func:`deepspot.tl.markers`.
+        Object with results of :func:`deepspot.tl.markers`.
     gene_sets
-        Names and genes: a dict, the path of a GMT file, or the name of a library of Enrichr. By default the paper's
-        library, ``"Cancer_Cell_Line_Encyclopedia"``.
+        Genes by name of the set: a dict, the path of a GMT file, or the name of a library of Enrichr. By default the
+        library of the paper, ``"Cancer_Cell_Line_Encyclopedia"``.
     groups
-        Group or groups to look at, by default all.
+        One or more groups; by default all.
     markers_key
-        Where the markers are in `uns`.
+        Key of the markers in `uns`.
     table_key
         Table with the markers; needed only if there are several.
     n_top
-        Most markers to take of a group.
+        Maximum number of markers of a group.
     background
-        Genes that could have been markers; by default all that were tested. A model predicts some thousand genes,
-        chosen for their variability: with all genes of the genome as background, any marker would look like a
-        cancer gene.
+        Genes that could have been markers; by default all that were tested. A model predicts some thousand genes chosen
+        for their variability; with the whole genome as background, any marker would seem to be enriched in cancer gene
+        sets.
     organism
-        Whose library to download: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
+        Organism of the Enrichr library: ``"human"``, ``"mouse"``, ``"fly"``, ``"yeast"``, ``"worm"`` or ``"fish"``.
     key_added
-        Name of the data frame.
+        Key of the result.
     overwrite
         Replace results of an earlier call.
 
@@ -86,8 +86,8 @@ def enrich(
         DataFrame with a row for each group and gene set that share a gene, by group and then by ``p``: ``group``
         (categorical), ``term``, ``overlap`` (text such as ``"3/50"``), ``n_overlap``, ``n_set`` (genes of the set in
         the background), ``odds_ratio`` (0.5 added to all counts), ``p``, ``p_adj`` (Benjamini-Hochberg over all
-        sets with a gene in the background; gseapy itself passes over those without a marker), ``combined_score``
-        (−ln p × odds ratio), ``genes`` (sorted, with ``;`` between them).
+        sets with a gene in the background; gseapy alone would skip those without a marker), ``combined_score``
+        (−ln p × odds ratio), ``genes`` (sorted, separated by ``;``).
     ``uns["deepspot_enrichment"]``
         Parameters of this call.
 
@@ -96,11 +96,11 @@ def enrich(
     KeyError
         If there are no markers, or no such table or group.
     FileNotFoundError
-        If there is no such GMT file.
+        If the GMT file does not exist.
     ConnectionError
         If a library is not in the cache and cannot be downloaded.
     ValueError
-        If no group has a significant marker, genes and gene sets have no name in common, there is no such library,
+        If no group has a significant marker, genes and gene sets have no name in common, Enrichr has no such library,
         several tables have markers, or entries exist already.
 
     References
@@ -122,29 +122,29 @@ def enrich(
     'tumor'
     """
     check_positive(n_top, "n_top")
-    table_key, found = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
-    groups = keys_in(groups, found["group"].cat.categories.astype(str), "groups of the markers")
-    significant = found[found["significant"]]
+    groups = keys_in(groups, results["group"].cat.categories.astype(str), "groups of the markers")
+    significant = results[results["significant"]]
     top = {name: list(significant.loc[significant["group"] == name, "gene"][: int(n_top)]) for name in groups}
     without = [name for name in groups if not top[name]]
     groups = [name for name in groups if top[name]]
     if not groups:
         raise InputError(
-            f"No group of {without} has a significant marker, so there is nothing to look up. Look at "
-            f"sdata.tables[{table_key!r}].uns[{markers_key!r}], or call `ds.tl.markers` with another `alpha=`."
+            f"No group of {without} has a significant marker, so no gene set can be tested. See "
+            f"sdata.tables[{table_key!r}].uns[{markers_key!r}], or call `ds.tl.markers` with a higher `alpha=`."
         )
-    genes = set(found["gene"]) if background is None else {str(gene) for gene in background}
+    genes = set(results["gene"]) if background is None else {str(gene) for gene in background}
     sets, source = read_gene_sets(gene_sets, organism)
     sets = {term: inside for term, all_genes in sets.items() if (inside := sorted(genes & set(all_genes)))}
     if not sets:
         raise InputError(
-            f"The gene sets ({source}) share no gene with the {len(genes):,} genes of the background, which are like "
-            f"{sorted(genes)[:3]}: another species, or other identifiers?"
+            f"The gene sets ({source}) share no gene with the {len(genes):,} genes of the background, such as "
+            f"{sorted(genes)[:3]}. Check the species and the identifiers."
         )
     hits = [_over_represented(top[name], sets, genes).assign(group=name) for name in groups]
-    # An empty part would turn the numbers of the others into objects, which are written as text.
+    # Without empty parts, which would change the dtype of the numbers to object.
     frame = pd.concat([part for part in hits if len(part)] or hits[:1], ignore_index=True).astype(TYPES)
     frame["group"] = pd.Categorical(frame["group"], groups)
     frame = frame[COLUMNS].sort_values(["group", "p", "term"], ignore_index=True)
@@ -158,16 +158,16 @@ def enrich(
         "gseapy": version("gseapy"),
     }
     add_entries(sdata, table_key, "uns", dict(zip(added, (frame, parameters), strict=True)), overwrite=overwrite)
-    few = frame[frame["p_adj"] < 0.05].groupby("group", observed=False).size()
+    n_significant = frame[frame["p_adj"] < 0.05].groupby("group", observed=False).size()
     logger.info(
         f"Compared markers of {len(groups)} groups with {len(sets):,} gene sets ({source}) over {len(genes):,} genes; "
-        f"p_adj < 0.05: {', '.join(f'{name} {n}' for name, n in few.items())}."
+        f"p_adj < 0.05: {', '.join(f'{name} {n}' for name, n in n_significant.items())}."
         + (f" Without a significant marker: {without}." if without else "")
     )
 
 
 def _over_represented(markers: list[str], sets: dict[str, list[str]], background: set[str]) -> pd.DataFrame:
-    """Test of every gene set that some markers are in; the sets are subsets of the background."""
+    """Test every gene set that contains a marker; the sets are subsets of the background."""
     import gseapy
     from scipy.stats import false_discovery_control
 
@@ -177,8 +177,8 @@ def _over_represented(markers: list[str], sets: dict[str, list[str]], background
         result = gseapy.enrich(markers, sets, background=sorted(background), outdir=None, no_plot=True)
     frame = result.results[list(NAMES)].rename(columns=NAMES)
     frame[["n_overlap", "n_set"]] = frame["overlap"].str.split("/", expand=True).astype(int).to_numpy()
-    # gseapy gives them in the order of a set, which differs between two runs.
+    # gseapy returns them in the order of a set, which differs between runs.
     frame["genes"] = [";".join(sorted(genes.split(";"))) for genes in frame["genes"]]
-    # Sets without a marker were tested too, though gseapy passes over them.
+    # Sets without a marker count as tested, although gseapy skips them.
     p = np.concatenate([frame["p"], np.ones(len(sets) - len(frame))])
     return frame.assign(p_adj=false_discovery_control(np.clip(p, 0, 1))[: len(frame)])

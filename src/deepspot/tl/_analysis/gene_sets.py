@@ -1,4 +1,4 @@
-"""Gene sets and pathway networks: as given, from a file, or downloaded once and kept in the cache."""
+"""Gene sets and pathway networks: given, read from a file, or downloaded once and cached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORK = ["source", "target", "weight"]
 
 
 def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tuple[dict[str, list[str]], str]:
-    """Gene sets by name, and where they come from in a few words."""
+    """Return gene sets by name, and a short name of their source."""
     from gseapy.parser import read_gmt
 
     if isinstance(gene_sets, Mapping):
@@ -38,26 +38,26 @@ def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tu
             f"enrichr_{organism}_{source}.gmt",
             lambda: _download_library(source, organism),
             what=f"Library {source!r} of Enrichr",
-            hint="Offline, pass gene sets as `gene_sets=`: a dict, or a GMT file, as "
-            "https://maayanlab.cloud/Enrichr/#libraries and https://www.gsea-msigdb.org offer.",
+            hint="Offline, pass a dict or a GMT file as `gene_sets=`, for example from "
+            "https://maayanlab.cloud/Enrichr/#libraries or https://www.gsea-msigdb.org.",
         )
-    found = read_gmt(str(path))
-    if not found:
+    sets = read_gmt(str(path))
+    if not sets:
         raise InputError(
-            f"{str(path)!r} holds no gene set. A line is a name, a description and genes, with tabs between them."
+            f"{str(path)!r} holds no gene set. Each line must have a name, a description and genes, separated by tabs."
         )
-    return {term: [gene for gene in genes if gene] for term, genes in found.items()}, source
+    return {term: [gene for gene in genes if gene] for term, genes in sets.items()}, source
 
 
 def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int) -> tuple[pd.DataFrame, str]:
-    """Network with one row for each pathway and gene, and where it comes from in a few words."""
+    """Return a network with a row for each pathway and gene, and a short name of its source."""
     if net is None:
         net = _fetch(
             f"progeny_{organism}_top{top}.csv",
             lambda: _download_progeny(organism, top),
             what=f"PROGENy ({organism})",
-            hint="Offline, pass a table with the columns source, target and weight as `net=`, such as "
-            "https://github.com/saezlab/progeny offers.",
+            hint="Offline, pass a table with the columns source, target and weight as `net=`, for example from "
+            "https://github.com/saezlab/progeny.",
         )
     if isinstance(net, str | Path):
         path = Path(net)
@@ -75,7 +75,7 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
     if len(twice):
         pathway, gene, _ = twice.iloc[0]
         raise InputError(
-            f"The network ({source}) has {len(twice):,} pairs of pathway and gene more than once, first {pathway!r} "
+            f"The network ({source}) repeats {len(twice):,} pairs of pathway and gene, first {pathway!r} "
             f"and {gene!r}. Call `drop_duplicates(['source', 'target'])` on it."
         )
     return table, source
@@ -85,14 +85,14 @@ def _download_library(name: str, organism: str) -> str:
     import gseapy
 
     try:
-        # By default sets of more than 2,000 genes would be left out without a word.
-        found = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
+        # By default gseapy leaves out sets of more than 2,000 genes without a warning.
+        sets = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
     except ValueError as error:
         raise InputError(
             f"Enrichr has no library {name!r} for {organism}. `gseapy.get_library_name({organism!r})` lists them; a "
             "GMT file must end in `.gmt`."
         ) from error
-    return "".join("\t".join([term, name, *genes]) + "\n" for term, genes in found.items())
+    return "".join("\t".join([term, name, *genes]) + "\n" for term, genes in sets.items())
 
 
 def _download_progeny(organism: str, top: int) -> str:
@@ -102,7 +102,7 @@ def _download_progeny(organism: str, top: int) -> str:
 
 
 def _fetch(name: str, download: Callable[[], str], *, what: str, hint: str) -> Path:
-    """Path of a file in the cache, whose text is downloaded if it is not there yet; `hint` says what to do offline."""
+    """Return the path of a cached file, downloaded if missing; `hint` is the advice if this fails."""
     path = settings.cache("genesets", valid_name(name))
     if path.is_file():
         return path
@@ -110,13 +110,13 @@ def _fetch(name: str, download: Callable[[], str], *, what: str, hint: str) -> P
         text = download()
     except ValueError:
         raise
-    except Exception as error:  # the libraries raise anything, also bare exceptions
+    except Exception as error:  # the libraries also raise bare exceptions
         raise ConnectionError(
-            f"{what} is not in the cache and could not be downloaded ({type(error).__name__}). {hint} Or put it at "
-            f"{str(path)!r} on a machine that is online."
+            f"{what} is not in the cache and could not be downloaded ({type(error).__name__}). {hint} Or download it "
+            f"on another machine and copy it to {str(path)!r}."
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")  # a download that was cut short must not look like a whole one
+    partial = path.with_name(f"{path.name}.partial")  # an interrupted download must not look complete
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
     logger.info("Downloaded %s to %s.", what, path)

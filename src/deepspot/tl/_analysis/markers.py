@@ -44,22 +44,21 @@ def markers(
     key_added: str = "markers",
     overwrite: bool = False,
 ) -> None:
-    """Find genes that are higher in one group of spots than in the others.
+    """Find marker genes that are higher in one group of spots than in the others.
 
-    This is scanpy's Wilcoxon rank-sum test with ties corrected; genes are ranked by their log fold change.
+    The test is scanpy's Wilcoxon rank-sum test with tie correction. Genes are ranked by their log fold change.
 
-    The rank-sum test takes spots for independent. Neighbors resemble one another, predicted ones even more so, and a
-    region of 100 spots is not 100 observations: of genes that have nothing to do with the regions 16 to 26 % of the
-    measured and 61 to 82 % of the predicted ones come out with p < 0.05 on a real section of 181 spots.
-    ``test="blocks"`` adds a test that respects this, with which it is 3 to 7 %, at some cost in power. This is
-    Moran spectral randomization: each gene is written in the eigenvectors of the graph of neighboring spots, and blocks
-    of eigenvectors of similar wavelength (2, 4, 8, … of them) are rotated at random within themselves. Such a field has
-    patches as large and as strong as those of the gene, but elsewhere. The p-value is how often it differs between the
-    groups as much as the gene does. Blocks of *spots* were tried too: they must be larger than the patches, and then
-    too few of them fit on a section.
+    The rank-sum test assumes that spots are independent. Neighboring spots resemble one another, predicted ones even
+    more so, and a region of 100 spots is not 100 observations. On a real section of 181 spots, 16 to 26 % of the
+    measured and 61 to 82 % of the predicted genes without relation to the regions have p < 0.05. ``test="blocks"`` adds
+    a test that accounts for this (3 to 7 %) and has less power. It is Moran spectral randomization: each gene is
+    expressed in the eigenvectors of the neighbor graph, and blocks of 2, 4, 8, … eigenvectors of similar wavelength are
+    rotated at random. The resulting random fields have patches of the same size and strength as the gene at other
+    positions. The p-value is the fraction of fields with at least the same difference between the groups. Permuting
+    blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
 
-    Neither test is valid if the groups were computed from the same genes, such as clusters of this table. Neither
-    accounts for variation between patients: a section is one sample.
+    Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
+    test accounts for variation between patients: a section is one sample.
 
     Parameters
     ----------
@@ -73,41 +72,39 @@ def markers(
     layer
         Layer of the table, by default `X`.
     groups
-        Groups to find markers of, by default all. They are compared with all others, also with those not named.
+        Groups to find markers of; by default all. Each is compared with all other groups, also those not in `groups`.
     reference
-        Group to compare with, by default all other spots that have one.
+        Group to compare with; by default all other spots with a group.
     test
-        ``"blocks"`` adds the test that respects that neighbors resemble one another.
+        ``"blocks"`` adds the test that accounts for the similarity of neighboring spots.
     n_permutations
-        Number of random fields of it. P-values below 1 / (this + 1) come from a bound on what such fields can do, and
-        so are rather too large than too small.
+        Number of random fields. P-values below 1 / (`n_permutations` + 1) are an upper bound.
     alpha
-        A gene is significant if its adjusted p-value is below it.
+        Significance level of the adjusted p-values.
     min_logfoldchange
-        A gene is significant only if its log fold change is above it.
+        A gene is significant only if its log fold change is above this value.
     transform
-        ``"paper"`` sets negative values to 0 and adds 1 to all, on a copy. The test does not change, as ranks do not.
-        Fold changes do, since 1 on the log scale is not 1 count: they become those of counts per 10,000 plus 0.63,
-        so that they are smaller, above all for faint genes.
+        ``"paper"`` sets negative values to 0 and adds 1 to all, on a copy. The ranks and the test do not change. Fold
+        changes become those of counts per 10,000 plus 0.63 and are smaller, mainly for genes with low expression.
     seed
-        Seed of the random fields; None falls back to the settings.
+        Seed of the random fields; None uses the settings.
     key_added
-        Name of the data frame.
+        Key of the result.
     overwrite
-        Replace results of an earlier call, and of scanpy's.
+        Replace results of an earlier call, including ``uns["rank_genes_groups"]`` of scanpy.
 
     Returns
     -------
     None. Adds to `uns` of the table, which does not change otherwise:
 
     ``uns["markers"]``
-        DataFrame with a row for each group and gene, by group and then by falling log fold change: ``group``
-        (categorical), ``gene``, ``logfoldchange`` (log2; scanpy compares means of the log scale, put back on the scale
-        of counts), ``score`` (z of the rank-sum test), ``p`` and ``p_adj`` (Benjamini-Hochberg within the group),
+        DataFrame with a row for each group and gene, by group and then by decreasing log fold change: ``group``
+        (categorical), ``gene``, ``logfoldchange`` (log2; scanpy compares means on the log scale, transformed back to
+        counts), ``score`` (z of the rank-sum test), ``p`` and ``p_adj`` (Benjamini-Hochberg within the group),
         ``p_block`` and ``p_block_adj`` (NaN unless ``test="blocks"``), ``significant`` (bool: higher in the group, and
-        the adjusted p-value is below `alpha`, that of the block test if it was made), ``rank`` (from 1).
+        the adjusted p-value, of the block test if it was used, is below `alpha`), ``rank`` (from 1).
     ``uns["rank_genes_groups"]``
-        What scanpy adds, by score, for ``sc.get.rank_genes_groups_df`` and scanpy's figures.
+        Result of scanpy, by score, for ``sc.get.rank_genes_groups_df`` and scanpy's figures.
     ``uns["deepspot_markers"]``
         Parameters of this call.
 
@@ -116,8 +113,8 @@ def markers(
     KeyError
         If there is no such table, layer, column or group.
     ValueError
-        If there are several candidates for the table, its values are not on the log scale, a group or what it is
-        compared with has under 3 spots, entries exist already, or an option does not exist.
+        If there are several candidates for the table, its values are not on the log scale, a group or its
+        reference has fewer than 3 spots, entries exist already, or an option does not exist.
 
     References
     ----------
@@ -157,14 +154,14 @@ def markers(
     regions = regions_of(sdata, table_key)
     if test == "blocks" and len(regions) != 1:
         raise InputError(
-            f"The block test needs the positions of the spots in one tissue, but table {table_key!r} describes the "
-            f"shapes {regions}. Make a table for each, or use `test='wilcoxon'`."
+            f"The block test needs the positions of spots in one shapes element, but table {table_key!r} annotates the "
+            f"shapes {regions}. Split the table, or use `test='wilcoxon'`."
         )
 
     kept = labels.notna().to_numpy()
     obs, var = pd.DataFrame({groupby: labels[kept]}), table.var.loc[known, []]
     small = AnnData(X[kept], obs=obs, var=var, uns={"log1p": dict(table.uns.get("log1p", {}))})
-    # Genes that do not vary have no score, and many groups make many columns: neither is news to the user.
+    # Constant genes have no score, and many groups make many columns: these warnings do not help the user.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
         sc.tl.rank_genes_groups(small, groupby, groups=tested, reference=reference, method="wilcoxon", tie_correct=True)
@@ -179,14 +176,14 @@ def markers(
 
         rows, at = match_rows(table, sdata, regions[0])
         contrasts = np.array([_contrast(labels.iloc[rows], name, reference) for name in tested])
-        # All spots say how smooth a gene is, also those without a group.
+        # All spots, also those without a group, are used to estimate the smoothness of a gene.
         eigenvectors = spatial_eigenvectors(intrinsic_centers(sdata, regions[0])[at])
         rng = np.random.default_rng(settings.seed if seed is None else seed)
         p = spatial_p_values(X[rows], contrasts, eigenvectors, int(n_permutations), rng)
         here = frame["group"].cat.codes, small.var_names.get_indexer(frame["gene"])
         frame["p_block"], frame["p_block_adj"] = p[here], false_discovery_control(p, axis=1)[here]
-    judged = frame["p_adj" if test == "wilcoxon" else "p_block_adj"]
-    frame["significant"] = (judged < alpha) & (frame["logfoldchange"] > min_logfoldchange)
+    p_adj = frame["p_adj" if test == "wilcoxon" else "p_block_adj"]
+    frame["significant"] = (p_adj < alpha) & (frame["logfoldchange"] > min_logfoldchange)
     frame["rank"] = frame.groupby("group", observed=True).cumcount() + 1
 
     ranked = small.uns[SCANPY]
@@ -209,15 +206,15 @@ def markers(
     add_entries(sdata, table_key, "uns", results, overwrite=overwrite)
     number = frame.groupby("group", observed=True)["significant"].sum()
     left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
-    words = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
+    text = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
     logger.info(
         f"Compared {kept.sum():,} spots by {groupby!r} in {small.n_vars:,} genes of sdata.tables[{table_key!r}]; "
-        f"markers: {', '.join(f'{name} {n:,}' for name, n in number.items())}.{f' Left out: {words}.' if words else ''}"
+        f"markers: {', '.join(f'{name} {n:,}' for name, n in number.items())}.{f' Left out: {text}.' if text else ''}"
     )
 
 
 def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, groupby: str) -> list[str]:
-    """Groups to find markers of, each checked against what it is compared with."""
+    """Return the groups to test; raise an error if a group or its reference has too few spots."""
     size = labels.value_counts(sort=False)
     where = f"groups of {groupby!r}"
     if reference != REST:
@@ -225,18 +222,18 @@ def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, gro
     tested = [name for name in keys_in(groups, size.index, where) if name != reference]
     other = {name: size.sum() - size[name] if reference == REST else size[reference] for name in tested}
     if not any(other.values()):
-        raise InputError(f"There is nothing to compare: {where} are {size.to_dict()}. Two groups are needed.")
+        raise InputError(f"There is nothing to compare: {where} are {size.to_dict()}. At least two groups are needed.")
     few = {name: f"{size[name]} against {n}" for name, n in other.items() if min(size[name], n) < FEWEST}
     if few:
         raise InputError(
-            f"At least {FEWEST} spots are needed on either side, but these groups of {groupby!r} have {few}. Pass "
+            f"Each side of a comparison needs at least {FEWEST} spots; these groups of {groupby!r} have {few}. Pass "
             f"`groups={[name for name in tested if name not in few]}`."
         )
     return tested
 
 
 def _contrast(labels: pd.Series, group: str, reference: str) -> np.ndarray:
-    """Weights (n,) of the spots whose product with a gene is the difference of its means."""
+    """Return weights (n,) of the spots; their product with a gene is the difference of means."""
     here = (labels == group).to_numpy()
     there = labels.notna().to_numpy() & ~here if reference == REST else (labels == reference).to_numpy()
     return here / here.sum() - there / there.sum()

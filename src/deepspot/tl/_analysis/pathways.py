@@ -38,9 +38,9 @@ def pathways(
 ) -> None:
     """Score the activity of pathways in every spot.
 
-    decoupler fits the expression of each spot by the weights that genes have in all pathways at once (``mlm``). A score
-    is the t-value of a pathway: above 0 if its genes are higher than others in the direction of their weights.
-    Scores compare spots of one slide; their zero depends on which genes are known.
+    decoupler fits a multivariate linear model (``mlm``) of the expression of each spot to the gene weights of all
+    pathways. The score of a pathway is its t-value: above 0 if genes are higher in the direction of their weights.
+    Scores are for comparison between spots of one slide; their zero depends on the genes in the table.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def pathways(
         Object with predicted, corrected or measured genes.
     net
         Weights of genes in pathways: a DataFrame with the columns ``source`` (pathway), ``target`` (gene) and
-        ``weight``, or the path of a CSV file with them. By default PROGENy, which is downloaded once and kept in the
-        cache.
+        ``weight``, or the path of a CSV file with them. By default PROGENy, which is downloaded once and
+        cached.
     table_key
         Table with the genes on the log scale; by default the one with predicted or corrected genes.
     layer
@@ -57,11 +57,11 @@ def pathways(
     transform
         ``"paper"`` sets negative values to 0 and adds 1 to all, on a copy. The 1 does not change scores.
     top
-        Genes to take of each pathway of PROGENy, by their p-value. A `net` that is given is taken as it is.
+        Number of genes of each pathway of PROGENy, by p-value. Not used if `net` is given.
     tmin
-        Leave out pathways with fewer genes than this in the table.
+        Minimum number of genes of a pathway in the table; pathways with fewer are left out.
     organism
-        Whose PROGENy to download, as decoupler names it.
+        Organism of PROGENy, as named by decoupler.
     overwrite
         Replace results of an earlier call.
 
@@ -72,8 +72,8 @@ def pathways(
     ``obsm["score_mlm"]``
         DataFrame (n, pathways), float64: the scores. NaN for a spot without any expression.
     ``obsm["padj_mlm"]``
-        DataFrame (n, pathways), float64: p-values as decoupler gives them. In spite of their name decoupler 2.2 does
-        not adjust those of ``mlm``. They take genes for independent, which they are not: sort by them, do not decide.
+        DataFrame (n, pathways), float64: p-values of decoupler. Despite the name, decoupler 2.2 does not adjust those
+        of ``mlm``. They assume independent genes: use them only for ranking, not as evidence.
     ``uns["deepspot_pathways"]``
         Parameters of this call.
 
@@ -82,12 +82,13 @@ def pathways(
     KeyError
         If there is no such table or layer, or the network lacks a column.
     FileNotFoundError
-        If there is no such file.
+        If the file of `net` does not exist.
     ConnectionError
         If PROGENy is not in the cache and cannot be downloaded.
     ValueError
         If there are several candidates for the table, its values are not on the log scale, too few genes are in the
-        network, pathways cannot be told apart, a pair of pathway and gene repeats, or entries exist already.
+        network, pathways are not linearly independent, a pair of pathway and gene is repeated, or entries
+        exist already.
 
     References
     ----------
@@ -118,19 +119,19 @@ def pathways(
     weights, source = read_network(net, organism, int(check_positive(top, "top")))
     n_targets = _count_targets(weights, genes, tmin, table_key, source)
 
-    # Spots by number: decoupler drops those without expression, and takes names for text.
+    # Numbers instead of names, because decoupler drops spots without expression.
     frame = pd.DataFrame(X.toarray() if issparse(X) else X, columns=genes).astype(float)
     frame.index = frame.index.astype(str)
     try:
-        found = dc.mt.mlm(frame, weights, tmin=tmin)
+        scores = dc.mt.mlm(frame, weights, tmin=tmin)
     except (AssertionError, np.linalg.LinAlgError) as error:
         raise InputError(
-            f"The pathways ({source}) cannot be told apart by the {len(genes):,} genes of table {table_key!r}: "
-            f"{list(n_targets.index)}. Leave out those that share all of their genes with others."
+            f"The pathways ({source}) are not linearly independent over the {len(genes):,} genes of table "
+            f"{table_key!r}: {list(n_targets.index)}. Leave out those that share all genes with others."
         ) from error
     results = {
         name: values.reindex(frame.index).set_axis(table.obs_names).rename(columns=str)
-        for name, values in zip(SCORES, found, strict=True)
+        for name, values in zip(SCORES, scores, strict=True)
     }
     parameters = {
         "net": source,
@@ -144,13 +145,13 @@ def pathways(
     add_entries(sdata, table_key, "uns", {PARAMETERS: parameters}, overwrite=overwrite)
     left_out = f" Left out: {(~known).sum():,} genes with missing values." if not known.all() else ""
     logger.info(
-        f"Scored {len(found[0].columns)} pathways ({source}, {n_targets.min()} to {n_targets.max()} genes each) in "
-        f"{len(found[0]):,} spots of sdata.tables[{table_key!r}].{left_out}"
+        f"Scored {len(scores[0].columns)} pathways ({source}, {n_targets.min()} to {n_targets.max()} genes each) in "
+        f"{len(scores[0]):,} spots of sdata.tables[{table_key!r}].{left_out}"
     )
 
 
 def _count_targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str, source: str) -> pd.Series:
-    """How many genes of each pathway are known, without the pathways that have too few."""
+    """Return the number of genes in the table for each pathway with at least `tmin`."""
     known = net[net["target"].isin(genes)]
     number = known["source"].value_counts().sort_index()
     enough = number[number >= tmin]
@@ -158,11 +159,11 @@ def _count_targets(net: pd.DataFrame, genes: pd.Index, tmin: int, table_key: str
         raise InputError(
             f"No pathway ({source}) has {tmin} genes or more in table {table_key!r}; they share {len(known):,} of its "
             f"{len(genes):,} genes, at most {number.max() if len(number) else 0} for a pathway. Genes of the table are "
-            f"like {list(genes[:3])}, those of the network like {list(net['target'][:3])}: another species, or other "
-            "identifiers? Else pass a smaller `tmin`."
+            f"for example {list(genes[:3])}, those of the network {list(net['target'][:3])}. Check the species and the "
+            "identifiers, or pass a smaller `tmin`."
         )
     if len(genes) < len(enough) + 2:
         raise InputError(
-            f"{len(genes)} genes cannot tell {len(enough)} pathways apart: more genes than pathways are needed."
+            f"{len(genes)} genes are too few to score {len(enough)} pathways: more genes than pathways are needed."
         )
     return enough

@@ -89,7 +89,7 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
     Each sub-spot takes the place of all s sub-spots of its spot; the spot and its neighbors stay the same.
     """
     if bags.subspots is None:
-        raise InputError("The bags have no sub-spots. Embed with `subspots=True`.")
+        raise InputError("The bags have no sub-spots. Embed with `subspots='tiles'`.")
     n, s = bags.subspots.shape[:2]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
     for rows, block in in_blocks(bags, block_size):
