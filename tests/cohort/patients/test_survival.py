@@ -39,6 +39,14 @@ def result():
     return ds.cohort.survival(simulated(2.0), **COLUMNS, **SMALL)
 
 
+def test_without_skglm_the_error_ends_in_the_install_line(profiles, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        ds.errors.MissingPackageError, match=r'needs the package skglm: `pip install "\.\[survival\]"`\.$'
+    ):
+        ds.cohort.survival(profiles, **COLUMNS, **SMALL)
+
+
 def test_a_simulated_hazard_is_predicted_and_a_permuted_one_is_not(result):
     summary = result.summary()
     assert list(summary.index) == [40, 60]

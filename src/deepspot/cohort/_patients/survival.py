@@ -222,7 +222,7 @@ def fit_path(
 
 
 def concordance(times: np.ndarray, events: np.ndarray, risk: np.ndarray) -> float:
-    """Return Harrell's concordance index: the share of pairs in which the patient with the higher risk dies first.
+    """Return Harrell's concordance index: the share of pairs where the higher risk has the earlier event.
 
     A pair counts if one patient has the event and the other is observed longer, or censored at the same time. Equal
     risks count half. NaN if no pair counts, where lifelines raises.
