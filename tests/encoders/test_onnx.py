@@ -117,7 +117,7 @@ def test_a_translation_that_computes_something_else_is_refused(monkeypatch):
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnxscript"])
 def test_a_missing_library_is_named_when_the_setting_is_made(monkeypatch, missing):
     monkeypatch.setattr("deepspot._core.settings.find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(ImportError, match=rf"needs {missing}\. Install with `pip install \"deepspot\[onnx\]\"`"):
+    with pytest.raises(ImportError, match=rf"needs {missing}\. Install with `pip install \"\.\[onnx\]\"`"):
         ds.settings.runtime = "onnx"
     assert ds.settings.runtime == "torch"
 

@@ -95,7 +95,7 @@ def test_arguments(planted):
 def test_missing_packages_name_their_extra(planted, monkeypatch, package, method, extra):
     monkeypatch.setitem(sys.modules, package, None)
     counts, _, array = planted
-    with pytest.raises(ImportError, match=rf'`pip install "deepspot\[{extra}\]"`'):
+    with pytest.raises(ImportError, match=rf'`pip install "\.\[{extra}\]"`'):
         cluster(counts, method=method, array=array)
 
 

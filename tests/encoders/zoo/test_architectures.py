@@ -38,5 +38,5 @@ def test_card_and_real_architecture_agree(name):
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"ViTModel is a network of transformers.*pip install \"deepspot\[zoo\]\""):
+    with pytest.raises(ImportError, match=r"ViTModel is a network of transformers.*pip install \"\.\[zoo\]\""):
         network(SPECS["phikon"])

@@ -72,5 +72,5 @@ def test_what_is_no_image_model_of_the_registry(key):
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lazyslide_models", None)
-    with pytest.raises(ImportError, match=r"need lazyslide-models\. Install it with `pip install \"deepspot\[zoo\]\"`"):
+    with pytest.raises(ImportError, match=r"need lazyslide-models\. Install it with `pip install \"\.\[zoo\]\"`"):
         ds.encoders.get("lazyslide:gpfm")

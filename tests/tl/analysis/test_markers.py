@@ -283,7 +283,7 @@ def test_blocks_need_one_tissue(classes):
     del table.uns["spatialdata_attrs"]
     classes["joint"] = TableModel.parse(table, region=["spots", "more"], region_key="region", instance_key="spot_id")
     with pytest.raises(
-        ValueError, match=r"shapes \['spots', 'more'\]. Make a table for each, or use `test='wilcoxon'`"
+        ValueError, match=r"shapes \['spots', 'more'\]. Split the table, or use `test='wilcoxon'`"
     ):
         ds.tl.markers(classes, "class", table_key="joint", test="blocks")
     ds.tl.markers(classes, "class", table_key="joint")
