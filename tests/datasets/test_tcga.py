@@ -239,5 +239,5 @@ def test_pseudobulk(folder, write_tcga, predicted):
     assert profiles.obs["ood_share"].isna().all()
     write_tcga(folder, predicted, inside=f"TCGA_KIRC/FF/{other.replace('AAP7', 'AAP8')}.h5ad.gz")
     kidney = ds.datasets.tcga(other.replace("AAP7", "AAP8"), mpp=MPP, folder=folder)
-    with pytest.raises(ValueError, match="are not of one model"):
+    with pytest.raises(ValueError, match="were predicted by different models"):
         ds.cohort.pseudobulk([slides[0], kidney])

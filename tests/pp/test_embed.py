@@ -346,7 +346,9 @@ def test_true_is_no_source_of_subspots(sdata, cheap_encoder):
 
 def test_an_encoder_without_tokens_is_refused_before_reading(sdata, cheap_encoder, monkeypatch):
     monkeypatch.setattr("deepspot._sdata.view.pyramid_levels", lambda *_: pytest.fail("pixels were read"))
-    with pytest.raises(ValueError, match=r"'mean_color' gives one vector.*`subspots='tiles'`.*`ds.encoders.register`"):
+    with pytest.raises(
+        ValueError, match=r"'mean_color' returns one vector.*`subspots='tiles'`.*`ds.encoders.register`"
+    ):
         ds.pp.embed(sdata, cheap_encoder, subspots="tokens")
     assert list(sdata.tables) == []
     assert cheap_encoder.n_tiles == 0

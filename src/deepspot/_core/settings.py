@@ -75,7 +75,7 @@ class Settings:
             if missing:
                 raise MissingPackageError(
                     f"`settings.runtime = 'onnx'` needs {' and '.join(missing)}. Install with "
-                    "`pip install \".[onnx]\"`."
+                    '`pip install ".[onnx]"`.'
                 )
         super().__setattr__(name, value)
 

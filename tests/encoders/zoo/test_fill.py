@@ -17,7 +17,7 @@ def test_missing_unknown_and_reshaped_tensors_are_named(small, weights_of, tmp_p
     spec = small(name)
     tensors, _ = weights_of(spec)
     path, first = tmp_path / "x.safetensors", sorted(tensors)[0]
-    begins = rf"x\.safetensors does not hold the weights of '{name}': "
+    begins = rf"x\.safetensors does not contain the weights of '{name}': "
     less = {key: value for key, value in tensors.items() if key != first}
     refused(
         name, less, path, begins + r"1 tensors are missing \(.*The weights are published at https://huggingface\.co/"

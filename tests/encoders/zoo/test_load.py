@@ -22,7 +22,9 @@ def test_the_license_is_said_once(uni, log):
     ds.encoders.get("uni", weights=path)
     ds.encoders._registry._built.clear()
     ds.encoders.get("uni", weights=path)
-    assert log == ["Encoder uni: license of the weights CC-BY-NC-ND-4.0, https://huggingface.co/MahmoodLab/UNI."]
+    assert log == [
+        "Encoder uni: the license of its weights is CC-BY-NC-ND-4.0, see https://huggingface.co/MahmoodLab/UNI."
+    ]
 
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])

@@ -54,7 +54,7 @@ def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, 
     ds.encoders.get("lazyslide:gpfm")
     assert made == ["GPFM"]
     assert log == [
-        "Encoder lazyslide:gpfm: license of the weights CC BY-NC-ND 4.0, https://huggingface.co/majiabo/GPFM."
+        "Encoder lazyslide:gpfm: the license of its weights is CC BY-NC-ND 4.0, see https://huggingface.co/majiabo/GPFM."
     ]
 
 

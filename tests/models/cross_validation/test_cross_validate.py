@@ -211,7 +211,7 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"top": ()}, ValueError, "`top` is empty"),
         ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),
         ({"genes": 0}, ValueError, "`genes` must be at least 1"),
-        ({"genes": 500}, ValueError, "Ask for fewer"),
+        ({"genes": 500}, ValueError, "Request fewer"),
         ({"genes": ["TP53"]}, KeyError, "TP53"),
         ({"genes": "TP53"}, TypeError, "list of names"),
         ({"oversample": "twice"}, KeyError, "leiden"),

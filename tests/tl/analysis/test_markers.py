@@ -282,9 +282,7 @@ def test_blocks_need_one_tissue(classes):
     classes["more"] = ShapesModel.parse(hex_array(8, 9)[2], geometry=0, radius=9, index=classes["spots"].index)
     del table.uns["spatialdata_attrs"]
     classes["joint"] = TableModel.parse(table, region=["spots", "more"], region_key="region", instance_key="spot_id")
-    with pytest.raises(
-        ValueError, match=r"shapes \['spots', 'more'\]. Split the table, or use `test='wilcoxon'`"
-    ):
+    with pytest.raises(ValueError, match=r"shapes \['spots', 'more'\]. Split the table, or use `test='wilcoxon'`"):
         ds.tl.markers(classes, "class", table_key="joint", test="blocks")
     ds.tl.markers(classes, "class", table_key="joint")
 
