@@ -152,7 +152,8 @@ def test_library_of_enrichr_is_downloaded_once(marked, programs, library, log):
 
 @pytest.mark.parametrize("name", ["Offline", "Broken"])
 def test_offline(marked, library, name, tmp_path):
-    message = rf"Library '{name}' of Enrichr is not in the cache.*a dict or a GMT file as `gene_sets=`.*enrichr_human_{name}\.gmt"
+    absent = rf"Library '{name}' of Enrichr is not in the cache"
+    message = rf"{absent}.*a dict or a GMT file as `gene_sets=`.*enrichr_human_{name}\.gmt"
     with pytest.raises(ConnectionError, match=message):
         ds.tl.enrich(marked, name)
     assert "enrichment" not in marked["table"].uns

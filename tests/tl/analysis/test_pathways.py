@@ -143,9 +143,11 @@ def test_networks_are_checked(classes, net, tmp_path):
     check(net.drop(columns="weight"), KeyError, r"Key `'weight'` not found in `columns of the network \(DataFrame\)`")
     check(tmp_path / "no.csv", FileNotFoundError, "no file")
     check([1], TypeError, "must be a DataFrame or the path of a CSV file, got list")
-    check(pd.concat([net, net.head(3)]), ValueError, r"has 3 pairs of pathway and gene more than once.*drop_duplicates")
+    check(pd.concat([net, net.head(3)]), ValueError, r"repeats 3 pairs of pathway and gene.*drop_duplicates")
     check(
-        net.assign(target="ENSG" + net["target"]), ValueError, r"share 0 of its 60 genes.*like \['TUMOR1'.*'ENSGTUMOR1'"
+        net.assign(target="ENSG" + net["target"]),
+        ValueError,
+        r"share 0 of its 60 genes.*for example \['TUMOR1'.*'ENSGTUMOR1'",
     )
     check(net, ValueError, r"No pathway \(DataFrame\) has 30 genes or more.*at most 15 for a pathway", tmin=30)
     twins = pd.concat([net, net[net["source"] == "tumor"].assign(source="twin")])
