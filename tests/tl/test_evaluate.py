@@ -134,7 +134,7 @@ def test_which_prediction(slide, truth, genes):
 
 def test_too_few_spots(slide, truth, genes):
     add_prediction(slide, truth, genes, rows=[0, 5])
-    with pytest.raises(ValueError, match="share 2 spots of 'spots' with counts, at least 3 are needed"):
+    with pytest.raises(ValueError, match="share 2 spots of 'spots' with counts; at least 3 are needed"):
         evaluate(slide)
 
 
