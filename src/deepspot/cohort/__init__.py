@@ -1,4 +1,4 @@
-"""Many slides and patients: prediction of a cohort, pseudobulk profiles, bulk RNA, survival and classification."""
+"""Many slides and patients: prediction, pseudobulk profiles, agreement with bulk RNA, survival, classification."""
 
 from ._patients.agreement import BulkAgreement as BulkAgreement
 from ._patients.bulk_agreement import bulk_agreement

@@ -206,7 +206,7 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"grid": {"ls": {"weight": [1]}}}, TypeError, "weight"),
         ({"leave_out": "spot"}, ValueError, '"patient" or "slide"'),
         ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
-        ({"keys": ["table"]}, TypeError, "must be a mapping with some of"),
+        ({"keys": ["table"]}, TypeError, "must be a SlideKeys or a mapping with some of"),
         ({"genes": 2.5}, TypeError, "number or a list"),
         ({"top": ()}, ValueError, "`top` is empty"),
         ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),

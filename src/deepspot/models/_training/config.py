@@ -97,6 +97,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any] | None, argu
         return value
     if value is not None and not isinstance(value, Mapping):
         raise InputTypeError(
-            f"`{argument}` must be a mapping with some of {list(kind.model_fields)}, got {type(value).__name__}."
+            f"`{argument}` must be a {kind.__name__} or a mapping with some of {list(kind.model_fields)}, got "
+            f"{type(value).__name__}."
         )
     return changed(kind(), dict(value or {}), argument)
