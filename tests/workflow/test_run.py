@@ -194,7 +194,7 @@ def test_without_igraph_the_report_names_the_package(given, monkeypatch):
         ({"image": "none.jpg"}, FileNotFoundError, "'none.jpg' \\(--image\\)"),
         ({"out": "none/report.html"}, FileNotFoundError, "no folder 'none'"),
         ({"out": "SLIDE/report.html"}, ValueError, "is inside the slide"),
-        ({"out": "TAKEN"}, FileExistsError, "pass `--overwrite`"),
+        ({"out": "TAKEN"}, FileExistsError, "pass `overwrite=True`"),
         ({"save": "SLIDE"}, FileExistsError, "--save"),
         ({"save": "none/x.zarr"}, FileNotFoundError, "to save to"),
         ({"model": "none"}, FileNotFoundError, "no model 'none'"),

@@ -74,8 +74,8 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("anndata", "deepspot", "numpy", "scanpy", "spatialdata", "torch")}
 
 
-def check_file(path: str | Path, *, overwrite: bool = False, option: str = "overwrite=True") -> Path:
-    """Raise unless a page can be written to `path`; `option` is named in the message if the file exists."""
+def check_file(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Raise unless a page can be written to `path`."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -84,7 +84,7 @@ def check_file(path: str | Path, *, overwrite: bool = False, option: str = "over
     if path.is_dir():
         raise FileExistsError(f"{str(path)!r} is a folder. Pass the name of a file, such as 'report.html'.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass `{option}`.")
+        raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass `overwrite=True`.")
     return path
 
 

@@ -12,6 +12,8 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
     """Return genes as a list without repetitions if all are known; the error lists similar names."""
     from difflib import get_close_matches
 
+    if not isinstance(gene, Iterable):
+        raise InputTypeError(f"Genes must be a name or several names, got {type(gene).__name__}.")
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
     if not wanted:
         raise InputError("`gene` is empty. Pass the name of a gene, or several.")

@@ -45,7 +45,9 @@ def gather(
         "placement": _placement(slide),
         "model": slide.provenance | {"scale": scale, "encoder": _encoder(slide)},
         "trust": _trust(slide, alignment),
-        "genes": _genes(slide, chosen, groupby) | {"chosen": not isinstance(genes, int)} if chosen else None,
+        "genes": _genes(slide, chosen, groupby) | {"chosen": not isinstance(genes, int | np.integer)}
+        if chosen
+        else None,
         "groups": _groups(slide, groupby),
         "pathways": _pathways(slide),
         "correction": _correction(slide),

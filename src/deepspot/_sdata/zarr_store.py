@@ -1,11 +1,8 @@
-"""Zarr stores on disk: written to a temporary folder, renamed when complete, and read lazily."""
+"""Zarr stores on disk: written block by block, and read lazily."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,24 +51,6 @@ def _is_prediction(path: Path) -> bool:
         return len(tables) == 1 and read_elem(root[f"tables/{tables[0]}/uns/{UNS}/kind"]) == PREDICTION
     except (OSError, KeyError):  # not a store, or a different one
         return False
-
-
-@contextmanager
-def write_atomically(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Return a path in a temporary folder next to `out`; on success, the store there is renamed to `out`.
-
-    The folder is deleted unless the process is killed. It can be used for other temporary files.
-    """
-    check_new_path(out, overwrite=overwrite)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
-    try:
-        draft = folder / out.name
-        yield draft
-        if out.exists():  # a folder cannot be replaced in one step: move the old one away first
-            out.rename(folder / "old")
-        draft.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndarray], path: Path) -> None:

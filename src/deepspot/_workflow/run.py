@@ -41,7 +41,7 @@ def run_report(
     from deepspot._report.report import report
     from deepspot.pl._map.values import measured_table_key
 
-    check_file(out, overwrite=overwrite, option="--overwrite")
+    check_file(out, overwrite=overwrite)
     gmt = Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None  # else a library
     _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": gmt}, save)
     notes: dict[str, str] = {}

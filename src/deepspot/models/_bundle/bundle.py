@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepspot._core.atomic import replace_folder
 from deepspot.errors import InputError
 
 from .card import (
@@ -84,19 +84,10 @@ def write_bundle(
     if path.exists() and not _is_bundle(path):
         raise InputError(f"{path} exists and is not a bundle, so it is not replaced. Choose another path.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with replace_folder(path, overwrite=overwrite) as new:
         new.mkdir()
         write_files(card, tensors, new, half_precision=half_precision)
         read_bundle(new)
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
 
 
 def write_files(card: ModelCard, tensors: dict[str, Tensor], folder: Path, *, half_precision: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deepspot._core.atomic import replace_folder
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError
 
@@ -291,20 +291,11 @@ class CrossValidation:
             )
         content = {"format": FORMAT} | {name: plain(getattr(self, name), repr) for name in FIELDS}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+        with replace_folder(path, overwrite=overwrite) as new:
             new.mkdir()
             for name, frame in ((TABLE, self.scores), (INNER, self.inner)):
                 frame.to_csv(new / name, index=False, compression={"method": "gzip", "mtime": 0})
             (new / REST).write_text(json.dumps(content, indent=1))
-            if path.exists():
-                path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
 
     @classmethod
     def load(cls, path: str | Path) -> CrossValidation:

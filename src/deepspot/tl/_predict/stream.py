@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot._core.atomic import replace_folder
 from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._core.hashing import digest
 from deepspot._core.logging import track
 from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
-from deepspot._sdata.zarr_store import lazy_table, write_atomically, write_table_in_blocks
+from deepspot._sdata.zarr_store import lazy_table, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
 
 from .table import bare_table
@@ -55,7 +56,7 @@ def stream(
     order = _along_curve(view.centers)
     n_bytes = features.n_spots * (1 + features.n_subspots) * features.encoder.card.dim * np.dtype(np.float16).itemsize
     with (
-        write_atomically(out, overwrite=overwrite) as draft,
+        replace_folder(out, overwrite=overwrite) as draft,
         embedding_cache(digest(features.fingerprint, order, ROWS), n_bytes, draft.parent) as kept,
     ):
         blocks = _Blocks(features, model, kept, order, device, batch_size)

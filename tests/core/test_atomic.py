@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from deepspot._core.atomic import replace_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "old").touch()
+    return tmp_path / "a.zarr"
+
+
+def write(path, *, overwrite=False, error=None):
+    with replace_folder(path, overwrite=overwrite) as new:
+        new.mkdir()
+        (new / "new").touch()
+        if error is not None:
+            raise error
+
+
+def names(path):
+    """Files in a folder, which is the only one in its own folder."""
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    return [file.name for file in path.iterdir()]
+
+
+def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
+    with replace_folder(tmp_path / "a.zarr", overwrite=False) as new:
+        new.mkdir()
+        assert not (tmp_path / "a.zarr").exists()
+    assert names(tmp_path / "a.zarr") == []
+
+
+def test_nothing_is_left_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError):
+        write(tmp_path / "a.zarr", error=RuntimeError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_old_folder_is_replaced(folder):
+    write(folder, overwrite=True)
+    assert names(folder) == ["new"]
+
+
+def test_an_old_folder_stays_if_writing_fails(folder):
+    with pytest.raises(RuntimeError):
+        write(folder, overwrite=True, error=RuntimeError)
+    assert names(folder) == ["old"]
+
+
+def test_an_old_folder_stays_if_renaming_fails(folder, monkeypatch):
+    rename = Path.rename
+
+    def fail(path, target):
+        if target == folder and not path.name.startswith("old-"):
+            raise OSError("disk full")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write(folder, overwrite=True)
+    assert names(folder) == ["old"]
+
+
+def test_a_folder_that_was_created_meanwhile_stays(folder):
+    with pytest.raises(FileExistsError, match=r"a\.zarr was created meanwhile.*overwrite=True"):
+        write(folder)
+    assert names(folder) == ["old"]
