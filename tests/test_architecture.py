@@ -112,10 +112,8 @@ MOST_FILES_OF_PREDICT = 30
 
 
 @pytest.mark.slow
-def test_predicting_a_slide_calls_functions_of_few_files(toy):
-    from spatialdata import deepcopy
-
-    warm, slide = deepcopy(toy["P1_S1"]), deepcopy(toy["P2_S1"])
+def test_predicting_a_slide_calls_functions_of_few_files():
+    warm, slide = ds.datasets.toy(2, 1, n_rows=3, n_cols=4).values()
     ds.tl.predict(warm)  # what only the first call does (the model and the encoder are read) does not count
     entered = set()
 

@@ -168,7 +168,7 @@ for block in {blocks!r}:
 
 def whole_slide(path):
     """A slide at 0.5 µm per pixel, most of it tissue."""
-    image = ds.datasets.toy(1, n_rows=8, n_cols=8, mpp=0.5)["P1_S1"].images["P1_S1_image"]
+    image = ds.datasets.toy(1, n_rows=5, n_cols=5, mpp=0.5)["P1_S1"].images["P1_S1_image"]
     pixels = getattr(image, "data", None)
     if pixels is None:
         pixels = image["scale0"].image.data
