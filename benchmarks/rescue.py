@@ -140,7 +140,7 @@ def misplaced(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[
             wrong[rows] = counts[cKDTree(um).query(source)[1]]
             slide = with_counts(sdata, wrong)
             verdict = ds.tl.check_alignment(slide, model)
-            bad = verdict.is_wrong
+            bad = verdict.is_misaligned
             noticed.append(bad)
             r = []
             for options in ({"check_registration": False}, {"method": "replace"}):

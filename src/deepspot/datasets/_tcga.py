@@ -71,7 +71,7 @@ def tcga(
     accepting the terms on the page of the data set, and an access token.
 
     Circles have the positions and the size of the authors' tiles. The authors chose tiles in pixels, so their size in
-    µm differs from that of the training (section 6 of the paper; 30 instead of 55 µm for kidney).
+    µm differs from that of the training (30 instead of 55 µm for kidney).
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def survival(
     tissue_area_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_train: int | Sequence[int] = (75, 100, 125),
-    repeats: int = 100,
+    n_repeats: int = 100,
     l1_ratio: float = 0.5,
     seed: int | None = None,
 ) -> Survival:
@@ -68,7 +68,7 @@ def survival(
         Genes to use, by default all. Genes that are missing for any patient are left out.
     n_train
         Numbers of training patients. The default is that of the paper.
-    repeats
+    n_repeats
         Number of random splits for each number of training patients. The paper has 1,000.
     l1_ratio
         Share of the L1 penalty: above 0, at most 1 (lasso).
@@ -129,7 +129,7 @@ def survival(
         return {Survival.SCORE: reached, "strength": fitted.strength, "genes_chosen": chosen}
 
     strata = pd.Series(np.where(events, "event", "censored"))
-    table = resample(X, strata, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{status_key!r}]")
+    table = resample(X, strata, score, n_train=n_train, n_repeats=n_repeats, seed=seed, what=f"obs[{status_key!r}]")
     patients = pd.DataFrame({"profile": profiles, "time": times, "event": events}, index=obs.index)
     result = Survival(table, patients, X.shape[1], seed, float(l1_ratio))
     logger.info("%r\nEvents are patients with %s = %r.", result, status_key, event)

@@ -68,7 +68,7 @@ def cross_validate(
         Parameters to choose from, by model: ``{"deepspot": {"network": [{"width": 256}, {"width": 512}]}}``, as in
         scikit-learn's ParameterGrid. A model without a grid has fixed parameters and needs no inner folds.
     genes
-        Number of most variable genes (Seurat v3, batch by slide) of the training side, or names. A named gene that no
+        Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. A named gene that no
         training slide measures is left out of that fold.
     min_detected
         Minimum share of the spots of every training slide in which a gene is detected, for a gene to be chosen as most

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .factories import System
 
 FORMAT = 1
-TABLE, INNER, REST = "table.csv.gz", "inner.csv.gz", "cross_validation.json"
+TABLE, INNER, REST = "scores.csv.gz", "inner.csv.gz", "cross_validation.json"
 FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
@@ -56,11 +56,11 @@ class CrossValidation:
         One row for each model, held-out slide and gene:
 
         `model`, `null`
-            The system, and whether it is a null model.
+            The model, and whether it is a null model.
         `fold`, `patient`, `slide`
             The held-out patient or slide, the patient, and the slide.
         `gene`, `rank`
-            The gene, and its rank among the training side's most variable ones, from 1.
+            The gene, and its rank among the training set's most variable ones, from 1.
         `r`, `r_pooled`
             Pearson r over the spots of the slide, and over those of all slides of the fold together.
         `undefined`
@@ -279,7 +279,7 @@ class CrossValidation:
         return self._noted(pd.DataFrame(found, index=genes))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Save to a new folder of ``table.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
+        """Save to a new folder of ``scores.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
 
         With `overwrite` a saved result is replaced.
         """
