@@ -48,7 +48,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
 
     References
     ----------
-    DeepSpot, figure 3A.
+    DeepSpot, section 4.3 and figure 3A.
 
     Examples
     --------

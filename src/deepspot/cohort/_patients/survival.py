@@ -45,8 +45,9 @@ def survival(
     A control with permuted outcomes is fitted for each split: time and status are permuted together among all patients.
     Its concordance is 0.5 on average for any data.
 
-    Pass the value of `status_key` that means an event, since tables differ. In the column ``censorship`` of the TCGA
-    tables, 1 is a *censored* patient, so that `event` is 0. The published notebook of the paper had this inverted.
+    The coding of `status_key` differs between tables, so `event` has no default. In the column ``censorship`` of the
+    TCGA tables, 1 is a *censored* patient, so that `event` is 0. The published notebook of the paper uses the inverted
+    coding.
 
     Parameters
     ----------
@@ -69,7 +70,7 @@ def survival(
     n_train
         Numbers of training patients. The default is that of the paper.
     n_repeats
-        Number of random splits for each number of training patients. The paper has 1,000.
+        Number of random splits for each number of training patients. The paper used 1,000.
     l1_ratio
         Share of the L1 penalty: above 0, at most 1 (lasso).
     seed

@@ -71,7 +71,7 @@ class Gate(BaseModel):
         if self.verdict == "network" or not self.applied:
             what, gain, low, high = "network", self.gain, self.low, self.high
         if not self.applied:
-            used = "the network predicts, as its preset says"
+            used = "the network predicts, as the preset requires"
         return (
             f"r {self.r_used:.3f} on {self.n} held-out {UNITS[self.unit]}; {what} over tuned ridge {gain:+.3f} "
             f"(90 % interval {low:+.3f} to {high:+.3f}): {used}"

@@ -61,7 +61,7 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
     labels = [slide.patient if leave_out == "patient" else slide.name for slide in slides]
     names = list(dict.fromkeys(labels))
     if len(names) < 2:
-        hint = ' With several slides of one patient `leave_out="slide"` checks that the code learns.'
+        hint = ' With several slides of one patient `leave_out="slide"` checks that training works.'
         raise InputError(
             f"Cross-validation needs at least two {leave_out}s, got {names}.{hint if leave_out == 'patient' else ''} "
             "Add slides of other patients."

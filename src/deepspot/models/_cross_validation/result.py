@@ -304,7 +304,7 @@ class CrossValidation:
         missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{path} is no saved cross-validation: {missing} are missing. Pass the folder of `save`."
+                f"{path} is not a saved cross-validation: {missing} are missing. Pass the folder of `save`."
             )
         content = json.loads((path / REST).read_text())
         if content.get("format") != FORMAT:
@@ -321,13 +321,11 @@ class CrossValidation:
         """Add the note on limitations to a table."""
         parts, n_folds = [], self.scores["fold"].nunique()
         if self.leave_out == "slide":
-            parts.append(
-                "Slides were held out, not patients: this shows that the code learns, and nothing about other patients."
-            )
+            parts.append("Slides were held out, not patients. This does not measure accuracy on other patients.")
         if n_folds < ENOUGH:
             parts.append(
-                f"There are only {n_folds} folds: an interval or a p-value over so few means little. At least {ENOUGH} "
-                "patients are needed, better 6 or more."
+                f"Intervals and p-values over only {n_folds} folds are not reliable. Use at least {ENOUGH} patients, "
+                "preferably 6 or more."
             )
         frame.attrs["note"] = " ".join(parts)
         return frame

@@ -22,12 +22,12 @@ MAX_SPOTS, MAX_GENES = 500, 200  # more take long without changing the result
 N_CHANCE, N_BOOTSTRAP = 99, 1000
 CHANCE = 0.01  # largest p of the verdicts aligned and misaligned
 CONFIDENCE = 0.95
-NEAR = 1.0  # pitches: a shorter move is no other place, because neighboring spots are similar
+NEAR = 1.0  # pitches: moves up to this length count as the same place, because neighboring spots are similar
 MEANING = {
     "aligned": "measured spots match the image",
     "misaligned": "measured spots do not match the image",
     "partly misaligned": "some measured spots do not match the image",
-    "undecided": "the image does not show whether measured spots match it",
+    "undecided": "the image is not sufficient to decide whether measured spots match it",
 }
 
 
@@ -98,7 +98,7 @@ class Alignment:
         return describe_move(*self.table.loc[self.best, ["symmetry", "dx_um", "dy_um"]])
 
     def __repr__(self) -> str:
-        as_is, moved = f"r {self.r_as_is:.2f} as they are", f"{self.r:.2f} when {self.move}"
+        as_is, moved = f"r {self.r_as_is:.2f} without a move", f"{self.r:.2f} when {self.move}"
         if self.best:
             as_is += ", " + (moved if self.verdict == "misaligned" else f"not significantly better: {moved}")
         where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
