@@ -14,6 +14,8 @@ from deepspot._sdata.write import check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
 from deepspot.errors import InputError
 
+from ._image_file import read_image
+
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
@@ -29,32 +31,16 @@ STEPS = np.array([np.sqrt(3) / 2, 0.5])
 
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:
     """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
-    pixels: Any = _read_pixels(Path(image)) if isinstance(image, str | Path) else image
-    shape, dtype = np.shape(pixels), getattr(pixels, "dtype", None)
+    if isinstance(image, str | Path):
+        return read_image(Path(image).expanduser())
+    shape, dtype = np.shape(image), getattr(image, "dtype", None)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise InputError(
             f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Remove an alpha channel "
-            "with `image[..., :3]`, rescale other types to 0–255, and repeat a gray image three times only if it is "
-            "H&E."
+            "with `image[..., :3]`, move channels to the last axis with `np.moveaxis(image, 0, -1)`, and rescale other "
+            "types to 0–255. CMYK and gray images are not H&E in color: export RGB."
         )
-    return np.asarray(pixels)
-
-
-def _read_pixels(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
-    if path.suffix.lower() in (".tif", ".tiff", ".btf"):
-        import tifffile
-
-        return tifffile.imread(path)
-    from PIL import Image
-
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    return np.asarray(image)
 
 
 def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> SpatialData:
