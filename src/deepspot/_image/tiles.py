@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
-from deepspot._spatial.geometry import Boxes
+from deepspot._spatial.geometry import Boxes, same_aspect
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,19 +27,48 @@ SQUARE = 1024
 def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     """Return the levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
     pyramid = _all_levels(sdata, image_key)
-    if not is_rgb(sdata, image_key):
+    finest = pyramid[0]
+    if finest.sizes.get("c") != 3 or finest.dtype != np.uint8:
         raise InputError(
-            f"Image {image_key!r} must be RGB in uint8, got {pyramid[0].sizes.get('c')} channels of {pyramid[0].dtype}."
+            f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}."
             " Select the three colors with `.sel(c=[...])`, rescale to 0–255, and parse it with "
             "`spatialdata.models.Image2DModel.parse`."
         )
-    return [level.transpose("c", "y", "x") for level in pyramid]
+    order = _rgb_order(finest)
+    if order is None:
+        raise InputError(
+            f"Image {image_key!r} must be RGB, got the channels {finest.coords['c'].to_numpy().tolist()}. Choose an H&E "
+            f"image; if this is one, name its channels: `sdata.set_channel_names({image_key!r}, ['r', 'g', 'b'])`."
+        )
+    # A photo of the glass may be stored as if it was a level.
+    sizes = level_sizes(pyramid)
+    levels = [
+        level.transpose("c", "y", "x")
+        for level, size in zip(pyramid, sizes, strict=True)
+        if same_aspect(sizes[0], size)
+    ]
+    return levels if order == [0, 1, 2] else [level.isel(c=order) for level in levels]
 
 
 def is_rgb(sdata: SpatialData, image_key: str) -> bool:
     """Check whether tiles can be read from an image: RGB in uint8."""
     finest = _all_levels(sdata, image_key)[0]
-    return finest.sizes.get("c") == 3 and finest.dtype == np.uint8
+    return finest.sizes.get("c") == 3 and finest.dtype == np.uint8 and _rgb_order(finest) is not None
+
+
+COLORS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
+
+
+def _rgb_order(level: DataArray) -> list[int] | None:
+    """Return the positions of red, green and blue among three channels, or None if the names are those of others.
+
+    Channels that have only numbers are in this order.
+    """
+    names = [str(name).strip().lower() for name in level.coords["c"].to_numpy()] if "c" in level.coords else []
+    if all(re.fullmatch(r"(c|ch|channel)?[\d\W_]*", name) for name in names):
+        return [0, 1, 2]
+    colors = [COLORS.get(name, -1) for name in names]
+    return [colors.index(color) for color in range(3)] if sorted(colors) == [0, 1, 2] else None
 
 
 def image_size(sdata: SpatialData, image_key: str) -> tuple[int, int]:

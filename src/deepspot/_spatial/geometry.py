@@ -139,6 +139,17 @@ def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
     )
 
 
+def same_aspect(full: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether an image of this height and width can be a downscaled copy of another one.
+
+    Sizes are rounded, at each of several steps or in a crop: 1 px or 0.2 % are allowed.
+    """
+    wanted, got = np.asarray(full), np.asarray(size)
+    rounded = np.maximum(1, 0.002 * got)
+    least, most = wanted / (got + rounded), wanted / np.maximum(got - rounded, 1e-9)
+    return bool(least.max() <= most.min())  # a factor that fits both sides
+
+
 def split(tiles: np.ndarray, grid: int) -> np.ndarray:
     """Cut tiles (n, side, side, 3) into sub-spots (n · grid², side / grid, side / grid, 3), row by row."""
     n, side = tiles.shape[:2]

@@ -19,6 +19,7 @@ from ._image_file import read_image
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+    from xarray import DataArray, DataTree
 
 CHUNK = 2048
 
@@ -46,16 +47,18 @@ def load_image(image: str | Path | np.ndarray) -> np.ndarray:
 def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> SpatialData:
     """Return a SpatialData of an image (h, w, 3) that was downscaled by a factor from full resolution."""
     from spatialdata import SpatialData
+
+    return SpatialData(images={f"{name}_image": image_element(pixels, {"global": scaling(downscaled)})})
+
+
+def image_element(pixels: np.ndarray, transformations: dict[str, Any], **kwargs: Any) -> DataArray | DataTree:
+    """Return an image (h, w, 3) as an element of a SpatialData; `kwargs` are those of its model."""
     from spatialdata.models import Image2DModel
 
-    image = Image2DModel.parse(
-        pixels.transpose(2, 0, 1),
-        dims=("c", "y", "x"),
-        c_coords=["r", "g", "b"],
-        chunks=(3, CHUNK, CHUNK),
-        transformations={"global": scaling(downscaled)},
+    options = {"c_coords": ["r", "g", "b"], "chunks": (3, CHUNK, CHUNK)} | kwargs
+    return Image2DModel.parse(
+        pixels.transpose(2, 0, 1), dims=("c", "y", "x"), transformations=transformations, **options
     )
-    return SpatialData(images={f"{name}_image": image})
 
 
 def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:

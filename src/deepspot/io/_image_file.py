@@ -131,9 +131,11 @@ def _colors(page: TiffPage) -> str:
     name, n = getattr(page.photometric, "name", str(page.photometric)), page.samplesperpixel
     if name == "YCBCR" and page.compression.name in ("JPEG", "OJPEG", "ALT_JPEG"):
         return "RGB"  # every reader converts these
+    if page.compression.name == "APERIO_JP2000_YCBC":
+        return "YCBCR"  # and the tag says RGB
     if name == "RGB" and n != 3:
         return "RGBA" if n == 4 else f"{n} channels"
-    return name
+    return "CMYK" if name == "SEPARATED" else name
 
 
 def _orientation(page: TiffPage) -> int:

@@ -10,6 +10,7 @@ from deepspot._core.hashing import hash_file
 from deepspot._core.keys import SLIDE, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
+from deepspot._spatial.geometry import same_aspect
 from deepspot._spatial.transforms import write_scale
 from deepspot.errors import InputError
 
@@ -23,9 +24,7 @@ PLAUSIBLE = (0.05, 10.0)
 """Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
-ROUNDED_PX, ROUNDED = 2, 0.005
-"""Difference in size of a level from what its factor gives, in pixels or relative, by rounding."""
-MAX_COMPARED = 2**30
+MAX_COMPARED = 2**28
 STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
 
@@ -163,16 +162,15 @@ def _part_of_slide(finer: DataArray, level: DataArray, finest: DataArray, tile: 
     and count this padding as a part of it.
     """
     full, size = (np.array([image.sizes["y"], image.sizes["x"]]) for image in (finest, level))
-    factors = full / size
-    same_aspect = (abs(size - full / factors.mean()) <= np.maximum(ROUNDED_PX, ROUNDED * size)).all()
-    # Padded levels are halved or quartered ones.
-    content = full / 2 ** np.round(np.log2(factors.max()))
+    similar = same_aspect(tuple(full), tuple(size))
+    # The factor of a padded level is a power of two.
+    content = full / 2 ** np.round(np.log2((full / size).max()))
     padding = size - content
-    if (abs(padding) <= ROUNDED_PX).all() or (size % tile).any() or not ((padding > -1) & (padding < tile)).all():
-        return level if same_aspect else None
+    if (abs(padding) <= 2).all() or (size % tile).any() or not ((padding > -1) & (padding < tile)).all():
+        return level if similar else None
     height, width = np.round(content).astype(int)
     part = level.isel(y=slice(height), x=slice(width))
-    return level if same_aspect and _closer(level, part, finer) else part
+    return level if similar and _closer(level, part, finer) else part
 
 
 def _closer(level: DataArray, part: DataArray, finer: DataArray) -> bool:

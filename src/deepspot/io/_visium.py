@@ -14,7 +14,15 @@ from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
 from deepspot.errors import InputError
 
-from ._elements import SPACE_RANGER_UM, VISIUM_UM, name_genes, visium_mpp, warn_repeated_genes
+from ._elements import (
+    SPACE_RANGER_UM,
+    VISIUM_UM,
+    image_element,
+    load_image,
+    name_genes,
+    visium_mpp,
+    warn_repeated_genes,
+)
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -66,9 +74,10 @@ def visium(
     >>> import deepspot as ds
     >>> sdata = ds.io.visium("outs", fullres_image_file="../slide.tif")  # doctest: +SKIP
     """
+    from spatialdata.transformations import Identity
     from spatialdata_io import visium as read
 
-    folder = Path(path)
+    folder = Path(path).expanduser()
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
     drawn_px = _check_files(folder, image_file)
     if mpp is not None:
@@ -76,12 +85,19 @@ def visium(
     if dataset_id is None and not any(folder.glob("*_filtered_feature_bc_matrix.h5")):
         dataset_id = folder.resolve().name
     dataset_id = dataset_id and valid_name(dataset_id)
+    # The reader takes gray, 16-bit and fluorescence images, and fails for brackets in a path.
+    pixels = None if image_file is None else load_image(folder / image_file)
+    options = kwargs.pop("image_models_kwargs", {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Variable names are not unique")  # logged below
         warnings.filterwarnings("ignore", message="Converting `region_key")  # caused by the reader
-        sdata = read(folder, dataset_id=dataset_id, fullres_image_file=image_file, **kwargs)
+        sdata = read(folder, dataset_id=dataset_id, **kwargs)
 
     shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
+    if pixels is not None:
+        sdata.images[f"{shapes_key}_full_image"] = image_element(
+            pixels, {shapes_key: Identity()}, **({"scale_factors": [2, 2, 2, 2]} | options)
+        )
     # The reader makes gene names unique without a message: `TBCE-1` after `TBCE`.
     numbered = table.var_names[table.var_names.str.endswith("-1")].str.removesuffix("-1").intersection(table.var_names)
     if gene_id_key is None and len(numbered):
