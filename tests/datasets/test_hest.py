@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
@@ -252,6 +253,22 @@ def test_damaged_image(write_hest, tmp_path):
     folder = write_hest(tmp_path / "a")
     (folder / "wsis/TOY1.tif").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"TOY1\.tif is damaged, incomplete or not a valid TIFF"):
+        ds.datasets.hest("TOY1", folder=folder)
+
+
+@pytest.mark.parametrize("tile", [{}, {"tile": (256, 256)}])
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (lambda image: image[..., 1], {"photometric": "minisblack"}, "is gray"),
+        (lambda image: image.astype(np.uint16) * 16, {"photometric": "rgb"}, "holds uint16"),
+        (lambda image: image, {"photometric": "rgb", "extratags": [(274, "H", 1, 3, True)]}, "is turned or mirrored"),
+    ],
+)
+def test_an_image_that_is_not_upright_rgb(write_hest, tmp_path, toy_files, content, options, message, tile):
+    folder = write_hest(tmp_path / "a")
+    tifffile.imwrite(folder / "wsis/TOY1.tif", content(toy_files.image), metadata=None, **tile, **options)
+    with pytest.raises(ds.errors.InputError, match=rf"TOY1\.tif {message}"):
         ds.datasets.hest("TOY1", folder=folder)
 
 

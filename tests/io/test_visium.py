@@ -154,6 +154,48 @@ def test_full_image_elsewhere(outs, tmp_path):
     assert "outs_full_image" in ds.io.visium(outs, fullres_image_file="../../microscope.tif").images
 
 
+def test_brackets_and_home(outs, tmp_path, monkeypatch):
+    (tmp_path / "run [1]").mkdir()
+    folder = outs.rename(tmp_path / "run [1]" / "outs")
+    whole = tifffile.imread(folder / "slide.tif")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (folder, "~/run [1]/outs"):
+        sdata = ds.io.visium(path, fullres_image_file="slide.tif")
+        pixels = sdata.images["outs_full_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+        np.testing.assert_array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize(
+    ("convert", "options", "message"),
+    [
+        (lambda image: image.astype(np.uint16) * 16, {"photometric": "rgb"}, "holds uint16 and not uint8"),
+        (lambda image: image.transpose(2, 0, 1), {"photometric": "minisblack"}, "holds 3 images"),  # fluorescence
+        (lambda image: image[..., 0], {"photometric": "minisblack"}, "is gray"),
+        (lambda image: 255 - image, {"photometric": "cielab"}, "holds CIELAB"),
+    ],
+)
+def test_full_images_in_other_colors(outs, convert, options, message):
+    tifffile.imwrite(outs / "other.tif", convert(tifffile.imread(outs / "slide.tif")), **options)
+    with pytest.raises(ValueError, match=rf"other\.tif {message}"):
+        ds.io.visium(outs, fullres_image_file="other.tif")
+
+
+def test_planes_of_the_full_image(outs):
+    image = tifffile.imread(outs / "slide.tif")
+    tifffile.imwrite(outs / "planar.tif", image.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    sdata = ds.io.visium(outs, fullres_image_file="planar.tif", image_models_kwargs={"scale_factors": [2]})
+    assert list(sdata.images["outs_full_image"]) == ["scale0", "scale1"]
+    pixels = sdata.images["outs_full_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+    np.testing.assert_array_equal(pixels, image)
+
+
+def test_a_damaged_full_image(outs):
+    whole = (outs / "slide.tif").read_bytes()
+    (outs / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ds.errors.InputError, match=r"cut\.tif is damaged, incomplete or not an image"):
+        ds.io.visium(outs, fullres_image_file="cut.tif")
+
+
 def test_names(outs):
     assert "P_1_hires_image" in ds.io.visium(outs, dataset_id="P 1").images
     (outs / "filtered_feature_bc_matrix.h5").rename(outs / "V10_filtered_feature_bc_matrix.h5")

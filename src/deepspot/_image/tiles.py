@@ -37,15 +37,13 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     order = _rgb_order(finest)
     if order is None:
         raise InputError(
-            f"Image {image_key!r} must be RGB, got the channels {finest.coords['c'].to_numpy().tolist()}. Choose an H&E "
-            f"image; if this is one, name its channels: `sdata.set_channel_names({image_key!r}, ['r', 'g', 'b'])`."
+            f"Image {image_key!r} must be RGB, got the channels {finest.coords['c'].to_numpy().tolist()}. Choose an "
+            f"H&E image; if this is one, name its channels: `sdata.set_channel_names({image_key!r}, ['r', 'g', 'b'])`."
         )
     # A photo of the glass may be stored as if it was a level.
-    sizes = level_sizes(pyramid)
+    full = level_sizes(pyramid)[0]
     levels = [
-        level.transpose("c", "y", "x")
-        for level, size in zip(pyramid, sizes, strict=True)
-        if same_aspect(sizes[0], size)
+        level.transpose("c", "y", "x") for level in pyramid if same_aspect(full, (level.sizes["y"], level.sizes["x"]))
     ]
     return levels if order == [0, 1, 2] else [level.isel(c=order) for level in levels]
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deepspot.errors import InputError
 
-if TYPE_CHECKING:
-    from tifffile import TiffPage
-
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ORIENTATION = 274
-"""Tag of TIFF and EXIF. With a value other than 1, the image is to be turned when it is shown."""
+"""Tag of TIFF and EXIF. With a value other than 1, the image is turned or mirrored when it is shown."""
 
 MAX_PIXELS, MAX_TILE = 4e11, 2**28
-"""Pixels of an image and of one of its tiles: larger numbers are those of a damaged file. (Whole slides have up to 1e11.
-OpenSlide ends the process if there is no memory for a tile.)"""
+"""Pixels of an image and of one of its tiles: larger numbers are those of a damaged file.
+
+Whole slides have up to 1e11. OpenSlide ends the process if there is no memory for a tile.
+"""
 
 GRAY = ("1", "L", "LA", "La", "I", "F", "MINISBLACK", "MINISWHITE")
 ALPHA = ("RGBA", "RGBa")
+NAMES = {"SEPARATED": "CMYK", "P": "indexed colors", "PALETTE": "indexed colors"}
 CONVERT = "Convert it to RGB with 8 bits per channel, for example with `vips colourspace in.tif out.tif srgb`."
 
 
@@ -71,7 +71,8 @@ def check_slide_tiff(path: Path) -> None:
     from tifffile import TiffFile
 
     with reading_image(path), TiffFile(path) as file:
-        page: Any = max(file.pages, key=lambda page: page.imagelength * page.imagewidth)
+        pages: Any = file.pages
+        page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
         check_size(path, page.imagelength, page.imagewidth)
         if page.tilelength * page.tilewidth > MAX_TILE:
             raise InputError(
@@ -80,15 +81,16 @@ def check_slide_tiff(path: Path) -> None:
             )
         # OpenSlide converts Y, Cb and Cr of any compression, and removes an alpha channel.
         colors = _colors(page)
-        _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, page.bitspersample, _orientation(page))
+        _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, _depth(page))
+        _check_orientation(path, _orientation(page))
 
 
 def check_size(path: Path, height: int, width: int) -> None:
     """Raise if the size of an image is that of a damaged file."""
     if height * width > MAX_PIXELS:
         raise InputError(
-            f"{path} states a size of {width:,} × {height:,} px, more than any slide scanner makes: it is damaged. Copy "
-            "or export it again."
+            f"{path} states a size of {width:,} × {height:,} px, more than any slide scanner makes: it is damaged. "
+            "Copy or export it again."
         )
 
 
@@ -103,7 +105,8 @@ def _read_tiff(path: Path) -> np.ndarray:
                 f"{path} holds {len(series.pages):,} images (axes {series.axes}, shape {series.shape}) and not one in "
                 "RGB. Export the H&E image alone; if these are its red, green and blue, stack them as the last axis."
             )
-        _check_colors(path, _colors(page), page.bitspersample, _orientation(page))
+        _check_colors(path, _colors(page), _depth(page))
+        _check_orientation(path, _orientation(page))
         _check_memory(path, page.imagelength, page.imagewidth)
         pixels = series.asarray()
     return np.moveaxis(pixels, 0, -1) if series.axes == "SYX" else pixels
@@ -115,18 +118,20 @@ def _read_other(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         head = file.read(25)
     # Pillow reads 16 bits of a PNG as 8 without a message; the number is at a fixed position.
-    bits = head[24] if head.startswith(b"\x89PNG") else 8
+    depth = f"uint{head[24]}" if head.startswith(b"\x89PNG") else "uint8"
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
     try:
         with Image.open(path) as picture:
-            _check_colors(path, picture.mode, bits, picture.getexif().get(ORIENTATION, 1))
+            _check_colors(path, picture.mode, depth)
             _check_memory(path, picture.height, picture.width)
-            return np.asarray(picture)
+            pixels = np.asarray(picture)
+            _check_orientation(path, picture.getexif().get(ORIENTATION, 1))
+            return pixels
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _colors(page: TiffPage) -> str:
+def _colors(page: Any) -> str:
     """Return the colors of an image in a TIFF: ``"RGB"``, or what they are instead."""
     name, n = getattr(page.photometric, "name", str(page.photometric)), page.samplesperpixel
     if name == "YCBCR" and page.compression.name in ("JPEG", "OJPEG", "ALT_JPEG"):
@@ -135,35 +140,44 @@ def _colors(page: TiffPage) -> str:
         return "YCBCR"  # and the tag says RGB
     if name == "RGB" and n != 3:
         return "RGBA" if n == 4 else f"{n} channels"
-    return "CMYK" if name == "SEPARATED" else name
+    return name
 
 
-def _orientation(page: TiffPage) -> int:
+def _depth(page: Any) -> str:
+    # tifffile reads 4 bits as uint8.
+    return f"uint{page.bitspersample}" if page.dtype == np.uint8 else str(page.dtype)
+
+
+def _orientation(page: Any) -> int:
     tag = page.tags.get(ORIENTATION)
     return 1 if tag is None else int(tag.value)
 
 
-def _check_colors(path: Path, colors: str, bits: Any, orientation: int) -> None:
-    """Raise unless an image is upright RGB with 8 bits per channel, with advice for what it is instead."""
+def _check_colors(path: Path, colors: str, depth: str) -> None:
+    """Raise unless an image is RGB in uint8, with advice for what it is instead."""
     problem, advice = "", CONVERT
     if colors in GRAY or colors.startswith("I;"):
-        problem, advice = "holds gray levels", "Export the H&E image in color; a gray one lacks what models look at."
+        problem, advice = "is gray", "Export the H&E image in color, with red, green and blue in one image."
     elif colors in ALPHA:
         problem = "has an alpha channel"
         advice = "Remove it, for example with `vips flatten in.png out.tif --background 255`."
     elif colors != "RGB":
-        problem = f"holds {colors} and not RGB"
-    elif bits != 8:
-        problem = f"holds {bits} bits per channel and not 8"
-        advice = "Divide by 2 ** (n - 8), where n are the bits of the camera: by 16 for 12 bits, by 256 for 16."
-    elif orientation != 1:
-        problem = f"is to be turned when it is shown (its orientation is {orientation}), which not every program does"
-        advice = (
-            "Save it upright, for example with `vips autorot in.tif out.tif`. If measured spots belong to the image "
-            "as it is stored, remove the tag instead."
-        )
+        problem = f"holds {NAMES.get(colors, colors)} and not RGB"
+    elif depth != "uint8":
+        problem = f"holds {depth} and not uint8"
+        advice = "Rescale it to 0–255: divide by 16 if the camera has 12 bits, by 256 if it has 16."
     if problem:
         raise InputError(f"{path} {problem}. {advice}")
+
+
+def _check_orientation(path: Path, orientation: int) -> None:
+    """Raise if an image is not stored upright: spots may have been placed on it with or without the turn."""
+    if orientation != 1:
+        raise InputError(
+            f"{path} is turned or mirrored by its orientation tag ({orientation}), which only some programs apply. "
+            "Save it upright, for example with `vips autorot in.tif out.tif`, or set the tag to 1 if measured spots "
+            "belong to the pixels as they are stored."
+        )
 
 
 def _check_memory(path: Path, height: int, width: int) -> None:

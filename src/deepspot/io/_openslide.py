@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +14,7 @@ NUMBERS = ("mpp", "appmag", "objective-power")
 class TolerantOpenSlideReader(OpenSlideReader):
     """Reader that accepts "0,25" as a number, and ignores what is none."""
 
-    def set_properties(self, properties: Mapping[str, str]) -> None:
+    def set_properties(self, properties: Any) -> None:
         """Set the properties of the slide."""
         tolerated: dict[str, Any] = {}
         for key, value in properties.items():

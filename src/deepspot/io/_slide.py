@@ -138,7 +138,7 @@ def _pyramid(reader: _Reader) -> DataTree:
     from xarray import DataTree
 
     raw = reader.reader.raw_properties if reader.properties.raw else {}
-    finest, *others = [level["image"] for level in to_datatree(reader).values()]
+    finest, *others = [level.to_dataset()["image"] for level in to_datatree(reader).children.values()]
     levels = [finest]
     for number, level in enumerate(others, 1):
         tile = [int(raw.get(f"level[{number}].tile-{side}") or 1) for side in ("height", "width")]
