@@ -182,6 +182,25 @@ def test_levels_of_another_aspect_are_ignored(slide_of):
     assert _tiles.level_sizes(_tiles.pyramid_levels(sdata, "he")) == [(150, 210), (75, 105)]
 
 
+def test_damaged_pixels_name_the_image(slide_of):
+    def broken(block):
+        raise RuntimeError("Zstd decompression error")
+
+    sdata = slide_of(IMAGE, [[5, 5]])
+    sdata["he"].data = da.from_array(IMAGE.transpose(2, 0, 1)).map_blocks(
+        broken, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    (level,) = _tiles.pyramid_levels(sdata, "he")
+    for read in (
+        lambda: collect(level, ALL),
+        lambda: _tiles.coarse_image([level], 8),
+        lambda: _tiles.shrink(level, np.array([0, 0]), np.array([210, 150]), 100),
+        lambda: _tiles.shrink(level, np.array([0, 0]), np.array([210, 150]), 20),
+    ):
+        with pytest.raises(OSError, match=r"Pixels of image 'he' cannot be read \(RuntimeError: Zstd .* is damaged"):
+            read()
+
+
 def test_large_blocks_cause_a_warning(monkeypatch):
     monkeypatch.setattr(_tiles, "LARGE_BLOCK", 150 * 210 * 3 - 1)
     boxes = Boxes(np.array([[0, 0]]), 21, 0)

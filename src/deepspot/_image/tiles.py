@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,9 @@ def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     # A photo of the glass may be stored as if it was a level.
     full = level_sizes(pyramid)[0]
     levels = [
-        level.transpose("c", "y", "x") for level in pyramid if same_aspect(full, (level.sizes["y"], level.sizes["x"]))
+        level.transpose("c", "y", "x").rename(image_key)
+        for level in pyramid
+        if same_aspect(full, (level.sizes["y"], level.sizes["x"]))
     ]
     return levels if order == [0, 1, 2] else [level.isel(c=order) for level in levels]
 
@@ -110,7 +113,7 @@ class BlockReader:
     """Reader of tiles that keeps each decoded block in memory while tiles need it and there is room."""
 
     def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
-        self.boxes = boxes
+        self.boxes, self.name = boxes, level.name
         self.data, self.edges = _in_blocks(level)
         first, last = self._blocks_at(boxes.corners), self._blocks_at(boxes.corners + boxes.side - 1)
         self.needed = [
@@ -151,7 +154,8 @@ class BlockReader:
             if missing and len(more) * size > BATCH_BYTES:
                 break
             missing = more
-        self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
+        with _reading(self.name):
+            self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
 
     def _paste(self, row: int, tile: np.ndarray) -> None:
         top, left = self.boxes.corners[row]
@@ -166,6 +170,20 @@ class BlockReader:
             self.uses[block] -= 1
             if self.uses[block]:
                 self.cache[block] = pixels  # moves to the end: the least recently used is first
+
+
+@contextmanager
+def _reading(name: Hashable) -> Iterator[None]:
+    """Raise errors of libraries as an OSError with the name of the image."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged files and stores raise many kinds of errors
+        raise OSError(
+            f"Pixels of image {name!r} cannot be read ({type(error).__name__}: {error}). Its file or store is damaged: "
+            "copy or write it again."
+        ) from error
 
 
 def _decode(data: Any, blocks: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -220,7 +238,10 @@ def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -
     stride = max(1, step // 3)  # averaging 3 × 3 pixels is enough against moiré, and much faster than averaging all
     block = max(1, min(step // stride, *((last - first) // stride)))
     part = level.isel(x=slice(first[0], last[0], stride), y=slice(first[1], last[1], stride))
-    small = np.asarray(part.coarsen(x=block, y=block, boundary="trim").mean().data) if block > 1 else part.to_numpy()
+    if block > 1:
+        part = part.coarsen(x=block, y=block, boundary="trim").mean()
+    with _reading(level.name):
+        small = np.asarray(part.data)
     return np.round(small).astype(np.uint8).transpose(1, 2, 0), block * stride
 
 
@@ -252,7 +273,8 @@ def _average(level: DataArray, step: int) -> np.ndarray:
         sums = np.zeros((last - first, *small.shape[1:]), dtype=np.uint32)
         sums[: len(open_row)] = open_row
         for column, (x0, x1) in enumerate(pairwise(across)):
-            pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
+            with _reading(level.name):
+                pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
             sums[:, x0 // step : -(-x1 // step)] += _sum(_sum(pixels, y0, y1, step, 0), x0, x1, step, 1)
         open_row = sums[-1:].copy() if y1 % step else open_row[:0]
         heights = np.diff(np.minimum(np.arange(first, last + 1) * step, height)).astype(np.uint32)

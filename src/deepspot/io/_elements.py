@@ -34,7 +34,8 @@ def load_image(image: str | Path | np.ndarray) -> np.ndarray:
     """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser())
-    shape, dtype = np.shape(image), getattr(image, "dtype", None)
+    shape: tuple[int, ...] = getattr(image, "shape", ())
+    dtype = getattr(image, "dtype", type(image).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise InputError(
             f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Remove an alpha channel "

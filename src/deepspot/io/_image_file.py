@@ -74,11 +74,12 @@ def check_slide_tiff(path: Path) -> None:
         pages: Any = file.pages
         page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
         check_size(path, page.imagelength, page.imagewidth)
-        if page.tilelength * page.tilewidth > MAX_TILE:
-            raise InputError(
-                f"{path} states tiles of {page.tilewidth:,} × {page.tilelength:,} px: it is damaged, or needs smaller "
-                "tiles. Copy or export it again."
-            )
+        for each in pages:
+            if each.tilelength * each.tilewidth > MAX_TILE:
+                raise InputError(
+                    f"{path} states tiles of {each.tilewidth:,} × {each.tilelength:,} px: it is damaged, or needs "
+                    "smaller tiles. Copy or export it again."
+                )
         # OpenSlide converts Y, Cb and Cr of any compression, and removes an alpha channel.
         colors = _colors(page)
         _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, _depth(page))

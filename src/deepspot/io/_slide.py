@@ -43,7 +43,8 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
 
     Returns
     -------
-    A SpatialData with ``images["<name>_image"]`` (the levels of the file, read on demand in blocks of 1,024 pixels),
+    A SpatialData with ``images["<name>_image"]`` (the levels of the file, read on demand in blocks of 1,024 pixels;
+    without padding, and without levels of another aspect, such as a photo of the glass),
     the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``, and ``attrs["deepspot_slide"]``:
     `path`, `fingerprint` of the file, `mpp`, `mpp_from` (``"file"`` or ``"argument"``) and `name`. The rest of the file
     header, which may contain the name of the patient, is not copied.
@@ -53,8 +54,8 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     FileNotFoundError
         If the file does not exist.
     ValueError
-        If no reader opens the file, or the scale is unknown, implausible (outside 0.05–10 µm per pixel) or different in
-        x and y.
+        If no reader opens the file, its image is not upright RGB in uint8 (a TIFF is checked) or of a size that no
+        scanner makes, or the scale is unknown, implausible (outside 0.05–10 µm per pixel) or different in x and y.
     OSError
         Later, when damaged pixels are read.
 
