@@ -314,6 +314,16 @@ def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before):
     assert all(full[y - 55 : y + 55, x - 55 : x + 55].mean() <= 200 for x, y in spots)
 
 
+def test_a_small_image_before_the_slide(tissue, tmp_path):
+    """OpenSlide takes the first for full resolution, and ignores others that are not marked as its levels."""
+    full = tissue(1024, 1024)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        for image in (shrunk(full, 512, 512), full):
+            file.write(image, tile=(256, 256), photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match=r"s\.tif begins with an image of 512 × 512 px.*larger one of 1,024 × 1,024"):
+        ds.io.slide(tmp_path / "s.tif", mpp=0.5)
+
+
 @pytest.mark.parametrize(
     ("mpp", "magnification", "expected"),
     [("0,2525", "40", 0.2525), ("0.2525", "40,0", 0.2525), ("0,2525 ", "40x", 0.2525), ("unknown", "40", None)],

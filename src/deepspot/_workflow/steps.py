@@ -58,7 +58,7 @@ def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) 
 def _required(image: Path | None, source: str) -> Path:
     if image is None:
         raise InputError(f"The full-resolution image is missing: {source} does not contain it. Pass it with --image.")
-    return image
+    return image.expanduser()
 
 
 def predict(

@@ -66,14 +66,19 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in TIFF
 
 
-def check_slide_tiff(path: Path) -> None:
-    """Raise if OpenSlide would show the full-resolution image of a TIFF in other colors, or turned."""
+def check_slide_tiff(path: Path, height: int, width: int) -> None:
+    """Raise if OpenSlide would show a TIFF of this full resolution in other colors, turned, or not in full."""
     from tifffile import TiffFile
 
     with reading_image(path), TiffFile(path) as file:
         pages: Any = file.pages
         page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
         check_size(path, page.imagelength, page.imagewidth)
+        if page.imagelength * page.imagewidth > 2 * height * width:
+            raise InputError(
+                f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, and "
+                f"holds a larger one of {page.imagewidth:,} × {page.imagelength:,} px. Export the larger one alone."
+            )
         for each in pages:
             if each.tilelength * each.tilewidth > MAX_TILE:
                 raise InputError(

@@ -78,9 +78,9 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     if mpp is not None:
         mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
     reader = _open(file)
-    if is_tiff(file):
-        check_slide_tiff(file)
     check_size(file, *reader.properties.shape)
+    if is_tiff(file):
+        check_slide_tiff(file, *reader.properties.shape)
     scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
