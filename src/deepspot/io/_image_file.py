@@ -76,8 +76,8 @@ def check_slide_tiff(path: Path, height: int, width: int) -> None:
         check_size(path, page.imagelength, page.imagewidth)
         if page.imagelength * page.imagewidth > 2 * height * width:
             raise InputError(
-                f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, and "
-                f"holds a larger one of {page.imagewidth:,} × {page.imagelength:,} px. Export the larger one alone."
+                f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, "
+                f"and holds a larger one of {page.imagewidth:,} × {page.imagelength:,} px. Export the larger one alone."
             )
         for each in pages:
             if each.tilelength * each.tilewidth > MAX_TILE:
