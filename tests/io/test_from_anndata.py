@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, concat, read_h5ad
 from scipy.sparse import csr_matrix
 from spatialdata import join_spatialelement_table, read_zarr
 
@@ -128,13 +128,64 @@ def test_missing_scale_factors(adata, image):
     assert set(sdata["spots"]["radius"]) == {13.75}
 
 
-def test_several_libraries(adata, image):
-    adata.uns["spatial"]["S2"] = {"scalefactors": {"spot_diameter_fullres": 50}}
+@pytest.fixture
+def two_libraries(adata):
+    """Two slides in one table, on overlapping coordinates, as `anndata.concat` makes it."""
+    other = adata.copy()
+    other.obs_names = [f"{name}-2" for name in adata.obs_names]
+    other.obsm["spatial"] = adata.obsm["spatial"] + 7
+    other.uns["spatial"] = {"S2": {"scalefactors": {"spot_diameter_fullres": 50}}}
+    return concat({"S1": adata, "S2": other}, label="library_id", uns_merge="unique")
+
+
+def test_spots_of_one_library(two_libraries, image, log):
     with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]. Choose one with `library_id="):
-        ds.io.from_anndata(adata, image, mpp=2.0)
-    sdata = ds.io.from_anndata(adata, image, mpp=2.0, library_id="S2")
+        ds.io.from_anndata(two_libraries, image, mpp=2.0)
+    sdata = ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S2")
     assert list(sdata.images) == ["S2_image"]
     assert set(sdata["spots"]["diameter_um"]) == {100.0}
+    assert sdata["table"].obs_names.tolist() == two_libraries.obs_names[16:].tolist()
+    np.testing.assert_allclose(centers_px(sdata, "S2_image", "spots"), spots() + 7)
+    assert log[0] == "16 of 32 spots are not of library 'S2' (obs['library_id']) and are left out."
+
+
+def test_the_library_of_spots_that_were_selected_before(two_libraries, image):
+    first = two_libraries[two_libraries.obs["library_id"] == "S1"]
+    assert list(ds.io.from_anndata(first, image, mpp=2.0).images) == ["S1_image"]
+
+
+def test_libraries_that_are_only_in_obs(two_libraries, image):
+    del two_libraries.uns["spatial"]
+    known = {"mpp": 2.0, "diameter_um": 55}
+    with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]"):
+        ds.io.from_anndata(two_libraries, image, **known)
+    sdata = ds.io.from_anndata(two_libraries, image, library_id="S2", **known)
+    assert sdata["table"].n_obs == 16
+    two_libraries.obs = two_libraries.obs.rename(columns={"library_id": "sample"})
+    two_libraries.uns["spatial"] = {"S1": {}}  # merged with uns_merge="first"
+    assert ds.io.from_anndata(two_libraries, image, **known)["table"].n_obs == 16
+
+
+def test_libraries_of_unknown_spots(two_libraries, image):
+    two_libraries.obs["library_id"] = "both"
+    with pytest.raises(ValueError, match=r"no column of `obs` names the library.*keep the spots of 'S2'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S2")
+    two_libraries.obs["library_id"] = ["S1", "S2"] * 16
+    two_libraries.obs["sample"] = ["S2", "S1"] * 16
+    with pytest.raises(ValueError, match=r"\['library_id', 'sample'\] of `adata.obs` disagree on the spots of 'S1'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S1")
+
+
+def test_spots_of_two_slides_have_the_same_array_positions(two_libraries, image):
+    del two_libraries.uns["spatial"], two_libraries.obs["library_id"]
+    two_libraries.obs["array_row"], two_libraries.obs["array_col"] = [*range(16), *range(16)], 0
+    with pytest.raises(ValueError, match=r"16 spots have the array position of another spot, the first is 'AAA0-1-2'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55)
+
+
+def test_a_flag_of_cellxgene_is_no_library(adata, image):
+    adata.uns["spatial"]["is_single"] = np.True_
+    assert list(ds.io.from_anndata(adata, image, mpp=2.0).images) == ["S1_image"]
 
 
 def test_unknown_library(adata, image):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import one_key, valid_name
+from deepspot._core.keys import ARRAY, one_key, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.geometry import check_inside
@@ -25,6 +25,7 @@ from ._elements import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -94,6 +95,7 @@ def from_anndata(
     pixels = load_image(image)
     library, entry, rows = _library(adata, library_id)
     spots = spots_in_tissue(adata[rows], library or "the table")
+    _check_one_slide(spots.obs)
     centers = check_centers(spots.obsm["spatial"], spots.obs_names, "adata.obsm['spatial']")
     drawn, bin_um = (_number(entry, "scalefactors", key) for key in ("spot_diameter_fullres", "bin_size_um"))
     mpp = _scale(entry, centers, mpp, pitch_um)
@@ -126,23 +128,18 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     spatial = adata.uns.get("spatial")
     # CELLxGENE adds a flag next to the library.
     entries = {} if not isinstance(spatial, Mapping) else {k: v for k, v in spatial.items() if isinstance(v, Mapping)}
-    text = adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
-    known = {*entries, library_id}
-    naming = [column for column in text if column == "library_id" or text[column].isin(known).any()]
-    if len(naming) == 1 and text[naming[0]].nunique() == 1 and not entries and library_id is None:
-        naming = []
-    present = dict.fromkeys(v for column in naming for v in text[column] if v in known or column == "library_id")
-    everything = np.ones(adata.n_obs, dtype=bool)
-    if not present and not entries and library_id is None:
-        return None, {}, everything
-    library = one_key(library_id, present or entries, "the libraries of adata", "library_id")
-    entry = dict(entries.get(library, {}))
+    known, text = {*entries, library_id}, adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
+    naming = [key for key in text if text[key].isin(known).any() or (key == "library_id" and text[key].nunique() > 1)]
+    if library_id is None and not entries and not naming:
+        return None, {}, np.ones(adata.n_obs, dtype=bool)
+    present = dict.fromkeys(name for key in naming for name in text[key] if name in known or key == "library_id")
+    library = one_key(library_id, present or entries, "adata.uns['spatial']", "library_id")
     if not naming and len(entries) > 1:
         raise InputError(
             f"`adata` has the libraries {list(entries)}, and no column of `obs` names the library of each spot. Add a "
             f"column 'library_id', or keep the spots of {library!r} and remove the others from `adata.uns['spatial']`."
         )
-    masks = [(text[column] == library).to_numpy() for column in naming] or [everything]
+    masks = [(text[key] == library).to_numpy() for key in naming] or [np.ones(adata.n_obs, dtype=bool)]
     if any((mask != masks[0]).any() for mask in masks):
         raise InputError(
             f"The columns {naming} of `adata.obs` disagree on the spots of {library!r}. Keep the one that names the "
@@ -151,7 +148,18 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     if not masks[0].all():
         n = f"{(~masks[0]).sum():,} of {adata.n_obs:,}"
         logger.info("%s spots are not of library %r (obs[%r]) and are left out.", n, library, naming[0])
-    return library, entry, masks[0]
+    return library, dict(entries.get(library, {})), masks[0]
+
+
+def _check_one_slide(obs: pd.DataFrame) -> None:
+    """Raise if two spots have the same position in the array, as spots of two slides have."""
+    if set(ARRAY) <= set(obs.columns):
+        repeated = obs.index[obs[list(ARRAY)].duplicated() & obs[list(ARRAY)].notna().all(axis=1)]
+        if len(repeated):
+            raise InputError(
+                f"{len(repeated)} spots have the array position of another spot, the first is {repeated[0]!r}. Keep the "
+                "spots of one slide."
+            )
 
 
 def _number(entry: Mapping[str, Any], part: str, key: str) -> float | None:
