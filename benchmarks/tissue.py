@@ -163,8 +163,8 @@ def defects(sdata: SpatialData) -> tuple[list[str], SpatialData]:
     inked = np.max([covered[name] for name in INKS], axis=0)
     lines = [
         "Spots of 55 µm, 100 µm apart, on C2 with simulated defects: number of spots that a rule selects, of those "
-        "with a tile that a defect covers to at least three quarters. Glass and tissue are where both rules of deepspot "
-        "agree on the image without defects.",
+        "with a tile that a defect covers to at least three quarters. Glass and tissue are where both rules of "
+        "deepspot agree on the image without defects.",
         "",
         f"| spots | right | number | {' | '.join(RULES)} |",
         f"|{'---|' * (3 + len(RULES))}",

@@ -31,14 +31,14 @@ RETURNS_A_RESULT = {"tl.check_alignment"}
 # A length in µm has one of these names.
 LENGTHS = {"diameter_um", "grid_um", "pitch_um", "radius_um", "tile_um"}
 # Names that were in use for what has another name now, and words that are not spelled the American way.
-REFUSED = {"copy", "distance_um", "group", "half", "key", "label", "license", "patient", "sdatas", "spot_pitch_um"}
+REFUSED = {"copy", "distance_um", "group", "half", "key", "label", "licence", "patient", "sdatas", "spot_pitch_um"}
 REFUSED |= {
     "spot_diameter_um",
     "status",
     "time",
     "tissue_area",
     "preservation",
-    "unlabeled",
+    "unlabelled",
     "inplace",
     "random_state",
 }

@@ -83,6 +83,20 @@ def test_equals_brute_force(seed, n, reach, cap, step):
         assert sorted(of(neighbors, spot)) == sorted(near[:cap])
 
 
+def test_equals_the_radius_graph_of_squidpy():
+    from anndata import AnnData
+    from squidpy import gr
+
+    points = np.random.default_rng(0).uniform(0, 1000, (200, 2))
+    adata = AnnData(np.zeros((200, 1)), obsm={"spatial": points})
+    if hasattr(gr, "spatial_neighbors_radius"):
+        gr.spatial_neighbors_radius(adata, radius=120.0)
+    else:  # squidpy 1.8.0
+        gr.spatial_neighbors(adata, coord_type="generic", radius=120.0)
+    graph = find_neighbors(points, NeighborRule(reach=120, cap=200))
+    assert (graph != adata.obsp["spatial_connectivities"].astype(bool)).nnz == 0
+
+
 def test_padded():
     dense = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]], dtype=bool)
     np.testing.assert_array_equal(padded(csr_matrix(dense)), [[1, 2], [-1, -1], [0, -1]])

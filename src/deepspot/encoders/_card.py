@@ -64,7 +64,7 @@ class EncoderCard(BaseModel):
     pooling: Literal["cls", "cls+mean", "pooled"] = "pooled"
     architecture: str = ""
     mpp: float | None = None
-    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "license"))
+    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
     gated: bool = False
     source: str = "user"
     url: str = ""

@@ -134,7 +134,7 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"min_detected": 30}, ValueError, "share from 0 to 1"),
         ({"genes": True}, TypeError, "number or a list"),
         ({"card": {"tissue": None}}, ValueError, "tissue: Input should be a valid string"),
-        ({"card": {"license": "MIT"}}, ValueError, r"Fields: \['name', 'tissue', 'license'\]"),
+        ({"card": {"licence": "MIT"}}, ValueError, r"Fields: \['name', 'tissue', 'license'\]"),
         ({"patient_key": {"P1_S1": "a", "P2_S1": None}}, ValueError, "no patient for slides"),
         ({"network": {"depth": 3}}, ValueError, "`network` does not fit"),
         ({"device": "tpu"}, ValueError, "`device`"),

@@ -70,7 +70,7 @@ class DaskRunner:
 
     def _ended(self, running: list[Future]) -> list[Future]:
         """Wait for the next result, but not longer than the polling interval."""
-        from concurrent.futures import CanceledError
+        from concurrent.futures import CancelledError
 
         from distributed import wait
 
@@ -78,12 +78,12 @@ class DaskRunner:
             return list(wait(running, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
-        except CanceledError as error:
+        except CancelledError as error:
             if self.client.status != "running":
                 raise ConnectionError(
                     "The connection to the Dask scheduler is lost. Start the cohort again: finished slides are kept."
                 ) from error
-            return [future for future in running if future.canceled()]
+            return [future for future in running if future.cancelled()]
 
     def _submit(self, waiting: deque[Job], running: dict[Future, tuple[str, str | None]]) -> None:
         """Send a job to each idle worker; if a worker is lost, another one takes over its job."""

@@ -82,14 +82,14 @@ class ModelCard(BaseModel):
         Hash of the weights file.
     """
 
-    # Bundles of the first release spell the license "license".
+    # Bundles of the first release spell the license "licence".
     model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
     format: Literal[1] = 1
     name: str = "deepspot"
     note: str = ""
     tissue: str = ""
-    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "license"))
+    license: str = Field(default="unknown", validation_alias=AliasChoices("license", "licence"))
     genes: list[str] = Field(min_length=1, max_length=200_000)
     scale: str = SCALE
     depth: str = "all measured genes"
@@ -210,7 +210,7 @@ def parse_card(content: dict[str, Any], file: str) -> ModelCard:
     """Check all fields of a card, and the size of the model it describes."""
     from pydantic import ValidationError
 
-    unknown = sorted(set(content) - set(ModelCard.model_fields) - {"license"})
+    unknown = sorted(set(content) - set(ModelCard.model_fields) - {"licence"})
     if unknown:
         raise InputError(
             f"{file} does not describe a model: unknown fields {short(unknown)}. A newer deepspot may know them."
