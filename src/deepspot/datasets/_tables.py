@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError
 from deepspot.io import _elements, slide
+from deepspot.io._elements import reading
 
 from ._published import DATASET
 
@@ -43,20 +42,6 @@ AUTHORS = {
 # Allowed size in memory: in bytes for any table, and as a multiple of the file size (typical are 5 to 20).
 SMALL, PACKED = 10**9, 200
 FEW = 0.05
-
-
-@contextmanager
-def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
-    """Raise errors of libraries as an InputError with the path; suppress anndata's warning on repeated gene names."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Variable names are not unique")
-            yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # damaged files raise many kinds of errors
-        problem = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ from deepspot._core.keys import ARRAY, DIAMETER, LINK, PIXELS, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.write import check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
-from deepspot.errors import InputError
+from deepspot.errors import DeepSpotError, InputError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,6 +29,20 @@ PITCH_UM, VISIUM_UM, SPACE_RANGER_UM = 100.0, 55.0, 65.0
 
 # In the hexagonal array a step of `array_row` is √3/2 of the pitch, and a step of `array_col` is half of it.
 STEPS = np.array([np.sqrt(3) / 2, 0.5])
+
+
+@contextmanager
+def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
+    """Raise errors of libraries as an InputError with the path; suppress anndata's warning on repeated gene names."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Variable names are not unique")
+            yield
+    except (DeepSpotError, FileNotFoundError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged files raise many kinds of errors
+        problem = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
 
 
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:
@@ -97,8 +114,8 @@ def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
 
 
 # Words in names of columns with coordinates; Seurat, Giotto and Slide-seq have the longer ones.
-_WORDS = {word: "x" for word in ("x", "col", "column", "imagecol", "sdimx", "xcoord")}
-_WORDS |= {word: "y" for word in ("y", "row", "imagerow", "sdimy", "ycoord")}
+_WORDS = dict.fromkeys(("x", "col", "column", "imagecol", "sdimx", "xcoord"), "x")
+_WORDS |= dict.fromkeys(("y", "row", "imagerow", "sdimy", "ycoord"), "y")
 
 
 def _order(columns: list[Any], where: str) -> list[int]:

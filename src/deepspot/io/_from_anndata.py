@@ -157,8 +157,8 @@ def _check_one_slide(obs: pd.DataFrame) -> None:
         repeated = obs.index[obs[list(ARRAY)].duplicated() & obs[list(ARRAY)].notna().all(axis=1)]
         if len(repeated):
             raise InputError(
-                f"{len(repeated)} spots have the array position of another spot, the first is {repeated[0]!r}. Keep the "
-                "spots of one slide."
+                f"{len(repeated)} spots have the array position of another spot, the first is {repeated[0]!r}. Keep "
+                "the spots of one slide."
             )
 
 
