@@ -42,7 +42,15 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         raise
     except Exception as error:  # damaged files raise many kinds of errors
         problem = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
+        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get a new copy.") from error
+
+
+def read_store(path: Path, parts: tuple[str, ...] | None = None) -> SpatialData:
+    """Read a SpatialData store, or some kinds of its elements."""
+    from spatialdata import read_zarr
+
+    with reading(path, "SpatialData .zarr"):
+        return read_zarr(path, selection=parts)
 
 
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:

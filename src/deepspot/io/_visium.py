@@ -205,7 +205,8 @@ def _find_positions(folder: Path, name: str | None) -> Path:
     if not unnamed and not set(COLUMNS[1:]) <= set(columns):
         raise InputError(
             f"{path} must be a comma-separated table of {', '.join(COLUMNS)}, with these names in its first line "
-            f"unless it is called {POSITIONS[0]}. Its first line is {first[:200]!r}. Copy the file of Space Ranger again."
+            f"unless it is called {POSITIONS[0]}. Its first line is {first[:200]!r}. Copy the file of Space Ranger "
+            "again."
         )
     return path
 
@@ -218,8 +219,8 @@ def _check_barcodes(table: AnnData, counts: Path, positions: Path) -> None:
             *_, last = lines
         raise InputError(
             f"{unknown.sum()} of {len(unknown)} barcodes of {counts.name} have no position in {positions.name}: it has "
-            f"barcodes like {last.split(',')[0]!r}, and not {table.obs_names[unknown][0]!r}. Use the files of one slide, with the "
-            "barcodes as Space Ranger wrote them."
+            f"barcodes like {last.split(',')[0]!r}, and not {table.obs_names[unknown][0]!r}. Use the files of one "
+            "slide, with the barcodes as Space Ranger wrote them."
         )
 
 
