@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
     option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
     option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
+    option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a Space Ranger folder")
     _add_scale(report)
     option("--image-key", help=IMAGE_KEY)
     option("--shapes-key", help=SHAPES_KEY)

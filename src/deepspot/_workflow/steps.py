@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -36,12 +36,14 @@ def read_slide(
     pitch_um: float | None = None,
     diameter_um: float | None = None,
     library_id: str | None = None,
+    gene_id_key: str | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
 ) -> SpatialData:
     """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`."""
     if path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR)):
-        _refuse("a SpatialData, which has its image", image=image, library_id=library_id)
+        unused: dict[str, Any] = {"image": image, "library_id": library_id, "gene_id_key": gene_id_key}
+        _refuse("a SpatialData, which has its image and its names", unused)
         sdata = read_store(path)
         state_scale(sdata, image_key, shapes_key, mpp=mpp, pitch_um=pitch_um, diameter_um=diameter_um)
         return sdata
@@ -49,8 +51,10 @@ def read_slide(
     if path.is_dir() and any((path / part).is_dir() for part in parts):
         from deepspot.io import visium
 
-        _refuse("a Space Ranger folder", library_id=library_id, pitch_um=pitch_um, diameter_um=diameter_um)
-        return visium(path, fullres_image_file=_required(image, "a Space Ranger folder").resolve(), mpp=mpp)
+        unused = {"library_id": library_id, "pitch_um": pitch_um, "diameter_um": diameter_um}
+        _refuse("a Space Ranger folder", unused)
+        file = _required(image, "a Space Ranger folder").resolve()
+        return visium(path, fullres_image_file=file, mpp=mpp, gene_id_key=gene_id_key)
     if path.is_file() and path.suffix.lower() == ".h5ad":
         from deepspot.datasets._tables import read_table
         from deepspot.io import from_anndata
@@ -62,6 +66,7 @@ def read_slide(
             pitch_um=pitch_um,
             diameter_um=diameter_um,
             library_id=library_id,
+            gene_id_key=gene_id_key,
         )
     raise InputError(
         f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
@@ -69,7 +74,7 @@ def read_slide(
     )
 
 
-def _refuse(source: str, **options: object) -> None:
+def _refuse(source: str, options: dict[str, Any]) -> None:
     """Raise if options are given that do not apply."""
     given = [f"`{name}`" for name, value in options.items() if value is not None]
     if given:

@@ -11,7 +11,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
-from deepspot.errors import InputError, MissingKeyError
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from ._elements import (
     add_spots,
@@ -77,6 +77,8 @@ def from_anndata(
 
     Raises
     ------
+    TypeError
+        If `adata` is not an AnnData.
     KeyError
         If ``obsm["spatial"]``, `library_id` or `gene_id_key` does not exist.
     FileNotFoundError
@@ -90,8 +92,16 @@ def from_anndata(
     >>> import deepspot as ds
     >>> sdata = ds.io.from_anndata(adata, "slide.jpg", pitch_um=100)  # doctest: +SKIP
     """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise InputTypeError(
+            f"`adata` must be an AnnData, got {type(adata).__name__}. Read it with `anndata.read_h5ad`."
+        )
     if "spatial" not in adata.obsm:
         raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
+    if adata.isbacked or not hasattr(adata.obs, "select_dtypes"):  # the latter is of `read_lazy`
+        adata = adata.to_memory()
     pixels = load_image(image)
     library, entry, rows = _library(adata, library_id)
     spots = spots_in_tissue(adata[rows], library or "the table")
@@ -113,7 +123,7 @@ def from_anndata(
     check_inside(centers * image_scale, pixels.shape[:2], "the image")
 
     name = valid_name(name or library or "slide")
-    table = spots.to_memory() if spots.isbacked else spots.copy()
+    table = spots.copy()
     for stale in ("spatial", "spatialdata_attrs"):  # the latter exists in a table of a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
