@@ -262,6 +262,17 @@ def test_lazy_tables_are_read(adata, image, tmp_path):
     np.testing.assert_array_equal(table.X.toarray(), adata.X.toarray())
 
 
+def test_no_spots(adata, image):
+    with pytest.raises(ValueError, match=r"`adata.obsm\['spatial'\]` has no spots"):
+        ds.io.from_anndata(adata[:0], image, mpp=2.0)
+
+
+def test_repeated_columns(adata, image):
+    adata.obs = pd.DataFrame(1, index=adata.obs_names, columns=["a", "a"])
+    with pytest.raises(ValueError, match=r"`adata.obs` has several columns 'a'"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
 def test_a_path_is_no_table(image):
     with pytest.raises(TypeError, match=r"`adata` must be an AnnData, got str. Read it with `anndata.read_h5ad`"):
         ds.io.from_anndata("a.h5ad", image)

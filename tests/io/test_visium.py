@@ -212,6 +212,19 @@ def test_missing_full_image(outs):
         ds.io.visium(outs, fullres_image_file="other.tif")
 
 
+@pytest.mark.parametrize("change", ["larger", "turned"])
+def test_image_of_another_slide(outs, change):
+    image = tifffile.imread(outs / "slide.tif")
+    other = (
+        np.pad(image, [(0, 90), (0, 0), (0, 0)])
+        if change == "larger"
+        else np.rot90(np.pad(image, [(0, 0), (0, 90), (0, 0)]))
+    )
+    tifffile.imwrite(outs / "other.tif", np.ascontiguousarray(other), photometric="rgb", tile=(256, 256))
+    with pytest.raises(ValueError, match=r"'other\.tif' has \d+ × \d+ px, but tissue_hires_image\.png was made of one"):
+        ds.io.visium(outs, fullres_image_file="other.tif")
+
+
 def test_no_scale_factors(outs):
     (outs / "spatial" / "scalefactors_json.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"spatial has no scalefactors_json\.json"):
@@ -243,7 +256,7 @@ def change_positions(outs, change, **options):
 
 def test_barcodes_without_positions(outs):
     write_counts(outs / "filtered_feature_bc_matrix.h5", [f"SPOT{i:03d}" for i in range(25)])  # without "-1"
-    message = r"25 of 25 barcodes of filtered.* have no position in tissue_positions\.csv.*-1', and not 'SPOT000'"
+    message = r"25 of 25 barcodes of filtered.* have no position in tissue_positions\.csv.*-1'\], and not 'SPOT000'"
     with pytest.raises(ValueError, match=message):
         ds.io.visium(outs)
 
@@ -260,16 +273,32 @@ def test_barcodes_without_positions(outs):
 )
 def test_positions_of_another_format(outs, change, options):
     change_positions(outs, change, **options)
-    with pytest.raises(
-        ValueError, match=r"tissue_positions\.csv must be a comma-separated table of barcode, in_tissue"
-    ):
+    message = r"tissue_positions\.csv( must be a comma-separated table|`| is damaged)"
+    with pytest.raises(ds.errors.DeepSpotError, match=message):
         ds.io.visium(outs)
 
 
-def test_positions_that_are_no_numbers(outs):
-    change_positions(outs, lambda table: table.assign(pxl_row_in_fullres="a"))
-    with pytest.raises(ds.errors.InputError, match=r"outs"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda table: table.assign(pxl_row_in_fullres="a"),
+            r"'pxl_row_in_fullres' of .*csv has .* no number in line 2",
+        ),
+        (lambda table: table.assign(array_row=np.nan), r"'array_row' of .*csv has a value that is no number in line 2"),
+        (lambda table: pd.concat([table, table[:1]]), r"tissue_positions\.csv has several lines of barcode 'SPOT"),
+        (lambda table: table.assign(pxl_row_in_fullres=200, pxl_col_in_fullres=200), "do not follow their array"),
+    ],
+)
+def test_positions_of_no_array(outs, change, message):
+    change_positions(outs, change)
+    with pytest.raises(ds.errors.InputError, match=message):
         ds.io.visium(outs)
+
+
+def test_positions_with_quotes(outs):
+    change_positions(outs, lambda table: table, quoting=1)
+    assert ds.io.visium(outs)["table"].n_obs == 25
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"spot_diameter_fullres": NaN}', '{"spot_diameter_fullres": "wide"}'])
@@ -281,7 +310,15 @@ def test_broken_scale_factors(outs, text):
 
 def test_damaged_counts(outs):
     path = outs / "filtered_feature_bc_matrix.h5"
-    path.write_bytes(path.read_bytes()[:3000])
+    content = path.read_bytes()
+    path.write_bytes(content[:3000])
+    with pytest.raises(
+        ds.errors.InputError, match=r"filtered_feature_bc_matrix\.h5 is damaged, incomplete or not a val"
+    ):
+        ds.io.visium(outs)
+    path.write_bytes(content)
+    with h5py.File(path, "a") as file:
+        del file["matrix/features/name"]
     with pytest.raises(
         ds.errors.InputError, match=r"outs is damaged, incomplete or not a valid output folder of Space"
     ):

@@ -215,8 +215,10 @@ def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
     design = np.column_stack([array, np.ones(len(array))])
     if np.linalg.matrix_rank(design) < 3:
         return pitch_px(points)  # a single row or column of spots
-    linear = np.linalg.lstsq(design, points, rcond=None)[0][:2]
-    return float(np.sqrt(abs(np.linalg.det(linear))))
+    pitch = _stretch(np.linalg.lstsq(design, points, rcond=None)[0])
+    if not pitch > 0:
+        raise InputError("The positions of the spots do not follow their array. Check that both are of one slide.")
+    return pitch
 
 
 def scaling(factor: float) -> Any:

@@ -106,6 +106,8 @@ def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
     shape = np.shape(centers)
     if len(shape) != 2 or shape[1] != 2:
         raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {shape}.")
+    if shape[0] == 0:
+        raise InputError(f"`{where}` has no spots.")
     if isinstance(centers, pd.DataFrame):
         centers = centers.iloc[:, _order(list(centers.columns), where)]
     try:

@@ -102,6 +102,9 @@ def from_anndata(
         raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
     if adata.isbacked or not hasattr(adata.obs, "select_dtypes"):  # the latter is of `read_lazy`
         adata = adata.to_memory()
+    repeated = adata.obs.columns[adata.obs.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"`adata.obs` has several columns {repeated[0]!r}. Rename or remove all but one.")
     pixels = load_image(image)
     library, entry, rows = _library(adata, library_id)
     spots = spots_in_tissue(adata[rows], library or "the table")
@@ -137,7 +140,8 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     """Return the name of the library, its entry in ``uns["spatial"]``, and the rows (n,) of its spots as a mask."""
     spatial = adata.uns.get("spatial")
     # CELLxGENE adds a flag next to the library.
-    entries = {} if not isinstance(spatial, Mapping) else {k: v for k, v in spatial.items() if isinstance(v, Mapping)}
+    spatial = spatial if isinstance(spatial, Mapping) else {}
+    entries = {str(name): entry for name, entry in spatial.items() if isinstance(entry, Mapping)}
     known, text = {*entries, library_id}, adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
     naming = [key for key in text if text[key].isin(known).any() or (key == "library_id" and text[key].nunique() > 1)]
     if library_id is None and not entries and not naming:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from deepspot._core.keys import DIAMETER, PIXELS, key_in, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
-from deepspot._image.tiles import level_sizes, pyramid_levels
+from deepspot._image.tiles import image_size, level_sizes, pyramid_levels
 from deepspot._sdata.write import check_writable, set_column
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, scaling, write_scale
@@ -83,6 +84,7 @@ def visium(
     >>> import deepspot as ds
     >>> sdata = ds.io.visium("outs", fullres_image_file="../slide.tif")  # doctest: +SKIP
     """
+    import h5py
     from spatialdata_io import visium as read
 
     folder = Path(path).expanduser()
@@ -92,7 +94,10 @@ def visium(
     if mpp is not None:
         check_positive(mpp, "mpp")
     counts = _find_counts(folder, kwargs.pop("counts_file", COUNTS))
-    positions = _find_positions(folder, kwargs.pop("tissue_positions_file", None))
+    if counts.suffix == ".h5":
+        with reading(counts, "HDF5"), h5py.File(counts):
+            pass
+    positions, known = _find_positions(folder, kwargs.pop("tissue_positions_file", None))
     if dataset_id is None:
         prefix = counts.name.removesuffix(COUNTS).removesuffix("_")
         dataset_id = folder.resolve().name if prefix in ("", counts.name) else prefix
@@ -111,7 +116,7 @@ def visium(
             **kwargs,
         )
     shapes_key, table = next(iter(sdata.shapes)), sdata.tables["table"]
-    _check_barcodes(table, counts, positions)
+    _check_barcodes(table, counts, positions, known)
     kept = spots_in_tissue(table, shapes_key)
     if len(kept) < len(table):
         table = sdata.tables["table"] = kept.copy()
@@ -143,8 +148,25 @@ def visium(
     else:
         image_key = f"{shapes_key}_full_image"
         size = level_sizes(pyramid_levels(sdata, image_key))[0]
+        _check_same_slide(sdata, shapes_key, factors, size, image_file)
         check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     return sdata
+
+
+def _check_same_slide(
+    sdata: SpatialData, dataset_id: str, factors: dict[str, float], size: tuple[int, int], image_file: Path
+) -> None:
+    """Raise if the images that Space Ranger downscaled are not of an image of this height and width."""
+    for name in ("hires", "lowres"):
+        key, factor = f"{dataset_id}_{name}_image", factors[f"tissue_{name}_scalef"]
+        if key in sdata.images:
+            small, expected = np.array(image_size(sdata, key)), np.array(size) * factor
+            if (np.abs(small - expected) > 2 + 0.02 * expected).any():
+                (height, width), (needed, across) = size, (small / factor).round().astype(int)
+                raise InputError(
+                    f"Image {image_file.name!r} has {width} × {height} px, but tissue_{name}_image.png was made of one "
+                    f"with about {across} × {needed}. Pass the image that was the input of Space Ranger, unchanged."
+                )
 
 
 def _check_files(folder: Path, image_file: Path | None, path: Path) -> dict[str, float]:
@@ -190,37 +212,44 @@ def _find_counts(folder: Path, name: str) -> Path:
     )
 
 
-def _find_positions(folder: Path, name: str | None) -> Path:
-    """Return the file with the positions of spots, after a look at its first line."""
+def _find_positions(folder: Path, name: str | None) -> tuple[Path, pd.Index]:
+    """Return the file with the positions of spots, after a check of its content, and its barcodes."""
     names = [f"spatial/{each}" for each in POSITIONS] if name is None else [name]
     path = next((path for each in names if (path := folder / each).is_file()), None)
     if path is None:
         raise FileNotFoundError(
             f"{folder} has no {' or '.join(names)}. Copy the complete 'spatial' folder of Space Ranger."
         )
-    with reading(path, "CSV"), path.open(encoding="utf-8-sig") as lines:
-        first = lines.readline().strip()
-    columns = first.split(",")
-    unnamed = path.name == POSITIONS[0] and len(columns) == len(COLUMNS)
-    if not unnamed and not set(COLUMNS[1:]) <= set(columns):
+    with reading(path, "CSV"):
+        table = pd.read_csv(path, header=None, dtype=str)
+    named = "in_tissue" in set(table.iloc[0])
+    table = table[1:].set_axis(table.iloc[0], axis=1) if named else table
+    if not named and (path.name == POSITIONS[1] or table.shape[1] != len(COLUMNS)):
         raise InputError(
             f"{path} must be a comma-separated table of {', '.join(COLUMNS)}, with these names in its first line "
-            f"unless it is called {POSITIONS[0]}. Its first line is {first[:200]!r}. Copy the file of Space Ranger "
-            "again."
+            f"unless it is called {POSITIONS[0]}. Its first line is {list(table.iloc[0])}. Copy the file of Space "
+            "Ranger again."
         )
-    return path
+    numbers = table.set_axis(COLUMNS, axis=1) if not named else table
+    for column in COLUMNS[2:]:
+        values = pd.to_numeric(numbers[key_in(column, numbers, str(path))], errors="coerce")
+        if values.isna().any():
+            line = values.isna().idxmax() + 1
+            raise InputError(f"Column {column!r} of {path} has a value that is no number in line {line}.")
+    barcodes = pd.Index(table.iloc[:, 0])
+    if barcodes.has_duplicates:
+        raise InputError(f"{path} has several lines of barcode {barcodes[barcodes.duplicated()][0]!r}. Keep one.")
+    return path, barcodes
 
 
-def _check_barcodes(table: AnnData, counts: Path, positions: Path) -> None:
+def _check_barcodes(table: AnnData, counts: Path, positions: Path, known: pd.Index) -> None:
     """Raise if spots have no position."""
-    unknown = ~np.isfinite(np.asarray(table.obsm["spatial"], dtype=float)).all(axis=1)
-    if unknown.any():
-        with positions.open(encoding="utf-8-sig") as lines:
-            *_, last = lines
+    unknown = table.obs_names[~table.obs_names.isin(known)]
+    if len(unknown):
         raise InputError(
-            f"{unknown.sum()} of {len(unknown)} barcodes of {counts.name} have no position in {positions.name}: it has "
-            f"barcodes like {last.split(',')[0]!r}, and not {table.obs_names[unknown][0]!r}. Use the files of one "
-            "slide, with the barcodes as Space Ranger wrote them."
+            f"{len(unknown)} of {table.n_obs} barcodes of {counts.name} have no position in {positions.name}: it has "
+            f"barcodes like {list(known[:1])}, and not {unknown[0]!r}. Use the files of one slide, with the barcodes as "
+            "Space Ranger wrote them."
         )
 
 
