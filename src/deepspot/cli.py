@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--net", type=_path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
     option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
     option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
+    option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
     option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
     option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a Space Ranger folder")
     _add_scale(report)

@@ -37,13 +37,14 @@ def read_slide(
     diameter_um: float | None = None,
     library_id: str | None = None,
     gene_id_key: str | None = None,
+    image_scale: float | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
 ) -> SpatialData:
     """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`."""
     if path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR)):
-        unused: dict[str, Any] = {"image": image, "library_id": library_id, "gene_id_key": gene_id_key}
-        _refuse("a SpatialData, which has its image and its names", unused)
+        unused: dict[str, Any] = {"image": image, "library_id": library_id, "image_scale": image_scale}
+        _refuse("a SpatialData, which has its image and its names", unused | {"gene_id_key": gene_id_key})
         sdata = read_store(path)
         state_scale(sdata, image_key, shapes_key, mpp=mpp, pitch_um=pitch_um, diameter_um=diameter_um)
         return sdata
@@ -52,7 +53,7 @@ def read_slide(
         from deepspot.io import visium
 
         unused = {"library_id": library_id, "pitch_um": pitch_um, "diameter_um": diameter_um}
-        _refuse("a Space Ranger folder", unused)
+        _refuse("a Space Ranger folder", unused | {"image_scale": image_scale})
         file = _required(image, "a Space Ranger folder").resolve()
         return visium(path, fullres_image_file=file, mpp=mpp, gene_id_key=gene_id_key)
     if path.is_file() and path.suffix.lower() == ".h5ad":
@@ -67,6 +68,7 @@ def read_slide(
             diameter_um=diameter_um,
             library_id=library_id,
             gene_id_key=gene_id_key,
+            image_scale=1.0 if image_scale is None else image_scale,
         )
     raise InputError(
         f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "

@@ -248,8 +248,8 @@ def _check_barcodes(table: AnnData, counts: Path, positions: Path, known: pd.Ind
     if len(unknown):
         raise InputError(
             f"{len(unknown)} of {table.n_obs} barcodes of {counts.name} have no position in {positions.name}: it has "
-            f"barcodes like {list(known[:1])}, and not {unknown[0]!r}. Use the files of one slide, with the barcodes as "
-            "Space Ranger wrote them."
+            f"barcodes like {list(known[:1])}, and not {unknown[0]!r}. Use the files of one slide, with the barcodes "
+            "as Space Ranger wrote them."
         )
 
 

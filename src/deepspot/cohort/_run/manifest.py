@@ -71,7 +71,7 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
         raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
     try:
         # Text, because patients 007 and 7 differ. The encoding drops the byte order mark of spreadsheets.
-        # Spreadsheets of many countries write semicolons.
+        # Spreadsheets of many countries write semicolons, and decimal commas.
         with path.open(encoding="utf-8-sig") as lines:
             header = lines.readline()
         sep = ";" if header.count(";") > header.count(",") else ","
@@ -80,7 +80,8 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
         raise InputError(f"{str(path)!r} cannot be read as a CSV in UTF-8: {error}") from error
     for name in frame:
         if name not in TEXT:
-            frame[name] = _numbers(frame[name])
+            text = frame[name].str.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True) if sep == ";" else frame[name]
+            frame[name] = _numbers(text)
     return frame, path.resolve().parent
 
 
