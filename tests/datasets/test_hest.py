@@ -229,6 +229,26 @@ def test_spots_off_tissue(write_hest, tmp_path, toy_files, log):
     assert any("2 of 30 spots of TOY1 are not in tissue" in line for line in log)
 
 
+def test_columns_of_a_published_file(write_hest, tmp_path, toy_files):
+    """Names that SpatialData does not accept, and names that differ by case from those that are added."""
+    adata = toy_files.adata()
+    adata.obs["CD4 (CD8)"], adata.obs["Organ"], adata.obs["Region"] = "x", "mine", "cortex"
+    adata.obs["in_tissue"] = ["False", "False", *["True"] * 28]
+    sdata = ds.datasets.hest("TOY1", folder=write_hest(tmp_path / "hest", adata=adata))
+    obs = sdata.tables["table"].obs
+    assert {"CD4__CD8_", "Organ_1", "Region"} <= set(obs)
+    assert obs["organ"].unique().tolist() == ["Breast"]
+    assert len(obs) == 28
+    sdata.write(tmp_path / "a.zarr")
+
+
+def test_files_of_macos(write_hest, tmp_path):
+    folder = write_hest(tmp_path / "hest")
+    (folder / "st/._TOY1.h5ad").write_bytes(b"Mac OS X")
+    with pytest.raises(FileNotFoundError, match=r"Local samples: \['TOY1'\]"):
+        ds.datasets.hest("TENX1", folder=folder, download=False)
+
+
 def test_patients_of_studies(write_hest, tmp_path, log):
     folder = write_hest(tmp_path / "a", meta={"patient": None})
     patient = ds.datasets.hest("TOY1", folder=folder).tables["table"].obs["patient"].unique().tolist()

@@ -134,8 +134,8 @@ def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
     if ((centers >= 0) & (centers <= limits[::-1])).all():
         raise InputError(message + "With x and y swapped all are inside: swap the two columns of the coordinates.")
     raise InputError(
-        message + "Check that image and spots have the same scale (a downscaled image needs its transformation), or "
-        "remove these spots."
+        message + "Check that image and spots are of one slide and have the same scale (a downscaled image needs its "
+        "transformation, or `image_scale=` when it is read), or remove these spots."
     )
 
 

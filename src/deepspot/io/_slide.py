@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.hashing import hash_file
-from deepspot._core.keys import SLIDE, valid_name
+from deepspot._core.keys import PIXELS, SLIDE, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.geometry import same_aspect
@@ -88,7 +88,7 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     sdata = SpatialData(images={image_key: pyramid})
     write_scale(sdata, image_key, scale)
     facts = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": source, "name": name}
-    sdata.attrs[SLIDE] = facts
+    sdata.attrs |= {SLIDE: facts, PIXELS: "global"}
     height, width = reader.properties.shape
     size = f"{width:,} × {height:,} px"
     logger.info("Opened %s: %s, %d levels, %.4g µm per pixel (from the %s).", name, size, len(pyramid), scale, source)
