@@ -251,7 +251,7 @@ def test_summaries_by_region_are_those_of_scanpy(slide):
     assert means.obs_names.tolist() == ["left", "right"]
 
 
-def test_sub_spots_are_no_candidates_beside_spots(slide):
+def test_subspots_are_not_labeled_by_default(slide):
     slide.shapes["spots_subspots"] = slide.shapes["spots"].assign(parent=1)
     slide.tables["fine"] = slide.tables["table"].copy()
     slide.tables["fine"].obs["region"] = pd.Categorical(["spots_subspots"] * slide.tables["fine"].n_obs)

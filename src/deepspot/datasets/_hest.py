@@ -149,7 +149,7 @@ def hest(
     elif "spatial" in adata.obsm:
         centers = check_centers(adata.obsm["spatial"], adata.obs_names, f"obsm['spatial'] of {path.name}")
     else:
-        raise InputError(f"{path} has no obsm['spatial'], the positions of the spots. Get it again.")
+        raise InputError(f"{path} has no obsm['spatial'], the positions of the spots. Download it again.")
     adata.obs = rename_authors(adata.obs)
     table = counts_of(adata, path, gene_id_key)
 
@@ -195,9 +195,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged or not JSON ({error}). Get it again.") from error
+        raise InputError(f"{path} is damaged or not JSON ({error}). Download it again.") from error
     if not isinstance(meta, dict):
-        raise InputError(f"{path} is not a record of a sample, but a {type(meta).__name__}. Get it again.")
+        raise InputError(f"{path} is not a record of a sample, but a {type(meta).__name__}. Download it again.")
     return meta
 
 

@@ -210,7 +210,7 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
             else:
                 archive = opened.enter_context(ZipFile(packed))
                 if member not in archive.namelist():
-                    raise InputError(f"{packed} has no {member!r}. It is not the published archive: get it again.")
+                    raise InputError(f"{packed} has no {member!r}. It is not the published archive: download it again.")
                 stream = opened.enter_context(archive.open(member))
             file = opened.enter_context(partial.open("wb"))
             while block := stream.read(BLOCK):
@@ -225,7 +225,7 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
         # Errors of the system, such as a full disk, have an errno; those of a damaged file have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{packed} is damaged or incomplete ({error}). Delete it and get it again.") from error
+        raise InputError(f"{packed} is damaged or incomplete ({error}). Delete it and download it again.") from error
     finally:
         partial.unlink(missing_ok=True)
 

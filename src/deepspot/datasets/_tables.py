@@ -56,7 +56,9 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         raise
     except Exception as error:  # damaged files raise many kinds of errors
         problem = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
+        raise InputError(
+            f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Download it again."
+        ) from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:
@@ -84,9 +86,9 @@ def read_table(path: Path, *, backed: bool = False) -> AnnData:
         file.visititems(visit)
         file.visititems_links(visit_link)
     if foreign:
-        raise InputError(f"{path} links {foreign[0]!r} to another file, which is not read. Get it again.")
+        raise InputError(f"{path} links {foreign[0]!r} to another file, which is not read. Download it again.")
     if total > max(SMALL, PACKED * path.stat().st_size):
-        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, which could exhaust the memory. Get it again.")
+        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, which could exhaust the memory. Download it again.")
     with reading(path):
         return read_h5ad(path, backed="r" if backed else None)
 
@@ -103,7 +105,7 @@ def counts_of(adata: AnnData, path: Path, gene_id_key: str | None = None) -> Ann
             "`ds.io.from_anndata`."
         )
     if counts.shape[1] == 0 or counts.max() > np.iinfo(np.int32).max:
-        raise InputError(f"{path} holds no genes, or counts above {np.iinfo(np.int32).max:,}. Get it again.")
+        raise InputError(f"{path} holds no genes, or counts above {np.iinfo(np.int32).max:,}. Download it again.")
     with reading(path):
         table = AnnData(csr_matrix(counts, dtype=np.int32), obs=adata.obs.copy(), var=adata.var.copy())
     controls = table.var_names.str.match(CONTROLS)
