@@ -94,6 +94,6 @@ def test_fingerprint_follows_the_statistics(default):
 
 
 def test_card_states_training_data_and_license():
-    assert "never learned from histology" in LITE0.note
+    assert "not on histology" in LITE0.note
     assert LITE0.mpp is None
     assert LITE0.license == "Apache-2.0"

@@ -31,7 +31,7 @@ def test_available_lists_the_cards():
     assert table.index.tolist()[:2] == ["lite0", "lite0_stats"]
     assert table.loc[["lite0", "lite0_stats"], "ready"].all()
     assert table.loc["lite0_stats", "dim"] == 1312
-    assert "never learned from histology" in table.loc["lite0_stats", "note"]
+    assert "not on histology" in table.loc["lite0_stats", "note"]
     assert not table.loc[["lite0", "lite0_stats"], "gated"].any()
 
 

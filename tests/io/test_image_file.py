@@ -267,3 +267,13 @@ def test_home_and_brackets(rgb, adata, tmp_path, monkeypatch):
     for path in (folder / "S.tif", "~/run [1]*/S.tif"):
         assert np.asarray(ds.io.from_anndata(adata, path, mpp=0.5).images["S1_image"]).shape == (3, 400, 500)
         assert ds.io.slide(path).images["S_image"]["scale0"]["image"].shape == (3, 400, 500)
+
+
+def test_too_little_memory(rgb, tmp_path, monkeypatch):
+    def full(path):
+        raise MemoryError
+
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    monkeypatch.setattr(_image_file, "is_tiff", full)
+    with pytest.raises(ds.errors.InputError, match=r"a\.png needs more memory than is free"):
+        read_image(tmp_path / "a.png")

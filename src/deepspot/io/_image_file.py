@@ -41,8 +41,12 @@ def reading_image(path: Path) -> Iterator[None]:
     """Raise errors of libraries as an InputError with the path."""
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path} needs more memory than is free, or is damaged. Downscale it, or free memory."
+        ) from error
     except Exception as error:  # tifffile, imagecodecs and Pillow have many kinds of errors for damaged files
         if isinstance(error, OSError) and error.errno is not None:  # of the system, such as missing rights
             raise

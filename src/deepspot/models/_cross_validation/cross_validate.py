@@ -165,8 +165,8 @@ def cross_validate(
     )
     if leave_out == "slide":
         logger.warning(
-            "Slides of patients in the training set are held out. This checks that training works, and does not measure "
-            "accuracy on other patients."
+            "Slides of patients in the training set are held out. This checks that training works, and does not "
+            "measure accuracy on other patients."
         )
 
     # All input is checked; the slow steps follow.
