@@ -95,7 +95,7 @@ def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> S
         chunks=(3, CHUNK, CHUNK),
         transformations={"global": scaling(downscaled)},
     )
-    return SpatialData(images={f"{name}_image": image}, attrs={PIXELS: "global"})
+    return SpatialData(images={f"{name}_image": image})
 
 
 def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
@@ -196,6 +196,7 @@ def add_spots(
     circles[DIAMETER] = float(diameter_um)
     sdata.shapes["spots"] = circles
     sdata.tables[table_key] = TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)
+    sdata.attrs[PIXELS] = "global"
     write_scale(sdata, "spots", mpp)
 
 
