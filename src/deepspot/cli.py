@@ -68,6 +68,8 @@ def name_options(text: str, options: set[str]) -> str:
 
     if "mpp" in options:
         text = re.sub(r"`ds\.pp\.set_scale\b[^`]*`", "`--mpp <µm per pixel>`", text)
+        spots = r"\1 in Python, or predict the file of the slide with `deepspot cohort`, which places spots"
+        text = re.sub(r"(`ds\.pp\.spots\b[^`]*`)", spots, text)
     if "overwrite" not in options:
         text = text.replace("`overwrite=True`, or ", "")
     return re.sub(r"`(\w+)(=[^`]*)?`", option, text)
@@ -125,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--out", type=_path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
     option("--image-key", help=IMAGE_KEY)
     option("--shapes-key", help=SHAPES_KEY)
+    option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
     _add_scale(predict)
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
@@ -220,7 +223,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     before = set(sdata.tables)
     keys = {name: vars(arguments)[name] for name in ("image_key", "shapes_key")}
     state_scale(sdata, **keys, **{name: vars(arguments)[name] for name in SCALE})
-    tl.predict(sdata, arguments.model, key_added=arguments.key_added, **keys)
+    more = {name: vars(arguments)[name] for name in ("key_added", "coordinate_system")}
+    tl.predict(sdata, arguments.model, **keys, **more)
     added = [key for key in sdata.tables if key not in before]
     if out is not None:
         sdata.write(out)

@@ -166,6 +166,16 @@ def test_libraries_that_are_only_in_obs(two_libraries, image):
     assert ds.io.from_anndata(two_libraries, image, **known)["table"].n_obs == 16
 
 
+def test_regions_of_a_table_of_spatialdata(two_libraries, image):
+    two_libraries.obs = two_libraries.obs.rename(columns={"library_id": "region"})
+    two_libraries.uns = {"spatialdata_attrs": {"region": ["S1", "S2"], "region_key": "region", "instance_key": "i"}}
+    with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55)
+    sdata = ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55, library_id="S2")
+    assert list(sdata.images) == ["S2_image"]
+    assert sdata["table"].n_obs == 16
+
+
 def test_libraries_of_unknown_spots(two_libraries, image):
     two_libraries.obs["library_id"] = "both"
     with pytest.raises(ValueError, match=r"no column of `obs` names the library.*keep the spots of 'S2'"):
@@ -207,6 +217,7 @@ def test_named_columns_of_coordinates(adata, image, columns, swapped):
     adata.obsm["spatial"] = pd.DataFrame(xy, index=adata.obs_names, columns=columns)
     sdata = ds.io.from_anndata(adata, image, mpp=2.0)
     np.testing.assert_allclose(centers_px(sdata, "S1_image", "spots"), spots())
+    np.testing.assert_allclose(sdata["table"].obsm["spatial"], spots())
 
 
 @pytest.mark.parametrize("columns", [["y", "z"], ["row", "row_2"], ["a", "x"]])
@@ -361,7 +372,7 @@ def test_swapped_coordinates(adata, image):
 
 def test_spots_outside(adata, image):
     adata.obsm["spatial"] *= 4
-    with pytest.raises(ValueError, match=r"spots lie outside the image .*Check that image and spots have"):
+    with pytest.raises(ValueError, match=r"spots lie outside the image .*Check that image and spots are of one slide"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 

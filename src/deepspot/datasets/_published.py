@@ -78,7 +78,7 @@ class Source:
         if named and not named[0].is_dir():
             raise FileNotFoundError(f"There is no folder {named[0]}. Pass one with {self.files}.")
         data = os.environ.get("DEEPSPOT_DATA")
-        return [*named, *(Path(data) / name for name in self.folders or (self.name,) if data), self.cache]
+        return [*named, *(Path(data).expanduser() / name for name in self.folders or (self.name,) if data), self.cache]
 
     def find(self, sample: str, folder: str | Path | None, *, download: bool) -> Files | Missing:
         """Find the files of a sample in the first folder that has all; without `download`, raise if there is none."""

@@ -75,8 +75,7 @@ def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> S
     """Return a SpatialData of an image (h, w, 3) that was downscaled by a factor from full resolution."""
     from spatialdata import SpatialData
 
-    image = image_element(pixels, {"global": scaling(downscaled)})
-    return SpatialData(images={f"{name}_image": image}, attrs={PIXELS: "global"})
+    return SpatialData(images={f"{name}_image": image_element(pixels, {"global": scaling(downscaled)})})
 
 
 def image_element(pixels: np.ndarray, transformations: dict[str, Any], **kwargs: Any) -> DataArray | DataTree:
@@ -187,6 +186,7 @@ def add_spots(
     circles[DIAMETER] = float(diameter_um)
     sdata.shapes["spots"] = circles
     sdata.tables[table_key] = TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)
+    sdata.attrs[PIXELS] = "global"
     write_scale(sdata, "spots", mpp)
 
 

@@ -127,6 +127,7 @@ def from_anndata(
 
     name = valid_name(name or library or "slide")
     table = spots.copy()
+    table.obsm["spatial"] = centers
     for stale in ("spatial", "spatialdata_attrs"):  # the latter exists in a table of a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
@@ -143,10 +144,12 @@ def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[s
     spatial = spatial if isinstance(spatial, Mapping) else {}
     entries = {str(name): entry for name, entry in spatial.items() if isinstance(entry, Mapping)}
     known, text = {*entries, library_id}, adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
-    naming = [key for key in text if text[key].isin(known).any() or (key == "library_id" and text[key].nunique() > 1)]
+    regions = adata.uns.get("spatialdata_attrs", {}).get("region_key")  # of a table of a SpatialData
+    several = [key for key in text if key in ("library_id", regions) and text[key].nunique() > 1]
+    naming = [key for key in text if key in several or text[key].isin(known).any()]
     if library_id is None and not entries and not naming:
         return None, {}, np.ones(adata.n_obs, dtype=bool)
-    present = dict.fromkeys(name for key in naming for name in text[key] if name in known or key == "library_id")
+    present = dict.fromkeys(name for key in naming for name in text[key] if name in known or key in several)
     library = one_key(library_id, present or entries, "adata.uns['spatial']", "library_id")
     if not naming and len(entries) > 1:
         raise InputError(
