@@ -45,6 +45,11 @@ def tiffs(rgb):
         "12 bits": (rgb.astype(np.uint16) * 16, {"photometric": "rgb"}, "holds uint16 and not uint8.*12 bits"),
         "signed": ((rgb // 2).view(np.int8), {"photometric": "rgb"}, "holds int8 and not uint8"),
         "float": (rgb.astype(np.float32) / 255, {"photometric": "rgb"}, "holds float32 and not uint8"),
+        "fourth channel": (
+            np.dstack([rgb, gray]),
+            {"photometric": "rgb", "extrasamples": ["unspecified"]},
+            "holds 4 channels and not RGB",
+        ),
         "gray": (gray, {"photometric": "minisblack"}, "is gray.*in color"),
         "inverted": (gray, {"photometric": "miniswhite"}, "is gray.*in color"),
         "three gray samples": (rgb, {"photometric": "minisblack", "planarconfig": "contig"}, "is gray"),

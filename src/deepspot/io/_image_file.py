@@ -149,7 +149,8 @@ def _colors(page: Any) -> str:
     if page.compression.name == "APERIO_JP2000_YCBC":
         return "YCBCR"  # and the tag says RGB
     if name == "RGB" and n != 3:
-        return "RGBA" if n == 4 else f"{n} channels"
+        is_alpha = n == 4 and page.extrasamples[:1] in ((1,), (2,))  # associated or not; 0 is any fourth channel
+        return "RGBA" if is_alpha else f"{n} channels"
     return name
 
 
