@@ -158,7 +158,8 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
         path = found.paths["table"]
         return path, path.parent.parent.name if found.layout == "published" else None
     index = fetch_from_hub(SOURCE, REPO, INDEX, token, found, INDEX)
-    table = pd.read_csv(index, dtype=str)
+    with reading(index, "CSV"):
+        table = pd.read_csv(index, dtype=str)
     lacking = [column for column in ("sample_id", "file_path") if column not in table.columns]
     if lacking:
         raise InputError(

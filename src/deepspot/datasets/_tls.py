@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot.errors import MissingKeyError
-from deepspot.io._elements import PITCH_UM, VISIUM_UM
+from deepspot.io._elements import PITCH_UM, VISIUM_UM, spots_in_tissue
 
 from ._published import Files, Source, check_name, fetch_from_url, unpack, with_endings
 from ._tables import add_facts, authors_centers, counts_of, mpp_from_spots, read_table, rename_authors, slide_object
@@ -111,11 +111,11 @@ def tls(
         check_positive(mpp, "mpp")
     files = _find(sample, folder, download)
     path = files.paths["table"]
-    adata = read_table(path)
+    adata = spots_in_tissue(read_table(path), sample)
     centers = authors_centers(adata.obs, path.name)
-    adata.obs = rename_authors(adata.obs)
-    scale = mpp_from_spots(centers, adata.obs, PITCH_UM) if mpp is None else float(mpp)
     table = counts_of(adata, path)
+    table.obs = rename_authors(table.obs)
+    scale = mpp_from_spots(centers, table.obs, PITCH_UM) if mpp is None else float(mpp)
     facts = {"sample": sample, "patient": sample, "organ": ORGANS[sample[:2]], "technology": "Visium"}
     table.obs = add_facts(table.obs, facts)
     if sample in POOR:

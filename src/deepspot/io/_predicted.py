@@ -14,7 +14,7 @@ from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
 from deepspot.errors import InputError
 
-from ._elements import size_of
+from ._elements import read_store, reading, size_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -48,22 +48,23 @@ def predicted(
     KeyError
         If a gene does not exist.
     ValueError
-        If there is no spot in the region, or the part is larger than `settings.max_table_gb`.
+        If the store is damaged, there is no spot in the region, or the part is larger than `settings.max_table_gb`.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> sdata = ds.io.predicted("slide.zarr", genes=["FASN", "ERBB2"])  # doctest: +SKIP
     """
-    from spatialdata import SpatialData, bounding_box_query, get_extent, read_zarr
+    from spatialdata import SpatialData, bounding_box_query, get_extent
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no store {str(path)!r}. `ds.tl.predict(sdata, out=…)` writes one.")
-    sdata = read_zarr(path, selection=("shapes",))
-    table, key = _open_table(path)
-    region = str(table.uns["spatialdata_attrs"]["region"])
-    shapes: GeoDataFrame = sdata.shapes[region]
+    sdata = read_store(path, ("shapes",))
+    with reading(path, "prediction"):
+        table, key = _open_table(path)
+        region = str(table.uns["spatialdata_attrs"]["region"])
+        shapes: GeoDataFrame = sdata.shapes[region]
     columns: Any = slice(None)
     rows: Any = slice(None)
     if genes is not None:
