@@ -34,6 +34,14 @@ def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
     assert names(tmp_path / "a.zarr") == []
 
 
+def test_a_folder_inside_a_store_is_refused(tmp_path):
+    (tmp_path / "zarr.json").touch()
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(ValueError, match="is inside the store"):
+        write(tmp_path / "tables" / "a")
+    assert list((tmp_path / "tables").iterdir()) == []
+
+
 def test_nothing_is_left_after_an_error(tmp_path):
     with pytest.raises(RuntimeError):
         write(tmp_path / "a.zarr", error=RuntimeError)

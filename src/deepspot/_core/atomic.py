@@ -9,6 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deepspot.errors import InputError
+
+
+def check_outside_stores(path: Path) -> None:
+    """Raise if a path is inside a zarr store, such as that of a slide, which would break it."""
+    for parent in path.resolve().parents:
+        if (parent / "zarr.json").exists() or (parent / ".zgroup").exists():
+            raise InputError(f"{str(path)!r} is inside the store {str(parent)!r}. Choose a path outside of it.")
+
 
 @contextmanager
 def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
@@ -20,21 +29,27 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     the temporary one. The temporary folder can be used for other files; it is deleted at the end unless the process is
     killed.
     """
+    check_outside_stores(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch) / path.name, Path(scratch) / f"old-{path.name}"
         yield new
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} was created meanwhile. Choose another path, or pass `overwrite=True`.")
-        if path.exists():
-            if _exchange(new, path):
-                return
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+        rename_over(new, path, old)
+
+
+def rename_over(new: Path, path: Path, old: Path) -> None:
+    """Rename a folder to `path`. An existing folder there becomes `old`, or `new` if both are exchanged in one step."""
+    if path.exists():
+        if _exchange(new, path):
+            return
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2

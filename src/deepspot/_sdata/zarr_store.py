@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.atomic import check_outside_stores
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import without_noise
 from deepspot.errors import InputError
@@ -23,6 +24,7 @@ def check_new_path(out: Path, *, overwrite: bool = False) -> None:
     """Raise unless a store can be created at this path."""
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Create it first.")
+    check_outside_stores(out)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists. Pass `overwrite=True`, or another name.")
 

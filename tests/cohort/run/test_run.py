@@ -287,6 +287,37 @@ def test_another_file_is_refused_unless_overwritten(run, files, tmp_path, write_
     assert run(rows)["status"].tolist() == ["done"]
 
 
+def _lose_profile(store):
+    for chunk in (store / "tables/deepspot_spots/var/pseudobulk/c").rglob("*"):
+        chunk.is_file() and chunk.unlink()
+
+
+def _lose_chunk(store):
+    next(path for path in (store / "tables/deepspot_spots/X/c").rglob("*") if path.is_file()).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage", [_lose_profile, _lose_chunk, lambda store: (store / "zarr.json").write_text("{"), None]
+)
+def test_a_damaged_slide_or_model_is_named_and_made_again(run, tmp_path, log, damage):
+    run()
+    out = tmp_path / "out"
+    before, fingerprint = read_h5ad(out / "pseudobulk.h5ad").X, ds.models.load(out / "model").fingerprint
+    damaged = out / ("model" if damage is None else "slides/P2_S1.zarr")
+    if damage is None:
+        (damaged / "card.json").write_text("")
+    else:
+        damage(damaged)
+    log.clear()
+    assert (run()["status"] == "done").all()
+    assert sum(str(damaged) in line and "again" in line for line in log) == 1
+    np.testing.assert_array_equal(read_h5ad(out / "pseudobulk.h5ad").X, before)
+    assert ds.models.load(out / "model").fingerprint == fingerprint
+    log.clear()
+    run()
+    assert not any(str(damaged) in line for line in log)
+
+
 def test_overwrite_repeats_only_what_differs(run, manifest, tmp_path, log):
     run()
     before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns

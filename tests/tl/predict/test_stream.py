@@ -236,8 +236,9 @@ def test_only_a_streamed_prediction_is_replaced(streamed, slide, quick_model, ch
     before = sorted(path.name for path in (tmp_path / "slide.zarr").iterdir())
     with pytest.raises(ValueError, match=r"slide\.zarr' is where this slide itself is stored"):
         streamed("slide.zarr")
-    with pytest.raises(ValueError, match="is where this slide itself is stored"):
-        streamed("slide.zarr/tables")
+    for inside in ("slide.zarr/tables", "slide.zarr/new.zarr"):
+        with pytest.raises(ValueError, match=r"inside the store '.*slide\.zarr'"):
+            streamed(inside)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "precious").touch()
     with pytest.raises(ValueError, match=r"results' is not a prediction that was streamed"):

@@ -11,9 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from deepspot._core.atomic import check_outside_stores, rename_over
 from deepspot.errors import InputError
+
+if TYPE_CHECKING:
+    from deepspot.models import DeepSpot
 
 LOCK, ALIVE, STARTED = ".lock", "alive", ".started"
 
@@ -41,6 +46,7 @@ class Folder:
             raise InputError(f"{str(self.path)!r} is a file. Choose a folder with `out`.")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / LOCK).exists():
             raise InputError(f"{str(self.path)!r} is not the folder of a cohort, and not empty. Choose another `out`.")
+        check_outside_stores(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / LOCK)  # released by the operating system if the process is killed
         try:
@@ -52,7 +58,7 @@ class Folder:
         try:
             self.work.mkdir(exist_ok=True)
             (self.path / "slides").mkdir(exist_ok=True)
-            for path in [*self.work.iterdir(), *self.path.glob(f".{self.model.name}-*")]:  # also incomplete bundles
+            for path in self.work.iterdir():
                 if not path.name.endswith(STARTED):
                     self._discard(path)
             yield
@@ -95,9 +101,14 @@ class Folder:
         # afterwards recreate the folder, incomplete and without this mark.
         if not (attempt / ALIVE).exists():
             raise FileNotFoundError(f"{str(attempt)!r} was deleted by a later start, which predicts this slide itself.")
-        with suppress(FileNotFoundError):
-            self.slide(name).replace(attempt / "former")
-        store.replace(self.slide(name))
+        rename_over(store, self.slide(name), attempt / "former")
+
+    def save_model(self, model: DeepSpot) -> None:
+        """Save the model, replacing another or a damaged one when the new one is complete."""
+        draft = Path(tempfile.mkdtemp(dir=self.work)) / self.model.name
+        model.save(draft)
+        rename_over(draft, self.model, draft.with_name("former"))
+        self._discard(draft.parent)
 
     @contextmanager
     def writing(self, target: Path) -> Iterator[Path]:

@@ -220,10 +220,14 @@ def _keep_model(folder: Folder, model: DeepSpot) -> None:
     """Save the model for workers and for later use of the results."""
     from deepspot.models._registry import read_model
 
-    try:
-        if read_model(folder.model).fingerprint == model.fingerprint:
-            return
-    except (FileNotFoundError, ValueError):  # missing or damaged
-        pass
-    folder.pseudobulk.unlink(missing_ok=True)  # profiles of another model
-    model.save(folder.model, overwrite=True)
+    before = None
+    if folder.model.exists():
+        try:
+            before = read_model(folder.model).fingerprint
+        except (OSError, ValueError) as error:
+            logger.warning("The model in %s is damaged and is written again (%s).", folder.model, one_line(error))
+    if before == model.fingerprint:
+        return
+    folder.save_model(model)
+    if before is not None:
+        folder.pseudobulk.unlink(missing_ok=True)  # profiles of another model

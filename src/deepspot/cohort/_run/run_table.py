@@ -12,7 +12,7 @@ from deepspot._core.keys import PSEUDOBULK, UNS
 from deepspot._core.logging import bar, logger
 
 from .folder import Folder
-from .slide import HOW, PROFILE, TABLE, SlideResult
+from .slide import HOW, SlideResult, read_profile
 
 if TYPE_CHECKING:
     from deepspot.models import DeepSpot
@@ -113,14 +113,13 @@ def _duration(seconds: float) -> str:
 def save_profiles(table: RunTable, model: DeepSpot) -> None:
     """Write the profiles (slides, genes) of finished slides atomically, with their rows of the manifest as `obs`."""
     import h5py
-    import zarr
     from anndata import AnnData
     from anndata.io import write_elem
 
     card, folder = model.card, table.folder
     done = table.frame[table.frame["status"] == DONE]
     stores = [folder.slide(str(name)) for name in done.index]
-    rows = [zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r")[:] for store in stores]
+    rows = [read_profile(store) for store in stores]
     obs = table.manifest.loc[done.index].assign(
         slide=done.index, spots=done["spots"].to_numpy(np.int64), ood_share=done["ood_share"].to_numpy(np.float64)
     )

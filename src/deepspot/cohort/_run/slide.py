@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from deepspot._core.hashing import hash_file
 from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
@@ -114,8 +117,10 @@ def _predict(job: Job, model: DeepSpot, attempt: Path, start: float) -> SlideRes
     table = sdata.tables[TABLE]
     ood_share = float(table.uns[UNS]["ood_share"])
     result = SlideResult(job.slide, _seconds_since(start), table.n_obs, ood_share)
+    values = profile(table.X, HOW)
     made = asdict(result) | {"made_by": asdict(options), "file_state": file_state}
-    complete(store, TABLE, var={PROFILE: profile(table.X, HOW)}, attrs={COHORT: made})
+    made |= {"checksum": _checksum(values), "chunks": _chunks(store)}
+    complete(store, TABLE, var={PROFILE: values}, attrs={COHORT: made})
     job.folder.place(attempt, store, job.slide)
     return result
 
@@ -126,7 +131,11 @@ def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list
     to_do: list[Job] = []
     different: dict[str, str] = {}
     for job in jobs:
-        result, differences = _stored(job)
+        try:
+            result, differences = _stored(job)
+        except DamagedError as error:
+            logger.warning("%s", error)
+            result, differences = None, ""
         if result is not None and not differences:
             finished.append(result)
             continue
@@ -149,22 +158,41 @@ def find_result(job: Job) -> SlideResult | None:
     """Return the result of a slide if it is finished with the options of the job and readable."""
     try:
         result, differences = _stored(job)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DamagedError):
         return None
     return None if differences else result
 
 
+class DamagedError(Exception):
+    """The store of a finished slide is damaged."""
+
+
 def _stored(job: Job) -> tuple[SlideResult | None, str]:
-    """Return the stored result of a slide, if there is one, and how it differs from the job."""
+    """Return the stored result of a slide, if there is one, and how it differs from the job.
+
+    Raises DamagedError if a part of the store was lost or changed.
+    """
     import zarr
 
     store = job.folder.slide(job.slide)
     if not store.exists():
         return None, ""
-    attrs: dict[str, Any] = dict(zarr.open_group(store, mode="r").attrs)
-    if COHORT not in attrs:
-        raise InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
+    foreign = InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
+    if not (store / "tables" / TABLE).is_dir():
+        raise foreign
+    try:
+        attrs: dict[str, Any] = dict(zarr.open_group(store, mode="r").attrs)
+        if COHORT not in attrs:
+            raise foreign
+        values = read_profile(store)
+    except InputError:
+        raise
+    except Exception as error:  # damaged stores raise many kinds of errors
+        raise DamagedError(f"{store} is damaged and is predicted again ({one_line(error)}).") from error
     made = attrs[COHORT]
+    # Zarr reads a lost chunk as zeros.
+    if made["checksum"] != _checksum(values) or made["chunks"] != _chunks(store):
+        raise DamagedError(f"{store} has lost or changed values, and is predicted again.")
     then, now = made["made_by"], asdict(job.options)
     differences = [f"`{key}` was {then.get(key)!r} and is {now[key]!r} now" for key in now if then.get(key) != now[key]]
     path = Path(job.path)
@@ -177,6 +205,23 @@ def _stored(job: Job) -> tuple[SlideResult | None, str]:
         differences.append(f"`file` {job.path!r} has another content now")
     result = SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
     return result, "; ".join(differences)
+
+
+def read_profile(store: Path) -> np.ndarray:
+    """Read the profile (genes,) of a finished slide."""
+    import zarr
+
+    return np.asarray(zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r")[:])
+
+
+def _checksum(profile: np.ndarray) -> int:
+    return zlib.crc32(profile.tobytes())
+
+
+def _chunks(store: Path) -> list[int]:
+    """Return number and bytes of the files of the prediction."""
+    sizes = [path.stat().st_size for path in (store / f"tables/{TABLE}/X").rglob("*") if path.is_file()]
+    return [len(sizes), sum(sizes)]
 
 
 def _file_state(path: Path) -> list[int]:
