@@ -87,7 +87,8 @@ class SlideFeatures:
             self.view.mpp,
             self.geometry.model_dump(),
             [self.boxes.level, self.boxes.side],
-            self.encoder.fingerprint,
+            # Fingerprints of own encoders may be equal by mistake.
+            [self.encoder.fingerprint, self.encoder.card.name, self.encoder.card.dim],
             [parts, VERSION] if self.tokens else parts,
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from deepspot.errors import InputError
 
@@ -15,8 +15,8 @@ TARGET_SUM = 10_000
 
 
 def check_counts(X: Any, where: str) -> csr_matrix:
-    """Return raw counts as a sparse matrix; raise if the values are not counts."""
-    counts = csr_matrix(X) if not issparse(X) else X.tocsr()
+    """Return raw counts as a sparse matrix, also of a sparse array; raise if the values are not counts."""
+    counts = csr_matrix(X)
     values = counts.data
     if not np.isfinite(values).all():
         raise InputError(f"{where} contains values that are not finite. Raw counts are needed.")

@@ -47,7 +47,9 @@ def as_mapping(slides: SpatialData | Sequence[SpatialData] | Mapping[str, Spatia
     return named
 
 
-def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | None) -> dict[str, str]:
+def patients_of(
+    tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | pd.Series | None
+) -> dict[str, str]:
     """Return the patient of every slide."""
     if patient_key is None:
         if len(tables) > 1:
@@ -56,12 +58,18 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
                 "needed to hold out whole patients; accuracy on patients in the training set would be too high."
             )
         return dict.fromkeys(tables, "unknown")
-    if isinstance(patient_key, Mapping):
+    if isinstance(patient_key, Mapping | pd.Series):
+        patient_key = {str(name): patient for name, patient in patient_key.items()}
         stated = {name: patient_key[key_in(name, patient_key, "patient_key")] for name in tables}
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]
         if unknown:
             raise InputError(f"`patient_key` names no patient for slides {unknown}. Add their patients.")
         return {name: str(patient).strip() for name, patient in stated.items()}
+    if not isinstance(patient_key, str):
+        raise InputTypeError(
+            "`patient_key` must be a column of `obs`, or a mapping (or a Series) from slides to patients, got "
+            f"{type(patient_key).__name__}."
+        )
     patients = {}
     for name, table in tables.items():
         values = table.obs[key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()

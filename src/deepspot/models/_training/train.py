@@ -11,6 +11,7 @@ from .config import CardText, SlideKeys, TileConfig, as_config
 from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 def train(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
-    patient_key: str | Mapping[str, str] | None = None,
+    patient_key: str | Mapping[str, str] | pd.Series | None = None,
     genes: int | Sequence[str] = 5000,
     min_detected: float = 0.0,
     encoder: str | Encoder | None = None,
