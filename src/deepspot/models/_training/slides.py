@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,12 @@ from deepspot.errors import InputError, InputTypeError
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+
+# Share of equal spots above which two slides are copies.
+SAME = 0.5
+# Spots without which a correlation over the spots of a slide is undefined, or always 1.
+FEWEST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,5 +93,23 @@ def measure(
 ) -> MeasuredSlide:
     """Return the counts of a training slide, matched to its shapes by instance."""
     counts = measured_counts(sdata, shapes_key, table_key, layer=layer, name=name).without_empty()
+    if len(counts.rows) < FEWEST:
+        raise InputError(
+            f"Slide {name!r} of patient {patient!r} has {len(counts.rows)} measured spots with counts; at least "
+            f"{FEWEST} are needed to compute a correlation. Leave the slide out."
+        )
     array = array_positions(sdata, shapes_key)
     return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])
+
+
+def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
+    """Raise if slides of two units (the patient or slide of each) share most of their spots."""
+    hashes = [slide.spot_hashes() for slide in slides]
+    for a, b in combinations(range(len(slides)), 2):
+        smaller = min(len(hashes[a]), len(hashes[b]))
+        if units[a] != units[b] and len(np.intersect1d(hashes[a], hashes[b])) > SAME * smaller:
+            raise InputError(
+                f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
+                f"{slides[b].patient!r}) have the same counts, so a model would be tested on its training data. "
+                "Remove one of them, or correct `patient_key`."
+            )

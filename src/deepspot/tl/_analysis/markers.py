@@ -251,8 +251,9 @@ def _groups(labels: pd.Series, groups: Sequence[str] | None, reference: str, gro
 def _least_p_values(detected: Any, labels: pd.Series, groups: Sequence[str], reference: str) -> np.ndarray:
     """Return a lower bound (groups, genes) of the p-values of genes that few spots express, and 0 for other genes.
 
-    `detected` (n, genes) is whether a spot expresses a gene. If a group is expected to have fewer than 5 of the spots with a gene, neither a normal approximation nor random
-    fields are valid: a gene in a single spot would be significant. Fisher's exact test of these spots is.
+    `detected` (n, genes) is whether a spot expresses a gene. If a group is expected to have fewer than 5 of the spots
+    with a gene, neither a normal approximation nor random fields are valid: a gene in a single spot would be
+    significant. Fisher's exact test of these spots is valid.
     """
     from scipy.stats import hypergeom
 
