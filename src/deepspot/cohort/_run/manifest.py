@@ -137,10 +137,10 @@ def _check_copies(frame: pd.DataFrame) -> None:
         if len(rows) == 1:
             continue
         patients = frame.loc[rows.index, "patient"].unique().tolist()
-        text = f"{frame['path'][rows.index[0]]!r} and {_rows(rows.index[1:])} hold the same slide"
+        text = f"The manifest holds the same slide in {_rows(rows.index)}: {frame['path'][rows.index[0]]!r}"
         if len(patients) > 1:
-            raise InputError(f"{text}, but of the patients {patients}. Correct the manifest.")
-        logger.warning(f"{text}, which counts twice for patient {patients[0]!r}.")
+            raise InputError(f"{text}, of the patients {patients}. Correct the patients, or remove the copies.")
+        logger.warning(f"{text}. It will count several times for patient {patients[0]!r}.")
 
 
 def _size(file: Path) -> int | None:

@@ -21,7 +21,7 @@ from deepspot.errors import InputError
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-SCANPY, REST, FEWEST = "rank_genes_groups", "rest", 3
+REST, FEWEST = "rest", 3
 # Cochran's limit for expected counts, and the largest share of spots for which it is used.
 EXPECTED, RARE = 5, 0.2
 TESTS = ("wilcoxon", "blocks")
@@ -95,7 +95,7 @@ def markers(
     key_added
         Key of the result.
     overwrite
-        Replace results of an earlier call, including ``uns["rank_genes_groups"]`` of scanpy.
+        Replace results of an earlier call.
 
     Returns
     -------
@@ -107,8 +107,6 @@ def markers(
         counts), ``score`` (z of the rank-sum test), ``p`` and ``p_adj`` (Benjamini-Hochberg within the group),
         ``p_block`` and ``p_block_adj`` (NaN unless ``test="blocks"``), ``significant`` (bool: higher in the group, and
         the adjusted p-value, of the block test if it was used, is below `alpha`), ``rank`` (from 1).
-    ``uns["rank_genes_groups"]``
-        Result of scanpy, by score, for ``sc.get.rank_genes_groups_df`` and scanpy's figures.
     ``uns["deepspot_markers"]``
         Parameters of this call.
 
@@ -151,7 +149,7 @@ def markers(
     check_positive(alpha, "alpha")
     check_positive(n_permutations, "n_permutations")
     seed = check_seed(seed)
-    added = [key_added, f"deepspot_{key_added}", SCANPY]
+    added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
     table = sdata.tables[table_key]
     X, known = log_expression(table, table_key, layer, transform)
@@ -167,6 +165,7 @@ def markers(
     kept = labels.notna().to_numpy()
     obs, var = pd.DataFrame({groupby: labels[kept]}), table.var.loc[known, []]
     small = AnnData(X[kept], obs=obs, var=var, uns={"log1p": dict(table.uns.get("log1p", {}))})
+    # The result of scanpy is not kept: with its record arrays, zarr 3.1 cannot open a store of zarr 3.4.
     # Constant genes have no score, and many groups make many columns: these warnings do not help the user.
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
@@ -196,8 +195,6 @@ def markers(
     frame["significant"] = (p_adj < alpha) & (frame["logfoldchange"] > min_logfoldchange)
     frame["rank"] = frame.groupby("group", observed=True).cumcount() + 1
 
-    ranked = small.uns[SCANPY]
-    ranked["params"]["layer"] = layer
     parameters: dict[str, Any] = {
         "groupby": groupby,
         "groups": tested,
@@ -212,7 +209,7 @@ def markers(
     }
     if test == "blocks":
         parameters["n_permutations"] = int(n_permutations)
-    results = dict(zip(added, (frame, parameters, ranked), strict=True))
+    results = dict(zip(added, (frame, parameters), strict=True))
     add_entries(sdata, table_key, "uns", results, overwrite=overwrite)
     number = frame.groupby("group", observed=True)["significant"].sum()
     left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
