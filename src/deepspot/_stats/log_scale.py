@@ -58,15 +58,15 @@ def check_log_scale(X: Any, where: str, *, marked: bool, other: str = "") -> Non
             f"{where} holds whole numbers, which seem to be raw counts; expression on the log scale is needed. "
             f"{NEXT}{other}."
         )
-    if look_linear(X):
-        raise InputError(
-            f"{where} holds values above {LARGEST}, so these are no logarithms; expression on the log scale is needed. "
-            f"{NEXT}{other}."
-        )
     if not marked:
         raise InputError(
             f"{where} is on an unknown scale: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
             "sets `uns['log1p']`. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
+        )
+    if look_linear(X):
+        raise InputError(
+            f"{where} holds values above {LARGEST}, so these are no logarithms; expression on the log scale is needed. "
+            f"{NEXT}{other}."
         )
 
 

@@ -220,8 +220,8 @@ def _shared_genes(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
     if len(genes) < max(1, MIN_SHARED_GENES * smaller):
         raise InputError(
             f"The pseudobulk has genes like {list(pseudobulk.var_names[:3])}, the bulk RNA like "
-            f"{list(bulk.var_names[:3])}, and they share {len(genes):,}, under half of {smaller:,}. Bring them to the "
-            "same names: symbols, or Ensembl ids without version."
+            f"{list(bulk.var_names[:3])}, and {len(genes) or 'none'} in common, under half of {smaller:,}. Bring "
+            "them to the same names: symbols, or Ensembl ids without version."
         )
     if len(genes) < pseudobulk.n_vars:
         logger.info("Bulk RNA has %s of the %s genes.", f"{len(genes):,}", f"{pseudobulk.n_vars:,}")
