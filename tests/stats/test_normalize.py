@@ -90,11 +90,11 @@ def test_genes_of_small_and_shallow_slides_are_ranked(spots, depth):
     rng = np.random.default_rng(0)
     level = np.exp(rng.normal(0, 1.5, 2000))
     counts = rng.poisson(level * depth / level.sum(), (spots, 2000))
-    variable = rng.permutation(np.argsort(level)[-50:])[:5]
-    counts[: spots // 2, variable] = counts[: spots // 2, variable] * 20
+    counts[:, 0] = 0
+    counts[0, 0] = counts[1, 0] = counts[2, 0] = depth
     found = most_variable([csr_matrix(counts)], [f"G{number}" for number in range(2000)], 20)
-    assert len(found) == 20
-    assert len({f"G{number}" for number in variable} & set(found)) >= 3
+    assert found[0] == "G0"
+    assert len(set(found)) == 20
 
 
 def test_genes_that_cannot_be_ranked(monkeypatch):
