@@ -253,6 +253,8 @@ def test_patients_as_a_series(slides, quick):
     numbered = dict(enumerate(slides.values()))
     model = ds.models.train(numbered, **{**quick, "patient_key": pd.Series(["A", "B"])})
     assert {slide.slide: slide.patient for slide in model.card.slides} == {"0": "A", "1": "B"}
+    with pytest.raises(ValueError, match="`patient_key` names slide '1' several times"):
+        ds.models.train(numbered, **{**quick, "patient_key": pd.Series(["A", "B", "C"], [0, 1, 1])})
     with pytest.raises(TypeError, match=r"`patient_key` must be a column of `obs`, or a mapping.*got list"):
         ds.models.train(slides, **{**quick, "patient_key": ["A", "B"]})
 

@@ -336,6 +336,18 @@ def test_raw_counts_and_unknown_scales(slide):
         ds.tl.markers(slide, "half", table_key="table")
 
 
+def test_labels_that_are_no_text(classes):
+    table = classes["table"]
+    table.obs["number"] = np.arange(table.n_obs) % 2 / 2
+    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference=0.0)
+    assert list(table.uns["markers"]["group"].cat.categories) == ["0.5"]
+    table.obs["mixed"] = pd.Series([1, "1"] * (table.n_obs // 2), table.obs_names, dtype=object)
+    with pytest.raises(
+        ValueError, match=r"Column 'mixed' of table 'table' has different labels of the same text: \[1, '1'\]"
+    ):
+        ds.tl.markers(classes, "mixed", table_key="table", key_added="more")
+
+
 def test_blocks_need_one_tissue(classes):
     table = classes["table"].copy()
     table.obs["region"] = pd.Categorical(["spots"] * 40 + ["more"] * 32)

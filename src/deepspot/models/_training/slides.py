@@ -66,6 +66,11 @@ def patients_of(
             )
         return dict.fromkeys(tables, "unknown")
     if isinstance(patient_key, Mapping | pd.Series):
+        repeated = pd.Index([str(name) for name in patient_key.keys()])  # noqa: SIM118 - of a Series, these are not values
+        if repeated.has_duplicates:
+            raise InputError(
+                f"`patient_key` names slide {repeated[repeated.duplicated()][0]!r} several times. Name it once."
+            )
         patient_key = {str(name): patient for name, patient in patient_key.items()}
         stated = {name: patient_key[key_in(name, patient_key, "patient_key")] for name in tables}
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]

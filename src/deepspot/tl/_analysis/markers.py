@@ -154,6 +154,7 @@ def markers(
     table = sdata.tables[table_key]
     X, known = log_expression(table, table_key, layer, transform)
     labels = labels_of(sdata, table_key, groupby)
+    reference = str(reference)
     tested = _groups(labels, groups, reference, groupby)
     regions = regions_of(sdata, table_key)
     if test == "blocks" and len(regions) != 1:
