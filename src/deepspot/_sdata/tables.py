@@ -96,8 +96,8 @@ def labels_of(sdata: SpatialData, table_key: str, key: str) -> pd.Series:
     names = [str(name) for name in values.cat.categories]
     if len(set(names)) < len(names):
         raise InputError(
-            f"Column {key!r} of table {table_key!r} has different labels of the same text: {list(values.cat.categories)}. "
-            "Convert the column to text first."
+            f"Column {key!r} of table {table_key!r} has different labels of the same text: "
+            f"{list(values.cat.categories)}. Convert the column to text first."
         )
     return values.cat.rename_categories(names)
 

@@ -124,7 +124,9 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
-    learned = np.isin(prediction.uns[UNS].get("training_spots", []), truth.spot_hashes(genes))
+    learned = np.isin(
+        truth.spot_hashes(genes), np.array(prediction.uns[UNS].get("training_spots", "").split(), np.int64)
+    )
     if learned.sum() > 1:
         logger.warning(
             "The model learned from spots of this slide: the agreement is higher than on slides of other patients. "

@@ -155,7 +155,7 @@ def bare_table(
         "license": card.license,
         "tissue": card.tissue,
         "versions": card.versions,
-        "training_spots": np.array([value for slide in card.slides for value in slide.hashes], dtype=np.int64),
+        "training_spots": " ".join(str(value) for slide in card.slides for value in slide.hashes),
         "image_key": view.image_key,
     }
     return make_table(
