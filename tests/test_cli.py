@@ -91,7 +91,13 @@ def test_mistakes_are_reported_in_80_columns(arguments, message, store, bundle, 
         ("x exists. Pass `overwrite=True`, or another `key_added`.", "x exists. Pass another `--key-added`."),
         ("State it with `mpp=0.5`.", "State it with `--mpp 0.5`."),
         ("Try `tissue='saturation'`.", "Try `--tissue saturation`."),
-        ("Call `ds.pp.spots(sdata, mpp=1)`, `sdata.images`.", "Call `ds.pp.spots(sdata, mpp=1)`, `sdata.images`."),
+        ("Call `ds.pp.embed(sdata, mpp=1)`, `sdata.images`.", "Call `ds.pp.embed(sdata, mpp=1)`, `sdata.images`."),
+        ("Set it with `ds.pp.set_scale(sdata, mpp=1)`.", "Set it with `--mpp <µm per pixel>`."),
+        (
+            "Add them with `ds.pp.spots(sdata)`.",
+            "Add them with `ds.pp.spots(sdata)` in Python, or predict the file of the slide with `deepspot cohort`, "
+            "which places spots.",
+        ),
     ],
 )
 def test_errors_name_options(text, expected):

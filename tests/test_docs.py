@@ -103,7 +103,7 @@ def test_changelog_has_this_version():
 def test_preset_table_is_that_of_the_code():
     from deepspot.models._network.config import PRESETS
 
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", (ROOT / "docs" / "model.md").read_text(), flags=re.M)
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", (ROOT / "docs" / "network.md").read_text(), flags=re.M)
     table = {field: [cell.strip() for cell in cells.split("|")] for field, cells in rows}
     for column, preset in enumerate(["paper", "published", "default"]):
         for part in (PRESETS[preset].network, PRESETS[preset].training):

@@ -29,7 +29,7 @@ MOST_PARAMETERS = 16
 # Adds nothing to the object: its result says whether the counts lie where the image says.
 RETURNS_A_RESULT = {"tl.check_alignment"}
 # A length in µm has one of these names.
-LENGTHS = {"diameter_um", "grid_um", "pitch_um", "radius_um", "tile_um"}
+LENGTHS = {"diameter_um", "grid_um", "pitch_um", "radius_um", "tile_um", "within_um"}
 # Names that were in use for what has another name now, and words that are not spelled the American way.
 REFUSED = {"copy", "distance_um", "group", "half", "key", "label", "licence", "patient", "sdatas", "spot_pitch_um"}
 REFUSED |= {

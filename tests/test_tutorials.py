@@ -12,7 +12,7 @@ import pytest
 import deepspot as ds
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
-NAMES = ["paper_workflow", "quick_start", "rescue"]
+NAMES = ["correct_a_slide", "paper_workflow", "quick_start"]
 FIGURE = re.compile(r"\b(ds\.pl\.(?!report)\w+|plt\.subplots|sc\.pl\.\w+|\w+\.plot\b)")
 
 
@@ -61,8 +61,8 @@ class TestRun:
         assert "deepspot_spots_subspots" in found["slide"].tables
         assert (fast / "report.html").stat().st_size > 100_000
 
-    def test_rescue(self, fast, data):
-        found = run("rescue")
+    def test_correct_a_slide(self, fast, data):
+        found = run("correct_a_slide")
         table = found["slide"].tables["table_corrected"]
         assert table.uns["deepspot"]["method"] == "replace"
         assert "EPCAM" in table.var_names

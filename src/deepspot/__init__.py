@@ -1,4 +1,4 @@
-"""Predict spatial transcriptomics from H&E images, from SpatialData to SpatialData."""
+"""Predict spatial transcriptomics from H&E images in SpatialData objects."""
 
 from importlib import import_module
 from importlib.metadata import version

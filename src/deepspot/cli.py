@@ -20,6 +20,7 @@ from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 COLUMNS = 80
+SCALE = ("mpp", "pitch_um", "diameter_um")
 NOT_OPTIONS = {"run", "command", "slide", "manifest", "source"}
 
 RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
@@ -65,6 +66,10 @@ def name_options(text: str, options: set[str]) -> str:
         flag = "--" + name.replace("_", "-")
         return f"`{flag}`" if value in ("", "True") else f"`{flag} {value}`"
 
+    if "mpp" in options:
+        text = re.sub(r"`ds\.pp\.set_scale\b[^`]*`", "`--mpp <µm per pixel>`", text)
+        spots = r"\1 in Python, or predict the file of the slide with `deepspot cohort`, which places spots"
+        text = re.sub(r"(`ds\.pp\.spots\b[^`]*`)", spots, text)
     if "overwrite" not in options:
         text = text.replace("`overwrite=True`, or ", "")
     return re.sub(r"`(\w+)(=[^`]*)?`", option, text)
@@ -94,6 +99,10 @@ def _console_log(options: set[str]) -> Iterator[None]:
         handler.setFormatter(before)
 
 
+def _path(text: str) -> Path:
+    return Path(text).expanduser()  # a shell does not expand `--image=~/slide.tif`
+
+
 def _genes(text: str) -> int | list[str]:
     return int(text) if text.isdecimal() else text.split(",")
 
@@ -106,44 +115,49 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train on some slides, predict another one, write a report")
     demo.set_defaults(run=_demo)
     option = demo.add_argument
-    option("--out", type=Path, default=Path("deepspot_demo"), help="output folder (default: %(default)s)")
+    option("--out", type=_path, default=Path("deepspot_demo"), help="output folder (default: %(default)s)")
     option("--toy", action="store_true", help="use synthetic slides")
     option("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 
     predict = commands.add_parser("predict", help="predict gene expression of a slide from its H&E image")
     predict.set_defaults(run=_predict)
     option = predict.add_argument
-    option("slide", type=Path, metavar="SLIDE.zarr", help="SpatialData with an image and spots")
+    option("slide", type=_path, metavar="SLIDE.zarr", help="SpatialData with an image and spots")
     option("--model", metavar="BUNDLE", help=MODEL)
-    option("--out", type=Path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
+    option("--out", type=_path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
     option("--image-key", help=IMAGE_KEY)
     option("--shapes-key", help=SHAPES_KEY)
+    option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
+    _add_scale(predict)
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
 
     report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
     report.set_defaults(run=_report)
     option = report.add_argument
-    option("slide", type=Path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
-    option("--out", type=Path, required=True, metavar="REPORT.html", help="report to write")
+    option("slide", type=_path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
+    option("--out", type=_path, required=True, metavar="REPORT.html", help="report to write")
     option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones, else clusters)")
     option("--gene-sets", metavar="GMT", help="file, or Enrichr library (default: those of the paper, online)")
-    option("--net", type=Path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
+    option("--net", type=_path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
     option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
-    option("--image", type=Path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
-    option("--mpp", type=float, metavar="UM", help="µm per pixel of that image, if the slide does not state it")
+    option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
+    option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
+    option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
+    option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a Space Ranger folder")
+    _add_scale(report)
     option("--image-key", help=IMAGE_KEY)
     option("--shapes-key", help=SHAPES_KEY)
     option("--table-key", help="table of measured genes; needed only if there are several")
-    option("--save", type=Path, metavar="OUT.zarr", help="also write the slide with all results")
+    option("--save", type=_path, metavar="OUT.zarr", help="also write the slide with all results")
     option("--overwrite", action="store_true", help="replace an existing report")
 
     cohort = commands.add_parser("cohort", help="predict the slides of a manifest, locally or on a Dask cluster")
     cohort.set_defaults(run=_cohort)
     option = cohort.add_argument
-    option("manifest", type=Path, metavar="MANIFEST.csv", help="columns path, patient; optional slide, mpp, …")
-    option("--out", type=Path, required=True, metavar="DIR", help="output folder; an interrupted run is resumed")
+    option("manifest", type=_path, metavar="MANIFEST.csv", help="columns path, patient; optional slide, mpp, …")
+    option("--out", type=_path, required=True, metavar="DIR", help="output folder; an interrupted run is resumed")
     option("--model", metavar="BUNDLE", help=MODEL)
     where = cohort.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler (default: run in this process)")
@@ -162,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="convert a checkpoint of the paper's authors, without executing it")
     convert.set_defaults(run=_convert)
     option = convert.add_argument
-    option("source", type=Path, metavar="FOLDER", help="contains final_model.pkl, its .yaml and the list of genes")
-    option("--out", type=Path, required=True, metavar="BUNDLE", help="output folder")
+    option("source", type=_path, metavar="FOLDER", help="contains final_model.pkl, its .yaml and the list of genes")
+    option("--out", type=_path, required=True, metavar="BUNDLE", help="output folder")
     option("--tile-um", type=float, metavar="UM", help="side of the spot tile (default: 55, as in Visium)")
     option("--encoder", metavar="NAME", help="name of the encoder (default: that of the .yaml)")
     option("--name", help="name of the model (default: that of the folder)")
@@ -171,6 +185,13 @@ def _parser() -> argparse.ArgumentParser:
     option("--license", help="license, for the model card (default: where to find it)")
     option("--overwrite", action="store_true", help="replace an existing model")
     return parser
+
+
+def _add_scale(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("--mpp", type=float, metavar="UM", help="µm per pixel of the image, if the slide does not state it")
+    option("--pitch-um", type=float, metavar="UM", help="distance between spots, to compute the µm per pixel")
+    option("--diameter-um", type=float, metavar="UM", help="diameter of the tissue that a spot measures")
 
 
 def _count(text: str) -> int:
@@ -189,19 +210,21 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from spatialdata import read_zarr
-
     from . import tl
+    from ._workflow.steps import state_scale
+    from .io._elements import read_store
 
     slide, out = arguments.slide, arguments.out
     if not slide.is_dir():
         raise FileNotFoundError(f"There is no SpatialData folder {str(slide)!r}. Pass the path of a .zarr.")
     if out is not None and out.exists():
         raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
-    sdata = read_zarr(slide)
+    sdata = read_store(slide)
     before = set(sdata.tables)
-    keys = {name: vars(arguments)[name] for name in ("image_key", "shapes_key", "key_added")}
-    tl.predict(sdata, arguments.model, **keys)
+    keys = {name: vars(arguments)[name] for name in ("image_key", "shapes_key")}
+    state_scale(sdata, **keys, **{name: vars(arguments)[name] for name in SCALE})
+    more = {name: vars(arguments)[name] for name in ("key_added", "coordinate_system")}
+    tl.predict(sdata, arguments.model, **keys, **more)
     added = [key for key in sdata.tables if key not in before]
     if out is not None:
         sdata.write(out)

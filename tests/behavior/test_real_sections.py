@@ -1,4 +1,4 @@
-"""Real sections and the real encoder. One patient, so this shows only that the code learns."""
+"""Real sections and the real encoder. One patient, so this shows only that training works."""
 
 import anndata as ad
 import numpy as np

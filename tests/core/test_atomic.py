@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,24 @@ def test_nothing_is_left_after_an_error(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
+def exchange(request, monkeypatch):
+    """Both ways to replace a folder: that of Linux, and that of other systems."""
+    if not request.param:
+        monkeypatch.setattr("deepspot._core.atomic._exchange", lambda new, path: False)
+    return request.param
+
+
+@pytest.mark.usefixtures("exchange")
 def test_an_old_folder_is_replaced(folder):
+    write(folder, overwrite=True)
+    assert names(folder) == ["new"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges folders in one step")
+def test_the_name_never_vanishes(folder, monkeypatch):
+    """A process killed at any rename leaves the old or the new folder."""
+    monkeypatch.setattr(Path, "rename", lambda path, target: pytest.fail("two steps"))
     write(folder, overwrite=True)
     assert names(folder) == ["new"]
 
@@ -51,6 +69,7 @@ def test_an_old_folder_stays_if_writing_fails(folder):
 
 
 def test_an_old_folder_stays_if_renaming_fails(folder, monkeypatch):
+    monkeypatch.setattr("deepspot._core.atomic._exchange", lambda new, path: False)
     rename = Path.rename
 
     def fail(path, target):

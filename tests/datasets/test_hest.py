@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
@@ -228,6 +229,26 @@ def test_spots_off_tissue(write_hest, tmp_path, toy_files, log):
     assert any("2 of 30 spots of TOY1 are not in tissue" in line for line in log)
 
 
+def test_columns_of_a_published_file(write_hest, tmp_path, toy_files):
+    """Names that SpatialData does not accept, and names that differ by case from those that are added."""
+    adata = toy_files.adata()
+    adata.obs["CD4 (CD8)"], adata.obs["Organ"], adata.obs["Region"] = "x", "mine", "cortex"
+    adata.obs["in_tissue"] = ["False", "False", *["True"] * 28]
+    sdata = ds.datasets.hest("TOY1", folder=write_hest(tmp_path / "hest", adata=adata))
+    obs = sdata.tables["table"].obs
+    assert {"CD4__CD8_", "Organ_1", "Region"} <= set(obs)
+    assert obs["organ"].unique().tolist() == ["Breast"]
+    assert len(obs) == 28
+    sdata.write(tmp_path / "a.zarr")
+
+
+def test_files_of_macos(write_hest, tmp_path):
+    folder = write_hest(tmp_path / "hest")
+    (folder / "st/._TOY1.h5ad").write_bytes(b"Mac OS X")
+    with pytest.raises(FileNotFoundError, match=r"Local samples: \['TOY1'\]"):
+        ds.datasets.hest("TENX1", folder=folder, download=False)
+
+
 def test_patients_of_studies(write_hest, tmp_path, log):
     folder = write_hest(tmp_path / "a", meta={"patient": None})
     patient = ds.datasets.hest("TOY1", folder=folder).tables["table"].obs["patient"].unique().tolist()
@@ -252,6 +273,22 @@ def test_damaged_image(write_hest, tmp_path):
     folder = write_hest(tmp_path / "a")
     (folder / "wsis/TOY1.tif").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"TOY1\.tif is damaged, incomplete or not a valid TIFF"):
+        ds.datasets.hest("TOY1", folder=folder)
+
+
+@pytest.mark.parametrize("tile", [{}, {"tile": (256, 256)}])
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (lambda image: image[..., 1], {"photometric": "minisblack"}, "is gray"),
+        (lambda image: image.astype(np.uint16) * 16, {"photometric": "rgb"}, "holds uint16"),
+        (lambda image: image, {"photometric": "rgb", "extratags": [(274, "H", 1, 3, True)]}, "is turned or mirrored"),
+    ],
+)
+def test_an_image_that_is_not_upright_rgb(write_hest, tmp_path, toy_files, content, options, message, tile):
+    folder = write_hest(tmp_path / "a")
+    tifffile.imwrite(folder / "wsis/TOY1.tif", content(toy_files.image), metadata=None, **tile, **options)
+    with pytest.raises(ds.errors.InputError, match=rf"TOY1\.tif {message}"):
         ds.datasets.hest("TOY1", folder=folder)
 
 

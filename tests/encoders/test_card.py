@@ -31,12 +31,12 @@ def test_defaults_are_imagenets():
         {"pooling": "max"},
     ],
 )
-def test_refuses(wrong):
+def test_invalid_cards_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         EncoderCard(**({"name": "x", "dim": 3} | wrong))
 
 
-def test_cannot_be_changed():
+def test_card_is_immutable():
     card = EncoderCard(name="x", dim=3)
     with pytest.raises(ValidationError, match="frozen"):
         card.dim = 4
@@ -59,7 +59,7 @@ CARDS = st.fixed_dictionaries(
 
 
 @given(CARDS)
-def test_a_card_is_sound_or_refused(fields):
+def test_any_card_is_valid_or_refused(fields):
     side = fields.get("input_px", 224)
     resized = fields.get("resize_px")
     sound = fields["dim"] > 0 and side > 0 and min(fields["std"]) > 0 and (resized is None or resized >= side)
@@ -75,7 +75,7 @@ def test_a_card_is_sound_or_refused(fields):
     assert all(math.isfinite(value) for value in card.preprocessing()["std"])
 
 
-def test_a_card_of_before_these_fields_loads():
+def test_older_card_loads():
     old = '{"name": "x", "dim": 3, "input_px": 224, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "mpp": null, '
     old += '"license": "MIT", "gated": false, "source": "user", "note": ""}'
     card = EncoderCard.model_validate_json(old)

@@ -12,7 +12,7 @@ def shuffled():
     yield np.array([1, 5, 2, 3]), TILES[[1, 5, 2, 3]]
 
 
-def test_embeddings_come_back_in_the_order_of_the_spots(cheap_encoder):
+def test_embeddings_are_in_order_of_spots(cheap_encoder):
     spot, parts = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
     np.testing.assert_array_equal(spot, cheap_encoder.encode(TILES))
     np.testing.assert_array_equal(parts.reshape(63, 27), cheap_encoder.encode(split(TILES, 3)).astype(np.float16))
@@ -21,7 +21,7 @@ def test_embeddings_come_back_in_the_order_of_the_spots(cheap_encoder):
     assert parts.shape == (7, 9, 27)
 
 
-def test_an_encoder_may_use_its_memory_again_and_have_attributes_of_its_own(cheap_encoder):
+def test_encoder_may_reuse_its_output_array(cheap_encoder):
     known = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)
     memory, encode = np.empty((5, 27), dtype=np.float32), cheap_encoder.encode
 
@@ -37,7 +37,7 @@ def test_an_encoder_may_use_its_memory_again_and_have_attributes_of_its_own(chea
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
-def test_batches_are_no_larger_than_asked(cheap_encoder, batch_size):
+def test_batch_size_is_not_exceeded(cheap_encoder, batch_size):
     encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=batch_size)
     assert max(map(len, cheap_encoder.seen)) <= batch_size
     assert cheap_encoder.n_tiles == 70
@@ -59,7 +59,7 @@ def test_only_the_central_subspot(cheap_encoder):
 
 
 @pytest.mark.parametrize("shape", [(4,), (28,), (7, 7, 27)])
-def test_dim_in_the_card_has_to_be_right(cheap_encoder, shape):
+def test_wrong_dim_in_card_is_refused(cheap_encoder, shape):
     cheap_encoder.encode = lambda tiles: np.zeros((len(tiles), *shape), np.float32)
     with pytest.raises(
         ValueError, match=r"'mean_color' returned embeddings of shape \(5, .* but its card implies \(5, 27\)"
@@ -74,7 +74,7 @@ def test_one_embedding_per_tile(cheap_encoder):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 7e4, -7e4])
-def test_what_half_precision_cannot_hold_is_refused(cheap_encoder, value):
+def test_float16_overflow_is_refused(cheap_encoder, value):
     cheap_encoder.encode = lambda tiles: np.full((len(tiles), 27), value, np.float32)
     with pytest.raises(ValueError, match="'mean_color' returned values that are not finite or exceed 65,504"):
         encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=5)

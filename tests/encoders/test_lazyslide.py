@@ -26,7 +26,7 @@ def to_tensor(tile, side=32, mean=MEAN, std=STD):
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-class Own:
+class CustomImageModel:
     """A user's class, which knows nothing of LazySlide."""
 
     name = "own"
@@ -48,7 +48,7 @@ class Own:
 
 
 def changed(**attributes):
-    return type("Own", (Own,), attributes)()
+    return type("CustomImageModel", (CustomImageModel,), attributes)()
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +94,8 @@ def extracted(lazyslide, wsi, model):
     return lazyslide.tl.feature_extraction(wsi, model, device="cpu", pbar=False, return_features=True)
 
 
-def test_an_object_of_ones_own_becomes_an_encoder():
-    encoder = ds.encoders.get(Own())
+def test_custom_object_is_adapted():
+    encoder = ds.encoders.get(CustomImageModel())
     assert isinstance(encoder, Encoder)
     card = encoder.card
     assert (card.name, card.dim, card.input_px, card.license, card.gated) == ("own", 4, 32, "unknown", False)
@@ -107,20 +107,20 @@ def test_an_object_of_ones_own_becomes_an_encoder():
     np.testing.assert_allclose(embedded, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_used_wherever_an_encoder_is(slides):
+def test_image_models_are_accepted_as_encoder_argument(slides):
     small = {"network": {"width": 8, "members": 1}, "training": {"epochs": 1, "max_epochs": 1, "gate": "record"}}
-    model = ds.models.train(slides, patient_key="patient", genes=5, encoder=Own(), **small)
+    model = ds.models.train(slides, patient_key="patient", genes=5, encoder=CustomImageModel(), **small)
     assert model.card.encoder.name == "own"
     slide = slides["P1_S1"]
-    ds.pp.embed(slide, Own())
-    ds.tl.predict(slide, model, encoder=Own())
+    ds.pp.embed(slide, CustomImageModel())
+    ds.tl.predict(slide, model, encoder=CustomImageModel())
     assert slide["own_spots"].shape == (30, 4)
     assert sum(key.startswith("own") for key in slide.tables) == 1
     with pytest.raises(ValueError, match="'own' with other weights or preprocessing"):
-        ds.tl.predict(slide, model, encoder=Own(seed=1), overwrite=True)
+        ds.tl.predict(slide, model, encoder=CustomImageModel(seed=1), overwrite=True)
 
 
-def test_lazyslide_is_not_needed():
+def test_adapt_without_lazyslide():
     code = (
         "import sys, types, torch, numpy as np, deepspot as ds; "
         "own = types.SimpleNamespace(model=torch.nn.Flatten(), name='own', get_transform=lambda: None, "
@@ -142,7 +142,7 @@ def test_features_are_those_of_lazyslide(lazyslide, wsi, same_tiles, image_model
     np.testing.assert_allclose(same_tiles["Small_spots"].X, features, atol=1e-5)
 
 
-def test_models_of_timm(lazyslide, wsi, same_tiles):
+def test_timm_models(lazyslide, wsi, same_tiles):
     from lazyslide_models.base import TimmModel
 
     model = TimmModel("resnet18", pretrained=False)
@@ -154,7 +154,7 @@ def test_models_of_timm(lazyslide, wsi, same_tiles):
     np.testing.assert_allclose(same_tiles["resnet18_spots"].X, extracted(lazyslide, wsi, model), atol=1e-4)
 
 
-def test_models_that_prepare_pixels_themselves(lazyslide, wsi, same_tiles):
+def test_models_without_transform(lazyslide, wsi, same_tiles):
     """As Phikon in LazySlide, whose transform is None."""
     from lazyslide_models.vision.phikon import Phikon
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
@@ -177,7 +177,7 @@ def test_models_that_prepare_pixels_themselves(lazyslide, wsi, same_tiles):
     assert ds.encoders.get(phikon(side=40)).fingerprint != encoder.fingerprint
 
 
-def test_what_the_registry_says_comes_along(lazyslide):
+def test_card_has_license_and_gating_of_the_registry(lazyslide):
     from lazyslide_models import MODEL_REGISTRY
 
     uni = MODEL_REGISTRY["uni"]
@@ -197,23 +197,23 @@ def test_what_the_registry_says_comes_along(lazyslide):
         (lambda tile: 0 * to_tensor(tile), {"input_px": 32}),
     ],
 )
-def test_the_card_says_what_the_transform_does(transform, expected):
+def test_card_is_inferred_from_transform(transform, expected):
     own = changed(get_transform=lambda self: transform, encode_image=lambda self, image: image.flatten(1)[:, :2])
     card = ds.encoders.adapt(own).card
     expected = {"dim": 2, "input_px": 224, "mean": (0, 0, 0), "std": (1, 1, 1)} | expected
     assert {key: getattr(card, key) for key in expected} == expected
 
 
-def test_networks_evaluate():
-    own = Own()
+def test_module_is_in_evaluation_mode():
+    own = CustomImageModel()
     encoder = ds.encoders.adapt(own)
     np.testing.assert_array_equal(encoder.encode(TILES), encoder.encode(TILES))
     assert own.model[1].num_batches_tracked == 0
 
 
-def test_arrays_of_numpy_and_half_precision():
+def test_numpy_and_half_precision_output():
     own = changed(encode_image=lambda self, image: self.model(image).numpy().astype(np.float64))
-    expected = ds.encoders.adapt(Own()).encode(TILES)
+    expected = ds.encoders.adapt(CustomImageModel()).encode(TILES)
     np.testing.assert_allclose(ds.encoders.adapt(own).encode(TILES), expected, rtol=1e-5, atol=1e-6)
     half = changed(encode_image=lambda self, image: self.model(image).bfloat16())
     embedded = ds.encoders.adapt(half).encode(TILES)
@@ -221,21 +221,21 @@ def test_arrays_of_numpy_and_half_precision():
     np.testing.assert_allclose(embedded, expected, atol=0.02)
 
 
-def test_fingerprint():
-    same = ds.encoders.adapt(Own()).fingerprint
-    assert ds.encoders.adapt(Own(), name="other").fingerprint == same
+def test_fingerprint_depends_on_weights_transform_and_code():
+    same = ds.encoders.adapt(CustomImageModel()).fingerprint
+    assert ds.encoders.adapt(CustomImageModel(), name="other").fingerprint == same
     compiled = changed(encode_dim=4)
     compiled.model = torch.compile(compiled.model)
     assert ds.encoders.adapt(compiled).fingerprint == same
     others = [
-        Own(seed=1),
+        CustomImageModel(seed=1),
         changed(get_transform=lambda self: lambda tile: to_tensor(tile, side=16)),
         changed(encode_image=lambda self, image: 2 * self.model(image)),
         changed(encode_image=lambda self, image: 3 * self.model(image)),
         changed(fingerprint="1"),
         changed(fingerprint="2"),
     ]
-    other_class = type("Other", (Own,), {})()
+    other_class = type("Other", (CustomImageModel,), {})()
     assert len({same, *(ds.encoders.adapt(other).fingerprint for other in [*others, other_class])}) == 8
 
 
@@ -246,15 +246,15 @@ def doubled(factor):
     return encode_image
 
 
-def test_fingerprint_follows_what_a_function_was_made_with():
+def test_fingerprint_includes_closures():
     prints = [ds.encoders.adapt(changed(encode_image=doubled(factor))).fingerprint for factor in (2, 3, 2)]
     assert prints[0] == prints[2] != prints[1]
-    own = Own()
+    own = CustomImageModel()
     own.encode_image = own.model
     assert ds.encoders.adapt(own).fingerprint == ds.encoders.adapt(own).fingerprint
 
 
-def test_code_typed_into_an_interpreter_counts_too():
+def test_fingerprint_of_code_without_a_source_file():
     prints = []
     for factor in (2, 3, 2):
         made = {}
@@ -275,19 +275,19 @@ def test_fingerprint_is_the_same_in_another_process(lazyslide):
     assert run.stdout.strip() == ds.encoders.adapt(TimmModel("resnet18", pretrained=False)).fingerprint
 
 
-def test_what_is_lacking_is_named():
+def test_missing_attributes_are_named():
     half = type("Half", (), {"encode_image": lambda self, image: image, "to": lambda self, device: self})()
     message = r"Half is not an image model of LazySlide: it lacks \['model', 'name', 'get_transform', 'try_compile'\]"
     with pytest.raises(TypeError, match=message):
         ds.encoders.get(half)
     with pytest.raises(TypeError, match=r"it lacks \['model'\]"):
-        ds.encoders.get(Own)
+        ds.encoders.get(CustomImageModel)
 
 
 def test_weights_that_cannot_be_hashed():
-    own = Own()
+    own = CustomImageModel()
     own.model = "a session of another library"
-    with pytest.raises(ValueError, match=r"weights of Own cannot be hashed.* Set an attribute `fingerprint`"):
+    with pytest.raises(ValueError, match=r"CustomImageModel cannot be hashed.* Set an attribute `fingerprint`"):
         ds.encoders.get(own)
     own.fingerprint = "version 1"
     own.to = lambda device: None
@@ -319,7 +319,7 @@ def test_one_vector_for_each_tile(encode, error, message):
         ({"encode_image": lambda self, image: self.model(image) / 0}, "'own' returned values that are not finite"),
     ],
 )
-def test_what_comes_out_is_checked_as_of_all_encoders(attributes, message):
+def test_output_is_checked(attributes, message):
     encoder = ds.encoders.get(changed(**attributes))
     with pytest.raises(ValueError, match=message):
         encode_spots([(np.arange(5), TILES)], 5, encoder, grid=3, subspots=False, batch_size=8)
@@ -327,17 +327,17 @@ def test_what_comes_out_is_checked_as_of_all_encoders(attributes, message):
 
 def test_only_rgb_in_uint8():
     with pytest.raises(ValueError, match=r"`tiles` must be uint8 .*, got float64 \(5, 48, 48, 3\)"):
-        ds.encoders.get(Own()).encode(TILES / 255)
+        ds.encoders.get(CustomImageModel()).encode(TILES / 255)
 
 
 @pytest.mark.parametrize("name", [3, None])
-def test_its_name_is_text(name):
+def test_name_must_be_text(name):
     with pytest.raises(TypeError, match="`name` must be text"):
         ds.encoders.adapt(changed(name=name))
 
 
-def test_the_device_is_where_the_weights_are():
-    own = Own()
+def test_device_is_that_of_the_weights():
+    own = CustomImageModel()
     own.model.to("meta")
     own.encode_dim = 4
     encoder = ds.encoders.adapt(own)

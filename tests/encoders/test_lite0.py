@@ -93,7 +93,7 @@ def test_fingerprint_follows_the_statistics(default):
     assert other.fingerprint != default.fingerprint
 
 
-def test_card_is_honest():
-    assert "never learned from histology" in LITE0.note
+def test_card_states_training_data_and_license():
+    assert "not on histology" in LITE0.note
     assert LITE0.mpp is None
     assert LITE0.license == "Apache-2.0"

@@ -11,7 +11,7 @@ WHOLE = EncoderCard(name="whole", dim=2)
 CUT = EncoderCard(name="cut", dim=2, resize_px=256)
 
 
-def test_cells_that_lie_in_two_parts_count_by_area():
+def test_cells_are_weighted_by_overlap():
     np.testing.assert_allclose(weights(6, 3, WHOLE), np.kron(np.eye(3), [0.5, 0.5]))
     third = 3 / 7  # a part is 7/3 cells wide
     expected = [
@@ -23,7 +23,7 @@ def test_cells_that_lie_in_two_parts_count_by_area():
 
 
 @given(cells=st.integers(1, 20), grid=st.integers(1, 6), cut=st.booleans())
-def test_parts_are_averages_and_have_no_side(cells, grid, cut):
+def test_weights_sum_to_one_and_are_symmetric(cells, grid, cut):
     share = weights(cells, grid, CUT if cut else WHOLE)
     assert share.shape == (grid, cells)
     assert (share >= 0).all()
@@ -33,7 +33,7 @@ def test_parts_are_averages_and_have_no_side(cells, grid, cut):
         np.testing.assert_allclose(share.mean(axis=0), 1 / cells, atol=1e-5)
 
 
-def test_parts_stay_where_they_are_when_the_border_is_cut_off():
+def test_cropped_border_does_not_move_parts():
     """Of 256 px the network sees 16 to 240: the middle third begins at 85.3, that is 69.3 of 224 px or cell 4.95."""
     share = weights(16, 3, CUT)
     center = share @ (np.arange(16) + 0.5) / 16 * 224 + 16
@@ -43,12 +43,12 @@ def test_parts_stay_where_they_are_when_the_border_is_cut_off():
     assert (weights(16, 3, WHOLE) > 0).sum(axis=1).tolist() == [6, 6, 6]
 
 
-def test_parts_of_which_nothing_is_seen():
+def test_invisible_parts_are_refused():
     with pytest.raises(ValueError, match=r"'cut' sees 88% of a tile, and none of the outer of 16 × 16 sub-spots"):
         weights(14, 16, CUT)
 
 
-def test_rows_come_before_columns():
+def test_row_major_order():
     cells = torch.arange(36.0).view(1, 6, 6, 1).expand(2, 6, 6, 2)
     found = pool(cells, 3, WHOLE)
     assert found.shape == (2, 9, 2)

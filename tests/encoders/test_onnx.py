@@ -39,7 +39,7 @@ def onnx(monkeypatch):
     monkeypatch.setattr(ds.settings, "runtime", "onnx")
 
 
-def test_it_gives_what_torch_gives_for_any_number_of_tiles(monkeypatch):
+def test_onnx_equals_torch_for_any_batch_size(monkeypatch):
     encoder = MapEncoder(CARD, Mapped())
     whole, parts = encoder.encode_parts(TILES, 3)
     monkeypatch.setattr(ds.settings, "runtime", "onnx")
@@ -51,13 +51,13 @@ def test_it_gives_what_torch_gives_for_any_number_of_tiles(monkeypatch):
     assert encoder.encode(TILES).dtype == np.float32
 
 
-def test_a_single_tile_may_come_first(onnx):
+def test_first_batch_of_one_tile(onnx):
     encoder = TorchEncoder(CARD, Mapped())
     one = encoder.encode(TILES[:1])
     np.testing.assert_allclose(encoder.encode(TILES)[:1], one, rtol=1e-5, atol=1e-6)
 
 
-def test_torch_is_asked_only_to_translate(onnx):
+def test_torch_is_used_for_export_only(onnx):
     encoder = TorchEncoder(CARD, Mapped())
     encoder.encode(TILES)
     before = encoder.module.calls
@@ -68,14 +68,14 @@ def test_torch_is_asked_only_to_translate(onnx):
     assert encoder.module.calls > before
 
 
-def test_a_gpu_keeps_to_torch(onnx):
+def test_gpu_uses_torch(onnx):
     encoder = TorchEncoder(CARD, Mapped())
     encoder.device = torch.device("meta")  # stands for a GPU, which is not at hand
     encoder.compute("forward", torch.rand(2, 3, 18, 18))
     assert not encoder.translated
 
 
-def test_the_embedded_encoder(monkeypatch):
+def test_embedded_encoder_in_onnx_equals_torch(monkeypatch):
     tiles = np.random.default_rng(1).integers(0, 256, (2, 60, 60, 3), dtype=np.uint8)
     encoder = ds.encoders.get()
     known = encoder.encode_parts(tiles, 3)
@@ -85,7 +85,7 @@ def test_the_embedded_encoder(monkeypatch):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_a_fingerprint_does_not_tell_what_computed(onnx):
+def test_fingerprint_does_not_depend_on_runtime(onnx):
     encoder = TorchEncoder(CARD, Mapped())
     encoder.encode(TILES)
     with pytest.MonkeyPatch.context() as patch:
@@ -93,29 +93,29 @@ def test_a_fingerprint_does_not_tell_what_computed(onnx):
         assert encoder.fingerprint == TorchEncoder(CARD, Mapped()).fingerprint
 
 
-class Moody(nn.Module):
+class DataDependent(nn.Module):
     """Takes a way that depends on what it sees, which no translation can follow."""
 
     def forward(self, pixels):
         return pixels.mean((2, 3)) if pixels.mean() > 0 else pixels.amax((2, 3))
 
 
-def test_what_cannot_be_translated_is_told(onnx):
-    encoder = TorchEncoder(CARD.model_copy(update={"dim": 3}), Moody())
+def test_failed_export_is_an_error(onnx):
+    encoder = TorchEncoder(CARD.model_copy(update={"dim": 3}), DataDependent())
     with pytest.raises(
         ValueError, match=r"encoder 'mine' cannot be exported .*\(\w+: \w.*Set `ds.settings.runtime = 'torch'`"
     ):
         encoder.encode(TILES)
 
 
-def test_a_translation_that_computes_something_else_is_refused(monkeypatch):
+def test_wrong_export_is_refused(monkeypatch):
     monkeypatch.setattr(OnnxNetwork, "__call__", lambda self, pixels: torch.zeros(len(pixels), 4))
     with pytest.raises(ValueError, match="encoder 'mine' differs in ONNX Runtime from torch by 1 of its largest value"):
         OnnxNetwork(Mapped(), "forward", torch.rand(2, 3, 18, 18), "mine")
 
 
 @pytest.mark.parametrize("missing", ["onnxruntime", "onnxscript"])
-def test_a_missing_library_is_named_when_the_setting_is_made(monkeypatch, missing):
+def test_runtime_setting_names_a_missing_package(monkeypatch, missing):
     monkeypatch.setattr("deepspot._core.settings.find_spec", lambda name: None if name == missing else object())
     with pytest.raises(ImportError, match=rf"needs {missing}\. Install with `pip install \"\.\[onnx\]\"`"):
         ds.settings.runtime = "onnx"
@@ -123,7 +123,7 @@ def test_a_missing_library_is_named_when_the_setting_is_made(monkeypatch, missin
 
 
 @pytest.mark.parametrize("take_along", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
-def test_an_encoder_that_was_used_can_be_copied_and_sent(onnx, take_along):
+def test_used_encoder_can_be_pickled_and_copied(onnx, take_along):
     encoder = TorchEncoder(CARD, Mapped(), transform=nn.Identity())
     embedded = encoder.encode(TILES)
     assert encoder.translated
@@ -132,13 +132,13 @@ def test_an_encoder_that_was_used_can_be_copied_and_sent(onnx, take_along):
     np.testing.assert_allclose(other.encode(TILES), embedded, rtol=1e-5, atol=1e-6)
 
 
-def test_no_tiles_are_no_reason_to_translate(onnx):
+def test_empty_batch_is_not_exported(onnx):
     encoder = TorchEncoder(CARD, Mapped())
     assert encoder.encode(TILES[:0]).shape == (0, 4)
     assert not encoder.translated
 
 
-def test_what_depends_on_the_other_tiles_is_translated_as_such(onnx):
+def test_batch_dependent_module_equals_torch(onnx):
     class Together(Mapped):
         def forward(self, pixels):
             return super().forward(pixels) - super().forward(pixels).mean(0)
@@ -148,6 +148,6 @@ def test_what_depends_on_the_other_tiles_is_translated_as_such(onnx):
     np.testing.assert_allclose(encoder.compute("forward", torch.rand(5, 3, 18, 18)).mean(0), 0, atol=1e-6)
 
 
-def test_other_runtimes_are_refused():
+def test_unknown_runtime_is_refused():
     with pytest.raises(ValueError, match=r"`settings.runtime` must be one of \['torch', 'onnx'\], got 'tensorrt'"):
         ds.settings.runtime = "tensorrt"

@@ -38,7 +38,7 @@ def encode(encoder, **options):
     return encode_spots(batches(), len(TILES), encoder, **options)
 
 
-def test_the_average_over_a_part_is_its_embedding():
+def test_part_embedding_is_average_over_feature_map():
     encoder = MapEncoder(CARD, Mapped())
     spot, parts = encode(encoder)
     np.testing.assert_array_equal(spot, np.concatenate([encoder.encode(tile[None]) for tile in TILES]))
@@ -58,13 +58,13 @@ def test_one_pass_instead_of_ten(exact_encoder):
     assert exact_encoder.n_tiles == 11 * len(TILES)
 
 
-def test_nothing_of_parts_where_none_are_needed(exact_encoder):
+def test_no_parts_without_subspots(exact_encoder):
     spot, parts = encode(exact_encoder, subspots=False)
     assert parts is None
     np.testing.assert_array_equal(spot, exact_encoder.encode(TILES))
 
 
-def test_the_part_in_the_middle(exact_encoder):
+def test_central_part(exact_encoder):
     spot, middle = encode(exact_encoder, only_central=True)
     whole, parts = encode(exact_encoder)
     np.testing.assert_array_equal(middle, parts[:, [4]])
@@ -90,7 +90,7 @@ def test_an_encoder_without_parts_is_refused(cheap_encoder):
         (lambda spot, parts: (spot * np.inf, parts), "values that are not finite or exceed 65,504"),
     ],
 )
-def test_what_the_card_does_not_say_is_refused(exact_encoder, spoil, message):
+def test_parts_that_differ_from_the_card_are_refused(exact_encoder, spoil, message):
     right = exact_encoder.encode_parts
     exact_encoder.encode_parts = lambda tiles, grid: spoil(*right(tiles, grid))
     with pytest.raises(ValueError, match=message):
@@ -126,7 +126,7 @@ def test_a_registered_module_gives_parts_if_it_has_a_map(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["lite0", "lite0_stats"])
-def test_the_embedded_encoders_give_the_spot_as_before(name):
+def test_spot_embedding_is_the_same_with_parts(name):
     encoder = ds.encoders.get(name)
     spot, parts = encoder.encode_parts(TILES[:2], 3)
     np.testing.assert_array_equal(spot, encoder.encode(TILES[:2]))
@@ -135,7 +135,7 @@ def test_the_embedded_encoders_give_the_spot_as_before(name):
     np.testing.assert_allclose(parts[..., :1280].mean(axis=1), spot[:, :1280], atol=1e-4)
 
 
-def test_a_part_is_found_where_it_is():
+def test_parts_are_in_row_major_order():
     """A dark corner is seen by the part that holds it, and least by the opposite one."""
     encoder = ds.encoders.get("lite0_stats")
     white = np.full((4, 60, 60, 3), 255, np.uint8)
@@ -149,7 +149,7 @@ def test_a_part_is_found_where_it_is():
         assert (moved[[0, 1, 2, 3], [8, 6, 2, 0]] < 0.5 * moved.max(axis=1)).all()
 
 
-def test_statistics_of_parts_are_those_of_tiles_of_their_own():
+def test_statistics_of_parts_equal_those_of_separate_tiles():
     rng = np.random.default_rng(2)
     smooth = nn.functional.interpolate(torch.from_numpy(rng.random((4, 3, 12, 12))).float(), size=224, mode="bicubic")
     rgb = 0.3 + 0.6 * smooth.clamp(0, 1)

@@ -31,7 +31,7 @@ def test_available_lists_the_cards():
     assert table.index.tolist()[:2] == ["lite0", "lite0_stats"]
     assert table.loc[["lite0", "lite0_stats"], "ready"].all()
     assert table.loc["lite0_stats", "dim"] == 1312
-    assert "never learned from histology" in table.loc["lite0_stats", "note"]
+    assert "not on histology" in table.loc["lite0_stats", "note"]
     assert not table.loc[["lite0", "lite0_stats"], "gated"].any()
 
 
@@ -42,12 +42,12 @@ def test_unknown_name_lists_the_known():
         ds.encoders.get("resnet")
 
 
-def test_an_encoder_is_handed_back(cheap_encoder):
+def test_get_returns_an_encoder_unchanged(cheap_encoder):
     assert isinstance(cheap_encoder, Encoder)
     assert ds.encoders.get(cheap_encoder) is cheap_encoder
 
 
-def test_a_users_own_object_needs_four_things():
+def test_encoder_protocol_has_four_members():
     class Mine:
         card = card()
         fingerprint = "abc"
@@ -63,7 +63,7 @@ def test_a_users_own_object_needs_four_things():
 
 
 @pytest.mark.parametrize("thing", [nn.Identity(), 3])
-def test_other_objects_are_no_encoders(thing):
+def test_other_objects_are_refused(thing):
     with pytest.raises(
         TypeError, match=rf"{type(thing).__name__} is not an encoder.*ds\.encoders\.register\(card, load\)"
     ):
@@ -85,7 +85,7 @@ def test_the_card_normalizes_unless_there_is_a_transform():
     np.testing.assert_allclose(ds.encoders.get("mine").encode(TILES), 2 * TILES.mean(axis=(1, 2)) / 255, rtol=1e-5)
 
 
-def test_a_taken_name_needs_overwrite():
+def test_existing_name_needs_overwrite():
     ds.encoders.register(card(), mean_pixel)
     with pytest.raises(ValueError, match=r"Encoder 'mine' is already registered. Choose another name, or"):
         ds.encoders.register(card(), mean_pixel)

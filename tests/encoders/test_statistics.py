@@ -30,7 +30,7 @@ def stained(h, e):
     return constant(*torch.exp(-density).tolist())
 
 
-def test_there_are_32():
+def test_number_of_statistics():
     assert len(NAMES) == 32
     assert statistics(torch.rand(4, 3, 32, 32)).shape == (4, 32)
 
@@ -42,7 +42,7 @@ def test_white_has_no_stain():
 
 
 @pytest.mark.parametrize(("h", "e"), [(0.8, 0.0), (0.0, 0.6), (0.5, 0.3)])
-def test_stains_are_told_apart(h, e):
+def test_stains_are_separated(h, e):
     values = named(stained(h, e))
     assert values["mean_h"] == pytest.approx(h, abs=1e-4)
     assert values["mean_e"] == pytest.approx(e, abs=1e-4)
@@ -56,7 +56,7 @@ def test_constant_tile_has_no_texture():
     assert all(abs(values[name]) < 1e-5 for name in flat)
 
 
-def test_moments_are_those_of_every_fourth_pixel():
+def test_moments_use_every_fourth_pixel():
     rgb = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     values, few = named(rgb), rgb[0, :, ::4, ::4].numpy().reshape(3, -1)
     for channel, name in enumerate("rgb"):

@@ -28,9 +28,9 @@ def fill(fingerprint, tmp_path, expected=BYTES):
 def test_round_trip_in_half_precision(tmp_path):
     kept = EmbeddingCache(tmp_path / "slide")
     kept.put(3, SPOT, SUBSPOTS)
-    np.testing.assert_array_equal(kept.get(3, "spot"), SPOT.astype(np.float16))
-    np.testing.assert_array_equal(kept.get(3, "subspots"), SUBSPOTS.astype(np.float16))
-    assert kept.get(4, "spot") is None
+    np.testing.assert_array_equal(kept.get(3, "spot", SPOT.shape), SPOT.astype(np.float16))
+    np.testing.assert_array_equal(kept.get(3, "subspots", SUBSPOTS.shape), SUBSPOTS.astype(np.float16))
+    assert kept.get(4, "spot", SPOT.shape) is None
     assert [path.name for path in kept.folder.iterdir()] == ["block_000003.safetensors"]
 
 
@@ -39,9 +39,60 @@ def test_damaged_files_are_ignored(tmp_path):
     kept.put(0, SPOT, None)
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes()[:-10])
-    assert kept.get(0, "spot") is None
+    assert kept.get(0, "spot", SPOT.shape) is None
     kept.put(0, SPOT, None)
-    assert kept.get(0, "spot") is not None
+    assert kept.get(0, "spot", SPOT.shape) is not None
+
+
+@pytest.mark.parametrize("part", ["spot", "subspots"])
+def test_a_flipped_bit_is_noticed(tmp_path, log, part):
+    kept = EmbeddingCache(tmp_path)
+    kept.put(0, SPOT, SUBSPOTS)
+    path = next(tmp_path.iterdir())
+    content = bytearray(path.read_bytes())
+    spot_bytes = SPOT.size * 2
+    content[-1 - (spot_bytes if part == "subspots" else 0)] ^= 0x10
+    content[-1 - SUBSPOTS.size * 2] ^= 0x10
+    path.write_bytes(content)
+    assert kept.get(0, part, {"spot": SPOT, "subspots": SUBSPOTS}[part].shape) is None
+    assert "embedded again" in log[-1]
+
+
+def test_another_shape_or_a_file_without_checksum_is_not_used(tmp_path):
+    from safetensors.numpy import save_file
+
+    kept = EmbeddingCache(tmp_path)
+    kept.put(0, SPOT, None)
+    assert kept.get(0, "spot", (5, 6)) is None
+    save_file({"spot": SPOT.astype(np.float16)}, next(tmp_path.iterdir()))
+    assert kept.get(0, "spot", SPOT.shape) is None
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1000, 1), (1e5, 1), (0, 1e6)])
+def test_full_precision_where_float16_is_too_coarse(tmp_path, offset, scale):
+    kept, spot = EmbeddingCache(tmp_path), (SPOT * scale + offset).astype(np.float32)
+    kept.put(0, spot, None)
+    np.testing.assert_array_equal(kept.get(0, "spot", SPOT.shape), spot)
+
+
+@pytest.mark.parametrize("text", ["", "12x"])
+def test_an_unreadable_reservation_does_not_affect_other_slides(cache, tmp_path, text):
+    (cache / "broken").mkdir(parents=True)
+    (cache / "broken" / "bytes").write_text(text)
+    fill("abc", tmp_path)
+    ds.clear_cache()
+    assert not cache.exists()
+
+
+def test_a_full_disk_during_the_reservation(cache, tmp_path, monkeypatch, log):
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with embedding_cache("abc", BYTES, tmp_path) as kept:
+        kept.put(0, SPOT, None)
+        assert kept.folder.parent == tmp_path
+    assert any("No space left" in line for line in log)
 
 
 def test_files_are_private(cache, tmp_path):
@@ -98,9 +149,9 @@ def test_cache_that_is_cleared_while_in_use(cache, tmp_path):
     with embedding_cache("abc", BYTES, tmp_path) as kept:
         kept.put(0, SPOT, None)
         ds.clear_cache()
-        assert kept.get(0, "spot") is None
+        assert kept.get(0, "spot", SPOT.shape) is None
         kept.put(0, SPOT, None)
-        assert kept.get(0, "spot") is not None
+        assert kept.get(0, "spot", SPOT.shape) is not None
 
 
 def test_full_disk_of_the_cache(cache, tmp_path, monkeypatch, log):
@@ -116,7 +167,7 @@ def test_full_disk_of_the_cache(cache, tmp_path, monkeypatch, log):
     monkeypatch.setattr(_cache, "_save", full)
     with embedding_cache("abc", BYTES, tmp_path) as kept:
         kept.put(0, SPOT, SUBSPOTS)
-        np.testing.assert_array_equal(kept.get(0, "subspots"), SUBSPOTS.astype(np.float16))
+        np.testing.assert_array_equal(kept.get(0, "subspots", SUBSPOTS.shape), SUBSPOTS.astype(np.float16))
     assert any("No space left" in line and "embeddings_gb" in line for line in log)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 

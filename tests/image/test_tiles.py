@@ -5,7 +5,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from spatialdata.models import Image2DModel
-from xarray import DataArray
+from xarray import DataArray, DataTree
 
 from deepspot._image import tiles as _tiles
 from deepspot._spatial.geometry import Boxes
@@ -141,6 +141,64 @@ def test_other_images_than_rgb_in_uint8_are_refused(slide_of, pixels, found):
     sdata["other"] = Image2DModel.parse(pixels, dims=("c", "y", "x"))
     with pytest.raises(ValueError, match=rf"Image 'other' must be RGB in uint8, got {found}"):
         _tiles.pyramid_levels(sdata, "other")
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["b", "g", "r"], [2, 1, 0]),
+        (["Green", "RED", "blue "], [1, 0, 2]),
+        (["r", "g", "b"], [0, 1, 2]),
+        ([2, 1, 0], [0, 1, 2]),  # positions, not names
+        (["Channel:0:0", "Channel:0:1", "Channel:0:2"], [0, 1, 2]),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"chunks": (1, 64, 64), "scale_factors": [2]}])
+def test_channels_are_read_by_name(slide_of, names, order, options):
+    sdata = slide_of(IMAGE, [[5, 5]], c_coords=names, **options)
+    pyramid = _tiles.pyramid_levels(sdata, "he")
+    assert [level.shape[1:] for level in pyramid] == [(150, 210), (75, 105)][: len(pyramid)]
+    np.testing.assert_array_equal(collect(pyramid[0], ALL), sliced(IMAGE[..., order], ALL))
+    assert _tiles.is_rgb(sdata, "he")
+
+
+@pytest.mark.parametrize("names", [["DAPI", "PanCK", "CD45"], ["CD3", "CD4", "CD8"], ["r", "g", "nir"]])
+def test_other_channels_are_refused(slide_of, names):
+    sdata = slide_of(IMAGE, [[5, 5]], c_coords=names)
+    with pytest.raises(ValueError, match=rf"'he' must be RGB, got the channels \['{names[0]}'.*set_channel_names"):
+        _tiles.pyramid_levels(sdata, "he")
+    assert not _tiles.is_rgb(sdata, "he")
+    sdata.set_channel_names("he", ["r", "g", "b"])
+    assert _tiles.pyramid_levels(sdata, "he")
+
+
+def test_levels_of_another_aspect_are_ignored(slide_of):
+    """The readers of whole slides may return a photo of the glass as a level."""
+    levels = [slide_of(image, [[5, 5]]).images["he"] for image in (IMAGE, IMAGE[::2, ::2], IMAGE[:40, :50])]
+    sdata = slide_of(IMAGE, [[5, 5]])
+    sdata.images.data["he"] = DataTree.from_dict(
+        {f"scale{n}": level.to_dataset(name="image") for n, level in enumerate(levels)}
+    )
+    assert _tiles.level_sizes(_tiles.pyramid_levels(sdata, "he")) == [(150, 210), (75, 105)]
+
+
+def test_damaged_pixels_name_the_image(slide_of):
+    def broken(block):
+        raise RuntimeError("Zstd decompression error")
+
+    sdata = slide_of(IMAGE, [[5, 5]])
+    sdata["he"].data = da.from_array(IMAGE.transpose(2, 0, 1)).map_blocks(
+        broken, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8)
+    )
+    (level,) = _tiles.pyramid_levels(sdata, "he")
+    for read in (
+        lambda: collect(level, ALL),
+        lambda: _tiles.coarse_image([level], 8),
+        lambda: _tiles.shrink(level, np.array([0, 0]), np.array([210, 150]), 100),
+        lambda: _tiles.shrink(level, np.array([0, 0]), np.array([210, 150]), 20),
+    ):
+        with pytest.raises(OSError, match=r"Pixels of image 'he' cannot be read \(RuntimeError: Zstd .* is damaged"):
+            read()
 
 
 def test_large_blocks_cause_a_warning(monkeypatch):

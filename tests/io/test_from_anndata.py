@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, concat, read_h5ad
 from scipy.sparse import csr_matrix
 from spatialdata import join_spatialelement_table, read_zarr
 
@@ -128,13 +128,212 @@ def test_missing_scale_factors(adata, image):
     assert set(sdata["spots"]["radius"]) == {13.75}
 
 
-def test_several_libraries(adata, image):
-    adata.uns["spatial"]["S2"] = {"scalefactors": {"spot_diameter_fullres": 50}}
+@pytest.fixture
+def two_libraries(adata):
+    """Two slides in one table, on overlapping coordinates, as `anndata.concat` makes it."""
+    other = adata.copy()
+    other.obs_names = [f"{name}-2" for name in adata.obs_names]
+    other.obsm["spatial"] = adata.obsm["spatial"] + 7
+    other.uns["spatial"] = {"S2": {"scalefactors": {"spot_diameter_fullres": 50}}}
+    return concat({"S1": adata, "S2": other}, label="library_id", uns_merge="unique")
+
+
+def test_spots_of_one_library(two_libraries, image, log):
     with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]. Choose one with `library_id="):
-        ds.io.from_anndata(adata, image, mpp=2.0)
-    sdata = ds.io.from_anndata(adata, image, mpp=2.0, library_id="S2")
+        ds.io.from_anndata(two_libraries, image, mpp=2.0)
+    sdata = ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S2")
     assert list(sdata.images) == ["S2_image"]
     assert set(sdata["spots"]["diameter_um"]) == {100.0}
+    assert sdata["table"].obs_names.tolist() == two_libraries.obs_names[16:].tolist()
+    np.testing.assert_allclose(centers_px(sdata, "S2_image", "spots"), spots() + 7)
+    assert log[0] == "16 of 32 spots are not of library 'S2' (obs['library_id']) and are left out."
+
+
+def test_the_library_of_spots_that_were_selected_before(two_libraries, image):
+    first = two_libraries[two_libraries.obs["library_id"] == "S1"]
+    assert list(ds.io.from_anndata(first, image, mpp=2.0).images) == ["S1_image"]
+
+
+def test_libraries_that_are_only_in_obs(two_libraries, image):
+    del two_libraries.uns["spatial"]
+    known = {"mpp": 2.0, "diameter_um": 55}
+    with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]"):
+        ds.io.from_anndata(two_libraries, image, **known)
+    sdata = ds.io.from_anndata(two_libraries, image, library_id="S2", **known)
+    assert sdata["table"].n_obs == 16
+    two_libraries.obs = two_libraries.obs.rename(columns={"library_id": "sample"})
+    two_libraries.uns["spatial"] = {"S1": {}}  # merged with uns_merge="first"
+    assert ds.io.from_anndata(two_libraries, image, **known)["table"].n_obs == 16
+
+
+def test_regions_of_a_table_of_spatialdata(two_libraries, image):
+    two_libraries.obs = two_libraries.obs.rename(columns={"library_id": "region"})
+    two_libraries.uns = {"spatialdata_attrs": {"region": ["S1", "S2"], "region_key": "region", "instance_key": "i"}}
+    with pytest.raises(ValueError, match=r"several candidates: \['S1', 'S2'\]"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55)
+    sdata = ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55, library_id="S2")
+    assert list(sdata.images) == ["S2_image"]
+    assert sdata["table"].n_obs == 16
+
+
+def test_libraries_of_unknown_spots(two_libraries, image):
+    two_libraries.obs["library_id"] = "both"
+    with pytest.raises(ValueError, match=r"no column of `obs` names the library.*keep the spots of 'S2'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S2")
+    two_libraries.obs["library_id"] = ["S1", "S2"] * 16
+    two_libraries.obs["sample"] = ["S2", "S1"] * 16
+    with pytest.raises(ValueError, match=r"\['library_id', 'sample'\] of `adata.obs` disagree on the spots of 'S1'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S1")
+
+
+def test_spots_of_two_slides_have_the_same_array_positions(two_libraries, image):
+    del two_libraries.uns["spatial"], two_libraries.obs["library_id"]
+    two_libraries.obs["array_row"], two_libraries.obs["array_col"] = [*range(16), *range(16)], 0
+    with pytest.raises(ValueError, match=r"16 spots have the array position of another spot, the first is 'AAA0-1-2'"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, diameter_um=55)
+
+
+def test_a_flag_of_cellxgene_is_no_library(adata, image):
+    adata.uns["spatial"]["is_single"] = np.True_
+    assert list(ds.io.from_anndata(adata, image, mpp=2.0).images) == ["S1_image"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "swapped"),
+    [
+        (["row", "col"], True),
+        (["y", "x"], True),
+        (["pxl_row_in_fullres", "pxl_col_in_fullres"], True),
+        (["imagerow", "imagecol"], True),
+        (["Y_centroid", "X_centroid"], True),
+        (["x", "y"], False),
+        (["pxl_col_in_fullres", "pxl_row_in_fullres"], False),
+        (["spatial_1", "spatial_2"], False),
+        (["X1", "X2"], False),
+    ],
+)
+def test_named_columns_of_coordinates(adata, image, columns, swapped):
+    xy = spots()[:, ::-1] if swapped else spots()
+    adata.obsm["spatial"] = pd.DataFrame(xy, index=adata.obs_names, columns=columns)
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    np.testing.assert_allclose(centers_px(sdata, "S1_image", "spots"), spots())
+    np.testing.assert_allclose(sdata["table"].obsm["spatial"], spots())
+
+
+@pytest.mark.parametrize("columns", [["y", "z"], ["row", "row_2"], ["a", "x"]])
+def test_columns_of_coordinates_without_x_and_y(adata, image, columns):
+    adata.obsm["spatial"] = pd.DataFrame(spots(), index=adata.obs_names, columns=columns)
+    with pytest.raises(ValueError, match=r"has the columns \['.*Name them 'x' and 'y'"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_coordinates_that_are_no_numbers(adata, image):
+    adata.obsm["spatial"] = pd.DataFrame({"x": ["1"] * 15 + ["a"], "y": 1}, index=adata.obs_names)
+    with pytest.raises(ValueError, match=r"obsm\['spatial'\]` must hold numbers"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 0, *[1] * 14], ["False", "false", *["True"] * 14], [False, False, *[True] * 14], [0.0, 0, *[1] * 14]]
+)
+@pytest.mark.parametrize("column", ["in_tissue", "tissue"])
+def test_spots_that_are_not_in_tissue(adata, image, values, column, log):
+    adata.obs[column] = pd.Categorical(values) if isinstance(values[0], str) else values
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    assert sdata["table"].obs_names.tolist() == adata.obs_names[2:].tolist()
+    np.testing.assert_allclose(centers_px(sdata, "S1_image", "spots"), spots()[2:])
+    assert log[0] == "2 of 16 spots of S1 are not in tissue and are left out."
+
+
+def test_marks_of_tissue_that_say_nothing(adata, image, log):
+    adata.obs["tissue"] = "breast"
+    adata.obs["in_tissue"] = 0
+    assert ds.io.from_anndata(adata, image, mpp=2.0)["table"].n_obs == 16
+    assert any("'in_tissue'] of S1 marks no spot as in tissue, so all spots are kept" in line for line in log)
+    adata.obs["in_tissue"] = ["inside", "outside"] * 8
+    with pytest.raises(ValueError, match=r"obs\['in_tissue'\] of S1 must be 1 or 0, .*got 'inside'"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+@pytest.mark.parametrize("view", [False, True])
+def test_backed_tables_are_read(adata, image, tmp_path, view):
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = read_h5ad(tmp_path / "a.h5ad", backed="r")
+    table = ds.io.from_anndata(backed[:9] if view else backed, image, mpp=2.0)["table"]
+    np.testing.assert_array_equal(table.X.toarray(), adata.X.toarray()[: table.n_obs])
+    backed.file.close()
+
+
+def test_lazy_tables_are_read(adata, image, tmp_path):
+    from anndata.experimental import read_lazy
+
+    adata.obs["library_id"] = "S1"
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    table = ds.io.from_anndata(read_lazy(tmp_path / "a.h5ad"), image, mpp=2.0)["table"]
+    np.testing.assert_array_equal(table.X.toarray(), adata.X.toarray())
+
+
+def test_no_spots(adata, image):
+    with pytest.raises(ValueError, match=r"`adata.obsm\['spatial'\]` has no spots"):
+        ds.io.from_anndata(adata[:0], image, mpp=2.0)
+
+
+def test_repeated_columns(adata, image):
+    adata.obs = pd.DataFrame(1, index=adata.obs_names, columns=["a", "a"])
+    with pytest.raises(ValueError, match=r"`adata.obs` has several columns 'a'"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_a_path_is_no_table(image):
+    with pytest.raises(TypeError, match=r"`adata` must be an AnnData, got str. Read it with `anndata.read_h5ad`"):
+        ds.io.from_anndata("a.h5ad", image)
+
+
+@pytest.mark.parametrize("side_um", [8.0, 64.0, 65.0])
+def test_bins_of_visium_hd(adata, image, side_um):
+    factors = {"spot_diameter_fullres": PITCH, "bin_size_um": side_um}
+    adata.uns["spatial"]["S1"]["scalefactors"] = factors
+    sdata = ds.io.from_anndata(adata, image)
+    assert set(sdata["spots"]["diameter_um"]) == {side_um}
+    assert microns_per_pixel(sdata, "S1_image") == pytest.approx(side_um / PITCH)
+    with pytest.raises(ValueError, match=r"contradictory.*'bin_size_um' and 'spot_diameter_fullres', 2\.6 from `mpp`"):
+        ds.io.from_anndata(adata, image, mpp=2 * 65 / PITCH)
+    del factors["bin_size_um"]  # adjacent spots are squares, whose side is what it says
+    sdata = ds.io.from_anndata(adata, image, mpp=65 / PITCH)
+    assert set(sdata["spots"]["diameter_um"]) == {65.0}
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("scalefactors", "spot_diameter_fullres", "wide"),
+        ("scalefactors", "spot_diameter_fullres", np.nan),
+        ("metadata", "microns_per_pixel", [1, 2]),
+        ("scalefactors", "microns_per_pixel", -1),
+    ],
+)
+def test_scale_factors_that_are_no_numbers(adata, image, part, key, value):
+    adata.uns["spatial"]["S1"][part][key] = value
+    with pytest.raises(ValueError, match=rf"\['{part}'\]\['{key}'\] must be a number above 0, got"):
+        ds.io.from_anndata(adata, image, mpp=2.0)
+
+
+def test_spots_in_one_place(adata, image):
+    adata.obsm["spatial"][:] = 50
+    with pytest.raises(ValueError, match="spots or more have the position of another one"):
+        ds.io.from_anndata(adata, image, pitch_um=100)
+
+
+def test_names_that_cannot_be_written_are_changed(adata, image, tmp_path, log):
+    adata.obs["B cells (CD20)"] = "x"
+    adata.obs["Region"], adata.obs["SPOT_ID"] = "cortex", 7
+    adata.var["gene/symbol"] = "y"
+    sdata = ds.io.from_anndata(adata, image, mpp=2.0)
+    assert "B cells (CD20)" in adata.obs
+    assert {"B_cells__CD20_", "Region", "SPOT_ID", "deepspot_region", "deepspot_spot_id"} == set(sdata["table"].obs)
+    assert list(sdata["table"].var) == ["gene_symbol"]
+    assert any("'B cells (CD20)' to 'B_cells__CD20_', 'gene/symbol' to 'gene_symbol'" in line for line in log)
+    sdata.write(tmp_path / "a.zarr")
 
 
 def test_unknown_library(adata, image):
@@ -173,7 +372,7 @@ def test_swapped_coordinates(adata, image):
 
 def test_spots_outside(adata, image):
     adata.obsm["spatial"] *= 4
-    with pytest.raises(ValueError, match=r"spots lie outside the image .*Check that image and spots have"):
+    with pytest.raises(ValueError, match=r"spots lie outside the image .*Check that image and spots are of one slide"):
         ds.io.from_anndata(adata, image, mpp=2.0)
 
 

@@ -49,7 +49,7 @@ def test_a_region_in_memory(store, slide, tmp_path):
     spots = slide.shapes["spots"]  # the toy has 1 µm per pixel
     x, y = spots.geometry.x, spots.geometry.y
     corners = (x.min() - 1, y.min() - 1, x.median(), y.max() + 1)
-    part = ds.io.predicted(store, within=corners)
+    part = ds.io.predicted(store, within_um=corners)
     inside = set(spots.index[x < x.median() - 28])
     assert inside <= set(part.shapes["spots"].index) < set(spots.index)
     table, known = part.tables["deepspot_spots"], slide.tables["deepspot_spots"]
@@ -57,9 +57,9 @@ def test_a_region_in_memory(store, slide, tmp_path):
     np.testing.assert_array_equal(table.X, np.asarray(known[table.obs_names].X))
     part.write(tmp_path / "part.zarr")
     with pytest.raises(ValueError, match=r"No spot of 'spots' is within .* The spots are within"):
-        ds.io.predicted(store, within=(1e6, 1e6, 2e6, 2e6))
+        ds.io.predicted(store, within_um=(1e6, 1e6, 2e6, 2e6))
     with pytest.raises(ValueError, match="x_min, y_min, x_max, y_max"):
-        ds.io.predicted(store, within=(5, 5, 1, 1))
+        ds.io.predicted(store, within_um=(5, 5, 1, 1))
 
 
 def test_the_loaded_size_is_limited(store, quick_model_of_io, monkeypatch):
@@ -77,4 +77,4 @@ def test_no_store(tmp_path):
 def test_a_region_needs_a_scale(store, monkeypatch):
     monkeypatch.setattr("deepspot.io._predicted.has_scale", lambda sdata, key: False)
     with pytest.raises(ValueError, match=r"no coordinate system 'microns'.*set_scale"):
-        ds.io.predicted(store, within=(0, 0, 1, 1))
+        ds.io.predicted(store, within_um=(0, 0, 1, 1))

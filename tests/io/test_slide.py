@@ -4,12 +4,13 @@ import shutil
 import numpy as np
 import pytest
 import tifffile
+from skimage.transform import resize_local_mean
 from spatialdata import bounding_box_query, read_zarr
 
 import deepspot as ds
 from deepspot._core.hashing import hash_file
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels, read_tiles
-from deepspot._spatial.transforms import _affines, microns_per_pixel
+from deepspot._spatial.transforms import _affines, centers_px, microns_per_pixel
 
 
 def pixels_of(sdata):
@@ -220,6 +221,131 @@ def test_no_slide(picture, scanned, tmp_path):
             ValueError, match=rf"No reader opens {tmp_path}/{name}: it is damaged, incomplete, or not a whole"
         ):
             ds.io.slide(tmp_path / name)
+
+
+def write_levels(path, *images):
+    """Write images, the first in full resolution, in tiles of 256 px."""
+    with tifffile.TiffWriter(path) as file:
+        for number, image in enumerate(images):
+            scale = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+            file.write(
+                image, tile=(256, 256), photometric="rgb", compression="zlib", subfiletype=int(number > 0), **scale
+            )
+    return path
+
+
+def shrunk(image, height, width):
+    return resize_local_mean(image, (height, width), preserve_range=True).round().astype(np.uint8)
+
+
+def filled_up(image, value):
+    """Fill up the last tiles of 256 px."""
+    height, width = (-(-size // 256) * 256 for size in image.shape[:2])
+    full = np.full((height, width, 3), value, np.uint8)
+    full[: image.shape[0], : image.shape[1]] = image
+    return full
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    """Make an image of glass with two pieces of tissue."""
+
+    def make(height, width):
+        image = np.full((height, width, 3), 245, np.uint8)
+        image[height // 10 : height // 3, width // 10 : width // 3] = (150, 60, 140)
+        image[-height // 5 : -height // 8, -width // 5 : -width // 8] = (60, 60, 200)
+        return image
+
+    return make
+
+
+def positions_agree(sdata):
+    """Compare each level with full resolution, at the coordinates of its pixels."""
+    pyramid = pyramid_levels(sdata, "s_image")
+    full = pyramid[0].to_numpy().astype(int)
+    for level in pyramid[1:]:
+        rows, columns = (
+            np.minimum(level.coords[axis].to_numpy().astype(int), full.shape[i] - 1) for i, axis in ((1, "y"), (2, "x"))
+        )
+        assert np.abs(level.to_numpy() - full[:, rows][:, :, columns]).mean() < 1
+    return level_sizes(pyramid)
+
+
+@pytest.mark.parametrize("background", [255, 0])
+@pytest.mark.parametrize("size", [(1500, 2000), (1500, 1900), (1800, 1800)])
+def test_filled_up_tiles_are_no_part_of_a_level(tissue, tmp_path, size, background):
+    """As in CAMELYON16: a level of 1,000 px is stored as 1,024, and its pixels are twice those of full resolution."""
+    full = tissue(*size)
+    half, quarter = ((size[0] // n, size[1] // n) for n in (2, 4))
+    levels = [filled_up(shrunk(full, *part), background) for part in (half, quarter)]
+    sdata = ds.io.slide(write_levels(tmp_path / "s.tif", full, *levels))
+    assert positions_agree(sdata) == [size, half, quarter]
+
+
+@pytest.mark.parametrize(
+    ("size", "levels"),
+    [
+        ((1800, 1800), [(600, 600), (360, 360)]),
+        ((1501, 1003), [(750, 501), (375, 250), (187, 125)]),
+        ((1501, 1003), [(751, 502), (376, 251)]),
+        ((1800, 1800), [(512, 512)]),  # as if filled up from 450 × 450
+    ],
+)
+def test_levels_with_any_factor(tissue, tmp_path, size, levels):
+    full = tissue(*size)
+    sdata = ds.io.slide(write_levels(tmp_path / "s.tif", full, *(shrunk(full, *level) for level in levels)))
+    assert positions_agree(sdata) == [size, *levels]
+
+
+@pytest.mark.parametrize("before", [[], [(1024, 1024)]])
+def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before):
+    full = tissue(2048, 2048)
+    photo = np.full((200, 530, 3), 235, np.uint8)
+    photo[40:160, 300:500] = (150, 60, 140)
+    path = write_levels(tmp_path / "s.tif", full, *(shrunk(full, *level) for level in before), photo)
+    sdata = ds.io.slide(path)
+    assert positions_agree(sdata) == [(2048, 2048), *before]
+    number = 1 + len(before)
+    assert log[0] == f"s.tif: level {number} (530 × 200 px) has another aspect than the slide and is left out."
+    assert f", {number} levels, " in log[1]
+    ds.pp.spots(sdata, diameter_um=55, pitch_um=55)
+    spots = centers_px(sdata, "s_image", "spots").astype(int)
+    assert len(spots) > 5
+    assert all(full[y - 55 : y + 55, x - 55 : x + 55].mean() <= 200 for x, y in spots)
+
+
+def test_a_small_image_before_the_slide(tissue, tmp_path):
+    """OpenSlide takes the first for full resolution, and ignores others that are not marked as its levels."""
+    full = tissue(1024, 1024)
+    with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+        for image in (shrunk(full, 512, 512), full):
+            file.write(image, tile=(256, 256), photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match=r"s\.tif begins with an image of 512 × 512 px.*larger one of 1,024 × 1,024"):
+        ds.io.slide(tmp_path / "s.tif", mpp=0.5)
+
+
+@pytest.mark.parametrize(
+    ("mpp", "magnification", "expected"),
+    [("0,2525", "40", 0.2525), ("0.2525", "40,0", 0.2525), ("0,2525 ", "40x", 0.2525), ("unknown", "40", None)],
+)
+def test_numbers_of_aperio(tmp_path, mpp, magnification, expected):
+    """Scanners with European settings write a decimal comma."""
+    header = f"Aperio Image Library v12.0.15 \r\n512x512 [0,0 512x512] (256x256)|AppMag = {magnification}|MPP = {mpp}"
+    pixels = np.full((512, 512, 3), 200, np.uint8)
+    path = tmp_path / "s.svs"
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), photometric="rgb", compression="jpeg", description=header, metadata=None
+    )
+    if expected is None:
+        with pytest.raises(ValueError, match=r"The scale of s\.svs is unknown"):
+            ds.io.slide(path)
+    sdata = ds.io.slide(path, mpp=expected or 0.25)
+    if expected is not None:
+        sdata = ds.io.slide(path)
+        assert sdata.attrs["deepspot_slide"]["mpp"] == pytest.approx(expected)
+        assert sdata.attrs["deepspot_slide"]["mpp_from"] == "file"
+    level = pickle.loads(pickle.dumps(pyramid_levels(sdata, "s_image")[0].data))
+    np.testing.assert_allclose(level[:, :9, :9].compute(), 200, atol=2)
 
 
 def test_a_real_slide(data):

@@ -154,6 +154,48 @@ def test_full_image_elsewhere(outs, tmp_path):
     assert "outs_full_image" in ds.io.visium(outs, fullres_image_file="../../microscope.tif").images
 
 
+def test_brackets_and_home(outs, tmp_path, monkeypatch):
+    (tmp_path / "run [1]").mkdir()
+    folder = outs.rename(tmp_path / "run [1]" / "outs")
+    whole = tifffile.imread(folder / "slide.tif")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (folder, "~/run [1]/outs"):
+        sdata = ds.io.visium(path, fullres_image_file="slide.tif")
+        pixels = sdata.images["outs_full_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+        np.testing.assert_array_equal(pixels, whole)
+
+
+@pytest.mark.parametrize(
+    ("convert", "options", "message"),
+    [
+        (lambda image: image.astype(np.uint16) * 16, {"photometric": "rgb"}, "holds uint16 and not uint8"),
+        (lambda image: image.transpose(2, 0, 1), {"photometric": "minisblack"}, "holds 3 images"),  # fluorescence
+        (lambda image: image[..., 0], {"photometric": "minisblack"}, "is gray"),
+        (lambda image: 255 - image, {"photometric": "cielab"}, "holds CIELAB"),
+    ],
+)
+def test_full_images_in_other_colors(outs, convert, options, message):
+    tifffile.imwrite(outs / "other.tif", convert(tifffile.imread(outs / "slide.tif")), **options)
+    with pytest.raises(ValueError, match=rf"other\.tif {message}"):
+        ds.io.visium(outs, fullres_image_file="other.tif")
+
+
+def test_planes_of_the_full_image(outs):
+    image = tifffile.imread(outs / "slide.tif")
+    tifffile.imwrite(outs / "planar.tif", image.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    sdata = ds.io.visium(outs, fullres_image_file="planar.tif", image_models_kwargs={"scale_factors": [2]})
+    assert list(sdata.images["outs_full_image"]) == ["scale0", "scale1"]
+    pixels = sdata.images["outs_full_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+    np.testing.assert_array_equal(pixels, image)
+
+
+def test_a_damaged_full_image(outs):
+    whole = (outs / "slide.tif").read_bytes()
+    (outs / "cut.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ds.errors.InputError, match=r"cut\.tif is damaged, incomplete or not an image"):
+        ds.io.visium(outs, fullres_image_file="cut.tif")
+
+
 def test_names(outs):
     assert "P_1_hires_image" in ds.io.visium(outs, dataset_id="P 1").images
     (outs / "filtered_feature_bc_matrix.h5").rename(outs / "V10_filtered_feature_bc_matrix.h5")
@@ -212,6 +254,19 @@ def test_missing_full_image(outs):
         ds.io.visium(outs, fullres_image_file="other.tif")
 
 
+@pytest.mark.parametrize("change", ["larger", "turned"])
+def test_image_of_another_slide(outs, change):
+    image = tifffile.imread(outs / "slide.tif")
+    other = (
+        np.pad(image, [(0, 90), (0, 0), (0, 0)])
+        if change == "larger"
+        else np.rot90(np.pad(image, [(0, 0), (0, 90), (0, 0)]))
+    )
+    tifffile.imwrite(outs / "other.tif", np.ascontiguousarray(other), photometric="rgb", tile=(256, 256))
+    with pytest.raises(ValueError, match=r"'other\.tif' has \d+ × \d+ px, but tissue_hires_image\.png was made of one"):
+        ds.io.visium(outs, fullres_image_file="other.tif")
+
+
 def test_no_scale_factors(outs):
     (outs / "spatial" / "scalefactors_json.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"spatial has no scalefactors_json\.json"):
@@ -232,8 +287,145 @@ def test_no_counts(outs):
 
 def test_no_positions(outs):
     (outs / "spatial" / "tissue_positions.csv").unlink()
-    with pytest.raises(ValueError, match="Cannot find `tissue_positions` file"):
+    with pytest.raises(FileNotFoundError, match=r"outs has no spatial/tissue_positions_list\.csv or spatial/tiss"):
         ds.io.visium(outs)
+
+
+def change_positions(outs, change, **options):
+    path = outs / "spatial" / "tissue_positions.csv"
+    change(pd.read_csv(path)).to_csv(path, index=False, **options)
+
+
+def test_barcodes_without_positions(outs):
+    write_counts(outs / "filtered_feature_bc_matrix.h5", [f"SPOT{i:03d}" for i in range(25)])  # without "-1"
+    message = r"25 of 25 barcodes of filtered.* have no position in tissue_positions\.csv.*-1'\], and not 'SPOT000'"
+    with pytest.raises(ValueError, match=message):
+        ds.io.visium(outs)
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda table: table, {"sep": ";"}),
+        (lambda table: table, {"header": False}),
+        (lambda table: table.rename(columns={"pxl_row_in_fullres": "row"}), {}),
+        (lambda table: table[:0].iloc[:, :0], {}),
+    ],
+    ids=["semicolons", "no header", "another column", "empty"],
+)
+def test_positions_of_another_format(outs, change, options):
+    change_positions(outs, change, **options)
+    message = r"tissue_positions\.csv( must be a comma-separated table|`| is damaged)"
+    with pytest.raises(ds.errors.DeepSpotError, match=message):
+        ds.io.visium(outs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda table: table.assign(pxl_row_in_fullres="a"),
+            r"'pxl_row_in_fullres' of .*csv has .* no number in line 2",
+        ),
+        (lambda table: table.assign(array_row=np.nan), r"'array_row' of .*csv has a value that is no number in line 2"),
+        (lambda table: pd.concat([table, table[:1]]), r"tissue_positions\.csv has several lines of barcode 'SPOT"),
+        (lambda table: table.assign(pxl_row_in_fullres=200, pxl_col_in_fullres=200), "do not follow their array"),
+    ],
+)
+def test_positions_of_no_array(outs, change, message):
+    change_positions(outs, change)
+    with pytest.raises(ds.errors.InputError, match=message):
+        ds.io.visium(outs)
+
+
+def test_positions_with_quotes(outs):
+    change_positions(outs, lambda table: table, quoting=1)
+    assert ds.io.visium(outs)["table"].n_obs == 25
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"spot_diameter_fullres": NaN}', '{"spot_diameter_fullres": "wide"}'])
+def test_broken_scale_factors(outs, text):
+    (outs / "spatial" / "scalefactors_json.json").write_text(text)
+    with pytest.raises(ds.errors.DeepSpotError, match=r"scalefactors_json\.json"):
+        ds.io.visium(outs)
+
+
+def test_damaged_counts(outs):
+    path = outs / "filtered_feature_bc_matrix.h5"
+    content = path.read_bytes()
+    path.write_bytes(content[:3000])
+    with pytest.raises(
+        ds.errors.InputError, match=r"filtered_feature_bc_matrix\.h5 is damaged, incomplete or not a val"
+    ):
+        ds.io.visium(outs)
+    path.write_bytes(content)
+    with h5py.File(path, "a") as file:
+        del file["matrix/features/name"]
+    with pytest.raises(
+        ds.errors.InputError, match=r"outs is damaged, incomplete or not a valid output folder of Space"
+    ):
+        ds.io.visium(outs)
+
+
+def test_spots_off_tissue_are_left_out(outs, log):
+    row, _, _ = array()
+    write_counts(outs / "raw_feature_bc_matrix.h5", [f"SPOT{i:03d}-1" for i in range(len(row))])
+    sdata = ds.io.visium(outs, counts_file="raw_feature_bc_matrix.h5", fullres_image_file="slide.tif")
+    assert len(sdata["outs"]) == sdata["table"].n_obs == 25
+    assert sdata["table"].obs["spot_id"].tolist() == sdata["outs"].index.tolist()
+    assert "10 of 35 spots of outs are not in tissue and are left out." in log
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "damaged"])
+def test_images_without_colors_are_left_out(outs, mode, log):
+    path = outs / "spatial" / "tissue_hires_image.png"
+    path.write_bytes(b"nothing") if mode == "damaged" else Image.new(mode, (150, 120)).save(path)
+    assert set(ds.io.visium(outs).images) == {"outs_lowres_image"}
+    assert any("tissue_hires_image.png is left out" in line for line in log)
+
+
+def test_files_of_macos(outs):
+    (outs / "filtered_feature_bc_matrix.h5").rename(outs / "V10_filtered_feature_bc_matrix.h5")
+    for name in ("._filtered_feature_bc_matrix.h5", "._V10_filtered_feature_bc_matrix.h5"):
+        (outs / name).write_bytes(b"Mac OS X")
+    assert "V10" in ds.io.visium(outs).shapes
+
+
+def test_counts_of_several_slides(outs):
+    write_counts(outs / "V10_filtered_feature_bc_matrix.h5", [])
+    (outs / "filtered_feature_bc_matrix.h5").rename(outs / "V11_filtered_feature_bc_matrix.h5")
+    with pytest.raises(ValueError, match=r"counts of several slides: \['V10_.*', 'V11_.*'\]. Choose.*`counts_file=`"):
+        ds.io.visium(outs)
+    assert "V11" in ds.io.visium(outs, counts_file="V11_filtered_feature_bc_matrix.h5").shapes
+
+
+def test_home_is_expanded(outs, monkeypatch):
+    monkeypatch.setenv("HOME", str(outs.parent))
+    assert "outs" in ds.io.visium("~/outs").shapes
+
+
+@pytest.mark.parametrize("part", ["bins", "positions", "top"])
+def test_visium_hd_is_refused(outs, part):
+    if part == "bins":
+        write_factors(outs, bin_size_um=16.0)
+    elif part == "positions":
+        (outs / "spatial" / "tissue_positions.csv").rename(outs / "spatial" / "tissue_positions.parquet")
+    else:
+        (outs / "binned_outputs").mkdir()
+        (outs / "spatial" / "scalefactors_json.json").unlink()
+    with pytest.raises(ValueError, match=r"output of Visium HD.*`spatialdata_io\.visium_hd`"):
+        ds.io.visium(outs)
+
+
+def test_regions_are_in_pixels_of_the_full_image(outs):
+    """Also if there are only downscaled images, from which no tile can be read."""
+    from geopandas import GeoDataFrame
+    from shapely import box
+
+    sdata = ds.io.visium(outs)
+    x = sdata["outs"].geometry.x
+    ds.pp.annotate(sdata, GeoDataFrame({"name": ["left"]}, geometry=[box(0, 0, x.median(), 1e6)]))
+    assert (sdata["outs"]["annotation"] == "left").tolist() == (x <= x.median()).tolist()
 
 
 def test_survives_writing(full, tmp_path):

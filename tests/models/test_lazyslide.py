@@ -94,7 +94,7 @@ def test_it_follows_the_protocols_of_lazyslide(predictor):
     assert predictor.image_model.name == predictor.features_model_name == "mean_color_subspots"
 
 
-def test_lazyslide_predicts_what_we_do(wsi, ours, predictor, cheap_encoder, model):
+def test_lazyslide_equals_ds_tl_predict(wsi, ours, predictor, cheap_encoder, model):
     assert (predictor.tile_px, predictor.stride_px, wsi.properties.mpp) == (54, 100, 1.0)
     theirs = predicted(wsi, predictor)
     assert wsi.tables["mean_color_subspots_tiles"].shape == (63, 270)
@@ -115,7 +115,7 @@ def test_lazyslide_predicts_what_we_do(wsi, ours, predictor, cheap_encoder, mode
         (("spot", "subspots"), "mean_color_subspots", 270, False),
     ],
 )
-def test_models_that_use_less(wsi, ours, cheap_encoder, train, context, name, width, coords):
+def test_models_without_subspots_or_neighbors(wsi, ours, cheap_encoder, train, context, name, width, coords):
     model = train(context=context)
     predictor = model.on_tiles(mpp=1.0, encoder=cheap_encoder)
     assert (predictor.features_model_name, predictor.width, predictor.needs_coords) == (name, width, coords)
@@ -157,13 +157,13 @@ def test_steps():
     assert _steps(np.array([[70, 80]])).tolist() == [[0, 0]]
 
 
-def test_steps_of_hexagons(boxed, cheap_encoder):
+def test_grid_steps_of_squares(boxed, cheap_encoder):
     places = square() * (1.0, np.sqrt(3) / 2) + np.where(square()[:, [1]] % 400, 100, 0) * (1, 0)
     with pytest.raises(ValueError, match="steps of a square array, but these tiles do not form a square grid"):
         boxed.on_tiles(mpp=0.5).predict(np.zeros((25, 270)), places)
 
 
-def test_features_are_cut_as_ours(wsi, ours, predictor, cheap_encoder):
+def test_features_equal_ds_pp_embed(wsi, ours, predictor, cheap_encoder):
     ds.pp.embed(ours, cheap_encoder)
     zs.tl.feature_extraction(wsi, predictor.image_model, **CPU)
     table, features = ours["mean_color_spots"], wsi.tables["mean_color_subspots_tiles"].X
@@ -172,7 +172,7 @@ def test_features_are_cut_as_ours(wsi, ours, predictor, cheap_encoder):
     assert features.dtype == np.float32
 
 
-def test_it_is_clipped_as_ours(model):
+def test_prediction_is_clipped_at_zero(model):
     below = pickle.loads(pickle.dumps(model))
     below.scaler = type(model.scaler)(mean=model.scaler.mean - 4, std=model.scaler.std)
     bags = ds.models.Bags(np.zeros((2, 27)), np.zeros((2, 9, 27)), np.zeros((2, 2)))
@@ -204,7 +204,7 @@ def test_tiles_of_another_size_are_refused(file, predictor):
         (np.zeros((54, 54, 3), np.uint8), r"`image` must be of shape \(n, 54, 54, 3\), got \(54, 54, 3\)"),
     ],
 )
-def test_only_pixels_are_taken(predictor, batch, message):
+def test_non_uint8_tiles_are_refused(predictor, batch, message):
     with pytest.raises(ValueError, match=message):
         predictor.image_model.encode_image(batch)
 
@@ -263,7 +263,7 @@ def test_bad_scale(model, mpp, error, message):
         model.on_tiles(mpp=mpp)
 
 
-def test_models_that_cannot_know_their_tiles(bags, targets):
+def test_models_without_geometry_are_refused(bags, targets):
     with pytest.raises(ValueError, match="not fitted yet"):
         ds.models.DeepSpot().on_tiles(mpp=0.5)
     quick = {"network": {"width": 8, "members": 1}, "training": {"epochs": 1, "gate": "off"}}
@@ -279,10 +279,10 @@ def test_only_the_encoder_of_the_model(model, mean_color):
         model.on_tiles(mpp=1.0).image_model  # noqa: B018
 
 
-def test_tiles_unlike_the_training(predictor, model, log):
+def test_out_of_distribution_tiles_are_logged(predictor, model, log):
     strange = np.tile(np.eye(27)[0], (4, 10))
     predictor.predict(strange, np.zeros((4, 2)))
-    assert log[-1].startswith("100 % of the tiles are out-of-distribution: they are unlike the training spots")
+    assert log[-1].startswith("100 % of the tiles are out-of-distribution: they differ from the training spots")
     log.clear()
     unknowing = pickle.loads(pickle.dumps(model))
     unknowing.ood = type(model.ood).unknown(27)

@@ -23,7 +23,7 @@ def test_eight_maps_show_r_of_each_move(result):
     assert [ax.get_title() for ax in axes] == list(SYMMETRIES)
     for ax, symmetry in zip(axes, SYMMETRIES, strict=True):
         (image,) = ax.images
-        moves = result.table[result.table["symmetry"] == symmetry].sort_values(["dy", "dx"])
+        moves = result.table[result.table["symmetry"] == symmetry].sort_values(["dy_um", "dx_um"])
         np.testing.assert_array_equal(image.get_array().filled(np.nan).ravel(), moves["r"])
         assert image.get_clim() == axes[0].images[0].get_clim()
 

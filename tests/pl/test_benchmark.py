@@ -94,7 +94,7 @@ def test_title_states_few_folds_or_no_patients(make, cv):
     assert benchmark(cv).get_title(loc="left") == ""
     assert "only 2 folds" in benchmark(make({"a": 0.2}, n_folds=2)).get_title(loc="left")
     ax = benchmark(make({"a": 0.2}, leave_out="slide"))
-    assert "nothing about" in ax.get_title(loc="left").replace("\n", " ")
+    assert "does not measure" in ax.get_title(loc="left").replace("\n", " ")
     assert "held-out slide" in ax.get_ylabel()
 
 

@@ -13,23 +13,23 @@ SIDE = 60
 def painted(slide_of, add_table):
     """Ten spots of 60 µm, each on a square of 60 px in its own gray; gene `A` is as high as the square is bright."""
     image = np.full((3 * SIDE, 12 * SIDE, 3), 255, np.uint8)
-    greys = np.random.default_rng(0).permutation(10) * 20 + 10
-    for place, gray in enumerate(greys):
+    grays = np.random.default_rng(0).permutation(10) * 20 + 10
+    for place, gray in enumerate(grays):
         image[SIDE : 2 * SIDE, (place + 1) * SIDE : (place + 2) * SIDE] = gray
     centers = [((place + 1.5) * SIDE, 1.5 * SIDE) for place in range(10)]
     sdata = slide_of(image, centers, mpp=1.0, diameter_um=SIDE)
-    add_table(sdata, np.column_stack([greys / 100, np.zeros(10)]), ["A", "ZERO"])
+    add_table(sdata, np.column_stack([grays / 100, np.zeros(10)]), ["A", "ZERO"])
     return sdata
 
 
-def greys_of(axes):
+def grays_of(axes):
     """Mean gray of the image in each axes."""
     return [float(np.asarray(ax.images[0].get_array()).mean()) for ax in axes]
 
 
 def test_shows_the_highest_above_the_lowest(painted):
     axes = ds.pl.gallery(painted, "A", n=3)
-    assert greys_of(axes) == [190, 170, 150, 50, 30, 10]
+    assert grays_of(axes) == [190, 170, 150, 50, 30, 10]
     assert [ax.get_title() for ax in axes] == ["1.90", "1.70", "1.50", "0.50", "0.30", "0.10"]
     assert [ax.get_ylabel() for ax in axes] == ["highest", "", "", "lowest", "", ""]
     assert axes[0].figure.get_suptitle() == "A predicted (log1p of counts per 10,000)"
@@ -47,15 +47,15 @@ def test_first_image_has_the_scale_bar(painted):
 
 def test_no_spot_is_shown_twice(painted):
     assert len(ds.pl.gallery(painted, "A", n=8)) == 10
-    assert greys_of(ds.pl.gallery(painted, "A", n=8)) == sorted(greys_of(ds.pl.gallery(painted, "A", n=8)))[::-1]
+    assert grays_of(ds.pl.gallery(painted, "A", n=8)) == sorted(grays_of(ds.pl.gallery(painted, "A", n=8)))[::-1]
 
 
 def test_equal_spots_are_taken_at_random_but_always_the_same(painted):
-    first, again = (greys_of(ds.pl.gallery(painted, "ZERO", n=2)) for _ in range(2))
+    first, again = (grays_of(ds.pl.gallery(painted, "ZERO", n=2)) for _ in range(2))
     assert first == again
     assert len(set(first)) == 4
-    every = greys_of(ds.pl.gallery(painted, "ZERO", n=5))
-    assert every != greys_of(ds.pl.gallery(painted, "A", n=5))
+    every = grays_of(ds.pl.gallery(painted, "ZERO", n=5))
+    assert every != grays_of(ds.pl.gallery(painted, "A", n=5))
     assert [ax.get_title() for ax in ds.pl.gallery(painted, "ZERO", n=2)] == ["0.00"] * 4
 
 
@@ -68,10 +68,10 @@ def test_larger_images_show_the_surroundings(painted):
 
 
 def test_rows_are_matched_by_instance(painted):
-    before = greys_of(ds.pl.gallery(painted, "A", n=3))
+    before = grays_of(ds.pl.gallery(painted, "A", n=3))
     order = np.random.default_rng(1).permutation(10)
     painted.tables["deepspot_spots"] = painted.tables["deepspot_spots"][order].copy()
-    assert greys_of(ds.pl.gallery(painted, "A", n=3)) == before
+    assert grays_of(ds.pl.gallery(painted, "A", n=3)) == before
     painted.tables["deepspot_spots"] = painted.tables["deepspot_spots"][:4].copy()
     assert len(ds.pl.gallery(painted, "A", n=3)) == 4  # only four spots have a value
 

@@ -39,9 +39,9 @@ def test_points_are_the_means_and_lines_the_splits(name):
 
 def test_chance_is_drawn_if_it_is_known():
     texts = [text.get_text() for text in ds.pl.survival(resampled("survival")).get_legend().get_texts()]
-    assert texts == ["outcomes as they are", "outcomes permuted", "chance (0.5)"]
+    assert texts == ["true outcomes", "outcomes permuted", "chance (0.5)"]
     texts = [text.get_text() for text in ds.pl.classification(resampled("classification")).get_legend().get_texts()]
-    assert texts == ["labels as they are", "labels permuted"]
+    assert texts == ["true labels", "labels permuted"]
 
 
 def test_several_results_have_names_and_colors():

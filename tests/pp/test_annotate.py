@@ -1,4 +1,6 @@
+import gzip
 import json
+import zipfile
 
 import geopandas as gpd
 import numpy as np
@@ -107,6 +109,55 @@ def test_every_kind_of_qupath_file(spots, qupath, bare, name):
     assert spots["spots"]["annotation"].tolist()[:3] == ["Tumor", "Immune cells", "Stroma"]
 
 
+@pytest.mark.parametrize("kind", ["utf-8-sig", "utf-16", "gz", "zip", "zip of macOS"])
+def test_compressed_files_and_byte_order_marks(spots, qupath, tmp_path, kind):
+    text, path = qupath().read_text(), tmp_path / "other.geojson"
+    if kind == "gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif kind.startswith("zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("regions.geojson", text)
+            if kind != "zip":
+                archive.writestr("__MACOSX/._regions.geojson", "Mac OS X")
+    else:
+        path.write_text(text, encoding=kind)
+    ds.pp.annotate(spots, path)
+    assert spots["spots"]["annotation"].tolist()[:3] == ["Tumor", "Immune cells", "Stroma"]
+
+
+def test_archives_without_one_file(spots, qupath, tmp_path):
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for name in ("a.geojson", "b.geojson"):
+            archive.writestr(name, qupath().read_text())
+    with pytest.raises(
+        ValueError, match=r"two.zip' must hold one GeoJSON file, but holds \['a.geojson', 'b.geojson'\]"
+    ):
+        ds.pp.annotate(spots, tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x1f\x8b damaged",
+        b"PK damaged",
+        gzip.compress(b"[]" * 1000)[:-9],
+        b"[" * 100_000,
+        b"\xff\xfe\x00",
+        b'{"type": "FeatureCollection", "features": null}',
+        b'[{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}]',
+        b'[{"type": "Feature", "properties": {}, "geometry": {"type": "Circle", "coordinates": [1, 1]}}]',
+        b'[{"type": "Feature", "properties": {"name": "a"}, "geometry": null}]',
+        b'[{"type": "Feature", "properties": {"name": "a"}}]',
+        b"[1]",
+        b"[]",
+    ],
+)
+def test_files_that_are_no_regions(spots, tmp_path, content):
+    (tmp_path / "bad.geojson").write_bytes(content)
+    with pytest.raises(ds.errors.InputError):
+        ds.pp.annotate(spots, tmp_path / "bad.geojson")
+
+
 def test_classes_as_text_or_with_several_names(spots):
     classes = ['{"name": "Tumor", "color": [200, 0, 0]}', "{'no': json}", {"names": ["Tumor", "Positive"]}]
     ds.pp.annotate(spots, frame(LEFT, MIDDLE, box(60, 0, 80, 40), classification=classes))
@@ -152,6 +203,30 @@ def test_pixels_belong_to_the_image(slide_of, drawn):
     sdata = slide_of(WHITE, XY * 2 + 7, image_to={"global": [[2, 0, 7], [0, 2, 7], [0, 0, 1]]})
     ds.pp.annotate(sdata, drawn)
     assert sdata["spots"]["annotation"].tolist()[:3] == ["tumor", "tumor", "stroma"]
+
+
+@pytest.mark.parametrize("change", ["half", "crop"])
+def test_pixels_belong_to_the_slide_of_a_changed_image(slide, change, tmp_path):
+    """QuPath drew on the full-resolution slide, of which the object has a smaller copy or a part."""
+    adata = slide["table"].copy()
+    adata.obs = adata.obs.drop(columns=["region", "spot_id"], errors="ignore")
+    image = slide["P1_S1_image"].to_numpy().transpose(1, 2, 0)
+    known = {"mpp": 1.0, "diameter_um": 55, "name": "half"}
+    if change == "half":
+        sdata = ds.io.from_anndata(adata, image[::2, ::2], image_scale=0.5, **known)
+    else:
+        sdata = ds.io.from_anndata(adata, image, **known)
+        low, high = [100, 50], [image.shape[1], image.shape[0]]
+        sdata = sdata.query.bounding_box(["x", "y"], low, high, target_coordinate_system="global")
+    x = sdata["spots"].geometry.x.to_numpy()
+    drawn = frame(box(-1, -1, 400, 1e6), box(400, -1, 1e6, 1e6), name=["left", "right"])
+    sdata.write(tmp_path / "a.zarr")
+    for key, of in {"memory": sdata, "disk": read_zarr(tmp_path / "a.zarr")}.items():
+        ds.pp.annotate(of, drawn, key_added=key)
+        assert of["spots"][key].tolist() == np.where(x < 400, "left", "right").tolist()
+    if change == "half":
+        ds.pp.annotate(sdata, drawn, image_key="half_image", key_added="named")
+        assert sdata["spots"]["named"].tolist() == sdata["spots"]["memory"].tolist()
 
 
 def test_invalid_outlines_are_repaired(spots):
@@ -251,7 +326,7 @@ def test_summaries_by_region_are_those_of_scanpy(slide):
     assert means.obs_names.tolist() == ["left", "right"]
 
 
-def test_sub_spots_are_no_candidates_beside_spots(slide):
+def test_subspots_are_not_labeled_by_default(slide):
     slide.shapes["spots_subspots"] = slide.shapes["spots"].assign(parent=1)
     slide.tables["fine"] = slide.tables["table"].copy()
     slide.tables["fine"].obs["region"] = pd.Categorical(["spots_subspots"] * slide.tables["fine"].n_obs)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from spatialdata.models import Image2DModel, ShapesModel
-from spatialdata.transformations import Identity, Scale
+from spatialdata.transformations import Identity, Scale, set_transformation
 
 from deepspot._sdata.view import SlideView
-from deepspot._spatial.transforms import write_scale
+from deepspot._spatial.transforms import centers_px, microns_per_pixel, write_scale
 
 GRAY = np.full((600, 800, 3), 99, np.uint8)
 XY = np.array([[100.0, 100.0], [200.0, 200.0]])
@@ -122,6 +122,42 @@ def test_unrelated_elements_are_not_candidates(slide_of):
     small_copy(sdata, "other", 0.5, system="elsewhere")
     assert selected(sdata, None, "spots") == ("he", "spots")
     assert selected(sdata, "other") == ("other", "cells")
+
+
+@pytest.fixture
+def two_slides(slide_of):
+    """Two slides in one object: each has its own coordinate system, and µm."""
+    sdata = slide_of(GRAY, XY, image_to={"a": np.eye(3)}, spots_to={"a": np.eye(3)}, mpp=0.5)
+    small_copy(sdata, "other", 1.0, system="b")
+    sdata["other_spots"] = ShapesModel.parse(XY, geometry=0, radius=1, transformations={"b": Identity()})
+    write_scale(sdata, "other", 0.25)
+    return sdata
+
+
+def test_slides_are_not_related_by_microns(two_slides):
+    assert selected(two_slides, None, "spots") == ("he", "spots")
+    assert selected(two_slides, None, "other_spots") == ("other", "other_spots")
+    assert selected(two_slides, "he") == ("he", "spots")
+    message = r"Image 'he' \(\['a', 'microns'\]\) and shapes 'other_spots' .*each has its own 'microns'.*same slide"
+    with pytest.raises(ValueError, match=message):
+        centers_px(two_slides, "he", "other_spots")
+    there = centers_px(two_slides, "he", "other_spots", "microns")  # if the user says so
+    np.testing.assert_allclose(there, XY / 2)
+
+
+def test_the_scale_of_one_slide_does_not_change_the_other(two_slides):
+    assert write_scale(two_slides, "he", 1.0) == ["he", "spots"]
+    assert microns_per_pixel(two_slides, "other") == pytest.approx(0.25)
+
+
+def test_finer_image_of_another_slide_is_not_selected(slide_of):
+    """Two slides in the same coordinate system, such as "global" in pixels of both."""
+    sdata = slide_of(GRAY, XY, mpp=0.5)
+    small_copy(sdata, "other", 1.0, system="b")
+    write_scale(sdata, "other", 0.25)
+    set_transformation(sdata["other"], Identity(), "global")
+    with pytest.raises(ValueError, match=r"several candidates: \['he', 'other'\]"):
+        selected(sdata)
 
 
 @pytest.mark.parametrize(("keys", "offender"), [(("nope", None), "nope"), ((None, "nope"), "nope")])

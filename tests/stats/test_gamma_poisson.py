@@ -37,7 +37,7 @@ def test_a_prediction_without_error_has_no_dispersion_however_shallow(planted):
     assert (residuals([(counts, exposure * 0.05, expected)])[0] < 3 * error).all()
 
 
-def test_levels_of_slides_are_no_dispersion(planted):
+def test_slide_levels_do_not_count_as_dispersion(planted):
     counts, exposure, expected, _, _ = planted
     one = residuals([(counts, exposure, expected)])
     other = residuals([(counts, exposure, expected * 3)])
@@ -58,7 +58,7 @@ def test_unknown_entries_and_genes_that_no_slide_shows_are_left_out(planted):
     assert np.isnan([found[1], level[1], found[2], level[2]]).all()
 
 
-def test_the_posterior_is_nearer_to_the_truth_than_either(planted):
+def test_posterior_is_closer_to_truth_than_counts_and_prediction(planted):
     counts, exposure, expected, spread, truth = planted
 
     def error(rate):

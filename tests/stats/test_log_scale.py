@@ -32,7 +32,7 @@ def test_layers_may_be_on_the_log_scale_or_not():
     assert log_expression(made, "t", "flat", None)[1].all()
 
 
-def test_what_cannot_be_analyzed():
+def test_invalid_tables_are_refused():
     with pytest.raises(ValueError, match="X of table 't' is empty"):
         log_expression(AnnData(obs=pd.DataFrame(index=["1"])), "t", None, None)
     with pytest.raises(ValueError, match="missing values for all genes"):

@@ -33,7 +33,7 @@ def pair():
         (rmse, lambda a, b: np.sqrt(np.mean((a - b) ** 2))),
     ],
 )
-def test_agrees_with_scipy_over_the_spots_that_both_know(pair, ours, theirs):
+def test_correlations_equal_scipy_on_shared_spots(pair, ours, theirs):
     predicted, measured = pair
     wanted = []
     for a, b in zip(predicted.T, measured.T, strict=True):
@@ -98,7 +98,7 @@ def test_moran_follows_its_definition():
     assert np.isnan(found[2])
 
 
-def test_lee_tells_patterns_from_noise():
+def test_lee_is_low_for_noise():
     """The same r: once from a wide pattern that both share, once from noise that they share spot by spot."""
     rng = np.random.default_rng(0)
     wide, own, other = np.sin(GRID[:, 0] / 2)[:, None], *rng.normal(size=(2, SIDE**2, 1))

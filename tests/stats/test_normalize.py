@@ -15,7 +15,7 @@ def test_counts_pass(make):
 
 
 @pytest.mark.parametrize("value", [0.5, -1.0, 2.0001])
-def test_what_is_no_count_is_refused(value):
+def test_non_counts_are_refused(value):
     broken = COUNTS.astype(float)
     broken[0, 0] = value
     with pytest.raises(
@@ -25,7 +25,7 @@ def test_what_is_no_count_is_refused(value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_is_refused(value):
+def test_non_finite_counts_are_refused(value):
     broken = COUNTS.astype(float)
     broken[2, 2] = value
     with pytest.raises(ValueError, match="X contains values that are not finite"):

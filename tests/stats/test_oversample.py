@@ -48,14 +48,14 @@ def test_a_slide_with_one_gene_and_an_empty_spot():
     assert cluster(csr_matrix([[1], [0], [2], [3]])).shape == (4,)
 
 
-def test_components_do_not_see_depth(planted):
+def test_components_do_not_depend_on_depth(planted):
     counts = planted[0]
     deep = csr_matrix(counts.multiply(np.arange(1, 64)[:, None]))
     np.testing.assert_allclose(np.abs(components(deep, 0)[:, 0]), np.abs(components(counts, 0)[:, 0]), rtol=1e-3)
     assert components(counts, 0).shape == (63, 30)
 
 
-def test_aestetik_is_contained(planted, monkeypatch, tmp_path, capfd):
+def test_aestetik_has_no_side_effects(planted, monkeypatch, tmp_path, capfd):
     pytest.importorskip("aestetik")
     import torch
 

@@ -7,6 +7,7 @@ import spatialdata
 
 import deepspot as ds
 from deepspot import cli, encoders
+from deepspot._spatial.transforms import microns_per_pixel
 from deepspot._stats import oversample
 from deepspot._workflow.run import run_report
 from deepspot._workflow.steps import choose_groups, find_gene_sets, predict, read_slide
@@ -121,15 +122,62 @@ def test_reads_an_h5ad_with_its_image(given, slide, tmp_path, capsys):
     table = slide.tables["table"].copy()
     table.uns = {"spatial": {"P1": {"scalefactors": {"spot_diameter_fullres": 55.0}}}}
     table.obs = table.obs.drop(columns=["region", "spot_id"], errors="ignore")
-    table.write_h5ad(tmp_path / "slide.h5ad")
-    given |= {"slide": tmp_path / "slide.h5ad", "image": tmp_path / "he.png", "mpp": 1.0}
+    table.write_h5ad(tmp_path / "slide.H5AD")
+    given |= {"slide": tmp_path / "slide.H5AD", "image": tmp_path / "he.png", "mpp": 1.0}
     run(given)
     assert "Slide P1: genes predicted" in given["out"].read_text()
     with pytest.raises(ValueError, match="--image"):
         run(given, image=None, overwrite=True)
     command = f"report {given['slide']} --image {given['image']} --out {tmp_path / 'other.html'}"
     assert cli.main(command.split()) == 2
-    assert "Pass `--mpp`" in " ".join(capsys.readouterr().err.split())
+    assert "Pass `--mpp` (µm per full-resolution pixel) or `--pitch-um`" in " ".join(capsys.readouterr().err.split())
+
+
+def test_options_of_an_h5ad(slide, tmp_path, log):
+    """What the errors of `ds.io.from_anndata` ask for can be given."""
+    from anndata import concat
+    from PIL import Image
+
+    Image.fromarray(slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)).save(tmp_path / "he.png")
+    table = slide.tables["table"].copy()
+    table.uns, table.var["symbol"] = {}, [f"S{i}" for i in range(table.n_vars)]
+    both = concat({"A": table, "B": table}, label="library_id", index_unique="-", merge="same")
+    both.write_h5ad(tmp_path / "slide.h5ad")
+    options = {"library_id": "B", "pitch_um": 100, "diameter_um": 55, "gene_id_key": "symbol"}
+    sdata = read_slide(tmp_path / "slide.h5ad", tmp_path / "he.png", **options)
+    assert sdata.tables["table"].obs_names.str.endswith("-B").all()
+    assert sdata.tables["table"].var_names[0] == "S0"
+    assert set(sdata.shapes["spots"]["diameter_um"]) == {55.0}
+
+
+def test_the_scale_of_a_store_is_an_option(slide, tmp_path, capsys):
+    from spatialdata.transformations import Identity, set_transformation
+
+    for element in (slide.images["P1_S1_image"], slide.shapes["spots"]):
+        set_transformation(element, {"global": Identity()}, set_all=True)
+    del slide.shapes["spots"]["diameter_um"]
+    slide.write(tmp_path / "slide.zarr")
+    assert cli.main(["predict", str(tmp_path / "slide.zarr")]) == 2
+    assert "Set it with `--mpp <µm per pixel>` or" in " ".join(capsys.readouterr().err.split())
+    sdata = read_slide(tmp_path / "slide.zarr", mpp=0.8, diameter_um=100)
+    assert microns_per_pixel(sdata, "P1_S1_image") == pytest.approx(0.8)
+    assert set(sdata.shapes["spots"]["diameter_um"]) == {100.0}
+
+
+@pytest.mark.parametrize("command", ["predict", "report"])
+@pytest.mark.parametrize("name", ["slide.zarr", "slide.h5ad"])
+def test_damaged_slides_are_named(command, name, slide, tmp_path, capsys):
+    if name == "slide.h5ad":
+        (tmp_path / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    else:
+        slide.write(tmp_path / name)
+        (tmp_path / name / "shapes" / "spots" / "shapes.parquet").write_bytes(b"nothing")
+    image = ["--image", str(tmp_path / name), "--mpp", "1"] if name == "slide.h5ad" and command == "report" else []
+    out = ["--out", str(tmp_path / "out.html")] if command == "report" else []
+    assert cli.main([command, str(tmp_path / name), *image, *out]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert name in error
+    assert "Traceback" not in error
 
 
 def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
@@ -137,7 +185,10 @@ def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
     (tmp_path / "he.tif").write_text("")
     monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
     image = tmp_path / "he.tif"
-    assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", {"fullres_image_file": image, "mpp": 0.5})
+    options = {"fullres_image_file": image, "mpp": 0.5, "gene_id_key": None}
+    assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", options)
+    with pytest.raises(ValueError, match="`library_id` and `pitch_um` cannot be given for a Space Ranger folder"):
+        read_slide(tmp_path / "outs", image, library_id="S1", pitch_um=100)
     with pytest.raises(ValueError, match="a Space Ranger folder does not contain it"):
         read_slide(tmp_path / "outs")
 
@@ -200,7 +251,7 @@ def test_without_igraph_the_report_names_the_package(given, monkeypatch):
         ({"model": "none"}, FileNotFoundError, "no model 'none'"),
         ({"genes": ["NO_SUCH"]}, KeyError, "'NO_SUCH'"),
         ({"groupby": "sides"}, KeyError, "'sides'"),
-        ({"image": "TAKEN"}, ValueError, "A SpatialData has its image"),
+        ({"image": "TAKEN"}, ValueError, "cannot be given for a SpatialData, which has its image and"),
         ({"slide": "TAKEN"}, ValueError, "not a slide that can be read"),
         ({"shapes_key": "cells"}, KeyError, "'cells'"),
     ],

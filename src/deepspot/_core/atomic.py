@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +15,19 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a path in a temporary folder next to `path`, and rename what is written there to `path` on success.
 
     With `overwrite`, an existing folder is replaced; it stays if writing or renaming fails. Otherwise it is an error,
-    also if it was created meanwhile. The temporary folder can be used for other files; it is deleted at the end unless
-    the process is killed.
+    also if it was created meanwhile. On Linux, both folders are exchanged in one step, if the file system supports it.
+    Elsewhere the old folder is renamed first, so a process that is killed between the two steps leaves both folders in
+    the temporary one. The temporary folder can be used for other files; it is deleted at the end unless the process is
+    killed.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch) / path.name, Path(scratch) / f"old-{path.name}"
         yield new
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} was created meanwhile. Choose another path, or pass `overwrite=True`.")
-        if path.exists():  # a folder cannot be replaced in one step
+        if path.exists():
+            if _exchange(new, path):
+                return
             path.rename(old)
         try:
             new.rename(path)
@@ -27,3 +35,21 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+# The kernel, the C library or the file system does not know the call.
+UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step, which only Linux can; return whether it was done."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    if renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), str(other))

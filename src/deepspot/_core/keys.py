@@ -25,6 +25,9 @@ LINK = ("region", "spot_id")
 SLIDE = "deepspot_slide"
 """Key in the `attrs` of a SpatialData: source file of a whole slide."""
 
+PIXELS = "deepspot_pixels"
+"""Key in the `attrs` of a SpatialData: coordinate system of the full-resolution pixels of the slide."""
+
 COHORT = "deepspot_cohort"
 """Key in the `attrs` of a slide of a cohort: provenance."""
 

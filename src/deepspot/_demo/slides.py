@@ -61,5 +61,5 @@ def load_slides(*, toy: bool, seed: int, setup: ToySetup) -> Slides:
             return Slides({name: sections[name] for name in TRAIN}, TEST, sections[TEST], N_GENES, real=True)
     slides = datasets.toy(setup.n_patients, n_rows=setup.n_rows, n_cols=setup.n_cols, n_genes=setup.n_genes, seed=seed)
     name, test = slides.popitem()
-    # All genes, including those independent of the image, which a sound model predicts at r of about 0.
+    # All genes, including those independent of the image, for which a valid model has r of about 0.
     return Slides(slides, name, test, list(test.tables["table"].var_names), real=False, why_toy=why)

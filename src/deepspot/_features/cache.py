@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,12 +29,12 @@ class EmbeddingCache:
     spill: Path | None = None  # used if the disk of `folder` is full
 
     def put(self, block: int, spot: np.ndarray, subspots: np.ndarray | None) -> None:
-        """Store embeddings (b, d) and (b, s, d) of a block in float16."""
+        """Store embeddings (b, d) and (b, s, d) of a block in float16, or in float32 where rounding is too coarse."""
         from safetensors import SafetensorError
 
-        arrays = {"spot": spot.astype(np.float16)}
+        arrays = {"spot": _rounded(spot)}
         if subspots is not None:
-            arrays["subspots"] = subspots.astype(np.float16)
+            arrays["subspots"] = _rounded(subspots)
         try:
             _save(arrays, _file(self.folder, block))
         except (OSError, SafetensorError) as error:
@@ -51,18 +52,42 @@ class EmbeddingCache:
         """Check whether there is a file of a block, which may be damaged."""
         return any(_file(folder, block).is_file() for folder in filter(None, (self.folder, self.spill)))
 
-    def get(self, block: int, part: str) -> np.ndarray | None:
-        """Return `spot` or `subspots` of a block, or None if they are not stored."""
+    def get(self, block: int, part: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Return `spot` or `subspots` of a block, or None if they are not stored with this shape and their checksum."""
         from safetensors import SafetensorError, safe_open
 
         for folder in filter(None, (self.folder, self.spill)):
+            path = _file(folder, block)
             # Another process deleted the file, or it is damaged.
             with suppress(FileNotFoundError, SafetensorError):
-                with safe_open(_file(folder, block), framework="numpy") as file:
-                    found = file.get_tensor(part)
-                os.utime(folder)  # mark as recently used
-                return found
+                with safe_open(path, framework="numpy") as file:
+                    found, checksums = file.get_tensor(part), file.metadata() or {}
+                if found.shape == shape and checksums.get(part) == _checksum(found):
+                    os.utime(folder)  # mark as recently used
+                    return found
+                logger.warning("%s is damaged or of another version. Its spots are embedded again.", path)
         return None
+
+
+# Largest rounding error of float16, as a share of the standard deviation of the embedding.
+MAX_ROUNDING = 1e-3
+
+
+def _rounded(embeddings: np.ndarray) -> np.ndarray:
+    """Round embeddings (…, d) to float16, unless they have too large an offset or range for it."""
+    with np.errstate(over="ignore"):
+        half = embeddings.astype(np.float16)
+    rows = embeddings.reshape(-1, embeddings.shape[-1])
+    spread = rows.std(axis=0, dtype=np.float64)
+    error = np.abs(half.reshape(rows.shape).astype(np.float32) - rows).mean(axis=0, dtype=np.float64)
+    varies = spread > 0
+    share = error[varies] / spread[varies]
+    fine = len(share) and np.sqrt(np.mean(share**2)) <= MAX_ROUNDING
+    return half if fine and np.isfinite(error).all() else embeddings.astype(np.float32)
+
+
+def _checksum(array: np.ndarray) -> str:
+    return f"{array.dtype} {zlib.crc32(array.tobytes())}"
 
 
 def _file(folder: Path, block: int) -> Path:
@@ -79,7 +104,7 @@ def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
             os.close(handle)
             try:
-                save_file(arrays, name)
+                save_file(arrays, name, metadata={part: _checksum(array) for part, array in arrays.items()})
                 Path(name).replace(path)
             finally:
                 Path(name).unlink(missing_ok=True)
@@ -97,31 +122,39 @@ def embedding_cache(fingerprint: str, expected: int, parent: Path) -> Iterator[E
     If these fit under `settings.embeddings_gb`, the least recently used slides are deleted to make room. Otherwise, the
     embeddings are in a temporary folder in `parent`.
     """
-    limit = settings.embeddings_gb * 1e9
+    limit, folder = settings.embeddings_gb * 1e9, None
     if expected <= limit:
-        folder = settings.cache(FOLDER, fingerprint)
-        with _locked():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (folder / RESERVED).write_text(str(expected))
-            os.utime(folder)  # mark as recently used
-            _make_room(folder, limit - expected)
-        logger.info(
-            "Storing embeddings in %s, a cache of up to %g GB (`ds.settings.embeddings_gb`; 0 disables it). "
-            "`ds.clear_cache()` deletes it.",
-            folder,
-            settings.embeddings_gb,
-        )
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as spill:
-            yield EmbeddingCache(folder, Path(spill))
-        return
-    if limit > 0:
+        folder = _reserve(settings.cache(FOLDER, fingerprint), expected, limit)
+    elif limit > 0:
         logger.warning(
             "The embeddings need %.1f GB, above `ds.settings.embeddings_gb` = %g, and are not kept.",
             expected / 1e9,
             settings.embeddings_gb,
         )
     with tempfile.TemporaryDirectory(dir=parent, prefix=".embeddings_") as temporary:
-        yield EmbeddingCache(Path(temporary))
+        yield EmbeddingCache(Path(temporary)) if folder is None else EmbeddingCache(folder, Path(temporary))
+
+
+def _reserve(folder: Path, expected: int, limit: float) -> Path | None:
+    """Make the folder of a slide, and room for `expected` bytes; return None if the disk refuses it."""
+    try:
+        with _locked():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            part = folder / f"{RESERVED}.part"
+            part.write_text(str(expected))
+            part.replace(folder / RESERVED)
+            os.utime(folder)  # mark as recently used
+            _make_room(folder, limit - expected)
+    except OSError as error:
+        logger.warning("Embeddings cannot be stored in %s (%s), and are not kept.", folder, error)
+        return None
+    logger.info(
+        "Storing embeddings in %s, a cache of up to %g GB (`ds.settings.embeddings_gb`; 0 disables it). "
+        "`ds.clear_cache()` deletes it.",
+        folder,
+        settings.embeddings_gb,
+    )
+    return folder
 
 
 def clear_cache() -> None:
@@ -179,5 +212,6 @@ def _size(folder: Path) -> int:
     for path in folder.iterdir():
         with suppress(FileNotFoundError):  # a temporary file was renamed
             size += path.stat().st_size
-    reserved = folder / RESERVED
-    return max(size, int(reserved.read_text()) if reserved.is_file() else 0)
+    with suppress(OSError, ValueError):  # no reservation, or an unreadable one after a full disk
+        size = max(size, int((folder / RESERVED).read_text()))
+    return size

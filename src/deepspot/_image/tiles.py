@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
-from deepspot._spatial.geometry import Boxes
+from deepspot._spatial.geometry import Boxes, same_aspect
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,19 +28,48 @@ SQUARE = 1024
 def pyramid_levels(sdata: SpatialData, image_key: str) -> list[DataArray]:
     """Return the levels of an RGB uint8 image, full resolution first, each with dimensions (c, y, x)."""
     pyramid = _all_levels(sdata, image_key)
-    if not is_rgb(sdata, image_key):
+    finest = pyramid[0]
+    if finest.sizes.get("c") != 3 or finest.dtype != np.uint8:
         raise InputError(
-            f"Image {image_key!r} must be RGB in uint8, got {pyramid[0].sizes.get('c')} channels of {pyramid[0].dtype}."
+            f"Image {image_key!r} must be RGB in uint8, got {finest.sizes.get('c')} channels of {finest.dtype}."
             " Select the three colors with `.sel(c=[...])`, rescale to 0–255, and parse it with "
             "`spatialdata.models.Image2DModel.parse`."
         )
-    return [level.transpose("c", "y", "x") for level in pyramid]
+    order = _rgb_order(finest)
+    if order is None:
+        raise InputError(
+            f"Image {image_key!r} must be RGB, got the channels {finest.coords['c'].to_numpy().tolist()}. Choose an "
+            f"H&E image; if this is one, name its channels: `sdata.set_channel_names({image_key!r}, ['r', 'g', 'b'])`."
+        )
+    # A photo of the glass may be stored as if it was a level.
+    full = level_sizes(pyramid)[0]
+    levels = [
+        level.transpose("c", "y", "x").rename(image_key)
+        for level in pyramid
+        if same_aspect(full, (level.sizes["y"], level.sizes["x"]))
+    ]
+    return levels if order == [0, 1, 2] else [level.isel(c=order) for level in levels]
 
 
 def is_rgb(sdata: SpatialData, image_key: str) -> bool:
     """Check whether tiles can be read from an image: RGB in uint8."""
     finest = _all_levels(sdata, image_key)[0]
-    return finest.sizes.get("c") == 3 and finest.dtype == np.uint8
+    return finest.sizes.get("c") == 3 and finest.dtype == np.uint8 and _rgb_order(finest) is not None
+
+
+COLORS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
+
+
+def _rgb_order(level: DataArray) -> list[int] | None:
+    """Return the positions of red, green and blue among three channels, or None if the names are those of others.
+
+    Channels that have only numbers are in this order.
+    """
+    names = [str(name).strip().lower() for name in level.coords["c"].to_numpy()] if "c" in level.coords else []
+    if all(re.fullmatch(r"(c|ch|channel)?[\d\W_]*", name) for name in names):
+        return [0, 1, 2]
+    colors = [COLORS.get(name, -1) for name in names]
+    return [colors.index(color) for color in range(3)] if sorted(colors) == [0, 1, 2] else None
 
 
 def image_size(sdata: SpatialData, image_key: str) -> tuple[int, int]:
@@ -82,7 +113,7 @@ class BlockReader:
     """Reader of tiles that keeps each decoded block in memory while tiles need it and there is room."""
 
     def __init__(self, level: DataArray, boxes: Boxes, *, in_order: bool = False) -> None:
-        self.boxes = boxes
+        self.boxes, self.name = boxes, level.name
         self.data, self.edges = _in_blocks(level)
         first, last = self._blocks_at(boxes.corners), self._blocks_at(boxes.corners + boxes.side - 1)
         self.needed = [
@@ -123,7 +154,8 @@ class BlockReader:
             if missing and len(more) * size > BATCH_BYTES:
                 break
             missing = more
-        self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
+        with _reading(self.name):
+            self.cache.update(zip(missing, _decode(self.data, list(missing)), strict=True))
 
     def _paste(self, row: int, tile: np.ndarray) -> None:
         top, left = self.boxes.corners[row]
@@ -138,6 +170,20 @@ class BlockReader:
             self.uses[block] -= 1
             if self.uses[block]:
                 self.cache[block] = pixels  # moves to the end: the least recently used is first
+
+
+@contextmanager
+def _reading(name: Hashable) -> Iterator[None]:
+    """Raise errors of libraries as an OSError with the name of the image."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # damaged files and stores raise many kinds of errors
+        raise OSError(
+            f"Pixels of image {name!r} cannot be read ({type(error).__name__}: {error}). Its file or store is damaged: "
+            "copy or write it again."
+        ) from error
 
 
 def _decode(data: Any, blocks: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -192,7 +238,10 @@ def shrink(level: DataArray, first: np.ndarray, last: np.ndarray, max_px: int) -
     stride = max(1, step // 3)  # averaging 3 × 3 pixels is enough against moiré, and much faster than averaging all
     block = max(1, min(step // stride, *((last - first) // stride)))
     part = level.isel(x=slice(first[0], last[0], stride), y=slice(first[1], last[1], stride))
-    small = np.asarray(part.coarsen(x=block, y=block, boundary="trim").mean().data) if block > 1 else part.to_numpy()
+    if block > 1:
+        part = part.coarsen(x=block, y=block, boundary="trim").mean()
+    with _reading(level.name):
+        small = np.asarray(part.data)
     return np.round(small).astype(np.uint8).transpose(1, 2, 0), block * stride
 
 
@@ -224,7 +273,8 @@ def _average(level: DataArray, step: int) -> np.ndarray:
         sums = np.zeros((last - first, *small.shape[1:]), dtype=np.uint32)
         sums[: len(open_row)] = open_row
         for column, (x0, x1) in enumerate(pairwise(across)):
-            pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
+            with _reading(level.name):
+                pixels = _decode(data, [(row, column)])[0].transpose(1, 2, 0)
             sums[:, x0 // step : -(-x1 // step)] += _sum(_sum(pixels, y0, y1, step, 0), x0, x1, step, 1)
         open_row = sums[-1:].copy() if y1 % step else open_row[:0]
         heights = np.diff(np.minimum(np.arange(first, last + 1) * step, height)).astype(np.uint32)

@@ -18,6 +18,7 @@ from deepspot._spatial.transforms import (
     n_inside,
     place_spots,
     share_coordinate_system,
+    um_per_unit,
 )
 from deepspot.errors import InputError, MissingKeyError
 
@@ -169,7 +170,8 @@ def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> 
     """Return the image of which the others are downscaled copies, or None if there is no such image.
 
     It must be finer than all others, RGB in uint8 (not fluorescence), and show every spot that any image shows (not an
-    enlarged part of the tissue). Images without a scale cannot be compared.
+    enlarged part of the tissue). Images without a scale cannot be compared, and images that disagree on the µm of their
+    coordinate system are of different slides.
     """
     if len(images) < 2 or not all(has_scale(sdata, key) for key in images):
         return None
@@ -177,6 +179,9 @@ def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> 
     finest, second, *_ = sorted(images, key=scale.__getitem__)
     # The scale of a downscaled copy is inexact, as its size is in whole pixels: within 5 % it is the same.
     if scale[second] < 1.05 * scale[finest] or not is_rgb(sdata, finest):
+        return None
+    units = [um_per_unit(sdata, key, shapes_key) for key in images]
+    if max(units) > 1.05 * min(units):
         return None
     shown = {key: n_inside(sdata, key, shapes_key, image_size(sdata, key)) for key in images}
     return finest if shown[finest] == max(shown.values()) else None

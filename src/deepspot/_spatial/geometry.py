@@ -134,9 +134,20 @@ def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:
     if ((centers >= 0) & (centers <= limits[::-1])).all():
         raise InputError(message + "With x and y swapped all are inside: swap the two columns of the coordinates.")
     raise InputError(
-        message + "Check that image and spots have the same scale (a downscaled image needs its transformation), or "
-        "remove these spots."
+        message + "Check that image and spots are of one slide and have the same scale (a downscaled image needs its "
+        "transformation, or `image_scale=` when it is read), or remove these spots."
     )
+
+
+def same_aspect(full: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether an image of this height and width can be a downscaled copy of another one.
+
+    Sizes are rounded, at each of several steps or in a crop: 1 px or 0.2 % are allowed.
+    """
+    wanted, got = np.asarray(full), np.asarray(size)
+    rounded = np.maximum(1, 0.002 * got)
+    least, most = wanted / (got + rounded), wanted / np.maximum(got - rounded, 1e-9)
+    return bool(least.max() <= most.min())  # a factor that fits both sides
 
 
 def split(tiles: np.ndarray, grid: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, MICRONS
+from deepspot._core.keys import DIAMETER, MICRONS, PIXELS
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def circles_at(
 
     path = next(iter(_paths(sdata, image_key, shapes_key, coordinate_system).values()))
     back = np.linalg.inv(path)
-    stretch = float(np.sqrt(abs(np.linalg.det(back[:2, :2]))))
+    stretch = _stretch(back)
     made = ShapesModel.parse(
         _apply(back, placement.centers),
         geometry=0,
@@ -120,13 +120,14 @@ def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_syste
             f"Coordinate system {coordinate_system!r} is not shared by {noun} and shapes {shapes_key!r}. They share "
             f"{shared}."
         )
-    if not shared:
+    chosen = _relating(image, shapes) if coordinate_system is None else [coordinate_system]
+    if not chosen:
+        microns = f" (each has its own {MICRONS!r})" if shared else ""
         raise InputError(
             f"{noun[0].upper()}{noun[1:]} ({list(image)}) and shapes {shapes_key!r} ({list(shapes)}) share no "
-            "coordinate system, so the positions of the spots in the image are unknown. Relate them with "
-            "`spatialdata.transformations.set_transformation`."
+            f"coordinate system{microns}, so the positions of the spots in the image are unknown. Choose an image of "
+            "the same slide, or relate them with `spatialdata.transformations.set_transformation`."
         )
-    chosen = _independent(shared) if coordinate_system is None else [coordinate_system]
     return {name: np.linalg.inv(image[name]) @ shapes[name] for name in chosen}
 
 
@@ -137,7 +138,29 @@ def has_scale(sdata: SpatialData, image_key: str) -> bool:
 
 def share_coordinate_system(sdata: SpatialData, image_key: str, shapes_key: str) -> bool:
     """Check whether an image and a shapes element share a coordinate system."""
-    return not _affines(sdata[image_key]).keys().isdisjoint(_affines(sdata[shapes_key]))
+    return bool(_relating(_affines(sdata[image_key]), _affines(sdata[shapes_key])))
+
+
+def um_per_unit(sdata: SpatialData, image_key: str, shapes_key: str) -> float:
+    """Return the µm per unit of the coordinate system that relates an image of known scale to shapes."""
+    image = _affines(sdata[image_key])
+    system = _relating(image, _affines(sdata[shapes_key]))[0]
+    return microns_per_pixel(sdata, image_key) / _stretch(image[system])
+
+
+def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> np.ndarray | None:
+    """Return the centers (n, 2) of shapes in full-resolution pixels of the slide, if its reader recorded these.
+
+    With `image_key`, only if the image is a downscaled copy; the pixels of another image are its own.
+    """
+    system, shapes = sdata.attrs.get(PIXELS), _affines(sdata[shapes_key])
+    if system not in shapes:
+        return None
+    if image_key is not None:
+        to_slide = _affines(sdata[image_key]).get(system, np.eye(3))
+        if _stretch(to_slide) <= 1 or not np.allclose(to_slide, np.diag([*[_stretch(to_slide)] * 2, 1.0]), rtol=0.02):
+            return None
+    return _apply(shapes[system], intrinsic_centers(sdata, shapes_key))
 
 
 def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
@@ -166,7 +189,7 @@ def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
     _set_affine(sdata[image_key], to_microns)
     for _, name, element in list(sdata.gen_spatial_elements()):
         systems = _affines(element)
-        shared = _independent([system for system in systems if system in image])
+        shared = _relating(image, systems)
         if name != image_key and shared:
             _set_affine(element, to_microns @ np.linalg.inv(image[shared[0]]) @ systems[shared[0]])
             related.append(name)
@@ -181,7 +204,10 @@ def pitch_px(points: np.ndarray) -> float:
         raise InputError("The distance between spots cannot be measured on fewer than two spots. Pass `mpp` instead.")
     distance, _ = cKDTree(points).query(points, k=range(2, min(len(points), 7) + 1))
     # With jitter, the nearest neighbor alone is biased. The second ring is at 1.41 (square) or 1.73 (hexagonal).
-    return float(np.median(distance[distance < 1.3 * np.median(distance[:, 0])]))
+    nearest = np.median(distance[:, 0])
+    if nearest == 0:
+        raise InputError("Half of the spots or more have the position of another one. Keep one row for each spot.")
+    return float(np.median(distance[distance < 1.3 * nearest]))
 
 
 def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
@@ -189,8 +215,10 @@ def pitch_from_array(points: np.ndarray, array: np.ndarray) -> float:
     design = np.column_stack([array, np.ones(len(array))])
     if np.linalg.matrix_rank(design) < 3:
         return pitch_px(points)  # a single row or column of spots
-    linear = np.linalg.lstsq(design, points, rcond=None)[0][:2]
-    return float(np.sqrt(abs(np.linalg.det(linear))))
+    pitch = _stretch(np.linalg.lstsq(design, points, rcond=None)[0])
+    if not pitch > 0:
+        raise InputError("The positions of the spots do not follow their array. Check that both are of one slide.")
+    return pitch
 
 
 def scaling(factor: float) -> Any:
@@ -204,9 +232,15 @@ def _noun(sdata: SpatialData, key: str) -> str:
     return f"{'image' if key in sdata.images else 'shapes'} {key!r}"
 
 
-def _independent(systems: list[str]) -> list[str]:
-    """Drop µm if there are other systems: it is derived from these, and changes when a scale is corrected."""
-    return [name for name in systems if name != MICRONS] or systems
+def _relating(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> list[str]:
+    """Return the coordinate systems that relate two elements.
+
+    µm is derived from the other systems of an element. It relates two elements only if one of them has no other;
+    otherwise, the origins of two slides would be the same place.
+    """
+    shared = [name for name in second if name in first]
+    derived = min(len(first), len(second)) > 1
+    return [name for name in shared if name != MICRONS] or ([] if derived else shared)
 
 
 def _affines(element: Any) -> dict[str, np.ndarray]:
@@ -220,6 +254,11 @@ def _set_affine(element: Any, matrix: np.ndarray) -> None:
     from spatialdata.transformations import Affine, set_transformation
 
     set_transformation(element, Affine(matrix, ("x", "y"), ("x", "y")), to_coordinate_system=MICRONS)
+
+
+def _stretch(matrix: np.ndarray) -> float:
+    """Return the mean factor by which a matrix scales lengths."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
 
 
 def _apply(matrix: np.ndarray, xy: np.ndarray) -> np.ndarray:

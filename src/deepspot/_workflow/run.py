@@ -23,6 +23,11 @@ def run_report(
     genes: int | list[str] = 4,
     image: Path | None = None,
     mpp: float | None = None,
+    pitch_um: float | None = None,
+    diameter_um: float | None = None,
+    library_id: str | None = None,
+    gene_id_key: str | None = None,
+    image_scale: float | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
@@ -55,7 +60,18 @@ def run_report(
             return None
 
     logger.info("── Reading the slide")
-    sdata = steps.read_slide(slide, image, mpp)
+    sdata = steps.read_slide(
+        slide,
+        image,
+        mpp,
+        pitch_um,
+        diameter_um,
+        library_id=library_id,
+        gene_id_key=gene_id_key,
+        image_scale=image_scale,
+        image_key=image_key,
+        shapes_key=shapes_key,
+    )
     shapes_key = select_shapes(sdata, image_key, shapes_key)
     measured_table_key(sdata, shapes_key, table_key)  # raises before the long steps if there are several
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from deepspot._sdata.tables import labels_of, rows_of, tables_annotating, tables
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
 from deepspot.errors import InputError
+from deepspot.io._elements import read_store
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -28,37 +29,72 @@ N_COMPONENTS = 50
 MIN_SPOTS = 3
 
 
-def read_slide(path: Path, image: Path | None = None, mpp: float | None = None) -> SpatialData:
+def read_slide(
+    path: Path,
+    image: Path | None = None,
+    mpp: float | None = None,
+    pitch_um: float | None = None,
+    diameter_um: float | None = None,
+    library_id: str | None = None,
+    gene_id_key: str | None = None,
+    image_scale: float | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+) -> SpatialData:
     """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`."""
-    if path.is_dir() and (path.suffix == ".zarr" or any((path / name).is_file() for name in ZARR)):
-        from spatialdata import read_zarr
-
-        if image is not None or mpp is not None:
-            raise InputError(
-                "--image and --mpp are for an .h5ad or a Space Ranger folder. A SpatialData has its image; set its "
-                "scale with `ds.pp.set_scale`."
-            )
-        return read_zarr(path)
-    if path.is_dir() and (path / "spatial").is_dir():
+    if path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR)):
+        unused: dict[str, Any] = {"image": image, "library_id": library_id, "image_scale": image_scale}
+        _refuse("a SpatialData, which has its image and its names", unused | {"gene_id_key": gene_id_key})
+        sdata = read_store(path)
+        state_scale(sdata, image_key, shapes_key, mpp=mpp, pitch_um=pitch_um, diameter_um=diameter_um)
+        return sdata
+    parts = ("spatial", "binned_outputs")  # of Visium, and of Visium HD, which is refused
+    if path.is_dir() and any((path / part).is_dir() for part in parts):
         from deepspot.io import visium
 
-        return visium(path, fullres_image_file=_required(image, "a Space Ranger folder").resolve(), mpp=mpp)
-    if path.is_file() and path.suffix == ".h5ad":
-        from anndata import read_h5ad
-
+        unused = {"library_id": library_id, "pitch_um": pitch_um, "diameter_um": diameter_um}
+        _refuse("a Space Ranger folder", unused | {"image_scale": image_scale})
+        file = _required(image, "a Space Ranger folder").resolve()
+        return visium(path, fullres_image_file=file, mpp=mpp, gene_id_key=gene_id_key)
+    if path.is_file() and path.suffix.lower() == ".h5ad":
+        from deepspot.datasets._tables import read_table
         from deepspot.io import from_anndata
 
-        return from_anndata(read_h5ad(path), _required(image, "an .h5ad"), mpp=mpp)
+        return from_anndata(
+            read_table(path),
+            _required(image, "an .h5ad"),
+            mpp=mpp,
+            pitch_um=pitch_um,
+            diameter_um=diameter_um,
+            library_id=library_id,
+            gene_id_key=gene_id_key,
+            image_scale=1.0 if image_scale is None else image_scale,
+        )
     raise InputError(
         f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
         "(with 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
 
 
+def _refuse(source: str, options: dict[str, Any]) -> None:
+    """Raise if options are given that do not apply."""
+    given = [f"`{name}`" for name, value in options.items() if value is not None]
+    if given:
+        raise InputError(f"{' and '.join(given)} cannot be given for {source}.")
+
+
+def state_scale(sdata: SpatialData, image_key: str | None, shapes_key: str | None, **scale: float | None) -> None:
+    """Set the scale of a SpatialData if it is given: `mpp`, `pitch_um` and `diameter_um`, or some of them."""
+    from deepspot import pp
+
+    if any(value is not None for value in scale.values()):
+        pp.set_scale(sdata, image_key=image_key, shapes_key=shapes_key, **scale)
+
+
 def _required(image: Path | None, source: str) -> Path:
     if image is None:
         raise InputError(f"The full-resolution image is missing: {source} does not contain it. Pass it with --image.")
-    return image
+    return image.expanduser()
 
 
 def predict(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.logging import logger
 from deepspot.errors import InputError, MissingKeyError
+from deepspot.io._elements import reading
 
 from ._published import Files, Source, fetch_from_url
 from ._tables import add_facts
@@ -126,7 +127,9 @@ def her2st(section: str, *, download: bool = True) -> SpatialData:
             f"Section `{section!r}` not found in the HER2ST data. Available sections: {list(IMAGES)}."
         )
     found = _find(section, download)
-    adata, mpp = read_raw(found.paths, section) if found.layout == "raw" else read_prepared(found.paths, section)
+    read, part = (read_raw, "counts") if found.layout == "raw" else (read_prepared, "table")
+    with reading(found.paths[part], "table of HER2ST"):
+        adata, mpp = read(found.paths, section)
     return from_anndata(adata, found.paths["image"], mpp=mpp, diameter_um=DIAMETER_UM, name=section)
 
 

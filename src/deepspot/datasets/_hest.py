@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError
-from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers
+from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers, spots_in_tissue
 
 from ._published import Files, Source, check_name, fetch_from_hub, with_endings
 from ._tables import add_facts, authors_centers, counts_of, mpp_from_spots, read_table, rename_authors, slide_object
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from spatialdata import SpatialData
 
 REPO = "MahmoodLab/hest"
@@ -141,7 +139,7 @@ def hest(
             f"{sample} holds single cells ({meta_name} has 'cell_diameter'): this package predicts spots. Bin the "
             "cells into spots, and read these with `ds.io.from_anndata`."
         )
-    adata = _in_tissue(adata, sample)
+    adata = spots_in_tissue(adata, sample)
     # In the authors' layout the image is downscaled, and the scale in the metadata does not apply.
     downscaled = files.layout == AUTHORS and {"x_pixel", "y_pixel"} <= set(adata.obs.columns)
     if downscaled:
@@ -149,9 +147,9 @@ def hest(
     elif "spatial" in adata.obsm:
         centers = check_centers(adata.obsm["spatial"], adata.obs_names, f"obsm['spatial'] of {path.name}")
     else:
-        raise InputError(f"{path} has no obsm['spatial'], the positions of the spots. Get it again.")
-    adata.obs = rename_authors(adata.obs)
+        raise InputError(f"{path} has no obsm['spatial'], the positions of the spots. Download it again.")
     table = counts_of(adata, path, gene_id_key)
+    table.obs = rename_authors(table.obs)
 
     technology = str(meta.get("st_technology") or "unknown")
     pitch_um, drawn_um = _nominal(meta, technology.lower())
@@ -195,9 +193,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged or not JSON ({error}). Get it again.") from error
+        raise InputError(f"{path} is damaged or not JSON ({error}). Download it again.") from error
     if not isinstance(meta, dict):
-        raise InputError(f"{path} is not a record of a sample, but a {type(meta).__name__}. Get it again.")
+        raise InputError(f"{path} is not a record of a sample, but a {type(meta).__name__}. Download it again.")
     return meta
 
 
@@ -214,17 +212,6 @@ def _number(meta: dict[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if 0 < value < 1e9 else None
-
-
-def _in_tissue(adata: AnnData, sample: str) -> AnnData:
-    """Return the spots in tissue if the table marks them."""
-    if "in_tissue" not in adata.obs:
-        return adata
-    inside = pd.to_numeric(adata.obs["in_tissue"], errors="coerce").fillna(1).to_numpy(dtype=float) > 0
-    if inside.all() or not inside.any():
-        return adata
-    logger.info("%d of %d spots of %s are not in tissue and are left out.", (~inside).sum(), len(inside), sample)
-    return adata[inside].copy()
 
 
 def _patient(meta: dict[str, Any], sample: str, study: str | None) -> str | None:

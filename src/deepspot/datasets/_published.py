@@ -78,7 +78,7 @@ class Source:
         if named and not named[0].is_dir():
             raise FileNotFoundError(f"There is no folder {named[0]}. Pass one with {self.files}.")
         data = os.environ.get("DEEPSPOT_DATA")
-        return [*named, *(Path(data) / name for name in self.folders or (self.name,) if data), self.cache]
+        return [*named, *(Path(data).expanduser() / name for name in self.folders or (self.name,) if data), self.cache]
 
     def find(self, sample: str, folder: str | Path | None, *, download: bool) -> Files | Missing:
         """Find the files of a sample in the first folder that has all; without `download`, raise if there is none."""
@@ -114,6 +114,7 @@ class Source:
             for place in places
             for pattern in patterns
             for path in place.glob(pattern.format("*"))
+            if not path.name.startswith(".")  # "._" files of macOS
         ]
         return sorted(set(found))
 
@@ -210,7 +211,7 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
             else:
                 archive = opened.enter_context(ZipFile(packed))
                 if member not in archive.namelist():
-                    raise InputError(f"{packed} has no {member!r}. It is not the published archive: get it again.")
+                    raise InputError(f"{packed} has no {member!r}. It is not the published archive: download it again.")
                 stream = opened.enter_context(archive.open(member))
             file = opened.enter_context(partial.open("wb"))
             while block := stream.read(BLOCK):
@@ -225,7 +226,7 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
         # Errors of the system, such as a full disk, have an errno; those of a damaged file have none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise InputError(f"{packed} is damaged or incomplete ({error}). Delete it and get it again.") from error
+        raise InputError(f"{packed} is damaged or incomplete ({error}). Delete it and download it again.") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -233,4 +234,4 @@ def unpack(packed: Path, target: Path, max_gb: float, *, member: str | None = No
 def _first(place: Path, patterns: Sequence[str], sample: str) -> Path | None:
     """Return the first file in a folder that matches a pattern."""
     paths = (path for pattern in patterns for path in sorted(place.glob(pattern.format(sample))))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if path.is_file() and not path.name.startswith(".")), None)

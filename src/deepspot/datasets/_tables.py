@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError
 from deepspot.io import _elements, slide
+from deepspot.io._elements import reading
 
 from ._published import DATASET
 
@@ -43,20 +42,6 @@ AUTHORS = {
 # Allowed size in memory: in bytes for any table, and as a multiple of the file size (typical are 5 to 20).
 SMALL, PACKED = 10**9, 200
 FEW = 0.05
-
-
-@contextmanager
-def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
-    """Raise errors of libraries as an InputError with the path; suppress anndata's warning on repeated gene names."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Variable names are not unique")
-            yield
-    except (MemoryError, PermissionError):
-        raise
-    except Exception as error:  # damaged files raise many kinds of errors
-        problem = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get it again.") from error
 
 
 def read_table(path: Path, *, backed: bool = False) -> AnnData:
@@ -84,9 +69,9 @@ def read_table(path: Path, *, backed: bool = False) -> AnnData:
         file.visititems(visit)
         file.visititems_links(visit_link)
     if foreign:
-        raise InputError(f"{path} links {foreign[0]!r} to another file, which is not read. Get it again.")
+        raise InputError(f"{path} links {foreign[0]!r} to another file, which is not read. Download it again.")
     if total > max(SMALL, PACKED * path.stat().st_size):
-        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, which could exhaust the memory. Get it again.")
+        raise InputError(f"{path} unpacks to {total / 1e9:,.1f} GB, which could exhaust the memory. Download it again.")
     with reading(path):
         return read_h5ad(path, backed="r" if backed else None)
 
@@ -103,7 +88,7 @@ def counts_of(adata: AnnData, path: Path, gene_id_key: str | None = None) -> Ann
             "`ds.io.from_anndata`."
         )
     if counts.shape[1] == 0 or counts.max() > np.iinfo(np.int32).max:
-        raise InputError(f"{path} holds no genes, or counts above {np.iinfo(np.int32).max:,}. Get it again.")
+        raise InputError(f"{path} holds no genes, or counts above {np.iinfo(np.int32).max:,}. Download it again.")
     with reading(path):
         table = AnnData(csr_matrix(counts, dtype=np.int32), obs=adata.obs.copy(), var=adata.var.copy())
     controls = table.var_names.str.match(CONTROLS)
@@ -131,7 +116,8 @@ def authors_centers(obs: pd.DataFrame, where: str) -> np.ndarray:
     """Return centers (n, 2), x and y in pixels, of a table of DeepSpot's authors, whose `x_pixel` is the row."""
     for column in ("x_pixel", "y_pixel"):
         key_in(column, obs.columns, f"obs of {where}")
-    return _elements.check_centers(obs[["y_pixel", "x_pixel"]], obs.index, f"obs of {where}")
+    centers = obs[["y_pixel", "x_pixel"]].to_numpy()  # without the names, which do not say what is x
+    return _elements.check_centers(centers, obs.index, f"obs of {where}")
 
 
 def rename_authors(obs: pd.DataFrame) -> pd.DataFrame:
@@ -142,14 +128,17 @@ def rename_authors(obs: pd.DataFrame) -> pd.DataFrame:
 def add_facts(obs: pd.DataFrame, facts: Mapping[str, Any]) -> pd.DataFrame:
     """Add facts about the sample to `obs` as categorical columns, without those that are None."""
     known = {key: value for key, value in facts.items() if value is not None}
-    return obs.assign(**{key: pd.Categorical([str(value)] * len(obs)) for key, value in known.items()})
+    obs = obs.assign(**{key: pd.Categorical([str(value)] * len(obs)) for key, value in known.items()})
+    # First, because of two names that differ by case, such as "Organ" and "organ", the second is renamed.
+    return obs.iloc[:, np.argsort([column not in known for column in obs], kind="stable")]
 
 
 def mpp_from_spots(centers: np.ndarray, obs: pd.DataFrame, pitch_um: float) -> float:
     """Compute µm per pixel from centers (n, 2) with a pitch, for Visium from the array positions in `obs`."""
-    in_array = pitch_um == _elements.PITCH_UM and set(ARRAY) <= set(obs.columns)
-    if in_array and np.isfinite(obs[list(ARRAY)].to_numpy(dtype=float)).all():
-        return _elements.visium_mpp(centers, obs)
+    if pitch_um == _elements.PITCH_UM and set(ARRAY) <= set(obs.columns):
+        array = obs[list(ARRAY)].apply(pd.to_numeric, errors="coerce")
+        if np.isfinite(array.to_numpy(dtype=float)).all():
+            return _elements.visium_mpp(centers, array)
     return pitch_um / pitch_px(centers)
 
 

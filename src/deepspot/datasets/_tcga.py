@@ -71,7 +71,7 @@ def tcga(
     accepting the terms on the page of the data set, and an access token.
 
     Circles have the positions and the size of the authors' tiles. The authors chose tiles in pixels, so their size in
-    µm differs from that of the training (section 6 of the paper; 30 instead of 55 µm for kidney).
+    µm differs from that of the training (30 instead of 55 µm for kidney).
 
     Parameters
     ----------
@@ -158,10 +158,13 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
         path = found.paths["table"]
         return path, path.parent.parent.name if found.layout == "published" else None
     index = fetch_from_hub(SOURCE, REPO, INDEX, token, found, INDEX)
-    table = pd.read_csv(index, dtype=str)
+    with reading(index, "CSV"):
+        table = pd.read_csv(index, dtype=str)
     lacking = [column for column in ("sample_id", "file_path") if column not in table.columns]
     if lacking:
-        raise InputError(f"{index} has no column {lacking}, only {list(table.columns)}. Delete it and get it again.")
+        raise InputError(
+            f"{index} has no column {lacking}, only {list(table.columns)}. Delete it and download it again."
+        )
     rows = table[table["sample_id"].fillna("") == sample]
     if rows.empty:
         near = get_close_matches(sample, table["sample_id"].dropna(), n=5, cutoff=0.5)
@@ -173,7 +176,7 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
     parts = inside.split("/")
     if not all(NAME.fullmatch(part) for part in parts) or not inside.endswith(ENDINGS):
         raise InputError(
-            f"{index} lists {inside!r}, which is not the path of a prediction. Delete it and get it again."
+            f"{index} lists {inside!r}, which is not the path of a prediction. Delete it and download it again."
         )
     return fetch_from_hub(SOURCE, REPO, inside, token, found, INDEX), parts[0]
 
@@ -194,7 +197,7 @@ def _read(
     names = [str(name) for name in stored.var_names]
     with closing(stored.file):
         if not stored.var_names.is_unique:
-            raise InputError(f"Gene names of {path.name} are not unique. Get it again.")
+            raise InputError(f"Gene names of {path.name} are not unique. Download it again.")
         columns = pd.Index(names).get_indexer(names if genes is None else check_genes(genes, names, path.name))
         check_fits_in_memory((stored.n_obs, len(columns)), "Choose fewer genes with `genes=`")
         X, negative = _read_expression(stored, columns, path)
@@ -260,7 +263,7 @@ def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[
             rows = values[start : start + ROWS]
             block = (rows if isinstance(rows, np.ndarray) else rows.toarray())[:, columns].astype(np.float64)
         if not np.isfinite(block).all():
-            raise InputError(f"X of {path.name} has values that are not finite. Get it again.")
+            raise InputError(f"X of {path.name} has values that are not finite. Download it again.")
         negative += int((block < 0).sum())
         X[start : start + ROWS] = np.maximum(block, 0)
     check_log_scale(X[:ROWS], f"X of {path.name}", marked=True)

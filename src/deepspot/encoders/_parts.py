@@ -10,7 +10,7 @@ from deepspot.errors import InputError
 
 from ._card import Encoder, EncoderCard, PartsEncoder, check_embedded
 
-# Raise with each change of how parts are computed from tokens, so that old features are not reused.
+# Increase with each change of how parts are computed from tokens, so that old features are not reused.
 VERSION = 1
 
 

@@ -13,7 +13,7 @@ from ._torch import MapEncoder
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 RGB_QUANTILES = (0.1, 0.5, 0.9)
 STAIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Raise with each change of the statistics, so that old features are not reused.
+# Increase with each change of the statistics, so that old features are not reused.
 VERSION = 1
 
 

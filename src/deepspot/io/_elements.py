@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import ARRAY, DIAMETER, LINK, key_in
+from deepspot._core.keys import ARRAY, DIAMETER, LINK, PIXELS, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.write import check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
-from deepspot.errors import InputError
+from deepspot.errors import DeepSpotError, InputError
+
+from ._image_file import read_image
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+    from xarray import DataArray, DataTree
 
 CHUNK = 2048
 
@@ -27,56 +34,76 @@ PITCH_UM, VISIUM_UM, SPACE_RANGER_UM = 100.0, 55.0, 65.0
 STEPS = np.array([np.sqrt(3) / 2, 0.5])
 
 
+@contextmanager
+def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
+    """Raise errors of libraries as an InputError with the path; suppress anndata's warning on repeated gene names."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Variable names are not unique")
+            yield
+    except (DeepSpotError, FileNotFoundError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # damaged files raise many kinds of errors
+        problem = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get a new copy.") from error
+
+
+def read_store(path: Path, parts: tuple[str, ...] | None = None) -> SpatialData:
+    """Read a SpatialData store, or some kinds of its elements."""
+    from spatialdata import read_zarr
+
+    with reading(path, "SpatialData .zarr"):
+        return read_zarr(path, selection=parts)
+
+
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:
     """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
-    pixels: Any = _read_pixels(Path(image)) if isinstance(image, str | Path) else image
-    shape, dtype = np.shape(pixels), getattr(pixels, "dtype", None)
+    if isinstance(image, str | Path):
+        return read_image(Path(image).expanduser())
+    shape: tuple[int, ...] = getattr(image, "shape", ())
+    dtype = getattr(image, "dtype", type(image).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:
         raise InputError(
             f"`image` must be RGB in uint8 of shape (height, width, 3), got {dtype} {shape}. Remove an alpha channel "
-            "with `image[..., :3]`, rescale other types to 0–255, and repeat a gray image three times only if it is "
-            "H&E."
+            "with `image[..., :3]`, move channels to the last axis with `np.moveaxis(image, 0, -1)`, and rescale other "
+            "types to 0–255. CMYK and gray images are not H&E in color: export RGB."
         )
-    return np.asarray(pixels)
-
-
-def _read_pixels(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
-    if path.suffix.lower() in (".tif", ".tiff", ".btf"):
-        import tifffile
-
-        return tifffile.imread(path)
-    from PIL import Image
-
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(picture)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    return np.asarray(image)
 
 
 def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> SpatialData:
     """Return a SpatialData of an image (h, w, 3) that was downscaled by a factor from full resolution."""
     from spatialdata import SpatialData
+
+    return SpatialData(images={f"{name}_image": image_element(pixels, {"global": scaling(downscaled)})})
+
+
+def image_element(pixels: np.ndarray, transformations: dict[str, Any], **kwargs: Any) -> DataArray | DataTree:
+    """Return an image (h, w, 3) as an element of a SpatialData; `kwargs` are those of its model."""
     from spatialdata.models import Image2DModel
 
-    image = Image2DModel.parse(
-        pixels.transpose(2, 0, 1),
-        dims=("c", "y", "x"),
-        c_coords=["r", "g", "b"],
-        chunks=(3, CHUNK, CHUNK),
-        transformations={"global": scaling(downscaled)},
+    options = {"c_coords": ["r", "g", "b"], "chunks": (3, CHUNK, CHUNK)} | kwargs
+    return Image2DModel.parse(
+        pixels.transpose(2, 0, 1), dims=("c", "y", "x"), transformations=transformations, **options
     )
-    return SpatialData(images={f"{name}_image": image})
 
 
 def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
-    """Return spot centers as float64 (n, 2), x and y in pixels; raise if one is not finite."""
-    xy = np.asarray(centers, dtype=np.float64)
-    if xy.ndim != 2 or xy.shape[1] != 2:
-        raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {xy.shape}.")
+    """Return spot centers as float64 (n, 2), x and y in pixels; raise if one is not finite.
+
+    Columns of a data frame that are named, such as `row` and `col`, are ordered by their names.
+    """
+    shape = np.shape(centers)
+    if len(shape) != 2 or shape[1] != 2:
+        raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {shape}.")
+    if shape[0] == 0:
+        raise InputError(f"`{where}` has no spots.")
+    if isinstance(centers, pd.DataFrame):
+        centers = centers.iloc[:, _order(list(centers.columns), where)]
+    try:
+        xy = np.asarray(centers, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"`{where}` must hold numbers: x and y in pixels ({error}).") from error
     broken = ~np.isfinite(xy).all(axis=1)
     if broken.any():
         raise InputError(
@@ -84,6 +111,49 @@ def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
             f"{names[broken][0]!r}. Remove these spots first."
         )
     return xy
+
+
+# Words in names of columns with coordinates; Seurat, Giotto and Slide-seq have the longer ones.
+_WORDS = dict.fromkeys(("x", "col", "column", "imagecol", "sdimx", "xcoord"), "x")
+_WORDS |= dict.fromkeys(("y", "row", "imagerow", "sdimy", "ycoord"), "y")
+
+
+def _order(columns: list[Any], where: str) -> list[int]:
+    """Return the positions of x and y among two columns; those without known names are x and y in this order."""
+    named = [{_WORDS.get(word) for word in re.split(r"[^a-z0-9]+", str(name).lower())} - {None} for name in columns]
+    if named == [{"y"}, {"x"}]:
+        return [1, 0]
+    if named[0] == {"y"} or named[1] == {"x"}:
+        raise InputError(f"`{where}` has the columns {columns}, of which none or both are x. Name them 'x' and 'y'.")
+    return [0, 1]
+
+
+# Text that h5ad files have instead of a boolean. Spots without a value count as in tissue.
+_TRUTH = dict.fromkeys(("1", "1.0", "true", "t", "yes", "nan", "none", "<na>", ""), True)
+_TRUTH |= dict.fromkeys(("0", "0.0", "false", "f", "no"), False)
+
+
+def spots_in_tissue(adata: AnnData, name: str) -> AnnData:
+    """Return the spots in tissue if the table marks them: by `in_tissue`, or by `tissue` if it is 0 or 1."""
+    for column in ("in_tissue", "tissue"):
+        if column not in adata.obs:
+            continue
+        text = [str(value).strip().lower() for value in adata.obs[column]]
+        unknown = [value for value in text if value not in _TRUTH]
+        if unknown and column == "in_tissue":
+            raise InputError(
+                f"obs[{column!r}] of {name} must be 1 or 0, or True or False, got {unknown[0]!r}. Correct it, or "
+                "remove the column."
+            )
+        inside = np.array([_TRUTH.get(value, True) for value in text], dtype=bool)
+        if unknown or inside.all():  # `tissue` may be the name of an organ
+            continue
+        if not inside.any():
+            logger.warning("obs[%r] of %s marks no spot as in tissue, so all spots are kept.", column, name)
+            continue
+        logger.info("%d of %d spots of %s are not in tissue and are left out.", (~inside).sum(), len(inside), name)
+        return adata[inside]
+    return adata
 
 
 def add_spots(
@@ -104,8 +174,10 @@ def add_spots(
     from spatialdata.transformations import Identity
 
     spots = np.arange(len(centers))
+    _rename_unwritable(table)
     # Existing columns of these names, such as an annotation called "region", are kept.
-    region_key, instance_key = (key if key not in table.obs else f"deepspot_{key}" for key in LINK)
+    taken = {str(column).lower() for column in table.obs}
+    region_key, instance_key = (key if key not in taken else f"deepspot_{key}" for key in LINK)
     table.obs[region_key] = pd.Categorical(["spots"] * len(table))
     table.obs[instance_key] = spots
     check_writable(table)
@@ -114,7 +186,24 @@ def add_spots(
     circles[DIAMETER] = float(diameter_um)
     sdata.shapes["spots"] = circles
     sdata.tables[table_key] = TableModel.parse(table, region="spots", region_key=region_key, instance_key=instance_key)
+    sdata.attrs[PIXELS] = "global"
     write_scale(sdata, "spots", mpp)
+
+
+def _rename_unwritable(table: AnnData) -> None:
+    """Rename columns and entries that SpatialData does not accept, such as ``"B cells (CD20)"``, in place."""
+    from spatialdata import sanitize_table
+
+    def names() -> list[str]:
+        return [str(name) for slot in ("obs", "var", "obsm", "varm", "uns", "layers") for name in getattr(table, slot)]
+
+    for frame in (table.obs, table.var):
+        frame.columns = frame.columns.astype(str)
+    before = names()
+    sanitize_table(table)
+    changed = [f"{old!r} to {new!r}" for old, new in zip(before, names(), strict=True) if old != new]
+    if changed:
+        logger.info("Renamed what SpatialData does not accept as a name: %s.", ", ".join(changed))
 
 
 def name_genes(adata: AnnData, gene_id_key: str | None) -> None:
@@ -149,9 +238,10 @@ def warn_repeated_genes(names: list[str]) -> None:
     )
 
 
-def tissue_diameter(drawn_um: float) -> float:
-    """Return the diameter of the measured tissue for the diameter in a file, both in µm."""
-    if abs(drawn_um / SPACE_RANGER_UM - 1) > 0.05:
+def tissue_diameter(drawn_um: float, pitch_um: float) -> float:
+    """Return the diameter of the measured tissue for the diameter in a file and the distance of the spots, in µm."""
+    # Spots of Visium have gaps; adjacent ones are squares, such as bins of Visium HD.
+    if abs(drawn_um / SPACE_RANGER_UM - 1) > 0.05 or pitch_um < 1.2 * drawn_um:
         return drawn_um
     logger.info(
         "The file states spots of %.0f µm, as Space Ranger does for Visium. They measure %.0f µm of tissue, which is "

@@ -1,20 +1,31 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import one_key, valid_name
+from deepspot._core.keys import ARRAY, one_key, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
-from deepspot.errors import InputError, MissingKeyError
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
-from ._elements import add_spots, check_centers, image_object, load_image, name_genes, size_of, tissue_diameter
+from ._elements import (
+    add_spots,
+    check_centers,
+    image_object,
+    load_image,
+    name_genes,
+    size_of,
+    spots_in_tissue,
+    tissue_diameter,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
     from spatialdata import SpatialData
 
@@ -36,8 +47,9 @@ def from_anndata(
     Parameters
     ----------
     adata
-        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels. Scale factors are read
-        from ``uns["spatial"]``.
+        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels (a data frame may have
+        named columns in another order). Scale factors are read from ``uns["spatial"]``. Spots whose ``obs`` says that
+        they are not in tissue, or of another library, are left out.
     image
         Full-resolution H&E image: a .jpg, .png or .tif file, or a uint8 array (height, width, 3).
     mpp
@@ -46,13 +58,14 @@ def from_anndata(
         Distance between neighboring spots in µm (100 for Visium, 200 for Spatial Transcriptomics), to compute `mpp`.
     diameter_um
         Diameter of the tissue that a spot measures in µm (55 for Visium, 100 for Spatial Transcriptomics). By default
-        computed from ``spot_diameter_fullres``; the 65 µm of Space Ranger are read as 55.
+        ``bin_size_um``, or computed from ``spot_diameter_fullres``; the 65 µm of Space Ranger are read as 55.
     image_scale
         Pixels of `image` per full-resolution pixel (0.25 for an image downscaled by 4).
     name
         Name of the slide. Default: the library in ``uns["spatial"]``.
     library_id
-        Library in ``uns["spatial"]``; needed only if there are several.
+        Library in ``uns["spatial"]``, which the image shows; needed only if there are several. A column of ``obs``
+        must name the library of each spot.
     gene_id_key
         Column of `var` with identifiers to use as gene names.
 
@@ -64,39 +77,57 @@ def from_anndata(
 
     Raises
     ------
+    TypeError
+        If `adata` is not an AnnData.
     KeyError
         If ``obsm["spatial"]``, `library_id` or `gene_id_key` does not exist.
     FileNotFoundError
         If the image does not exist.
     ValueError
-        If the scale is unknown or contradictory, coordinates are not finite or outside the image, or the image is not
-        RGB uint8.
+        If the scale is unknown or contradictory, coordinates are not finite or outside the image, the spots are of
+        several slides, or the image is not RGB uint8.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> sdata = ds.io.from_anndata(adata, "slide.jpg", pitch_um=100)  # doctest: +SKIP
     """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise InputTypeError(
+            f"`adata` must be an AnnData, got {type(adata).__name__}. Read it with `anndata.read_h5ad`."
+        )
     if "spatial" not in adata.obsm:
         raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
+    if adata.isbacked or not hasattr(adata.obs, "select_dtypes"):  # the latter is of `read_lazy`
+        adata = adata.to_memory()
+    repeated = adata.obs.columns[adata.obs.columns.duplicated()]
+    if len(repeated):
+        raise InputError(f"`adata.obs` has several columns {repeated[0]!r}. Rename or remove all but one.")
     pixels = load_image(image)
-    library, entry = _library(adata, library_id)
-    centers = check_centers(adata.obsm["spatial"], adata.obs_names, "adata.obsm['spatial']")
+    library, entry, rows = _library(adata, library_id)
+    spots = spots_in_tissue(adata[rows], library or "the table")
+    _check_one_slide(spots.obs)
+    centers = check_centers(spots.obsm["spatial"], spots.obs_names, "adata.obsm['spatial']")
+    drawn, bin_um = (_number(entry, "scalefactors", key) for key in ("spot_diameter_fullres", "bin_size_um"))
     mpp = _scale(entry, centers, mpp, pitch_um)
-    drawn = entry.get("scalefactors", {}).get("spot_diameter_fullres")
+    if diameter_um is None:
+        diameter_um = bin_um
     if diameter_um is None:
         if drawn is None:
             raise InputError(
                 "The size of a spot is unknown: `adata.uns['spatial']` has no 'spot_diameter_fullres'. Pass "
                 "`diameter_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
             )
-        diameter_um = tissue_diameter(float(drawn) * mpp)
+        diameter_um = tissue_diameter(drawn * mpp, pitch_px(centers) * mpp if len(centers) > 1 else np.inf)
     check_positive(diameter_um, "diameter_um")
     check_positive(image_scale, "image_scale")
     check_inside(centers * image_scale, pixels.shape[:2], "the image")
 
     name = valid_name(name or library or "slide")
-    table = adata.copy()
+    table = spots.copy()
+    table.obsm["spatial"] = centers
     for stale in ("spatial", "spatialdata_attrs"):  # the latter exists in a table of a SpatialData
         table.uns.pop(stale, None)
     name_genes(table, gene_id_key)
@@ -106,19 +137,71 @@ def from_anndata(
     return sdata
 
 
-def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[str, Any]]:
-    libraries = adata.uns.get("spatial", {})
-    if not libraries and library_id is None:
-        return None, {}
-    key = one_key(library_id, libraries, "adata.uns['spatial']", "library_id")
-    return key, dict(libraries[key])
+def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[str, Any], np.ndarray]:
+    """Return the name of the library, its entry in ``uns["spatial"]``, and the rows (n,) of its spots as a mask."""
+    spatial = adata.uns.get("spatial")
+    # CELLxGENE adds a flag next to the library.
+    spatial = spatial if isinstance(spatial, Mapping) else {}
+    entries = {str(name): entry for name, entry in spatial.items() if isinstance(entry, Mapping)}
+    known, text = {*entries, library_id}, adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
+    regions = adata.uns.get("spatialdata_attrs", {}).get("region_key")  # of a table of a SpatialData
+    several = [key for key in text if key in ("library_id", regions) and text[key].nunique() > 1]
+    naming = [key for key in text if key in several or text[key].isin(known).any()]
+    if library_id is None and not entries and not naming:
+        return None, {}, np.ones(adata.n_obs, dtype=bool)
+    present = dict.fromkeys(name for key in naming for name in text[key] if name in known or key in several)
+    library = one_key(library_id, present or entries, "adata.uns['spatial']", "library_id")
+    if not naming and len(entries) > 1:
+        raise InputError(
+            f"`adata` has the libraries {list(entries)}, and no column of `obs` names the library of each spot. Add a "
+            f"column 'library_id', or keep the spots of {library!r} and remove the others from `adata.uns['spatial']`."
+        )
+    masks = [(text[key] == library).to_numpy() for key in naming] or [np.ones(adata.n_obs, dtype=bool)]
+    if any((mask != masks[0]).any() for mask in masks):
+        raise InputError(
+            f"The columns {naming} of `adata.obs` disagree on the spots of {library!r}. Keep the one that names the "
+            "library of each spot."
+        )
+    if not masks[0].all():
+        n = f"{(~masks[0]).sum():,} of {adata.n_obs:,}"
+        logger.info("%s spots are not of library %r (obs[%r]) and are left out.", n, library, naming[0])
+    return library, dict(entries.get(library, {})), masks[0]
+
+
+def _check_one_slide(obs: pd.DataFrame) -> None:
+    """Raise if two spots have the same position in the array, as spots of two slides have."""
+    if set(ARRAY) <= set(obs.columns):
+        repeated = obs.index[obs[list(ARRAY)].duplicated() & obs[list(ARRAY)].notna().all(axis=1)]
+        if len(repeated):
+            raise InputError(
+                f"{len(repeated)} spots have the array position of another spot, the first is {repeated[0]!r}. Keep "
+                "the spots of one slide."
+            )
+
+
+def _number(entry: Mapping[str, Any], part: str, key: str) -> float | None:
+    """Return a number of ``uns["spatial"]``, or None if it is missing."""
+    values = entry.get(part)
+    value = values.get(key) if isinstance(values, Mapping) else None
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not 0 < number < np.inf:
+        raise InputError(f"adata.uns['spatial'][…][{part!r}][{key!r}] must be a number above 0, got {value!r}.")
+    return number
 
 
 def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_um: float | None) -> float:
     stated = {}
     for part in ("metadata", "scalefactors"):
-        if "microns_per_pixel" in entry.get(part, {}):
-            stated[f"adata.uns['spatial'][…][{part!r}]"] = float(entry[part]["microns_per_pixel"])
+        if (value := _number(entry, part, "microns_per_pixel")) is not None:
+            stated[f"adata.uns['spatial'][…][{part!r}]"] = value
+    side_px, side_um = (_number(entry, "scalefactors", key) for key in ("spot_diameter_fullres", "bin_size_um"))
+    if side_px is not None and side_um is not None:
+        stated["'bin_size_um' and 'spot_diameter_fullres'"] = side_um / side_px
     if mpp is not None:
         stated["`mpp`"] = check_positive(mpp, "mpp")
     if pitch_um is not None:

@@ -14,7 +14,7 @@ from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
 from deepspot.errors import InputError
 
-from ._elements import size_of
+from ._elements import read_store, reading, size_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def predicted(
-    path: str | Path, *, genes: str | Sequence[str] | None = None, within: Sequence[float] | None = None
+    path: str | Path, *, genes: str | Sequence[str] | None = None, within_um: Sequence[float] | None = None
 ) -> SpatialData:
     """Open a prediction on disk lazily, or load a part of it.
 
@@ -33,12 +33,12 @@ def predicted(
         Store that :func:`deepspot.tl.predict` wrote with `out`, or a slide of :func:`deepspot.cohort.run`.
     genes
         Genes to load into memory. The others are left out.
-    within
+    within_um
         ``(x_min, y_min, x_max, y_max)`` in µm: region whose spots are loaded into memory. The others are left out.
 
     Returns
     -------
-    A SpatialData with the spots and their table. `X` is a dask array on disk; with `genes` or `within` it is a float32
+    A SpatialData with the spots and their table. `X` is a dask array on disk; with `genes` or `within_um` it is float32
     array in memory. :func:`spatialdata.read_zarr` reads the same store completely into memory.
 
     Raises
@@ -48,28 +48,29 @@ def predicted(
     KeyError
         If a gene does not exist.
     ValueError
-        If there is no spot in the region, or the part is larger than `settings.max_table_gb`.
+        If the store is damaged, there is no spot in the region, or the part is larger than `settings.max_table_gb`.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> sdata = ds.io.predicted("slide.zarr", genes=["FASN", "ERBB2"])  # doctest: +SKIP
     """
-    from spatialdata import SpatialData, bounding_box_query, get_extent, read_zarr
+    from spatialdata import SpatialData, bounding_box_query, get_extent
 
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no store {str(path)!r}. `ds.tl.predict(sdata, out=…)` writes one.")
-    sdata = read_zarr(path, selection=("shapes",))
-    table, key = _open_table(path)
-    region = str(table.uns["spatialdata_attrs"]["region"])
-    shapes: GeoDataFrame = sdata.shapes[region]
+    sdata = read_store(path, ("shapes",))
+    with reading(path, "prediction"):
+        table, key = _open_table(path)
+        region = str(table.uns["spatialdata_attrs"]["region"])
+        shapes: GeoDataFrame = sdata.shapes[region]
     columns: Any = slice(None)
     rows: Any = slice(None)
     if genes is not None:
         columns = table.var_names.get_indexer(check_genes(genes, table.var_names, f"the store {path.name!r}"))
-    if within is not None:
-        low, high = _corners(within)
+    if within_um is not None:
+        low, high = _corners(within_um)
         if not has_scale(sdata, region):
             raise InputError(
                 f"The spots {region!r} have no coordinate system {MICRONS!r}, so their positions in µm are unknown. "
@@ -81,14 +82,14 @@ def predicted(
         if inside is None or not len(inside):
             (x0, x1), (y0, y1) = (get_extent(shapes, coordinate_system=MICRONS)[axis] for axis in "xy")
             raise InputError(
-                f"No spot of {region!r} is within {tuple(within)} µm. The spots are within "
+                f"No spot of {region!r} is within {tuple(within_um)} µm. The spots are within "
                 f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
             )
         shapes, rows = inside, np.flatnonzero(rows_of(table, region).isin(inside.index))
-    load = genes is not None or within is not None
+    load = genes is not None or within_um is not None
     if load:
         table = table[rows, columns]
-        check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within=`")
+        check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within_um=`")
         table = table.to_memory()
     logger.info("Opened %s: %s%s.", path, size_of(table), "" if load else ", on disk")
     return SpatialData(shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
@@ -107,8 +108,8 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
     return AnnData(lazy_X(path, key), **parts), key
 
 
-def _corners(within: Sequence[float]) -> tuple[list[float], list[float]]:
-    corners = [float(value) for value in within]
+def _corners(within_um: Sequence[float]) -> tuple[list[float], list[float]]:
+    corners = [float(value) for value in within_um]
     if len(corners) != 4 or not corners[0] < corners[2] or not corners[1] < corners[3]:
-        raise InputError(f"`within` must be (x_min, y_min, x_max, y_max) in µm, got {tuple(within)}.")
+        raise InputError(f"`within_um` must be (x_min, y_min, x_max, y_max) in µm, got {tuple(within_um)}.")
     return corners[:2], corners[2:]

@@ -169,7 +169,7 @@ class DeepSpot(FittedModel):
         gate, reliability, out_of_fold, weight = None, None, None, 1.0
         if self.training.gate != "off":
             gate, reliability, out_of_fold = assess(
-                bags, targets, recipe, **groups, binding=self.training.gate == "bind"
+                bags, targets, recipe, **groups, applied=self.training.gate == "select"
             )
             weight = gate.weight
         members: list[Network] = []

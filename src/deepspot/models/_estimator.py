@@ -9,7 +9,7 @@ from deepspot._features.bags import Bags
 
 @runtime_checkable
 class Estimator(Protocol):
-    """Interface of all systems that :func:`deepspot.models.cross_validate` compares.
+    """Interface of all models that :func:`deepspot.models.cross_validate` compares.
 
     `fit` gets the slide of every spot in `slides`; in `predict` the bags are those of one slide, with positions.
     """

@@ -152,7 +152,7 @@ class TilePredictor:
         ood = float((self.model.ood_score(bags.spot) > 1).mean())
         if ood > MANY_STRANGE:
             logger.warning(
-                "%.0f %% of the tiles are out-of-distribution: they are unlike the training spots, so their "
+                "%.0f %% of the tiles are out-of-distribution: they differ from the training spots, so their "
                 "predictions are not reliable.",
                 100 * ood,
             )

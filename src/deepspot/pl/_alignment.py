@@ -87,7 +87,7 @@ def _new(alignment: Alignment) -> list[Axes]:
     for ax in axes[:, 0]:
         ax.set_ylabel("moved up (spots)")
     marks = [
-        Line2D([], [], **AS_IS_MARK, label="as they are"),
+        Line2D([], [], **AS_IS_MARK, label="not moved"),
         Line2D([], [], **BEST_MARK, label="best move"),
         Line2D([], [], color=MISSING, marker="s", markersize=12, linestyle="none", label="too few spots overlap"),
     ]

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from deepspot.models._cross_validation.result import CrossValidation
 
 DASHES = ("--", ":", "-.")
-# Fraction of the distance between two ticks over which the systems are spread, so that error bars do not overlap.
+# Fraction of the distance between two ticks over which the models are spread, so that error bars do not overlap.
 SPREAD = 0.6
 
 
 def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None = None) -> Axes:
-    """Plot the mean r over the top n genes against n, for every system.
+    """Plot the mean r over the top n genes against n, for every model.
 
     Each curve is the median over held-out patients of the mean Pearson r over the top n genes, with the standard error
     from a bootstrap over these patients. Null models are gray and dashed. The legend gives the area under the curve and
@@ -48,7 +48,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
 
     References
     ----------
-    DeepSpot, figure 3A.
+    DeepSpot, section 4.3 and figure 3A.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None
 
 
 def _styles(null: pd.Series) -> dict[str, dict[str, Any]]:
-    """Return the line style of every system, by its position in the result, so that all figures agree."""
+    """Return the line style of every model, by its position in the result, so that all figures agree."""
     styles: dict[str, dict[str, Any]] = {}
     for number, model in enumerate(null.index[null]):
         styles[model] = {"color": GRAY, "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.4, "zorder": 1}
@@ -120,5 +120,5 @@ def _label(ax: Axes, cv: CrossValidation, statistic: str, numbers: np.ndarray, n
     ax.grid(axis="y", color=GRID, linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    title = "system (area under the curve)"
+    title = "model (area under the curve)"
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title=title, alignment="left")

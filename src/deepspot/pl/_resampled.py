@@ -109,7 +109,7 @@ def _draw(results: Any, kind: type[Resampled], what: str, ax: Axes | None, *, ch
         for n_train, row in summary.iterrows():
             at += 1
             ticks[at] = f"{n_train} training patients, {row['n_test']:.0f} tested"
-            labels = (f"{what} as they are", f"{what} permuted") if at == 1 else (None, None)
+            labels = (f"true {what}", f"{what} permuted") if at == 1 else (None, None)
             _draw_range(ax, at - OFFSET, row[["mean", "low", "high"]], COLORS[number % len(COLORS)], "o", labels[0])
             _draw_range(ax, at + OFFSET, row[["permuted", "permuted_low", "permuted_high"]], GRAY, "s", labels[1])
         at += 1

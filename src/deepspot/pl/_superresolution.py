@@ -78,7 +78,7 @@ def superresolution(
 
     References
     ----------
-    DeepSpot, figure 5D.
+    DeepSpot, section 4.4.7 and figure 5D.
 
     Examples
     --------

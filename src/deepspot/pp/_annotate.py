@@ -11,7 +11,7 @@ from deepspot._core.logging import logger
 from deepspot._sdata.tables import tables_annotating
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
-from deepspot._spatial.transforms import centers_px
+from deepspot._spatial.transforms import centers_px, slide_pixels
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from ._regions import Regions, read_geojson, regions_from
@@ -45,10 +45,11 @@ def annotate(
     sdata
         Object with spots.
     regions
-        Polygons: the name of a shapes element, the path of a GeoJSON file (QuPath: *Export objects as GeoJSON*), or a
-        GeoDataFrame. Coordinates of a file or a GeoDataFrame are pixels of the full-resolution image; an element is
-        related to the spots by a shared coordinate system. Invalid outlines are repaired; points, lines and objects
-        without a label are left out.
+        Polygons: the name of a shapes element, the path of a GeoJSON file (QuPath: *Export objects as GeoJSON*, also
+        compressed as .gz or .zip), or a GeoDataFrame. Coordinates of a file or a GeoDataFrame are pixels of the
+        full-resolution image, also if the object has a downscaled or cropped one that a reader of this package made; an
+        element is related to the spots by a shared coordinate system. Invalid outlines are repaired; points, lines and
+        objects without a label are left out.
     label_key
         Column of the regions with the labels. By default the QuPath class, else the name, else the index.
     shapes_key, image_key
@@ -107,8 +108,13 @@ def annotate(
         centers = centers_px(sdata, element, shapes_key, coordinate_system)
     else:
         drawn = regions_from(_frame(sdata, regions), label_key)
-        view = SlideView.select(sdata, image_key, shapes_key)
-        centers = centers_px(sdata, view.image_key, shapes_key, coordinate_system)
+        if image_key is not None:
+            key_in(image_key, sdata.images, "sdata.images")
+        of_slide = slide_pixels(sdata, image_key, shapes_key) if coordinate_system is None else None
+        if of_slide is None:
+            image_key = SlideView.select(sdata, image_key, shapes_key).image_key
+            of_slide = centers_px(sdata, image_key, shapes_key, coordinate_system)
+        centers = of_slide
     covering = drawn.cover(centers)
     if (covering < 0).all():
         raise InputError(_no_overlap(centers, drawn, shapes_key, element))
@@ -145,7 +151,7 @@ def _frame(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFra
             "its path with the ending `.geojson`."
         )
     if isinstance(regions, str | Path):
-        return read_geojson(Path(regions))
+        return read_geojson(Path(regions).expanduser())
     if not hasattr(regions, "geometry"):
         raise InputTypeError(
             "`regions` must be the name of a shapes element, the path of a GeoJSON file, or a GeoDataFrame, got "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -44,18 +47,40 @@ class Regions:
 def read_geojson(path: Path) -> GeoDataFrame:
     """Read a GeoJSON file: a feature collection, one feature, or a plain list of features (QuPath scripts)."""
     from geopandas import GeoDataFrame
+    from shapely.errors import ShapelyError
 
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_uncompressed(path))  # of bytes, which may start with a byte order mark
         features = content if isinstance(content, list) else content.get("features", [content])
         return GeoDataFrame.from_features(features)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError, ShapelyError, *_DAMAGED) as error:
         raise InputError(
             f"{str(path)!r} is not GeoJSON ({type(error).__name__}: {error}). Export the annotations from QuPath with "
             "File > Export objects as GeoJSON."
         ) from error
+
+
+# Errors of a damaged or encrypted archive; an OSError of the system is raised as it is.
+_DAMAGED = (gzip.BadGzipFile, BadZipFile, zlib.error, EOFError, RuntimeError)
+
+
+def _uncompressed(path: Path) -> bytes:
+    """Return the content of a file, of a .gz, or of the only GeoJSON in a .zip, whatever its name."""
+    content = path.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.decompress(content)
+    if not content.startswith(b"PK"):
+        return content
+    with ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith((".geojson", ".json"))]
+        names = [name for name in names if not Path(name).name.startswith(".")]  # macOS adds ._ files
+        if len(names) != 1:
+            raise InputError(f"{str(path)!r} must hold one GeoJSON file, but holds {names}. Unpack it, and pass one.")
+        return archive.read(names[0])
 
 
 def regions_from(shapes: GeoDataFrame, label_key: str | None) -> Regions:

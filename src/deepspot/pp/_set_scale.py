@@ -42,8 +42,8 @@ def set_scale(
 
     Returns
     -------
-    None. Sets a transformation to the coordinate system ``"microns"`` on the image and on every element that shares a
-    coordinate system with it; with `diameter_um` also the column ``diameter_um`` of the shapes.
+    None. Sets a transformation to the coordinate system ``"microns"`` on the image and on every element that shares
+    another coordinate system with it; with `diameter_um` also the column ``diameter_um`` of the shapes.
 
     Raises
     ------

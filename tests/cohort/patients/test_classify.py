@@ -8,7 +8,7 @@ import deepspot as ds
 from deepspot.cohort._patients.classify import STRENGTHS, fit_and_predict
 
 N = 90
-SMALL = {"label_key": "type", "patient_key": "patient", "n_train": (45, 60), "repeats": 8, "seed": 0}
+SMALL = {"label_key": "type", "patient_key": "patient", "n_train": (45, 60), "n_repeats": 8, "seed": 0}
 
 
 def simulated(effect, shares=(0.5, 0.5)):
@@ -36,7 +36,7 @@ def test_simulated_classes_are_predicted_and_permuted_ones_are_not(result):
 
 
 def test_without_a_signal_the_score_is_that_of_chance():
-    row = ds.cohort.classify(simulated(0.0), **(SMALL | {"n_train": 60, "repeats": 20})).summary().loc[60]
+    row = ds.cohort.classify(simulated(0.0), **(SMALL | {"n_train": 60, "n_repeats": 20})).summary().loc[60]
     assert abs(row["mean"] - row["permuted"]) < 0.12
 
 

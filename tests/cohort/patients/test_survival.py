@@ -9,7 +9,7 @@ from deepspot.cohort._patients import survival as survival_file
 
 N = 90
 COLUMNS = {"time_key": "months", "status_key": "status", "event": "dead", "patient_key": "patient"}
-SMALL = {"n_train": (40, 60), "repeats": 6, "seed": 0}
+SMALL = {"n_train": (40, 60), "n_repeats": 6, "seed": 0}
 
 
 def simulated(strength, seed=0):
@@ -57,7 +57,7 @@ def test_a_simulated_hazard_is_predicted_and_a_permuted_one_is_not(result):
 
 
 def test_without_a_signal_the_score_is_that_of_chance():
-    result = ds.cohort.survival(simulated(0.0, seed=1), **COLUMNS, n_train=60, repeats=30, seed=0)
+    result = ds.cohort.survival(simulated(0.0, seed=1), **COLUMNS, n_train=60, n_repeats=30, seed=0)
     row = result.summary().loc[60]
     assert abs(row["mean"] - 0.5) < 0.1
     assert abs(row["permuted"] - 0.5) < 0.06
@@ -90,14 +90,14 @@ def test_splits_without_a_score_are_counted_and_left_out(result):
     assert some.summary()["undefined"].tolist() == [3, 6]
     assert some.summary()["undefined"].dtype == int
     assert result.summary()["undefined"].tolist() == [0, 0]
-    assert row["repeats"] == 6
+    assert row["n_repeats"] == 6
     assert row["mean"] == pytest.approx(c["concordance"].mean())
     assert row["se"] == pytest.approx(c["concordance"].std() / np.sqrt(3))
     assert row["se_corrected"] == pytest.approx(c["concordance"].std() * np.sqrt(1 / 3 + 50 / 40))
     assert row["low"] == pytest.approx(np.percentile(c["concordance"], 2.5))
     assert row["permuted_high"] == pytest.approx(np.percentile(c["permuted"], 97.5))
     assert row["above"] == 1
-    assert some.summary().loc[60].drop(["n_test", "repeats", "undefined"]).isna().all()
+    assert some.summary().loc[60].drop(["n_test", "n_repeats", "undefined"]).isna().all()
     assert repr(some).endswith("; 9 splits without a score are left out")
 
 
@@ -127,7 +127,7 @@ def test_seed(result, profiles):
 def test_coding_of_the_event(profiles, log):
     """An event coded as 0, as in the TCGA tables, gives the same result."""
     profiles.obs["censorship"] = (profiles.obs["status"] == "alive").astype(int)
-    options = {"n_train": 60, "repeats": 2, "seed": 0}
+    options = {"n_train": 60, "n_repeats": 2, "seed": 0}
     by_word = ds.cohort.survival(profiles, **COLUMNS, **options)
     by_number = ds.cohort.survival(profiles, **(COLUMNS | {"status_key": "censorship", "event": 0}), **options)
     pd.testing.assert_frame_equal(by_word.table, by_number.table)
@@ -142,7 +142,7 @@ def test_test_patients_are_not_used(profiles, monkeypatch):
     monkeypatch.setattr(
         survival_file, "fit_cox", lambda *args, **more: weights.append(fit(*args, **more)) or weights[-1]
     )
-    options = {"n_train": 60, "repeats": 1, "seed": 3}
+    options = {"n_train": 60, "n_repeats": 1, "seed": 3}
     ds.cohort.survival(profiles, **COLUMNS, **options)
     draw = int(np.random.default_rng([3, 60, 0]).integers(2**31 - 1, size=2)[0])
     died = (profiles.obs["status"] == "dead").to_numpy()
@@ -167,7 +167,7 @@ def test_the_largest_section_of_a_patient_is_used(profiles, result, log):
     pd.testing.assert_frame_equal(result.table, result.table)
     assert "20 patients have several sections: the one with the largest area is kept." in log
     both.obs["area"] = 1.0
-    tied = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", n_train=60, repeats=1)
+    tied = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", n_train=60, n_repeats=1)
     assert list(tied.patients["profile"][:20]) == list(small.obs_names)
     assert any("(the first of them for 20 ties)" in line for line in log)
     both.obs.loc["small 3", "area"] = np.nan
@@ -208,7 +208,7 @@ def test_outcomes_are_checked(profiles, column, values, message):
         ({"n_train": ()}, ValueError, r"`n_train` is empty"),
         ({"n_train": 0}, ValueError, r"`n_train` must be at least 1, got 0"),
         ({"n_train": 60.5}, TypeError, r"`n_train` must be a whole number, got float"),
-        ({"repeats": True}, TypeError, r"`repeats` must be a whole number, got bool"),
+        ({"n_repeats": True}, TypeError, r"`n_repeats` must be a whole number, got bool"),
         ({"n_train": 5}, ValueError, r"Too few patients of one kind by obs\['status'\]"),
     ],
 )
@@ -232,10 +232,10 @@ def test_profiles_are_checked(profiles):
 
 def test_missing_genes_are_left_out(profiles, log):
     profiles.X[3, 4] = np.nan
-    result = ds.cohort.survival(profiles, **COLUMNS, n_train=60, repeats=1)
+    result = ds.cohort.survival(profiles, **COLUMNS, n_train=60, n_repeats=1)
     assert result.n_genes == 29
     assert "1 of 30 genes are missing for some patient and are left out." in log
-    assert ds.cohort.survival(profiles, **COLUMNS, genes=["G0", "G1"], n_train=60, repeats=1).n_genes == 2
+    assert ds.cohort.survival(profiles, **COLUMNS, genes=["G0", "G1"], n_train=60, n_repeats=1).n_genes == 2
     profiles.X[5] = np.nan
     with pytest.raises(ValueError, match=r"Every gene is missing for some patient.*\['P5'\]"):
         ds.cohort.survival(profiles, **COLUMNS)
@@ -256,7 +256,7 @@ def test_real_patients(data):
         patient_key="case_id",
         tissue_area_key="area",
         n_train=125,
-        repeats=6,
+        n_repeats=6,
         seed=0,
     )
     assert len(result.patients) == 345

@@ -45,7 +45,7 @@ def write_tiff():
 
 @pytest.fixture(scope="session")
 def files(toy, tmp_path_factory, write_tiff):
-    """Two slides, and three that fail: white, of unknown scale, truncated. Read-only."""
+    """Two slides, and four that fail: white, of unknown scale, gray, truncated. Read-only."""
     folder = tmp_path_factory.mktemp("slides")
     images = {
         name: np.ascontiguousarray(sdata.images[f"{name}_image"].to_numpy().transpose(1, 2, 0))
@@ -56,6 +56,7 @@ def files(toy, tmp_path_factory, write_tiff):
     image = images["P1_S1"]
     write_tiff(folder / "white.tiff", np.full_like(image, 250))
     write_tiff(folder / "no_scale.tiff", image, mpp=None)
+    tifffile.imwrite(folder / "gray.tiff", image[..., 0], tile=(256, 256), photometric="minisblack")
     whole = (folder / "P1_S1.tiff").read_bytes()
     (folder / "cut_off.tiff").write_bytes(whole[: len(whole) // 2])
     return folder

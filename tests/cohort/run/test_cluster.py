@@ -56,7 +56,7 @@ def test_scheduler_by_address(run, client, manifest):
     assert client.status == "running"
 
 
-class Deadly:
+class KillsItsWorker:
     """Encoder that kills the worker on a dark slide."""
 
     def __init__(self, real):
@@ -74,7 +74,7 @@ class Deadly:
 def test_worker_that_dies_costs_one_slide(run, client, manifest, mean_color, write_tiff, tmp_path):
     write_tiff(tmp_path / "dark.tiff", np.full((690, 890, 3), 20, dtype=np.uint8))
     rows = pd.concat([pd.DataFrame({"path": [str(tmp_path / "dark.tiff")], "patient": ["P3"]}), manifest])
-    runs = run(rows, client=client, encoder=Deadly(mean_color()))
+    runs = run(rows, client=client, encoder=KillsItsWorker(mean_color()))
     assert runs["status"].tolist() == ["failed", "done", "done"]
     assert list((tmp_path / "out" / ".work").glob("*.started")) == []
     assert runs.loc["dark", "error"].startswith("KilledWorker: ")

@@ -144,9 +144,19 @@ def test_no_file():
         read_manifest("nowhere.csv")
 
 
+def test_semicolons_of_spreadsheets(tmp_path):
+    frame(mpp=[0.25, 0.5], note=["a, b", "c"]).to_csv(
+        tmp_path / "a.csv", index=False, sep=";", decimal=",", encoding="utf-8-sig"
+    )
+    read = read_manifest(tmp_path / "a.csv")
+    assert read["mpp"].tolist() == [0.25, 0.5]
+    assert read["note"].tolist() == ["a, b", "c"]
+    assert read["patient"].tolist() == ["P1", "P2"]
+
+
 def test_no_csv(tmp_path):
     (tmp_path / "empty.csv").touch()
-    with pytest.raises(ValueError, match="cannot be read as a comma-separated CSV"):
+    with pytest.raises(ValueError, match="cannot be read as a CSV in UTF-8"):
         read_manifest(tmp_path / "empty.csv")
 
 

@@ -77,7 +77,7 @@ def test_profiles_are_means_over_spots(run, manifest, tmp_path):
 
 
 def test_failed_slides_do_not_stop_the_others(run, files, tmp_path, log):
-    names = ["nowhere", "cut_off", "P1_S1", "white", "no_scale", "P2_S1"]
+    names = ["nowhere", "cut_off", "P1_S1", "white", "no_scale", "gray", "P2_S1"]
     rows = pd.DataFrame({"path": [str(files / f"{name}.tiff") for name in names], "patient": names})
     runs = run(rows)
     assert runs.index[runs["status"] == "done"].tolist() == ["P1_S1", "P2_S1"]
@@ -85,10 +85,11 @@ def test_failed_slides_do_not_stop_the_others(run, files, tmp_path, log):
     assert runs.loc["cut_off", "error"].startswith("InputError: ")
     assert "tissue" in runs.loc["white", "error"]
     assert "mpp" in runs.loc["no_scale", "error"]
+    assert "gray.tiff is gray" in runs.loc["gray", "error"]
     assert not runs["error"].str.contains("\n").any()
     assert list((tmp_path / "out" / ".work").iterdir()) == []
     assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").obs_names.tolist() == ["P1_S1", "P2_S1"]
-    assert log[-1].startswith("2 of 6 slides are done, 4 failed. Run table: ")
+    assert log[-1].startswith("2 of 7 slides are done, 5 failed. Run table: ")
     assert any(line.startswith("Slide 'white' failed. InputError: ") for line in log)
 
 

@@ -16,7 +16,7 @@ def plain(license):
     return license.lower().replace("license", "license").replace(" ", "-")
 
 
-def test_every_encoder_of_the_paper_and_of_today_is_there():
+def test_registry_has_all_expected_encoders():
     table = ds.encoders.available()
     assert {*PAPER, *TODAY, "conch_v1_5", "hibou-b", "hibou-l"} <= set(table.index)
     cards = table.loc[[*PAPER, *TODAY]]
@@ -40,7 +40,7 @@ def test_license_gating_page_and_dimension_are_those_of_the_registry(upstream, n
     assert SPECS[name].parameters == pytest.approx(size, rel=0.02)
 
 
-def test_refused_ones_are_in_the_registry_too(upstream):
+def test_refused_encoders_are_listed(upstream):
     from lazyslide_models import MODEL_REGISTRY
 
     for card in REFUSED.values():
@@ -49,7 +49,7 @@ def test_refused_ones_are_in_the_registry_too(upstream):
         assert card.gated == known.is_gated
 
 
-def test_the_same_weights_in_two_ways():
+def test_h_optimus_variants_share_weights():
     a, b = SPECS["h-optimus-0"], SPECS["h-optimus-0_bilinear"]
     assert a.repositories == b.repositories
     assert b.folder == a.folder == "h-optimus-0"

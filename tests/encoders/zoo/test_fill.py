@@ -29,7 +29,7 @@ def test_missing_unknown_and_reshaped_tensors_are_named(small, weights_of, tmp_p
 
 @pytest.mark.parametrize("name", ["uni", "phikon"])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_weights_that_are_no_numbers(small, weights_of, tmp_path, name, value):
+def test_non_finite_weights_are_refused(small, weights_of, tmp_path, name, value):
     tensors, _ = weights_of(small(name))
     one = sorted(tensors)[3]
     tensors[one] = tensors[one].clone()
@@ -44,7 +44,7 @@ def test_weights_of_another_encoder(small, weights_of, tmp_path):
     refused("phikon-v2", tensors, tmp_path / "x.safetensors", match)
 
 
-def test_heads_and_prefixes_of_published_files_do_no_harm(small, weights_of, tmp_path):
+def test_heads_and_prefixes_are_ignored(small, weights_of, tmp_path):
     tensors, _ = weights_of(small("phikon"))
     save_file(tensors, tmp_path / "bare.safetensors")
     headed = {f"vit.{name}": value for name, value in tensors.items()} | {"vit.pooler.dense.bias": torch.ones(48)}
@@ -53,7 +53,7 @@ def test_heads_and_prefixes_of_published_files_do_no_harm(small, weights_of, tmp
     assert ds.encoders.get("phikon", weights=tmp_path / "headed.safetensors").fingerprint == bare.fingerprint
 
 
-def test_networks_of_timm_as_timm_publishes_them(tmp_path):
+def test_timm_weights_load(tmp_path):
     import timm
 
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def test_networks_of_timm_as_timm_publishes_them(tmp_path):
         torch.testing.assert_close(encoder.module(pixels), published.eval()(pixels))
 
 
-def test_content_does_not_depend_on_order_or_how_it_was_stored():
+def test_hash_does_not_depend_on_order_or_format():
     # The fingerprints of feature tables and models are made of it, so that it has to stay what it is.
     a = {"x": torch.arange(6.0).view(2, 3), "y": torch.ones(2)}
     assert hash_tensors(a) == hash_tensors({"y": torch.ones(2, dtype=torch.float16), "x": a["x"]}) == "f9fabbc48fa959cd"

@@ -40,12 +40,12 @@ def hub(monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".pth", ".pt"])
-def test_a_file(tmp_path, suffix):
+def test_weights_from_a_file(tmp_path, suffix):
     path = touch(tmp_path / f"any name{suffix}")
     assert find_weights(UNI, path, None) == find_weights(UNI, str(path), None) == path
 
 
-def test_a_folder_with_the_safe_format_first(tmp_path):
+def test_folder_prefers_safetensors(tmp_path):
     touch(tmp_path / "config.json")
     other = touch(tmp_path / "checkpoint.pth")
     assert find_weights(UNI, tmp_path, None) == other
@@ -55,7 +55,7 @@ def test_a_folder_with_the_safe_format_first(tmp_path):
     assert find_weights(UNI, str(tmp_path), None) == safe
 
 
-def test_a_folder_that_does_not_say_which(tmp_path):
+def test_ambiguous_folder_is_refused(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"contains no weights: neither model\.safetensors nor pytorch_model\.bin"
     ):
@@ -67,7 +67,7 @@ def test_a_folder_that_does_not_say_which(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["nowhere", "/no/where/at/all", "weights/uni.bin"])
-def test_a_path_to_nothing_is_no_repository(hub, path):
+def test_missing_path_is_not_taken_for_a_repository(hub, path):
     with pytest.raises(FileNotFoundError, match=rf"The file or folder '{path}' does not exist\. Pass a file.*{WAYS}"):
         find_weights(UNI, path, None)
     assert hub[0] == []
@@ -86,7 +86,7 @@ def test_the_folder_of_weights(monkeypatch, tmp_path, hub, place, set_by):
     assert local_weights(SPECS["phikon"]) is None
 
 
-def test_a_second_way_to_feed_an_encoder_finds_the_same_weights(monkeypatch, tmp_path):
+def test_h_optimus_bilinear_finds_weights_of_h_optimus(monkeypatch, tmp_path):
     path = touch(tmp_path / "h-optimus-0.bin")
     monkeypatch.setattr(ds.settings, "weights_dir", tmp_path)
     assert (
@@ -112,7 +112,7 @@ def test_the_cache_of_hugging_face_comes_before_the_network(tmp_path, hub, repos
     assert ds.encoders.available().loc["uni", "ready"]
 
 
-def test_a_download_takes_the_safe_format_first_and_hands_the_token_on(tmp_path, hub):
+def test_download_prefers_safetensors_and_passes_token(tmp_path, hub):
     asked, answers = hub
     answers["pytorch_model.bin"] = tmp_path / "x.bin"
     assert find_weights(UNI, None, "hf_secret") == tmp_path / "x.bin"
@@ -120,7 +120,7 @@ def test_a_download_takes_the_safe_format_first_and_hands_the_token_on(tmp_path,
     assert asked == tried
 
 
-def test_a_copy_by_its_id(tmp_path, hub):
+def test_weights_from_another_repository(tmp_path, hub):
     asked, answers = hub
     answers["model.safetensors"] = tmp_path / "x.safetensors"
     assert find_weights(UNI, "hospital/uni-copy", None) == tmp_path / "x.safetensors"
@@ -154,18 +154,18 @@ GATED = (
         ),
     ],
 )
-def test_what_hugging_face_may_answer(hub, said, error, match):
+def test_errors_of_hugging_face_are_translated(hub, said, error, match):
     hub[1]["model.safetensors"] = said
     with pytest.raises(error, match=match):
         ds.encoders.get("uni")
 
 
-def test_offline_for_real():
+def test_offline_without_mocks():
     with pytest.raises(ConnectionError, match=rf"are not on this machine, and .*cannot be reached.*{WAYS}"):
         ds.encoders.get("uni")
 
 
-def test_no_login(monkeypatch, small, weights_of, tmp_path):
+def test_token_is_not_stored(monkeypatch, small, weights_of, tmp_path):
     def never(*args, **kwargs):
         raise AssertionError("nobody asked to be logged in")
 

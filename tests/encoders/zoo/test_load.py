@@ -9,7 +9,7 @@ from deepspot.encoders._zoo.specs import SPECS
 from deepspot.encoders._zoo.weights import identity
 
 
-def test_an_encoder_of_a_file(uni, three_tiles):
+def test_load_from_file(uni, three_tiles):
     spec, _, path = uni
     encoder = ds.encoders.get("uni", weights=path)
     assert encoder.card == spec.card
@@ -17,7 +17,7 @@ def test_an_encoder_of_a_file(uni, three_tiles):
     assert not any(weights.requires_grad or weights.is_meta for weights in encoder.module.parameters())
 
 
-def test_the_license_is_said_once(uni, log):
+def test_license_is_logged_once(uni, log):
     *_, path = uni
     ds.encoders.get("uni", weights=path)
     ds.encoders._registry._built.clear()
@@ -50,7 +50,7 @@ def test_fingerprint_is_the_same_whichever_way_the_weights_came(monkeypatch, sma
     assert ds.encoders.get(name, weights=safe).fingerprint not in found
 
 
-def test_fingerprint_follows_one_bit(uni):
+def test_fingerprint_changes_with_one_bit(uni):
     _, tensors, path = uni
     before = ds.encoders.get("uni", weights=path).fingerprint
     last = sorted(tensors)[-1]
@@ -60,13 +60,13 @@ def test_fingerprint_follows_one_bit(uni):
     assert ds.encoders.get("uni", weights=path).fingerprint != before
 
 
-def test_identity_is_in_words_of_ours():
+def test_identity_does_not_depend_on_library_versions():
     # Pinned: features that were made with these words are taken again only as long as they stay.
     assert identity(SPECS["uni"], "0") == "zoo 1, d23d9ea2c665404d, 0"
     assert len({identity(spec, "0") for spec in SPECS.values()}) == len(SPECS) - 2  # three that share a network
 
 
-def test_two_ways_to_feed_the_same_weights_have_two_fingerprints(small, weights_of, tmp_path):
+def test_resizing_is_part_of_the_fingerprint(small, weights_of, tmp_path):
     small("h-optimus-0_bilinear")
     tensors, _ = weights_of(small("h-optimus-0"))
     save_file(tensors, tmp_path / "x.safetensors")
@@ -94,7 +94,7 @@ def test_weights_that_were_replaced_are_read_again(uni):
 
 
 @pytest.mark.parametrize("name", ["conch_v1_5", "hibou-b", "hibou-l"])
-def test_refused_ones_say_why_and_what_to_do(name, tmp_path):
+def test_refused_encoders_give_reason_and_alternative(name, tmp_path):
     match = (
         rf"'{name}' is not loaded: .*trust_remote_code.*runs no code.*ds\.encoders\.register\(card, load\)`; its page"
     )
@@ -104,7 +104,7 @@ def test_refused_ones_say_why_and_what_to_do(name, tmp_path):
     assert not ds.encoders.available().loc[name, "ready"]
 
 
-def test_a_refused_one_can_be_wrapped():
+def test_refused_encoder_can_be_registered():
     card = EncoderCard(name="hibou-l", dim=3, input_px=8)
     ds.encoders.register(card, lambda: torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()))
     assert ds.encoders.get("hibou-l").card == card
@@ -113,7 +113,7 @@ def test_a_refused_one_can_be_wrapped():
         ds.encoders.register(card, torch.nn.Identity)
 
 
-def test_weights_are_for_those_that_take_them(cheap_encoder, tmp_path):
+def test_weights_argument_needs_a_zoo_encoder(cheap_encoder, tmp_path):
     with pytest.raises(ValueError, match="Encoder 'lite0' loads its own weights: omit `weights` and `token`"):
         ds.encoders.get("lite0", weights=tmp_path)
     with pytest.raises(
@@ -122,7 +122,7 @@ def test_weights_are_for_those_that_take_them(cheap_encoder, tmp_path):
         ds.encoders.get(cheap_encoder, weights=tmp_path)
 
 
-def test_a_hospital_machine(monkeypatch, slide, uni):
+def test_weights_dir_without_internet(monkeypatch, slide, uni):
     """Weights in a folder, no network, and the name is enough."""
     spec, _, path = uni
     monkeypatch.setattr(ds.settings, "weights_dir", path.parent)

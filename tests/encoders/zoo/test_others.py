@@ -14,20 +14,20 @@ def registry():
     return MODEL_REGISTRY
 
 
-def test_only_classes_that_were_read_are_made(registry):
+def test_only_reviewed_classes_are_instantiated(registry):
     images = {key for key, model in registry.items() if hasattr(model, "encode_image")}
     assert {key for key in images if not runs_code(key, registry[key])} == set(READ)
     assert images - set(READ) >= NEED_CODE
 
 
 @pytest.mark.parametrize("key", ["hibou-b", "open-midnight", "omiclip", "ctranspath", "titan"])
-def test_what_was_read_is_looked_at_again(monkeypatch, registry, key):
+def test_changed_source_is_refused(monkeypatch, registry, key):
     monkeypatch.setattr(_lazyslide, "READ", (*READ, key))
     assert "which runs code from a weights file" in runs_code(key, registry[key])
 
 
 @pytest.mark.parametrize("key", sorted(NEED_CODE))
-def test_they_are_refused_before_they_are_made(monkeypatch, registry, key):
+def test_unreviewed_models_are_refused_before_instantiation(monkeypatch, registry, key):
     monkeypatch.setattr(registry[key], "__init__", lambda self: pytest.fail("was instantiated"))
     with pytest.raises(ValueError, match=rf"'lazyslide:{key}' is not loaded: .* reviewed.*license"):
         ds.encoders.get(f"lazyslide:{key}")
@@ -41,7 +41,7 @@ def test_source_that_cannot_be_read_is_not_trusted(monkeypatch, registry):
     assert "cannot be read" in runs_code("gpfm", registry["gpfm"])
 
 
-def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, log):
+def test_other_models_are_adapted_from_registry(monkeypatch, registry, log):
     made = []
 
     def adapt(model, *, name=None):
@@ -59,18 +59,18 @@ def test_the_others_are_made_by_the_registry_and_adapted(monkeypatch, registry, 
 
 
 @pytest.mark.parametrize("given", [{"weights": "x"}, {"token": "hf_secret"}])
-def test_they_take_neither_weights_nor_a_token(given):
+def test_weights_and_token_are_refused(given):
     with pytest.raises(ValueError, match=r"loads its own weights: omit `weights` and `token`.*HF_TOKEN"):
         ds.encoders.get("lazyslide:gpfm", **given)
 
 
 @pytest.mark.parametrize("key", ["nothing", "instanseg"])
-def test_what_is_no_image_model_of_the_registry(key):
+def test_unknown_key_is_refused(key):
     with pytest.raises(KeyError, match=rf"Key `'{key}'` not found in `lazyslide_models\.MODEL_REGISTRY`. Available"):
         ds.encoders.get(f"lazyslide:{key}")
 
 
-def test_without_the_library(monkeypatch):
+def test_missing_lazyslide_models_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "lazyslide_models", None)
     with pytest.raises(ImportError, match=r"need lazyslide-models\. Install it with `pip install \"\.\[zoo\]\"`"):
         ds.encoders.get("lazyslide:gpfm")

@@ -22,7 +22,7 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.parametrize(("pooling", "dim"), [("cls", 3), ("cls+mean", 6)])
-def test_registers_take_no_part(pooling, dim):
+def test_registers_are_not_pooled(pooling, dim):
     tokens = torch.arange(30.0).view(1, 10, 3)
     before = Pooled(Tokens(tokens), pooling, 5)(torch.empty(2, 3, 8, 8))
     tokens[:, 1:5] = torch.nan
@@ -86,7 +86,7 @@ def test_embeddings_are_those_of_lazyslide_models(upstream, weights_of, three_ti
 
 
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "inception_v3"])
-def test_networks_of_photographs_are_those_of_torchvision(upstream, three_tiles, tmp_path, name):
+def test_torchvision_networks_equal_torchvision(upstream, three_tiles, tmp_path, name):
     import torchvision
 
     import deepspot as ds

@@ -30,21 +30,21 @@ def test_pixels_are_those_of_the_librarys_own_transform(upstream, name, px):
 
 
 @pytest.mark.parametrize("name", ["uni", "uni2-h", "midnight", "h0-mini"])
-def test_pages_on_images_of_pillow_differ_by_rounding_only(upstream, name):
+def test_pillow_differs_by_rounding(upstream, name):
     tiles, card = upstream.tiles(145), SPECS[name].card
     expected = torch.stack([upstream.on_pillow(name)(tile) for tile in tiles])
     assert 0 < gray_levels(card, ours(card, tiles), expected) < 2.01
 
 
 @pytest.mark.parametrize("name", ["virchow2", "prov-gigapath"])
-def test_overshooting_is_no_rounding(upstream, name):
+def test_bicubic_overshoot_exceeds_rounding(upstream, name):
     tiles, card = upstream.tiles(145), SPECS[name].card
     transform = upstream.model(name).get_transform()
     expected = torch.stack([transform(tile) for tile in tiles])
     assert gray_levels(card, ours(card, tiles), expected) > 5
 
 
-def test_published_deepspot_fed_uni_as_we_do(upstream):
+def test_uni_is_resized_as_in_published_deepspot(upstream):
     from torchvision.transforms import v2
 
     card, tiles = SPECS["uni"].card, upstream.tiles(145)
@@ -54,7 +54,7 @@ def test_published_deepspot_fed_uni_as_we_do(upstream):
 
 
 @pytest.mark.parametrize("how", ["float", "uint8", "pillow"])
-def test_the_center_is_cut_out(how):
+def test_center_crop(how):
     tile = np.zeros((1, 8, 8, 3), np.uint8)
     tile[:, 2:6, 2:6] = 255
     card = EncoderCard(name="x", dim=1, input_px=4, resize_px=8, resize_as=how, mean=(0, 0, 0), std=(1, 1, 1))
@@ -63,7 +63,7 @@ def test_the_center_is_cut_out(how):
     assert ours(card, tile[:0]).shape == (0, 3, 4, 4)
 
 
-def test_what_is_resized_how_is_part_of_the_fingerprint():
+def test_resizing_is_part_of_the_fingerprint():
     def fingerprint(**changes):
         return TorchEncoder(EncoderCard(name="x", dim=1, **changes), torch.nn.Identity()).fingerprint
 

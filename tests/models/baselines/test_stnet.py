@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_unknown_backbones_name_those_that_are_known():
-    with pytest.raises(ValueError, match=r"'densenet'` is no model of timm.*'densenet121'"):
+    with pytest.raises(ValueError, match=r"'densenet'` is not a model of timm.*'densenet121'"):
         make_backbone("densenet", None, 32)
 
 

@@ -142,9 +142,9 @@ def test_weights_that_do_not_fit_the_card_are_refused(bundle, change, message):
         ({"format": "1"}, "format '1', and only"),
         ({"genes": "all"}, "does not describe a model .genes: "),
         ({"genes": []}, "does not describe"),
-        ({"genes": list("AABCDE")}, "different names"),
-        ({"surprise": 1}, "unknown fields .'surprise'.. A newer deepspot may know them"),
-        ({"preset": "secret"}, "preset 'secret' is none of"),
+        ({"genes": list("AABCDE")}, "must be unique"),
+        ({"surprise": 1}, "unknown fields .'surprise'.. They may be from a later version: update deepspot"),
+        ({"preset": "secret"}, "`preset` must be one of .*, got 'secret'"),
         ({"dim": 0}, "dim: "),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_repository_can_be_pinned(tiny, remote):
         ds.models.load("hf://org/name", sha256="0" * 64)
 
 
-def test_weights_that_are_there_are_not_asked_for(remote):
+def test_cached_weights_are_not_downloaded(remote):
     ds.models.load("hf://org/name")
     remote.asked.clear()
     ds.models.load("hf://org/name")
@@ -120,7 +120,7 @@ def test_weights_larger_than_the_card_says_are_not_downloaded(remote):
     assert [name for _, name, _, _ in remote.asked] == [CARD]
 
 
-def test_a_card_that_is_not_understood_stops_the_download(remote):
+def test_invalid_card_stops_download(remote):
     (remote.files / CARD).write_text('{"format": 2}')
     with pytest.raises(ValueError, match="Update deepspot"):
         ds.models.load("hf://org/name")

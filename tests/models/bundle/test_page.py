@@ -62,7 +62,7 @@ def test_the_encoder_is_the_base_model(tiny):
     assert "| license of its weights | CC-BY-NC-ND-4.0 |" in text_of(card)
 
 
-def test_the_page_of_the_embedded_model_says_what_matters():
+def test_page_of_embedded_model_states_its_limits():
     page = text_of(ds.models.load().card)
     for told in (
         "1,000 genes",
@@ -143,7 +143,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("evil", EVIL)
-def test_what_a_card_says_stays_text(tiny, evil):
+def test_card_text_is_escaped(tiny, evil):
     """Rendered as Hugging Face and notebooks do, with HTML allowed, there is no more markup than without it."""
 
     def tags(word):

@@ -24,9 +24,9 @@ def junk():
     return np.random.default_rng(1).normal(size=(N, GENES))
 
 
-def decide(network, ridge, cohort, binding=True):
+def decide(network, ridge, cohort, applied=True):
     measured, _, _, patients, folds = cohort
-    return judge(network, ridge, measured, folds=folds, slides=patients, binding=binding)
+    return judge(network, ridge, measured, folds=folds, slides=patients, applied=applied)
 
 
 def test_a_network_that_is_always_better_predicts_alone(cohort, junk):
@@ -74,7 +74,7 @@ def test_a_network_without_gain_rarely_predicts_alone(n):
         # The errors are nearly the same, so a blend gains little.
         better = 0.1 * rng.normal(size=(2, n))
         network, ridge = (common + sign[patients, None] * (measured - common) for sign in better)
-        gate = judge(network, ridge, measured, folds=folds, slides=patients, binding=True)
+        gate = judge(network, ridge, measured, folds=folds, slides=patients, applied=True)
         verdicts.append((gate.verdict, gate.low > 0))
     assert sum(sure for _, sure in verdicts) <= 12  # the lower bound of a 90 % interval is above 0 in one of twenty
     assert sum(verdict == "network" for verdict, _ in verdicts) <= 12
@@ -83,11 +83,11 @@ def test_a_network_without_gain_rarely_predicts_alone(n):
 
 def test_a_preset_that_reproduces_others_is_not_blended(cohort, junk):
     _, good, *_ = cohort
-    gate = decide(junk, good, cohort, binding=False)
+    gate = decide(junk, good, cohort, applied=False)
     assert gate.verdict == "ridge"
     assert gate.weight == 1
     assert gate.r_used == pytest.approx(gate.r_network)
-    assert "as its preset says" in str(gate)
+    assert "as the preset requires" in str(gate)
 
 
 def test_shifts_between_slides_do_not_count(cohort):
@@ -95,7 +95,7 @@ def test_shifts_between_slides_do_not_count(cohort):
     measured, good, _, patients, folds = cohort
     shifted = measured + 100 * patients[:, None]
     level = np.repeat(100 * patients[:, None], GENES, axis=1).astype(float)
-    gate = judge(level, good, shifted, folds=folds, slides=patients, binding=True)
+    gate = judge(level, good, shifted, folds=folds, slides=patients, applied=True)
     assert gate.r_network == 0
 
 
@@ -117,7 +117,7 @@ def test_an_uncertain_gain_of_a_blend_is_reported_as_such(cohort):
     gate = decide(network, middling, cohort)
     assert gate.verdict == "blend"
     assert gate.blend_low < 0 < gate.blend_gain
-    assert "its gain is not beyond doubt" in str(gate)
+    assert "its gain is not significant" in str(gate)
 
 
 @settings(max_examples=50, deadline=None)

@@ -128,10 +128,10 @@ def test_a_killed_run_resumes(embedded, quick, tmp_path):
 def test_held_out_slides_give_a_warning(quick, mean_color, log):
     slides = ds.datasets.toy(1, 3, n_rows=5, n_cols=6)
     found = cross_validate(slides, **{**quick, "leave_out": "slide"})
-    assert sum("no evidence" in line for line in log) == 1
+    assert sum("does not measure accuracy" in line for line in log) == 1
     assert set(found.scores["fold"]) == set(slides)
     assert found.leave_out == "slide"
-    assert "nothing about other patients" in found.summary().attrs["note"]
+    assert "does not measure accuracy on other patients" in found.summary().attrs["note"]
 
 
 def test_with_two_patients_inner_folds_are_within_one_slide(toy, quick):

@@ -124,8 +124,8 @@ def test_few_folds_and_held_out_slides_are_noted(cv):
         assert "only 2 folds" in frame.attrs["note"]
     assert few.compare().loc["good", "p"] == 0.5
     slides = result({"ridge": 0.4, "good": 0.5}, leave_out="slide")
-    assert "nothing about other patients" in slides.summary().attrs["note"]
-    assert "nothing about other patients" in repr(slides)
+    assert "does not measure accuracy on other patients" in slides.summary().attrs["note"]
+    assert "does not measure accuracy on other patients" in repr(slides)
 
 
 def test_reliability_of_genes_is_over_patients_with_known_r(cv):
@@ -196,7 +196,7 @@ def test_saving_overwrites_only_saved_results(cv, tmp_path):
 
 
 def test_other_folders_and_formats_are_errors(cv, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no saved cross-validation"):
+    with pytest.raises(FileNotFoundError, match="not a saved cross-validation"):
         CrossValidation.load(tmp_path)
     cv.save(tmp_path / "cv")
     file = tmp_path / "cv" / "cross_validation.json"

@@ -103,7 +103,7 @@ def test_a_damaged_file_is_not_used(data, run, undisturbed, tmp_path, damage, lo
     Noisy.fits = 0
     same(run(data, [NOISY], folder=tmp_path), undisturbed)
     assert Noisy.fits == 1
-    assert any(first.name in line and "done again" in line for line in log)
+    assert any(first.name in line and "is repeated" in line for line in log)
     Noisy.fits = 0
     run(data, [NOISY], folder=tmp_path)
     assert Noisy.fits == 0

@@ -53,7 +53,7 @@ def test_another_byte_order_is_refused(folder):
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_whatever_bytes_change_it_converts_or_is_refused(folder, data):
+def test_mutated_checkpoints_convert_or_are_refused(folder, data):
     path = folder / FILES[0]
     whole = path.read_bytes()
     changed = bytearray(whole)

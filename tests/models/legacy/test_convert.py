@@ -152,7 +152,7 @@ def test_a_wide_table_of_genes_takes_no_more_memory_than_it_is_long(authors, pub
     assert ds.models.convert_legacy(folder).card.genes == GENES
 
 
-def test_yaml_cannot_construct_or_multiply(authors, publish):
+def test_yaml_cannot_construct_objects_or_expand(authors, publish):
     folder = publish(
         authors.DeepSpot(), settings="x: !!python/object/apply:os.system [exit]\nimage_feature_model: tiny\n"
     )

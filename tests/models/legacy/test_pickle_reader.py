@@ -17,7 +17,7 @@ from deepspot.models._legacy.pickle_reader import Node, Refused, describe
 from .conftest import FILES, rewrite
 
 
-class Asks:
+class RecordsUnpickling:
     """Pickled as a call of `function` with `args`."""
 
     def __init__(self, function, *args):
@@ -34,28 +34,31 @@ def with_pickle(data):
 @pytest.mark.parametrize(
     ("asks", "named"),
     [
-        (Asks(os.system, "echo ran"), r"(posix|nt)\.system"),
-        (Asks(eval, "1 + 1"), r"builtins\.eval"),
-        (Asks(getattr, Asks(collections.OrderedDict), "popitem"), r"getattr\(Node, 'popitem'\)"),
-        (Asks(getattr, "text", "_forward_spot"), r"getattr\('text', '_forward_spot'\)"),
-        (Asks(pickle.loads, b""), r"pickle\.loads"),
-        (Asks(torch.load, "other.pt"), r"torch\.serialization\.load"),
-        (Asks(np.load, "other.npy"), r"numpy\.load"),
-        (Asks(__import__, "antigravity"), r"builtins\.__import__"),
-        (Asks(torch.nn.Linear, 3, 4), r"Linear\(\.\.\.\)"),
+        (RecordsUnpickling(os.system, "echo ran"), r"(posix|nt)\.system"),
+        (RecordsUnpickling(eval, "1 + 1"), r"builtins\.eval"),
+        (
+            RecordsUnpickling(getattr, RecordsUnpickling(collections.OrderedDict), "popitem"),
+            r"getattr\(Node, 'popitem'\)",
+        ),
+        (RecordsUnpickling(getattr, "text", "_forward_spot"), r"getattr\('text', '_forward_spot'\)"),
+        (RecordsUnpickling(pickle.loads, b""), r"pickle\.loads"),
+        (RecordsUnpickling(torch.load, "other.pt"), r"torch\.serialization\.load"),
+        (RecordsUnpickling(np.load, "other.npy"), r"numpy\.load"),
+        (RecordsUnpickling(__import__, "antigravity"), r"builtins\.__import__"),
+        (RecordsUnpickling(torch.nn.Linear, 3, 4), r"Linear\(\.\.\.\)"),
         (collections.Counter("abc"), r"collections\.Counter"),
     ],
 )
-def test_anything_unknown_stops_and_is_named(folder, asks, named, capfd):
+def test_unknown_name_is_refused(folder, asks, named, capfd):
     rewrite(folder, with_pickle(pickle.dumps({"hidden": [asks]}, protocol=2)))
     with pytest.raises(ValueError, match=f"{named}.*No code in it was run"):
         ds.models.convert_legacy(folder)
     assert "ran" not in capfd.readouterr().out
 
 
-def test_a_call_hidden_in_a_real_checkpoint_is_found(authors, publish, capfd):
+def test_hidden_call_is_refused(authors, publish, capfd):
     network = authors.DeepSpot()
-    network.training_loss = Asks(os.system, "echo ran")
+    network.training_loss = RecordsUnpickling(os.system, "echo ran")
     folder = publish(network)
     with pytest.raises(ValueError, match=r"system.*No code in it was run"):
         ds.models.convert_legacy(folder)
@@ -71,7 +74,7 @@ def test_single_cell_checkpoints_and_other_scalers_are_refused_by_name(authors, 
 
 
 @pytest.mark.parametrize("thing", [{"a": torch.zeros(2)}, torch.nn.Linear(2, 3), [1, 2]])
-def test_other_files_of_pytorch_are_told_from_checkpoints(folder, thing):
+def test_other_pytorch_files_are_refused(folder, thing):
     torch.save(thing, folder / FILES[0])
     with pytest.raises(ValueError, match="not the network, which"):
         ds.models.convert_legacy(folder)
@@ -81,7 +84,7 @@ def test_other_pickles_than_pytorchs_are_refused(folder):
     rewrite(folder, with_pickle(pickle.dumps({"a": frozenset([1])}, protocol=4)))
     with pytest.raises(ValueError, match="instruction FRAME"):
         ds.models.convert_legacy(folder)
-    (folder / FILES[0]).write_bytes(pickle.dumps(Asks(os.system, "exit"), protocol=2))
+    (folder / FILES[0]).write_bytes(pickle.dumps(RecordsUnpickling(os.system, "exit"), protocol=2))
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         ds.models.convert_legacy(folder)
 
@@ -130,7 +133,7 @@ PLACE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n%bX\x03\x00\x00\x00cpuK
         (b"}r" + struct.pack("<I", 2**32 - 1) + b".", "a dict, not the network"),
     ],
 )
-def test_what_hangs_crashes_or_fills_the_memory_of_other_readers_is_refused_at_once(folder, data, message):
+def test_malicious_pickles_are_refused_quickly(folder, data, message):
     rewrite(folder, with_pickle(b"\x80\x02" + data))
     start = time.monotonic()
     with pytest.raises(ValueError, match=message) as refused:
@@ -139,7 +142,7 @@ def test_what_hangs_crashes_or_fills_the_memory_of_other_readers_is_refused_at_o
     assert str(folder) in str(refused.value)
 
 
-def test_what_would_be_called_is_only_noted():
+def test_calls_are_recorded_not_executed():
     (made,) = describe(pickle.dumps([collections.OrderedDict(a=1)], protocol=2))
     assert isinstance(made, Node)
     assert (made.of, made.args, made.items) == ("collections.OrderedDict", (), {"a": 1})
@@ -166,7 +169,7 @@ def test_hyper_parameters_that_explode_are_not_written_out(authors, publish, nam
 
 
 @pytest.mark.parametrize("name", ["spot_context", "input_size", "output_size"])
-def test_nor_are_those_that_are_needed(authors, publish, name):
+def test_nested_hyperparameters_are_dropped(authors, publish, name):
     network = authors.DeepSpot()
     network._hparams[name] = doubled(60)
     with pytest.raises(ValueError, match=r"is inconsistent"):

@@ -206,11 +206,11 @@ def test_slides_of_different_spot_size_need_a_tile(slides, quick):
 def test_every_model_has_a_gate(slides, quick):
     bound = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3}})
     assert (bound.card.gate.unit, bound.card.gate.n) == ("patients", 2)
-    assert bound.card.gate.binding
+    assert bound.card.gate.applied
     assert len(bound.card.reliability.r) == 10
     # `train` records the gate even if it is switched off.
     off = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}})
-    assert not off.card.gate.binding
+    assert not off.card.gate.applied
     assert off.weight == 1
 
 

@@ -145,7 +145,7 @@ def test_an_aligned_slide(pair):
     assert (result.verdict, result.best, result.gain, result.gain_low) == ("aligned", 0, 0.0, 0.0)
     np.testing.assert_array_equal(result.matrix, np.eye(3))
     assert result.r == pytest.approx(pearson(predicted, measured).mean(), abs=1e-5)
-    assert repr(result) == f"Aligned: measured spots match the image (r {result.r:.2f} as they are)"
+    assert repr(result) == f"Aligned: measured spots match the image (r {result.r:.2f} without a move)"
 
 
 def test_a_mirrored_slide_is_detected_and_described():
@@ -209,7 +209,7 @@ def test_seed_and_sampling_of_large_slides():
 @pytest.mark.parametrize(
     ("move", "text"),
     [
-        ((AS_IS, 0.0, 0.0), "as they are"),
+        ((AS_IS, 0.0, 0.0), "not moved"),
         ((AS_IS, -50.0, 0.2), "moved 50 µm left"),
         (("turned clockwise", 10.0, -20.0), "turned clockwise and then moved 10 µm right and 20 µm up"),
     ],

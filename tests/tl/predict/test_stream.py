@@ -71,7 +71,7 @@ def test_with_embeddings_in_full_precision_nothing_is_lost(slide, quick_model, c
         kept[block] = {"spot": spot, "subspots": subspots}
 
     monkeypatch.setattr(EmbeddingCache, "put", put)
-    monkeypatch.setattr(EmbeddingCache, "get", lambda self, block, part: kept.get(block, {}).get(part))
+    monkeypatch.setattr(EmbeddingCache, "get", lambda self, block, part, shape: kept.get(block, {}).get(part))
     ds.tl.predict(slide, quick_model, encoder=cheap_encoder, key_added="memory")
     # To the rounding of float32, which batches of other sizes add up in another order: half precision is off by 1e-2.
     np.testing.assert_allclose(in_order(streamed(), slide), np.asarray(slide.tables["memory"].X), rtol=1e-5, atol=5e-6)

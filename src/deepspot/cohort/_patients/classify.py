@@ -28,7 +28,7 @@ def classify(
     tissue_area_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_train: int | Sequence[int] = (75, 100, 125),
-    repeats: int = 100,
+    n_repeats: int = 100,
     seed: int | None = None,
 ) -> Classification:
     """Measure how well profiles predict a class of patients, such as the type of tumor.
@@ -48,7 +48,7 @@ def classify(
         Profiles on a log scale, for example from :func:`deepspot.cohort.pseudobulk`, with clinical columns in `obs`.
     label_key
         Column of `obs` with the classes.
-    patient_key, tissue_area_key, genes, n_train, repeats, seed
+    patient_key, tissue_area_key, genes, n_train, n_repeats, seed
         As in :func:`deepspot.cohort.survival`. The label of a patient is that of the largest section.
 
     Returns
@@ -79,7 +79,7 @@ def classify(
     >>> X[:, 0] += 3 * (kind == "primary")
     >>> names = [f"P{number}" for number in range(60)]
     >>> profiles = AnnData(X, obs=pd.DataFrame({"kind": kind, "patient": names}, index=names))
-    >>> result = ds.cohort.classify(profiles, label_key="kind", patient_key="patient", n_train=40, repeats=5)
+    >>> result = ds.cohort.classify(profiles, label_key="kind", patient_key="patient", n_train=40, n_repeats=5)
     >>> bool(result.summary().loc[40, "mean"] > 0.75)
     True
     """
@@ -104,7 +104,7 @@ def classify(
         predicted, strength = fit_and_predict(X[train], truth[train], X[test], seed=seed)
         return {Classification.SCORE: float(f1_score(truth[test], predicted, average="macro")), "strength": strength}
 
-    table = resample(X, labels, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{label_key!r}]")
+    table = resample(X, labels, score, n_train=n_train, n_repeats=n_repeats, seed=seed, what=f"obs[{label_key!r}]")
     result = Classification(table, pd.DataFrame({"profile": profiles, "label": labels}), X.shape[1], seed)
     logger.info("%r", result)
     return result

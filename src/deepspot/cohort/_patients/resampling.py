@@ -21,7 +21,14 @@ Score = Callable[[np.ndarray, np.ndarray, np.ndarray, int], dict[str, float]]
 
 
 def resample(
-    X: np.ndarray, strata: pd.Series, score: Score, *, n_train: int | Sequence[int], repeats: int, seed: int, what: str
+    X: np.ndarray,
+    strata: pd.Series,
+    score: Score,
+    *,
+    n_train: int | Sequence[int],
+    n_repeats: int,
+    seed: int,
+    what: str,
 ) -> pd.DataFrame:
     """Fit and score on random splits, with true outcomes and with outcomes permuted among all patients.
 
@@ -31,7 +38,7 @@ def resample(
     from sklearn.model_selection import StratifiedShuffleSplit
 
     rows = []
-    splits = [(n, number) for n in _check_sizes(n_train, repeats, strata, what) for number in range(repeats)]
+    splits = [(n, number) for n in _check_sizes(n_train, n_repeats, strata, what) for number in range(n_repeats)]
     for n, number in track(splits, "Resampling patients", total=len(splits)):
         rng = np.random.default_rng([seed, n, number])
         draw, inner = (int(value) for value in rng.integers(2**31 - 1, size=2))
@@ -44,10 +51,10 @@ def resample(
     return pd.DataFrame(rows)
 
 
-def _check_sizes(n_train: int | Sequence[int], repeats: int, strata: pd.Series, what: str) -> list[int]:
+def _check_sizes(n_train: int | Sequence[int], n_repeats: int, strata: pd.Series, what: str) -> list[int]:
     """Return the numbers of training patients in ascending order; raise if there are too few patients."""
     sizes = list(n_train) if isinstance(n_train, Sequence) else [n_train]
-    for argument, value in [("repeats", repeats), *(("n_train", size) for size in sizes)]:
+    for argument, value in [("n_repeats", n_repeats), *(("n_train", size) for size in sizes)]:
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise InputTypeError(f"`{argument}` must be a whole number, got {type(value).__name__}.")
         if value < 1:
@@ -107,7 +114,7 @@ class Resampled:
         -------
         One row for each number of training patients, `n_train`:
 
-        `n_test`, `repeats`
+        `n_test`, `n_repeats`
             Number of test patients in a split, and number of splits.
         `undefined`
             Number of splits without a score, or without one for permuted outcomes. An example is the concordance if
@@ -121,7 +128,7 @@ class Resampled:
             Interval that contains 95 % of the splits.
         `se_corrected`
             Standard error for *other* patients, after Nadeau and Bengio: the ratio of test to training patients is
-            added to 1 / repeats. It is rather too large if there are more test than training patients.
+            added to 1 / n_repeats. It is rather too large if there are more test than training patients.
         `permuted`, `permuted_se`, `permuted_low`, `permuted_high`
             The same with permuted outcomes. If this mean differs from chance, the fits or scores leak. It cannot reveal
             leaks of earlier steps, such as genes that were selected by the outcome of all patients.
@@ -135,13 +142,13 @@ class Resampled:
             both = both[np.isfinite(both).all(axis=1)]
             score, control = both[self.SCORE], both["permuted"]
             n_test, n = len(self.patients) - n_train, len(both)
-            row = {"n_test": n_test, "repeats": len(split), "undefined": len(split) - n}
+            row = {"n_test": n_test, "n_repeats": len(split), "undefined": len(split) - n}
             row |= _mean_and_interval(score, "mean", "")
             row["se_corrected"] = row["se"] * np.sqrt(1 + n * n_test / n_train)
             row |= _mean_and_interval(control, "permuted", "permuted_")
             rows[n_train] = row | {"above": (score > control).mean()}
-        summary = pd.DataFrame.from_dict(rows, orient="index").astype({"n_test": int, "repeats": int, "undefined": int})
-        return summary.rename_axis("n_train")
+        summary = pd.DataFrame.from_dict(rows, orient="index").rename_axis("n_train")
+        return summary.astype({"n_test": int, "n_repeats": int, "undefined": int})
 
 
 def _mean_and_interval(values: pd.Series, mean: str, prefix: str) -> dict[str, float]:

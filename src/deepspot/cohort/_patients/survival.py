@@ -31,7 +31,7 @@ def survival(
     tissue_area_key: str | None = None,
     genes: Sequence[str] | None = None,
     n_train: int | Sequence[int] = (75, 100, 125),
-    repeats: int = 100,
+    n_repeats: int = 100,
     l1_ratio: float = 0.5,
     seed: int | None = None,
 ) -> Survival:
@@ -45,8 +45,9 @@ def survival(
     A control with permuted outcomes is fitted for each split: time and status are permuted together among all patients.
     Its concordance is 0.5 on average for any data.
 
-    Pass the value of `status_key` that means an event, since tables differ. In the column ``censorship`` of the TCGA
-    tables, 1 is a *censored* patient, so that `event` is 0. The published notebook of the paper had this inverted.
+    The coding of `status_key` differs between tables, so `event` has no default. In the column ``censorship`` of the
+    TCGA tables, 1 is a *censored* patient, so that `event` is 0. The published notebook of the paper uses the inverted
+    coding.
 
     Parameters
     ----------
@@ -68,8 +69,8 @@ def survival(
         Genes to use, by default all. Genes that are missing for any patient are left out.
     n_train
         Numbers of training patients. The default is that of the paper.
-    repeats
-        Number of random splits for each number of training patients. The paper has 1,000.
+    n_repeats
+        Number of random splits for each number of training patients. The paper used 1,000.
     l1_ratio
         Share of the L1 penalty: above 0, at most 1 (lasso).
     seed
@@ -129,7 +130,7 @@ def survival(
         return {Survival.SCORE: reached, "strength": fitted.strength, "genes_chosen": chosen}
 
     strata = pd.Series(np.where(events, "event", "censored"))
-    table = resample(X, strata, score, n_train=n_train, repeats=repeats, seed=seed, what=f"obs[{status_key!r}]")
+    table = resample(X, strata, score, n_train=n_train, n_repeats=n_repeats, seed=seed, what=f"obs[{status_key!r}]")
     patients = pd.DataFrame({"profile": profiles, "time": times, "event": events}, index=obs.index)
     result = Survival(table, patients, X.shape[1], seed, float(l1_ratio))
     logger.info("%r\nEvents are patients with %s = %r.", result, status_key, event)

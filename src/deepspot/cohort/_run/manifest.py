@@ -76,12 +76,17 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
         raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
     try:
         # Text, because patients 007 and 7 differ. The encoding drops the byte order mark of spreadsheets.
-        frame = pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+        # Spreadsheets of many countries write semicolons, and decimal commas.
+        with path.open(encoding="utf-8-sig") as lines:
+            header = lines.readline()
+        sep = ";" if header.count(";") > header.count(",") else ","
+        frame = pd.read_csv(path, sep=sep, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"{str(path)!r} cannot be read as a comma-separated CSV in UTF-8: {error}") from error
+        raise InputError(f"{str(path)!r} cannot be read as a CSV in UTF-8: {error}") from error
     for name in frame:
         if name not in TEXT:
-            frame[name] = _numbers(frame[name])
+            text = frame[name].str.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True) if sep == ";" else frame[name]
+            frame[name] = _numbers(text)
     return frame, path.resolve().parent
 
 

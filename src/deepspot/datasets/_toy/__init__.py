@@ -1,4 +1,4 @@
-"""Synthetic slides with known answers."""
+"""Synthetic slides with known ground truth."""
 
 from .toy import toy, toy_slide
 

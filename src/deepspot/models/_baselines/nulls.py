@@ -49,20 +49,20 @@ class ShuffledImages(Baseline):
     """Null model that is fitted to the images of other spots of the same slide.
 
     Embeddings of spot and sub-spots, and tiles, are permuted together among the spots of a slide; neighbors stay. The
-    wrapped system is then fitted, and predicts from the true images. Its remaining accuracy is not due to the images of
+    wrapped model is then fitted, and predicts from the true images. Its remaining accuracy is not due to the images of
     single spots, but for example to differences between slides.
 
     Parameters
     ----------
     factory
-        Function that makes the system, by default :class:`Ridge` on all sets of the bags.
+        Function that makes the model, by default :class:`Ridge` on all sets of the bags.
     seed
         Random seed; the same seed gives the same permutation. By default from the settings.
 
     Attributes
     ----------
     estimator
-        The fitted system.
+        The fitted model.
 
     Examples
     --------

@@ -197,7 +197,7 @@ class PositionOnly(Regression):
     """Null model that uses the position of a spot, and no image.
 
     A random forest on x, y, the distance to the center of the slide's spots, all in µm, and the number of neighbors.
-    A system that is no better than it may have learned only the outline of a section.
+    A model that is not better may have learned only the outline of a section.
 
     Parameters
     ----------

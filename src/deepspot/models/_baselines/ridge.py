@@ -15,7 +15,7 @@ from deepspot.models._inputs import CONTEXT, Scaler, context_features
 from .base import Baseline
 
 FLAT = 1e-10  # share of the largest variance below which a component is rounding error
-ALPHAS = tuple(10.0**power for power in np.arange(2, 7, 0.5))
+ALPHAS = tuple(np.logspace(2, 6.5, 10).tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -71,7 +71,7 @@ def _timm(name: str, weights: str | Path | None) -> Any:
 
     if not timm.is_model(name.partition(".")[0]):
         alike = timm.list_models(f"*{name}*")[:5] or timm.list_models("densenet*")[:5]
-        raise InputError(f"`backbone={name!r}` is no model of timm. Similar ones: {alike}.")
+        raise InputError(f"`backbone={name!r}` is not a model of timm. Similar ones: {alike}.")
     # With the classifier, so that all weights are checked; it is removed afterwards.
     overlay = None if weights is None else {"state_dict": _read(Path(weights))}
     try:

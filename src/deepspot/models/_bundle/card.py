@@ -115,14 +115,14 @@ class ModelCard(BaseModel):
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
         if len(set(self.genes)) < len(self.genes) or not all(self.genes):
-            raise InputError("`genes` must be different names")
+            raise InputError("`genes` must be unique")
         if self.encoder is not None and self.encoder.dim != self.dim:
             raise InputError(
                 f"encoder {self.encoder.name!r} makes embeddings of length {self.encoder.dim}, but the model takes "
                 f"{self.dim}"
             )
         if self.preset not in PRESETS:
-            raise InputError(f"preset {self.preset!r} is none of {list(PRESETS)}")
+            raise InputError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}")
         if self.gate is not None and not 0 <= self.gate.weight <= 1:
             raise InputError(f"the share of the network is {self.gate.weight}, not between 0 and 1")
         for field, most in BY_GENE.items() if self.reliability else ():
@@ -217,7 +217,8 @@ def parse_card(content: dict[str, Any], file: str) -> ModelCard:
     unknown = sorted(set(content) - set(ModelCard.model_fields) - {"licence"})
     if unknown:
         raise InputError(
-            f"{file} does not describe a model: unknown fields {short(unknown)}. A newer deepspot may know them."
+            f"{file} does not describe a model: unknown fields {short(unknown)}. They may be from a "
+            "later version: update deepspot."
         )
     try:
         card = ModelCard.model_validate(content)

@@ -26,7 +26,7 @@ def assess(
     rows: np.ndarray,
     slides: np.ndarray,
     patients: np.ndarray,
-    binding: bool,
+    applied: bool,
 ) -> tuple[Gate, Reliability, np.ndarray]:
     """Hold out patients (with one patient slides, with one slide parts of it) in turn, and evaluate the predictions.
 
@@ -44,9 +44,9 @@ def assess(
         linear = Ridge(context=recipe.network.context)
         linear.fit(bags, targets, rows=train, slides=slides, patients=patients)
         ridge[held] = linear.predict(bags, rows=held)
-        # A gene that only the held-out side measured cannot be learned, and does not count.
+        # A gene that only the held-out spots measured cannot be learned, and does not count.
         truth[np.ix_(held, ~np.isfinite(targets[train]).any(axis=0))] = np.nan
-    gate = judge(network, ridge, truth, folds=folds, slides=slides, binding=binding)
+    gate = judge(network, ridge, truth, folds=folds, slides=slides, applied=applied)
     used = gate.weight * network + (1 - gate.weight) * ridge
     logger.info("Gate: %s.", gate)
     return gate, measure_reliability(used, truth, folds, slides), np.where(np.isfinite(truth), used, np.nan)

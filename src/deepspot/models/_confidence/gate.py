@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from deepspot._stats.metrics import mean_r
 
@@ -38,11 +38,11 @@ class Gate(BaseModel):
         Share of the network in the prediction; the rest is ridge.
     verdict
         ``"network"``, ``"blend"`` or ``"ridge"``. It is ``"network"`` only if the interval of the gain is above 0.
-    binding
-        Whether the verdict decides the predictor. Otherwise the network predicts (presets that reproduce others).
+    applied
+        Whether the verdict selects the predictor. Otherwise the network predicts, as in presets of published models.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     unit: Unit
     n: int
@@ -57,20 +57,21 @@ class Gate(BaseModel):
     blend_high: float
     weight: float
     verdict: Verdict
-    binding: bool = True
+    # Bundles of the first release name it "binding".
+    applied: bool = Field(default=True, validation_alias=AliasChoices("applied", "binding"))
 
     def __str__(self) -> str:
-        doubt = "its gain is beyond doubt" if self.blend_low > 0 else "its gain is not beyond doubt"
+        doubt = "its gain is significant" if self.blend_low > 0 else "its gain is not significant"
         used = {
             "network": "the network predicts",
             "blend": f"a blend predicts ({self.weight:.0%} network), {doubt}",
             "ridge": "no gain, so ridge predicts alone",
         }[self.verdict]
         what, gain, low, high = "blend", self.blend_gain, self.blend_low, self.blend_high
-        if self.verdict == "network" or not self.binding:
+        if self.verdict == "network" or not self.applied:
             what, gain, low, high = "network", self.gain, self.low, self.high
-        if not self.binding:
-            used = "the network predicts, as its preset says"
+        if not self.applied:
+            used = "the network predicts, as the preset requires"
         return (
             f"r {self.r_used:.3f} on {self.n} held-out {UNITS[self.unit]}; {what} over tuned ridge {gain:+.3f} "
             f"(90 % interval {low:+.3f} to {high:+.3f}): {used}"
@@ -78,12 +79,12 @@ class Gate(BaseModel):
 
 
 def judge(
-    network: np.ndarray, ridge: np.ndarray, targets: np.ndarray, *, folds: Folds, slides: np.ndarray, binding: bool
+    network: np.ndarray, ridge: np.ndarray, targets: np.ndarray, *, folds: Folds, slides: np.ndarray, applied: bool
 ) -> Gate:
     """Compare the out-of-fold predictions of network and ridge for `targets` (n, genes), and choose the predictor.
 
     It is the network if it is better than its blend with ridge and the lower 90 % bound of its gain over ridge is above
-    0; else the blend if it gains over ridge; else ridge. If not `binding`, the network predicts in any case. r is
+    0; else the blend if it gains over ridge; else ridge. If not `applied`, the network predicts in any case. r is
     computed within `slides`, so that shifts between slides do not count.
     """
     units = folds.by_unit()
@@ -96,7 +97,7 @@ def judge(
     verdict: Verdict = "blend" if blend_gain > 0 else "ridge"
     if low > 0 and gain > blend_gain:
         verdict = "network"
-    used = verdict if binding else "network"
+    used = verdict if applied else "network"
     return Gate(
         unit=folds.unit,
         n=len(units),
@@ -111,7 +112,7 @@ def judge(
         blend_high=blend_high,
         weight=SHARES[used],
         verdict=verdict,
-        binding=binding,
+        applied=applied,
     )
 
 

@@ -35,10 +35,9 @@ class Reliability(BaseModel):
         Reason if `half_width` is None.
     dispersion, rate_level
         Variance of the true rates about out-of-fold predictions, relative to the square of the expected rate and
-        without counting noise, and the ratio of true to predicted rates on the whole; see
-        :func:`deepspot._stats.gamma_poisson.residuals`. The level depends on the fits of the folds as well as on the
-        genes, so a correction estimates it from the slide instead. None for a model that was fitted to arrays, because
-        both need the depth of spots.
+        without counting noise, and the ratio of true to predicted rates over all spots; see the page on correction. The
+        level depends on the fits of the folds as well as on the genes, so a correction estimates it from the slide
+        instead. None for a model that was fitted to arrays, because both need the depth of spots.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -69,7 +69,7 @@ def cross_validate(
         Parameters to choose from, by model: ``{"deepspot": {"network": [{"width": 256}, {"width": 512}]}}``, as in
         scikit-learn's ParameterGrid. A model without a grid has fixed parameters and needs no inner folds.
     genes
-        Number of most variable genes (Seurat v3, batch by slide) of the training side, or names. A named gene that no
+        Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. A named gene that no
         training slide measures is left out of that fold.
     min_detected
         Minimum share of the spots of every training slide in which a gene is detected, for a gene to be chosen as most
@@ -77,8 +77,8 @@ def cross_validate(
     top
         Numbers of genes of the curve; those above the number of genes mean all genes.
     leave_out
-        ``"patient"``; or ``"slide"``, which holds out slides of patients that are in the training set: a check that the
-        code learns, and no evidence of accuracy on other patients.
+        ``"patient"``; or ``"slide"``, which holds out slides of patients that are in the training set: this
+        checks that training works, and does not measure accuracy on other patients.
     encoder
         Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
     keys
@@ -112,7 +112,7 @@ def cross_validate(
     KeyError
         If a model, gene, column, table or layer does not exist.
     TypeError
-        If a model is no estimator; with `out`, if it cannot be described by its content, such as a lambda.
+        If a model is not an estimator; with `out`, if it cannot be described by its content, such as a lambda.
 
     References
     ----------
@@ -166,8 +166,8 @@ def cross_validate(
     )
     if leave_out == "slide":
         logger.warning(
-            "Slides of patients in the training set are held out: a check that the code learns, and no evidence of "
-            "accuracy on other patients."
+            "Slides of patients in the training set are held out. This checks that training works, and does not "
+            "measure accuracy on other patients."
         )
 
     # All input is checked; the slow steps follow.

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: splits by patient, and what is chosen from their training side."""
+"""Folds of a cross-validation: splits by patient, and what is chosen from their training set."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
     labels = [slide.patient if leave_out == "patient" else slide.name for slide in slides]
     names = list(dict.fromkeys(labels))
     if len(names) < 2:
-        hint = ' With several slides of one patient `leave_out="slide"` checks that the code learns.'
+        hint = ' With several slides of one patient `leave_out="slide"` checks that training works.'
         raise InputError(
             f"Cross-validation needs at least two {leave_out}s, got {names}.{hint if leave_out == 'patient' else ''} "
             "Add slides of other patients."
@@ -73,7 +73,7 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
 
 
 def inner_splits(slides: Sequence[MeasuredSlide], centers: Mapping[str, np.ndarray]) -> list[Split]:
-    """Split a training side by patient; with one patient by slide; with one slide into strips.
+    """Split training slides by patient; with one patient by slide; with one slide into strips.
 
     There are three folds, or one for each patient (slide) if there are fewer. `centers` (n, 2) are those of all spots,
     by slide name.
@@ -99,7 +99,7 @@ def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """A split, the genes chosen on its training side (best first), and the genes that define depth there."""
+    """A split, the genes chosen on its training set (best first), and the genes that define depth there."""
 
     split: Split
     genes: list[str]
@@ -168,22 +168,22 @@ def plan_folds(
 
 
 def plan_fold(split: Split, genes: int | Sequence[str], min_detected: float) -> Fold:
-    """Choose the genes, and those that define depth, from the training side."""
+    """Choose the genes, and those that define depth, from the training set."""
     try:
         return Fold(split, _ranked(split.train, genes, min_detected), common_genes(split.train))
     except ValueError as error:
-        error.add_note(f"This happened on the training side of fold {split.name!r}: {[s.name for s in split.train]}.")
+        error.add_note(f"This happened on the training set of fold {split.name!r}: {[s.name for s in split.train]}.")
         raise
 
 
 def _ranked(train: Sequence[MeasuredSlide], genes: int | Sequence[str], min_detected: float) -> list[str]:
-    """Return the genes by their variability on the training side; those that cannot be ranked come last, as named."""
+    """Return the genes by their variability on the training set; those that cannot be ranked come last, as named."""
     if isinstance(genes, int):
         return choose_genes(train, genes, min_detected)
     known = set().union(*(slide.genes for slide in train))
     wanted = [gene for gene in dict.fromkeys(genes) if gene in known]
     if not wanted:
-        raise InputError("None of `genes` is measured on the training side. Name genes that more slides measure.")
+        raise InputError("None of `genes` is measured on the training set. Name genes that more slides measure.")
     common = common_genes(train)
     counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in train]
     seen = np.all([np.asarray((values > 0).sum(axis=0)).ravel() >= SPOTS for values in counts], axis=0)
@@ -193,7 +193,7 @@ def _ranked(train: Sequence[MeasuredSlide], genes: int | Sequence[str], min_dete
 
 
 def fold_data(fold: Fold, bags: Mapping[str, Bags], *, oversample: Oversample | None = None, seed: int = 0) -> FoldData:
-    """Return the arrays of a fold, with expression of both sides normalized as on the training side."""
+    """Return the arrays of a fold, with expression of both sets normalized as on the training set."""
     train = fold.split.train
     data = training_set(train, bags, [fold.expression(slide) for slide in train], oversample=oversample, seed=seed)
     held = [HeldSlide(s.name, s.patient, bags[s.name], s.rows, fold.expression(s)) for s in fold.split.test]

@@ -41,10 +41,10 @@ def read(path: Path) -> Arrays | None:
             arrays = {name: file[name] for name in file.files}
         about, seal = json.loads(str(arrays.pop("about"))), str(arrays.pop("seal"))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("%s cannot be read (%s): this fit is done again.", path, error)
+        logger.warning("%s cannot be read (%s): this fit is repeated.", path, error)
         return None
     if seal != _seal(path, arrays, about):
-        logger.warning("%s has changed since it was written: this fit is done again.", path)
+        logger.warning("%s has changed since it was written: this fit is repeated.", path)
         return None
     return arrays
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .factories import System
 
 FORMAT = 1
-TABLE, INNER, REST = "table.csv.gz", "inner.csv.gz", "cross_validation.json"
+TABLE, INNER, REST = "scores.csv.gz", "inner.csv.gz", "cross_validation.json"
 FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
@@ -56,11 +56,11 @@ class CrossValidation:
         One row for each model, held-out slide and gene:
 
         `model`, `null`
-            The system, and whether it is a null model.
+            The model, and whether it is a null model.
         `fold`, `patient`, `slide`
             The held-out patient or slide, the patient, and the slide.
         `gene`, `rank`
-            The gene, and its rank among the training side's most variable ones, from 1.
+            The gene, and its rank among the training set's most variable ones, from 1.
         `r`, `r_pooled`
             Pearson r over the spots of the slide, and over those of all slides of the fold together.
         `undefined`
@@ -279,7 +279,7 @@ class CrossValidation:
         return self._noted(pd.DataFrame(found, index=genes))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Save to a new folder of ``table.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
+        """Save to a new folder of ``scores.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
 
         With `overwrite` a saved result is replaced.
         """
@@ -304,7 +304,7 @@ class CrossValidation:
         missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{path} is no saved cross-validation: {missing} are missing. Pass the folder of `save`."
+                f"{path} is not a saved cross-validation: {missing} are missing. Pass the folder of `save`."
             )
         content = json.loads((path / REST).read_text())
         if content.get("format") != FORMAT:
@@ -321,13 +321,11 @@ class CrossValidation:
         """Add the note on limitations to a table."""
         parts, n_folds = [], self.scores["fold"].nunique()
         if self.leave_out == "slide":
-            parts.append(
-                "Slides were held out, not patients: this shows that the code learns, and nothing about other patients."
-            )
+            parts.append("Slides were held out, not patients. This does not measure accuracy on other patients.")
         if n_folds < ENOUGH:
             parts.append(
-                f"There are only {n_folds} folds: an interval or a p-value over so few means little. At least {ENOUGH} "
-                "patients are needed, better 6 or more."
+                f"Intervals and p-values over only {n_folds} folds are not reliable. Use at least {ENOUGH} patients, "
+                "preferably 6 or more."
             )
         frame.attrs["note"] = " ".join(parts)
         return frame

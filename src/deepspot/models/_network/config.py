@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError
@@ -78,7 +78,7 @@ class TrainingConfig(BaseModel):
         Number of principal components of the embeddings to train on, which makes training several times faster. None
         trains on the embeddings. The fitted network takes embeddings in both cases.
     gate
-        Selection of the predictor. ``"bind"``: network, blend or tuned ridge, by their gain on held-out patients.
+        Selection of the predictor. ``"select"``: network, blend or tuned ridge, by their gain on held-out patients.
         ``"record"``: the gain is recorded and the network predicts. ``"off"``: the gain is not measured.
     """
 
@@ -94,7 +94,10 @@ class TrainingConfig(BaseModel):
     max_epochs: int = Field(default=60, gt=0)
     patience: int = Field(default=5, gt=0)
     pca: int | None = Field(default=512, gt=0)
-    gate: Literal["bind", "record", "off"] = "bind"
+    # Bundles of the first release spell "select" as "bind".
+    gate: Annotated[
+        Literal["select", "record", "off"], BeforeValidator(lambda value: "select" if value == "bind" else value)
+    ] = "select"
 
 
 class Preset(BaseModel):

@@ -22,12 +22,12 @@ MAX_SPOTS, MAX_GENES = 500, 200  # more take long without changing the result
 N_CHANCE, N_BOOTSTRAP = 99, 1000
 CHANCE = 0.01  # largest p of the verdicts aligned and misaligned
 CONFIDENCE = 0.95
-NEAR = 1.0  # pitches: a shorter move is no other place, because neighboring spots are similar
+NEAR = 1.0  # pitches: moves up to this length count as the same place, because neighboring spots are similar
 MEANING = {
     "aligned": "measured spots match the image",
     "misaligned": "measured spots do not match the image",
     "partly misaligned": "some measured spots do not match the image",
-    "undecided": "the image does not show whether measured spots match it",
+    "undecided": "the image is not sufficient to decide whether measured spots match it",
 }
 
 
@@ -42,7 +42,7 @@ class Alignment:
         is significantly better. ``"partly misaligned"``: a move is significantly better for some parts of the slide.
         ``"undecided"``: the prediction fits nowhere, or fits several places.
     table
-        One row for each move: `symmetry`, shift `dx` and `dy` in µm (to the right and down in the image), `dx_pitches`
+        One row for each move: `symmetry`, shift `dx_um` and `dy_um` (to the right and down in the image), `dx_pitches`
         and `dy_pitches` in distances between spots, `overlap` (share of the measured spots with a predicted spot) and
         `r`, the correlation (NaN if the overlap is below half). The first row leaves the spots as they are.
     best
@@ -58,8 +58,8 @@ class Alignment:
     matrix
         (3, 3) affine of the best move of the whole slide, for column vectors of x, y and 1 in µm of the image. It
         moves the spots to the place that fits best.
-    n_spots, n_genes, pitch
-        Numbers of spots and genes that were compared, and distance between spots in µm.
+    n_spots, n_genes, pitch_um
+        Numbers of spots and genes that were compared, and distance between spots.
     misplaced
         Names of the misplaced parts of a partly misaligned slide; they may overlap.
     """
@@ -74,11 +74,11 @@ class Alignment:
     matrix: np.ndarray = field(compare=False)
     n_spots: int
     n_genes: int
-    pitch: float
+    pitch_um: float
     misplaced: tuple[str, ...] = ()
 
     @property
-    def is_wrong(self) -> bool:
+    def is_misaligned(self) -> bool:
         """Whether the slide, or a part of it, is misaligned."""
         return self.verdict in ("misaligned", "partly misaligned")
 
@@ -95,10 +95,10 @@ class Alignment:
     @property
     def move(self) -> str:
         """Description of the best move."""
-        return describe_move(*self.table.loc[self.best, ["symmetry", "dx", "dy"]])
+        return describe_move(*self.table.loc[self.best, ["symmetry", "dx_um", "dy_um"]])
 
     def __repr__(self) -> str:
-        as_is, moved = f"r {self.r_as_is:.2f} as they are", f"{self.r:.2f} when {self.move}"
+        as_is, moved = f"r {self.r_as_is:.2f} without a move", f"{self.r:.2f} when {self.move}"
         if self.best:
             as_is += ", " + (moved if self.verdict == "misaligned" else f"not significantly better: {moved}")
         where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
@@ -173,9 +173,9 @@ def align(
         p_as_is = max(p_as_is, _p_value(chance[:, 0], r[0]))
     noise = block_noise(agreement.contributions(a), measured_um, pitch, N_BOOTSTRAP, rng)
     gain, gain_low = float(r[best] - r[0]), _lower_bound(r, noise, best, confidence)
-    table = pd.DataFrame({"symmetry": moves.symmetry, "dx": moves.shift[:, 0], "dy": moves.shift[:, 1]})
+    table = pd.DataFrame({"symmetry": moves.symmetry, "dx_um": moves.shift[:, 0], "dy_um": moves.shift[:, 1]})
     table = table.assign(
-        dx_pitches=table["dx"] / pitch, dy_pitches=table["dy"] / pitch, overlap=moves.overlap, r=np.nan
+        dx_pitches=table["dx_um"] / pitch, dy_pitches=table["dy_um"] / pitch, overlap=moves.overlap, r=np.nan
     )
     table.loc[enough, "r"] = r.astype(float)
     verdict: Verdict = "undecided"
@@ -195,7 +195,7 @@ def align(
         matrix=moves.matrix(int(enough[best])),
         n_spots=len(measured),
         n_genes=measured.shape[1],
-        pitch=pitch,
+        pitch_um=pitch,
     )
 
 

@@ -138,7 +138,7 @@ def check_alignment(
         check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
         table = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
     result = registration(view, measured, table, max_shift=max_shift, seed=seed)
-    (logger.warning if result.is_wrong else logger.info)("%r", result)
+    (logger.warning if result.is_misaligned else logger.info)("%r", result)
     return result
 
 

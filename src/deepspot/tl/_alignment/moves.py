@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-AS_IS = "as they are"
+AS_IS = "not moved"
 
 # For column vectors of x (to the right) and y (downwards, as in an image).
 SYMMETRIES: dict[str, np.ndarray] = {

@@ -120,9 +120,9 @@ def markers(
 
     References
     ----------
-    DeepSpot, sections 4.4.1 and 4.4.2, for the transform and the rank-sum test. Wagner and Dray, "Generating spatially
-    constrained null models for irregularly spaced data using Moran spectral randomization methods", Methods in Ecology
-    and Evolution 2015. The numbers are in ``benchmarks/results/markers.md``.
+    DeepSpot, sections 4.4.1 (transform) and 4.4.2 (test; scanpy's rank-sum test, called signed-rank there). Wagner and
+    Dray, "Generating spatially constrained null models for irregularly spaced data using Moran spectral randomization
+    methods", Methods in Ecology and Evolution 2015. The numbers are in ``benchmarks/results/markers.md``.
 
     Examples
     --------

@@ -186,7 +186,7 @@ def _check_registration(view: SlideView, measured: MeasuredCounts, prediction: A
         logger.warning("The registration cannot be checked with only %d spots.", len(counted.rows))
         return "too few spots to check"
     result = registration(view, counted, prediction, seed=seed)
-    if result.is_wrong:
+    if result.is_misaligned:
         fix = "Leave these spots out" if result.misplaced else "Correct the coordinates (see `ds.tl.check_alignment`)"
         raise InputError(
             f"{result!r}. A posterior would keep such counts. {fix}, use `method='replace'`, or, if the check is "

@@ -155,11 +155,14 @@ class _Blocks:
         return found
 
     def _get(self, block: int, part: str) -> np.ndarray:
-        found = self.kept.get(block, part)
-        if found is None or len(found) != len(self.rows(block)):
+        shape: tuple[int, ...] = (len(self.rows(block)), self.features.encoder.card.dim)
+        if part == "subspots":
+            shape = (shape[0], self.features.n_subspots, shape[1])
+        found = self.kept.get(block, part, shape)
+        if found is None:
             embedded = self.features.embed(self.rows(block), device=self.device, batch_size=self.batch_size)
             self.kept.put(block, *embedded)
-            found = self.kept.get(block, part)
+            found = self.kept.get(block, part, shape)
         if found is None:
             raise OSError(f"Embeddings in {self.kept.folder} were deleted during use. Exclude it from clean-up.")
         return found

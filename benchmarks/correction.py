@@ -1,6 +1,6 @@
 """Whether a correction of shallow counts beats them and the prediction, and counts in the wrong place are noticed.
 
-    DEEPSPOT_DATA=../shared/data python benchmarks/rescue.py
+    DEEPSPOT_DATA=../shared/data python benchmarks/correction.py
 
 A model of C2-C4 predicts C5 (the same patient) and B4 (another one). Shallow: the counts of the section are thinned
 (binomial) to a share, corrected, and compared with the complementary counts, which hold none of the thinned ones; r and
@@ -9,7 +9,7 @@ that of the complementary counts. Misplaced: the counts of half of a section com
 with the right ones within that half; C2 and C3 are predicted by models of the other three C sections. The rule for
 parts of a slide was made on C4, C5, B4 and toy slides, the level shift on C4, B4 and toy slides: of what is reported
 here C5 is independent evidence for the correction, C2 and C3 for the registration. Writes
-benchmarks/results/rescue_shallow.md and rescue_misplaced.md.
+benchmarks/results/correction_shallow.md and correction_misplaced.md.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def main(parts: list[str]) -> None:
         for name in TESTS:
             ds.tl.predict(slides[name], model)
             lines += [*thinned(name, slides[name], model), ""]
-        (RESULTS / "rescue_shallow.md").write_text("\n".join(lines))
+        (RESULTS / "correction_shallow.md").write_text("\n".join(lines))
     if "misplaced" in parts:
         slides, lines = load(SECTIONS), []
         for name in MISPLACED:
             model = learn(slides, without=name)
             ds.tl.predict(slides[name], model)
             lines += [*misplaced(name, slides[name], model), ""]
-        (RESULTS / "rescue_misplaced.md").write_text("\n".join(lines))
+        (RESULTS / "correction_misplaced.md").write_text("\n".join(lines))
 
 
 def learn(slides: dict[str, SpatialData], *, without: str) -> ds.models.DeepSpot:
@@ -140,7 +140,7 @@ def misplaced(name: str, sdata: SpatialData, model: ds.models.DeepSpot) -> list[
             wrong[rows] = counts[cKDTree(um).query(source)[1]]
             slide = with_counts(sdata, wrong)
             verdict = ds.tl.check_alignment(slide, model)
-            bad = verdict.is_wrong
+            bad = verdict.is_misaligned
             noticed.append(bad)
             r = []
             for options in ({"check_registration": False}, {"method": "replace"}):

@@ -1,0 +1,203 @@
+"""Image files: what they hold is checked before pixels are read, so that no other colors are taken for RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepspot.errors import InputError
+
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ORIENTATION = 274
+"""Tag of TIFF and EXIF. With a value other than 1, the image is turned or mirrored when it is shown."""
+
+MAX_PIXELS, MAX_TILE = 4e11, 2**28
+"""Pixels of an image and of one of its tiles: larger numbers are those of a damaged file.
+
+Whole slides have up to 1e11. OpenSlide ends the process if there is no memory for a tile.
+"""
+
+GRAY = ("1", "L", "LA", "La", "I", "F", "MINISBLACK", "MINISWHITE")
+ALPHA = ("RGBA", "RGBa")
+NAMES = {"SEPARATED": "CMYK", "P": "indexed colors", "PALETTE": "indexed colors"}
+CONVERT = "Convert it to RGB with 8 bits per channel, for example with `vips colourspace in.tif out.tif srgb`."
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a .jpg, .png or .tif file (or another that Pillow reads) as RGB uint8 (h, w, 3)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
+    check_name(path)
+    with reading_image(path):
+        return _read_tiff(path) if is_tiff(path) else _read_other(path)
+
+
+@contextmanager
+def reading_image(path: Path) -> Iterator[None]:
+    """Raise errors of libraries as an InputError with the path."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path} needs more memory than is free, or is damaged. Downscale it, or free memory."
+        ) from error
+    except Exception as error:  # tifffile, imagecodecs and Pillow have many kinds of errors for damaged files
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, such as missing rights
+            raise
+        raise InputError(
+            f"{path} is damaged, incomplete or not an image ({type(error).__name__}: {error}). Copy or export it again."
+        ) from error
+
+
+def check_name(path: Path) -> None:
+    """Raise if a file is one that macOS adds to others, with the same ending."""
+    if path.name.startswith("._"):
+        raise InputError(
+            f"{path} is not an image, but a file that macOS adds to one on a shared disk. Pass the file whose name has "
+            "no '._' at the beginning."
+        )
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether a file is a TIFF, by its first bytes: many formats of slides are, with other endings."""
+    with path.open("rb") as file:
+        return file.read(4) in TIFF
+
+
+def check_slide_tiff(path: Path, height: int, width: int) -> None:
+    """Raise if OpenSlide would show a TIFF of this full resolution in other colors, turned, or not in full."""
+    from tifffile import TiffFile
+
+    with reading_image(path), TiffFile(path) as file:
+        pages: Any = file.pages
+        page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
+        check_size(path, page.imagelength, page.imagewidth)
+        if page.imagelength * page.imagewidth > 2 * height * width:
+            raise InputError(
+                f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, "
+                f"and holds a larger one of {page.imagewidth:,} × {page.imagelength:,} px. Export the larger one alone."
+            )
+        for each in pages:
+            if each.tilelength * each.tilewidth > MAX_TILE:
+                raise InputError(
+                    f"{path} states tiles of {each.tilewidth:,} × {each.tilelength:,} px: it is damaged, or needs "
+                    "smaller tiles. Copy or export it again."
+                )
+        # OpenSlide converts Y, Cb and Cr of any compression, and removes an alpha channel.
+        colors = _colors(page)
+        _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, _depth(page))
+        _check_orientation(path, _orientation(page))
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """Raise if the size of an image is that of a damaged file."""
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{path} states a size of {width:,} × {height:,} px, more than any slide scanner makes: it is damaged. "
+            "Copy or export it again."
+        )
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    from tifffile import TiffFile
+
+    with TiffFile(path) as file:
+        series = file.series[0]
+        page: Any = series.keyframe
+        if series.axes not in ("YX", "YXS", "SYX"):
+            raise InputError(
+                f"{path} holds {len(series.pages):,} images (axes {series.axes}, shape {series.shape}) and not one in "
+                "RGB. Export the H&E image alone; if these are its red, green and blue, stack them as the last axis."
+            )
+        _check_colors(path, _colors(page), _depth(page))
+        _check_orientation(path, _orientation(page))
+        _check_memory(path, page.imagelength, page.imagewidth)
+        pixels = series.asarray()
+    return np.moveaxis(pixels, 0, -1) if series.axes == "SYX" else pixels
+
+
+def _read_other(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with path.open("rb") as file:
+        head = file.read(25)
+    # Pillow reads 16 bits of a PNG as 8 without a message; the number is at a fixed position.
+    depth = f"uint{head[24]}" if head.startswith(b"\x89PNG") else "uint8"
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
+    try:
+        with Image.open(path) as picture:
+            _check_colors(path, picture.mode, depth)
+            _check_memory(path, picture.height, picture.width)
+            pixels = np.asarray(picture)
+            _check_orientation(path, picture.getexif().get(ORIENTATION, 1))
+            return pixels
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _colors(page: Any) -> str:
+    """Return the colors of an image in a TIFF: ``"RGB"``, or what they are instead."""
+    name, n = getattr(page.photometric, "name", str(page.photometric)), page.samplesperpixel
+    if name == "YCBCR" and page.compression.name in ("JPEG", "OJPEG", "ALT_JPEG"):
+        return "RGB"  # every reader converts these
+    if page.compression.name == "APERIO_JP2000_YCBC":
+        return "YCBCR"  # and the tag says RGB
+    if name == "RGB" and n != 3:
+        is_alpha = n == 4 and page.extrasamples[:1] in ((1,), (2,))  # associated or not; 0 is any fourth channel
+        return "RGBA" if is_alpha else f"{n} channels"
+    return name
+
+
+def _depth(page: Any) -> str:
+    # tifffile reads 4 bits as uint8.
+    return f"uint{page.bitspersample}" if page.dtype == np.uint8 else str(page.dtype)
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return 1 if tag is None else int(tag.value)
+
+
+def _check_colors(path: Path, colors: str, depth: str) -> None:
+    """Raise unless an image is RGB in uint8, with advice for what it is instead."""
+    problem, advice = "", CONVERT
+    if colors in GRAY or colors.startswith("I;"):
+        problem, advice = "is gray", "Export the H&E image in color, with red, green and blue in one image."
+    elif colors in ALPHA:
+        problem = "has an alpha channel"
+        advice = "Remove it, for example with `vips flatten in.png out.tif --background 255`."
+    elif colors != "RGB":
+        problem = f"holds {NAMES.get(colors, colors)} and not RGB"
+    elif depth != "uint8":
+        problem = f"holds {depth} and not uint8"
+        advice = "Rescale it to 0–255: divide by 16 if the camera has 12 bits, by 256 if it has 16."
+    if problem:
+        raise InputError(f"{path} {problem}. {advice}")
+
+
+def _check_orientation(path: Path, orientation: int) -> None:
+    """Raise if an image is not stored upright: spots may have been placed on it with or without the turn."""
+    if orientation != 1:
+        raise InputError(
+            f"{path} is turned or mirrored by its orientation tag ({orientation}), which only some programs apply. "
+            "Save it upright, for example with `vips autorot in.tif out.tif`, or set the tag to 1 if measured spots "
+            "belong to the pixels as they are stored."
+        )
+
+
+def _check_memory(path: Path, height: int, width: int) -> None:
+    from distributed.system import MEMORY_LIMIT
+
+    check_size(path, height, width)
+    n_bytes = 3 * height * width
+    if n_bytes > MEMORY_LIMIT:
+        raise InputError(
+            f"{path} states a size of {width:,} × {height:,} px: {n_bytes / 1e9:,.0f} GB, more than the memory of this "
+            f"machine ({MEMORY_LIMIT / 1e9:,.0f} GB). If this is its size, downscale it; otherwise it is damaged."
+        )
