@@ -203,3 +203,18 @@ def test_a_table_on_disk_is_loaded_up_to_the_limit(computed, monkeypatch):
     monkeypatch.setattr(ds.settings, "max_table_gb", 1e-9)
     with pytest.raises(ValueError, match=r"max_table_gb.*X_umap"):
         umap_of(lazy, "mine", 0)
+
+
+@pytest.mark.parametrize("stored", [["#ff0000", "#00ff00", "#0000ff"], np.eye(3)])
+def test_colors_of_categories_without_spots(mapped, stored):
+    table = mapped["deepspot_spots"]
+    table.obs["type"] = table.obs["group"].cat.set_categories(["blood", "stroma", "tumor"])
+    table.uns["type_colors"] = np.array(stored)
+    legend = ds.pl.umap(mapped, color="type")[-1].get_legend()
+    shown = {
+        text.get_text(): to_hex(mark.get_color())
+        for text, mark in zip(legend.texts, legend.legend_handles, strict=True)
+    }
+    assert shown == {"stroma": "#00ff00", "tumor": "#0000ff"}
+    table.uns["type_colors"] = ["no color"] * 3
+    ds.pl.umap(mapped, color="type")

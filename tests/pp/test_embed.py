@@ -137,6 +137,22 @@ def test_another_encoder_of_the_same_name_gets_a_new_table(sdata, mean_color, ot
     assert len(sdata.tables) == 2
 
 
+def test_encoders_of_one_fingerprint_do_not_share_tables(sdata, mean_color):
+    class Longer(mean_color):
+        def __init__(self):
+            super().__init__()
+            self.card = self.card.model_copy(update={"dim": 54})
+
+        def encode(self, tiles):
+            return np.tile(super().encode(tiles), 2)
+
+    encoders = [mean_color(), mean_color(name="other"), Longer()]
+    for encoder in [*encoders, *encoders]:
+        ds.pp.embed(sdata, encoder)
+    assert sorted(table.n_vars for table in sdata.tables.values()) == [27, 27, 54]
+    assert len({encoder.n_tiles for encoder in encoders}) == 1  # each once
+
+
 def test_an_encoder_of_another_name(sdata, mean_color):
     ds.pp.embed(sdata, mean_color())
     ds.pp.embed(sdata, mean_color("hf-hub:Org/Model", "2"))

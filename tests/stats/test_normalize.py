@@ -82,3 +82,19 @@ def test_genes_that_a_slide_never_shows_are_left_out(slides_of_counts):
         ValueError, match="Only 39 genes have counts in at least 3 spots of each slide, but 40 were requested"
     ):
         most_variable(slides, genes, 40)
+
+
+@pytest.mark.parametrize(("spots", "depth"), [(30, 300), (10, 100), (30, 20)])
+def test_genes_of_small_and_shallow_slides_are_ranked(spots, depth):
+    """The local regression with the default of scanpy fails: many genes have the same mean."""
+    rng = np.random.default_rng(0)
+    level = np.exp(rng.normal(0, 1.5, 2000))
+    counts = rng.poisson(level * depth / level.sum(), (spots, 2000))
+    found = most_variable([csr_matrix(counts)], [f"G{number}" for number in range(2000)], 20)
+    assert len(set(found)) == 20
+
+
+def test_genes_that_cannot_be_ranked(monkeypatch):
+    monkeypatch.setattr("deepspot._stats.normalize.SPANS", ())
+    with pytest.raises(ValueError, match=r"too few spots or counts to rank 4 genes.*`genes=`"):
+        most_variable([csr_matrix(np.arange(20).reshape(5, 4))], list("ABCD"), 2)

@@ -1,3 +1,5 @@
+from copy import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,3 +152,25 @@ def test_a_real_prediction(slide, quick_model, cheap_encoder):
     ds.tl.predict(slide, quick_model, encoder=cheap_encoder)
     evaluate(slide)
     assert set(COLUMNS) <= set(slide.tables["deepspot_spots"].var)
+
+
+def test_a_training_slide_is_recognized(slides, quick_model, cheap_encoder, log):
+    """Also a part of it, in another order, with fewer genes."""
+    seen = slides["P1_S1"]
+    new = ds.datasets.toy(1, 1, n_rows=5, n_cols=6, seed=7)["P1_S1"]
+    for sdata in (seen, new):
+        ds.tl.predict(sdata, quick_model, encoder=cheap_encoder)
+        genes = [*quick_model.card.genes[::-1], *sdata["table"].var_names.drop(quick_model.card.genes)[:5]]
+        sdata.tables["table"] = sdata["table"][10:][::-1, genes].copy()
+        log.clear()
+        evaluate(sdata)
+        assert any("learned from spots of this slide" in line for line in log) == (sdata is seen)
+
+
+def test_bundles_without_hashes_are_evaluated(slide, quick_model, cheap_encoder, log):
+    old = [part.model_copy(update={"hashes": []}) for part in quick_model.card.slides]
+    quick = copy(quick_model)
+    quick.card = quick_model.card.model_copy(update={"slides": old})
+    ds.tl.predict(slide, quick, encoder=cheap_encoder)
+    evaluate(slide)
+    assert not any("learned" in line for line in log)

@@ -46,6 +46,11 @@ def valid_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.").rstrip("_") or "_"
 
 
+def column_name(name: object) -> str:
+    """Convert the name of a pathway to one of a column in `obsm`, which cannot be written with a slash."""
+    return str(name).replace("/", "_")
+
+
 def features_name(encoder: str, shapes_key: str) -> str:
     """Return the name of a feature table: ``<encoder>_<shapes>``."""
     return valid_name(f"{encoder}_{shapes_key}")

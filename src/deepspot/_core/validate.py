@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
-from numbers import Real
+from numbers import Integral, Real
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
+
+from .settings import settings
+
+MOST_SEED = 2**32 - 1
+"""Largest seed of scikit-learn."""
 
 
 def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> list[str]:
@@ -33,6 +38,16 @@ def check_positive(value: float | None, argument: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"`{argument}` must be above 0, got {value}.")
     return value
+
+
+def check_seed(seed: int | None) -> int:
+    """Return a random seed, by default that of the settings; raise unless numpy, torch and scikit-learn take it."""
+    seed = settings.seed if seed is None else seed
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputTypeError(f"`seed` must be a whole number, got {seed!r}.")
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"`seed` must be from 0 to {MOST_SEED}, got {seed}.")
+    return int(seed)
 
 
 def check_text(value: str, argument: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -170,10 +171,13 @@ class SlideFeatures:
 
     def _find(self) -> str | None:
         """Return the name of the table with these features, if there is one."""
-        sdata, shapes_key = self.view.sdata, self.view.shapes_key
+        sdata, shapes_key, card = self.view.sdata, self.view.shapes_key, self.encoder.card
         for key in tables_annotating(sdata, shapes_key):
             table = sdata.tables[key]
-            same = table.uns.get(UNS, {}).get("fingerprint") == self.fingerprint
+            made = table.uns.get(UNS, {})
+            same = made.get("fingerprint") == self.fingerprint
+            # Users may give the same fingerprint to several encoders of their own.
+            same = same and (json.loads(made["encoder"])["name"], table.n_vars) == (card.name, card.dim)
             # Bags need one row for each shape, in their order: the table may have been filtered or sorted since.
             if same and np.array_equal(rows_of(table, shapes_key), self.view.index):
                 return key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+# Genes with counts that tell a spot from others.
+DETECTED = 5
+
+
 @dataclass(frozen=True, eq=False)
 class MeasuredCounts:
     """Raw counts of the spots that are in a table and in a shapes element."""
@@ -36,6 +41,23 @@ class MeasuredCounts:
         """Return the total counts (n,) of each spot over some genes, by default over all."""
         counts = self.counts if genes is None else self.counts[:, self.genes.get_indexer(genes)]
         return np.asarray(counts.sum(axis=1)).ravel()
+
+    def spot_hashes(self, genes: Sequence[str] | None = None) -> np.ndarray:
+        """Return different hashes, in int64, of the counts of the spots, by decreasing depth.
+
+        They do not depend on the order of spots and genes, nor on genes without counts. With `genes`, only these are
+        compared, and spots with fewer than 5 of them are left out: others may be equal by chance.
+        """
+        columns = np.arange(len(self.genes)) if genes is None else np.flatnonzero(self.genes.isin(list(genes)))
+        counts = self.counts[:, columns].tocoo()
+        counts.eliminate_zeros()
+        names = pd.util.hash_array(np.asarray(self.genes[columns], dtype=object))
+        hashes = np.zeros(len(self.rows), dtype=np.uint64)
+        np.add.at(hashes, counts.row, pd.util.hash_array(names[counts.col] + counts.data.astype(np.uint64)))
+        detected, depth = (np.bincount(counts.row, w, len(hashes)) for w in (None, counts.data))
+        hashes = (hashes >> np.uint64(1)).astype(np.int64)
+        order = np.argsort(-depth, kind="stable")
+        return pd.unique(hashes[order[detected[order] >= (1 if genes is None else DETECTED)]])
 
     def without_empty(self) -> MeasuredCounts:
         """Drop spots without counts; raise if none is left."""

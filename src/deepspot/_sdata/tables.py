@@ -93,7 +93,13 @@ def labels_of(sdata: SpatialData, table_key: str, key: str) -> pd.Series:
     if not isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype("category")
     values = values.cat.remove_unused_categories()
-    return values.cat.rename_categories([str(name) for name in values.cat.categories])
+    names = [str(name) for name in values.cat.categories]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"Column {key!r} of table {table_key!r} has different labels of the same text: "
+            f"{list(values.cat.categories)}. Convert the column to text first."
+        )
+    return values.cat.rename_categories(names)
 
 
 def _labels_message(sdata: SpatialData, table_key: str, key: str) -> str:

@@ -39,10 +39,11 @@ def make_table(
 
 
 def check_writable(adata: AnnData) -> None:
-    """Remove index names, and raise if any part of a table cannot be written to disk."""
+    """Remove index names and nullable strings, and raise if any part of a table cannot be written to disk."""
     from anndata import AnnData
     from spatialdata.models import TableModel
 
+    adata.obs, adata.var = plain_text(adata.obs), plain_text(adata.var)
     frames = [adata.obs, adata.var] + ([] if adata.raw is None else [adata.raw.var])
     for frame in frames:
         # An index name that is also a column makes the write fail halfway, which breaks the whole store.
@@ -68,6 +69,25 @@ def check_writable(adata: AnnData) -> None:
         raise InputTypeError(
             f"{where} cannot be written ({problem}). Convert it to text or numbers, or remove it."
         ) from problem
+
+
+def plain_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a data frame without nullable strings: text that anndata 0.13 wrote is read by 0.12, but not written."""
+    import pandas as pd
+
+    def is_nullable(dtype: object) -> bool:
+        return isinstance(dtype, pd.StringDtype) and dtype.na_value is pd.NA
+
+    frame = frame.copy(deep=False)
+    if is_nullable(frame.index.dtype):
+        frame.index = frame.index.astype(object)
+    for name, column in frame.items():
+        if is_nullable(column.dtype):
+            column = column.astype("category") if column.isna().any() else column.astype(object)
+        if isinstance(column.dtype, pd.CategoricalDtype) and is_nullable(column.dtype.categories.dtype):
+            column = column.cat.rename_categories(column.cat.categories.astype(object))
+        frame[name] = column
+    return frame
 
 
 def _write_error(adata: AnnData) -> Exception | None:
@@ -174,9 +194,12 @@ def add_entries(
 
     check_entries(sdata, key, slot, entries, overwrite=overwrite)
     table = sdata.tables[key]
-    check_writable(AnnData(obs=table.obs[[]].copy(), **{slot: dict(entries)}))
+    entries = {name: plain_text(value) if hasattr(value, "columns") else value for name, value in entries.items()}
+    check_writable(AnnData(obs=plain_text(table.obs[[]]), **{slot: entries}))
     for name, value in entries.items():
-        getattr(table, slot)[name] = value
+        # Frames in `obsm` need the index of the table, also its dtype.
+        framed = slot == "obsm" and hasattr(value, "columns")
+        getattr(table, slot)[name] = value.set_axis(table.obs_names) if framed else value
 
 
 def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import csr_matrix, issparse
 
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 PAPER = "paper"
+LARGEST = 30
+"""Above the log2 of any number of counts."""
+
 NEXT = "Call `sc.pp.normalize_total(table, target_sum=1e4)` and `sc.pp.log1p(table)` on a copy"
 
 
@@ -36,7 +39,7 @@ def log_expression(table: AnnData, table_key: str, layer: str | None, transform:
     check_log_scale(X, where, marked="log1p" in table.uns, other=", or pass a layer on the log scale as `layer=`")
     if issparse(X):
         known = np.asarray(np.isfinite(X.sum(axis=0))).ravel()
-        X = X.tocsr()[:, known].copy()
+        X = csr_matrix(X)[:, known].copy()  # also of a sparse array, which scanpy cannot rank
         if transform == PAPER:
             X = X.toarray()
     else:
@@ -60,6 +63,18 @@ def check_log_scale(X: Any, where: str, *, marked: bool, other: str = "") -> Non
             f"{where} is on an unknown scale: there is no `uns['log1p']`. {NEXT} of the raw counts; this "
             "sets `uns['log1p']`. If the values are on the log scale already, set `table.uns['log1p'] = {}`."
         )
+    if look_linear(X):
+        raise InputError(
+            f"{where} holds values above {LARGEST}, so these are no logarithms; expression on the log scale is needed. "
+            f"{NEXT}{other}."
+        )
+
+
+def look_linear(X: Any) -> bool:
+    """Return whether values of a numpy or sparse array are too large for logarithms, and never negative as z-scores."""
+    values = X.data if issparse(X) else np.asarray(X)
+    values = values[np.isfinite(values)]
+    return bool(len(values)) and bool(values.max() > LARGEST and values.min() >= 0)
 
 
 def look_like_counts(X: Any) -> bool:

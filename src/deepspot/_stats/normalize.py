@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import csr_matrix
 
 from deepspot.errors import InputError
 
 TARGET_SUM = 10_000
+# Shares of the genes in a local regression: the default of scanpy first.
+SPANS = (0.3, 0.5, 0.75, 1.0)
 
 
 def check_counts(X: Any, where: str) -> csr_matrix:
-    """Return raw counts as a sparse matrix; raise if the values are not counts."""
-    counts = csr_matrix(X) if not issparse(X) else X.tocsr()
+    """Return raw counts as a sparse matrix, also of a sparse array; raise if the values are not counts."""
+    counts = csr_matrix(X)
     values = counts.data
     if not np.isfinite(values).all():
         raise InputError(f"{where} contains values that are not finite. Raw counts are needed.")
@@ -51,7 +54,16 @@ def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int
             f"Only {together.n_vars:,} genes have counts in at least 3 spots of each slide, but {n_top:,} were "
             "requested. Request fewer with `genes=`."
         )
-    sc.pp.highly_variable_genes(together, flavor="seurat_v3", n_top_genes=n_top, batch_key="slide")
+    # The local regression also fails if many genes have the same mean, as on small or shallow slides.
+    for span in SPANS:
+        with suppress(ValueError):
+            sc.pp.highly_variable_genes(together, flavor="seurat_v3", n_top_genes=n_top, batch_key="slide", span=span)
+            break
+    else:
+        raise InputError(
+            f"The slides have too few spots or counts to rank {together.n_vars:,} genes by their variability. Name the "
+            "genes with `genes=`, request genes of more spots with `min_detected=`, or leave small slides out."
+        )
     chosen = together.var[together.var["highly_variable"]]
     order = ["highly_variable_nbatches", "highly_variable_rank"]
     return list(chosen.sort_values(order, ascending=[False, True]).index)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.hashing import digest
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_same_length
+from deepspot._core.validate import check_same_length, check_seed
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
 
@@ -83,7 +82,7 @@ class DeepSpot(FittedModel):
         self.preset = preset
         self.network = changed(chosen.network, network, "network")
         self.training = changed(chosen.training, training, "training")
-        self.seed = int(settings.seed if seed is None else seed)
+        self.seed = check_seed(seed)
         self.device = device
 
     def __repr__(self) -> str:

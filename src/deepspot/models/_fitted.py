@@ -211,7 +211,7 @@ class FittedModel:
                 f"The model was trained on encoder {needed!r} with other weights or preprocessing than those of "
                 f"{ready.card.name!r}. Pass the encoder that it was trained on with `encoder=`."
             )
-        if not card.encoder_fingerprint and ready.card.name != needed:  # a converted checkpoint
+        if ready.card.name != needed:  # of a converted checkpoint, or an own encoder with the same fingerprint
             logger.warning(
                 "Model %r needs encoder %r by its card, but %r is used. Its predictions are valid only if both are the "
                 "same.",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import keys_in
+from deepspot._core.keys import column_name, keys_in
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_result, match_rows
 from deepspot._sdata.view import select_image_and_shapes
@@ -129,4 +129,5 @@ def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: i
         return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
     if not len(pathways):
         raise InputError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
-    return keys_in(pathways, scores.columns, where)
+    wanted = [pathways] if isinstance(pathways, str) else pathways
+    return keys_in([name if name in scores else column_name(name) for name in wanted], scores.columns, where)

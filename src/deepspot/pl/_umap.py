@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot._sdata.zarr_store import check_fits_in_memory
@@ -114,7 +113,7 @@ def umap(
     shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    n_images = int(check_positive(n_images, "n_images"))
+    n_images, seed = int(check_positive(n_images, "n_images")), check_seed(seed)
     rows, positions = match_rows(table, sdata, shapes_key)
     colors = None if color is None else coloring(sdata, table_key, color, rows, cmap)
     if ax is None:
@@ -122,7 +121,7 @@ def umap(
         ax = plt.subplots(1, 2, figsize=size, layout="constrained")[1]
     left, right = axes = several_axes(ax, 2, "panels")
 
-    places = umap_of(table, table_key, settings.seed if seed is None else seed)[rows]
+    places = umap_of(table, table_key, seed)[rows]
     chosen, middles, side = spread(places, n_images)
     tiles = cut_tiles(sdata, image_key, shapes_key, positions[chosen], tile_um)
     low, high = places.min(axis=0) - side / 2, places.max(axis=0) + side

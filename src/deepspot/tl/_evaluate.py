@@ -45,7 +45,8 @@ def evaluate(
 
     Spots are matched by instance and genes by name. Measured counts are transformed to the scale of the prediction,
     log1p of counts per 10,000; spots without counts are left out. A training slide overestimates the accuracy of the
-    model: use slides of other patients, or :func:`deepspot.models.cross_validate`.
+    model, and there is a warning if its counts are recognized: use slides of other patients, or
+    :func:`deepspot.models.cross_validate`.
 
     Parameters
     ----------
@@ -122,6 +123,14 @@ def evaluate(
         raise InputError(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
+        )
+    learned = np.isin(
+        truth.spot_hashes(genes), np.array(prediction.uns[UNS].get("training_spots", "").split(), np.int64)
+    )
+    if learned.sum() > 1:
+        logger.warning(
+            "The model learned from spots of this slide: the agreement is higher than on slides of other patients. "
+            "`ds.models.cross_validate` holds out patients."
         )
     expression, depth = targets([truth], genes)
     trained_depth = prediction.uns[UNS].get("depth", depth)

@@ -247,3 +247,22 @@ def test_shuffled_r_is_pearson_r_of_shuffled_profiles(slides_of):
     drawn = np.random.default_rng(7)
     for r in result:
         np.testing.assert_allclose(r, pearson(slides, bulk[drawn.permutation(9)][rows]), atol=1e-6)
+
+
+def test_bulk_that_nobody_logged(both):
+    slides, bulk = both
+    tpm = AnnData(np.exp2(bulk.X) * 37, bulk.obs, bulk.var)
+    with pytest.raises(ValueError, match=r"X of the bulk RNA holds values of up to .*no logarithms.*np\.log2"):
+        ds.cohort.bulk_agreement(slides, tpm, match="patient")
+    z = AnnData((tpm.X - tpm.X.mean(axis=0)) * 100, bulk.obs, bulk.var)  # far from 0, but on both sides
+    ds.cohort.bulk_agreement(slides, z, match="patient", n_permutations=10)
+
+
+def test_half_of_the_genes_must_be_shared(both):
+    slides, bulk = both
+    versions = [name if number < GENES // 2 - 1 else f"{name}.12" for number, name in enumerate(bulk.var_names)]
+    few = AnnData(bulk.X, bulk.obs, bulk.var.set_axis(versions))
+    with pytest.raises(ValueError, match=rf"and {GENES // 2 - 1} in common, under half of {GENES}.*without version"):
+        ds.cohort.bulk_agreement(slides, few, match="patient")
+    panel = bulk[:, : GENES // 10].copy()  # a small panel, of which all genes are known
+    assert len(ds.cohort.bulk_agreement(slides, panel, match="patient", n_permutations=10).order) == GENES // 10

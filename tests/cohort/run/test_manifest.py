@@ -164,3 +164,22 @@ def test_nothing_starts_with_a_bad_manifest(tmp_path):
     with pytest.raises(ValueError, match="manifest"):
         ds.cohort.run(frame(patient=[None, "P"]), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_one_slide_of_two_patients(tmp_path, log):
+    for name, content in (("a", b"one"), ("b", b"two"), ("copy", b"one"), ("longer", b"three")):
+        (tmp_path / name).write_bytes(content)
+    other = str(tmp_path / "b")
+
+    def rows(path, patient="P2"):
+        return frame(path=[str(tmp_path / "a"), path], patient=["P1", patient], slide=["x", "y"])
+
+    for same in (tmp_path / "a", tmp_path / "sub" / ".." / "a", tmp_path / "copy"):
+        with pytest.raises(ValueError, match=r"same slide in rows 2, 3.*of the patients \['P1', 'P2'\]"):
+            read_manifest(rows(str(same)))
+        assert not log
+        read_manifest(rows(str(same), "P1"))
+        assert "count several times for patient 'P1'" in log.pop()
+    for path in (other, str(tmp_path / "longer"), str(tmp_path / "absent")):
+        read_manifest(rows(path))
+    assert not log

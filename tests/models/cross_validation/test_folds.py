@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from deepspot.models._cross_validation.folds import Split, check_copies, inner_splits, outer_splits, part
-from deepspot.models._training.slides import MeasuredSlide
+from deepspot.models._cross_validation.folds import Split, inner_splits, outer_splits, part
+from deepspot.models._training.slides import MeasuredSlide, check_copies
 
 
 def bare(name, patient, n=6):

@@ -1,5 +1,8 @@
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.sparse import csr_array
+from spatialdata import deepcopy
 
 import deepspot as ds
 
@@ -225,3 +228,47 @@ def test_oversampling_repeats_spots_and_needs_a_known_method(slides, quick, monk
     assert len(seen["rows"]) >= 60
     with pytest.raises(KeyError, match="leiden"):
         ds.models.train(slides, **quick, oversample="twice")
+
+
+def test_copies_of_a_slide_are_refused(slides, quick):
+    copy = deepcopy(slides["P1_S1"])
+    copy["table"].obs["patient"] = "P3"
+    copy.tables["table"] = copy["table"][::-1, ::-1].copy()
+    with pytest.raises(ValueError, match=r"'P1_S1' \(patient 'P1'\) and 'again' \(patient 'P3'\) have the same counts"):
+        ds.models.train({**slides, "again": copy}, **quick)
+    one = dict.fromkeys(["P1_S1", "again"], "P1")  # the gate would hold out one of the slides
+    with pytest.raises(ValueError, match="have the same counts"):
+        ds.models.train({"P1_S1": slides["P1_S1"], "again": copy}, **{**quick, "patient_key": one})
+    assert quick["encoder"].n_tiles == 0
+
+
+def test_a_slide_of_few_spots_is_named(slides, quick):
+    slides["P2_S1"].tables["table"] = slides["P2_S1"]["table"][:2].copy()
+    with pytest.raises(ValueError, match=r"Slide 'P2_S1' of patient 'P2' has 2 measured spots.*at least 3.*Leave"):
+        ds.models.train(slides, **quick)
+    assert quick["encoder"].n_tiles == 0
+
+
+def test_patients_as_a_series(slides, quick):
+    numbered = dict(enumerate(slides.values()))
+    model = ds.models.train(numbered, **{**quick, "patient_key": pd.Series(["A", "B"])})
+    assert {slide.slide: slide.patient for slide in model.card.slides} == {"0": "A", "1": "B"}
+    with pytest.raises(ValueError, match="`patient_key` names slide '1' several times"):
+        ds.models.train(numbered, **{**quick, "patient_key": pd.Series(["A", "B", "C"], [0, 1, 1])})
+    with pytest.raises(TypeError, match=r"`patient_key` must be a column of `obs`, or a mapping.*got list"):
+        ds.models.train(slides, **{**quick, "patient_key": ["A", "B"]})
+
+
+def test_sparse_arrays_train_the_same_model(slides, quick, quick_model):
+    for sdata in slides.values():
+        sdata["table"].X = csr_array(sdata["table"].X)
+    assert ds.models.train(slides, **quick).fingerprint == quick_model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ValueError), (2**32, ValueError), (1.5, TypeError), (True, TypeError), ("1", TypeError)]
+)
+def test_seeds_are_checked(slides, quick, seed, error):
+    with pytest.raises(error, match=r"`seed` must be .*, got"):
+        ds.models.train(slides, **{**quick, "seed": seed})
+    assert quick["encoder"].n_tiles == 0

@@ -6,6 +6,7 @@ from scipy.stats import false_discovery_control, hypergeom
 from spatialdata import deepcopy, read_zarr
 
 import deepspot as ds
+from deepspot.tl._analysis.gene_sets import read_gene_sets
 
 COLUMNS = ["group", "term", "overlap", "n_overlap", "n_set", "odds_ratio", "p", "p_adj", "combined_score", "genes"]
 
@@ -224,3 +225,19 @@ def test_a_group_without_hits_leaves_the_numbers_of_the_others(marked, programs,
     assert list(again["group"]) == ["a"]
     assert again["n_overlap"].iloc[0] == 5
     assert again["p"].iloc[0] < 0.01
+
+
+def test_gmt_files_are_read_completely(marked, programs, tmp_path):
+    path, (one, other) = tmp_path / "sets.gmt", list(programs)[:2]
+    rows = [[one, "", *programs[one], ""], ["empty", "no gene"], [other, "text", *programs[other]]]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join("\t".join(row) for row in rows).encode())
+    assert read_gene_sets(path, "human")[0] == {one: programs[one], other: programs[other]}
+    path.write_text("\n".join("\t".join([one, f"part {n}", *programs[name]]) for n, name in enumerate([one, other])))
+    with pytest.raises(ValueError, match=rf"several gene sets of the name '{one}'"):
+        ds.tl.enrich(marked, path)
+    path.write_bytes("Sch\u00f6n\t\tA\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not text in UTF-8"):
+        ds.tl.enrich(marked, path)
+    with pytest.raises(TypeError, match="genes of 'a' must be a list of names, got text"):
+        ds.tl.enrich(marked, {"a": "TUMOR1"})
+    assert "enrichment" not in marked["table"].uns

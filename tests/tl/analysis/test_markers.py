@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
-from scipy.stats import mannwhitneyu
+from scipy.sparse import csr_array
+from scipy.stats import hypergeom, mannwhitneyu
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import ShapesModel, TableModel
 
@@ -74,13 +75,14 @@ def test_p_values_are_those_of_scipy(classes):
 
 
 @pytest.mark.filterwarnings("ignore:The inplace keyword")  # within scanpy
-def test_scanpy_reads_its_own_result(classes):
+def test_numbers_are_those_of_scanpy(classes):
     ds.tl.markers(classes, "class", table_key="table")
     table = classes["table"]
+    assert "rank_genes_groups" not in table.uns
+    sc.tl.rank_genes_groups(table, "class", method="wilcoxon", tie_correct=True)
     found = sc.get.rank_genes_groups_df(table, "tumor").set_index("names")
     ours = table.uns["markers"].query("group == 'tumor'").set_index("gene")
-    np.testing.assert_array_equal(found.loc[ours.index, "pvals_adj"], ours["p_adj"])
-    assert table.uns["rank_genes_groups"]["params"]["groupby"] == "class"
+    np.testing.assert_allclose(found.loc[ours.index, "pvals_adj"], ours["p_adj"], rtol=1e-12)
 
 
 def test_one_group_against_another(classes):
@@ -143,7 +145,6 @@ def test_genes_with_missing_values_are_left_out(classes, log):
     ds.tl.markers(classes, "class", table_key="table", layer="predicted")
     assert classes["table"].uns["markers"]["gene"].nunique() == 55
     assert log[-1].endswith("Left out: 5 genes with missing values.")
-    assert classes["table"].uns["rank_genes_groups"]["params"]["layer"] == "predicted"
 
 
 def test_genes_that_do_not_vary(classes):
@@ -214,18 +215,77 @@ def test_results_can_be_written_and_read(classes, tmp_path):
     )
     assert back.uns["markers"]["significant"].dtype == bool
     assert back.uns["deepspot_markers"]["test"] == "blocks"
-    assert len(sc.get.rank_genes_groups_df(back, "tumor")) == 60
 
 
 def test_existing_results_are_kept(classes):
-    classes["table"].uns["rank_genes_groups"] = {"mine": 1}
-    with pytest.raises(
-        ValueError, match=r"has \['rank_genes_groups'\] already.*`overwrite=True`, or another `key_added`"
-    ):
+    classes["table"].uns["markers"] = {"mine": 1}
+    with pytest.raises(ValueError, match=r"has \['markers'\] already.*`overwrite=True`, or another `key_added`"):
         ds.tl.markers(classes, "class", table_key="table")
-    assert "markers" not in classes["table"].uns
+    assert classes["table"].uns["markers"] == {"mine": 1}
     ds.tl.markers(classes, "class", table_key="table", overwrite=True)
-    assert "names" in classes["table"].uns["rank_genes_groups"]
+    assert "gene" in classes["table"].uns["markers"]
+
+
+@pytest.mark.parametrize("test", ["wilcoxon", "blocks"])
+def test_a_gene_in_few_spots_has_at_least_the_p_value_of_fisher(classes, test):
+    table, members = classes["table"], 13
+    table.obs["size"] = ["few"] * members + ["most"] * (table.n_obs - members)
+    X = table.X.toarray()
+    X[:, :3] = 0
+    X[5, 0] = X[[2, 9], 1] = 5.0
+    X[[1, 3, 20, 30], 2] = 5.0
+    table.X = X
+    ds.tl.markers(classes, "size", table_key="table", test=test, n_permutations=500)
+    found = table.uns["markers"].query("group == 'few'").set_index("gene")
+    inside, total, n = np.array([1, 2, 2]), np.array([1, 2, 4]), table.n_obs
+    expected = np.minimum(1, 2 * hypergeom.sf(inside - 1, n, total, members))
+    p = found.loc[table.var_names[:3], "p" if test == "wilcoxon" else "p_block"]
+    assert (p >= expected - 1e-12).all()
+    np.testing.assert_allclose(p.iloc[:2], expected[:2])
+    assert not found.loc[table.var_names[:3], "significant"].any()
+
+
+def test_a_small_group_is_tested_if_many_spots_express_a_gene(classes):
+    """Fisher's test of the spots would find nothing, because all spots express the gene."""
+    table = classes["table"]
+    table.obs["size"] = ["few"] * 4 + ["most"] * (table.n_obs - 4)
+    X = table.X.toarray()
+    X[:, 0] = np.linspace(2, 1, len(X))
+    table.X = X
+    for transform in (None, "paper"):
+        ds.tl.markers(classes, "size", table_key="table", transform=transform, overwrite=True)
+        found = table.uns["markers"].query(f"group == 'few' and gene == {table.var_names[0]!r}")
+        assert found["p"].item() < 0.002
+
+
+def test_a_group_called_rest(classes, log):
+    table = classes["table"]
+    tumor = (table.obs["class"] == "tumor").to_numpy()
+    table.obs["two"] = np.where(tumor, "tumor", "rest")
+    ds.tl.markers(classes, "two", table_key="table")
+    both = table.uns["markers"].set_index("gene").groupby("group", observed=True)
+    assert list(both.groups) == ["rest", "tumor"]
+    change = [both.get_group(name).loc[table.var_names, "logfoldchange"] for name in ("rest", "tumor")]
+    np.testing.assert_allclose(change[0], -change[1], rtol=1e-4)
+    assert not any("called" in line for line in log)
+    table.obs["three"] = np.where(tumor, "tumor", np.where(np.arange(len(tumor)) % 2, "rest", "other"))
+    ds.tl.markers(classes, "three", table_key="table", overwrite=True)
+    assert any("called 'rest'" in line and "all other spots" in line for line in log)
+    assert list(table.uns["markers"]["group"].cat.categories) == ["other", "rest", "tumor"]
+
+
+def test_sparse_arrays_give_the_same(classes):
+    table = classes["table"]
+    ds.tl.markers(classes, "class", table_key="table")
+    table.X = csr_array(table.X)
+    ds.tl.markers(classes, "class", table_key="table", key_added="again")
+    pd.testing.assert_frame_equal(table.uns["markers"], table.uns["again"])
+
+
+def test_values_that_are_too_large_for_logarithms(classes):
+    classes["table"].X = classes["table"].X * 1000.5
+    with pytest.raises(ValueError, match="holds values above 30, so these are no logarithms"):
+        ds.tl.markers(classes, "class", table_key="table")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +334,18 @@ def test_raw_counts_and_unknown_scales(slide):
     slide["table"].X = slide["table"].X * 0.5
     with pytest.raises(ValueError, match=r"unknown scale.*uns\['log1p'\] = \{\}"):
         ds.tl.markers(slide, "half", table_key="table")
+
+
+def test_labels_that_are_no_text(classes):
+    table = classes["table"]
+    table.obs["number"] = np.arange(table.n_obs) % 2 / 2
+    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference=0.0)
+    assert list(table.uns["markers"]["group"].cat.categories) == ["0.5"]
+    table.obs["mixed"] = pd.Series([1, "1"] * (table.n_obs // 2), table.obs_names, dtype=object)
+    with pytest.raises(
+        ValueError, match=r"Column 'mixed' of table 'table' has different labels of the same text: \[1, '1'\]"
+    ):
+        ds.tl.markers(classes, "mixed", table_key="table", key_added="more")
 
 
 def test_blocks_need_one_tissue(classes):

@@ -90,7 +90,8 @@ def test_small_pathways_are_left_out(classes, net):
     ds.tl.pathways(classes, few, table_key="table")
     assert "tiny" not in classes["table"].obsm["score_mlm"]
     ds.tl.pathways(classes, few, table_key="table", tmin=2, overwrite=True)
-    assert classes["table"].uns["deepspot_pathways"]["n_targets"]["tiny"] == 2
+    made = classes["table"].uns["deepspot_pathways"]
+    assert made["n_targets"][made["pathways"].index("tiny")] == 2
 
 
 def test_missing_genes_and_empty_spots(classes, net, log):
@@ -168,4 +169,25 @@ def test_results_can_be_written_and_read(classes, net, tmp_path):
         pd.testing.assert_frame_equal(
             back.obsm[key], classes["table"].obsm[key], check_index_type=False, check_column_type=False
         )
-    assert back.uns["deepspot_pathways"]["n_targets"]["tumor"] == 15
+    made = back.uns["deepspot_pathways"]
+    assert dict(zip(made["pathways"], made["n_targets"], strict=True)) == {"lymphoid": 12, "stroma": 9, "tumor": 15}
+
+
+def test_slashes_in_names_are_written_and_found(classes, net, tmp_path):
+    slashed = net.replace({"source": {"tumor": "JAK/STAT", "stroma": "A/B/C"}})
+    table = classes["table"]
+    ds.tl.pathways(classes, slashed, table_key="table")
+    table.obs["type"] = np.where(table.obs["class"] == "tumor", "T/NK", "a b")
+    ds.tl.markers(classes, "type", table_key="table")
+    ds.tl.enrich(classes, {"A/B": list(slashed["target"][slashed["source"] == "JAK/STAT"])})
+    classes.write(tmp_path / "slide.zarr")
+    back = read_zarr(tmp_path / "slide.zarr")
+    assert {"JAK_STAT", "A_B_C"} <= set(back["table"].obsm["score_mlm"])
+    assert {"JAK/STAT", "A/B/C"} <= set(back["table"].uns["deepspot_pathways"]["pathways"])
+    assert set(back["table"].uns["markers"]["group"]) == {"T/NK", "a b"}
+    made = back["table"].uns["deepspot_enrichment"]
+    assert dict(zip(made["groups"], made["n_markers"], strict=True))["T/NK"] > 0
+    assert ds.pl.pathways(back, pathways=["JAK/STAT"])[0].get_title() == "JAK_STAT"
+    twins = pd.concat([slashed, net[net["source"] == "tumor"].assign(source="JAK_STAT", weight=range(15))])
+    with pytest.raises(ValueError, match=r"Pathways \['JAK/STAT', 'JAK_STAT'\].*same name"):
+        ds.tl.pathways(classes, twins, table_key="table", overwrite=True)

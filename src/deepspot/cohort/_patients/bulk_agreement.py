@@ -8,8 +8,8 @@ import pandas as pd
 
 from deepspot._core.keys import key_in
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_positive, check_seed
+from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 from .agreement import BULK, PSEUDOBULK, BulkAgreement, compare
@@ -74,7 +74,8 @@ def bulk_agreement(
     TypeError
         If `bulk` is neither an AnnData nor a data frame.
     ValueError
-        If fewer than 5 bulk profiles are matched, a slide matches several, no gene is shared, or values are raw counts.
+        If fewer than 5 bulk profiles are matched, a slide matches several, less than half of the genes of the smaller
+        side are shared, or values are not on a log scale.
 
     References
     ----------
@@ -95,11 +96,11 @@ def bulk_agreement(
     True
     """
     check_positive(n_permutations, "n_permutations")
+    seed = check_seed(seed)
     groups = _read_groups(pseudobulk.obs, match, preservation_key)
     bulk = _as_anndata(bulk, [column for columns, _ in groups.values() for column in columns])
     genes = _shared_genes(pseudobulk, bulk)
     slides, bulks = log_values(pseudobulk, "the pseudobulk", genes), log_values(bulk, "the bulk RNA", genes)
-    seed = settings.seed if seed is None else seed
     matches = {group: _match(pseudobulk.obs.iloc[rows], bulk.obs, by, group) for group, (by, rows) in groups.items()}
     tables, null, matched, unmatched = [], {}, [], []
     if isinstance(match, Mapping):
@@ -215,10 +216,12 @@ def _match_keys(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
 
 def _shared_genes(pseudobulk: AnnData, bulk: AnnData) -> pd.Index:
     genes = pseudobulk.var_names[pseudobulk.var_names.isin(bulk.var_names)]
-    if not len(genes):
+    smaller = min(pseudobulk.n_vars, bulk.n_vars)
+    if len(genes) < max(1, MIN_SHARED_GENES * smaller):
         raise InputError(
             f"The pseudobulk has genes like {list(pseudobulk.var_names[:3])}, the bulk RNA like "
-            f"{list(bulk.var_names[:3])}, and none in common. Bring them to the same names."
+            f"{list(bulk.var_names[:3])}, and {len(genes) or 'none'} in common, under half of {smaller:,}. Bring "
+            "them to the same names: symbols, or Ensembl ids without version."
         )
     if len(genes) < pseudobulk.n_vars:
         logger.info("Bulk RNA has %s of the %s genes.", f"{len(genes):,}", f"{pseudobulk.n_vars:,}")

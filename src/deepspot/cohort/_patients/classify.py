@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
+from deepspot._core.validate import check_seed
 from deepspot.errors import InputError
 
 from .profiles import check_known, one_profile_each
@@ -95,7 +95,7 @@ def classify(
     labels = obs[label_key].astype(str).astype(object)
     if labels.nunique() == 1:
         raise InputError(f"obs[{label_key!r}] is {labels.iloc[0]!r} for all patients; at least two classes are needed.")
-    seed = settings.seed if seed is None else seed
+    seed = check_seed(seed)
     truth = labels.to_numpy()
 
     def score(X: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 from deepspot._core.keys import UNS, key_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
-from deepspot._stats.log_scale import look_like_counts
+from deepspot._stats.log_scale import look_like_counts, look_linear
 from deepspot.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ def log_values(table: AnnData, what: str, genes: Sequence[str] | None = None) ->
         raise InputError(
             f"X of {what} holds whole numbers, so these seem to be raw counts. Pass values on a log scale: "
             "`np.log2(tpm + 1)` of bulk RNA, or call `sc.pp.normalize_total` and `sc.pp.log1p` on a copy."
+        )
+    if look_linear(X):
+        raise InputError(
+            f"X of {what} holds values of up to {np.nanmax(X):,.0f}, so these are no logarithms. Pass values on a log "
+            "scale, such as `np.log2(tpm + 1)`."
         )
     return X
 

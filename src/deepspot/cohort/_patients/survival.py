@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
+from deepspot._core.validate import check_seed
 from deepspot.errors import InputError, MissingPackageError
 
 from .profiles import check_known, one_profile_each
@@ -121,7 +121,7 @@ def survival(
         same_outcome=True,
     )
     times, events = _read_times(obs[time_key]), _read_events(obs[status_key], event)
-    seed = settings.seed if seed is None else seed
+    seed = check_seed(seed)
 
     def score(X: np.ndarray, train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, float]:
         fitted = fit_cox(X[train], times[train], events[train], l1_ratio=l1_ratio, seed=seed)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from deepspot._core.hashing import hash_file
 from deepspot._core.keys import valid_name
+from deepspot._core.logging import logger
 from deepspot._sdata.write import check_writable
 from deepspot.errors import InputError
 
@@ -55,6 +59,7 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
         more = f"\n… and {len(problems) - MAX_SHOWN} more." if len(problems) > MAX_SHOWN else ""
         raise InputError("The manifest has mistakes:\n" + "\n".join(problems[:MAX_SHOWN]) + more)
     frame["path"] = [str(folder / Path(path).expanduser()) for path in frame["path"]]
+    _check_copies(frame)
     for name in NUMBERS:
         if name in frame:
             frame[name] = pd.to_numeric(frame[name]).astype(float)
@@ -126,6 +131,35 @@ def _problems(frame: pd.DataFrame) -> Iterator[str]:
                 f"Slide name {same.iloc[0]!r} is given to {len(same)} slides, in {_rows(same.index)}, ignoring case. "
                 "Use unique names in the column `slide`."
             )
+
+
+def _check_copies(frame: pd.DataFrame) -> None:
+    """Raise if one file, or a copy of it, is given to two patients; warn if it is given to one patient twice."""
+    files = [Path(path).resolve() for path in frame["path"]]
+    sizes = Counter(_size(file) for file in set(files))
+    contents = pd.Series([_content(file, sizes) for file in files], frame.index)
+    for _, rows in contents.groupby(contents, sort=False):
+        if len(rows) == 1:
+            continue
+        patients = frame.loc[rows.index, "patient"].unique().tolist()
+        text = f"The manifest holds the same slide in {_rows(rows.index)}: {frame['path'][rows.index[0]]!r}"
+        if len(patients) > 1:
+            raise InputError(f"{text}, of the patients {patients}. Correct the patients, or remove the copies.")
+        logger.warning(f"{text}. It will count several times for patient {patients[0]!r}.")
+
+
+def _size(file: Path) -> int | None:
+    with suppress(OSError):  # the slide will be a failed row
+        return file.stat().st_size if file.is_file() else None
+    return None
+
+
+def _content(file: Path, sizes: Counter[int | None]) -> str:
+    """Return the hash of a file if others have its size, else its path."""
+    size = _size(file)
+    with suppress(OSError):
+        return hash_file(file) if size is not None and sizes[size] > 1 else str(file)
+    return str(file)
 
 
 def _rows(rows: pd.Index | list[int]) -> str:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_positive, check_seed
 from deepspot.errors import InputError, InputTypeError
 
 from .image import draw, stain_colors
@@ -100,7 +99,7 @@ def toy(
 
     _at_least(n_patients, 1, "n_patients")
     _at_least(slides_per_patient, 1, "slides_per_patient")
-    seed = settings.seed if seed is None else seed
+    seed = check_seed(seed)
     slides = {}
     for patient in range(1, n_patients + 1):
         for slide in range(1, slides_per_patient + 1):

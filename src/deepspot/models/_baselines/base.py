@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_same_length
+from deepspot._core.validate import check_same_length, check_seed
 from deepspot._features.bags import Bags
 from deepspot.models._inputs import Scaler, labels, which_rows
 
@@ -68,7 +67,7 @@ class Baseline:
 
     @property
     def _seed(self) -> int:
-        return int(settings.seed if self.seed is None else self.seed)
+        return check_seed(self.seed)
 
     if not TYPE_CHECKING:  # for the type checker, attributes that do not exist stay errors
 

@@ -20,6 +20,8 @@ from deepspot.models._confidence.reliability import Reliability
 from deepspot.models._network.config import PRESETS, NetworkConfig, TrainingConfig
 
 FORMAT = 1
+# Spots of a training slide that the card can recognize.
+HASHES = 16
 # Bytes and values of a card with 60,000 genes. The number of values bounds the time and memory of validation.
 LARGEST_CARD, MOST_VALUES = 16_000_000, 500_000
 # Numbers and tensors of a model: 4 GB of weights. The largest model of the paper has 16 million numbers.
@@ -46,6 +48,8 @@ class TrainingSlide(BaseModel):
     slide: str
     patient: str
     spots: int
+    # Of the counts of some spots: they show whether the model is evaluated on a slide that it learned from.
+    hashes: list[int] = Field(default_factory=list, max_length=HASHES)
 
 
 class ModelCard(BaseModel):

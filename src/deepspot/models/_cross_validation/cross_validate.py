@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
+from deepspot._core.validate import check_seed
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError, InputTypeError
 from deepspot.models._training.config import SlideKeys, TileConfig, as_config
 from deepspot.models._training.targets import Oversample, choose_genes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
@@ -25,7 +26,7 @@ TOP = (100, 150, 200, 250, 300, 400, 500, 1000, 2000, 3000, 5000)
 def cross_validate(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
-    patient_key: str | Mapping[str, str] | None,
+    patient_key: str | Mapping[str, str] | pd.Series | None,
     models: Sequence[str] | Mapping[str, Callable[..., Any] | str] = ("deepspot", "ridge"),
     grid: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]] | None = None,
     genes: int | Sequence[str] = 5000,
@@ -141,7 +142,7 @@ def cross_validate(
         raise InputError(f'`leave_out` must be "patient" or "slide", got {leave_out!r}.')
     if oversample is not None:
         require(oversample)
-    seed = int(settings.seed if seed is None else seed)
+    seed = check_seed(seed)
     choose_device(device)
     look = as_config(TileConfig, tiles, "tiles")
     systems = choose_systems(models, grid)

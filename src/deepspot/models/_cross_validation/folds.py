@@ -5,27 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
 
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import most_variable
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
-from deepspot.models._training.slides import MeasuredSlide
+from deepspot.models._training.slides import MeasuredSlide, check_copies
 from deepspot.models._training.targets import Oversample, TrainingSet, choose_genes, common_genes, target, training_set
 
 LeaveOut = Literal["patient", "slide"]
 INNER_FOLDS = 3
 # Minimum number of spots with a gene, as in `most_variable`, which ranks no other genes.
 SPOTS = 3
-# Share of equal spots above which two slides are copies.
-SAME = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,31 +95,6 @@ def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
     """Return some measured spots of a slide, by mask or number."""
     array = None if slide.array is None else slide.array[which]
     return replace(slide, counts=slide.counts[which], rows=slide.rows[which], array=array)
-
-
-def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
-    """Raise if slides of two units (the patient or slide of each) share most of their spots."""
-    # All genes, because a copy may lack a gene without counts.
-    names = pd.Index(sorted({str(gene) for slide in slides for gene in slide.genes}))
-    hashes = [_spot_hashes(slide, names) for slide in slides]
-    for a, b in combinations(range(len(slides)), 2):
-        if units[a] != units[b] and len(hashes[a] & hashes[b]) > SAME * min(len(hashes[a]), len(hashes[b])):
-            raise InputError(
-                f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
-                f"{slides[b].patient!r}) have the same counts, so a model would be tested on its training data. "
-                "Remove one of them, or correct `patient_key`."
-            )
-
-
-def _spot_hashes(slide: MeasuredSlide, names: pd.Index) -> set[str]:
-    """Return a hash of the counts by gene name for every spot, in any order of spots and genes."""
-    counts = slide.counts.tocoo()
-    columns = names.get_indexer(pd.Index(np.asarray(slide.genes, dtype=str)))[counts.col]
-    counts = csr_matrix((counts.data.astype(np.int64), (counts.row, columns)), shape=(counts.shape[0], len(names)))
-    counts.eliminate_zeros()
-    counts.sort_indices()
-    ends = zip(counts.indptr[:-1], counts.indptr[1:], strict=True)
-    return {digest(counts.indices[a:b], counts.data[a:b]) for a, b in ends}
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from .config import SlideKeys, TileConfig
 from .slides import MeasuredSlide, as_mapping, measure, patients_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
@@ -50,7 +51,7 @@ class SlidePlan:
 
 def plan_slides(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    patient_key: str | Mapping[str, str] | None,
+    patient_key: str | Mapping[str, str] | pd.Series | None,
     encoder: Encoder,
     keys: SlideKeys,
     tiles: TileConfig,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,12 @@ from deepspot.errors import InputError, InputTypeError
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
+
+
+# Share of equal spots above which two slides are copies.
+SAME = 0.5
+# Spots without which a correlation over the spots of a slide is undefined, or always 1.
+FEWEST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +54,9 @@ def as_mapping(slides: SpatialData | Sequence[SpatialData] | Mapping[str, Spatia
     return named
 
 
-def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | None) -> dict[str, str]:
+def patients_of(
+    tables: Mapping[str, AnnData], patient_key: str | Mapping[str, str] | pd.Series | None
+) -> dict[str, str]:
     """Return the patient of every slide."""
     if patient_key is None:
         if len(tables) > 1:
@@ -56,12 +65,23 @@ def patients_of(tables: Mapping[str, AnnData], patient_key: str | Mapping[str, s
                 "needed to hold out whole patients; accuracy on patients in the training set would be too high."
             )
         return dict.fromkeys(tables, "unknown")
-    if isinstance(patient_key, Mapping):
+    if isinstance(patient_key, Mapping | pd.Series):
+        repeated = pd.Index([str(name) for name in patient_key.keys()])  # noqa: SIM118 - of a Series, these are not values
+        if repeated.has_duplicates:
+            raise InputError(
+                f"`patient_key` names slide {repeated[repeated.duplicated()][0]!r} several times. Name it once."
+            )
+        patient_key = {str(name): patient for name, patient in patient_key.items()}
         stated = {name: patient_key[key_in(name, patient_key, "patient_key")] for name in tables}
         unknown = [name for name, patient in stated.items() if pd.isna(patient)]
         if unknown:
             raise InputError(f"`patient_key` names no patient for slides {unknown}. Add their patients.")
         return {name: str(patient).strip() for name, patient in stated.items()}
+    if not isinstance(patient_key, str):
+        raise InputTypeError(
+            "`patient_key` must be a column of `obs`, or a mapping (or a Series) from slides to patients, got "
+            f"{type(patient_key).__name__}."
+        )
     patients = {}
     for name, table in tables.items():
         values = table.obs[key_in(patient_key, table.obs.columns, f"obs of slide {name!r}")].unique()
@@ -78,5 +98,23 @@ def measure(
 ) -> MeasuredSlide:
     """Return the counts of a training slide, matched to its shapes by instance."""
     counts = measured_counts(sdata, shapes_key, table_key, layer=layer, name=name).without_empty()
+    if len(counts.rows) < FEWEST:
+        raise InputError(
+            f"Slide {name!r} of patient {patient!r} has {len(counts.rows)} measured spots with counts; at least "
+            f"{FEWEST} are needed to compute a correlation. Leave the slide out."
+        )
     array = array_positions(sdata, shapes_key)
     return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])
+
+
+def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
+    """Raise if slides of two units (the patient or slide of each) share most of their spots."""
+    hashes = [slide.spot_hashes() for slide in slides]
+    for a, b in combinations(range(len(slides)), 2):
+        smaller = min(len(hashes[a]), len(hashes[b]))
+        if units[a] != units[b] and len(np.intersect1d(hashes[a], hashes[b])) > SAME * smaller:
+            raise InputError(
+                f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
+                f"{slides[b].patient!r}) have the same counts, so a model would be tested on its training data. "
+                "Remove one of them, or correct `patient_key`."
+            )

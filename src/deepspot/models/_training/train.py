@@ -8,9 +8,11 @@ from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 
 from .config import CardText, SlideKeys, TileConfig, as_config
+from .slides import check_copies
 from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
+    import pandas as pd
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 def train(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,
-    patient_key: str | Mapping[str, str] | None = None,
+    patient_key: str | Mapping[str, str] | pd.Series | None = None,
     genes: int | Sequence[str] = 5000,
     min_detected: float = 0.0,
     encoder: str | Encoder | None = None,
@@ -48,8 +50,8 @@ def train(
     slides
         One slide, a list, or a mapping from names to slides.
     patient_key
-        Column of the tables' `obs` with the patient, or a mapping from slide names to patients. Required with several
-        slides.
+        Column of the tables' `obs` with the patient, or a mapping or Series from slide names to patients. Required with
+        several slides.
     genes
         Names of the genes to predict, or the number of most variable genes to choose (Seurat v3, batch by slide).
     min_detected
@@ -90,7 +92,8 @@ def train(
     Raises
     ------
     ValueError
-        If counts are not raw, the slides share too few genes, a patient is missing, the scale is unknown, a field of a
+        If counts are not raw, a slide has fewer than 3 spots with counts, slides of two patients (or all slides of one)
+        have the same counts, the slides share too few genes, a patient is missing, the scale is unknown, a field of a
         configuration is wrong, or the encoder has no tokens and `tiles` requests them.
     KeyError
         If a named gene, column, table or layer does not exist.
@@ -109,7 +112,7 @@ def train(
     """
     from deepspot import encoders
     from deepspot._core.compute import choose_device
-    from deepspot.models._bundle.card import TrainingSlide
+    from deepspot.models._bundle.card import HASHES, TrainingSlide
     from deepspot.models._deepspot import DeepSpot
     from deepspot.models._network.config import look_up
 
@@ -139,6 +142,8 @@ def train(
     )
     ready = encoders.get(encoder)
     plan = plan_slides(slides, patient_key, ready, as_config(SlideKeys, keys, "keys"), look)
+    patients = [slide.patient for slide in plan.measured]
+    check_copies(plan.measured, patients if len(set(patients)) > 1 else [slide.name for slide in plan.measured])
     chosen = choose_genes(plan.measured, genes, min_detected)
     expression, depth = targets(plan.measured, chosen)
 
@@ -159,7 +164,12 @@ def train(
             "geometry": plan.geometry,
             "encoder": ready.card,
             "encoder_fingerprint": ready.fingerprint,
-            "slides": [TrainingSlide(slide=s.name, patient=s.patient, spots=len(s.rows)) for s in plan.measured],
+            "slides": [
+                TrainingSlide(
+                    slide=s.name, patient=s.patient, spots=len(s.rows), hashes=s.spot_hashes(chosen)[:HASHES].tolist()
+                )
+                for s in plan.measured
+            ],
         }
     )
     logger.info("Trained for %d epochs: %r.", model.card.epochs, model)

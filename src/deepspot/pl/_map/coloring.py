@@ -91,7 +91,14 @@ def _names(labels: pd.Series, title: str, table: AnnData) -> Coloring:
 
 def label_colors(table: AnnData, key: str, names: Sequence[str]) -> dict[str, str]:
     """Return the color of each label: from `uns` of the table (scanpy, annotation), else from the default palette."""
-    colors = table.uns.get(f"{key}_colors")
-    if colors is None or len(colors) != len(names):
-        colors = [(*COLORS, *MORE)[place % (len(COLORS) + len(MORE))] for place in range(len(names))]
-    return dict(zip(names, map(str, colors), strict=True))
+    from matplotlib.colors import is_color_like, to_hex
+
+    stored, column = table.uns.get(f"{key}_colors", ()), table.obs.get(key)
+    # scanpy has one color for each category, also for those that no spot has.
+    categories = column.cat.categories if isinstance(getattr(column, "dtype", None), pd.CategoricalDtype) else names
+    if len(stored) == len(categories) and all(map(is_color_like, stored)):
+        colors = dict(zip(map(str, categories), map(to_hex, stored), strict=True))
+        if set(names) <= set(colors):
+            return {name: colors[name] for name in names}
+    palette = (*COLORS, *MORE)
+    return {name: palette[place % len(palette)] for place, name in enumerate(names)}

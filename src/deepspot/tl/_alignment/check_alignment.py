@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import logger
-from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import check_shared_genes, match_rows
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
@@ -156,7 +155,7 @@ def registration(
     values = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
     a, b = _comparable(measured, values)
     fields = a, view.centers_um[measured.rows], b, view.centers_um[rows]
-    options: dict[str, Any] = {"max_shift": max_shift, "seed": settings.seed if seed is None else seed}
+    options: dict[str, Any] = {"max_shift": max_shift, "seed": check_seed(seed)}
     result = align(*fields, **options)
     if result.verdict == "misaligned":
         return result

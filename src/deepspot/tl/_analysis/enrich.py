@@ -154,7 +154,9 @@ def enrich(
         "n_background": len(genes),
         "n_top": int(n_top),
         "markers_key": markers_key,
-        "n_markers": {name: len(top[name]) for name in groups},
+        # Names of users are no keys, because a key cannot be written with a slash.
+        "groups": groups,
+        "n_markers": [len(top[name]) for name in groups],
         "gseapy": version("gseapy"),
     }
     add_entries(sdata, table_key, "uns", dict(zip(added, (frame, parameters), strict=True)), overwrite=overwrite)

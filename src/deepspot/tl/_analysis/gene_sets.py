@@ -19,9 +19,10 @@ NETWORK = ["source", "target", "weight"]
 
 def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tuple[dict[str, list[str]], str]:
     """Return gene sets by name, and a short name of their source."""
-    from gseapy.parser import read_gmt
-
     if isinstance(gene_sets, Mapping):
+        texts = [term for term, genes in gene_sets.items() if isinstance(genes, str)]
+        if texts:
+            raise InputTypeError(f"The genes of {texts[0]!r} must be a list of names, got text. Put it into a list.")
         return {str(term): [str(gene) for gene in genes] for term, genes in gene_sets.items()}, "dict"
     if not isinstance(gene_sets, str | Path | None):
         raise InputTypeError(
@@ -41,12 +42,32 @@ def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tu
             hint="Offline, pass a dict or a GMT file as `gene_sets=`, for example from "
             "https://maayanlab.cloud/Enrichr/#libraries or https://www.gsea-msigdb.org.",
         )
-    sets = read_gmt(str(path))
+    sets = _read_gmt(path)
     if not sets:
         raise InputError(
             f"{str(path)!r} holds no gene set. Each line must have a name, a description and genes, separated by tabs."
         )
-    return {term: [gene for gene in genes if gene] for term, genes in sets.items()}, source
+    return sets, source
+
+
+def _read_gmt(path: Path) -> dict[str, list[str]]:
+    """Read a GMT file. The parser of gseapy keeps only the last of several sets of one name."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is not text in UTF-8, so it is no GMT file: {error}.") from error
+    sets: dict[str, list[str]] = {}
+    for line in lines:
+        entries = [entry.strip() for entry in line.split("\t")]
+        term, genes = entries[0], [gene for gene in entries[2:] if gene]
+        if not genes:
+            continue
+        if term in sets:
+            raise InputError(
+                f"{str(path)!r} holds several gene sets of the name {term!r}. Give each its own name, or join them."
+            )
+        sets[term] = genes
+    return sets
 
 
 def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int) -> tuple[pd.DataFrame, str]:

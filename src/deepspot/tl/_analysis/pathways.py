@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
+from deepspot._core.keys import column_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table
@@ -70,7 +71,8 @@ def pathways(
     None. Adds to the table:
 
     ``obsm["score_mlm"]``
-        DataFrame (n, pathways), float64: the scores. NaN for a spot without any expression.
+        DataFrame (n, pathways), float64: the scores. NaN for a spot without any expression. A slash in the name of a
+        pathway is replaced by ``_``, because it could not be written.
     ``obsm["padj_mlm"]``
         DataFrame (n, pathways), float64: p-values of decoupler. Despite the name, decoupler 2.2 does not adjust those
         of ``mlm``. They assume independent genes: use them only for ranking, not as evidence.
@@ -88,7 +90,7 @@ def pathways(
     ValueError
         If there are several candidates for the table, its values are not on the log scale, too few genes are in the
         network, pathways are not linearly independent, a pair of pathway and gene is repeated, or entries
-        exist already.
+        exist already; or if two pathways differ only by ``/`` and ``_``.
 
     References
     ----------
@@ -119,6 +121,10 @@ def pathways(
     weights, source = read_network(net, organism, int(check_positive(top, "top")))
     n_targets = _count_targets(weights, genes, tmin, table_key, source)
 
+    columns = pd.Series([column_name(name) for name in n_targets.index], n_targets.index)
+    if columns.duplicated().any():
+        twins = columns.index[columns.duplicated(keep=False)].tolist()
+        raise InputError(f"Pathways {twins} ({source}) have the same name after '/' is replaced by '_'. Rename them.")
     # Numbers instead of names, because decoupler drops spots without expression.
     frame = pd.DataFrame(X.toarray() if issparse(X) else X, columns=genes).astype(float)
     frame.index = frame.index.astype(str)
@@ -130,7 +136,7 @@ def pathways(
             f"{table_key!r}: {list(n_targets.index)}. Leave out those that share all genes with others."
         ) from error
     results = {
-        name: values.reindex(frame.index).set_axis(table.obs_names).rename(columns=str)
+        name: values.reindex(frame.index).set_axis(table.obs_names).rename(columns=column_name)
         for name, values in zip(SCORES, scores, strict=True)
     }
     parameters = {
@@ -138,7 +144,8 @@ def pathways(
         "layer": layer or "X",
         "transform": transform or "none",
         "tmin": tmin,
-        "n_targets": {str(name): int(n) for name, n in n_targets.items()},
+        "pathways": [str(name) for name in n_targets.index],
+        "n_targets": [int(n) for n in n_targets],
         "decoupler": version("decoupler"),
     }
     add_entries(sdata, table_key, "obsm", results, overwrite=overwrite)

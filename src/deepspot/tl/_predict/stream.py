@@ -54,10 +54,12 @@ def stream(
 
     view = features.view
     order = _along_curve(view.centers)
-    n_bytes = features.n_spots * (1 + features.n_subspots) * features.encoder.card.dim * np.dtype(np.float16).itemsize
+    card = features.encoder.card
+    n_bytes = features.n_spots * (1 + features.n_subspots) * card.dim * np.dtype(np.float16).itemsize
+    made_by = [features.fingerprint, card.name, card.dim]  # own encoders may have the same fingerprint
     with (
         replace_folder(out, overwrite=overwrite) as draft,
-        embedding_cache(digest(features.fingerprint, order, ROWS), n_bytes, draft.parent) as kept,
+        embedding_cache(digest(made_by, order, ROWS), n_bytes, draft.parent) as kept,
     ):
         blocks = _Blocks(features, model, kept, order, device, batch_size)
         blocks.embed()

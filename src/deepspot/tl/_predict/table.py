@@ -155,6 +155,7 @@ def bare_table(
         "license": card.license,
         "tissue": card.tissue,
         "versions": card.versions,
+        "training_spots": " ".join(str(value) for slide in card.slides for value in slide.hashes),
         "image_key": view.image_key,
     }
     return make_table(
