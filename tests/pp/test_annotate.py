@@ -262,7 +262,7 @@ def test_existing_columns_are_kept(slide, qupath):
     assert set(slide["table"].obs["annotation"]) == set(slide["spots"]["annotation"]) == {"all"}
     with pytest.raises(ValueError, match=r"exists already: \[\"sdata.shapes\['spots'\]\", \"obs of"):
         ds.pp.annotate(slide, everything)
-    with pytest.raises(ValueError, match="cannot be written"):
+    with pytest.raises(ValueError, match="cannot be a name"):
         ds.pp.annotate(slide, everything, key_added="my labels!")
     assert "my labels!" not in slide["spots"]
 
@@ -314,6 +314,18 @@ def test_tables_that_hold_several_slides(slides):
     assert joint["table"].obs["annotation"].tolist() == ["one"] * half + ["two"] * (both.n_obs - half)
     assert "two" not in joint["a"]["annotation"].cat.categories
     assert labels_of(joint, "table", "annotation").cat.categories.tolist() == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "key", ["geometry", "radius", "diameter_um", "array_row", "region", "spot_id", "zarr.json", "a" * 201, "a/b", "", 1]
+)
+def test_names_that_would_break_the_store_are_refused(slide, key):
+    everything = frame(box(-1e6, -1e6, 1e6, 1e6), name=["all"])
+    before = slide.shapes["spots"].copy(), slide.tables["table"].obs.copy()
+    with pytest.raises((ValueError, TypeError), match=r"Column '|cannot be a name|more than 200 bytes|must be text"):
+        ds.pp.annotate(slide, everything, key_added=key, overwrite=True)
+    pd.testing.assert_frame_equal(slide.shapes["spots"], before[0])
+    pd.testing.assert_frame_equal(slide.tables["table"].obs, before[1])
 
 
 def test_summaries_by_region_are_those_of_scanpy(slide):

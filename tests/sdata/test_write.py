@@ -167,6 +167,16 @@ def test_invalid_names(tiny, key):
     assert list(tiny.tables) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "error", "match"),
+    [("zarr.json", ValueError, "file in every store"), ("ä" * 101, ValueError, "200 bytes"), (1, TypeError, "be text")],
+)
+def test_names_that_no_store_can_have(tiny, key, error, match):
+    with pytest.raises(error, match=match):
+        add_table(tiny, key, table(), what="genes")
+    assert list(tiny.tables) == []
+
+
 @pytest.mark.parametrize("key", ["Spots", "SPOTS", "spots", "HE"])
 def test_names_that_differ_in_case_only(tiny, key):
     with pytest.raises(ValueError, match=rf"'{key}' clashes with the element '(spots|he)': names must differ by more"):

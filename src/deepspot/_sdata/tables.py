@@ -144,6 +144,11 @@ def rows_of(table: AnnData, shapes_key: str) -> pd.Series:
     """Return the instances of a shapes element in a table, indexed by row number."""
     attrs = table.uns["spatialdata_attrs"]
     rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
+    if not len(rows):
+        raise InputError(
+            f"Column {attrs['region_key']!r} of the table relates its rows to shapes, but none to {shapes_key!r}. If "
+            "it was overwritten, restore it, and keep labels in another column."
+        )
     return pd.Series(table.obs[attrs["instance_key"]].to_numpy()[rows], index=rows)
 
 

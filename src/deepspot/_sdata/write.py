@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import ARRAY, DIAMETER, PARENT
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
@@ -91,15 +92,19 @@ def plain_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write_error(adata: AnnData) -> Exception | None:
-    """Write a table to memory and return the error: what can be written differs between versions of anndata."""
+    """Write a table to a temporary store and return the error.
+
+    What can be written differs between versions of anndata, and names between a store on disk and one in memory.
+    """
+    import tempfile
     import warnings
 
     import zarr
     from anndata.io import write_elem
 
     try:
-        with warnings.catch_warnings(action="ignore"):
-            write_elem(zarr.group(store=zarr.storage.MemoryStore()), "table", adata)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+            write_elem(zarr.group(folder), "table", adata)
     except Exception as error:  # noqa: BLE001 - any error would have broken the user's store
         return error
     return None
@@ -131,10 +136,25 @@ def check_memory(n_bytes: float, what: str, hint: str) -> None:
         )
 
 
+MAX_NAME = 200
+"""Bytes of a name; file systems allow 255, and names are part of others."""
+
+
+def check_name(name: str) -> None:
+    """Raise unless a name can be that of an element, a column or an entry on disk."""
+    if not isinstance(name, str):
+        raise InputTypeError(f"A name in SpatialData must be text, got {name!r} ({type(name).__name__}).")
+    if not name or not all(letter.isalnum() or letter in "_-." for letter in name) or name.startswith(("__", ".")):
+        raise InputError(f"{name!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
+    if name.lower() == "zarr.json":
+        raise InputError(f"{name!r} cannot be a name in SpatialData: it is that of a file in every store.")
+    if len(name.encode()) > MAX_NAME:
+        raise InputError(f"The name {name[:40]!r}… has more than {MAX_NAME} bytes. Choose a shorter one.")
+
+
 def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
     """Raise unless a table (or an element of another kind, such as ``"shapes"``) can be added under this name."""
-    if not key or not all(letter.isalnum() or letter in "_-." for letter in key) or key.startswith(("__", ".")):
-        raise InputError(f"{key!r} cannot be a name in SpatialData: use letters, digits, '_', '-' and '.' only.")
+    check_name(key)
     if key in getattr(sdata, kind):
         if overwrite:
             return
@@ -180,6 +200,9 @@ def check_entries(
     sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
 ) -> None:
     """Raise unless entries can be added to `uns`, `obsm` or `var` of a table under these names."""
+    names = list(names)
+    for name in names:
+        check_name(name)
     taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
     if taken and not overwrite:
         other = f", or another `{argument}`" if argument else ""
@@ -211,6 +234,10 @@ def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: st
     logger.info("Added %s to var of sdata.tables[%r].", what, key)
 
 
+# Columns of shapes that are needed to read them, or that this package reads.
+GEOMETRY = ("geometry", "radius", DIAMETER, PARENT, *ARRAY)
+
+
 def add_labels(
     sdata: SpatialData,
     shapes_key: str,
@@ -229,6 +256,13 @@ def add_labels(
     from anndata import AnnData
 
     shapes, tables = sdata.shapes[shapes_key], tables_annotating(sdata, shapes_key)
+    check_name(key)
+    relations = [sdata.tables[name].uns["spatialdata_attrs"] for name in tables]
+    links = {relation[link] for relation in relations for link in ("region_key", "instance_key")}
+    if key in {*GEOMETRY, shapes.geometry.name, *links}:
+        raise InputError(
+            f"Column {key!r} holds positions of spots, or relates them to tables. Choose another `key_added`."
+        )
     rows = {name: rows_of(sdata.tables[name], shapes_key) for name in tables}
     taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
     for name in tables:

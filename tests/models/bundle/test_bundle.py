@@ -146,6 +146,8 @@ def test_weights_that_do_not_fit_the_card_are_refused(bundle, change, message):
         ({"surprise": 1}, "unknown fields .'surprise'.. They may be from a later version: update deepspot"),
         ({"preset": "secret"}, "`preset` must be one of .*, got 'secret'"),
         ({"dim": 0}, "dim: "),
+        ({"versions": {"a/b": "1"}}, "versions.a/b"),
+        ({"versions": {"a" * 101: "1"}}, "versions"),
     ],
 )
 def test_an_invalid_card_is_refused(bundle, fields, message):

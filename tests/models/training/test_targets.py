@@ -58,6 +58,8 @@ def test_missing_and_misspelled_genes_are_errors_with_examples():
         choose_genes([one], "A")
     with pytest.raises(ValueError, match="at least 1"):
         choose_genes([one], 0)
+    with pytest.raises(ValueError, match="line breaks"):
+        choose_genes([slide("s1", ["A", "B\n"], [[1, 2]])], ["A", "B\n"])
 
 
 def test_most_variable_genes_are_scanpys():

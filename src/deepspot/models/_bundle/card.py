@@ -7,7 +7,7 @@ import json
 import math
 import re
 from math import prod
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -109,7 +109,8 @@ class ModelCard(BaseModel):
     slides: list[TrainingSlide] = Field(default_factory=list, max_length=10_000)
     gate: Gate | None = None
     reliability: Reliability | None = None
-    versions: dict[str, str] = Field(default_factory=dict)
+    # Keys of `uns` of a prediction, which cannot be written with a slash.
+    versions: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")], str] = Field(default_factory=dict, max_length=100)
     sha256: str = ""
 
     @model_validator(mode="after")

@@ -101,7 +101,7 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
         seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
-        return most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes))
+        return _printable(most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes)))
     if isinstance(genes, str):
         raise InputTypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
     if not isinstance(genes, Iterable):
@@ -114,7 +114,15 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
             f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides have "
             f"genes like {list(slides[0].genes[:3])}: use these identifiers, or `gene_id_key` when reading."
         )
-    return wanted
+    return _printable(wanted)
+
+
+def _printable(genes: list[str]) -> list[str]:
+    """Return the genes; raise if a name has a line break or another control character, which files of models refuse."""
+    wrong = [gene for gene in genes if not gene.isprintable()]
+    if wrong:
+        raise InputError(f"`genes` has names with line breaks or control characters, first {wrong[0]!r}. Rename them.")
+    return genes
 
 
 def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
