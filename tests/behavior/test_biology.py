@@ -60,6 +60,6 @@ def test_from_regions_to_the_report(predicted, regions, programs, classes, model
     loose = {"check_index_type": False, "check_column_type": False}
     for name in ("score_mlm", "padj_mlm"):
         pd.testing.assert_frame_equal(back.obsm[name], table.obsm[name], **loose)
-    assert back.uns["deepspot_pathways"]["n_targets"]["tumor"] == table.uns["deepspot_pathways"]["n_targets"]["tumor"]
+    assert list(back.uns["deepspot_pathways"]["n_targets"]) == table.uns["deepspot_pathways"]["n_targets"]
     assert len(back.uns["markers"]) == len(markers)
     assert back.obs["annotation"].astype(str).tolist() == table.obs["annotation"].astype(str).tolist()

@@ -1,11 +1,14 @@
-"""Names of elements, tables and columns that the package uses, and checks of keys."""
+"""Names of elements, tables and columns that the package uses, and checks of keys and other arguments."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
 
-from deepspot.errors import InputError, MissingKeyError
+from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
 MICRONS = "microns"
 """Coordinate system whose unit is 1 µm."""
@@ -103,3 +106,48 @@ def one_key(key: str | None, available: Iterable[str], where: str, argument: str
     if len(names) > 1:
         raise InputError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
     return names[0]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_TEXT = re.compile(r"(str|Literal\[[^\]]*\])( \| None)?")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check arguments that are annotated as a slide, a text or a flag, and `device` and `batch_size`.
+
+    Otherwise a key that is a list, or a device that does not exist, is noticed late and by another library.
+    """
+    parameters = signature(function).parameters
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in {**dict(zip(parameters, args, strict=False)), **kwargs}.items():
+            if name in parameters:
+                _check(name, str(parameters[name].annotation), value)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check(name: str, annotation: str, value: Any) -> None:
+    if annotation.endswith("| None") and value is None:
+        return
+    if annotation == "SpatialData" and not (hasattr(value, "shapes") and hasattr(value, "tables")):
+        raise InputTypeError(
+            f"`{name}` must be a SpatialData, got {type(value).__name__}. Functions of `ds.io` read slides."
+        )
+    if _TEXT.fullmatch(annotation) and not isinstance(value, str):
+        none = " or None" * annotation.endswith("None")
+        raise InputTypeError(f"`{name}` must be text{none}, got {value!r}.")
+    if annotation == "bool" and type(value).__name__ not in ("bool", "bool_"):
+        raise InputTypeError(f"`{name}` must be True or False, got {value!r}.")
+    if name == "device" and annotation.startswith("str"):
+        from .compute import choose_device
+
+        choose_device(value)
+    if name == "batch_size":
+        from .validate import check_count
+
+        check_count(value, name)

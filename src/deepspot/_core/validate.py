@@ -18,10 +18,10 @@ def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> 
     from difflib import get_close_matches
 
     if not isinstance(gene, Iterable):
-        raise InputTypeError(f"Genes must be a name or several names, got {type(gene).__name__}.")
+        raise InputTypeError(f"`gene` or `genes` must be a name or several names, got {type(gene).__name__}.")
     wanted = [gene] if isinstance(gene, str) else list(dict.fromkeys(gene))
     if not wanted:
-        raise InputError("`gene` is empty. Pass the name of a gene, or several.")
+        raise InputError("`gene` or `genes` is empty. Pass the name of a gene, or several.")
     names = dict.fromkeys(known)
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -38,6 +38,15 @@ def check_positive(value: float | None, argument: str) -> float:
     if not 0 < value < float("inf"):
         raise InputError(f"`{argument}` must be above 0, got {value}.")
     return value
+
+
+def check_count(value: int, argument: str) -> int:
+    """Return `value` if it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputTypeError(f"`{argument}` must be a whole number, got {value!r}.")
+    if value < 1:
+        raise InputError(f"`{argument}` must be at least 1, got {value}.")
+    return int(value)
 
 
 def check_seed(seed: int | None) -> int:

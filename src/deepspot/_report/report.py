@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from deepspot.tl._alignment.align import Alignment
 
 
+@checked
 def report(
     sdata: SpatialData,
     path: str | Path,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import ARRAY, one_key, valid_name
+from deepspot._core.keys import ARRAY, checked, one_key, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.geometry import check_inside
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@checked
 def from_anndata(
     adata: AnnData,
     image: str | Path | np.ndarray,

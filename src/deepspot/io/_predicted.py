@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import MICRONS, one_key
+from deepspot._core.keys import MICRONS, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import rows_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@checked
 def predicted(
     path: str | Path, *, genes: str | Sequence[str] | None = None, within_um: Sequence[float] | None = None
 ) -> SpatialData:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.hashing import hash_file
-from deepspot._core.keys import PIXELS, SLIDE, valid_name
+from deepspot._core.keys import PIXELS, SLIDE, checked, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.geometry import same_aspect
@@ -28,6 +28,7 @@ MAX_COMPARED = 2**28
 STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
 
+@checked
 def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None) -> SpatialData:
     """Open a whole slide image lazily, with its scale, using the readers of wsidata.
 

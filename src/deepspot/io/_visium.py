@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import DIAMETER, PIXELS, key_in, valid_name
+from deepspot._core.keys import DIAMETER, PIXELS, checked, key_in, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import image_size, level_sizes, pyramid_levels
@@ -39,6 +39,7 @@ POSITIONS = ("tissue_positions_list.csv", "tissue_positions.csv")
 COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
+@checked
 def visium(
     path: str | Path,
     *,

@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
+from deepspot.errors import InputTypeError
 
 from ._bundle.local import FOLDER, local_models
 from ._deepspot import DeepSpot
@@ -71,6 +73,7 @@ def as_model(model: DeepSpot | str | Path | None, *, log: bool = True) -> DeepSp
     return load(model) if log else read_model(_find(model, None))
 
 
+@checked
 def load(
     model: str | Path | None = None,
     *,
@@ -144,6 +147,10 @@ def _find(model: str | Path | None, token: str | None) -> Path:
 
     if model is None:
         return FOLDER / EMBEDDED
+    if not isinstance(model, str | Path):
+        raise InputTypeError(
+            f"`model` must be a model, its name, the path of a bundle, or None for the embedded model, got {model!r}."
+        )
     if is_address(model):
         return fetch(parse(str(model)), token=token)
     path = Path(model).expanduser()

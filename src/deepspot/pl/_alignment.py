@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import checked
 from deepspot.errors import InputError
 from deepspot.tl._alignment.moves import AS_IS, STEP, SYMMETRIES
 
@@ -25,6 +26,7 @@ AS_IS_MARK = MARK | {"marker": "o", "markersize": 13, "markerfacecolor": "none",
 BEST_MARK = MARK | {"marker": "X", "markersize": 11, "markerfacecolor": "white", "markeredgewidth": 1.2}
 
 
+@checked
 def alignment(alignment: Alignment, *, ax: Sequence[Axes] | None = None) -> list[Axes]:
     """Plot the correlation of measured and predicted genes for each move of the spots.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot.errors import InputError
 
 from ._style import COLORS, GRAY, GRID, MARKERS, one_axes
@@ -21,6 +22,7 @@ DASHES = ("--", ":", "-.")
 SPREAD = 0.6
 
 
+@checked
 def benchmark(cv: CrossValidation, *, statistic: str = "median", ax: Axes | None = None) -> Axes:
     """Plot the mean r over the top n genes against n, for every model.
 

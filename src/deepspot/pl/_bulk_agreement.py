@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot._core.keys import checked
+
 from ._style import COLORS, GRAY, GRID, MARKERS, by_name, one_axes
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 LINES = ("-", "--", ":", "-.")
 
 
+@checked
 def bulk_agreement(
     results: BulkAgreement | Mapping[str, BulkAgreement],
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._sdata.tables import find_result
 from deepspot.errors import InputError
 
@@ -27,6 +28,7 @@ IDENTIFIER = re.compile(
 )
 
 
+@checked
 def enrichment(
     sdata: SpatialData,
     *,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table, known_genes
 from deepspot._sdata.view import select_image_and_shapes
@@ -23,6 +24,7 @@ TILE_INCHES = 1.35
 TOP_INCHES = 0.5
 
 
+@checked
 def gallery(
     sdata: SpatialData,
     gene: str,

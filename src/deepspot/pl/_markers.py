@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._sdata.tables import find_result
 from deepspot.errors import InputError
 
@@ -24,6 +25,7 @@ QUANTILE = 0.98
 LONG_NAME = 7
 
 
+@checked
 def markers(
     sdata: SpatialData,
     *,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import column_name, keys_in
+from deepspot._core.keys import checked, column_name, keys_in
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_result, match_rows
 from deepspot._sdata.view import select_image_and_shapes
@@ -27,6 +27,7 @@ SCORES = {"score_mlm": "pathway activity (t-value of decoupler's mlm)"}
 ENDS = {True: "blue: below, red: above the mean of the slide", False: "blue: below, red: above other genes"}
 
 
+@checked
 def pathways(
     sdata: SpatialData,
     *,

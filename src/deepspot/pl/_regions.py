@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import key_in, keys_in
+from deepspot._core.keys import checked, key_in, keys_in
 from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
 from deepspot.errors import InputError
 
@@ -27,6 +27,7 @@ LONG_NAME = 9
 CAVEAT = "Dots are spots. They are not independent samples,\nso the significance is overestimated (rank-sum, Holm)."
 
 
+@checked
 def regions(
     sdata: SpatialData,
     gene: str,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import keys_in
+from deepspot._core.keys import checked, keys_in
 from deepspot.errors import InputError
 
 from ._style import BLUE, GRAY, ORANGE, one_axes
@@ -23,6 +23,7 @@ TITLES = {
 N_NAMED = 3
 
 
+@checked
 def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Plot the accuracy of a model for each gene on held-out tissue.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deepspot._core.keys import checked
+
 from ._style import COLORS, GRAY, GRID, by_name, one_axes
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 OFFSET = 0.16  # of a score and of its control from the middle of their row
 
 
+@checked
 def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = None) -> Axes:
     """Plot the concordance of survival predictions.
 
@@ -57,6 +60,7 @@ def survival(results: Survival | Mapping[str, Survival], *, ax: Axes | None = No
     return _draw(results, Survival, "outcomes", ax, chance=0.5)
 
 
+@checked
 def classification(results: Classification | Mapping[str, Classification], *, ax: Axes | None = None) -> Axes:
     """Plot the macro F1 of class predictions.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from deepspot._core.keys import PREDICTION
+from deepspot._core.keys import PREDICTION, checked
 from deepspot._sdata.tables import check_shared_genes, known_genes, tables_of_kind
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot._stats.metrics import pearson
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MEASURED, PREDICTED, CORRECTED = range(3)
 
 
+@checked
 def spatial(
     sdata: SpatialData,
     gene: str | Sequence[str],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import grid_name, keys_in, subspots_name
+from deepspot._core.keys import checked, grid_name, keys_in, subspots_name
 from deepspot._sdata.tables import known_genes
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import MissingKeyError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PANEL_INCHES = 4.6
 
 
+@checked
 def superresolution(
     sdata: SpatialData,
     gene: str,

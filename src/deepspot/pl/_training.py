@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from deepspot._core.keys import checked
 from deepspot.errors import InputError
 
 from ._style import BLUE, GRAY, ORANGE, one_axes
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SEARCH = "search"
 
 
+@checked
 def training(model: DeepSpot, *, ax: Axes | None = None) -> Axes:
     """Plot the training loss of every member of a model by epoch.
 

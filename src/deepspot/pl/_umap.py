@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
@@ -34,6 +35,7 @@ PANEL_INCHES = 7.0
 FILLED = 0.92
 
 
+@checked
 def umap(
     sdata: SpatialData,
     *,

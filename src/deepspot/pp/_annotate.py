@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PARENT, key_in, one_key
+from deepspot._core.keys import PARENT, checked, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import tables_annotating
 from deepspot._sdata.view import SlideView
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 GRAY = "#d3d3d3"
 
 
+@checked
 def annotate(
     sdata: SpatialData,
     regions: str | Path | GeoDataFrame,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deepspot._core.keys import DIAMETER, key_in
+from deepspot._core.keys import DIAMETER, checked, key_in
 from deepspot._core.validate import check_positive
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.view import SlideView
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deepspot.encoders import Encoder
 
 
+@checked
 def embed(
     sdata: SpatialData,
     encoder: str | Encoder | None = None,

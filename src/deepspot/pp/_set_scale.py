@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot._core.keys import DIAMETER, one_key
+from deepspot._core.keys import DIAMETER, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._sdata.view import select_shapes
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@checked
 def set_scale(
     sdata: SpatialData,
     *,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from deepspot._core.keys import ARRAY, one_key
+from deepspot._core.keys import ARRAY, checked, one_key
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
 from deepspot._image.tissue import PER_TILE, tissue_by_brightness, tissue_by_saturation
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
 
 
+@checked
 def spots(
     sdata: SpatialData,
     *,

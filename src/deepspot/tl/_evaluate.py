@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, key_in, one_key
+from deepspot._core.keys import PREDICTION, UNS, checked, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
@@ -32,6 +32,7 @@ COLUMNS = ("pearson", "spearman", "rmse", "lee", "moran_predicted", "moran_measu
 RING = 1.5
 
 
+@checked
 def evaluate(
     sdata: SpatialData,
     *,

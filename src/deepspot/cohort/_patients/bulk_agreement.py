@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import key_in
+from deepspot._core.keys import checked, key_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import MIN_SHARED_GENES
@@ -23,6 +23,7 @@ ALL = "all"
 MIN_MATCHED = 5
 
 
+@checked
 def bulk_agreement(
     pseudobulk: AnnData,
     bulk: AnnData | pd.DataFrame,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot.errors import InputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 
 
+@checked
 def classify(
     expression: AnnData,
     *,

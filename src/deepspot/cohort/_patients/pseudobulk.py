@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS
+from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS, checked
 from deepspot._core.logging import logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
@@ -22,6 +22,7 @@ HOW = ("mean", "median")
 BLOCK_ROWS, MEDIAN_BYTES = 1024, 32_000_000
 
 
+@checked
 def pseudobulk(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,

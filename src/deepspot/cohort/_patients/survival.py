@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot.errors import InputError, MissingPackageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.8, 0.6, 0.45, 0.34, 0.25, 0.19)
 
 
+@checked
 def survival(
     expression: AnnData,
     *,

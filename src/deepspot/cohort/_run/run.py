@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from deepspot._core.keys import key_in
+from deepspot._core.keys import checked, key_in
 from deepspot._core.logging import logger
 from deepspot.errors import InputTypeError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
 
 
+@checked
 def run(
     manifest: str | Path | pd.DataFrame,
     model: DeepSpot | str | Path | None = None,

@@ -5,6 +5,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot._stats.oversample import require
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 TOP = (100, 150, 200, 250, 300, 400, 500, 1000, 2000, 3000, 5000)
 
 
+@checked
 def cross_validate(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
@@ -35,6 +36,7 @@ VISIUM_UM = 55.0
 PAGE = "https://zenodo.org/records/15322099"
 
 
+@checked
 def convert_legacy(
     source: str | Path,
     *,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from deepspot.models._deepspot import DeepSpot
 
 
+@checked
 def train(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     *,

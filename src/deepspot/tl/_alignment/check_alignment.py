@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import check_shared_genes, match_rows
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
 
 
+@checked
 def check_alignment(
     sdata: SpatialData,
     model: DeepSpot | str | Path | None = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import keys_in
+from deepspot._core.keys import checked, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_result
@@ -33,6 +33,7 @@ TYPES = {"n_overlap": int, "n_set": int, "odds_ratio": float, "p": float, "p_adj
 COLUMNS = ["group", "term", "overlap", *TYPES, "genes"]
 
 
+@checked
 def enrich(
     sdata: SpatialData,
     gene_sets: GeneSets | str | Path | None = None,

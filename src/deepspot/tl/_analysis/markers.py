@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import key_in, keys_in
+from deepspot._core.keys import checked, key_in, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
 from deepspot._sdata.tables import find_expression_table, labels_of, match_rows, regions_of
@@ -28,6 +28,7 @@ TESTS = ("wilcoxon", "blocks")
 NAMES = {"names": "gene", "logfoldchanges": "logfoldchange", "scores": "score", "pvals": "p", "pvals_adj": "p_adj"}
 
 
+@checked
 def markers(
     sdata: SpatialData,
     groupby: str,

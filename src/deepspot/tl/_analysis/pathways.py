@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from deepspot._core.keys import column_name
+from deepspot._core.keys import checked, column_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._sdata.tables import find_expression_table
@@ -25,6 +25,7 @@ SCORES = ["score_mlm", "padj_mlm"]
 PARAMETERS = "deepspot_pathways"
 
 
+@checked
 def pathways(
     sdata: SpatialData,
     net: pd.DataFrame | str | Path | None = None,

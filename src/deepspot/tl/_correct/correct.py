@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deepspot._core.keys import UNS, corrected_name, key_in
+from deepspot._core.keys import UNS, checked, corrected_name, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Method = Literal["posterior", "replace"]
 
 
+@checked
 def correct(
     sdata: SpatialData,
     model: DeepSpot | str | Path | None = None,

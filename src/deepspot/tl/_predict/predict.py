@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from deepspot._core.keys import PARENT, UNS, grid_name, key_in, prediction_name, subspots_name
+from deepspot._core.keys import PARENT, UNS, checked, grid_name, key_in, prediction_name, subspots_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._sdata.view import SlideView
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot
 
 
+@checked
 def predict(
     sdata: SpatialData,
     model: DeepSpot | str | Path | None = None,
