@@ -229,8 +229,8 @@ def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
         ({"key_added": "SPOTS"}, ValueError, "clashes with the element 'spots'"),
         ({"encoder": "nope"}, KeyError, "Key `'nope'` not found in `ds.encoders.available"),
         ({"subspots": "map"}, KeyError, r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens'\]"),
-        ({"batch_size": -5}, ValueError, "`batch_size` must be above 0"),
-        ({"batch_size": 0}, ValueError, "`batch_size` must be above 0"),
+        ({"batch_size": -5}, ValueError, "`batch_size` must be at least 1"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
     ],
 )
 def test_bad_input_adds_and_embeds_nothing(sdata, cheap_encoder, arguments, error, message):

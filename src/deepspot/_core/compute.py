@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+
+def _use_one_thread() -> None:
+    """Let torch compute in one thread: in a forked process, it would wait forever for the threads of its parent."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import wraps
 from inspect import signature
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
@@ -82,6 +84,8 @@ def grid_name(shapes_key: str) -> str:
 def key_in(key: str, available: Iterable[str], where: str) -> str:
     """Return `key` if it is available."""
     names = list(available)
+    if not isinstance(key, Hashable):
+        raise InputTypeError(f"A key of `{where}` must be text, got {key!r}. Available keys: {names}.")
     if key not in names:
         raise MissingKeyError(f"Key `{key!r}` not found in `{where}`. Available keys: {names}.")
     return key
@@ -90,6 +94,8 @@ def key_in(key: str, available: Iterable[str], where: str) -> str:
 def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: str) -> list[str]:
     """Return `keys` without repetitions if all are available; by default, return all that are."""
     names = list(available)
+    if isinstance(keys, bytes) or not isinstance(keys, Iterable | None):
+        raise InputTypeError(f"Keys of `{where}` must be a name or a list of names, got {keys!r}.")
     wanted = names if keys is None else [keys] if isinstance(keys, str) else [str(key) for key in keys]
     return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
 
@@ -115,7 +121,7 @@ _TEXT = re.compile(r"(str|Literal\[[^\]]*\])( \| None)?")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Check arguments that are annotated as a slide, a text or a flag, and `device` and `batch_size`.
+    """Check arguments that are annotated as a slide, a text, a number or a flag, and `device` and `batch_size`.
 
     Otherwise a key that is a list, or a device that does not exist, is noticed late and by another library.
     """
@@ -141,6 +147,24 @@ def _check(name: str, annotation: str, value: Any) -> None:
     if _TEXT.fullmatch(annotation) and not isinstance(value, str):
         none = " or None" * annotation.endswith("None")
         raise InputTypeError(f"`{name}` must be text{none}, got {value!r}.")
+    if annotation == "AnnData" and not (hasattr(value, "obs") and hasattr(value, "var_names")):
+        raise InputTypeError(
+            f"`{name}` must be an AnnData, got {type(value).__name__}. `ds.cohort.pseudobulk` makes one of slides."
+        )
+    if annotation == "DeepSpot" and not hasattr(value, "card"):
+        raise InputTypeError(f"`{name}` must be a fitted model, got {type(value).__name__}.")
+    kind = annotation.removesuffix(" | None")
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if kind in ("int", "float") and not (number and (kind == "float" or isinstance(value, Integral))):
+        raise InputTypeError(f"`{name}` must be a {'whole ' * (kind == 'int')}number, got {value!r}.")
+    if kind == "float" and not isfinite(value):
+        raise InputError(f"`{name}` must be finite, got {value}.")
+    if kind.removeprefix("str | ").startswith("Sequence[") and (
+        isinstance(value, bytes) or not isinstance(value, Iterable)
+    ):
+        raise InputTypeError(f"`{name}` must be a list, got {value!r}.")
+    if "SpatialData" in annotation and not isinstance(value, Iterable | Mapping) and not hasattr(value, "shapes"):
+        raise InputTypeError(f"`{name}` must be a SpatialData, or a dictionary or list of several, got {value!r}.")
     if annotation == "bool" and type(value).__name__ not in ("bool", "bool_"):
         raise InputTypeError(f"`{name}` must be True or False, got {value!r}.")
     if name == "device" and annotation.startswith("str"):

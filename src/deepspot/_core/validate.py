@@ -40,12 +40,18 @@ def check_positive(value: float | None, argument: str) -> float:
     return value
 
 
-def check_count(value: int, argument: str) -> int:
-    """Return `value` if it is a whole number above 0."""
+MOST = 1_000_000
+"""Largest number of repetitions, permutations and the like: more take days, or more memory than there is."""
+
+
+def check_count(value: int, argument: str, most: float = float("inf")) -> int:
+    """Return `value` if it is a whole number from 1 to `most`."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InputTypeError(f"`{argument}` must be a whole number, got {value!r}.")
     if value < 1:
         raise InputError(f"`{argument}` must be at least 1, got {value}.")
+    if value > most:
+        raise InputError(f"`{argument}` must be at most {most:,}, got {value:,}.")
     return int(value)
 
 

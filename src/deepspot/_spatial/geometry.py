@@ -102,7 +102,8 @@ def make_boxes(
     """Place tiles around spots, in the coarsest level that shows a sub-spot at the resolution of the encoder.
 
     `centers` (n, 2) are x and y in pixels of level 0, with `mpp` µm per pixel; `sizes` are height and width of each
-    level. Raises InputError if a center is outside of the image or a tile has fewer than 20 pixels.
+    level. Raises InputError if a center is outside of the image, or a tile has fewer than 20 pixels
+    or is larger than the image.
     """
     check_inside(centers, sizes[0], name)
     side = tile_px(geometry.tile_um, mpp)
@@ -110,6 +111,11 @@ def make_boxes(
         raise InputError(
             f"{name} is too coarse: a tile of {geometry.tile_um:g} µm has {side:.1f} px at {mpp:.3g} µm per pixel, at "
             f"least {MIN_TILE_PX} are needed. Use the full-resolution image of the slide scanner."
+        )
+    if side > max(sizes[0]):
+        raise InputError(
+            f"A tile of {geometry.tile_um:g} µm is larger than {name} ({sizes[0][1]} × {sizes[0][0]} px at {mpp:.3g} "
+            "µm per pixel). Check the scale of the image, and `tile_um` or the diameter of the spots."
         )
     factors = np.asarray(sizes[0]) / np.asarray(sizes)  # per axis: odd sizes are truncated when halved
     sides = side / factors.mean(axis=1)

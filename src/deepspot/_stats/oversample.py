@@ -22,7 +22,7 @@ def require(method: str) -> None:
     """Raise if a method is unknown or its packages are not installed."""
     from importlib.util import find_spec
 
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise MissingKeyError(f"`oversample={method!r}` is not available. Available methods: {sorted(METHODS)}.")
     missing = [package for package in METHODS[method] if find_spec(package) is None]
     if missing:

@@ -150,7 +150,7 @@ def _pairs(samples: dict[str, np.ndarray], pairs: Sequence[tuple[str, str]] | No
         top = max(names, key=lambda name: float(np.median(samples[name])))
         return [(top, name) for name in names if name != top]
     for pair in pairs:
-        if len(pair) != 2 or pair[0] == pair[1]:
+        if not isinstance(pair, Sequence) or len(pair) != 2 or pair[0] == pair[1]:
             raise InputError(f"`pairs` must be pairs of two different regions, got {pair!r}.")
     return [(key_in(str(a), names, "drawn regions"), key_in(str(b), names, "drawn regions")) for a, b in pairs]
 

@@ -207,8 +207,8 @@ def test_outcomes_are_checked(profiles, column, values, message):
         ({"n_train": 85}, ValueError, r"There are 90 patients: too few to train on 85 and test on 10"),
         ({"n_train": ()}, ValueError, r"`n_train` is empty"),
         ({"n_train": 0}, ValueError, r"`n_train` must be at least 1, got 0"),
-        ({"n_train": 60.5}, TypeError, r"`n_train` must be a whole number, got float"),
-        ({"n_repeats": True}, TypeError, r"`n_repeats` must be a whole number, got bool"),
+        ({"n_train": 60.5}, TypeError, r"`n_train` must be a whole number, got 60.5"),
+        ({"n_repeats": True}, TypeError, r"`n_repeats` must be a whole number, got True"),
         ({"n_train": 5}, ValueError, r"Too few patients of one kind by obs\['status'\]"),
     ],
 )

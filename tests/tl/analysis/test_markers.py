@@ -299,7 +299,7 @@ def test_values_that_are_too_large_for_logarithms(classes):
         ({"reference": "bone"}, KeyError, r"Key `'bone'` not found in `groups of 'class'`"),
         ({"table_key": "bone"}, KeyError, r"Key `'bone'` not found in `sdata.tables`"),
         ({"table_key": None}, KeyError, r"No table holds predicted or corrected genes. Call `ds.tl.predict"),
-        ({"n_permutations": 0}, ValueError, r"`n_permutations` must be above 0"),
+        ({"n_permutations": 0}, ValueError, r"`n_permutations` must be at least 1"),
         ({"groups": ["tumor"], "reference": "tumor"}, ValueError, r"nothing to compare"),
     ],
 )
@@ -339,7 +339,7 @@ def test_raw_counts_and_unknown_scales(slide):
 def test_labels_that_are_no_text(classes):
     table = classes["table"]
     table.obs["number"] = np.arange(table.n_obs) % 2 / 2
-    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference=0.0)
+    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference="0.0")
     assert list(table.uns["markers"]["group"].cat.categories) == ["0.5"]
     table.obs["mixed"] = pd.Series([1, "1"] * (table.n_obs // 2), table.obs_names, dtype=object)
     with pytest.raises(

@@ -8,7 +8,7 @@ import pandas as pd
 
 from deepspot._core.keys import checked, key_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, check_seed
+from deepspot._core.validate import MOST, check_count, check_seed
 from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
@@ -96,7 +96,7 @@ def bulk_agreement(
     >>> bool(result.summary().loc["all", "mean"] > 0.6)
     True
     """
-    check_positive(n_permutations, "n_permutations")
+    check_count(n_permutations, "n_permutations", MOST)
     seed = check_seed(seed)
     groups = _read_groups(pseudobulk.obs, match, preservation_key)
     bulk = _as_anndata(bulk, [column for columns, _ in groups.values() for column in columns])
@@ -175,6 +175,8 @@ def _read_groups(
 
 
 def _as_list(columns: Columns) -> list[str]:
+    if not isinstance(columns, Iterable):
+        raise InputTypeError(f"`match` must be a column, several columns or a dictionary, got {columns!r}.")
     names = [columns] if isinstance(columns, str) else list(columns)
     if not names:
         raise InputError("`match` names no column. Name the column that identifies the bulk RNA of a profile.")

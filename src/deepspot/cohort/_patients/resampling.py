@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import track
-from deepspot.errors import InputError, InputTypeError
+from deepspot._core.validate import MOST, check_count
+from deepspot.errors import InputError
 
 FOLDS = 3  # of the training patients, to choose the strength of a penalty
 MIN_TESTED = 10  # patients
@@ -55,10 +55,7 @@ def _check_sizes(n_train: int | Sequence[int], n_repeats: int, strata: pd.Series
     """Return the numbers of training patients in ascending order; raise if there are too few patients."""
     sizes = list(n_train) if isinstance(n_train, Sequence) else [n_train]
     for argument, value in [("n_repeats", n_repeats), *(("n_train", size) for size in sizes)]:
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise InputTypeError(f"`{argument}` must be a whole number, got {type(value).__name__}.")
-        if value < 1:
-            raise InputError(f"`{argument}` must be at least 1, got {value}.")
+        check_count(value, argument, MOST)
     if not sizes:
         raise InputError("`n_train` is empty. The paper's numbers of training patients are (75, 100, 125).")
     numbers = sorted({int(size) for size in sizes})

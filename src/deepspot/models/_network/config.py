@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from deepspot._core.keys import key_in
-from deepspot.errors import InputError
+from deepspot.errors import InputError, InputTypeError
 
 Context = Literal["spot", "subspots", "neighbors"]
 Config = TypeVar("Config", bound=BaseModel)
@@ -138,6 +139,8 @@ def look_up(name: str) -> Preset:
 
 def changed(config: Config, changes: dict[str, Any] | None, argument: str) -> Config:
     """Return a configuration with some fields changed; `argument` names it in errors."""
+    if not isinstance(changes, Mapping | None):
+        raise InputTypeError(f"`{argument}` must be a dictionary of fields to change, got {changes!r}.")
     try:
         return type(config)(**{**config.model_dump(), **(changes or {})})
     except ValidationError as error:

@@ -107,6 +107,8 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     if not isinstance(genes, Iterable):
         raise InputTypeError(f"`genes` must be a number or a list of names, got {type(genes).__name__}.")
     wanted = list(dict.fromkeys(genes))
+    if not wanted:
+        raise InputError("`genes` is empty. Pass a number, or the names of the genes to predict.")
     known = set().union(*(slide.genes for slide in slides))
     missing = [gene for gene in wanted if gene not in known]
     if missing:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
+MAX_SHIFT = 20
+"""More moves do not fit into memory."""
+
 
 @checked
 def check_alignment(
@@ -118,7 +121,8 @@ def check_alignment(
     """
     from deepspot.models._registry import as_model
 
-    check_positive(max_shift, "max_shift")
+    if check_positive(max_shift, "max_shift") > MAX_SHIFT:
+        raise InputError(f"`max_shift` must be at most {MAX_SHIFT} distances between spots, got {max_shift}.")
     if prediction_key is not None and model is not None:
         raise InputError("Pass `model` or `prediction_key`, not both.")
     ready, tile_um = None, None

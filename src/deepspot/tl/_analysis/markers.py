@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import checked, key_in, keys_in
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, check_seed
+from deepspot._core.validate import MOST, check_count, check_positive, check_seed
 from deepspot._sdata.tables import find_expression_table, labels_of, match_rows, regions_of
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
@@ -148,7 +148,7 @@ def markers(
     if test not in TESTS:
         raise InputError(f"`test` must be one of {list(TESTS)}, got {test!r}.")
     check_positive(alpha, "alpha")
-    check_positive(n_permutations, "n_permutations")
+    check_count(n_permutations, "n_permutations", MOST)
     seed = check_seed(seed)
     added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")

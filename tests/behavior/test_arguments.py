@@ -1,0 +1,126 @@
+"""Wrong arguments of public functions: they raise an error of this package, and change nothing.
+
+A value may also be accepted. Arguments are replaced one at a time in a call that works.
+"""
+
+import inspect
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+from hypothesis import HealthCheck, assume, event, given, settings
+from hypothesis import strategies as st
+from spatialdata import deepcopy
+
+import deepspot as ds
+from deepspot.errors import DeepSpotError, InputTypeError
+
+WRONG = st.one_of(
+    st.sampled_from([None, object(), b"x", "", "no such name", True, [], {}, {"a": 1}, ("a",), [None], 10**12, -1, 0]),
+    st.floats(),
+    st.integers(-5, 2),
+    st.lists(st.text(max_size=3), max_size=3),
+    st.just(np.array([1.0, np.nan])),
+)
+GENES = [f"G{number}" for number in range(8)]
+
+
+def patients(n=30):
+    rng = np.random.default_rng(0)
+    names = [f"P{number}" for number in range(n)]
+    obs = {
+        "patient": names,
+        "kind": ["x", "y"] * (n // 2),
+        "time": rng.exponential(10, n) + 0.1,
+        "event": [0, 1, 1] * 10,
+    }
+    return AnnData(rng.normal(size=(n, 8)), pd.DataFrame(obs, index=names), pd.DataFrame(index=GENES))
+
+
+def spots(n=16):
+    xy = [[150.0 + 200 * (number % 4), 150.0 + 200 * (number // 4)] for number in range(n)]
+    return AnnData(np.ones((n, 3), np.float32), obsm={"spatial": np.array(xy)})
+
+
+@pytest.fixture(scope="module")
+def ready(predicted_once):
+    """A predicted slide with groups, markers and pathways."""
+    sdata = deepcopy(predicted_once)
+    table = sdata["deepspot_spots"]
+    table.obs["half"] = pd.Categorical(np.where(np.arange(table.n_obs) % 2, "a", "b"))
+    ds.tl.markers(sdata, "half", alpha=1.0, min_logfoldchange=0.0)
+    ds.tl.enrich(sdata, {"SET": list(table.var_names[:4])})
+    net = pd.DataFrame({"source": "P", "target": table.var_names[:6], "weight": 1.0})
+    ds.tl.pathways(sdata, net, tmin=3)
+    return sdata, net
+
+
+def calls(ready, model, encoder, all_slides):
+    """Positional and keyword arguments of a call that works, for each function."""
+    sdata, net = ready
+    gene, raw = model.card.genes[0], all_slides["P3_S1"]
+    image = np.full((1000, 1000, 3), 200, np.uint8)
+    genes = list(sdata["deepspot_spots"].var_names[:4])
+    return {
+        "io.from_anndata": ((spots(), image), {"mpp": 0.5, "diameter_um": 55.0}),
+        "pp.set_scale": ((raw,), {"mpp": 0.5}),
+        "pp.spots": ((raw,), {"diameter_um": 55.0, "pitch_um": 100.0, "tissue": None, "key_added": "new"}),
+        "pp.embed": ((raw, encoder), {"subspots": False}),
+        "tl.predict": ((raw, model), {"encoder": encoder}),
+        "tl.correct": ((sdata, model), {"encoder": encoder, "check_registration": False}),
+        "tl.evaluate": ((sdata,), {}),
+        "tl.markers": ((sdata, "half"), {"overwrite": True}),
+        "tl.enrich": ((sdata, {"SET": genes}), {"overwrite": True}),
+        "tl.pathways": ((sdata, net), {"tmin": 3, "overwrite": True}),
+        "cohort.pseudobulk": (({"a": sdata},), {}),
+        "cohort.bulk_agreement": ((patients(), patients()), {"match": "patient", "n_permutations": 10}),
+        "cohort.classify": (
+            (patients(),),
+            {"label_key": "kind", "patient_key": "patient", "n_train": 20, "n_repeats": 1},
+        ),
+        "pl.spatial": ((sdata, gene), {}),
+        "pl.gallery": ((sdata, gene), {"n": 1}),
+        "pl.markers": ((sdata,), {}),
+        "pl.enrichment": ((sdata,), {}),
+        "pl.pathways": ((sdata,), {}),
+        "pl.regions": ((sdata, gene, "half"), {}),
+        "pl.reliability": ((model,), {}),
+    }
+
+
+# Encoders are objects of users, `out` and Enrichr need a disk and a connection, and matplotlib checks its arguments.
+LEFT_OUT = {"encoder", "ax", "out", "figsize", "cmap", "image_alpha", "gene_sets", "organism"}
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=10_000, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_wrong_arguments(ready, model, encoder, all_slides, snapshot, data):
+    known = calls(ready, model, encoder, all_slides)
+    name = data.draw(st.sampled_from(sorted(known)))
+    positional, keywords = known[name]
+    namespace, function = name.split(".")
+    call = getattr(getattr(ds, namespace), function)
+    parameters = inspect.signature(call).parameters
+    argument = data.draw(st.sampled_from([one for one in parameters if one not in LEFT_OUT]))
+    value = data.draw(WRONG)
+    assume(value is not None or not str(parameters[argument].annotation).endswith("None"))
+
+    arguments = dict(zip(parameters, positional, strict=False)) | keywords
+    slides = {one: deepcopy(kept) for one, kept in arguments.items() if hasattr(kept, "shapes")}
+    before = {one: snapshot(sdata) for one, sdata in slides.items() if one != argument}
+    failed = None
+    try:
+        call(**arguments | slides | {argument: value})
+    except (DeepSpotError, FileNotFoundError) as error:
+        failed = error
+    plt.close("all")
+    if failed is None:
+        event("accepted")
+        return
+    event(type(failed).__name__)
+    assert before == {one: snapshot(slides[one]) for one in before}
+    if isinstance(failed, InputTypeError):
+        assert argument.removesuffix("_key").rstrip("s") in str(failed).lower(), str(failed)
