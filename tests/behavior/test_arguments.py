@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from anndata import AnnData
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
@@ -57,14 +58,29 @@ def ready(predicted_once):
     return sdata, net
 
 
-def calls(ready, model, encoder, all_slides):
+@pytest.fixture(scope="module")
+def tiff(tmp_path_factory):
+    path = tmp_path_factory.mktemp("slide") / "slide.tif"
+    pixels = np.full((600, 600, 3), 200, np.uint8)
+    tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", metadata=None)
+    return path
+
+
+def calls(ready, model, encoder, all_slides, tiff):
     """Positional and keyword arguments of a call that works, for each function."""
     sdata, net = ready
+    pair = {name: all_slides[name] for name in ("P1_S1", "P2_S1")}
+    fast = {"epochs": 1, "max_epochs": 1, "gate": "record"}
+    shared = {"patient_key": "patient", "genes": 5, "encoder": encoder, "seed": 0}
     gene, raw = model.card.genes[0], all_slides["P3_S1"]
     image = np.full((1000, 1000, 3), 200, np.uint8)
     genes = list(sdata["deepspot_spots"].var_names[:4])
     return {
         "io.from_anndata": ((spots(), image), {"mpp": 0.5, "diameter_um": 55.0}),
+        "io.slide": ((tiff,), {"mpp": 0.5}),
+        "io.visium": ((tiff.parent,), {"fullres_image_file": "slide.tif"}),
+        "models.train": ((pair,), shared | {"network": {"width": 4, "members": 1}, "training": fast}),
+        "models.cross_validate": ((pair,), shared | {"models": ["ridge"]}),
         "pp.set_scale": ((raw,), {"mpp": 0.5}),
         "pp.spots": ((raw,), {"diameter_um": 55.0, "pitch_um": 100.0, "tissue": None, "key_added": "new"}),
         "pp.embed": ((raw, encoder), {"subspots": False}),
@@ -80,6 +96,18 @@ def calls(ready, model, encoder, all_slides):
             (patients(),),
             {"label_key": "kind", "patient_key": "patient", "n_train": 20, "n_repeats": 1},
         ),
+        "cohort.survival": (
+            (patients(),),
+            {
+                "time_key": "time",
+                "status_key": "event",
+                "event": 1,
+                "patient_key": "patient",
+                "n_train": 20,
+                "n_repeats": 1,
+            },
+        ),
+        "pl.umap": ((sdata,), {"n_images": 2}),
         "pl.spatial": ((sdata, gene), {}),
         "pl.gallery": ((sdata, gene), {"n": 1}),
         "pl.markers": ((sdata,), {}),
@@ -91,14 +119,39 @@ def calls(ready, model, encoder, all_slides):
 
 
 # Encoders are objects of users, `out` and Enrichr need a disk and a connection, and matplotlib checks its arguments.
-LEFT_OUT = {"encoder", "ax", "out", "figsize", "cmap", "image_alpha", "gene_sets", "organism"}
+LEFT_OUT = {
+    "encoder",
+    "ax",
+    "out",
+    "kwargs",
+    "trainer_kwargs",
+    "figsize",
+    "cmap",
+    "image_alpha",
+    "gene_sets",
+    "organism",
+}
+
+
+def is_slides(value):
+    return hasattr(value, "shapes") or (
+        isinstance(value, dict) and all(hasattr(one, "shapes") for one in value.values())
+    )
+
+
+def copied(slides):
+    return {name: deepcopy(sdata) for name, sdata in slides.items()} if isinstance(slides, dict) else deepcopy(slides)
+
+
+def taken(snapshot, slides):
+    return {name: snapshot(one) for name, one in slides.items()} if isinstance(slides, dict) else snapshot(slides)
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=10_000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_wrong_arguments(ready, model, encoder, all_slides, snapshot, data):
-    known = calls(ready, model, encoder, all_slides)
+def test_wrong_arguments(ready, model, encoder, all_slides, tiff, snapshot, data):
+    known = calls(ready, model, encoder, all_slides, tiff)
     name = data.draw(st.sampled_from(sorted(known)))
     positional, keywords = known[name]
     namespace, function = name.split(".")
@@ -109,8 +162,8 @@ def test_wrong_arguments(ready, model, encoder, all_slides, snapshot, data):
     assume(value is not None or not str(parameters[argument].annotation).endswith("None"))
 
     arguments = dict(zip(parameters, positional, strict=False)) | keywords
-    slides = {one: deepcopy(kept) for one, kept in arguments.items() if hasattr(kept, "shapes")}
-    before = {one: snapshot(sdata) for one, sdata in slides.items() if one != argument}
+    slides = {one: copied(kept) for one, kept in arguments.items() if is_slides(kept)}
+    before = {one: taken(snapshot, sdata) for one, sdata in slides.items() if one != argument}
     failed = None
     try:
         call(**arguments | slides | {argument: value})
@@ -121,6 +174,6 @@ def test_wrong_arguments(ready, model, encoder, all_slides, snapshot, data):
         event("accepted")
         return
     event(type(failed).__name__)
-    assert before == {one: snapshot(slides[one]) for one in before}
+    assert before == {one: taken(snapshot, slides[one]) for one in before}
     if isinstance(failed, InputTypeError):
         assert argument.removesuffix("_key").rstrip("s") in str(failed).lower(), str(failed)

@@ -8,6 +8,7 @@ from functools import wraps
 from inspect import signature
 from math import isfinite
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
@@ -154,6 +155,8 @@ def _check(name: str, annotation: str, value: Any) -> None:
     if annotation == "DeepSpot" and not hasattr(value, "card"):
         raise InputTypeError(f"`{name}` must be a fitted model, got {type(value).__name__}.")
     kind = annotation.removesuffix(" | None")
+    if kind == "str | Path" and not isinstance(value, str | Path):
+        raise InputTypeError(f"`{name}` must be a path, got {value!r}.")
     number = isinstance(value, Real) and not isinstance(value, bool)
     if kind in ("int", "float") and not (number and (kind == "float" or isinstance(value, Integral))):
         raise InputTypeError(f"`{name}` must be a {'whole ' * (kind == 'int')}number, got {value!r}.")

@@ -143,6 +143,8 @@ def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:
 def rows_of(table: AnnData, shapes_key: str) -> pd.Series:
     """Return the instances of a shapes element in a table, indexed by row number."""
     attrs = table.uns["spatialdata_attrs"]
+    for column in (attrs["region_key"], attrs["instance_key"]):
+        key_in(column, table.obs, "obs of a table, whose rows this column relates to shapes")
     rows = np.flatnonzero(table.obs[attrs["region_key"]].astype(str) == shapes_key)
     if not len(rows):
         raise InputError(

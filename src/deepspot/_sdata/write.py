@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import ARRAY, DIAMETER, PARENT
+from deepspot._core.keys import ARRAY, DIAMETER, PARENT, UNS
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
@@ -136,6 +136,7 @@ def check_memory(n_bytes: float, what: str, hint: str) -> None:
         )
 
 
+RESERVED = {UNS, "log1p", "spatialdata_attrs"}
 MAX_NAME = 200
 """Bytes of a name; file systems allow 255, and names are part of others."""
 
@@ -150,6 +151,13 @@ def check_name(name: str) -> None:
         raise InputError(f"{name!r} cannot be a name in SpatialData: it is that of a file in every store.")
     if len(name.encode()) > MAX_NAME:
         raise InputError(f"The name {name[:40]!r}… has more than {MAX_NAME} bytes. Choose a shorter one.")
+
+
+def _check_case(name: str, existing: Iterable[Any], where: str) -> None:
+    """Raise if an existing name differs by case only: such names cannot be written."""
+    twins = [other for other in existing if other != name and str(other).lower() == name.lower()]
+    if twins:
+        raise InputError(f"{name!r} clashes with {twins[0]!r} in {where}: names must differ by more than case.")
 
 
 def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind: str = "tables") -> None:
@@ -203,6 +211,9 @@ def check_entries(
     names = list(names)
     for name in names:
         check_name(name)
+        _check_case(name, getattr(sdata.tables[key], slot), f"{slot} of sdata.tables[{key!r}]")
+        if slot == "uns" and name in RESERVED:
+            raise InputError(f"uns[{name!r}] describes the table. Choose another `key_added`.")
     taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
     if taken and not overwrite:
         other = f", or another `{argument}`" if argument else ""
@@ -264,6 +275,9 @@ def add_labels(
             f"Column {key!r} holds positions of spots, or relates them to tables. Choose another `key_added`."
         )
     rows = {name: rows_of(sdata.tables[name], shapes_key) for name in tables}
+    _check_case(key, shapes, f"sdata.shapes[{shapes_key!r}]")
+    for name in tables:
+        _check_case(key, sdata.tables[name].obs, f"obs of sdata.tables[{name!r}]")
     taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
     for name in tables:
         # A table may also annotate other shapes, whose labels are kept.

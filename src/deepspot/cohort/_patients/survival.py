@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -161,7 +161,7 @@ def _read_events(column: pd.Series, event: Any) -> np.ndarray:
             f"obs[{column.name!r}] must have two values, one for the event and one for censored patients; the numbers "
             f"of patients are {counts}. Make it a column of two values."
         )
-    if event not in counts:
+    if not isinstance(event, Hashable) or event not in counts:
         raise InputError(
             f"`event` is {event!r}, but obs[{column.name!r}] holds {' and '.join(map(repr, counts))}; the numbers of "
             f"patients are {counts}. Pass the value of patients who died: mostly 1 in a column of deaths, and 0 in a "

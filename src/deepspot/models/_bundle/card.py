@@ -110,7 +110,9 @@ class ModelCard(BaseModel):
     gate: Gate | None = None
     reliability: Reliability | None = None
     # Keys of `uns` of a prediction, which cannot be written with a slash.
-    versions: dict[Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")], str] = Field(default_factory=dict, max_length=100)
+    versions: dict[Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")], str] = Field(
+        default_factory=dict, max_length=100
+    )
     sha256: str = ""
 
     @model_validator(mode="after")

@@ -121,9 +121,9 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
 
 def _printable(genes: list[str]) -> list[str]:
     """Return the genes; raise if a name has a line break or another control character, which files of models refuse."""
-    wrong = [gene for gene in genes if not gene.isprintable()]
+    wrong = [gene for gene in genes if not gene or not gene.isprintable()]
     if wrong:
-        raise InputError(f"`genes` has names with line breaks or control characters, first {wrong[0]!r}. Rename them.")
+        raise InputError(f"`genes` has empty names, or names with line breaks, first {wrong[0]!r}. Rename them.")
     return genes
 
 
