@@ -36,6 +36,12 @@ def test_draws_those_that_vary_most(scored):
     assert [ax.get_title() for ax in ds.pl.pathways(scored, n_top=2)] == FALLING[:2]
 
 
+def test_a_table_of_one_spot_raises(scored):
+    scored.tables["deepspot_spots"] = scored.tables["deepspot_spots"][:1].copy()
+    with pytest.raises(ValueError, match=r"two scores to compare.*`pathways=`"):
+        ds.pl.pathways(scored)
+
+
 def test_all_share_one_scale_around_zero(scored):
     axes = ds.pl.pathways(scored, pathways=["p53", "MAPK"])
     assert [ax.get_title() for ax in axes] == ["p53", "MAPK"]

@@ -127,6 +127,8 @@ def pathways(
 def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: int, where: str) -> list[str]:
     if pathways is None:
         spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
+        if not len(spread):
+            raise InputError(f"No pathway of {where} has two scores to compare. Choose some with `pathways=`.")
         return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
     if not len(pathways):
         raise InputError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
