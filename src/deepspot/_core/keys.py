@@ -166,6 +166,8 @@ def _check(name: str, annotation: str, value: Any) -> None:
         isinstance(value, bytes) or not isinstance(value, Iterable)
     ):
         raise InputTypeError(f"`{name}` must be a list, got {value!r}.")
+    if re.fullmatch(r"(dict|Mapping)\[.*\]", kind) and "SpatialData" not in kind and not isinstance(value, Mapping):
+        raise InputTypeError(f"`{name}` must be a dictionary, got {value!r}.")
     if "SpatialData" in annotation and not isinstance(value, Iterable | Mapping) and not hasattr(value, "shapes"):
         raise InputTypeError(f"`{name}` must be a SpatialData, or a dictionary or list of several, got {value!r}.")
     if annotation == "bool" and type(value).__name__ not in ("bool", "bool_"):
