@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from spatialdata import deepcopy
 
 import deepspot as ds
-from deepspot.errors import DeepSpotError, InputTypeError
 
 WRONG = st.one_of(
     st.sampled_from([None, object(), b"x", "", "no such name", True, [], {}, {"a": 1}, ("a",), [None], 10**12, -1, 0]),
@@ -162,7 +161,7 @@ def test_wrong_arguments(ready, model, encoder, all_slides, tiff, snapshot, data
     failed = None
     try:
         call(**arguments | slides | {argument: value})
-    except (DeepSpotError, FileNotFoundError) as error:
+    except (ds.errors.DeepSpotError, FileNotFoundError) as error:
         failed = error
     plt.close("all")
     if failed is None:
@@ -170,5 +169,5 @@ def test_wrong_arguments(ready, model, encoder, all_slides, tiff, snapshot, data
         return
     event(type(failed).__name__)
     assert before == {one: taken(snapshot, slides[one]) for one in before}
-    if isinstance(failed, InputTypeError):
+    if isinstance(failed, ds.errors.InputTypeError):
         assert argument.removesuffix("_key").rstrip("s") in str(failed).lower(), str(failed)

@@ -150,7 +150,8 @@ def _check(name: str, annotation: str, value: Any) -> None:
         raise InputTypeError(f"`{name}` must be text{none}, got {value!r}.")
     if annotation == "AnnData" and not (hasattr(value, "obs") and hasattr(value, "var_names")):
         raise InputTypeError(
-            f"`{name}` must be an AnnData, got {type(value).__name__}. `ds.cohort.pseudobulk` makes one of slides."
+            f"`{name}` must be an AnnData, got {type(value).__name__}. Read it with `anndata.read_h5ad`; "
+            "`ds.cohort.pseudobulk` makes one of slides."
         )
     if annotation == "DeepSpot" and not hasattr(value, "card"):
         raise InputTypeError(f"`{name}` must be a fitted model, got {type(value).__name__}.")

@@ -11,7 +11,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
-from deepspot.errors import InputError, InputTypeError, MissingKeyError
+from deepspot.errors import InputError, MissingKeyError
 
 from ._elements import (
     add_spots,
@@ -93,12 +93,6 @@ def from_anndata(
     >>> import deepspot as ds
     >>> sdata = ds.io.from_anndata(adata, "slide.jpg", pitch_um=100)  # doctest: +SKIP
     """
-    from anndata import AnnData
-
-    if not isinstance(adata, AnnData):
-        raise InputTypeError(
-            f"`adata` must be an AnnData, got {type(adata).__name__}. Read it with `anndata.read_h5ad`."
-        )
     if "spatial" not in adata.obsm:
         raise MissingKeyError(f"Key `'spatial'` not found in `adata.obsm`. Available keys: {list(adata.obsm)}.")
     if adata.isbacked or not hasattr(adata.obs, "select_dtypes"):  # the latter is of `read_lazy`
