@@ -153,8 +153,8 @@ def _check(name: str, annotation: str, value: Any) -> None:
             f"`{name}` must be an AnnData, got {type(value).__name__}. Read it with `anndata.read_h5ad`; "
             "`ds.cohort.pseudobulk` makes one of slides."
         )
-    if annotation == "DeepSpot" and not hasattr(value, "card"):
-        raise InputTypeError(f"`{name}` must be a fitted model, got {type(value).__name__}.")
+    if annotation == "DeepSpot" and not hasattr(value, "predict"):
+        raise InputTypeError(f"`{name}` must be a model, got {type(value).__name__}.")
     kind = annotation.removesuffix(" | None")
     if kind == "str | Path" and not isinstance(value, str | Path):
         raise InputTypeError(f"`{name}` must be a path, got {value!r}.")
