@@ -27,7 +27,7 @@ def _forget_threads() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "dask.threaded" in sys.modules:
-        threaded = sys.modules["dask.threaded"]
+        threaded: Any = sys.modules["dask.threaded"]
         threaded.default_pool = None
         threaded.pools.clear()
 
