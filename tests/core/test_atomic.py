@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -37,9 +38,26 @@ def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
 def test_a_folder_inside_a_store_is_refused(tmp_path):
     (tmp_path / "zarr.json").touch()
     (tmp_path / "tables").mkdir()
-    with pytest.raises(ValueError, match="is inside the store"):
-        write(tmp_path / "tables" / "a")
-    assert list((tmp_path / "tables").iterdir()) == []
+    for inside in ("tables/a", "new/a"):
+        with pytest.raises(ValueError, match="is inside the store"):
+            write(tmp_path / inside)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["tables", "zarr.json"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of open files are in /proc")
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Otherwise a power cut leaves the name with files that are empty."""
+    synchronized, fsync, path = [], os.fsync, tmp_path / "parent" / "a.zarr"
+
+    def note(handle):
+        synchronized.append((Path(f"/proc/self/fd/{handle}").resolve().name, path.exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with replace_folder(path, overwrite=False) as new:
+        (new / "c").mkdir(parents=True)
+        (new / "c" / "0").write_text("values")
+    assert {("0", False), ("c", False), ("a.zarr", False)} == set(synchronized)
 
 
 def test_nothing_is_left_after_an_error(tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 from jinja2 import UndefinedError
 
-from deepspot._core.html import PACKAGE, _templates, decimal, plural, render, split_code
+from deepspot._core.html import PACKAGE, _templates, check_file, decimal, plural, render, split_code
 
 
 def macro(name):
@@ -25,6 +25,12 @@ def test_templates_compile_and_raise_for_missing_values():
         _templates().get_template(page)
     with pytest.raises(UndefinedError, match="slides"):
         render("_demo/demo.html.j2")
+
+
+def test_a_page_inside_a_store_is_refused(tmp_path):
+    (tmp_path / "zarr.json").touch()
+    with pytest.raises(ValueError, match="is inside the store"):
+        check_file(tmp_path / "report.html")
 
 
 def test_formats_of_numbers():

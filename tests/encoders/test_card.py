@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from deepspot._core.validate import is_label
 from deepspot.encoders import EncoderCard
 
 
@@ -29,6 +30,7 @@ def test_defaults_are_imagenets():
         {"interpolation": "nearest"},
         {"resize_as": "float16"},
         {"pooling": "max"},
+        {"name": "a\nb"},
     ],
 )
 def test_invalid_cards_are_refused(wrong):
@@ -63,6 +65,7 @@ def test_any_card_is_valid_or_refused(fields):
     side = fields.get("input_px", 224)
     resized = fields.get("resize_px")
     sound = fields["dim"] > 0 and side > 0 and min(fields["std"]) > 0 and (resized is None or resized >= side)
+    sound = sound and is_label(fields["name"])
     if not sound:
         with pytest.raises(ValidationError):
             EncoderCard(**fields)

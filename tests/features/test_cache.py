@@ -58,6 +58,14 @@ def test_a_flipped_bit_is_noticed(tmp_path, log, part):
     assert "embedded again" in log[-1]
 
 
+def test_a_block_that_cannot_be_read_is_not_used(tmp_path):
+    kept = EmbeddingCache(tmp_path / "cache", tmp_path / "spill")
+    (kept.folder / "block_000000.safetensors").mkdir(parents=True)
+    assert kept.get(0, "spot", SPOT.shape) is None
+    kept.put(0, SPOT, None)
+    assert kept.get(0, "spot", SPOT.shape) is not None
+
+
 def test_another_shape_or_a_file_without_checksum_is_not_used(tmp_path):
     from safetensors.numpy import save_file
 
@@ -68,7 +76,7 @@ def test_another_shape_or_a_file_without_checksum_is_not_used(tmp_path):
     assert kept.get(0, "spot", SPOT.shape) is None
 
 
-@pytest.mark.parametrize(("offset", "scale"), [(1000, 1), (1e5, 1), (0, 1e6)])
+@pytest.mark.parametrize(("offset", "scale"), [(1000, 1), (1e5, 1), (0, 300), (0, 1e6)])
 def test_full_precision_where_float16_is_too_coarse(tmp_path, offset, scale):
     kept, spot = EmbeddingCache(tmp_path), (SPOT * scale + offset).astype(np.float32)
     kept.put(0, spot, None)

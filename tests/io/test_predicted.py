@@ -69,6 +69,36 @@ def test_the_loaded_size_is_limited(store, quick_model_of_io, monkeypatch):
         ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
 
 
+def _chunk(store):
+    return next(path for path in (store / "tables/deepspot_spots/X/c").rglob("*") if path.is_file())
+
+
+def test_a_lost_chunk_is_an_error_and_not_zeros(store, slide):
+    opened = ds.io.predicted(store).tables["deepspot_spots"]
+    _chunk(store).unlink()
+    with pytest.raises(ValueError, match=r"slide\.zarr is damaged: 1 of 5 chunks of values were lost"):
+        ds.io.predicted(store)
+    for table in (opened, slide.tables["deepspot_spots"]):  # opened before
+        assert np.isnan(np.asarray(table.X)).any()
+
+
+def test_chunks_of_zeros_are_not_lost(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    monkeypatch.setattr(ds.models.DeepSpot, "predict", lambda self, bags, rows, **_: np.full((len(rows), 10), -1.0))
+    ds.tl.predict(slide, quick_model_of_io, encoder=cheap_encoder, out=tmp_path / "zeros.zarr")
+    assert not np.asarray(ds.io.predicted(tmp_path / "zeros.zarr").tables["deepspot_spots"].X).any()
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 0.5, 1])
+def test_a_changed_chunk_is_an_error(store, quick_model_of_io, share):
+    path = _chunk(store)
+    content = bytearray(path.read_bytes())
+    content[int(share * (len(content) - 1))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"slide\.zarr is damaged"):
+        ds.io.predicted(store, genes=quick_model_of_io.card.genes[0])
+
+
 def test_no_store(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no store .*nowhere\.zarr"):
         ds.io.predicted(tmp_path / "nowhere.zarr")

@@ -326,6 +326,7 @@ def test_tables_that_hold_several_slides(slides):
         "array_row",
         "region",
         "SPOT_ID",
+        "index_of_obs",
         "zarr.json",
         "a" * 201,
         "a/b",
@@ -335,10 +336,11 @@ def test_tables_that_hold_several_slides(slides):
 )
 def test_names_that_would_break_the_store_are_refused(slide, key):
     everything = frame(box(-1e6, -1e6, 1e6, 1e6), name=["all"])
+    slide.tables["table"].obs.index.name = "index_of_obs"
     before = slide.shapes["spots"].copy(), slide.tables["table"].obs.copy()
     with pytest.raises(
         (ValueError, TypeError),
-        match=r"Column '|differ by more than case|cannot be a name|more than 200 bytes|must be text",
+        match=r"Column '|name of the index|differ by more than case|cannot be a name|more than 200 bytes|must be text",
     ):
         ds.pp.annotate(slide, everything, key_added=key, overwrite=True)
     pd.testing.assert_frame_equal(slide.shapes["spots"], before[0])

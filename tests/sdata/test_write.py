@@ -116,6 +116,15 @@ def test_names_inside_a_table_that_cannot_be_written(fields):
         table(**fields)
 
 
+def test_a_full_disk_of_temporary_files_is_not_blamed_on_the_table(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("anndata.io.write_elem", full)
+    with pytest.raises(OSError, match="No space left"):
+        table()
+
+
 def test_nothing_is_added_when_a_table_cannot_be_written(tiny):
     obs = pd.DataFrame({"odd": pd.to_datetime(["2020"] * 3)}, index=["A", "B", "C"])
     with pytest.raises(TypeError):

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepspot.errors import InputError
@@ -23,13 +23,14 @@ def check_outside_stores(path: Path) -> None:
 def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a path in a temporary folder next to `path`, and rename what is written there to `path` on success.
 
-    With `overwrite`, an existing folder is replaced; it stays if writing or renaming fails. Otherwise it is an error,
-    also if it was created meanwhile. On Linux, both folders are exchanged in one step, if the file system supports it.
-    Elsewhere the old folder is renamed first, so a process that is killed between the two steps leaves both folders in
-    the temporary one. The temporary folder can be used for other files; it is deleted at the end unless the process is
-    killed.
+    The parent of `path` is created if it does not exist. With `overwrite`, an existing folder is replaced; it stays if
+    writing or renaming fails. Otherwise it is an error, also if it was created meanwhile. On Linux, both folders are
+    exchanged in one step, if the file system supports it. Elsewhere the old folder is renamed first, so a process that
+    is killed between the two steps leaves both folders in the temporary one. The temporary folder can be used for
+    other files; it is deleted at the end unless the process is killed.
     """
     check_outside_stores(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch) / path.name, Path(scratch) / f"old-{path.name}"
         yield new
@@ -40,6 +41,7 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def rename_over(new: Path, path: Path, old: Path) -> None:
     """Rename a folder to `path`. An existing folder there becomes `old`, or `new` if both are exchanged in one step."""
+    _synchronize(new)
     if path.exists():
         if _exchange(new, path):
             return
@@ -50,6 +52,19 @@ def rename_over(new: Path, path: Path, old: Path) -> None:
         if old.exists():
             old.rename(path)
         raise
+
+
+def _synchronize(folder: Path) -> None:
+    """Write the content of a folder to the disk: after a power cut, it could be renamed but empty."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        elif os.name == "posix":
+            handle = os.open(path, os.O_RDONLY)
+            with suppress(OSError):  # some network file systems cannot synchronize folders
+                os.fsync(handle)
+            os.close(handle)
 
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2

@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _use_one_thread() -> None:
-    """Let torch compute in one thread: in a forked process, it would wait forever for the threads of its parent."""
+def _forget_threads() -> None:
+    """Make torch and dask work in a forked process, where they would wait forever for the threads of its parent."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    if "dask.threaded" in sys.modules:
+        threaded: Any = sys.modules["dask.threaded"]
+        threaded.default_pool = None
+        threaded.pools.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_use_one_thread)
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:

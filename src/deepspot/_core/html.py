@@ -15,6 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .atomic import check_outside_stores
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -81,6 +83,7 @@ def check_file(path: str | Path, *, overwrite: bool = False) -> Path:
         raise FileNotFoundError(
             f"There is no folder {str(path.parent)!r} to write {path.name!r} into. Create it, or choose another."
         )
+    check_outside_stores(path)
     if path.is_dir():
         raise FileExistsError(f"{str(path)!r} is a folder. Pass the name of a file, such as 'report.html'.")
     if path.exists() and not overwrite:

@@ -58,18 +58,19 @@ class EmbeddingCache:
 
         for folder in filter(None, (self.folder, self.spill)):
             path = _file(folder, block)
-            # Another process deleted the file, or it is damaged.
-            with suppress(FileNotFoundError, SafetensorError):
+            # Another process deleted the file, or it is damaged or cannot be read.
+            with suppress(OSError, SafetensorError):
                 with safe_open(path, framework="numpy") as file:
                     found, checksums = file.get_tensor(part), file.metadata() or {}
                 if found.shape == shape and checksums.get(part) == _checksum(found):
-                    os.utime(folder)  # mark as recently used
+                    with suppress(OSError):  # the cache of another user
+                        os.utime(folder)  # mark as recently used
                     return found
                 logger.warning("%s is damaged or of another version. Its spots are embedded again.", path)
         return None
 
 
-# Largest rounding error of float16, as a share of the standard deviation of the embedding.
+# Largest rounding error of float16 (root mean square over dimensions), absolute and in standard deviations.
 MAX_ROUNDING = 1e-3
 
 
@@ -80,10 +81,9 @@ def _rounded(embeddings: np.ndarray) -> np.ndarray:
     rows = embeddings.reshape(-1, embeddings.shape[-1])
     spread = rows.std(axis=0, dtype=np.float64)
     error = np.abs(half.reshape(rows.shape).astype(np.float32) - rows).mean(axis=0, dtype=np.float64)
-    varies = spread > 0
-    share = error[varies] / spread[varies]
-    fine = len(share) and np.sqrt(np.mean(share**2)) <= MAX_ROUNDING
-    return half if fine and np.isfinite(error).all() else embeddings.astype(np.float32)
+    share = np.divide(error, spread, out=np.zeros_like(error), where=spread > 0)
+    fine = max(np.sqrt(np.mean(error**2)), np.sqrt(np.mean(share**2))) <= MAX_ROUNDING
+    return half if fine else embeddings.astype(np.float32)
 
 
 def _checksum(array: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,10 @@ def _write_error(adata: AnnData) -> Exception | None:
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
             write_elem(zarr.group(folder), "table", adata)
-    except Exception as error:  # noqa: BLE001 - any error would have broken the user's store
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # this is about the disk of temporary files
+        # Any other error would have broken the user's store.
         return error
     return None
 
@@ -153,8 +157,10 @@ def check_name(name: str) -> None:
         raise InputError(f"The name {name[:40]!r}… has more than {MAX_NAME} bytes. Choose a shorter one.")
 
 
-def _check_case(name: str, existing: Iterable[Any], where: str) -> None:
-    """Raise if an existing name differs by case only: such names cannot be written."""
+def _check_case(name: str, existing: Any, where: str) -> None:
+    """Raise if an existing name differs by case only, or is that of the index: such names cannot be written."""
+    if hasattr(existing, "columns") and existing.index.name == name:
+        raise InputError(f"{name!r} is the name of the index of {where}. Choose another name, or rename the index.")
     twins = [other for other in existing if other != name and str(other).lower() == name.lower()]
     if twins:
         raise InputError(f"{name!r} clashes with {twins[0]!r} in {where}: names must differ by more than case.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def _is_prediction(path: Path) -> bool:
         root: Any = zarr.open_group(path, mode="r", use_consolidated=False)
         tables = list(root["tables"]) if set(root) == {"shapes", "tables"} else []
         return len(tables) == 1 and read_elem(root[f"tables/{tables[0]}/uns/{UNS}/kind"]) == PREDICTION
-    except (OSError, KeyError):  # not a store, or a different one
+    except (OSError, KeyError, ValueError, TypeError):  # not a store, a different or a damaged one
         return False
 
 
@@ -62,7 +62,7 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
     the SpatialData has no path.
     """
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     n, genes = sdata.tables[key].shape
     with without_noise():
@@ -79,8 +79,9 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
                 shape=(n, genes),
                 chunks=(min(len(block), n), min(512, genes)),  # a few genes can be read without the others
                 dtype=np.float32,
-                # Bit shuffling compresses the trailing zeros of rounded numbers.
-                compressors=BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
+                fill_value=np.nan,  # of lost chunks, which would be read as zeros
+                # Bit shuffling compresses the trailing zeros of rounded numbers. A changed chunk cannot be read.
+                compressors=(BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"), Crc32cCodec()),
                 attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
             )
         array[at : at + len(block)] = block
@@ -109,8 +110,8 @@ def lazy_table(table: AnnData, path: Path, key: str) -> AnnData:
     return type(table)(lazy_X(path, key), obs=table.obs, var=table.var, obsm=dict(table.obsm), uns=dict(table.uns))
 
 
-def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Mapping[str, Any]) -> None:
-    """Add columns to `var` of a table in a store, and attributes to the store.
+def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Callable[[], Mapping[str, Any]]) -> None:
+    """Add columns to `var` of a table in a store, then the attributes that `attrs` returns to the store.
 
     Use it only on a temporary store: an interruption leaves the store broken.
     """
@@ -121,7 +122,7 @@ def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Mapp
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     table: Any = group[f"tables/{key}"]
     write_elem(table, "var", read_elem(table["var"]).assign(**var))
-    group.attrs.update(attrs)
+    group.attrs.update(attrs())
     sdata = SpatialData()
     sdata.path = path
     sdata.write_consolidated_metadata()

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from deepspot._core.validate import is_label
 from deepspot.errors import InputError
 
 
@@ -75,6 +76,13 @@ class EncoderCard(BaseModel):
     def _crop_fits(self) -> EncoderCard:
         if self.resize_px is not None and self.resize_px < self.input_px:
             raise InputError(f"`resize_px` ({self.resize_px}) must not be below `input_px` ({self.input_px})")
+        return self
+
+    @model_validator(mode="after")
+    def _check_text(self) -> EncoderCard:
+        for text in (self.name, self.license):
+            if not is_label(text):
+                raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
 
     @property

@@ -91,7 +91,8 @@ def predicted(
     if load:
         table = table[rows, columns]
         check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within_um=`")
-        table = table.to_memory()
+        with reading(path, "prediction"):
+            table = table.to_memory()
     logger.info("Opened %s: %s%s.", path, size_of(table), "" if load else ", on disk")
     return SpatialData(shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
 
@@ -105,6 +106,12 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
     root: Any = zarr.open_group(path, mode="r")
     tables = list(root["tables"]) if "tables" in root else []
     key = one_key(None, tables, f"tables of {path.name}", "table_key")
+    X = root[f"tables/{key}/X"]
+    if np.isnan(X.fill_value) and X.nchunks_initialized < X.nchunks:
+        lost = X.nchunks - X.nchunks_initialized
+        raise InputError(
+            f"{path} is damaged: {lost} of {X.nchunks} chunks of values were lost. Predict the slide again."
+        )
     parts = {part: read_elem(root[f"tables/{key}/{part}"]) for part in ("obs", "var", "obsm", "uns")}
     return AnnData(lazy_X(path, key), **parts), key
 

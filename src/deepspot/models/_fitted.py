@@ -282,7 +282,9 @@ class FittedModel:
         """
         from ._bundle.bundle import write_bundle
 
-        write_bundle(self.card, self.tensors(), Path(path), half_precision=half_precision, overwrite=overwrite)
+        write_bundle(
+            self.card, self.tensors(), Path(path).expanduser(), half_precision=half_precision, overwrite=overwrite
+        )
 
     def upload(
         self, address: str, *, token: str | None = None, private: bool = True, half_precision: bool = False

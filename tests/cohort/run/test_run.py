@@ -1,12 +1,16 @@
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from anndata import read_h5ad
 from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot.cohort._run.folder import Folder
-from deepspot.cohort._run.slide import one_line
+from deepspot.cohort._run.slide import Job, SlideOptions, find_result, one_line, split
 
 
 def test_small_cohort(run, manifest, model, tmp_path, log):
@@ -243,7 +247,7 @@ def test_finished_slides_are_skipped(run, monkeypatch, log):
     ],
 )
 def test_other_options_are_refused(finished, options, text):
-    run, table = finished
+    run, table, _ = finished
     with pytest.raises(ValueError, match=r"2 slides in .* were made with other options") as error:
         run(**options)
     assert text in str(error.value)
@@ -260,7 +264,7 @@ def finished(model, encoder, files, tmp_path_factory):
     def run(rows=rows, **options):
         return ds.cohort.run(rows, model, out, encoder=encoder, **options)
 
-    return run, run()
+    return run, run(), out
 
 
 def test_another_scale_in_the_manifest_is_refused(finished, manifest):
@@ -269,8 +273,6 @@ def test_another_scale_in_the_manifest_is_refused(finished, manifest):
 
 
 def test_another_file_is_refused_unless_overwritten(run, files, tmp_path, write_tiff):
-    import shutil
-
     path = tmp_path / "slide.tiff"
     shutil.copy(files / "P1_S1.tiff", path)
     rows = pd.DataFrame({"path": [str(path)], "patient": ["P1"]})
@@ -287,35 +289,89 @@ def test_another_file_is_refused_unless_overwritten(run, files, tmp_path, write_
     assert run(rows)["status"].tolist() == ["done"]
 
 
-def _lose_profile(store):
-    for chunk in (store / "tables/deepspot_spots/var/pseudobulk/c").rglob("*"):
-        chunk.is_file() and chunk.unlink()
+TABLE = "tables/deepspot_spots/"
 
 
-def _lose_chunk(store):
-    next(path for path in (store / "tables/deepspot_spots/X/c").rglob("*") if path.is_file()).unlink()
+def _lose(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _lose_chunk(path):
+    next(file for file in path.rglob("c/**/*") if file.is_file()).unlink()
+
+
+def _flip(path):
+    path = next(file for file in path.rglob("c/**/*") if file.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _change(key):
+    def change(path):
+        root = json.loads(path.read_text())
+        made = root["attributes"]["deepspot_cohort"]
+        made.pop(key) if key else root["attributes"].update(deepspot_cohort="text")
+        path.write_text(json.dumps(root))
+
+    return change
 
 
 @pytest.mark.parametrize(
-    "damage", [_lose_profile, _lose_chunk, lambda store: (store / "zarr.json").write_text("{"), None]
+    ("part", "damage"),
+    [
+        (TABLE + "var/pseudobulk", _lose_chunk),
+        (TABLE + "X", _lose_chunk),
+        (TABLE + "X", _flip),
+        (TABLE + "obsm/spatial", _lose_chunk),
+        (TABLE + "obs/ood_score", _flip),
+        (TABLE, _lose),
+        ("shapes", _lose),
+        ("", lambda store: (_lose(store), store.mkdir())),
+        ("zarr.json", lambda path: path.write_text("{")),
+        ("zarr.json", _lose),
+        ("zarr.json", _change("content")),
+        ("zarr.json", _change("spots")),
+        ("zarr.json", _change(None)),
+    ],
 )
-def test_a_damaged_slide_or_model_is_named_and_made_again(run, tmp_path, log, damage):
+def test_damage_of_a_finished_slide_is_noticed(finished, files, tmp_path, part, damage):
+    shutil.copytree(finished[2] / "slides", tmp_path / "slides", copy_function=shutil.copy)
+    store = tmp_path / "slides" / "P1_S1.zarr"
+    options = SlideOptions(**zarr.open_group(store, mode="r").attrs["deepspot_cohort"]["made_by"])
+    job = Job("P1_S1", str(files / "P1_S1.tiff"), Folder(tmp_path), options)
+    assert find_result(job).spots > 0  # a copy, with other times
+    damage(store / part)
+    assert find_result(job) is None
+    assert split([job], Folder(tmp_path), overwrite=False) == ([], [job])
+
+
+def test_a_damaged_slide_or_model_is_named_and_made_again(run, tmp_path, log):
     run()
     out = tmp_path / "out"
     before, fingerprint = read_h5ad(out / "pseudobulk.h5ad").X, ds.models.load(out / "model").fingerprint
-    damaged = out / ("model" if damage is None else "slides/P2_S1.zarr")
-    if damage is None:
-        (damaged / "card.json").write_text("")
-    else:
-        damage(damaged)
+    _lose_chunk(out / "slides/P2_S1.zarr" / TABLE / "X")
+    (out / "model" / "card.json").write_text("")
     log.clear()
     assert (run()["status"] == "done").all()
-    assert sum(str(damaged) in line and "again" in line for line in log) == 1
+    for damaged in ("slides/P2_S1.zarr", "model"):
+        assert sum(str(out / damaged) in line and "again" in line for line in log) == 1
     np.testing.assert_array_equal(read_h5ad(out / "pseudobulk.h5ad").X, before)
     assert ds.models.load(out / "model").fingerprint == fingerprint
     log.clear()
     run()
-    assert not any(str(damaged) in line for line in log)
+    assert not any("again" in line for line in log)
+
+
+def test_a_store_of_someone_else_is_not_replaced(run, tmp_path):
+    run()
+    store = tmp_path / "out" / "slides" / "P1_S1.zarr"
+    _lose(store)
+    store.mkdir()
+    (store / "precious").touch()
+    with pytest.raises(ValueError, match=r"P1_S1\.zarr' was not made by `ds\.cohort\.run`"):
+        run()
+    assert (store / "precious").exists()
 
 
 def test_overwrite_repeats_only_what_differs(run, manifest, tmp_path, log):

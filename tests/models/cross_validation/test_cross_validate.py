@@ -111,6 +111,14 @@ def test_the_same_seed_gives_the_same_table(embedded, quick):
     assert not np.allclose(a.loc[forest, "r"], c.loc[forest, "r"])
 
 
+def test_out_inside_a_store_is_refused_before_anything(embedded, quick, tmp_path):
+    (tmp_path / "zarr.json").touch()
+    with pytest.raises(ValueError, match="is inside the store"):
+        cross_validate(embedded, **quick, out=tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["zarr.json"]
+    assert LeastSquares.fits == 0
+
+
 def test_a_killed_run_resumes(embedded, quick, tmp_path):
     options = {**quick, "grid": {"ls": {"strength": [1.0, 30.0]}}}
     expected = cross_validate(embedded, **options)

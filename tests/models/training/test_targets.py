@@ -58,8 +58,12 @@ def test_missing_and_misspelled_genes_are_errors_with_examples():
         choose_genes([one], "A")
     with pytest.raises(ValueError, match="at least 1"):
         choose_genes([one], 0)
-    with pytest.raises(ValueError, match="line breaks"):
-        choose_genes([slide("s1", ["A", "B\n"], [[1, 2]])], ["A", "B\n"])
+
+
+@pytest.mark.parametrize("name", ["B\n", "", "B" * 3000])
+def test_names_of_genes_that_bundles_refuse(name):
+    with pytest.raises(ValueError, match="empty, too long, or have line breaks"):
+        choose_genes([slide("s1", ["A", name], [[1, 2]])], ["A", name])
 
 
 def test_most_variable_genes_are_scanpys():

@@ -139,6 +139,7 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"card": {"tissue": None}}, ValueError, "tissue: Input should be a valid string"),
         ({"card": {"licence": "MIT"}}, ValueError, r"Fields: \['name', 'tissue', 'license'\]"),
         ({"patient_key": {"P1_S1": "a", "P2_S1": None}}, ValueError, "no patient for slides"),
+        ({"patient_key": {"P1_S1": "a", "P2_S1": "\udcff"}}, ValueError, "characters that files cannot store"),
         ({"network": {"depth": 3}}, ValueError, "`network` does not fit"),
         ({"device": "tpu"}, ValueError, "`device`"),
     ],

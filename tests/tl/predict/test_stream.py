@@ -247,6 +247,36 @@ def test_only_a_streamed_prediction_is_replaced(streamed, slide, quick_model, ch
     assert (tmp_path / "results" / "precious").exists()
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "tables/deepspot_spots/uns/deepspot/kind/zarr.json"])
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_damaged_store_is_not_replaced(streamed, tmp_path, name, content):
+    streamed()
+    (tmp_path / "out.zarr" / name).write_text(content)
+    with pytest.raises(ValueError, match=r"out\.zarr' is not a prediction that was streamed"):
+        streamed()
+
+
+def test_embeddings_of_large_range_are_as_exact_as_in_memory(slide, toy, tmp_path):
+    from spatialdata import deepcopy
+
+    class Large:
+        card, fingerprint = ds.encoders.EncoderCard(name="large", dim=3, input_px=8), "large"
+
+        def to(self, device):
+            return self
+
+        def encode(self, tiles):
+            return tiles.mean((1, 2), dtype=np.float32) * 10
+
+    options = {"training": {"epochs": 1, "max_epochs": 1, "gate": "off"}, "network": {"width": 16, "members": 1}}
+    slides = {name: deepcopy(sdata) for name, sdata in toy.items()}
+    model = ds.models.train(slides, patient_key="patient", genes=10, encoder=Large(), seed=0, **options)
+    ds.tl.predict(slide, model, encoder=Large(), out=tmp_path / "out.zarr")
+    streamed = in_order(slide.tables["deepspot_spots"], slide)
+    ds.tl.predict(slide, model, encoder=Large(), overwrite=True)
+    np.testing.assert_allclose(streamed, np.asarray(slide.tables["deepspot_spots"].X), atol=1e-3)
+
+
 def test_blocks_of_another_size_are_not_reused(streamed, cheap_encoder, monkeypatch):
     known = np.asarray(streamed().X)
     monkeypatch.setattr(stream, "ROWS", 11)

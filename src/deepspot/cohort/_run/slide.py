@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deepspot._core.hashing import hash_file
+from deepspot._core.hashing import digest, hash_file
 from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
 from deepspot._core.logging import logger, without_noise
 from deepspot.errors import InputError
@@ -119,8 +118,12 @@ def _predict(job: Job, model: DeepSpot, attempt: Path, start: float) -> SlideRes
     result = SlideResult(job.slide, _seconds_since(start), table.n_obs, ood_share)
     values = profile(table.X, HOW)
     made = asdict(result) | {"made_by": asdict(options), "file_state": file_state}
-    made |= {"checksum": _checksum(values), "chunks": _chunks(store)}
-    complete(store, TABLE, var={PROFILE: values}, attrs={COHORT: made})
+    complete(
+        store,
+        TABLE,
+        var={PROFILE: values},
+        attrs=lambda: {COHORT: made | {"state": _state(store), "content": _content(store)}},
+    )
     job.folder.place(attempt, store, job.slide)
     return result
 
@@ -167,6 +170,10 @@ class DamagedError(Exception):
     """The store of a finished slide is damaged."""
 
 
+# Errors of damaged metadata of zarr, and of attributes of another form.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+
+
 def _stored(job: Job) -> tuple[SlideResult | None, str]:
     """Return the stored result of a slide, if there is one, and how it differs from the job.
 
@@ -177,34 +184,50 @@ def _stored(job: Job) -> tuple[SlideResult | None, str]:
     store = job.folder.slide(job.slide)
     if not store.exists():
         return None, ""
-    foreign = InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
-    if not (store / "tables" / TABLE).is_dir():
-        raise foreign
+    damaged = DamagedError(f"{store} is damaged, or was made by an earlier version, and is predicted again.")
     try:
         attrs: dict[str, Any] = dict(zarr.open_group(store, mode="r").attrs)
-        if COHORT not in attrs:
-            raise foreign
-        values = read_profile(store)
-    except InputError:
-        raise
-    except Exception as error:  # damaged stores raise many kinds of errors
-        raise DamagedError(f"{store} is damaged and is predicted again ({one_line(error)}).") from error
-    made = attrs[COHORT]
-    # Zarr reads a lost chunk as zeros.
-    if made["checksum"] != _checksum(values) or made["chunks"] != _chunks(store):
-        raise DamagedError(f"{store} has lost or changed values, and is predicted again.")
-    then, now = made["made_by"], asdict(job.options)
-    differences = [f"`{key}` was {then.get(key)!r} and is {now[key]!r} now" for key in now if then.get(key) != now[key]]
+    except (OSError, *DAMAGED) as error:
+        if (store / "tables" / TABLE).is_dir() or (store.is_dir() and not any(store.iterdir())):
+            raise damaged from error
+        attrs = {}
+    if COHORT not in attrs:
+        raise InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
+    try:
+        made = attrs[COHORT]
+        result = SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
+        then, file_state, fingerprint = made["made_by"], made["file_state"], attrs[SLIDE]["fingerprint"]
+        # Zarr reads a lost chunk as zeros. Files in the same state are not read.
+        whole = made["state"] == _state(store) or made["content"] == _content(store)
+        now = asdict(job.options)
+        differences = [
+            f"`{key}` was {then.get(key)!r} and is {now[key]!r} now" for key in now if then.get(key) != now[key]
+        ]
+    except (OSError, *DAMAGED) as error:
+        raise damaged from error
+    if not whole:
+        raise damaged
     path = Path(job.path)
     # A missing file is no difference: slides may be archived. A file in the same state is not hashed again.
-    if (
-        path.is_file()
-        and _file_state(path) != made.get("file_state")
-        and hash_file(path) != attrs[SLIDE]["fingerprint"]
-    ):
+    if path.is_file() and _file_state(path) != file_state and hash_file(path) != fingerprint:
         differences.append(f"`file` {job.path!r} has another content now")
-    result = SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
     return result, "; ".join(differences)
+
+
+def _state(store: Path) -> str:
+    """Return a hash of the names, sizes and times of the files of a store."""
+    return digest([[name, *_file_state(path)] for name, path in _files(store)])
+
+
+def _content(store: Path) -> str:
+    """Return a hash of the files of a store."""
+    return digest([[name, hash_file(path)] for name, path in _files(store)])
+
+
+def _files(store: Path) -> list[tuple[str, Path]]:
+    """Return the files of a store, without the one that contains its attributes."""
+    files = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
+    return sorted((name, path) for name, path in files.items() if name != "zarr.json")
 
 
 def read_profile(store: Path) -> np.ndarray:
@@ -212,16 +235,6 @@ def read_profile(store: Path) -> np.ndarray:
     import zarr
 
     return np.asarray(zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r")[:])
-
-
-def _checksum(profile: np.ndarray) -> int:
-    return zlib.crc32(profile.tobytes())
-
-
-def _chunks(store: Path) -> list[int]:
-    """Return number and bytes of the files of the prediction."""
-    sizes = [path.stat().st_size for path in (store / f"tables/{TABLE}/X").rglob("*") if path.is_file()]
-    return [len(sizes), sum(sizes)]
 
 
 def _file_state(path: Path) -> list[int]:

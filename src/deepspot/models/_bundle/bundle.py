@@ -83,7 +83,6 @@ def write_bundle(
         raise InputError(f"{path} exists. Pass `overwrite=True`, or another path.")
     if path.exists() and not _is_bundle(path):
         raise InputError(f"{path} exists and is not a bundle, so it is not replaced. Choose another path.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replace_folder(path, overwrite=overwrite) as new:
         new.mkdir()
         write_files(card, tensors, new, half_precision=half_precision)

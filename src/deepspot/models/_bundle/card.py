@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from deepspot._core.keys import SCALE
+from deepspot._core.validate import is_label
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
 from deepspot.errors import InputError
@@ -33,9 +33,6 @@ MOST_DIGITS = 25
 LONGEST_QUOTE, LONGEST_MESSAGE = 120, 400
 # Limits of the geometry: larger tiles and bags would fill the memory at prediction.
 LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
-MOST_LETTERS = 2_000
-# Control characters, line ends, marks of text direction, and unpaired surrogates.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Fields of the reliability with one value per gene, and their largest absolute value (float32 overflows above 3e38).
 BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
 
@@ -152,9 +149,8 @@ class ModelCard(BaseModel):
     @model_validator(mode="after")
     def _check_text(self) -> Self:
         """Refuse control characters in short text, which is written to logs, terminals and tables."""
-        encoder = () if self.encoder is None else (self.encoder.name, self.encoder.license)
-        for text in (self.name, self.tissue, self.license, self.scale, self.depth, *encoder, *self.genes):
-            if len(text) > MOST_LETTERS or _CONTROL.search(text):
+        for text in (self.name, self.tissue, self.license, self.scale, self.depth, *self.genes):
+            if not is_label(text):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
 

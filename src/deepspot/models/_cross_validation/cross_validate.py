@@ -5,6 +5,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from deepspot._core.atomic import check_outside_stores
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
@@ -156,6 +157,9 @@ def cross_validate(
         subspots=bool(look.subspots),
         described=out is not None,
     )
+    folder = None if out is None else Path(out).expanduser()
+    if folder is not None:
+        check_outside_stores(folder)
     plan = plan_slides(slides, patient_key, encoders.get(encoder), as_config(SlideKeys, keys, "keys"), look)
     wanted = _at_least_one(genes, "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
@@ -174,7 +178,6 @@ def cross_validate(
 
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size, tiles_px=look.tiles_px)
-    folder = None if out is None else Path(out)
     scores, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
     return CrossValidation(
         scores=tidy(scores),

@@ -283,14 +283,13 @@ class CrossValidation:
 
         With `overwrite` a saved result is replaced.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.exists() and not (overwrite and (path / REST).is_file()):
             raise FileExistsError(
                 f"{path} already exists. Choose another folder, or pass `overwrite=True`, which replaces a saved "
                 "cross-validation and nothing else."
             )
         content = {"format": FORMAT} | {name: plain(getattr(self, name), repr) for name in FIELDS}
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replace_folder(path, overwrite=overwrite) as new:
             new.mkdir()
             for name, frame in ((TABLE, self.scores), (INNER, self.inner)):
@@ -300,7 +299,7 @@ class CrossValidation:
     @classmethod
     def load(cls, path: str | Path) -> CrossValidation:
         """Read a result from the folder of `save`."""
-        path = Path(path)
+        path = Path(path).expanduser()
         missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
         if missing:
             raise FileNotFoundError(

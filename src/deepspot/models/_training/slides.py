@@ -103,6 +103,12 @@ def measure(
             f"Slide {name!r} of patient {patient!r} has {len(counts.rows)} measured spots with counts; at least "
             f"{FEWEST} are needed to compute a correlation. Leave the slide out."
         )
+    try:
+        f"{name}{patient}".encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"Slide {name!r} of patient {patient!r}: the name has characters that files cannot store. Rename it."
+        ) from error
     array = array_positions(sdata, shapes_key)
     return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import logger
+from deepspot._core.validate import is_label
 from deepspot._features.bags import Bags
 from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
@@ -101,7 +102,7 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
         seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected
-        return _printable(most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes)))
+        return _storable(most_variable([part[:, seen] for part in counts], list(common[seen]), int(genes)))
     if isinstance(genes, str):
         raise InputTypeError(f"`genes` must be a number or a list of names, got the text {genes!r}. Write [{genes!r}].")
     if not isinstance(genes, Iterable):
@@ -116,14 +117,17 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
             f"{len(missing)} of {len(wanted)} genes are measured on no slide, first {missing[:5]}. The slides have "
             f"genes like {list(slides[0].genes[:3])}: use these identifiers, or `gene_id_key` when reading."
         )
-    return _printable(wanted)
+    return _storable(wanted)
 
 
-def _printable(genes: list[str]) -> list[str]:
-    """Return the genes; raise if a name has a line break or another control character, which files of models refuse."""
-    wrong = [gene for gene in genes if not gene or not gene.isprintable()]
+def _storable(genes: list[str]) -> list[str]:
+    """Return the genes; raise if a name is empty, too long, or has control characters, which bundles refuse."""
+    wrong = [gene for gene in genes if not gene or not is_label(gene)]
     if wrong:
-        raise InputError(f"`genes` has empty names, or names with line breaks, first {wrong[0]!r}. Rename them.")
+        raise InputError(
+            "`genes` has names that are empty, too long, or have line breaks or other control characters, first "
+            f"{wrong[0][:40]!r}. Rename them."
+        )
     return genes
 
 

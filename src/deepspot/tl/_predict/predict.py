@@ -195,13 +195,14 @@ def predict(
     check_new_key(sdata, key, overwrite=overwrite)
     half_width = ready.half_width() if intervals else None
     _check_out(out, rounded, resolution, layers=unclipped or intervals)
-    if out is not None:
-        check_new_path(Path(out), overwrite=overwrite)
-        check_replaceable(Path(out), sdata)
+    store = None if out is None else Path(out).expanduser()
+    if store is not None:
+        check_new_path(store, overwrite=overwrite)
+        check_replaceable(store, sdata)
     features = features_of(view, ready, encoder)
     compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
-    if out is not None:
-        table = stream(features, ready, Path(out), key, rounded=rounded, overwrite=overwrite, **compute)
+    if store is not None:
+        table = stream(features, ready, store, key, rounded=rounded, overwrite=overwrite, **compute)
     else:
         if resolution == "spot":
             prediction = predict_spots(features, ready, copies=1 + unclipped + 2 * intervals, **compute)
