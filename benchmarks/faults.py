@@ -32,7 +32,7 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "tl" / "cohort"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cohort" / "run"))
 import killed
 
 SECTIONS, DISTANCE_UM, KILLS, SEED = ["C2", "C3"], 600, 8, 0

@@ -285,7 +285,7 @@ def test_repeated_columns(adata, image):
 
 
 def test_a_path_is_no_table(image):
-    with pytest.raises(TypeError, match=r"`adata` must be an AnnData, got str.*`anndata.read_h5ad`"):
+    with pytest.raises(TypeError, match=r"`adata` must be an AnnData, got 'a.h5ad'.*`anndata.read_h5ad`"):
         ds.io.from_anndata("a.h5ad", image)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import deepspot as ds
 from deepspot.io import _image_file
-from deepspot.io._image_file import read_image
+from deepspot.io._elements import load_image
 
 COLOR = (150, 60, 140)
 SCALE = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
@@ -94,7 +94,7 @@ def test_rgb_is_read_however_it_is_stored(rgb, tmp_path, planar, options, tiled)
     content = rgb.transpose(2, 0, 1) if planar else rgb
     tile = {"tile": (256, 256)} if tiled else {}
     tifffile.imwrite(path, content, photometric="rgb", metadata=None, **SCALE, **tile, **options)
-    read = [read_image(path)]
+    read = [load_image(path)]
     if tiled:
         read.append(ds.io.slide(path).images["S_image"]["scale0"]["image"].to_numpy().transpose(1, 2, 0))
     for pixels in read:
@@ -109,7 +109,7 @@ def test_y_cb_cr(rgb, tmp_path):
     pixels = ds.io.slide(path).images["S_image"]["scale0"]["image"][:, 300, 300].to_numpy()
     np.testing.assert_allclose(pixels, COLOR, atol=2)
     with pytest.raises(ValueError, match="holds YCBCR and not RGB"):
-        read_image(path)
+        load_image(path)
 
 
 def test_alpha(rgb, tmp_path):
@@ -120,7 +120,7 @@ def test_alpha(rgb, tmp_path):
     Image.fromarray(opaque).save(tmp_path / "S.png")
     for name in ("S.tif", "S.png"):
         with pytest.raises(ValueError, match=rf"{name} has an alpha channel.*vips flatten"):
-            read_image(tmp_path / name)
+            load_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_alpha(rgb, tmp_path):
 def test_modes_of_pillow(rgb, tmp_path, name, mode, message):
     Image.fromarray(rgb).convert(mode).save(tmp_path / name)
     with pytest.raises(ValueError, match=rf"{name} {message}"):
-        read_image(tmp_path / name)
+        load_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
@@ -146,10 +146,10 @@ def test_orientation_of_a_photo(rgb, tmp_path, name):
     exif[274] = 6
     Image.fromarray(rgb).save(tmp_path / name, exif=exif)
     with pytest.raises(ValueError, match=rf"{name} is turned or mirrored by its orientation tag \(6\)"):
-        read_image(tmp_path / name)
+        load_image(tmp_path / name)
     exif[274] = 1
     Image.fromarray(rgb).save(tmp_path / name, exif=exif)
-    assert read_image(tmp_path / name).shape == rgb.shape
+    assert load_image(tmp_path / name).shape == rgb.shape
 
 
 def write_png(path, width, height, depth):
@@ -166,7 +166,7 @@ def write_png(path, width, height, depth):
 def test_16_bits_in_a_png(tmp_path):
     """Pillow reads them as 8, which makes an image of 12 bits black."""
     with pytest.raises(ValueError, match=r"a\.png holds uint16 and not uint8"):
-        read_image(write_png(tmp_path / "a.png", 40, 40, 16))
+        load_image(write_png(tmp_path / "a.png", 40, 40, 16))
 
 
 def rewrite(path, **tags):
@@ -212,10 +212,10 @@ def test_a_damaged_size_of_tiles(rgb, tmp_path):
 
 def test_more_than_the_memory(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"a\.png states a size of 1,000,000 × 1,000,000 px"):
-        read_image(write_png(tmp_path / "a.png", 10**6, 10**6, 8))
+        load_image(write_png(tmp_path / "a.png", 10**6, 10**6, 8))
     monkeypatch.setattr("distributed.system.MEMORY_LIMIT", 10**9)
     with pytest.raises(ValueError, match=r"30,000 × 20,000 px: 2 GB, more than the memory of this machine \(1 GB\)"):
-        read_image(write_png(tmp_path / "a.png", 30_000, 20_000, 8))
+        load_image(write_png(tmp_path / "a.png", 30_000, 20_000, 8))
 
 
 @pytest.mark.parametrize("part", [0, 4, 20, 0.4, 0.8])
@@ -239,13 +239,13 @@ def test_incomplete_files(tmp_path, name, options, part):
         Image.fromarray(pixels).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: part if part in (0, 4, 20) else int(len(whole) * part)])
-    with pytest.raises(ds.errors.InputError, match=rf"{name} is damaged, incomplete or not an image \(.*\)\. Copy"):
-        read_image(path)
+    with pytest.raises(ds.errors.InputError, match=rf"{name} is damaged, incomplete or not a valid image \(.*\)\."):
+        load_image(path)
 
 
 def test_other_files(adata, tmp_path):
     (tmp_path / "page.jpg").write_bytes(b"<!DOCTYPE html><html></html>")
-    with pytest.raises(ds.errors.InputError, match=r"page\.jpg is damaged, incomplete or not an image"):
+    with pytest.raises(ds.errors.InputError, match=r"page\.jpg is damaged, incomplete or not a valid image"):
         ds.io.from_anndata(adata, tmp_path / "page.jpg", mpp=0.5)
     (tmp_path / "._S.tif").write_bytes(b"\x00\x05\x16\x07" + bytes(100))
     for read in (ds.io.slide, lambda path: ds.io.from_anndata(adata, path, mpp=0.5)):
@@ -261,7 +261,7 @@ def test_errors_of_the_system_are_kept(rgb, tmp_path, monkeypatch):
 
     monkeypatch.setattr(_image_file, "is_tiff", denied)
     with pytest.raises(PermissionError, match=r"a\.png"):
-        read_image(tmp_path / "a.png")
+        load_image(tmp_path / "a.png")
 
 
 def test_home_and_brackets(rgb, adata, tmp_path, monkeypatch):
@@ -281,4 +281,4 @@ def test_too_little_memory(rgb, tmp_path, monkeypatch):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     monkeypatch.setattr(_image_file, "is_tiff", full)
     with pytest.raises(ds.errors.InputError, match=r"a\.png needs more memory than is free"):
-        read_image(tmp_path / "a.png")
+        load_image(tmp_path / "a.png")

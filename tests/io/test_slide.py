@@ -193,7 +193,7 @@ def test_pixels_that_are_not_square(picture, tmp_path):
     ("mpp", "error", "message"),
     [
         (0, ValueError, "`mpp` must be above 0"),
-        ("0.5", TypeError, "`mpp` must be a number"),
+        ("0.5", TypeError, "`mpp` must be a finite number"),
         (250, ValueError, "`mpp` states 250 µm per pixel"),
         (0.01, ValueError, "`mpp` states 0.01 µm per pixel"),
     ],

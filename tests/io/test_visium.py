@@ -192,7 +192,7 @@ def test_planes_of_the_full_image(outs):
 def test_a_damaged_full_image(outs):
     whole = (outs / "slide.tif").read_bytes()
     (outs / "cut.tif").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ds.errors.InputError, match=r"cut\.tif is damaged, incomplete or not an image"):
+    with pytest.raises(ds.errors.InputError, match=r"cut\.tif is damaged, incomplete or not a valid image"):
         ds.io.visium(outs, fullres_image_file="cut.tif")
 
 

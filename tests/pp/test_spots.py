@@ -211,7 +211,7 @@ def test_no_tissue(make, tissue, message, color):
     [
         ({"diameter_um": 0}, ValueError, "`diameter_um` must be above 0"),
         ({"pitch_um": -1}, ValueError, "`pitch_um` must be above 0"),
-        ({"pitch_um": "100"}, TypeError, "`pitch_um` must be a number"),
+        ({"pitch_um": "100"}, TypeError, "`pitch_um` must be a finite number"),
         ({"layout": "round"}, ValueError, r"`layout` must be one of \['hexagonal', 'square'\], got 'round'"),
         ({"tissue": "otsu"}, ValueError, r"`tissue` must be one of \['brightness', 'saturation'\], or None"),
         (

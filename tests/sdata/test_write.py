@@ -140,6 +140,7 @@ def test_results_of_scanpy_can_be_written(tiny, tmp_path):
             "text": ["x", None, "y"],
             "truth": pd.array([True, None, False], dtype="boolean"),
             "count": pd.array([1, None, 3], dtype="Int64"),
+            "bin": pd.cut([1, 2, 3], 2),
         },
         index=["A", "B", "C"],
     )

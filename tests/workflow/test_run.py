@@ -185,8 +185,8 @@ def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
     (tmp_path / "he.tif").write_text("")
     monkeypatch.setattr(ds.io, "visium", lambda path, **options: (path, options))
     image = tmp_path / "he.tif"
-    options = {"fullres_image_file": image, "mpp": 0.5, "gene_id_key": None}
-    assert read_slide(tmp_path / "outs", image, 0.5) == (tmp_path / "outs", options)
+    options = {"fullres_image_file": image, "mpp": 0.5}
+    assert read_slide(tmp_path / "outs", image, mpp=0.5) == (tmp_path / "outs", options)
     with pytest.raises(ValueError, match="`library_id` and `pitch_um` cannot be given for a Space Ranger folder"):
         read_slide(tmp_path / "outs", image, library_id="S1", pitch_um=100)
     with pytest.raises(ValueError, match="a Space Ranger folder does not contain it"):
@@ -244,7 +244,7 @@ def test_without_igraph_the_report_names_the_package(given, monkeypatch):
         ({"net": "none.csv"}, FileNotFoundError, "'none.csv' \\(--net\\)"),
         ({"image": "none.jpg"}, FileNotFoundError, "'none.jpg' \\(--image\\)"),
         ({"out": "none/report.html"}, FileNotFoundError, "no folder 'none'"),
-        ({"out": "SLIDE/report.html"}, ValueError, "is inside the slide"),
+        ({"out": "SLIDE/report.html"}, ValueError, "is inside the store"),
         ({"out": "TAKEN"}, FileExistsError, "pass `overwrite=True`"),
         ({"save": "SLIDE"}, FileExistsError, "--save"),
         ({"save": "none/x.zarr"}, FileNotFoundError, "to save to"),

@@ -118,62 +118,65 @@ def one_key(key: str | None, available: Iterable[str], where: str, argument: str
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_TEXT = re.compile(r"(str|Literal\[[^\]]*\])( \| None)?")
-
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Check arguments that are annotated as a slide, a text, a number or a flag, and `device` and `batch_size`.
+    """Check the types of arguments, by their annotations, and that `device` and `batch_size` can be used.
 
     Otherwise a key that is a list, or a device that does not exist, is noticed late and by another library.
     """
-    parameters = signature(function).parameters
+    annotations = {name: str(parameter.annotation) for name, parameter in signature(function).parameters.items()}
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name, value in {**dict(zip(parameters, args, strict=False)), **kwargs}.items():
-            if name in parameters:
-                _check(name, str(parameters[name].annotation), value)
+        for name, value in {**dict(zip(annotations, args, strict=False)), **kwargs}.items():
+            if name in annotations:
+                _check(name, annotations[name], value)
         return function(*args, **kwargs)
 
     return call
 
 
+def _has(*attributes: str) -> Callable[[Any], bool]:
+    """Return a check of attributes, which does not import the class."""
+    return lambda value: all(hasattr(value, attribute) for attribute in attributes)
+
+
+def _is(kind: Any, *others: Any) -> Callable[[Any], bool]:
+    """Return a check of a type, where a flag is no number and bytes are no list."""
+    return lambda value: isinstance(value, kind) and not isinstance(value, others)
+
+
+# Pattern of an annotation without "| None", check, and what the argument must be, with a hint after a full stop.
+_KINDS = [
+    (r"str|Literal\[[^\]]*\]", _is(str), "text"),
+    (r"bool", lambda value: type(value).__name__ in ("bool", "bool_"), "True or False"),
+    (r"int", _is(Integral, bool), "a whole number"),
+    (r"float", lambda value: _is(Real, bool)(value) and isfinite(value), "a finite number"),
+    (r"str \| Path", _is(str | Path), "a path"),
+    (r"(str \| )?Sequence\[(?!SpatialData)[^|]*\]", _is(Iterable, bytes), "a list"),
+    (r"(dict|Mapping)\[(?!.*SpatialData).*\]", _is(Mapping), "a dictionary"),
+    (r"SpatialData", _has("shapes", "tables"), "a SpatialData. Functions of `ds.io` read slides"),
+    (r".+SpatialData.*", lambda value: _is(Iterable, str, bytes)(value) or _has("shapes")(value), "one or more slides"),
+    (
+        r"AnnData",
+        _has("obs", "var_names"),
+        "an AnnData. Read it with `anndata.read_h5ad`, or make it with `ds.cohort.pseudobulk`",
+    ),
+    (r"DeepSpot", _has("predict"), "a model"),
+]
+
+
 def _check(name: str, annotation: str, value: Any) -> None:
-    if annotation.endswith("| None") and value is None:
-        return
-    if annotation == "SpatialData" and not (hasattr(value, "shapes") and hasattr(value, "tables")):
-        raise InputTypeError(
-            f"`{name}` must be a SpatialData, got {type(value).__name__}. Functions of `ds.io` read slides."
-        )
-    if _TEXT.fullmatch(annotation) and not isinstance(value, str):
-        none = " or None" * annotation.endswith("None")
-        raise InputTypeError(f"`{name}` must be text{none}, got {value!r}.")
-    if annotation == "AnnData" and not (hasattr(value, "obs") and hasattr(value, "var_names")):
-        raise InputTypeError(
-            f"`{name}` must be an AnnData, got {type(value).__name__}. Read it with `anndata.read_h5ad`; "
-            "`ds.cohort.pseudobulk` makes one of slides."
-        )
-    if annotation == "DeepSpot" and not hasattr(value, "predict"):
-        raise InputTypeError(f"`{name}` must be a model, got {type(value).__name__}.")
     kind = annotation.removesuffix(" | None")
-    if kind == "str | Path" and not isinstance(value, str | Path):
-        raise InputTypeError(f"`{name}` must be a path, got {value!r}.")
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if kind in ("int", "float") and not (number and (kind == "float" or isinstance(value, Integral))):
-        raise InputTypeError(f"`{name}` must be a {'whole ' * (kind == 'int')}number, got {value!r}.")
-    if kind == "float" and not isfinite(value):
-        raise InputError(f"`{name}` must be finite, got {value}.")
-    if kind.removeprefix("str | ").startswith("Sequence[") and (
-        isinstance(value, bytes) or not isinstance(value, Iterable)
-    ):
-        raise InputTypeError(f"`{name}` must be a list, got {value!r}.")
-    if re.fullmatch(r"(dict|Mapping)\[.*\]", kind) and "SpatialData" not in kind and not isinstance(value, Mapping):
-        raise InputTypeError(f"`{name}` must be a dictionary, got {value!r}.")
-    if "SpatialData" in annotation and not isinstance(value, Iterable | Mapping) and not hasattr(value, "shapes"):
-        raise InputTypeError(f"`{name}` must be a SpatialData, or a dictionary or list of several, got {value!r}.")
-    if annotation == "bool" and type(value).__name__ not in ("bool", "bool_"):
-        raise InputTypeError(f"`{name}` must be True or False, got {value!r}.")
-    if name == "device" and annotation.startswith("str"):
+    if value is None and kind != annotation:
+        return
+    for pattern, fits, wanted in _KINDS:
+        if re.fullmatch(pattern, kind) and not fits(value):
+            kind_of, _, hint = f"{wanted}.".partition(". ")
+            shown = repr(value) if isinstance(value, str | bytes | Real | list | dict) else type(value).__name__
+            none = " or None" * (kind != annotation)
+            raise InputTypeError(f"`{name}` must be {kind_of.rstrip('.')}{none}, got {shown:.100}. {hint}".rstrip())
+    if name == "device" and kind == "str":
         from .compute import choose_device
 
         choose_device(value)

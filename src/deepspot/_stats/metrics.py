@@ -68,8 +68,13 @@ def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> n
 
 def moran(values: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
     """Return Moran's I (genes,) of (n, genes) over a graph of neighbors (n, n); NaN for a constant gene."""
+    import warnings
+
     from anndata import AnnData
-    from squidpy.gr import spatial_autocorr
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=SyntaxWarning)  # of the docstrings of squidpy
+        from squidpy.gr import spatial_autocorr
 
     statistic = np.full(values.shape[1], np.nan)
     columns = np.flatnonzero(varies(values))

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from deepspot._core.atomic import check_outside_stores
 from deepspot._core.html import check_file
 from deepspot._core.logging import logger
 from deepspot._sdata.view import select_shapes
-from deepspot.errors import InputError
 
 from . import steps
 
@@ -63,9 +63,9 @@ def run_report(
     sdata = steps.read_slide(
         slide,
         image,
-        mpp,
-        pitch_um,
-        diameter_um,
+        mpp=mpp,
+        pitch_um=pitch_um,
+        diameter_um=diameter_um,
         library_id=library_id,
         gene_id_key=gene_id_key,
         image_scale=image_scale,
@@ -121,12 +121,12 @@ def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: P
     """Raise before the first step if an input does not exist or an output cannot be written."""
     if not slide.exists():
         raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
-    if out.resolve().is_relative_to(slide.resolve()):
-        raise InputError(f"--out {str(out)!r} is inside the slide, which is not changed. Choose another path.")
     for option, path in inputs.items():
         if path is not None and not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} ({option}).")
     if save is not None and save.exists():
         raise FileExistsError(f"{str(save)!r} exists. Choose another name with --save.")
+    if save is not None:
+        check_outside_stores(save)
     if save is not None and not save.resolve().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(save.resolve().parent)!r} to save to.")

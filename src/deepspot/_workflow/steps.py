@@ -29,58 +29,53 @@ N_COMPONENTS = 50
 MIN_SPOTS = 3
 
 
+SCALE = ("mpp", "pitch_um", "diameter_um")
+SPACE_RANGER = ("mpp", "gene_id_key")
+ANNDATA = (*SCALE, "library_id", "gene_id_key", "image_scale")
+
+
 def read_slide(
     path: Path,
     image: Path | None = None,
-    mpp: float | None = None,
-    pitch_um: float | None = None,
-    diameter_um: float | None = None,
-    library_id: str | None = None,
-    gene_id_key: str | None = None,
-    image_scale: float | None = None,
+    *,
     image_key: str | None = None,
     shapes_key: str | None = None,
+    **options: Any,
 ) -> SpatialData:
-    """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`."""
+    """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`.
+
+    `options` are arguments of :func:`deepspot.io.visium` and :func:`deepspot.io.from_anndata`; None is left out.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
     if path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR)):
-        unused: dict[str, Any] = {"image": image, "library_id": library_id, "image_scale": image_scale}
-        _refuse("a SpatialData, which has its image and its names", unused | {"gene_id_key": gene_id_key})
+        used = given | ({} if image is None else {"image": image})
+        _check_options("a SpatialData, which has its image and its names", used, SCALE)
         sdata = read_store(path)
-        state_scale(sdata, image_key, shapes_key, mpp=mpp, pitch_um=pitch_um, diameter_um=diameter_um)
+        state_scale(sdata, image_key, shapes_key, **given)
         return sdata
     parts = ("spatial", "binned_outputs")  # of Visium, and of Visium HD, which is refused
     if path.is_dir() and any((path / part).is_dir() for part in parts):
         from deepspot.io import visium
 
-        unused = {"library_id": library_id, "pitch_um": pitch_um, "diameter_um": diameter_um}
-        _refuse("a Space Ranger folder", unused | {"image_scale": image_scale})
-        file = _required(image, "a Space Ranger folder").resolve()
-        return visium(path, fullres_image_file=file, mpp=mpp, gene_id_key=gene_id_key)
+        _check_options("a Space Ranger folder", given, SPACE_RANGER)
+        return visium(path, fullres_image_file=_required(image, "a Space Ranger folder").resolve(), **given)
     if path.is_file() and path.suffix.lower() == ".h5ad":
         from deepspot.datasets._tables import read_table
         from deepspot.io import from_anndata
 
-        return from_anndata(
-            read_table(path),
-            _required(image, "an .h5ad"),
-            mpp=mpp,
-            pitch_um=pitch_um,
-            diameter_um=diameter_um,
-            library_id=library_id,
-            gene_id_key=gene_id_key,
-            image_scale=1.0 if image_scale is None else image_scale,
-        )
+        _check_options("an .h5ad", given, ANNDATA)
+        return from_anndata(read_table(path), _required(image, "an .h5ad"), **given)
     raise InputError(
         f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
         "(with 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
 
 
-def _refuse(source: str, options: dict[str, Any]) -> None:
+def _check_options(source: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
     """Raise if options are given that do not apply."""
-    given = [f"`{name}`" for name, value in options.items() if value is not None]
-    if given:
-        raise InputError(f"{' and '.join(given)} cannot be given for {source}.")
+    unused = [f"`{name}`" for name in given if name not in known]
+    if unused:
+        raise InputError(f"{' and '.join(unused)} cannot be given for {source}.")
 
 
 def state_scale(sdata: SpatialData, image_key: str | None, shapes_key: str | None, **scale: float | None) -> None:

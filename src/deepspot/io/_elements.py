@@ -41,8 +41,12 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             yield
-    except (DeepSpotError, FileNotFoundError, MemoryError, PermissionError):
+    except (DeepSpotError, FileNotFoundError, PermissionError):
         raise
+    except MemoryError as error:
+        raise InputError(
+            f"{path} needs more memory than is free, or is damaged. Free memory, or copy it again."
+        ) from error
     except Exception as error:  # damaged files raise many kinds of errors
         problem = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get a new copy.") from error
@@ -59,7 +63,9 @@ def read_store(path: Path, parts: tuple[str, ...] | None = None) -> SpatialData:
 def load_image(image: str | Path | np.ndarray) -> np.ndarray:
     """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser())
+        path = Path(image).expanduser()
+        with reading(path, "image"):
+            return read_image(path)
     shape: tuple[int, ...] = getattr(image, "shape", ())
     dtype = getattr(image, "dtype", type(image).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:

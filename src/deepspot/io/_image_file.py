@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +30,7 @@ def read_image(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
     check_name(path)
-    with reading_image(path):
-        return _read_tiff(path) if is_tiff(path) else _read_other(path)
-
-
-@contextmanager
-def reading_image(path: Path) -> Iterator[None]:
-    """Raise errors of libraries as an InputError with the path."""
-    try:
-        yield
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(
-            f"{path} needs more memory than is free, or is damaged. Downscale it, or free memory."
-        ) from error
-    except Exception as error:  # tifffile, imagecodecs and Pillow have many kinds of errors for damaged files
-        if isinstance(error, OSError) and error.errno is not None:  # of the system, such as missing rights
-            raise
-        raise InputError(
-            f"{path} is damaged, incomplete or not an image ({type(error).__name__}: {error}). Copy or export it again."
-        ) from error
+    return _read_tiff(path) if is_tiff(path) else _read_other(path)
 
 
 def check_name(path: Path) -> None:
@@ -74,7 +52,7 @@ def check_slide_tiff(path: Path, height: int, width: int) -> None:
     """Raise if OpenSlide would show a TIFF of this full resolution in other colors, turned, or not in full."""
     from tifffile import TiffFile
 
-    with reading_image(path), TiffFile(path) as file:
+    with TiffFile(path) as file:
         pages: Any = file.pages
         page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
         check_size(path, page.imagelength, page.imagewidth)

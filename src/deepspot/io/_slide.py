@@ -14,6 +14,7 @@ from deepspot._spatial.geometry import same_aspect
 from deepspot._spatial.transforms import write_scale
 from deepspot.errors import InputError
 
+from ._elements import reading
 from ._image_file import check_name, check_size, check_slide_tiff, is_tiff
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     reader = _open(file)
     check_size(file, *reader.properties.shape)
     if is_tiff(file):
-        check_slide_tiff(file, *reader.properties.shape)
+        with reading(file, "image"):
+            check_slide_tiff(file, *reader.properties.shape)
     scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.keys import checked
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_result
 from deepspot.errors import InputError
 
@@ -89,8 +90,7 @@ def enrichment(
     >>> ds.tl.enrich(sdata, programs)
     >>> axes = ds.pl.enrichment(sdata, groups="tumor")
     """
-    if n_top < 1:
-        raise InputError(f"`n_top` must be at least 1, got {n_top}.")
+    check_count(n_top, "n_top")
     table_key, results = find_result(sdata, table_key, enrichment_key, "ds.tl.enrich(sdata, gene_sets)")
     groups = groups_of(results, groups, "groups")
     if not groups:

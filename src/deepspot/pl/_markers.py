@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.keys import checked
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_result
 from deepspot.errors import InputError
 
@@ -91,8 +92,7 @@ def markers(
     from matplotlib import colormaps
     from matplotlib.colors import CenteredNorm
 
-    if n_top < 1:
-        raise InputError(f"`n_top` must be at least 1, got {n_top}.")
+    check_count(n_top, "n_top")
     table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
     groups = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))

@@ -339,7 +339,7 @@ def test_raw_counts_and_unknown_scales(slide):
 def test_labels_that_are_no_text(classes):
     table = classes["table"]
     table.obs["number"] = np.arange(table.n_obs) % 2 / 2
-    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference="0.0")
+    ds.tl.markers(classes, "number", table_key="table", groups=[0.5], reference=0.0)
     assert list(table.uns["markers"]["group"].cat.categories) == ["0.5"]
     table.obs["mixed"] = pd.Series([1, "1"] * (table.n_obs // 2), table.obs_names, dtype=object)
     with pytest.raises(

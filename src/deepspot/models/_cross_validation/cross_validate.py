@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from deepspot._core.atomic import check_outside_stores
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_seed
+from deepspot._core.validate import check_count, check_seed
 from deepspot._stats.oversample import require
-from deepspot.errors import InputError, InputTypeError
+from deepspot.errors import InputError
 from deepspot.models._training.config import SlideKeys, TileConfig, as_config
 from deepspot.models._training.targets import Oversample, choose_genes
 
@@ -138,9 +138,9 @@ def cross_validate(
     from .result import CrossValidation, tidy
     from .run import Runner
 
-    if not top:
+    if not len(top):
         raise InputError(f"`top` is empty. The numbers of genes in the paper are {TOP}.")
-    numbers = tuple(sorted({_at_least_one(n, "top") for n in top}))
+    numbers = tuple(sorted({check_count(n, "top") for n in top}))
     if leave_out not in ("patient", "slide"):
         raise InputError(f'`leave_out` must be "patient" or "slide", got {leave_out!r}.')
     if oversample is not None:
@@ -161,7 +161,7 @@ def cross_validate(
     if folder is not None:
         check_outside_stores(folder)
     plan = plan_slides(slides, patient_key, encoders.get(encoder), as_config(SlideKeys, keys, "keys"), look)
-    wanted = _at_least_one(genes, "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
+    wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,
         {name: feature.features.view.centers for name, feature in plan.features.items()},
@@ -190,11 +190,3 @@ def cross_validate(
         seed=seed,
         systems={system.name: system for system in systems},
     )
-
-
-def _at_least_one(value: Any, argument: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputTypeError(f"`{argument}` must be a whole number, got {value!r}.")
-    if value < 1:
-        raise InputError(f"`{argument}` must be at least 1, got {value}.")
-    return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,6 +99,8 @@ def choose_systems(
         raise InputTypeError(
             f"`models` must be a list of names or a mapping, got the text {models!r}. Write [{models!r}]."
         )
+    if not isinstance(models, Iterable):
+        raise InputTypeError(f"`models` must be a list of names or a dictionary, got {models!r}.")
     wanted = dict(models) if isinstance(models, Mapping) else {name: name for name in models}
     if not wanted:
         raise InputError(f"`models` is empty. Name some of {list(SYSTEMS)}.")
@@ -114,7 +116,13 @@ def choose_systems(
             raise InputTypeError(f"Model {name!r} must be a class or a function that makes one, got {factory!r}.")
     settings: dict[str, tuple[dict[str, Any], ...]] = {}
     for name, values in (grid or {}).items():
-        settings[key_in(name, factories, "models")] = tuple(ParameterGrid(values))
+        key_in(name, factories, "models")
+        try:
+            settings[name] = tuple(ParameterGrid(values))
+        except (TypeError, ValueError) as error:
+            raise InputTypeError(
+                f"`grid` of model {name!r} must be a dictionary of lists, such as {{'alpha': [1, 10]}}: {error}"
+            ) from error
     systems = [System(name, factory, settings.get(name, ({},))) for name, factory in factories.items()]
     return systems + [System(name, factory, null=True) for name, factory in NULLS.items()]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.logging import logger
-from deepspot._core.validate import is_label
+from deepspot._core.validate import check_count, is_label
 from deepspot._features.bags import Bags
 from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
@@ -97,8 +97,7 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     if not 0 <= min_detected <= 1:
         raise InputError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
     if isinstance(genes, Integral) and not isinstance(genes, bool):
-        if genes < 1:
-            raise InputError(f"`genes` must be at least 1, got {genes}.")
+        check_count(int(genes), "genes")
         common = common_genes(slides)
         counts = [slide.counts[:, slide.genes.get_indexer(common)] for slide in slides]
         seen = np.min([np.asarray((part > 0).mean(axis=0)).ravel() for part in counts], axis=0) >= min_detected

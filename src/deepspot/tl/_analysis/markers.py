@@ -36,7 +36,7 @@ def markers(
     table_key: str | None = None,
     layer: str | None = None,
     groups: Sequence[str] | None = None,
-    reference: str = REST,
+    reference: str | float = REST,
     test: Literal["wilcoxon", "blocks"] = "wilcoxon",
     n_permutations: int = 10_000,
     alpha: float = 0.05,
