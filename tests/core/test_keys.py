@@ -29,7 +29,7 @@ def sdata():
 @example("_._")
 def test_any_name_is_converted_to_a_valid_one(sdata, name):
     clean = valid_name(name)
-    assert re.fullmatch(r"[A-Za-z0-9_.-]+", clean)
+    assert re.fullmatch(r"[\w.-]+", clean)
     assert valid_name(clean) == clean
     check_new_key(sdata, clean)
     sdata.shapes[clean] = SPOT
@@ -41,11 +41,12 @@ def test_any_name_is_converted_to_a_valid_one(sdata, name):
     [
         ("hf-hub:Org/model", "hf-hub_Org_model"),
         ("lite0_stats", "lite0_stats"),
-        ("µm  5", "m_5"),
+        ("µm  5", "µm_5"),
+        ("组织 1", "组织_1"),
         ("__x__", "x"),
         ("a.b-c", "a.b-c"),
-        ("..", "_"),
-        ("", "_"),
+        ("..", "unnamed"),
+        ("", "unnamed"),
         (".hidden", "hidden"),
     ],
 )

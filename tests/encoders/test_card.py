@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deepspot._core.validate import is_label
+from deepspot._core.keys import is_label
 from deepspot.encoders import EncoderCard
 
 

@@ -49,7 +49,17 @@ SCALE = "log1p of counts per 10,000"
 
 def valid_name(name: str) -> str:
     """Convert any name (``"hf-hub:Org/model"``) to one that SpatialData accepts."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.").rstrip("_") or "_"
+    return re.sub(r"[^\w.-]+", "_", name).lstrip("_.").rstrip("_") or "unnamed"
+
+
+MOST_LETTERS = 2_000
+# Control characters, line ends, marks of text direction, and unpaired surrogates.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text can be a name in the card of a model, and so in logs, terminals and tables."""
+    return len(text) <= MOST_LETTERS and not _CONTROL.search(text)
 
 
 def column_name(name: object) -> str:

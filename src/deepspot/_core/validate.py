@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence, Sized
 from numbers import Integral, Real
 
@@ -64,16 +63,6 @@ def check_seed(seed: int | None) -> int:
     if not 0 <= seed <= MOST_SEED:
         raise InputError(f"`seed` must be from 0 to {MOST_SEED}, got {seed}.")
     return int(seed)
-
-
-MOST_LETTERS = 2_000
-# Control characters, line ends, marks of text direction, and unpaired surrogates.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def is_label(text: str) -> bool:
-    """Return whether a text can be a name in the card of a model, and so in logs, terminals and tables."""
-    return len(text) <= MOST_LETTERS and not _CONTROL.search(text)
 
 
 def check_text(value: str, argument: str) -> str:

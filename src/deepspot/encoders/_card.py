@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from deepspot._core.validate import is_label
+from deepspot._core.keys import is_label
 from deepspot.errors import InputError
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Columns = str | Sequence[str]
 ALL = "all"
 MIN_MATCHED = 5
+NO_COLUMN = "`match` names no column. Name the column that identifies the bulk RNA of a profile."
 
 
 @checked
@@ -160,6 +161,8 @@ def _read_groups(
     """Return columns to match by and rows of the profiles, for each kind of preservation or for all profiles."""
     if not isinstance(match, Mapping):
         return {ALL: (_as_list(match), np.arange(len(obs)))}
+    if not match:
+        raise InputError(NO_COLUMN)
     column = obs[key_in(preservation_key, obs.columns, "obs of the pseudobulk")]
     kinds = column.dropna().astype(str).unique()
     for kind in kinds:
@@ -179,7 +182,7 @@ def _as_list(columns: Columns) -> list[str]:
         raise InputTypeError(f"`match` must be a column, several columns or a dictionary, got {columns!r}.")
     names = [columns] if isinstance(columns, str) else list(columns)
     if not names:
-        raise InputError("`match` names no column. Name the column that identifies the bulk RNA of a profile.")
+        raise InputError(NO_COLUMN)
     return names
 
 

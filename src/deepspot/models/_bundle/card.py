@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from deepspot._core.keys import SCALE
-from deepspot._core.validate import is_label
+from deepspot._core.keys import SCALE, is_label
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
 from deepspot.errors import InputError

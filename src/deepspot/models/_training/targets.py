@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from deepspot._core.keys import is_label
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_count, is_label
+from deepspot._core.validate import check_count
 from deepspot._features.bags import Bags
 from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
