@@ -42,7 +42,7 @@ def test_types(name, value):
 
 
 def test_seed_is_one_that_all_libraries_take():
-    with pytest.raises(ValueError, match="`settings.seed` must be from 0 to 4294967295, got -1"):
+    with pytest.raises(ValueError, match=r"`settings\.seed` must be from 0 to 4294967295, got -1"):
         Settings().seed = -1
 
 
