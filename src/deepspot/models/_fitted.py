@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
+from deepspot._core.keys import SCALE
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
+from deepspot._stats.normalize import HIGHEST, TARGET_SUM
 from deepspot.errors import InputError
 
 from ._inputs import Scaler, check_context, which_rows
@@ -131,7 +133,8 @@ class FittedModel:
 
         Returns
         -------
-        (n, genes) or (rows, genes) in float32. Values can be slightly below 0.
+        (n, genes) or (rows, genes) in float32. Values can be below 0, and above log1p(10,000) for tissue that is
+        unlike the training tissue: ridge and the last layer of the network are linear. See :meth:`clip`.
 
         Raises
         ------
@@ -153,6 +156,19 @@ class FittedModel:
         if self.weight < 1:
             expression += (1 - self.weight) * self.ridge.predict(bags, rows=rows)
         return expression
+
+    @property
+    def highest(self) -> float:
+        """Highest possible log-expression: that of a gene with all counts of a spot."""
+        return HIGHEST if self.card.scale == SCALE else float("inf")
+
+    def clip(self, expression: np.ndarray, *, out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
+        """Clip predicted log-expression to the possible values, and return it with the number of values above them.
+
+        Pass the number to :func:`warn_of_impossible`, once for a slide.
+        """
+        above = int((expression > self.highest).sum())
+        return np.clip(expression, 0, self.highest, out=out), above
 
     def ood_score(self, spot: np.ndarray) -> np.ndarray:
         """Return the out-of-distribution score (n,) of embeddings (n, d): above 1 is OOD, NaN is unknown."""
@@ -309,3 +325,13 @@ class FittedModel:
         from ._bundle.hub import upload
 
         return upload(self.card, self.tensors(), address, token=token, private=private, half_precision=half_precision)
+
+
+def warn_of_impossible(above: int, total: int) -> None:
+    """Log how many of the predicted values of a slide were impossible, if any."""
+    if above:
+        logger.warning(
+            "%s of %s predicted values were above log1p(%s), that of a gene with all counts of a spot, and were set to "
+            "it. The tissue is unlike the training tissue: do not trust these spots.",
+            *(f"{number:,}" for number in (above, total, TARGET_SUM)),
+        )

@@ -56,7 +56,9 @@ def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, c
     if color in table.var_names:
         column = table.X[:, table.var_names.get_loc(color)][rows]
         values = np.asarray(column.toarray() if hasattr(column, "toarray") else column, dtype=float).ravel()
-        return _numbers(values, f"{color} {describe_values(sdata, table_key)}", unit_label(sdata, table_key), cmap, GENE_SPAN)
+        return _numbers(
+            values, f"{color} {describe_values(sdata, table_key)}", unit_label(sdata, table_key), cmap, GENE_SPAN
+        )
     if color in table.obs and pd.api.types.is_numeric_dtype(table.obs[color]) and table.obs[color].dtype != bool:
         return _numbers(table.obs[color].to_numpy(dtype=float)[rows], color, color, cmap)
     try:

@@ -143,7 +143,15 @@ def draw_gene(
 ) -> EllipseCollection:
     """Draw a map of a gene with its span in the title; all spots of a gene without a pattern are gray."""
     if is_flat(values):
-        circles = draw_panel(ax, values, spots, backdrop, title=title, **style, detail=f"constant ({np.nanmean(values):.2f} in every spot)")
+        circles = draw_panel(
+            ax,
+            values,
+            spots,
+            backdrop,
+            title=title,
+            **style,
+            detail=f"constant ({np.nanmean(values):.2f} in every spot)",
+        )
         circles.set_array(None)
         circles.set_facecolor(MISSING)
         return circles

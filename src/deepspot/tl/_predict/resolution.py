@@ -13,6 +13,7 @@ from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
+from deepspot._stats.normalize import HIGHEST
 from deepspot.errors import InputError
 
 from .layout import grid_layout, grid_neighbors, plan_circles, subspot_layout
@@ -79,7 +80,6 @@ def predict_grid(
     position = places.centers_um.astype(np.float32)
     bags = Bags(np.asarray(table.X, dtype=np.float32), table.obsm.get("subspots"), neighbors, position)
     expression = predict_in_blocks(model, bags, device=device)
-    np.maximum(expression, 0, out=expression)
     return Prediction(places, expression, features_key, {"resolution": "grid", "grid_um": layout.step * spots.mpp})
 
 
@@ -94,7 +94,7 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
     for rows, block in in_blocks(bags, block_size):
         own, subspots = np.arange(len(rows)), block.subspots
-        whole = model.predict(block, device=device, rows=own)
+        whole, _ = model.clip(model.predict(block, device=device, rows=own))
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
             expression[rows, k] = model.predict(alone, device=device, rows=own)
@@ -107,10 +107,10 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
 def conserve(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
     """Scale the expression of sub-spots so that their mean on counts is that of the spot.
 
-    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; negative values count as 0. If all
-    sub-spots are 0, each gets the value of the spot. Returns (n, s, genes) in float32.
+    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; impossible values count as the nearest
+    possible ones. If all sub-spots are 0, each gets the value of the spot. Returns (n, s, genes) in float32.
     """
-    counts = np.expm1(np.maximum(children, 0, dtype=np.float64))
+    counts = np.expm1(np.clip(children, 0, HIGHEST, dtype=np.float64))
     whole = np.expm1(np.maximum(parents, 0, dtype=np.float64))[:, None]
     mean = counts.mean(axis=1, keepdims=True)
     share = np.divide(counts, mean, out=np.ones_like(counts), where=mean > 0)
