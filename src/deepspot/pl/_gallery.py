@@ -135,8 +135,8 @@ def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.nd
         raise InputError(f"{len(finite)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
     if is_flat(values):
         raise InputError(
-            f"{gene!r} is constant: {values[finite].mean():.2f} in every spot of {shapes_key!r}. There are no spots where "
-            "it is high or low."
+            f"{gene!r} is constant: {values[finite].mean():.2f} in every spot of {shapes_key!r}. There are no spots "
+            "where it is high or low. Choose another gene."
         )
     n = min(n, len(finite) // 2)
     # Without a permutation, spots of equal value, such as 0, would be the first ones of the table, which are neighbors.

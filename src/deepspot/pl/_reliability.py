@@ -28,8 +28,8 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """Plot the accuracy of a model for each gene on held-out tissue.
 
     Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients. Genes with an
-    interval above 0 are blue. For genes in gray, the prediction may not be better than chance. Genes without an interval
-    are black. Names are above the axes.
+    interval above 0 are blue. For genes in gray, the prediction may not be better than chance. Genes without an
+    interval are black.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _name(ax: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> None:
         return
     left, right = ax.get_xlim()
     _, top = ax.get_ylim()
-    points = ax.get_window_extent().width * 72 / ax.get_figure(root=True).dpi
+    points = ax.get_window_extent().width * 72 / ax.figure.dpi
     step = min(1.5 * FONT_SIZE / points, 1 / len(names)) * (right - left)
     # Each name is at least a step right of the previous one, and far enough from the right edge for the next ones.
     number = np.arange(len(names))

@@ -125,7 +125,7 @@ def draw_panel(
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     if ood is not None and ood[finite].any():
         # A wider rim would hide the color of a small spot.
-        points = spots.diameter / (right - left) * ax.get_window_extent().width * 72 / ax.get_figure(root=True).dpi
+        points = spots.diameter / (right - left) * ax.get_window_extent().width * 72 / ax.figure.dpi
         rim = float(np.clip(0.2 * points, 0.4, 2))
         circles.set(edgecolors=np.where(ood[finite], ORANGE, "none"), linewidths=rim)
         count = f"{ood[finite].sum():,} of {finite.sum():,} spots out of distribution (rim)"

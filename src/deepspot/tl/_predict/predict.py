@@ -67,7 +67,7 @@ def predict(
         ``"subspot"``
             The 3 × 3 sub-spots of each spot, without further embedding. Each sub-spot takes the place of all nine; spot
             and neighbors stay the same. For every gene, the nine are then scaled so that their mean on the scale of
-            counts (``expm1``) is the prediction of the spot (lower if a sub-spot was clipped).
+            counts (``expm1``) is the prediction of the spot (or lower, if a sub-spot is clipped).
         ``"grid"``
             Points of a square grid in and between the spots, by default four per distance between spots, as in the
             paper. A spot tile and its central sub-spot are embedded for each point: about 30 tiles per spot, compared
