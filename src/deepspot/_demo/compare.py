@@ -29,9 +29,9 @@ DETECTED = 0.3
 def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> tuple[pd.DataFrame, Difference]:
     """Fit the baselines on the training slides, and score all systems on the test slide.
 
-    Returns the scores, and the difference of DeepSpot and ridge. The scores have one row per gene: `measured_mean`, `detected` and `detected_training` (shares of spots of the test and the
-    training slides), and for each system `r_…` (Pearson, NaN if undefined) and `skill_…` (1 − MSE / MSE of the training
-    mean). Toy slides add `program`.
+    Returns the scores, and the difference of DeepSpot and ridge. The scores have one row per gene: `measured_mean`,
+    `detected` and `detected_training` (shares of spots of the test and the training slides), and for each system `r_…`
+    (Pearson, NaN if undefined) and `skill_…` (1 − MSE / MSE of the training mean). Toy slides add `program`.
     """
     from deepspot.models import Ridge, TrainingMean
     from deepspot.pl._map.values import measured_values, predicted_values

@@ -167,7 +167,8 @@ class FittedModel:
 
         Pass the number to :func:`warn_of_impossible`, once for a slide.
         """
-        above = int((expression > self.highest).sum())
+        # Without values above, no mask as large as the prediction.
+        above = int((expression > self.highest).sum()) if expression.max(initial=0) > self.highest else 0
         return np.clip(expression, 0, self.highest, out=out), above
 
     def ood_score(self, spot: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
-from deepspot._stats.normalize import HIGHEST
 from deepspot.errors import InputError
+from deepspot.models._fitted import warn_of_impossible
 
 from .layout import grid_layout, grid_neighbors, plan_circles, subspot_layout
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks, predict_in_blocks
@@ -92,25 +92,28 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
         raise InputError("The bags have no sub-spots. Embed with `subspots='tiles'`.")
     n, s = bags.subspots.shape[:2]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
+    impossible = 0
     for rows, block in in_blocks(bags, block_size):
         own, subspots = np.arange(len(rows)), block.subspots
-        whole, _ = model.clip(model.predict(block, device=device, rows=own))
+        whole, above = model.clip(model.predict(block, device=device, rows=own))
+        impossible += above
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
-            expression[rows, k] = model.predict(alone, device=device, rows=own)
+            expression[rows, k], _ = model.clip(model.predict(alone, device=device, rows=own))
         for start in range(0, len(rows), CONSERVED):
             some = rows[start : start + CONSERVED]
             expression[some] = conserve(expression[some], whole[start : start + CONSERVED])
+    warn_of_impossible(impossible, n * len(model.card.genes))
     return expression
 
 
 def conserve(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
     """Scale the expression of sub-spots so that their mean on counts is that of the spot.
 
-    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; impossible values count as the nearest
-    possible ones. If all sub-spots are 0, each gets the value of the spot. Returns (n, s, genes) in float32.
+    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; negative values count as 0. If all
+    sub-spots are 0, each gets the value of the spot. Returns (n, s, genes) in float32.
     """
-    counts = np.expm1(np.clip(children, 0, HIGHEST, dtype=np.float64))
+    counts = np.expm1(np.maximum(children, 0, dtype=np.float64))
     whole = np.expm1(np.maximum(parents, 0, dtype=np.float64))[:, None]
     mean = counts.mean(axis=1, keepdims=True)
     share = np.divide(counts, mean, out=np.ones_like(counts), where=mean > 0)
