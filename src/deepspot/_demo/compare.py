@@ -44,8 +44,7 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> tuple[pd
         "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(test),
     }
     measured = measured_values(slides.test, "spots", "table", genes)
-    position = np.zeros((len(test), 2)) if test.position is None else test.position
-    paired = difference(predicted["deepspot"], predicted["ridge"], measured, position)
+    paired = difference(predicted["deepspot"], predicted["ridge"], measured, test.position)
     scores = score(predicted, measured, genes)
     scores.insert(2, "detected_training", (data.targets[data.rows] > 0).mean(axis=0))
     var = slides.test.tables["table"].var.loc[genes]
@@ -70,7 +69,7 @@ class Difference:
         return f"{verdict}: the mean difference in r is {self.mean:+.3f} ({interval} over parts of the test slide)"
 
 
-def difference(ours: np.ndarray, ridge: np.ndarray, measured: np.ndarray, position: np.ndarray) -> Difference:
+def difference(ours: np.ndarray, ridge: np.ndarray, measured: np.ndarray, position: np.ndarray | None) -> Difference:
     """Compare two predictions (n, genes) of spots at a `position` (n, 2) by r; an undefined r counts as 0.
 
     The interval is a jackknife over parts of the slide: neighboring spots resemble each other, and so do genes. It does
@@ -84,7 +83,7 @@ def difference(ours: np.ndarray, ridge: np.ndarray, measured: np.ndarray, positi
         r = [np.nan_to_num(pearson(values[rows], measured[rows])).mean() for values in (ours, ridge)]
         return float(r[0] - r[1])
 
-    every, alike = np.arange(len(position)), np.zeros(len(position))
+    every, alike = np.arange(len(measured)), np.zeros(len(measured))
     splits = make_folds(every, alike, alike, N_PARTS, position=position).splits
     without = np.array([gain(rest) for rest, _ in splits])
     error = np.sqrt((len(without) - 1) / len(without) * ((without - without.mean()) ** 2).sum())

@@ -99,8 +99,10 @@ class SlideContents:
     @property
     def ood_share(self) -> float:
         """Share of the spots that are out of distribution; NaN if unknown."""
-        obs = pd.DataFrame() if self.prediction is None else self.prediction.obs
-        return float(obs["ood"].mean()) if "ood" in obs else float("nan")
+        for name in (self.prediction_key, self.corrected_key):
+            if name is not None and "ood" in self.sdata.tables[name].obs:
+                return float(self.sdata.tables[name].obs["ood"].mean())
+        return float("nan")
 
     @property
     def is_strange(self) -> bool:

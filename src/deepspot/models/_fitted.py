@@ -134,7 +134,8 @@ class FittedModel:
         Returns
         -------
         (n, genes) or (rows, genes) in float32. Values can be below 0, and above log1p(10,000) for tissue that is
-        unlike the training tissue: ridge and the last layer of the network are linear. See :meth:`clip`.
+        unlike the training tissue: ridge and the last layer of the network are linear. See
+        :func:`deepspot.tl.predict`, which clips them.
 
         Raises
         ------
@@ -156,20 +157,6 @@ class FittedModel:
         if self.weight < 1:
             expression += (1 - self.weight) * self.ridge.predict(bags, rows=rows)
         return expression
-
-    @property
-    def highest(self) -> float:
-        """Highest possible log-expression: that of a gene with all counts of a spot."""
-        return HIGHEST if self.card.scale == SCALE else float("inf")
-
-    def clip(self, expression: np.ndarray, *, out: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-        """Clip predicted log-expression to the possible values, and return it with the number of values above them.
-
-        Pass the number to :func:`warn_of_impossible`, once for a slide.
-        """
-        # Without values above, no mask as large as the prediction.
-        above = int((expression > self.highest).sum()) if expression.max(initial=0) > self.highest else 0
-        return np.clip(expression, 0, self.highest, out=out), above
 
     def ood_score(self, spot: np.ndarray) -> np.ndarray:
         """Return the out-of-distribution score (n,) of embeddings (n, d): above 1 is OOD, NaN is unknown."""
@@ -328,11 +315,24 @@ class FittedModel:
         return upload(self.card, self.tensors(), address, token=token, private=private, half_precision=half_precision)
 
 
+def clip_expression(
+    model: FittedModel, expression: np.ndarray, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
+    """Clip predicted log-expression to the possible values, and return it with the number of values above them.
+
+    Pass the number to :func:`warn_of_impossible`, once for a slide.
+    """
+    highest = HIGHEST if model.card.scale == SCALE else float("inf")
+    # Without values above, no mask as large as the prediction.
+    above = int((expression > highest).sum()) if expression.max(initial=0) > highest else 0
+    return np.clip(expression, 0, highest, out=out), above
+
+
 def warn_of_impossible(above: int, total: int) -> None:
     """Log how many of the predicted values of a slide were impossible, if any."""
     if above:
         logger.warning(
-            "%s of %s predicted values were above log1p(%s), that of a gene with all counts of a spot, and were set to "
-            "it. The tissue is unlike the training tissue: do not trust these spots.",
+            "%s of %s predicted values were above log1p(%s), a gene with all counts of a spot, and were set to it. The "
+            "model extrapolates: the tissue may be unlike the training tissue, see obs['ood'].",
             *(f"{number:,}" for number in (above, total, TARGET_SUM)),
         )

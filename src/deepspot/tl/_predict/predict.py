@@ -108,8 +108,8 @@ def predict(
 
     `X`
         (n, genes) float32, log1p of counts per 10,000. Values are clipped to the range from 0 to log1p(10,000), a gene
-        with all counts of a spot. The number of values above it is logged: they occur on tissue that is unlike the
-        training tissue.
+        with all counts of a spot. The number of values above it is logged: they occur where the model extrapolates, on
+        tissue that is unlike the training tissue.
     ``layers["unclipped"]``
         With `unclipped`: the prediction before clipping.
     ``layers["lower"]``, ``layers["upper"]``

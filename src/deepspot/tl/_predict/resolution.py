@@ -14,7 +14,7 @@ from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
-from deepspot.models._fitted import warn_of_impossible
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 from .layout import grid_layout, grid_neighbors, plan_circles, subspot_layout
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks, predict_in_blocks
@@ -95,11 +95,11 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
     impossible = 0
     for rows, block in in_blocks(bags, block_size):
         own, subspots = np.arange(len(rows)), block.subspots
-        whole, above = model.clip(model.predict(block, device=device, rows=own))
+        whole, above = clip_expression(model, model.predict(block, device=device, rows=own))
         impossible += above
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
-            expression[rows, k], _ = model.clip(model.predict(alone, device=device, rows=own))
+            expression[rows, k], _ = clip_expression(model, model.predict(alone, device=device, rows=own))
         for start in range(0, len(rows), CONSERVED):
             some = rows[start : start + CONSERVED]
             expression[some] = conserve(expression[some], whole[start : start + CONSERVED])

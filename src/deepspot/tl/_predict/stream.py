@@ -21,7 +21,7 @@ from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
-from deepspot.models._fitted import warn_of_impossible
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 from .table import bare_table
 
@@ -132,7 +132,9 @@ class _Blocks:
         above = total = 0
         for block in range(self.n):
             own = np.arange(len(self.rows(block)))
-            expression, n = self.model.clip(self.model.predict(self._bags(block), device=self.device, rows=own))
+            expression, n = clip_expression(
+                self.model, self.model.predict(self._bags(block), device=self.device, rows=own)
+            )
             above, total = above + n, total + expression.size
             yield round_to_float16(expression) if rounded else expression
         warn_of_impossible(above, total)

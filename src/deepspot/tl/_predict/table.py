@@ -19,7 +19,7 @@ from deepspot._sdata.write import make_table
 from deepspot._spatial.neighbors import check_array
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
-from deepspot.models._fitted import warn_of_impossible
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -111,8 +111,11 @@ def prediction_table(
     view, expression = prediction.view, prediction.expression
     layers = {"unclipped": expression} if unclipped else {}
     if half_width is not None:
-        layers |= {"lower": model.clip(expression - half_width)[0], "upper": model.clip(expression + half_width)[0]}
-    X, above = model.clip(expression, out=None if layers else expression)
+        layers |= {
+            "lower": clip_expression(model, expression - half_width)[0],
+            "upper": clip_expression(model, expression + half_width)[0],
+        }
+    X, above = clip_expression(model, expression, out=None if layers else expression)
     warn_of_impossible(above, X.size)
     score = model.ood_score(np.asarray(view.sdata.tables[prediction.features_key].X))
     return bare_table(
