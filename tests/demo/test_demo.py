@@ -8,7 +8,7 @@ import pytest
 import spatialdata
 
 import deepspot as ds
-from deepspot._demo.compare import score, summarize
+from deepspot._demo.compare import difference, score, summarize
 from deepspot._demo.report import chosen_genes
 from deepspot._demo.run import claim, run_demo
 from deepspot._demo.slides import ToySetup, load_slides
@@ -96,6 +96,24 @@ def test_scores_against_known_numbers():
     np.testing.assert_allclose(scores["skill_deepspot"], 1)
     np.testing.assert_allclose(scores["skill_training_mean"], 0)
     assert summarize(scores).loc["Training mean", "undefined"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "ridge", "verdict"),
+    [(0.6, 0.6, "are level"), (0.2, 1.5, "DeepSpot is ahead of ridge"), (1.5, 0.2, "Ridge is ahead of DeepSpot")],
+)
+def test_is_ahead_of_ridge_only_if_the_interval_says_so(ours, ridge, verdict):
+    """The arguments are the standard deviations of the errors of two predictions of 100 spots."""
+    rng = np.random.default_rng(0)
+    measured = rng.normal(size=(100, 60))
+    predicted = [measured + rng.normal(0, error, measured.shape) for error in (ours, ridge)]
+    position = np.stack(np.divmod(np.arange(100), 10), axis=1).astype(float)
+    found = difference(*predicted, measured, position)
+    assert verdict in str(found)
+    assert found.low < found.mean < found.high
+    nothing = difference(predicted[0], predicted[0], measured, position)
+    assert (nothing.mean, nothing.low, nothing.high) == (0, 0, 0)
+    assert "are level" in str(nothing)
 
 
 def test_chooses_the_best_and_a_typical_gene():

@@ -18,7 +18,7 @@ def painted(slide_of, add_table):
         image[SIDE : 2 * SIDE, (place + 1) * SIDE : (place + 2) * SIDE] = gray
     centers = [((place + 1.5) * SIDE, 1.5 * SIDE) for place in range(10)]
     sdata = slide_of(image, centers, mpp=1.0, diameter_um=SIDE)
-    add_table(sdata, np.column_stack([grays / 100, np.zeros(10)]), ["A", "ZERO"])
+    add_table(sdata, np.column_stack([grays / 100, np.zeros(10), grays == grays.max()]), ["A", "ZERO", "RARE"])
     return sdata
 
 
@@ -51,12 +51,26 @@ def test_no_spot_is_shown_twice(painted):
 
 
 def test_equal_spots_are_taken_at_random_but_always_the_same(painted):
-    first, again = (grays_of(ds.pl.gallery(painted, "ZERO", n=2)) for _ in range(2))
+    first, again = (grays_of(ds.pl.gallery(painted, "RARE", n=2)) for _ in range(2))
     assert first == again
     assert len(set(first)) == 4
-    every = grays_of(ds.pl.gallery(painted, "ZERO", n=5))
+    every = grays_of(ds.pl.gallery(painted, "RARE", n=5))
     assert every != grays_of(ds.pl.gallery(painted, "A", n=5))
-    assert [ax.get_title() for ax in ds.pl.gallery(painted, "ZERO", n=2)] == ["0.00"] * 4
+    assert [ax.get_title() for ax in ds.pl.gallery(painted, "RARE", n=2)] == ["1.00", *["0.00"] * 3]
+
+
+def test_refuses_a_constant_gene(painted):
+    with pytest.raises(ValueError, match=r"'ZERO' is constant: 0\.00 in every spot"):
+        ds.pl.gallery(painted, "ZERO")
+
+
+def test_spots_out_of_distribution_have_a_frame(painted):
+    values = painted.tables["deepspot_spots"].X[:, 0]
+    painted.tables["deepspot_spots"].obs["ood"] = values == values.max()
+    first, *others = ds.pl.gallery(painted, "A", n=2)
+    assert "1 of 4 spots out of distribution" in first.figure.get_suptitle()
+    wide = [ax.spines["top"].get_linewidth() for ax in (first, *others)]
+    assert wide[0] > max(wide[1:])
 
 
 def test_larger_images_show_the_surroundings(painted):

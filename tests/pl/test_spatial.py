@@ -26,6 +26,11 @@ def spots(ax):
     return collection
 
 
+def title(ax):
+    """First line of the title; the second one is about the values and the spots."""
+    return ax.get_title().splitlines()[0]
+
+
 def test_draws_measured_and_predicted_with_r(predicted):
     gene = predicted.tables["deepspot_spots"].var_names[0]
     left, right = ds.pl.spatial(predicted, gene)
@@ -34,7 +39,7 @@ def test_draws_measured_and_predicted_with_r(predicted):
     ours = predicted.tables["deepspot_spots"].X[:, :1]
     np.testing.assert_allclose(spots(right).get_array(), ours[:, 0])
     assert f"r = {pearson(ours, measured)[0]:.2f} over {len(ours)} spots" in right.get_title()
-    assert left.get_title() == f"{gene} measured"
+    assert title(left) == f"{gene} measured"
 
 
 def test_measured_is_log1p_of_ten_thousand(slide):
@@ -82,7 +87,7 @@ def test_spots_that_were_not_measured_are_left_out(predicted):
 
 def test_gene_that_was_not_measured_has_one_panel(predicted):
     (ax,) = ds.pl.spatial(predicted, "ABSENT1")
-    assert ax.get_title() == "ABSENT1 predicted (not measured here)"
+    assert title(ax) == "ABSENT1 predicted (not measured here)"
 
 
 def test_slide_without_measurement_has_one_panel(predicted):
@@ -172,7 +177,7 @@ def test_corrected_genes_have_a_panel_without_r(corrected):
     gene = corrected.tables["table_corrected"].var_names[0]
     *_, middle, right = ds.pl.spatial(corrected, gene)
     np.testing.assert_allclose(spots(right).get_array(), corrected.tables["table_corrected"].X[:, 0])
-    assert right.get_title() == f"{gene} corrected, 25 % measured"
+    assert title(right) == f"{gene} corrected, 25 % measured"
     assert "r = " in middle.get_title()
     assert [ax.get_ylabel() for ax in right.figure.axes[3:]] == ["log1p of counts per 10,000"] * 3
 
@@ -180,15 +185,15 @@ def test_corrected_genes_have_a_panel_without_r(corrected):
 def test_gene_that_is_not_predicted_has_no_predicted_panel(corrected):
     gene = corrected.tables["table_corrected"].var_names[2]
     left, right = ds.pl.spatial(corrected, gene)
-    assert left.get_title() == f"{gene} measured"
-    assert right.get_title() == f"{gene} not corrected (not predicted by the model)"
+    assert title(left) == f"{gene} measured"
+    assert title(right) == f"{gene} not corrected (not predicted by the model)"
     np.testing.assert_allclose(spots(left).get_array(), spots(right).get_array(), rtol=1e-5)
 
 
 def test_rows_of_genes_with_different_panels_are_aligned(corrected):
     genes = list(corrected.tables["table_corrected"].var_names[[0, 2]])
     axes = ds.pl.spatial(corrected, [*genes, "ABSENT1"])
-    assert [ax.get_title().split(",")[0] for ax in axes] == [
+    assert [title(ax).split(",")[0] for ax in axes] == [
         f"{genes[0]} measured",
         f"{genes[0]} predicted",
         f"{genes[0]} corrected",
@@ -255,6 +260,74 @@ def test_limits_are_robust_and_never_empty():
     assert limits(values)[1] < 2
     assert limits(np.zeros(5)) == (0.0, 1.0)
     assert limits(np.r_[np.zeros(999), 3.0]) == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.linspace(1.8, 2.0, 50), (1.4, 2.4)),  # 0.2 log units do not fill the palette
+        (np.linspace(0.1, 0.2, 50), (0.0, 1.0)),  # no color for negative expression
+        (np.linspace(0, 4, 201), (0.04, 3.96)),
+    ],
+)
+def test_color_scale_of_a_gene_covers_one_log_unit(values, expected):
+    assert limits(values, 1.0) == pytest.approx(expected)
+
+
+def test_title_has_the_span(slide, add_table):
+    n = len(slide.shapes["spots"])
+    add_table(slide, np.linspace(1.8, 2.0, n)[:, None], ["NEW"])
+    (ax,) = ds.pl.spatial(slide, "NEW")
+    low, high = np.quantile(np.linspace(1.8, 2.0, n), (0.01, 0.99))
+    assert ax.get_title().splitlines()[1] == f"span {high - low:.2f}"
+    assert np.ptp(spots(ax).get_clim()) == pytest.approx(1)
+
+
+def test_panels_of_a_gene_share_a_scale_on_request(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    predicted.tables["deepspot_spots"].X[:, 0] *= 0.3
+    apart = [spots(ax).get_clim() for ax in ds.pl.spatial(predicted, gene)]
+    assert apart[0] != apart[1]
+    left, right = ds.pl.spatial(predicted, gene, shared_scale=True)
+    both = np.concatenate([spots(ax).get_array() for ax in (left, right)])
+    assert spots(left).get_clim() == spots(right).get_clim() == pytest.approx(limits(both, 1.0))
+
+
+def test_spots_out_of_distribution_have_a_rim_and_are_counted(corrected):
+    gene = corrected.tables["table_corrected"].var_names[0]
+    for key in ("deepspot_spots", "table_corrected"):
+        table = corrected.tables[key]
+        table.obs["ood"] = [number in (3, 7) for number in range(table.n_obs)]
+        corrected.tables[key] = table[::-1].copy()  # the mark is found by instance
+    left, *others = ds.pl.spatial(corrected, gene)
+    assert "out of distribution" not in left.get_title()  # measured
+    n = len(corrected.shapes["spots"])
+    for ax in others:
+        assert f"2 of {n} spots out of distribution" in ax.get_title()
+        rims = spots(ax).get_edgecolors()[:, 3] > 0
+        assert list(np.flatnonzero(rims)) == [3, 7]
+
+
+def test_rims_of_thousands_of_small_spots_leave_their_color(slide_of, add_table):
+    side = np.arange(70) * 8.0 + 8
+    centers = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    sdata = slide_of(np.full((580, 580, 3), 240, np.uint8), centers, mpp=1.0, diameter_um=6)
+    obs = {"ood": np.arange(len(centers)) % 2 == 0}
+    add_table(sdata, np.linspace(0, 3, len(centers))[:, None], ["A"])
+    sdata.tables["deepspot_spots"].obs["ood"] = obs["ood"]
+    (ax,) = ds.pl.spatial(sdata, "A")
+    assert "2,450 of 4,900 spots out of distribution" in ax.get_title()
+    across = 6 / np.ptp(ax.get_xlim()) * ax.get_window_extent().width * 72 / ax.figure.dpi
+    assert spots(ax).get_linewidth()[0] < 0.3 * across
+
+
+def test_constant_gene_is_gray_and_said_to_be_constant(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[1]
+    predicted.tables["deepspot_spots"].X[:, 1] += np.linspace(0, 1e-4, 30)  # equal in print
+    measured, constant = ds.pl.spatial(predicted, gene)
+    assert constant.get_title().splitlines()[1] == "constant (1.00 in every spot)"
+    assert spots(constant).get_array() is None
+    assert len(measured.figure.axes) == 3  # one color bar
 
 
 @pytest.mark.parametrize(("width", "length"), [(4300, 1000), (900, 200), (90, 20), (2000, 500)])

@@ -57,10 +57,32 @@ def test_draws_image_spots_and_subspots_on_one_scale(fine):
     assert tissue.images[0].get_alpha() == 1
 
 
+def title(ax):
+    return ax.get_title().splitlines()[0]
+
+
+def test_parts_out_of_distribution_have_a_rim_and_are_counted(fine):
+    for key in ("deepspot_spots", "deepspot_spots_subspots"):
+        table = fine.tables[key]
+        table.obs["ood"] = np.arange(table.n_obs) < table.n_obs / 3
+    _, whole, parts = ds.pl.superresolution(fine, "B")
+    assert "10 of 30 spots out of distribution" in whole.get_title()
+    assert "90 of 270 spots out of distribution" in parts.get_title()
+    assert (drawn(parts).get_edgecolors()[:, 3] > 0).sum() == 90
+
+
+def test_refuses_a_constant_gene(fine):
+    for table in fine.tables.values():
+        if "B" in table.var_names:
+            table.X[:] = 1
+    with pytest.raises(ValueError, match="B is constant"):
+        ds.pl.superresolution(fine, "B")
+
+
 def test_titles_give_number_and_diameter(fine):
     _, whole, parts = ds.pl.superresolution(fine, "B")
-    assert whole.get_title() == "B predicted, 30 spots of 55 µm"
-    assert parts.get_title() == "B predicted, 270 sub-spots of 18.3 µm"
+    assert title(whole) == "B predicted, 30 spots of 55 µm"
+    assert title(parts) == "B predicted, 270 sub-spots of 18.3 µm"
     np.testing.assert_allclose(drawn(parts)._widths.max() * 2, 55 / 3)
     assert whole.figure.axes[-1].get_ylabel() == "log1p of counts per 10,000"
     assert len(whole.figure.axes) == 4  # one color bar for all
@@ -78,7 +100,7 @@ def test_grid_is_drawn_too_or_alone(fine, add_table):
     n = add_parts(fine, "spots_grid", [(0, 0), (1, 0)], 20.0)
     add_table(fine, np.ones((n, 2)), GENES, "deepspot_spots_grid", shapes_key="spots_grid")
     axes = ds.pl.superresolution(fine, "A")
-    assert [ax.get_title().split(", ")[-1] for ax in axes] == [
+    assert [title(ax).split(", ")[-1] for ax in axes] == [
         "H&E image",
         "30 spots of 55 µm",
         "270 sub-spots of 18.3 µm",

@@ -220,6 +220,26 @@ def test_warns_of_an_out_of_distribution_slide_at_the_top(predicted, tmp_path):
     assert "are expected" not in words
 
 
+def test_no_expected_r_and_no_vivid_maps_where_many_spots_are_out_of_distribution(complete, tmp_path, monkeypatch):
+    from deepspot.pl import _gallery, _pathways, _spatial
+
+    colors = []
+
+    def spatial(*args, cmap="viridis", **options):
+        colors.append(cmap)
+        raise ValueError("not drawn in this test")
+
+    monkeypatch.setattr(_spatial, "spatial", spatial)
+    monkeypatch.setattr(_gallery, "gallery", None)
+    monkeypatch.setattr(_pathways, "pathways", None)
+    complete.tables["deepspot_spots"].obs["ood"] = np.arange(30) < 20
+    words = read(ds.report(complete, tmp_path / "report.html", genes=2)).words
+    assert colors == ["Greys", "Greys"]
+    assert "expected r" not in words
+    assert "67 % of the spots are unlike the training tissue. The maps are gray" in words
+    assert "Images of spots by UP Not drawn, because many spots" in words
+
+
 def test_recognizes_a_training_slide(predicted):
     slide = find_contents(predicted)
     assert slide.name == "P1_S1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +19,19 @@ if TYPE_CHECKING:
 
     from .slides import Slides
 
+# Parts of the test slide for the interval of a difference, and its level.
+N_PARTS, LEVEL = 10, 0.95
 SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "training_mean": "Training mean"}
 
 DETECTED = 0.3
 
 
-def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataFrame:
+def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> tuple[pd.DataFrame, Difference]:
     """Fit the baselines on the training slides, and score all systems on the test slide.
 
-    Returns one row per gene: `measured_mean`, `detected` and `detected_training` (shares of spots of the test and the
-    training slides), and for each system `r_…` (Pearson, NaN if undefined) and `skill_…` (1 − MSE / MSE of the training
-    mean). Toy slides add `program`.
+    Returns the scores, and the difference of DeepSpot and ridge. The scores have one row per gene: `measured_mean`,
+    `detected` and `detected_training` (shares of spots of the test and the training slides), and for each system `r_…`
+    (Pearson, NaN if undefined) and `skill_…` (1 − MSE / MSE of the training mean). Toy slides add `program`.
     """
     from deepspot.models import Ridge, TrainingMean
     from deepspot.pl._map.values import measured_values, predicted_values
@@ -41,10 +44,51 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> pd.DataF
         "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(test),
     }
     measured = measured_values(slides.test, "spots", "table", genes)
+    paired = difference(predicted["deepspot"], predicted["ridge"], measured, test.position)
     scores = score(predicted, measured, genes)
     scores.insert(2, "detected_training", (data.targets[data.rows] > 0).mean(axis=0))
     var = slides.test.tables["table"].var.loc[genes]
-    return scores.assign(program=var["program"].astype(str)) if "program" in var else scores
+    if "program" in var:
+        scores = scores.assign(program=var["program"].astype(str))
+    return scores, paired
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference in r of DeepSpot and ridge, mean over genes, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        verdict = "DeepSpot and ridge are level"
+        if self.low > 0 or self.high < 0:
+            verdict = "DeepSpot is ahead of ridge" if self.mean > 0 else "Ridge is ahead of DeepSpot"
+        interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        return f"{verdict}: the mean difference in r is {self.mean:+.3f} ({interval} over parts of the test slide)"
+
+
+def difference(ours: np.ndarray, ridge: np.ndarray, measured: np.ndarray, position: np.ndarray | None) -> Difference:
+    """Compare two predictions (n, genes) of spots at a `position` (n, 2) by r; an undefined r counts as 0.
+
+    The interval is a jackknife over parts of the slide: neighboring spots resemble each other, and so do genes. It does
+    not include the differences between slides and patients.
+    """
+    from scipy.stats import t
+
+    from deepspot.models._confidence.folds import make_folds
+
+    def gain(rows: np.ndarray) -> float:
+        r = [np.nan_to_num(pearson(values[rows], measured[rows])).mean() for values in (ours, ridge)]
+        return float(r[0] - r[1])
+
+    every, alike = np.arange(len(measured)), np.zeros(len(measured))
+    splits = make_folds(every, alike, alike, N_PARTS, position=position).splits
+    without = np.array([gain(rest) for rest, _ in splits])
+    error = np.sqrt((len(without) - 1) / len(without) * ((without - without.mean()) ** 2).sum())
+    mean, reach = gain(every), float(error * t.ppf((1 + LEVEL) / 2, len(without) - 1))
+    return Difference(mean, mean - reach, mean + reach)
 
 
 def score(predicted: dict[str, np.ndarray], measured: np.ndarray, genes: list[str]) -> pd.DataFrame:

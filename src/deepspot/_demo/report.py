@@ -11,7 +11,7 @@ from deepspot._core.html import decimal, library_versions, render, write_file
 from deepspot._core.keys import valid_name
 from deepspot._report.figures import draw_r, to_png
 
-from .compare import DETECTED, summarize, well_measured
+from .compare import DETECTED, Difference, summarize, well_measured
 from .slides import Slides
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def write_report(
     slides: Slides,
     model: DeepSpot,
     scores: pd.DataFrame,
+    paired: Difference,
     *,
     figures: dict[str, Any],
     seconds: dict[str, float],
@@ -70,6 +71,7 @@ def write_report(
         n_genes=len(scores),
         ours=ours.median(),
         ridge=ridge.median(),
+        paired=paired,
         n_higher=int((ours > ridge)[both].sum()),
         n_both=int(both.sum()),
         scores=_score_rows(scores),
@@ -95,7 +97,7 @@ def _score_rows(scores: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
-def summary(slides: Slides, scores: pd.DataFrame, seconds: dict[str, float], out: Path) -> str:
+def summary(slides: Slides, scores: pd.DataFrame, paired: Difference, seconds: dict[str, float], out: Path) -> str:
     """Format the results for the console."""
     what = (
         "HER2ST sections of one patient" if slides.real else "Synthetic slides, which are no evidence for real tissue"
@@ -110,5 +112,6 @@ def summary(slides: Slides, scores: pd.DataFrame, seconds: dict[str, float], out
     if not chosen.empty:
         median = _score_rows(chosen)[0][2]
         lines.append(f"  DeepSpot, {len(chosen)} genes detected in at least 30 % of training spots: median {median}")
+    lines.append(f"{paired}.")
     lines.append(f"Took {sum(seconds.values()):.0f} s. Written:")
     return "\n".join([*lines, *(f"  {out / name}" for name in CONTENT)])

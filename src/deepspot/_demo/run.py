@@ -55,20 +55,22 @@ def run_demo(out: Path, *, toy: bool = False, seed: int = 0, _setup: ToySetup | 
     with _step("Predicting the test slide", seconds):
         tl.predict(slides.test, model, encoder=encoder)
     with _step("Comparing with ridge and the training mean", seconds):
-        scores = compare(slides, model, prediction_key="deepspot_spots")
+        scores, paired = compare(slides, model, prediction_key="deepspot_spots")
         scores.to_csv(out / "metrics.csv", float_format="%.4f")
     with _step("Writing the slide", seconds):
         slides.test.write(out / "slide.zarr")
     with _step("Drawing", seconds):
         figures = draw_figures(slides, model, scores, out / "figures")
     command = f"python -m deepspot demo --out {out}{' --toy' if toy else ''} --seed {seed}"
-    report = write_report(out / "report.html", slides, model, scores, figures=figures, seconds=seconds, command=command)
+    report = write_report(
+        out / "report.html", slides, model, scores, paired, figures=figures, seconds=seconds, command=command
+    )
     return {
         "metrics": scores,
         "real": slides.real,
         "seconds": seconds,
         "report": report,
-        "summary": summary(slides, scores, seconds, out),
+        "summary": summary(slides, scores, paired, seconds, out),
     }
 
 

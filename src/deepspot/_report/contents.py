@@ -14,6 +14,7 @@ from deepspot._core.validate import check_count
 from deepspot._sdata.tables import known_genes, labels_of
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
+from deepspot.models._confidence.ood import MANY_STRANGE
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -94,6 +95,19 @@ class SlideContents:
         """Whether the model was trained on this slide, by name and number of spots."""
         slides = [] if self.card is None else self.card.slides
         return any(slide.slide == self.name and abs(slide.spots - self.n_spots) <= 5 for slide in slides)
+
+    @property
+    def ood_share(self) -> float:
+        """Share of the spots that are out of distribution; NaN if unknown."""
+        for name in (self.prediction_key, self.corrected_key):
+            if name is not None and "ood" in self.sdata.tables[name].obs:
+                return float(self.sdata.tables[name].obs["ood"].mean())
+        return float("nan")
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether so many spots are out of distribution that the prediction is not to be trusted."""
+        return self.ood_share > MANY_STRANGE
 
     def without_measured(self) -> SpatialData:
         """Return the object without the measured table; all other elements are shared."""

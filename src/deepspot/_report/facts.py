@@ -17,7 +17,6 @@ from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.metrics import pearson
-from deepspot.models._confidence.ood import MANY_STRANGE
 
 from .figures import draw_change, draw_groups, draw_r, draw_slide, draw_unusual, to_png, try_drawing
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 N_GENES_LISTED, N_MARKERS, N_SETS_DRAWN, N_SETS_LISTED = 10, 5, 5, 30
 SIGNIFICANT = 0.05
 UNCHECKED = "not checked"  # as written by `ds.tl.correct`
+STRANGE = "Not drawn, because many spots are unlike the training tissue."
 
 
 def gather(
@@ -88,7 +88,7 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
     if slide.prediction is None:
         slide.missing["Predicted genes"] = None
         return None
-    obs, expected, here = slide.prediction.obs, _expected_r(slide.prediction.var), _agreement(slide)
+    obs, expected, here = slide.prediction.obs, _expected_r(slide), _agreement(slide)
     unusual_image = try_drawing(slide, "Map of unusual spots", draw_unusual, slide) if "ood_score" in obs else None
     label = "here (training slide)" if slide.is_training_slide else "here"
     r = {name: r.dropna() for name, r in (("expected", expected["r"]), (label, here)) if r.notna().any()}
@@ -102,8 +102,7 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
         "best": [_row(gene, row, label in r) for gene, row in best[:N_GENES_LISTED].iterrows()],
     }
     if "ood" in obs:
-        share = float(obs["ood"].mean())
-        facts["unusual"] = {"n": int(obs["ood"].sum()), "share": share, "many": share > MANY_STRANGE}
+        facts["unusual"] = {"n": int(obs["ood"].sum()), "share": slide.ood_share, "many": slide.is_strange}
     if "expected" in r:
         source, known = str(slide.provenance.get("expected_r_from", "")), r["expected"]
         unit = next((unit for unit in ("patients", "slides", "blocks") if unit in source), None)
@@ -116,10 +115,13 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
     return facts | {"registration": None if registration == UNCHECKED else registration}
 
 
-def _expected_r(var: pd.DataFrame) -> pd.DataFrame:
-    """Return the expected r of genes and its interval: `r`, `low` and `high`, NaN if unknown."""
+def _expected_r(slide: SlideContents) -> pd.DataFrame:
+    """Return the expected r of genes and its interval: `r`, `low` and `high`, NaN if unknown or not valid here."""
     columns = {"expected_r": "r", "expected_r_low": "low", "expected_r_high": "high"}
-    return var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
+    var = slide.sdata.tables[str(slide.prediction_key or slide.corrected_key)].var
+    expected = var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
+    # It was measured on tissue like that of the training.
+    return expected * np.nan if slide.is_strange else expected
 
 
 def _row(gene: Any, row: pd.Series, here: bool) -> list[str]:
@@ -162,7 +164,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
     from deepspot.pl._umap import umap
 
     sdata, table_key, first = slide.sdata, str(slide.prediction_key or slide.corrected_key), genes[0]
-    expected = _expected_r(sdata.tables[table_key].var)
+    expected = _expected_r(slide)
     keys: dict[str, Any] = {"image_key": slide.image_key, "shapes_key": slide.shapes_key}
     readable = sdata
     if slide.measured_key is not None:
@@ -172,8 +174,12 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
             slide.missing["Maps of measured genes"] = str(error.args[0])
             readable = slide.without_measured()
     tables = {"prediction_key": slide.prediction_key, "corrected_key": slide.corrected_key, "layer": slide.layer}
+    colors = {"cmap": "Greys"} if slide.is_strange else {}
     maps = [
-        {"gene": gene, "image": try_drawing(slide, f"Map of {gene}", spatial, readable, gene, **tables, **keys)}
+        {
+            "gene": gene,
+            "image": try_drawing(slide, f"Map of {gene}", spatial, readable, gene, **tables, **keys, **colors),
+        }
         | expected.loc[gene].to_dict()
         for gene in genes
     ]
@@ -181,12 +187,16 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
     facts = {
         "maps": maps,
         "known": bool(expected["r"].notna().any()),
-        "tiles": try_drawing(slide, part, gallery, sdata, first, n=8, table_key=table_key, **keys),
+        "tiles": None,
         "finer": None,
         "umap": None,
     }
+    if slide.is_strange:
+        slide.missing[part] = STRANGE
+    else:
+        facts["tiles"] = try_drawing(slide, part, gallery, sdata, first, n=8, table_key=table_key, **keys)
     if any(name(slide.shapes_key) in sdata.shapes for name in (subspots_name, grid_name)):
-        options = {"prediction_key": slide.prediction_key, **keys}
+        options = {"prediction_key": slide.prediction_key, **keys, **colors}
         facts["finer"] = try_drawing(slide, "Finer maps", superresolution, sdata, first, **options)
     else:
         slide.missing["Finer maps"] = None
@@ -255,6 +265,9 @@ def _pathways(slide: SlideContents) -> bytes | None:
     key = slide.table_with_result("obsm", "score_mlm")
     if key is None:
         slide.missing["Pathways"] = None
+        return None
+    if slide.is_strange and key != slide.measured_key:
+        slide.missing["Maps of pathways"] = STRANGE
         return None
     options = {"table_key": key, "image_key": slide.image_key, "shapes_key": slide.shapes_key}
     return try_drawing(slide, "Maps of pathways", pathways, slide.sdata, **options)

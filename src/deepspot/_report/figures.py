@@ -66,7 +66,7 @@ def draw_slide(slide: SlideContents) -> Axes:
 
 
 def draw_unusual(slide: SlideContents) -> Axes:
-    """Draw the OOD score of every spot, with an outline if it is above 1."""
+    """Draw the OOD score of every spot, with a rim if it is above 1."""
     from deepspot.pl._map.panel import draw_panel
 
     table_key = str(slide.prediction_key)
@@ -74,8 +74,8 @@ def draw_unusual(slide: SlideContents) -> Axes:
     ax, spots, backdrop = _map_axes(slide)
     ends = (0, max(1.2, float(np.nanquantile(score, 0.99))))
     label = "unlike the training tissue (limit: 1)"
-    circles = draw_panel(ax, score, spots, backdrop, cmap="Greys", alpha=0.5, title="", label=label, clim=ends)
-    circles.set(edgecolors=np.where(score[np.isfinite(score)] > 1, "#D55E00", "none"), linewidths=2)
+    style: dict[str, Any] = {"cmap": "Greys", "alpha": 0.5, "title": "", "label": label}
+    draw_panel(ax, score, spots, backdrop, clim=ends, ood=score > 1, **style)
     return ax
 
 
@@ -86,6 +86,7 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
 
     from deepspot.pl._map.coloring import label_colors
     from deepspot.pl._map.panel import draw_panel
+    from deepspot.pl._map.values import ood_spots
 
     table_key = str(slide.table_with_labels(groupby))
     labels = labels_of(slide.sdata, table_key, groupby)
@@ -93,7 +94,8 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
     colors = label_colors(slide.sdata.tables[table_key], groupby, [str(name) for name in labels.cat.categories])
     ax, spots, backdrop = _map_axes(slide)
     cmap, ends = ListedColormap(list(colors.values())), (-0.5, len(colors) - 0.5)
-    draw_panel(ax, codes, spots, backdrop, cmap=cmap, alpha=0.5, title="", clim=ends)
+    ood = ood_spots(slide.sdata, slide.shapes_key, table_key)
+    draw_panel(ax, codes, spots, backdrop, cmap=cmap, alpha=0.5, title="", clim=ends, ood=ood)
     style: dict[str, Any] = {"marker": "o", "markersize": 8, "linestyle": "none"}
     marks = [
         Line2D([], [], color=color, label=f"{name} ({(codes == code).sum():,} spots)", **style)
@@ -105,12 +107,15 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
 
 def draw_change(slide: SlideContents, change: np.ndarray) -> Axes:
     """Draw the mean of a change (rows of the corrected table, genes) over the genes of every spot."""
-    from deepspot.pl._map.panel import draw_panel
+    from deepspot.pl._map.panel import GENE_SPAN, draw_panel, limits
+    from deepspot.pl._map.values import ood_spots
 
     values = _in_shape_order(slide, str(slide.corrected_key), change.mean(axis=1))
     ax, spots, backdrop = _map_axes(slide)
-    label = "mean absolute change, log scale"
-    draw_panel(ax, values, spots, backdrop, cmap="viridis", alpha=0.5, title="", label=label)
+    style: dict[str, Any] = {"cmap": "viridis", "alpha": 0.5, "title": "", "label": "mean absolute change, log scale"}
+    ood = ood_spots(slide.sdata, slide.shapes_key, str(slide.corrected_key))
+    ends = (0.0, max(GENE_SPAN, limits(values)[1]))
+    draw_panel(ax, values, spots, backdrop, clim=ends, ood=ood, **style)
     return ax
 
 

@@ -13,6 +13,8 @@ from scipy.sparse import csr_matrix
 from deepspot.errors import InputError
 
 TARGET_SUM = 10_000
+# Log-expression of a gene with all counts of a spot. No measurement is higher.
+HIGHEST = float(np.log1p(TARGET_SUM))
 # Shares of the genes in a local regression: the default of scanpy first.
 SPANS = (0.3, 0.5, 0.75, 1.0)
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
+from deepspot._core.keys import SCALE
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_path, check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
+from deepspot._stats.normalize import HIGHEST, TARGET_SUM
 from deepspot.errors import InputError
 
 from ._inputs import Scaler, check_context, which_rows
@@ -131,7 +133,9 @@ class FittedModel:
 
         Returns
         -------
-        (n, genes) or (rows, genes) in float32. Values can be slightly below 0.
+        (n, genes) or (rows, genes) in float32. Values can be below 0, and above log1p(10,000) for tissue that is
+        unlike the training tissue: ridge and the last layer of the network are linear. See
+        :func:`deepspot.tl.predict`, which clips them.
 
         Raises
         ------
@@ -309,3 +313,26 @@ class FittedModel:
         from ._bundle.hub import upload
 
         return upload(self.card, self.tensors(), address, token=token, private=private, half_precision=half_precision)
+
+
+def clip_expression(
+    model: FittedModel, expression: np.ndarray, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
+    """Clip predicted log-expression to the possible values, and return it with the number of values above them.
+
+    Pass the number to :func:`warn_of_impossible`, once for a slide.
+    """
+    highest = HIGHEST if model.card.scale == SCALE else float("inf")
+    # Without values above, no mask as large as the prediction.
+    above = int((expression > highest).sum()) if expression.max(initial=0) > highest else 0
+    return np.clip(expression, 0, highest, out=out), above
+
+
+def warn_of_impossible(above: int, total: int) -> None:
+    """Log how many of the predicted values of a slide were impossible, if any."""
+    if above:
+        logger.warning(
+            "%s of %s predicted values were above log1p(%s), a gene with all counts of a spot, and were set to it. The "
+            "model extrapolates: the tissue may be unlike the training tissue, see obs['ood'].",
+            *(f"{number:,}" for number in (above, total, TARGET_SUM)),
+        )

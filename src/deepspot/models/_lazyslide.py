@@ -21,7 +21,7 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
 
 from ._confidence.ood import MANY_STRANGE
-from ._fitted import FittedModel
+from ._fitted import FittedModel, clip_expression, warn_of_impossible
 
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
@@ -156,7 +156,8 @@ class TilePredictor:
                 "predictions are not reliable.",
                 100 * ood,
             )
-        expression = np.maximum(self.model.predict(bags, device=self.device), 0)
+        expression, above = clip_expression(self.model, self.model.predict(bags, device=self.device))
+        warn_of_impossible(above, expression.size)
         return dict(zip(card.genes, expression.T, strict=True))
 
 

@@ -11,10 +11,10 @@ from deepspot._sdata.tables import find_expression_table, known_genes
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
 
-from ._map.panel import bar_length, draw_scale_bar
+from ._map.panel import bar_length, draw_scale_bar, is_flat
 from ._map.tiles import cut_tiles, draw_tile, tile_side
-from ._map.values import describe_values, expression_values, shapes_of, unit_label
-from ._style import several_axes
+from ._map.values import describe_values, expression_values, ood_spots, shapes_of, unit_label
+from ._style import ORANGE, several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,8 @@ def gallery(
 ) -> list[Axes]:
     """Plot H&E images of the spots where a gene is highest (top row) and lowest (bottom row).
 
-    The value is above each image. If more spots than shown have the lowest or the highest value, they are sampled at
+    The value is above each image. Images of spots that are out of distribution (``obs["ood"]``) have an orange frame.
+    If more spots than shown have the lowest or the highest value, they are sampled at
     random with a fixed seed.
 
     Parameters
@@ -75,8 +76,8 @@ def gallery(
     KeyError
         If the gene or an element does not exist, or nothing was predicted.
     ValueError
-        If there are several candidates for an element, fewer than two spots have a value, `n` is below 1, the image is
-        too coarse to show a spot, or `ax` does not hold one axes for each image.
+        If there are several candidates for an element, fewer than two spots have a value, the gene varies by less than
+        0.01, `n` is below 1, the image is too coarse to show a spot, or `ax` does not hold one axes for each image.
 
     References
     ----------
@@ -100,23 +101,29 @@ def gallery(
     (gene,) = known_genes(gene, sdata, [table_key])
     values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
     ends = _ends(values, check_count(n, "n"), gene, shapes_key)
+    shown, ood = np.concatenate(ends), ood_spots(sdata, shapes_key, table_key)
+    framed = np.zeros(len(shown), dtype=bool) if ood is None else ood[shown]
 
-    tiles = cut_tiles(sdata, image_key, shapes_key, np.concatenate(ends), tile_um)
+    tiles = cut_tiles(sdata, image_key, shapes_key, shown, tile_um)
     n = len(ends[0])
     if ax is None:
         size = figsize or (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
         figure, grid = plt.subplots(2, n, figsize=size, squeeze=False, layout="constrained")
         title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
+        if framed.any():
+            title += f"\n{framed.sum()} of {len(framed)} spots out of distribution (frame)"
         figure.suptitle(title, fontsize="large")
         for panel, name in zip(grid[:, 0], ("highest", "lowest"), strict=True):
             panel.set_ylabel(name, fontsize="large")
         ax = list(grid.ravel())
     axes = several_axes(ax, 2 * n, "images")
     half = tile_um / 2
-    for panel, tile, value in zip(axes, tiles, values[np.concatenate(ends)], strict=True):
+    for panel, tile, value, strange in zip(axes, tiles, values[shown], framed, strict=True):
         panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], box_aspect=1)
         draw_tile(panel, tile, (0, 0), (tile_um, tile_um))
         panel.set_title(f"{value:.2f}", fontsize="medium", pad=3)
+        if strange:
+            panel.spines[:].set(color=ORANGE, linewidth=3)
     draw_scale_bar(axes[0], bar_length(2 * tile_um))
     return axes
 
@@ -126,6 +133,11 @@ def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.nd
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) < 2:
         raise InputError(f"{len(finite)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
+    if is_flat(values):
+        raise InputError(
+            f"{gene!r} is constant: {values[finite].mean():.2f} in every spot of {shapes_key!r}. There are no spots "
+            "where it is high or low. Choose another gene."
+        )
     n = min(n, len(finite) // 2)
     # Without a permutation, spots of equal value, such as 0, would be the first ones of the table, which are neighbors.
     finite = np.random.default_rng(0).permutation(finite)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +20,7 @@ TITLES = {
     "slides": "on {n} held-out slides of one patient; expect less on another patient",
     "blocks": "on {n} held-out parts of one slide; expect less on another slide",
 }
-N_NAMED = 3
+N_NAMED, FONT_SIZE = 3, 8
 
 
 @checked
@@ -28,7 +28,8 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     """Plot the accuracy of a model for each gene on held-out tissue.
 
     Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients. Genes with an
-    interval above 0 are blue. For the others, in gray, the prediction may not be better than chance.
+    interval above 0 are blue. For genes in gray, the prediction may not be better than chance. Genes without an
+    interval are black.
 
     Parameters
     ----------
@@ -65,35 +66,56 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     r, low, high = (np.array(values, dtype=float) for values in (scores.r, scores.r_low, scores.r_high))
     order = np.argsort(-np.nan_to_num(r, nan=-2))
     order = order[np.isfinite(r[order])]
-    ax = one_axes(ax, (7, 4))
-    rank, above = np.arange(1, len(order) + 1), low[order] > 0
-    for chosen, color, label in ((above, BLUE, "interval above 0"), (~above, GRAY, "interval includes 0")):
-        ax.vlines(rank[chosen], low[order][chosen], high[order][chosen], color=color, alpha=0.25, linewidth=1)
-        ax.plot(
-            rank[chosen], r[order][chosen], ".", color=color, markersize=4, label=f"{chosen.sum():,} genes: {label}"
-        )
-    named = [*order[:N_NAMED], *order[len(order) - N_NAMED :]]
+    named = [*order[:N_NAMED], *order[max(N_NAMED, len(order) - N_NAMED) :]]
     if genes is not None:
         named = [card.genes.index(gene) for gene in keys_in(genes, card.genes, "genes of the model")]
-    _name(ax, card.genes, r, order, named)
+    ax = one_axes(ax, (7, 5))
+    rank, low, high, r = np.arange(1, len(order) + 1), low[order], high[order], r[order]
+    unknown = ~np.isfinite(low)
+    kinds = {
+        "interval above 0": (low > 0, BLUE),
+        "interval includes 0": (~unknown & ~(low > 0), GRAY),
+        "no interval": (unknown, "black"),
+    }
+    for label, (chosen, color) in kinds.items():
+        if chosen.any():
+            ax.vlines(rank[chosen], low[chosen], high[chosen], color=color, alpha=0.25, linewidth=1)
+            label = f"{chosen.sum():,} genes: {label}"
+            ax.plot(rank[chosen], r[chosen], ".", color=color, markersize=4, label=label, zorder=3)
     ax.axhline(0, color="black", linewidth=0.8)
+    bottom, top = np.nanmin([*low, *r, -0.2]), np.nanmax([*high, *r, 0.2])
     ax.set(
         xlabel="genes, by decreasing r",
         ylabel="Pearson r within a slide",
-        title=f"Model {card.name!r} {TITLES[scores.unit].format(n=scores.n)}",
-        ylim=(max(-1, np.nanmin([low[order].min(initial=0), r[order].min(initial=0), -0.2])), 1),
+        xlim=(rank[0] - 0.02 * len(rank) - 1, rank[-1] + 0.02 * len(rank) + 1) if len(rank) else None,
+        ylim=(max(-1.0, bottom) - 0.04, min(1.0, top) + 0.04),
     )
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper right", markerscale=2)
+    place = {int(gene): number for number, gene in enumerate(order)}
+    chosen = sorted(place[int(gene)] for gene in named if int(gene) in place)
+    _name(ax, [card.genes[order[number]] for number in chosen], rank[chosen], r[chosen])
+    ax.set_title(f"Model {card.name!r} {TITLES[scores.unit].format(n=scores.n)}")
+    if len(order):
+        # Below the axes, so that it hides no genes.
+        ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), markerscale=2, ncols=3)
     return ax
 
 
-def _name(ax: Axes, names: list[str], r: np.ndarray, order: np.ndarray, named: Sequence[int]) -> None:
-    place = {int(gene): rank for rank, gene in enumerate(order, start=1)}
-    for number, gene in enumerate(gene for gene in named if int(gene) in place):
-        x, left = place[int(gene)], place[int(gene)] < len(order) / 2
-        # The names of genes of similar rank are stacked.
-        shift = (12 + 11 * (number % N_NAMED)) * (1 if left else -1)
-        arrow, side = {"arrowstyle": "-", "color": ORANGE, "lw": 0.6}, "left" if left else "right"
-        style: dict[str, Any] = {"fontsize": 8, "color": ORANGE, "ha": side, "arrowprops": arrow}
-        ax.annotate(names[gene], (x, r[gene]), (10 if left else -10, shift), textcoords="offset points", **style)
+def _name(ax: Axes, names: list[str], x: np.ndarray, y: np.ndarray) -> None:
+    """Name points, given by increasing x, along the upper edge of the axes, side by side."""
+    if not names:
+        return
+    left, right = ax.get_xlim()
+    _, top = ax.get_ylim()
+    points = ax.get_window_extent().width * 72 / ax.figure.dpi
+    step = min(1.5 * FONT_SIZE / points, 1 / len(names)) * (right - left)
+    # Each name is at least a step right of the previous one, and far enough from the right edge for the next ones.
+    number = np.arange(len(names))
+    at = np.maximum.accumulate(x - number * step) + number * step
+    at = np.minimum(at, right - (number[::-1] + 0.5) * step)
+    for start, end, height in zip(at, x, y, strict=True):
+        ax.plot([start, end], [top, height], color=ORANGE, linewidth=0.6, zorder=2)
+    upper = ax.secondary_xaxis("top")
+    upper.set_xticks(at, names, rotation=90, fontsize=FONT_SIZE, color=ORANGE)
+    upper.tick_params(length=0, pad=1)
+    upper.spines["top"].set_visible(False)

@@ -11,11 +11,12 @@ from deepspot._sdata.view import select_image_and_shapes
 from deepspot._stats.metrics import pearson
 
 from ._map.backdrop import backdrop_of, place_spots
-from ._map.panel import draw_panel, map_axes
+from ._map.panel import GENE_SPAN, draw_gene, limits, map_axes
 from ._map.values import (
     corrected_table_key,
     measured_table_key,
     measured_values,
+    ood_spots,
     predicted_values,
     prediction_table_key,
     unit_label,
@@ -42,14 +43,20 @@ def spatial(
     shapes_key: str | None = None,
     cmap: str | Colormap = "viridis",
     image_alpha: float = 0.5,
+    shared_scale: bool = False,
     figsize: tuple[float, float] | None = None,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> list[Axes]:
     """Plot measured, predicted and corrected expression of a gene side by side over the H&E image.
 
     Each panel has a separate color scale from the 1 to the 99 % quantile, because a prediction does not contain the
-    measurement noise and varies less than a measurement. Compare where a gene is high and low, not the colors. Spots
-    have the diameter of the tissue that they measure.
+    measurement noise and varies less than a measurement. Compare where a gene is high and low, not the colors, or use
+    `shared_scale`. The title gives the span of the values between the two quantiles. A color scale covers at least one
+    log unit (a factor of 2.7), so small differences have similar colors. A gene that varies by less than 0.01 is drawn
+    in gray, and the title says that it is constant. Spots have the diameter of the tissue that they measure.
+
+    Spots that are out of distribution (``obs["ood"]``) have an orange rim in the panels of predicted and corrected
+    genes, and are counted in the title.
 
     A corrected gene contains the measurement, so the correlation between them is not evidence of accuracy and is not
     given. The title gives the mean weight of the measurement instead.
@@ -75,6 +82,8 @@ def spatial(
         Color map of matplotlib.
     image_alpha
         Opacity of the image, from 0 to 1.
+    shared_scale
+        Use one color scale for all panels of a gene.
     figsize
         Width and height in inches; by default 5 inches per panel.
     ax
@@ -131,21 +140,24 @@ def spatial(
     spots = place_spots(sdata, image_key, shapes_key)
     backdrop = backdrop_of(sdata, image_key, spots)
     axes = map_axes(ax, used, backdrop, figsize=figsize)
+    ood = [None, *(key and ood_spots(sdata, shapes_key, key) for key in (source, corrected_key))]
     units = [
         "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
     for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
-        title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
-        draw_panel(
+        drawn = values[side, :, column]
+        draw_gene(
             panel,
-            values[side, :, column],
+            drawn,
             spots,
             backdrop,
             cmap=cmap,
             alpha=image_alpha,
-            title=title,
+            title=_title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column]),
             label=units[side],
+            clim=limits(values[:, :, column] if shared_scale else drawn, GENE_SPAN),
+            ood=ood[side],
         )
     return axes
 

@@ -8,11 +8,11 @@ import numpy as np
 from deepspot._core.keys import checked, grid_name, keys_in, subspots_name
 from deepspot._sdata.tables import known_genes
 from deepspot._sdata.view import select_image_and_shapes
-from deepspot.errors import MissingKeyError
+from deepspot.errors import InputError, MissingKeyError
 
 from ._map.backdrop import backdrop_of, place_spots
-from ._map.panel import draw_color_bar, draw_panel, grid_of, limits, map_axes
-from ._map.values import predicted_values, prediction_table_key, shapes_of, unit_label
+from ._map.panel import GENE_SPAN, draw_color_bar, draw_panel, grid_of, is_flat, limits, map_axes, span_text
+from ._map.values import ood_spots, predicted_values, prediction_table_key, shapes_of, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,9 +38,13 @@ def superresolution(
 ) -> list[Axes]:
     """Plot predicted expression of a gene for spots and for sub-spots or a grid, next to the H&E image.
 
-    All maps share one color scale. The finer maps are predictions of a model trained on measurements of whole spots:
-    they show where within a spot the tissue resembles tissue with high expression, and do not replace a measurement at
-    this resolution. They do not show single cells.
+    All maps share one color scale, which covers at least one log unit, so small differences have similar colors. The
+    titles give the span of the values from the 1 to the 99 % quantile. Places that are out of distribution
+    (``obs["ood"]``) have an orange rim and are counted in the title.
+
+    The finer maps are predictions of a model trained on measurements of whole spots: they show where within a spot the
+    tissue resembles tissue with high expression, and do not replace a measurement at this resolution. They do not show
+    single cells.
 
     Parameters
     ----------
@@ -75,7 +79,8 @@ def superresolution(
     KeyError
         If there is no finer prediction, it lacks the gene, or a table, image or shapes element does not exist.
     ValueError
-        If there are several candidates for an element, or `ax` does not hold one axes for each panel.
+        If there are several candidates for an element, the gene is constant, or `ax` does not hold one axes for each
+        panel.
 
     References
     ----------
@@ -98,6 +103,8 @@ def superresolution(
     values = [predicted_values(sdata, shapes, key, [gene])[:, 0] for key, shapes in layers]
     spots = [place_spots(sdata, image_key, shapes) for _, shapes in layers]
     everything = np.concatenate(values)
+    if is_flat(everything):
+        raise InputError(f"{gene} is constant ({everything.mean():.2f} everywhere), so it has no pattern to draw.")
 
     backdrop = backdrop_of(sdata, image_key, spots[0])
     n = len(layers) + 1
@@ -105,11 +112,20 @@ def superresolution(
     tissue, *maps = axes = map_axes(ax, used, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
     draw_panel(tissue, np.full(len(values[0]), np.nan), spots[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
-    for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
+    for panel, (key, shapes), value, place in zip(maps, layers, values, spots, strict=True):
         what = names.get(shapes, "parts")
         title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm"
         last = draw_panel(
-            panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
+            panel,
+            value,
+            place,
+            backdrop,
+            cmap=cmap,
+            alpha=image_alpha,
+            title=title,
+            detail=span_text(value),
+            clim=limits(everything, GENE_SPAN),
+            ood=ood_spots(sdata, shapes, key),
         )
     draw_color_bar(last, axes, everything, unit_label(sdata, prediction_key))
     return axes

@@ -1,3 +1,5 @@
+from copy import copy
+
 import numpy as np
 import pytest
 from spatialdata import deepcopy, read_zarr
@@ -5,6 +7,7 @@ from spatialdata import deepcopy, read_zarr
 import deepspot as ds
 from deepspot._features.feature_table import bags_of
 from deepspot._stats.metrics import pearson
+from deepspot.models._inputs import Scaler
 
 
 @pytest.fixture
@@ -34,19 +37,33 @@ def test_it_equals_the_prediction_of_the_model(slide, quick_model, predict):
     np.testing.assert_array_equal(slide.tables["deepspot_spots"].layers["unclipped"], quick_model.predict(bags))
 
 
+def shifted(model, by):
+    """The same model with all predictions higher by a number."""
+    other = copy(model)
+    other.scaler = Scaler(model.scaler.mean + by, model.scaler.std)
+    other.ridge = copy(model.ridge)
+    if other.weight < 1:
+        other.ridge.scaler = other.scaler
+    return other
+
+
 def test_negative_predictions_become_zero(slide, quick_model, predict):
-    from copy import copy
-
-    from deepspot.models._inputs import Scaler
-
-    low = copy(quick_model)
-    low.scaler = Scaler(quick_model.scaler.mean - 100, quick_model.scaler.std)
-    low.ridge = copy(quick_model.ridge)
-    if low.weight < 1:
-        low.ridge.scaler = low.scaler
-    predict(slide, low)
+    predict(slide, shifted(quick_model, -100))
     assert slide.tables["deepspot_spots"].X.max() == 0
     assert "unclipped" not in slide.tables["deepspot_spots"].layers
+
+
+@pytest.mark.parametrize("options", [{}, {"resolution": "subspot"}, {"resolution": "grid"}, {"out": "out.zarr"}])
+def test_impossible_predictions_become_the_highest_possible_one(options, slide, quick_model, predict, log, tmp_path):
+    if "out" in options:
+        options = {"out": tmp_path / options["out"]}
+    predict(slide, shifted(quick_model, 100), **options)
+    (key,) = [name for name in slide.tables if name.startswith("deepspot")]
+    X = np.asarray(slide.tables[key].X)
+    np.testing.assert_allclose(X, np.log1p(1e4), rtol=1e-6)
+    said = [message for message in log if "above log1p(10,000)" in message]
+    size = X.size // 9 if options.get("resolution") == "subspot" else X.size  # of their spots
+    assert [message.split(" predicted values")[0] for message in said] == [f"{size:,} of {size:,}"]
 
 
 def test_measured_genes_are_neither_used_nor_changed(slide, quick_model, predict):

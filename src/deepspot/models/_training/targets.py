@@ -17,7 +17,7 @@ from deepspot._features.bags import Bags
 from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot._stats.gamma_poisson import residuals
-from deepspot._stats.normalize import TARGET_SUM, most_variable, normalize
+from deepspot._stats.normalize import HIGHEST, TARGET_SUM, most_variable, normalize
 from deepspot._stats.oversample import cluster, equalize
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
@@ -26,8 +26,6 @@ from .slides import MeasuredSlide
 Oversample = Literal["leiden", "aestetik"]
 ALL_GENES = "all measured genes"
 DIGITS = 4
-# Log-expression of a gene with all counts: an out-of-fold prediction may be higher by any amount.
-HIGHEST = float(np.log1p(TARGET_SUM))
 
 
 @dataclass(frozen=True, eq=False)

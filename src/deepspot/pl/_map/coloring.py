@@ -13,7 +13,7 @@ from deepspot._sdata.tables import labels_of
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.pl._style import COLORS, MISSING
 
-from .panel import draw_color_bar, limits
+from .panel import GENE_SPAN, draw_color_bar, limits
 from .values import describe_values, unit_label
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, c
     if color in table.var_names:
         column = table.X[:, table.var_names.get_loc(color)][rows]
         values = np.asarray(column.toarray() if hasattr(column, "toarray") else column, dtype=float).ravel()
-        return _numbers(values, f"{color} {describe_values(sdata, table_key)}", unit_label(sdata, table_key), cmap)
+        return _numbers(
+            values, f"{color} {describe_values(sdata, table_key)}", unit_label(sdata, table_key), cmap, GENE_SPAN
+        )
     if color in table.obs and pd.api.types.is_numeric_dtype(table.obs[color]) and table.obs[color].dtype != bool:
         return _numbers(table.obs[color].to_numpy(dtype=float)[rows], color, color, cmap)
     try:
@@ -66,14 +68,14 @@ def coloring(sdata: SpatialData, table_key: str, color: str, rows: np.ndarray, c
     return _names(labels.iloc[rows], color, table)
 
 
-def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap) -> Coloring:
+def _numbers(values: np.ndarray, title: str, label: str, cmap: str | Colormap, least: float = 0.0) -> Coloring:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_rgba
 
     known = np.isfinite(values)
     if not known.any():
         raise InputError(f"{title!r} has no value in any spot. Color by something else.")
-    scale = ScalarMappable(Normalize(*limits(values)), cmap)
+    scale = ScalarMappable(Normalize(*limits(values, least)), cmap)
     rgba = scale.to_rgba(np.ma.masked_invalid(values))
     rgba[~known] = to_rgba(MISSING)
     return Coloring(rgba, title, bar=(scale, values, label))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot.pl._style import several_axes
+from deepspot.pl._style import MISSING, ORANGE, several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .backdrop import Backdrop, Spots
 
 QUANTILES = (0.01, 0.99)
+# Minimum span of the color scale of a gene in log units: a smaller difference does not fill the palette.
+GENE_SPAN = 1.0
+# A gene that varies less, in log units, has no pattern to draw: its values are equal in print.
+FLAT = 0.01
 
 
 def map_axes(
@@ -54,13 +58,31 @@ def grid_of(n: int, columns: int) -> np.ndarray:
     return (np.arange(-(-n // columns) * columns) < n).reshape(-1, columns)
 
 
-def limits(values: np.ndarray) -> tuple[float, float]:
-    """Return the 1 and 99 % quantiles as limits of a color scale."""
+def limits(values: np.ndarray, least: float = 0.0) -> tuple[float, float]:
+    """Return the 1 and 99 % quantiles as limits of a color scale.
+
+    A span below `least` is widened to it around its middle; values that are not negative get no negative limit.
+    """
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, QUANTILES) if len(finite) else (0.0, 1.0)
     if high <= low and len(finite):
         low, high = finite.min(), finite.max()
+    if high - low < least:
+        low = max((low + high - least) / 2, min(low, 0.0))
+        high = low + least
     return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def is_flat(values: np.ndarray) -> bool:
+    """Return whether a gene has no pattern: its values are equal in print, or there are none."""
+    finite = values[np.isfinite(values)]
+    return not len(finite) or bool(np.ptp(finite) < FLAT)
+
+
+def span_text(values: np.ndarray) -> str:
+    """Return the span of the values of a gene, from the 1 to the 99 % quantile, for a title."""
+    low, high = limits(values)
+    return f"span {high - low:.2f}"
 
 
 def bar_length(width: float) -> float:
@@ -78,12 +100,15 @@ def draw_panel(
     cmap: str | Colormap,
     alpha: float,
     title: str,
+    detail: str = "",
     label: str | None = None,
     clim: tuple[float, float] | None = None,
+    ood: np.ndarray | None = None,
 ) -> EllipseCollection:
     """Draw a map of values (n,) of spots without NaN; `alpha` is the opacity of the image.
 
-    Without `label` there is no color bar. `clim` are the limits of the color scale, by default those of `limits`.
+    Without `label` there is no color bar. `clim` are the limits of the color scale, by default those of `limits`. Spots
+    with `ood` (n,) get a rim and are counted in the second line of the title, after `detail`.
     """
     from matplotlib.collections import EllipseCollection
 
@@ -97,12 +122,40 @@ def draw_panel(
     circles.set_clim(*(limits(values) if clim is None else clim))
     ax.add_collection(circles, autolim=False)
     left, right, bottom, top = backdrop.extent
-    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", title=title)
+    ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    if ood is not None and ood[finite].any():
+        # A wider rim would hide the color of a small spot.
+        points = spots.diameter / (right - left) * ax.get_window_extent().width * 72 / ax.figure.dpi
+        rim = float(np.clip(0.2 * points, 0.4, 2))
+        circles.set(edgecolors=np.where(ood[finite], ORANGE, "none"), linewidths=rim)
+        count = f"{ood[finite].sum():,} of {finite.sum():,} spots out of distribution (rim)"
+        detail = f"{detail}, {count}" if detail else count
+    ax.set_title("\n".join(filter(None, (title, detail))), fontsize="medium")
     ax.set_axis_off()
     draw_scale_bar(ax, bar_length(right - left))
     if label is not None:
         draw_color_bar(circles, ax, values, label)
     return circles
+
+
+def draw_gene(
+    ax: Axes, values: np.ndarray, spots: Spots, backdrop: Backdrop, *, title: str, label: str, **style: Any
+) -> EllipseCollection:
+    """Draw a map of a gene with its span in the title; all spots of a gene without a pattern are gray."""
+    if is_flat(values):
+        circles = draw_panel(
+            ax,
+            values,
+            spots,
+            backdrop,
+            title=title,
+            **style,
+            detail=f"constant ({np.nanmean(values):.2f} in every spot)",
+        )
+        circles.set_array(None)
+        circles.set_facecolor(MISSING)
+        return circles
+    return draw_panel(ax, values, spots, backdrop, title=title, label=label, detail=span_text(values), **style)
 
 
 def draw_color_bar(mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:

@@ -96,6 +96,17 @@ def expression_values(
     return read(sdata, shapes_key, table_key, genes, layer=layer)
 
 
+def ood_spots(sdata: SpatialData, shapes_key: str, table_key: str) -> np.ndarray | None:
+    """Return which shapes (n,) are out of distribution by a table of this package; None if it does not say."""
+    table = sdata.tables[table_key]
+    if not is_deepspot_table(table) or "ood" not in table.obs:
+        return None
+    rows, positions = match_rows(table, sdata, shapes_key)
+    ood = np.zeros(len(sdata.shapes[shapes_key]), dtype=bool)
+    ood[positions] = table.obs["ood"].to_numpy(dtype=bool)[rows]
+    return ood
+
+
 def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
     """Return the kind of values for a title: measured, predicted, corrected, or the name of a layer."""
     what = kind_of(sdata.tables[table_key])

@@ -67,7 +67,7 @@ def predict(
         ``"subspot"``
             The 3 × 3 sub-spots of each spot, without further embedding. Each sub-spot takes the place of all nine; spot
             and neighbors stay the same. For every gene, the nine are then scaled so that their mean on the scale of
-            counts (``expm1``) is the prediction of the spot.
+            counts (``expm1``) is the prediction of the spot (lower if a sub-spot was clipped).
         ``"grid"``
             Points of a square grid in and between the spots, by default four per distance between spots, as in the
             paper. A spot tile and its central sub-spot are embedded for each point: about 30 tiles per spot, compared
@@ -82,7 +82,7 @@ def predict(
     coordinate_system
         Coordinate system that relates spots and image; needed only if several disagree.
     unclipped
-        Add ``layers["unclipped"]``, the prediction with negative values. Spots only.
+        Add ``layers["unclipped"]``, the prediction with negative and too high values. Spots only.
     intervals
         Add ``layers["lower"]`` and ``layers["upper"]``, the 80 % prediction interval of a measurement on another
         patient. Needs a model that was trained on at least 5 patients. Spots only.
@@ -107,12 +107,14 @@ def predict(
     one row per shape:
 
     `X`
-        (n, genes) float32, at least 0, log1p of counts per 10,000.
+        (n, genes) float32, log1p of counts per 10,000. Values are clipped to the range from 0 to log1p(10,000), a gene
+        with all counts of a spot. The number of values above it is logged: they occur where the model extrapolates, on
+        tissue that is unlike the training tissue.
     ``layers["unclipped"]``
-        With `unclipped`: the prediction with negative values.
+        With `unclipped`: the prediction before clipping.
     ``layers["lower"]``, ``layers["upper"]``
-        With `intervals`: ends of the intervals, at least 0, calibrated over patients with one half width per gene; NaN
-        for genes that fewer than 5 patients measured.
+        With `intervals`: ends of the intervals, clipped as `X`, calibrated over patients with one half width per gene;
+        NaN for genes that fewer than 5 patients measured.
     ``var["expected_r"]``, ``var["expected_r_low"]``, ``var["expected_r_high"]``
         float32, out-of-fold Pearson r over the spots of a slide and its 90 % interval over patients; NaN if unknown.
         ``uns["deepspot"]["expected_r_from"]`` is the number and kind of the held-out units: for slides of one patient,

@@ -14,6 +14,7 @@ from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 from .layout import grid_layout, grid_neighbors, plan_circles, subspot_layout
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks, predict_in_blocks
@@ -79,7 +80,6 @@ def predict_grid(
     position = places.centers_um.astype(np.float32)
     bags = Bags(np.asarray(table.X, dtype=np.float32), table.obsm.get("subspots"), neighbors, position)
     expression = predict_in_blocks(model, bags, device=device)
-    np.maximum(expression, 0, out=expression)
     return Prediction(places, expression, features_key, {"resolution": "grid", "grid_um": layout.step * spots.mpp})
 
 
@@ -92,15 +92,18 @@ def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block
         raise InputError("The bags have no sub-spots. Embed with `subspots='tiles'`.")
     n, s = bags.subspots.shape[:2]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
+    impossible = 0
     for rows, block in in_blocks(bags, block_size):
         own, subspots = np.arange(len(rows)), block.subspots
-        whole = model.predict(block, device=device, rows=own)
+        whole, above = clip_expression(model, model.predict(block, device=device, rows=own))
+        impossible += above
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
-            expression[rows, k] = model.predict(alone, device=device, rows=own)
+            expression[rows, k], _ = clip_expression(model, model.predict(alone, device=device, rows=own))
         for start in range(0, len(rows), CONSERVED):
             some = rows[start : start + CONSERVED]
             expression[some] = conserve(expression[some], whole[start : start + CONSERVED])
+    warn_of_impossible(impossible, n * len(model.card.genes))
     return expression
 
 

@@ -21,6 +21,7 @@ from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 from .table import bare_table
 
@@ -127,11 +128,16 @@ class _Blocks:
         return self._get(block, "spot").astype(np.float32)
 
     def predict(self, *, rounded: bool) -> Iterator[np.ndarray]:
-        """Yield the expression (b, genes) of every block, at least 0."""
+        """Yield the expression (b, genes) of every block, clipped to possible values."""
+        above = total = 0
         for block in range(self.n):
             own = np.arange(len(self.rows(block)))
-            expression = np.maximum(self.model.predict(self._bags(block), device=self.device, rows=own), 0)
+            expression, n = clip_expression(
+                self.model, self.model.predict(self._bags(block), device=self.device, rows=own)
+            )
+            above, total = above + n, total + expression.size
             yield round_to_float16(expression) if rounded else expression
+        warn_of_impossible(above, total)
 
     def _bags(self, block: int) -> Bags:
         """Return bags with the spots of a block first and their neighbors after them."""

@@ -19,6 +19,7 @@ from deepspot._sdata.write import make_table
 from deepspot._spatial.neighbors import check_array
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
+from deepspot.models._fitted import clip_expression, warn_of_impossible
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,14 +111,19 @@ def prediction_table(
     view, expression = prediction.view, prediction.expression
     layers = {"unclipped": expression} if unclipped else {}
     if half_width is not None:
-        layers |= {"lower": np.maximum(expression - half_width, 0), "upper": np.maximum(expression + half_width, 0)}
+        layers |= {
+            "lower": clip_expression(model, expression - half_width)[0],
+            "upper": clip_expression(model, expression + half_width)[0],
+        }
+    X, above = clip_expression(model, expression, out=None if layers else expression)
+    warn_of_impossible(above, X.size)
     score = model.ood_score(np.asarray(view.sdata.tables[prediction.features_key].X))
     return bare_table(
         view,
         model,
         score if prediction.parents is None else score[prediction.parents],
         provenance={"features": prediction.features_key} | prediction.provenance,
-        X=np.maximum(expression, 0, out=None if layers else expression),
+        X=X,
         layers=layers,
     )
 
