@@ -45,7 +45,7 @@ def main() -> None:
         ("C5 by the embedded model", "C5", embedded),
         ("B4 by the embedded model", "B4", embedded),
     ):
-        lines += [f"### {title}", "", *section(slides[name], model), ""]
+        lines += [f"#### {title}", "", *section(slides[name], model), ""]
         print("\n".join(lines[-12:]), flush=True)
     OUT.write_text("\n".join(lines))
 

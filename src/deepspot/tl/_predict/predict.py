@@ -46,6 +46,8 @@ def predict(
     """Predict gene expression of spots, sub-spots or a grid from the H&E image.
 
     Tiles of the physical size of the training are cut and embedded, unless the object has these features already.
+    Neighbors are at the distances of the training, also on arrays of another pitch, bins and cells; a warning is logged
+    if the spots are farther apart.
 
     At a finer `resolution`, the model, which was trained on whole spots, gets the same neighborhood around a smaller
     piece of tissue. The result has not been compared with expression measured at that scale. A sub-spot of 18 µm (of a
