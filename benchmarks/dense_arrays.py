@@ -25,7 +25,7 @@ from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.tables import array_positions
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import find_neighbors, padded
+from deepspot._spatial.neighbors import NeighborFinder, select_columns
 from deepspot._spatial.transforms import Placement
 from deepspot._stats.metrics import pearson
 from deepspot.tl._predict.table import features_of
@@ -64,17 +64,16 @@ def section(sdata: SpatialData, model: ds.models.DeepSpot) -> list[str]:
 
     def predicted(rows: np.ndarray, centers: np.ndarray, chosen: NeighborRule) -> tuple[np.ndarray, np.ndarray]:
         """Expression of the first spots, which are those of `rows`, in an array, and distances to their neighbors."""
-        near = padded(find_neighbors(centers, chosen)[: len(rows)])
-        more = np.unique(near[near >= len(rows)])
-        tiles = spot_tiles(features, centers[more])
-        used = np.concatenate([np.arange(len(rows)), more])
-        bags = Bags(
-            np.concatenate([spot[rows], tiles]),
-            np.concatenate([subspots[rows], np.zeros((len(more), *subspots.shape[1:]), subspots.dtype)]),
-            find_neighbors(centers, chosen)[used][:, used],
-        )
-        away = np.linalg.norm(centers[near] - centers[: len(rows), None], axis=2)
-        return model.predict(bags, rows=np.arange(len(rows)))[:, shared], away[near >= 0]
+        own = np.arange(len(rows))
+        near = NeighborFinder(centers, chosen).of(own)
+        more = np.setdiff1d(near.indices, own)
+        parts = [subspots[rows], np.zeros((len(more), *subspots.shape[1:]), subspots.dtype)]
+        neighbors = select_columns(near, np.concatenate([own, more]))
+        neighbors.resize(len(own) + len(more), len(own) + len(more))
+        tiles = np.concatenate([spot[rows], spot_tiles(features, centers[more])])
+        source, target = near.nonzero()
+        expression = model.predict(Bags(tiles, np.concatenate(parts), neighbors), rows=own)
+        return expression[:, shared], np.linalg.norm(centers[source] - centers[target], axis=1)
 
     def r(rows: np.ndarray, expression: np.ndarray) -> float:
         kept = there[rows]
