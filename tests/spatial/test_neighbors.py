@@ -193,6 +193,8 @@ def test_at_the_border_and_in_holes_there_are_fewer_neighbors():
     np.testing.assert_array_equal(xy[corner.indices], [[200, 0], [0, 200], [200, 200]])
     apart = np.concatenate([xy, [[5000, 5000], [5100, 5000.0]]])
     assert find_neighbors(apart, TRAINED)[-2:].nnz == 0
+    alone = TRAINED.model_copy(update={"reach": 150})  # less than the pitch: no neighbors in training
+    assert find_neighbors(xy, alone).nnz == 0
 
 
 @pytest.mark.parametrize("angle", [0, 0.3])
