@@ -194,7 +194,7 @@ def test_missing_input_raises(marked, programs):
         ds.tl.enrich(marked, programs, markers_key="mine")
     with pytest.raises(TypeError, match=r"`gene_sets` must be a dict .* got list"):
         ds.tl.enrich(marked, ["TUMOR1"])
-    with pytest.raises(ValueError, match="`n_top` must be above 0"):
+    with pytest.raises(ValueError, match="`n_top` must be at least 1"):
         ds.tl.enrich(marked, programs, n_top=0)
     ds.tl.enrich(marked, programs)
     with pytest.raises(ValueError, match=r"has \['enrichment', 'deepspot_enrichment'\] already"):
