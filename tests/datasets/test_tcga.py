@@ -42,7 +42,7 @@ def test_as_published(folder, predicted, toy_files, nothing_here, log):
     assert table.varm["bulk"]["bulk_tpm_unstranded"].tolist() == list(range(12))
     made = table.uns["deepspot"]
     assert made["kind"] == "prediction"
-    assert made["model"] == "the authors' DeepSpot, TCGA_SKCM"
+    assert made["model"] == "the authors' DeepSpot, trained on melanoma"
     assert sdata.attrs["deepspot_dataset"]["name"] == "the authors' TCGA predictions"
     assert list((nothing_here / "tcga").iterdir()) == []
     assert log[-1].startswith(f"Read {SLIDE}: ")
@@ -152,6 +152,36 @@ def test_bad_values(write_tcga, predicted, tmp_path, log):
         read(var_names=["GENE1"] * 12)
 
 
+def test_counts_per_million_are_converted(write_tcga, predicted, tmp_path, log):
+    rates = np.random.default_rng(0).dirichlet(np.ones(12), len(predicted))
+    predicted.X = np.log1p(0.9e6 * rates)  # of some of the genes
+    write_tcga(tmp_path, predicted)
+    for genes in (None, ["GENE3", "GENE1"]):
+        table = ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path, genes=genes).tables["deepspot_spots"]
+        expected = rates[:, [predicted.var_names.get_loc(gene) for gene in table.var_names]]
+        np.testing.assert_allclose(np.expm1(table.X), 0.9e4 * expected, rtol=1e-4, atol=1e-4)
+        assert table.uns["deepspot"]["scale"] == "log1p of counts per 10,000"
+        assert any("is log1p of counts per million and was converted" in line for line in log)
+
+
+@pytest.mark.parametrize("total", [3e4, 1e8])
+def test_unknown_scales_are_refused(write_tcga, predicted, tmp_path, total):
+    predicted.X = np.log1p(np.full(predicted.shape, total / 12))
+    write_tcga(tmp_path, predicted)
+    with pytest.raises(ValueError, match=rf"unknown scale: `expm1` sums to {total:,.0f} counts per spot"):
+        ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "model"),
+    [("TCGA_KIRC", "trained on kidney cancer"), ("TCGA_LUAD", "model of TCGA_LUAD")],
+)
+def test_the_model_is_named_by_its_training(write_tcga, tmp_path, cohort, model):
+    write_tcga(tmp_path, inside=f"{cohort}/FFPE/{SLIDE}.h5ad.gz")
+    table = ds.datasets.tcga(SLIDE, mpp=MPP, folder=tmp_path).tables["deepspot_spots"]
+    assert table.uns["deepspot"]["model"] == f"the authors' DeepSpot, {model}"
+
+
 def test_missing_columns(write_tcga, predicted, tmp_path):
     predicted.obs = predicted.obs.drop(columns="y_pixel")
     write_tcga(tmp_path, predicted)
@@ -235,7 +265,7 @@ def test_pseudobulk(folder, write_tcga, predicted):
     profiles = ds.cohort.pseudobulk(slides)
     assert profiles.obs_names.tolist() == [SLIDE, other]
     np.testing.assert_allclose(profiles.X[1], slides[1]["deepspot_spots"].X.mean(axis=0), rtol=1e-5)
-    assert profiles.uns["deepspot"]["model"] == "the authors' DeepSpot, TCGA_SKCM"
+    assert profiles.uns["deepspot"]["model"] == "the authors' DeepSpot, trained on melanoma"
     assert profiles.obs["ood_share"].isna().all()
     write_tcga(folder, predicted, inside=f"TCGA_KIRC/FF/{other.replace('AAP7', 'AAP8')}.h5ad.gz")
     kidney = ds.datasets.tcga(other.replace("AAP7", "AAP8"), mpp=MPP, folder=folder)

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
-from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import NeighborFinder, find_neighbors, padded, select_columns
+from deepspot._spatial.geometry import NeighborRule, spot_grid
+from deepspot._spatial.neighbors import NeighborFinder, array_layout, find_neighbors, padded, select_columns
 
 
 def square(n, pitch=100.0):
@@ -104,10 +104,106 @@ def test_padded():
 
 def test_finder_agrees_with_find_neighbors():
     xy = np.random.default_rng(0).uniform(0, 100, (40, 2))
-    for rule, array in ((NeighborRule(reach=20, cap=3), None), (NeighborRule(kind="box", reach=9), xy.round())):
+    dense = NeighborRule(reach=30, pitch_um=20, layout="square")
+    for rule, array in (
+        (NeighborRule(reach=20, cap=3), None),
+        (NeighborRule(kind="box", reach=9), xy.round()),
+        (dense, None),
+    ):
         everyone = find_neighbors(xy, rule, array)
         some = np.array([7, 3, 39])
         assert (NeighborFinder(xy, rule, array).of(some) != everyone[some]).nnz == 0
+
+
+TRAINED = NeighborRule(reach=300, pitch_um=200, layout="square")
+BOX = NeighborRule(kind="box", reach=1, pitch_um=200, layout="square")
+VISIUM = NeighborRule(reach=150, pitch_um=100, layout="hexagonal")
+
+
+def cells(pitch, seed=0):
+    """Cells at random in a square of 1 mm, as many as in a square array of this pitch."""
+    return np.random.default_rng(seed).uniform(0, 1000, (int(1e6 / pitch**2), 2))
+
+
+def farther(centers, neighbors):
+    """Number and distances of the neighbors of spots that are not near the border."""
+    inside = np.flatnonzero(np.linalg.norm(centers - centers.mean(axis=0), axis=1) < 150)
+    source, target = neighbors[inside].nonzero()
+    return np.bincount(source, minlength=len(inside)), np.linalg.norm(centers[inside[source]] - centers[target], axis=1)
+
+
+ARRAYS = {
+    "square, half the pitch": square(11, 100.0)[0],
+    "square, a quarter": square(21, 50.0)[0],
+    "turned": square(21, 50.0)[0] @ [[0.8, 0.6], [-0.6, 0.8]],
+    "hexagonal": spot_grid(1000, 1000, 55, 0, "hexagonal")[0],
+    "bins": square(51, 20.0)[0],
+    "cells": cells(12),
+}
+
+
+@pytest.mark.parametrize("rule", [TRAINED, BOX])
+@pytest.mark.parametrize("centers", ARRAYS.values(), ids=ARRAYS)
+def test_neighbors_in_a_dense_array_are_as_far_as_in_training(centers, rule):
+    count, distance = farther(centers, find_neighbors(centers, rule, centers))
+    assert set(count) == {8}
+    assert distance.min() > 150
+    np.testing.assert_allclose(distance.reshape(-1, 8).mean(axis=1), (200 + 200 * 2**0.5) / 2, atol=25)
+    nearest = find_neighbors(centers, NeighborRule(reach=300))
+    assert farther(centers, nearest)[1].mean() < 125
+
+
+def test_neighbors_of_a_dense_array_surround_the_spot():
+    xy, _ = square(11, 100.0)
+    near = find_neighbors(xy, TRAINED)
+    offsets = (xy[of(near, 60)] - xy[60]) / 200
+    assert set(map(tuple, offsets)) == {(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)} - {(0, 0)}
+    hexagonal, _ = spot_grid(1000, 1000, 50, 0, "hexagonal")
+    count, distance = farther(hexagonal, find_neighbors(hexagonal, VISIUM))
+    assert set(count) == {6}
+    np.testing.assert_allclose(distance, 100)
+
+
+@pytest.mark.parametrize("stretch", [0.96, 1.0, 1.04])
+@pytest.mark.parametrize("jitter", [0, 5])
+def test_an_array_of_the_trained_pitch_has_the_neighbors_of_the_rule(stretch, jitter, log):
+    xy = square(8, 200.0 * stretch)[0] + np.random.default_rng(0).normal(0, jitter, (64, 2))
+    plain = NeighborRule(reach=300)
+    assert (find_neighbors(xy, TRAINED) != find_neighbors(xy, plain)).nnz == 0
+    irregular = TRAINED.model_copy(update={"layout": None})  # such as cells: no array to compare with
+    assert (find_neighbors(xy / 4, irregular) != find_neighbors(xy / 4, plain)).nnz == 0
+    assert log == []
+
+
+def test_a_coarser_array_has_its_nearest_neighbors(log):
+    xy, _ = square(5, 400.0)
+    near = find_neighbors(xy, TRAINED)
+    assert set(of(near, 12)) >= {7, 11, 13, 17}
+    assert find_neighbors(xy, NeighborRule(reach=300)).nnz == 0
+    assert not near.diagonal().any()
+    told = "Spots are {} µm apart, and were 200 µm apart in training: neighbors are {}"
+    assert log == [told.format(400, "farther away than in training.")]
+    find_neighbors(xy / 4, TRAINED)
+    assert log[-1] == told.format(100, "the spots at the distances of training.")
+
+
+def test_at_the_border_and_in_holes_there_are_fewer_neighbors():
+    xy, _ = square(11, 100.0)
+    corner = find_neighbors(xy, TRAINED)[0]
+    np.testing.assert_array_equal(xy[corner.indices], [[200, 0], [0, 200], [200, 200]])
+    apart = np.concatenate([xy, [[5000, 5000], [5100, 5000.0]]])
+    assert find_neighbors(apart, TRAINED)[-2:].nnz == 0
+    alone = TRAINED.model_copy(update={"reach": 150})  # less than the pitch: no neighbors in training
+    assert find_neighbors(xy, alone).nnz == 0
+
+
+@pytest.mark.parametrize("angle", [0, 0.3])
+def test_layout_of_spots(angle):
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    for layout in ("hexagonal", "square"):
+        centers = spot_grid(1000, 1000, 100, 0, layout)[0] @ turn
+        assert array_layout(centers + np.random.default_rng(0).normal(0, 3, centers.shape)) == layout
+    assert array_layout(cells(50)) is None
 
 
 @settings(max_examples=50, deadline=None)

@@ -57,6 +57,10 @@ class NeighborRule(BaseModel):
         Radius in µm, or number of array steps.
     cap
         Maximum number of neighbors; the nearest are kept.
+    pitch_um, layout
+        Distance between the training spots, and their array, if known. On an array of another pitch, neighbors are the
+        spots nearest to the positions that they would have in this array. The layout is None if the training spots,
+        such as cells, form no regular array; then the rule is the same at every pitch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +68,13 @@ class NeighborRule(BaseModel):
     kind: Literal["radius", "box"] = "radius"
     reach: float = Field(gt=0)
     cap: int = Field(default=8, gt=0)
+    pitch_um: float | None = Field(default=None, gt=0)
+    layout: Literal["hexagonal", "square"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit what is unknown, so that cards and fingerprints from before these fields are unchanged."""
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class Geometry(BaseModel):

@@ -1,20 +1,34 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from deepspot._core.logging import logger
 from deepspot.errors import InputError
 
-from .geometry import NeighborRule
+from .geometry import NeighborRule, spot_grid
+from .transforms import pitch_px
 
 # Default radius in distances between spots: the first ring of a hexagonal or square array, including diagonals.
 RINGS = 1.5
+# An array has the pitch of the training up to this share. The diagonals of a square array are within RINGS up to 6 %.
+SAME_PITCH = 0.05
+# A spot takes the place of a trained neighbor up to this distance from it: half the diagonal of a cell of a square
+# array, so that there is one in every array, or a quarter of the trained pitch, as cells are not on an array.
+HALF_DIAGONAL, STAND_IN = 0.71, 0.25
+# Spots form an array if nine tenths have a spot at this share of the median distance to the nearest one, or farther.
+REGULAR = 0.8
 
 
 def find_neighbors(centers_um: np.ndarray, rule: NeighborRule, array: np.ndarray | None = None) -> csr_matrix:
     """Find the neighbors of every spot: boolean matrix (n, n) without a diagonal; row i marks the neighbors of spot i.
 
     `centers_um` (n, 2) are in µm; `array` (n, 2) are rows and columns in the spot array, required by ``"box"`` rules.
+
+    If the rule knows the array of the training, and these spots have another pitch, the neighbors are the spots nearest
+    to where they are in that array. On a denser array, the nearest spots would be nearer than in training.
     """
     return NeighborFinder(centers_um, rule, array).of(np.arange(len(centers_um)))
 
@@ -27,11 +41,14 @@ class NeighborFinder:
 
         check_array(rule, array)
         self.centers, self.rule = centers_um, rule
-        self.points = centers_um if rule.kind == "radius" or array is None else array
+        self.offsets, self.farthest = _offsets(centers_um, rule)
+        self.points = centers_um if rule.kind == "radius" or array is None or self.offsets is not None else array
         self.tree = cKDTree(self.points)
 
     def of(self, rows: np.ndarray) -> csr_matrix:
         """Find the neighbors of some spots: boolean matrix (rows, n)."""
+        if self.offsets is not None:
+            return self._at(self.offsets, rows)
         points, reach = self.points[rows], self.rule.reach
         if self.rule.kind == "radius":
             # The radius may contain thousands of spots: limit it to the last one that is kept, and its ties.
@@ -50,6 +67,59 @@ class NeighborFinder:
         kept = np.arange(len(source)) - np.searchsorted(source, source, side="left") < self.rule.cap
         source, target = source[kept], target[kept]
         return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
+
+    def _at(self, offsets: np.ndarray, rows: np.ndarray) -> csr_matrix:
+        """Find the spots nearest to offsets (k, 2) in µm from some spots."""
+        wanted = self.centers[rows][:, None] + offsets
+        distance, nearest = self.tree.query(wanted, k=2, distance_upper_bound=self.farthest)
+        own = nearest[..., 0] == rows[:, None]  # on a coarser array, a spot may be the nearest one itself
+        distance, nearest = (np.where(own, found[..., 1], found[..., 0]) for found in (distance, nearest))
+        source, column = np.nonzero(np.isfinite(distance))
+        pairs = np.unique(np.column_stack([source, nearest[source, column]]), axis=0)
+        return csr_matrix((np.ones(len(pairs), dtype=bool), tuple(pairs.T)), shape=(len(rows), len(self.centers)))
+
+
+def _offsets(centers_um: np.ndarray, rule: NeighborRule) -> tuple[np.ndarray | None, float]:
+    """Return the offsets (k, 2) of neighbors in training and how far from them a spot may be, both in µm.
+
+    The offsets are None if the array of the training is unknown, or these spots have its pitch.
+    """
+    distinct = np.unique(centers_um, axis=0)
+    if rule.pitch_um is None or rule.layout is None or len(distinct) < 2:
+        return None, np.inf
+    pitch = pitch_px(distinct)
+    if abs(pitch / rule.pitch_um - 1) <= SAME_PITCH:
+        return None, np.inf
+    told = "Spots are %.4g µm apart, and were %.4g µm apart in training: neighbors are "
+    if pitch < rule.pitch_um:
+        logger.info(told + "the spots at the distances of training.", pitch, rule.pitch_um)
+    else:
+        logger.warning(told + "farther away than in training.", pitch, rule.pitch_um)
+    return trained_offsets(rule, rule.pitch_um, rule.layout), max(HALF_DIAGONAL * pitch, STAND_IN * rule.pitch_um)
+
+
+def trained_offsets(rule: NeighborRule, pitch_um: float, layout: str) -> np.ndarray:
+    """Return the offsets (k, 2) in µm from a spot to its neighbors by a rule, inside of an array of this pitch."""
+    steps = rule.reach if rule.kind == "box" else rule.reach / pitch_um
+    side = 2 * pitch_um * (min(steps, rule.cap**0.5) + 2)
+    centers, array = spot_grid(side, side, pitch_um, 0.0, layout)
+    middle = np.linalg.norm(centers - side / 2, axis=1).argmin()
+    anywhere = rule.model_copy(update={"pitch_um": None})
+    near = NeighborFinder(centers, anywhere, array).of(np.array([middle]))
+    return np.asarray(centers[near.indices] - centers[middle])
+
+
+def array_layout(centers_um: np.ndarray) -> Literal["hexagonal", "square"] | None:
+    """Return the layout of spots (n, 2), n ≥ 2: None if they do not form a regular array."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(centers_um)
+    nearest = tree.query(centers_um, k=2)[0][:, 1]
+    if np.quantile(nearest, 0.1) < REGULAR * np.median(nearest):
+        return None
+    # Inside of the array, as spots at the border have fewer: 6 in a hexagonal array, 4 in a square one.
+    around = tree.query_ball_point(centers_um, 1.2 * pitch_px(centers_um), return_length=True) - 1
+    return "hexagonal" if np.quantile(around, 0.9) > 4.5 else "square"
 
 
 def check_array(rule: NeighborRule, array: np.ndarray | None) -> None:

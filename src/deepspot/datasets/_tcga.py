@@ -16,7 +16,7 @@ from deepspot._core.keys import PREDICTION, SCALE, SLIDE, UNS, prediction_name, 
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes, check_positive
 from deepspot._sdata.zarr_store import check_fits_in_memory
-from deepspot._stats.log_scale import check_log_scale
+from deepspot._stats.log_scale import LARGEST, check_log_scale
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.io._elements import add_spots, image_object, size_of
 
@@ -50,6 +50,11 @@ MAGNIFICATION = {10: ("40x", 0.25), 5: ("20x", 0.5)}
 FAR = 1.2
 BULK = "bulk_"
 STANDARDIZED = 0.4
+# Median sum of `expm1` over the genes of a spot. Predicted counts per 10,000 sum to at most 10,000, up to the error of
+# the prediction; those per million of most genes are in this range.
+PER_10K, PER_MILLION = 15_000, (200_000, 1_100_000)
+# Section 4.3.1 of the paper. For other cohorts, it is not published which model was used.
+TRAINED_ON = {"TCGA_SKCM": "melanoma", "TCGA_KIRC": "kidney cancer"}
 ROWS = 1000
 
 
@@ -99,7 +104,8 @@ def tcga(
     tiles.
 
     ``X``
-        Expression, float32, log1p of counts per 10,000, negative values set to 0 as in the paper.
+        Expression, float32, log1p of counts per 10,000, negative values set to 0 as in the paper. Counts per million
+        are converted.
     ``obs``
         Columns of the authors, with `x_array`, `y_array`, `x_pixel` and `y_pixel` (x is the row) renamed to
         `array_row`, `array_col`, `pxl_row_in_fullres` and `pxl_col_in_fullres`; `sample`, `patient` (the first twelve
@@ -107,8 +113,9 @@ def tcga(
     ``varm["bulk"]``
         Measured bulk RNA of the sample, if the file has it.
     ``uns["deepspot"]``
-        `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, <cohort>"``), `license`, and
-        `fingerprint` of the genes (the weights are not in the file).
+        `kind` (``"prediction"``), `scale`, `model` (``"the authors' DeepSpot, trained on melanoma"`` or kidney
+        cancer, or the cohort if the paper does not state the training), `license`, and `fingerprint` of the genes (the
+        weights are not in the file).
     ``attrs["deepspot_dataset"]``
         Name, page, license and citation.
 
@@ -124,7 +131,7 @@ def tcga(
         If the slide cannot be downloaded.
     ValueError
         If the scale is unknown, a file is damaged, incomplete or unpacks to more than `max_gb`, or its values are
-        counts or not finite.
+        counts, not finite or on another scale.
 
     Notes
     -----
@@ -233,7 +240,7 @@ def _read(
     provenance = {
         "kind": PREDICTION,
         "scale": SCALE,
-        "model": f"the authors' DeepSpot, {cohort or 'cohort unknown'}",
+        "model": f"the authors' DeepSpot, {_training(cohort)}",
         # Slides predicted by the same model have the same genes in the same order.
         "fingerprint": digest(names),
         "license": f"{SOURCE.license}: {SOURCE.page}",
@@ -252,21 +259,43 @@ def _read(
     return sdata
 
 
+def _training(cohort: str | None) -> str:
+    """Return on what the model of a cohort was trained, as far as it is known."""
+    if cohort in TRAINED_ON:
+        return f"trained on {TRAINED_ON[cohort]}"
+    return f"model of {cohort}" if cohort else "cohort unknown"
+
+
 def _read_expression(stored: AnnData, columns: np.ndarray, path: Path) -> tuple[np.ndarray, float]:
-    """Return expression (n, genes) in float32, clipped at 0, and the share of negative values, read in blocks."""
+    """Return log1p of counts per 10,000 (n, genes) in float32, at least 0, and the share of negative values.
+
+    The file is read in blocks. Its first spots show on which scale it is, by the sum over all genes.
+    """
     with reading(path):
         values = stored.X.to_memory().tocsr() if hasattr(stored.X, "to_memory") else stored.X
     X = np.empty((stored.n_obs, len(columns)), dtype=np.float32)
-    negative = 0
+    negative, total = 0, 0.0
     for start in range(0, len(X), ROWS):
         with reading(path):
             rows = values[start : start + ROWS]
-            block = (rows if isinstance(rows, np.ndarray) else rows.toarray())[:, columns].astype(np.float64)
+            whole = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        block = whole[:, columns].astype(np.float64)
+        if start == 0:
+            total = float(np.median(np.expm1(np.clip(whole, 0, LARGEST, dtype=np.float64)).sum(axis=1)))
         if not np.isfinite(block).all():
             raise InputError(f"X of {path.name} has values that are not finite. Download it again.")
         negative += int((block < 0).sum())
         X[start : start + ROWS] = np.maximum(block, 0)
     check_log_scale(X[:ROWS], f"X of {path.name}", marked=True)
+    if PER_MILLION[0] <= total <= PER_MILLION[1]:
+        logger.info("X of %s is log1p of counts per million and was converted to counts per 10,000.", path.name)
+        np.log1p(np.expm1(X, out=X) / 100, out=X)
+    elif total > PER_10K:
+        raise InputError(
+            f"X of {path.name} is on an unknown scale: `expm1` sums to {total:,.0f} counts per spot (median), where "
+            "the authors' predictions have at most 10,000. Write log1p of counts per 10,000 to the file, or download "
+            "it again."
+        )
     return X, negative / max(X.size, 1)
 
 

@@ -74,8 +74,17 @@ class FittedModel:
 
     @property
     def geometry(self) -> Geometry:
-        """Tiles and neighbors of the training; ValueError if the model was fitted to arrays."""
-        return self._geometry_and_encoder()[0]
+        """Tiles and neighbors of the training; ValueError if the model was fitted to arrays.
+
+        A card that does not state the array of its training spots is from before this field. Then the pitch is that of
+        the default radius, and the array is square, as that of the embedded model.
+        """
+        geometry = self._geometry_and_encoder()[0]
+        rule = geometry.neighbors
+        if rule.kind == "box" or rule.pitch_um is not None:
+            return geometry
+        array = {"pitch_um": round(rule.reach / RINGS, 1), "layout": "square"}
+        return geometry.model_copy(update={"neighbors": rule.model_copy(update=array)})
 
     @property
     def encoder_card(self) -> EncoderCard:
@@ -93,13 +102,13 @@ class FittedModel:
     @property
     def pitch_um(self) -> float:
         """Distance in µm between the training spots; ValueError if the card does not state it."""
-        rule = self.geometry.neighbors
-        if rule.kind != "radius":
+        pitch = self.geometry.neighbors.pitch_um
+        if pitch is None:
             raise InputError(
                 f"Model {self.card.name!r} counts its neighbors in steps of the spot array, and its card does not "
                 "state the distance between spots. Pass it as `pitch_um=`: for Visium it is 100."
             )
-        return round(rule.reach / RINGS, 1)
+        return pitch
 
     def spot_size(self, diameter_um: float | None = None, pitch_um: float | None = None) -> tuple[float, float]:
         """Return diameter and pitch of spots in µm: the given values, or by default those of the training."""

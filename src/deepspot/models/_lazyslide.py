@@ -89,7 +89,7 @@ class TilePredictor:
     @property
     def stride_px(self) -> int:
         """Distance between tiles in pixels of the finest level that equals the pitch of the training spots."""
-        if self.model.geometry.neighbors.kind == "box":
+        if self.model.geometry.neighbors.pitch_um is None:
             raise InputError(
                 f"Model {self.model.card.name!r} counts neighbors in steps of an array of spots, and its card does not "
                 "contain the pitch of that array. Use the known pitch; for Visium it is 100 µm: "

@@ -394,7 +394,7 @@ def test_distance_comes_from_the_model_or_must_be_given(run, model, tmp_path):
     from copy import copy
 
     boxed = copy(model)
-    neighbors = model.card.geometry.neighbors.model_copy(update={"kind": "box", "reach": 1.0})
+    neighbors = model.card.geometry.neighbors.model_copy(update={"kind": "box", "reach": 1.0, "pitch_um": None})
     geometry = model.card.geometry.model_copy(update={"neighbors": neighbors})
     boxed.card = model.card.model_copy(update={"geometry": geometry})
     with pytest.raises(ValueError, match="Pass it as `pitch_um=`"):

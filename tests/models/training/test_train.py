@@ -6,12 +6,14 @@ from spatialdata import deepcopy
 
 import deepspot as ds
 
+ARRAY = {"pitch_um": 100.0, "layout": "hexagonal"}
+
 
 def test_card_has_geometry_encoder_and_training_slides(quick_model):
     card = quick_model.card
     assert [(s.slide, s.patient, s.spots) for s in card.slides] == [("P1_S1", "P1", 30), ("P2_S1", "P2", 30)]
     assert card.geometry.tile.model_dump() == {"tile_um": 55.0, "input_px": 32, "grid": 3}
-    assert card.geometry.neighbors.model_dump() == {"kind": "radius", "reach": 150.0, "cap": 8}
+    assert card.geometry.neighbors.model_dump() == {"kind": "radius", "reach": 150.0, "cap": 8} | ARRAY
     assert (card.encoder.name, card.encoder_fingerprint, card.dim) == ("mean_color", "1", 27)
     assert len(card.genes) == 10
     assert card.depth == "all measured genes"
@@ -106,7 +108,7 @@ def test_configurations_are_objects_or_mappings(slides, quick, tmp_path):
 
 def test_array_boxes_are_the_rule_of_the_paper(slides, quick):
     model = ds.models.train(slides, **{**quick, "preset": "paper", "network": {"width": 4}})
-    assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 1.0, "cap": 8}
+    assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 1.0, "cap": 8} | ARRAY
     assert model.card.preset == "paper"
 
 
@@ -199,9 +201,23 @@ def test_objects_that_are_not_slides_are_errors(quick):
 
 def test_slides_of_different_spot_size_need_a_tile(slides, quick):
     slides["P2_S1"].shapes["spots"]["diameter_um"] = 100.0
-    with pytest.raises(ValueError, match="tile_um"):
+    with pytest.raises(
+        ValueError, match=r"differ in their diameter in µm: \{'P1_S1': 55\.0, 'P2_S1': 100\.0\}.*tile_um"
+    ):
         ds.models.train(slides, **quick)
     assert ds.models.train(slides, **quick, tiles={"tile_um": 60}).card.geometry.tile.tile_um == 60
+
+
+def test_slides_of_unknown_spot_size_need_a_tile(slides, quick):
+    shapes = slides["P1_S1"].shapes["spots"]
+    polygons = shapes.set_geometry(shapes.buffer(30)).drop(columns=["radius", "diameter_um"])
+    slides["P1_S1"].shapes["spots"] = polygons
+    for some in (slides["P1_S1"], slides):
+        with pytest.raises(
+            ValueError, match=r"size of a spot is unknown on slides \[.*'diameter_um'.*tile_um"
+        ) as error:
+            ds.models.train(some, **quick)
+        assert "differ" not in str(error.value)
 
 
 def test_every_model_has_a_gate(slides, quick):
@@ -273,3 +289,17 @@ def test_seeds_are_checked(slides, quick, seed, error):
     with pytest.raises(error, match=r"`seed` must be .*, got"):
         ds.models.train(slides, **{**quick, "seed": seed})
     assert quick["encoder"].n_tiles == 0
+
+
+def test_a_model_without_a_network_has_no_epochs(slides, quick, log, monkeypatch):
+    from deepspot.models._confidence import assess as module
+
+    def ridge_is_better(*args, **options):
+        gate, *rest = assess(*args, **options)
+        return gate.model_copy(update={"weight": 0.0, "verdict": "ridge"}), *rest
+
+    assess = module.assess
+    monkeypatch.setattr(module, "assess", ridge_is_better)
+    ds.models.train(slides, **quick)
+    assert log[-1].startswith("Trained ridge only: ")
+    assert not any("0 epochs" in line for line in log)

@@ -138,7 +138,9 @@ class ModelCard(BaseModel):
         if self.geometry is not None:
             tile, rule = self.geometry.tile, self.geometry.neighbors
             px = max(px, tile.input_px)
-            large = max(tile.tile_um, rule.reach) > MOST_UM or max(tile.grid**2, rule.cap) > MOST_PARTS
+            large = (
+                max(tile.tile_um, rule.reach, rule.pitch_um or 0) > MOST_UM or max(tile.grid**2, rule.cap) > MOST_PARTS
+            )
             if large or tile.tile_um < LEAST_UM:
                 raise InputError(f"`geometry` is not a geometry of spots: {self.geometry}")
         if px > MOST_PX:

@@ -49,7 +49,8 @@ class TileConfig(BaseModel):
     tile_um
         Side of a spot tile in µm; by default the diameter of the tissue that a spot measures.
     radius_um
-        Radius in µm within which spots are neighbors; by default 1.5 times the distance between spots.
+        Radius in µm within which spots are neighbors; by default 1.5 times the distance between spots. On a slide with
+        another distance, neighbors are sought where they are in the array of the training.
     max_neighbors
         Maximum number of neighbors within the radius; the nearest are kept.
     subspots

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import DIAMETER
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import FeaturePlan, SlideFeatures, bags_of
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
-from deepspot._spatial.neighbors import RINGS, check_array
+from deepspot._spatial.neighbors import RINGS, array_layout, check_array
 from deepspot._spatial.transforms import pitch_px
 from deepspot.encoders._parts import require_parts
 from deepspot.errors import InputError
@@ -95,23 +96,27 @@ def _tile_um(views: Mapping[str, SlideView], tile_um: float | None) -> float:
     if tile_um is not None:
         return tile_um
     sides = {name: view.diameter_um for name, view in views.items()}
-    side, *others = set(sides.values())
-    if side is None or others:
-        raise InputError(
-            f"The slides do not have one spot diameter in µm: {sides}. Set the side of the tiles of all slides with "
-            "`tiles={'tile_um': ...}`."
-        )
-    return float(side)
+    remedy = "Set the side of the tiles of all slides with `tiles={'tile_um': ...}`."
+    known = [side for side in sides.values() if side is not None]
+    if len(known) < len(sides):
+        unknown = [name for name, side in sides.items() if side is None]
+        raise InputError(f"The size of a spot is unknown on slides {unknown}: no column {DIAMETER!r}. {remedy}")
+    if len(set(known)) > 1:
+        raise InputError(f"The spots of the slides differ in their diameter in µm: {sides}. {remedy}")
+    return float(known[0])
 
 
 def _neighbor_rule(views: Mapping[str, SlideView], tiles: TileConfig) -> NeighborRule:
+    pitches = {name: pitch_px(view.centers) * view.mpp for name, view in views.items() if len(view.centers) > 1}
+    array: dict[str, Any] = {}
+    if pitches:  # of mixed pitches, that of a slide: there may be no spots at their median
+        middle = float(np.median(list(pitches.values())))
+        typical = min(pitches, key=lambda name: abs(pitches[name] - middle))
+        array = {"pitch_um": round(pitches[typical], 1), "layout": array_layout(views[typical].centers_um)}
     if tiles.radius_um is not None:
-        return NeighborRule(reach=tiles.radius_um, cap=tiles.max_neighbors)
+        return NeighborRule(reach=tiles.radius_um, cap=tiles.max_neighbors, **array)
     if (reach := tiles.array_box) is not None:
-        return NeighborRule(kind="box", reach=reach, cap=(2 * reach + 1) ** 2 - 1)
-    pitches = []
-    for name, view in views.items():
-        if len(view.centers) < 2:
-            raise InputError(f"Slide {name!r} has a single spot. Set the radius with `tiles={{'radius_um': ...}}`.")
-        pitches.append(pitch_px(view.centers) * view.mpp)
-    return NeighborRule(reach=float(np.round(RINGS * np.median(pitches))), cap=tiles.max_neighbors)
+        return NeighborRule(kind="box", reach=reach, cap=(2 * reach + 1) ** 2 - 1, **array)
+    if single := sorted(views.keys() - pitches.keys()):
+        raise InputError(f"Slide {single[0]!r} has a single spot. Set the radius with `tiles={{'radius_um': ...}}`.")
+    return NeighborRule(reach=float(np.round(RINGS * middle)), cap=tiles.max_neighbors, **array)

@@ -174,5 +174,6 @@ def train(
             ],
         }
     )
-    logger.info("Trained for %d epochs: %r.", model.card.epochs, model)
+    how = f"for {model.card.epochs} epochs" if model.weight > 0 else "ridge only"
+    logger.info("Trained %s: %r.", how, model)
     return model

@@ -46,6 +46,8 @@ def predict(
     """Predict gene expression of spots, sub-spots or a grid from the H&E image.
 
     Tiles of the physical size of the training are cut and embedded, unless the object has these features already.
+    Neighbors are at the distances of the training, also on arrays of another pitch, bins and cells; a warning is logged
+    if the spots are farther apart.
 
     At a finer `resolution`, the model, which was trained on whole spots, gets the same neighborhood around a smaller
     piece of tissue. The result has not been compared with expression measured at that scale. A sub-spot of 18 µm (of a
@@ -179,7 +181,7 @@ def predict(
     key_in(resolution, get_args(Resolution), "resolution")
     _check_finer(resolution, ready, grid_um=grid_um, unclipped=unclipped, intervals=intervals)
     if not sdata.shapes:
-        pitch = f"{ready.pitch_um:g}" if ready.geometry.neighbors.kind == "radius" else "…"
+        pitch = f"{ready.pitch_um:g}" if ready.geometry.neighbors.pitch_um else "…"
         raise MissingKeyError(
             "The slide has no spots. Add them with "
             f"`ds.pp.spots(sdata, diameter_um={ready.geometry.tile.tile_um:g}, pitch_um={pitch})`."
@@ -189,8 +191,8 @@ def predict(
     )
     if PARENT in sdata.shapes[view.shapes_key]:
         raise InputError(
-            f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots, and neighbors among "
-            "them would be nearer than in training. Pass the spots as `shapes_key`, and a `resolution`."
+            f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots: sub-spots and "
+            "grid points are predicted together with their spots. Pass the spots as `shapes_key`, and a `resolution`."
         )
     names = {"spot": view.shapes_key, "subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
     key = key_added or prediction_name(names[resolution])
