@@ -18,6 +18,7 @@ from ._map.values import (
     measured_values,
     predicted_values,
     prediction_table_key,
+    training_note,
     unit_label,
 )
 
@@ -137,6 +138,7 @@ def spatial(
     ]
     for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
         title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
+        title += "" if side == MEASURED else training_note(sdata, source)
         draw_panel(
             panel,
             values[side, :, column],

@@ -12,7 +12,7 @@ from deepspot.errors import MissingKeyError
 
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import draw_color_bar, draw_panel, grid_of, limits, map_axes
-from ._map.values import predicted_values, prediction_table_key, shapes_of, unit_label
+from ._map.values import predicted_values, prediction_table_key, shapes_of, training_note, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +107,7 @@ def superresolution(
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
         what = names.get(shapes, "parts")
-        title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm"
+        title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm{training_note(sdata, prediction_key)}"
         last = draw_panel(
             panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
         )

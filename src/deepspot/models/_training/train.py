@@ -168,7 +168,11 @@ def train(
             "encoder_fingerprint": ready.fingerprint,
             "slides": [
                 TrainingSlide(
-                    slide=s.name, patient=s.patient, spots=len(s.rows), hashes=s.spot_hashes(chosen)[:HASHES].tolist()
+                    slide=s.name,
+                    patient=s.patient,
+                    spots=len(s.rows),
+                    hashes=s.spot_hashes(chosen)[:HASHES].tolist(),
+                    image=plan.features[s.name].features.image_hash,
                 )
                 for s in plan.measured
             ],
