@@ -107,7 +107,9 @@ def superresolution(
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (_, shapes), value, place in zip(maps, layers, values, spots, strict=True):
         what = names.get(shapes, "parts")
-        title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm{training_note(sdata, prediction_key)}"
+        title = (
+            f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm{training_note(sdata, prediction_key)}"
+        )
         last = draw_panel(
             panel, value, place, backdrop, cmap=cmap, alpha=image_alpha, title=title, clim=limits(everything)
         )

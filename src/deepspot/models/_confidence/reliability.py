@@ -93,7 +93,7 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
 
 
 def _by_slide(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
-    """Return Pearson r (slides, genes) in the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
+    """Return r (slides, genes) in the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
     parts = []
     for slide in np.unique(slides[rows]):
         these = rows[slides[rows] == slide]

@@ -9,7 +9,7 @@ from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 
 from .config import CardText, SlideKeys, TileConfig, as_config
-from .slides import check_copies
+from .copies import check_copies
 from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
