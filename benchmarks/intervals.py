@@ -44,8 +44,9 @@ def main() -> None:
         kept = part[part["low"] > 0]
         lines.append(
             f"| {per_patient} | {n} | {part['model'].nunique()} | {part['inside'].mean():.0%} | {thirds} | "
-            f"{part['inside_before'].mean():.0%} | {part['width'].median():.2f} | {part['width_before'].median():.2f} | "
-            f"{(part['width_before'] < 0.1).mean():.0%} | {len(kept) / len(part):.0%} | {(kept['r'] <= 0).mean():.1%} |"
+            f"{part['inside_before'].mean():.0%} | {part['width'].median():.2f} | {part['width_before'].median():.2f} "
+            f"| {(part['width_before'] < 0.1).mean():.0%} | {len(kept) / len(part):.0%} "
+            f"| {(kept['r'] <= 0).mean():.1%} |"
         )
     lines += ["", f"No interval is narrower than {found['width'].min():.2f}."]
     RESULT.write_text("\n".join(lines) + "\n")

@@ -27,8 +27,9 @@ N_NAMED = 3
 def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Plot the accuracy of a model for each gene on held-out tissue.
 
-    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients. Genes with an
-    interval above 0 are blue. For the others, in gray, the prediction may not be better than chance.
+    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals of r on the next slide of
+    a new patient. Genes with an interval above 0 are blue. For the others, in gray, the prediction may not be better
+    than chance, or fewer than three patients were held out, so that there is no interval.
 
     Parameters
     ----------
@@ -67,7 +68,13 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
     order = order[np.isfinite(r[order])]
     ax = one_axes(ax, (7, 4))
     rank, above = np.arange(1, len(order) + 1), low[order] > 0
-    for chosen, color, label in ((above, BLUE, "interval above 0"), (~above, GRAY, "interval includes 0")):
+    none = np.isnan(low[order])
+    groups = (
+        (above, BLUE, "interval above 0"),
+        (~above & ~none, GRAY, "interval includes 0"),
+        (none, GRAY, "no interval"),
+    )
+    for chosen, color, label in (group for group in groups if group[0].any()):
         ax.vlines(rank[chosen], low[order][chosen], high[order][chosen], color=color, alpha=0.25, linewidth=1)
         ax.plot(
             rank[chosen], r[order][chosen], ".", color=color, markersize=4, label=f"{chosen.sum():,} genes: {label}"
@@ -81,7 +88,7 @@ def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes
         xlabel="genes, by decreasing r",
         ylabel="Pearson r within a slide",
         title=f"Model {card.name!r} {TITLES[scores.unit].format(n=scores.n)}",
-        ylim=(max(-1, np.nanmin([low[order].min(initial=0), r[order].min(initial=0), -0.2])), 1),
+        ylim=(max(-1, np.nanmin([np.nanmin(low[order], initial=0), r[order].min(initial=0), -0.2])), 1),
     )
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper right", markerscale=2)

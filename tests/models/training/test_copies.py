@@ -100,7 +100,7 @@ def test_slides_of_a_training_set_have_thumbnails(toy, cheap_encoder):
 
     plan = plan_slides(toy, "patient", cheap_encoder, SlideKeys(), TileConfig())
     assert all(slide.thumbnail[0].shape == (32, 32) for slide in plan.measured)
-    assert all(((0 < slide.thumbnail[1]) & (slide.thumbnail[1] < 1)).all() for slide in plan.measured)
+    assert all(np.abs(slide.thumbnail[1] - 0.5).max() < 0.5 for slide in plan.measured)
     assert cheap_encoder.n_tiles == 0
 
 
@@ -116,5 +116,5 @@ def test_serial_sections_are_no_copies(data, log):
     assert not [line for line in log if "same" in line]
     for kind in KINDS:
         copy = copied(sections[1], kind)
-        with pytest.raises(ValueError, match="'C2'.*'again'"):
+        with pytest.raises(ValueError, match=r"'C2'.*'again'"):
             check_copies([*sections, copy], [*"BCCCC", "D"])

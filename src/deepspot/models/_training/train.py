@@ -94,9 +94,10 @@ def train(
     Raises
     ------
     ValueError
-        If counts are not raw, a slide has fewer than 3 spots with counts, slides of two patients (or all slides of one)
-        have the same counts, the slides share too few genes, a patient is missing, the scale is unknown, a field of a
-        configuration is wrong, or the encoder has no tokens and `tiles` requests them.
+        If counts are not raw, a slide has fewer than 3 spots with counts, slides of two patients (or two slides, if all
+        are of one patient) are copies by their counts or image, the slides share too few genes, a patient is missing,
+        the scale is unknown, a field of a configuration is wrong, or the encoder has no tokens and `tiles` requests
+        them.
     KeyError
         If a named gene, column, table or layer does not exist.
 

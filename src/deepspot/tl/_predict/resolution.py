@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import grid_name, subspots_name
+from deepspot._core.keys import LEARNED, grid_name, subspots_name
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
