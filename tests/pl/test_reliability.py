@@ -24,7 +24,7 @@ def model_with(reliability, genes):
 def model():
     r = [0.1, 0.6, None, -0.2, 0.4]
     low, high = [-0.1, 0.4, None, -0.5, None], [0.3, 0.8, None, 0.1, None]
-    found = Reliability(unit="patients", n=4, r=r, r_low=low, r_high=high)
+    found = Reliability(unit="patients", n=4, r=r, r_low=low, r_high=high, r_n=[4, 4, 0, 4, 1])
     return model_with(found, ["A", "B", "C", "D", "E"])
 
 

@@ -344,3 +344,11 @@ def test_real_section_with_a_large_image(data, add_table):
     axes = ds.pl.spatial(sdata, "ERBB2")
     assert "r = 1.00" in axes[1].get_title()
     assert max(axes[0].images[0].get_array().shape) < 2250
+
+
+def test_titles_name_a_training_slide(predicted):
+    gene = predicted.tables["deepspot_spots"].var_names[0]
+    predicted.tables["deepspot_spots"].uns["deepspot"]["training_slide"] = "yes"
+    left, right = ds.pl.spatial(predicted, gene)
+    assert "training" not in left.get_title()
+    assert "(training slide)" in right.get_title()

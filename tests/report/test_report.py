@@ -243,10 +243,12 @@ def test_no_expected_r_and_no_vivid_maps_where_many_spots_are_out_of_distributio
 def test_recognizes_a_training_slide(predicted):
     slide = find_contents(predicted)
     assert slide.name == "P1_S1"
-    assert not slide.is_training_slide  # without a card
+    assert slide.learned == "unknown"
     for name, spots, known in (("P1_S1", 29, True), ("P1_S1", 300, False), ("P2_S1", 30, False)):
         card = SimpleNamespace(slides=[SimpleNamespace(slide=name, spots=spots)])
         assert replace(slide, card=card).is_training_slide is known
+    slide.prediction.uns["deepspot"]["training_slide"] = "yes"
+    assert find_contents(predicted).is_training_slide
 
 
 def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):

@@ -160,17 +160,40 @@ def test_a_training_slide_is_recognized(slides, quick_model, cheap_encoder, log)
     new = ds.datasets.toy(1, 1, n_rows=5, n_cols=6, seed=7)["P1_S1"]
     for sdata in (seen, new):
         ds.tl.predict(sdata, quick_model, encoder=cheap_encoder)
+        sdata["deepspot_spots"].uns["deepspot"]["training_slide"] = "unknown"  # by its counts alone
         genes = [*quick_model.card.genes[::-1], *sdata["table"].var_names.drop(quick_model.card.genes)[:5]]
         sdata.tables["table"] = sdata["table"][10:][::-1, genes].copy()
         log.clear()
         evaluate(sdata)
-        assert any("learned from spots of this slide" in line for line in log) == (sdata is seen)
+        assert any("learned from this slide:" in line for line in log) == (sdata is seen)
 
 
 def test_bundles_without_hashes_are_evaluated(slide, quick_model, cheap_encoder, log):
-    old = [part.model_copy(update={"hashes": []}) for part in quick_model.card.slides]
+    old = [part.model_copy(update={"hashes": [], "image": ""}) for part in quick_model.card.slides]
     quick = copy(quick_model)
     quick.card = quick_model.card.model_copy(update={"slides": old})
     ds.tl.predict(slide, quick, encoder=cheap_encoder)
     evaluate(slide)
-    assert not any("learned" in line for line in log)
+    assert any("Whether the model learned from this slide is unknown" in line for line in log)
+    assert slide["deepspot_spots"].uns["deepspot"]["training_slide"] == "unknown"
+
+
+@pytest.mark.parametrize("tool", ["evaluate", "correct", "check_alignment"])
+def test_a_training_slide_is_recognized_by_its_image_if_counts_are_thinned(
+    tool, slides, quick_model, cheap_encoder, log
+):
+    new = ds.datasets.toy(1, 1, n_rows=5, n_cols=6, seed=7)["P1_S1"]
+    for sdata, learned in ((slides["P1_S1"], "yes"), (new, "no")):
+        thinned = np.random.default_rng(0).binomial(sdata["table"].X.toarray(), 0.5)
+        sdata["table"].X = thinned.astype(float)
+        ds.tl.predict(sdata, quick_model, encoder=cheap_encoder)
+        assert sdata["deepspot_spots"].uns["deepspot"]["training_slide"] == learned
+        log.clear()
+        if tool == "evaluate":
+            evaluate(sdata)
+        elif tool == "correct":
+            ds.tl.correct(sdata, quick_model, check_registration=False)
+            assert sdata["table_corrected"].uns["deepspot"]["training_slide"] == learned
+        else:
+            ds.tl.check_alignment(sdata, prediction_key="deepspot_spots")
+        assert any("The model learned from this slide" in line for line in log) == (learned == "yes")

@@ -40,6 +40,9 @@ COHORT = "deepspot_cohort"
 UNS = "deepspot"
 """Key in the `uns` of a table: provenance."""
 
+LEARNED = "training_slide"
+"""Entry of ``uns["deepspot"]``: whether the model learned from the slide (``"yes"``, ``"no"`` or ``"unknown"``)."""
+
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
 """Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 

@@ -79,11 +79,16 @@ class SlideFeatures:
         return self.view.pyramid[self.boxes.level]
 
     @cached_property
+    def image_hash(self) -> str:
+        """Content hash of the image level that is read."""
+        return image_fingerprint(self.level, self.boxes)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Content hash of everything that the features depend on."""
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
         return digest(
-            image_fingerprint(self.level, self.boxes),
+            self.image_hash,
             self.view.centers.round(3),
             self.view.mpp,
             self.geometry.model_dump(),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS
+from deepspot._core.keys import LEARNED, PREDICTION, UNS
 from deepspot._core.validate import check_count
+from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import known_genes, labels_of
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._confidence.ood import MANY_STRANGE
+from deepspot.tl._predict.table import learned_from
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -90,11 +94,26 @@ class SlideContents:
         """Entry of the predicted table about its model."""
         return {} if self.prediction is None else dict(self.prediction.uns[UNS])
 
+    @cached_property
+    def learned(self) -> str:
+        """Whether the model learned from this slide: yes, no or unknown.
+
+        By its image and counts; if the model has no hashes of its training slides, by name and number of spots.
+        """
+        answer = str(self.provenance.get(LEARNED, "unknown"))
+        if self.prediction is not None and self.measured_key is not None:
+            # The section on agreement gives the reason if there are no counts.
+            with suppress(KeyError, ValueError):
+                measured = measured_counts(self.sdata, self.shapes_key, self.measured_key, layer=self.layer)
+                answer = learned_from(self.prediction, measured)
+        slides = [] if answer != "unknown" or self.card is None else self.card.slides
+        named = any(slide.slide == self.name and abs(slide.spots - self.n_spots) <= 5 for slide in slides)
+        return "yes" if named else answer
+
     @property
     def is_training_slide(self) -> bool:
-        """Whether the model was trained on this slide, by name and number of spots."""
-        slides = [] if self.card is None else self.card.slides
-        return any(slide.slide == self.name and abs(slide.spots - self.n_spots) <= 5 for slide in slides)
+        """Whether the model is known to have learned from this slide."""
+        return self.learned == "yes"
 
     @property
     def ood_share(self) -> float:

@@ -116,8 +116,8 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
 
 
 def _expected_r(slide: SlideContents) -> pd.DataFrame:
-    """Return the expected r of genes and its interval: `r`, `low` and `high`, NaN if unknown or not valid here."""
-    columns = {"expected_r": "r", "expected_r_low": "low", "expected_r_high": "high"}
+    """Return `r`, `low`, `high` and `n` units of the expected r of genes, NaN if unknown or not valid here."""
+    columns = {"expected_r": "r", "expected_r_low": "low", "expected_r_high": "high", "expected_r_n": "n"}
     var = slide.sdata.tables[str(slide.prediction_key or slide.corrected_key)].var
     expected = var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
     # It was measured on tissue like that of the training.
@@ -127,7 +127,8 @@ def _expected_r(slide: SlideContents) -> pd.DataFrame:
 def _row(gene: Any, row: pd.Series, here: bool) -> list[str]:
     """Return a row of the table of the best genes, with or without r on this slide."""
     interval = f"{decimal(row['low'])} to {decimal(row['high'])}" if row.notna()["low"] else "unknown"
-    return [str(gene), decimal(row["r"]), interval] + [decimal(row["here"])] * here
+    n = f"{row['n']:.0f}" if row.notna()["n"] else "unknown"
+    return [str(gene), decimal(row["r"]), interval, n] + [decimal(row["here"])] * here
 
 
 def _agreement(slide: SlideContents) -> pd.Series:

@@ -172,10 +172,14 @@ class FittedModel:
         return self.ood.score(spot)
 
     def expected_r(self) -> pd.DataFrame:
-        """Return the expected r of every gene and its interval, for `var` of a prediction; NaN if unknown."""
+        """Return the expected r of every gene, its interval and number of units, for `var` of a prediction.
+
+        NaN if unknown.
+        """
         var = pd.DataFrame(index=pd.Index(self.card.genes))
-        for column, field in {"expected_r": "r", "expected_r_low": "r_low", "expected_r_high": "r_high"}.items():
-            values = np.nan if self.card.reliability is None else getattr(self.card.reliability, field)
+        for field in ("r", "r_low", "r_high", "r_n"):
+            values = None if self.card.reliability is None else getattr(self.card.reliability, field)
+            values, column = np.nan if values is None else values, f"expected_{field}"
             var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
         return var
 

@@ -13,7 +13,7 @@ from deepspot.errors import InputError
 
 from ._map.panel import bar_length, draw_scale_bar, is_flat
 from ._map.tiles import cut_tiles, draw_tile, tile_side
-from ._map.values import describe_values, expression_values, ood_spots, shapes_of, unit_label
+from ._map.values import describe_values, expression_values, ood_spots, shapes_of, training_note, unit_label
 from ._style import ORANGE, several_axes
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def gallery(
         size = figsize or (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
         figure, grid = plt.subplots(2, n, figsize=size, squeeze=False, layout="constrained")
         title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
+        title += training_note(sdata, table_key)
         if framed.any():
             title += f"\n{framed.sum()} of {len(framed)} spots out of distribution (frame)"
         figure.suptitle(title, fontsize="large")

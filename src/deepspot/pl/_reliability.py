@@ -27,9 +27,9 @@ N_NAMED, FONT_SIZE = 3, 8
 def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Plot the accuracy of a model for each gene on held-out tissue.
 
-    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals over patients. Genes with an
-    interval above 0 are blue. For genes in gray, the prediction may not be better than chance. Genes without an
-    interval are black.
+    Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals of r on the next slide of a new
+    patient. Genes with an interval above 0 are blue. For genes in gray, the prediction may not be better than chance.
+    Genes without an interval, because fewer than three patients were held out, are black.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from ._map.values import (
     ood_spots,
     predicted_values,
     prediction_table_key,
+    training_note,
     unit_label,
 )
 
@@ -147,6 +148,8 @@ def spatial(
     ]
     for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
         drawn = values[side, :, column]
+        title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
+        title += "" if side == MEASURED else training_note(sdata, source)
         draw_gene(
             panel,
             drawn,
@@ -154,7 +157,7 @@ def spatial(
             backdrop,
             cmap=cmap,
             alpha=image_alpha,
-            title=_title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column]),
+            title=title,
             label=units[side],
             clim=limits(values[:, :, column] if shared_scale else drawn, GENE_SPAN),
             ood=ood[side],

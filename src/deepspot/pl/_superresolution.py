@@ -12,7 +12,7 @@ from deepspot.errors import InputError, MissingKeyError
 
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import GENE_SPAN, draw_color_bar, draw_panel, grid_of, is_flat, limits, map_axes, span_text
-from ._map.values import ood_spots, predicted_values, prediction_table_key, shapes_of, unit_label
+from ._map.values import ood_spots, predicted_values, prediction_table_key, shapes_of, training_note, unit_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,7 +114,9 @@ def superresolution(
     names = {shapes_key: "spots", grid_name(shapes_key): "grid points", subspots_name(shapes_key): "sub-spots"}
     for panel, (key, shapes), value, place in zip(maps, layers, values, spots, strict=True):
         what = names.get(shapes, "parts")
-        title = f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm"
+        title = (
+            f"{gene} predicted, {len(value):,} {what} of {place.diameter:.3g} µm{training_note(sdata, prediction_key)}"
+        )
         last = draw_panel(
             panel,
             value,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, checked, key_in, one_key
+from deepspot._core.keys import LEARNED, PREDICTION, UNS, checked, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
@@ -22,6 +22,7 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.metrics import lee, moran, pearson, rmse, spearman
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
+from deepspot.tl._predict.table import learned_from
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -46,7 +47,7 @@ def evaluate(
 
     Spots are matched by instance and genes by name. Measured counts are transformed to the scale of the prediction,
     log1p of counts per 10,000; spots without counts are left out. A training slide overestimates the accuracy of the
-    model, and there is a warning if its counts are recognized: use slides of other patients, or
+    model, and there is a warning if its image or counts are recognized: use slides of other patients, or
     :func:`deepspot.models.cross_validate`.
 
     Parameters
@@ -82,6 +83,8 @@ def evaluate(
         measurement.
     ``measured_detected``
         Fraction of the spots in which the gene was detected. If it is low, no prediction can have a high correlation.
+
+    ``uns["deepspot"]["training_slide"]`` becomes ``"yes"`` if the counts show that the model learned from this slide.
 
     Raises
     ------
@@ -125,13 +128,16 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
-    learned = np.isin(
-        truth.spot_hashes(genes), np.array(prediction.uns[UNS].get("training_spots", "").split(), np.int64)
-    )
-    if learned.sum() > 1:
+    learned = prediction.uns[UNS][LEARNED] = learned_from(prediction, truth)
+    if learned == "yes":
         logger.warning(
-            "The model learned from spots of this slide: the agreement is higher than on slides of other patients. "
+            "The model learned from this slide: the agreement is higher than on slides of other patients. "
             "`ds.models.cross_validate` holds out patients."
+        )
+    elif learned == "unknown":
+        logger.info(
+            "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
+            "slides. If it did, the agreement is higher than on slides of other patients."
         )
     expression, depth = targets([truth], genes)
     trained_depth = prediction.uns[UNS].get("depth", depth)

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+import deepspot as ds
 from deepspot._stats.metrics import pearson
 from deepspot.models._confidence.folds import make_folds
-from deepspot.models._confidence.reliability import measure_reliability
+from deepspot.models._confidence.next_slide import next_slide_interval, squeeze
+from deepspot.models._confidence.reliability import Reliability, measure_reliability
 
 N, GENES = 240, 5
 
@@ -24,7 +26,7 @@ def test_expected_r_is_the_mean_over_patients_of_r_within_slides(measured):
     within = np.array([pearson(predicted[slides == s], measured[slides == s]) for s in range(6)])
     np.testing.assert_allclose(found.r, within.mean(axis=0), atol=1e-3)
     assert all(low <= r <= high for low, r, high in zip(found.r_low, found.r, found.r_high, strict=True))
-    assert (found.unit, found.n) == ("patients", 3)
+    assert (found.unit, found.n, found.r_n) == ("patients", 3, [3] * GENES)
 
 
 def test_intervals_need_five_patients(measured):
@@ -43,6 +45,7 @@ def test_slides_of_one_patient_give_no_intervals(measured):
     assert found.unit == "slides"
     assert found.half_width is None
     assert "one patient" in found.why_no_interval
+    assert found.r_low == found.r_high == [None] * GENES
 
 
 def test_a_gene_that_varies_nowhere_has_no_r_and_a_constant_prediction_has_r_zero(measured):
@@ -55,3 +58,59 @@ def test_a_gene_that_varies_nowhere_has_no_r_and_a_constant_prediction_has_r_zer
     assert found.r[1] == 0
     assert found.r[2] == 1
     assert found.r_low[2] is None  # one patient alone
+    assert found.r_n == [0, 3, 1, 3, 3]
+
+
+def test_fewer_than_three_patients_give_no_interval_of_r(measured):
+    found = measure_reliability(measured, measured, make_folds(np.arange(N), labels(4), labels(2)), labels(4))
+    assert found.r_low == found.r_high == [None] * GENES
+    assert found.r_n == [2] * GENES
+
+
+@pytest.mark.parametrize("shared", [0, 0.1])
+@pytest.mark.parametrize(("n_patients", "n_slides"), [(3, 1), (3, 3), (6, 2)])
+def test_interval_covers_the_next_slide_of_a_new_patient(n_patients, n_slides, shared):
+    rng, covered, narrow, names = np.random.default_rng(0), [], [], np.repeat(np.arange(n_patients + 1), n_slides)
+    for _ in range(100):
+        spread = 0.1 * np.sqrt(8 / rng.chisquare(8, 100))
+        patients = rng.normal(0.3, 0.2, 100) + rng.normal(0, shared, (n_patients + 1, 1))
+        patients = patients + spread * rng.normal(size=(n_patients + 1, 100))
+        r = np.tanh(patients[names] + rng.normal(0, 0.1, (len(names), 100)))
+        low, high = next_slide_interval(r[: n_patients * n_slides], names[: n_patients * n_slides])
+        covered.append(((low <= r[-1]) & (r[-1] <= high)).mean())
+        narrow.append((high - low < 0.1).mean())
+    assert 0.85 < np.mean(covered) < 0.95
+    assert np.mean(narrow) == 0
+
+
+def test_genes_that_few_patients_measured_have_no_interval():
+    r = np.random.default_rng(0).uniform(0.2, 0.4, (4, 6))
+    r[2:, 0], r[3, 1] = np.nan, np.nan
+    low, high = next_slide_interval(r, np.arange(4))
+    np.testing.assert_array_equal(np.isnan(low), np.arange(6) == 0)
+    assert (low[1:] < r[:3, 1:].min(axis=0)).all()
+    assert (high[1:] > r[:3, 1:].max(axis=0)).all()
+
+
+@pytest.mark.parametrize("r", [np.zeros((3, 4)), np.ones((3, 4)), np.array([[0.1], [0.2], [0.4]])])
+def test_interval_of_equal_r_and_of_a_single_gene_is_finite(r):
+    low, high = next_slide_interval(np.repeat(r, 2, axis=0), np.repeat(np.arange(3), 2))
+    assert (np.isfinite(low) & (low <= high)).all()
+
+
+@pytest.mark.parametrize("prior", [3, 10])
+def test_moderated_variances_recover_their_prior(prior):
+    rng, df = np.random.default_rng(0), np.full(5000, 4)
+    variance = 0.04 * prior / rng.chisquare(prior, 5000)
+    moderated, total = squeeze(variance * rng.chisquare(4, 5000), df)
+    np.testing.assert_allclose(total - df, prior, rtol=0.15)
+    raw = variance * rng.chisquare(4, 5000) / 4
+    assert np.mean(np.abs(np.log(moderated / variance))) < np.mean(np.abs(np.log(raw / variance)))
+
+
+def test_cards_of_earlier_versions_have_no_interval_and_say_so():
+    old = Reliability(unit="patients", n=4, r=[0.3, 0.1], r_low=[0.2, 0.0], r_high=[0.4, 0.2])
+    assert old.r_low == old.r_high == [None, None]
+    expected = ds.models.load().expected_r()
+    assert expected[["expected_r_low", "expected_r_high"]].isna().all(axis=None)
+    assert expected["expected_r"].notna().all()

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from deepspot.models._cross_validation.folds import Split, inner_splits, outer_splits, part
-from deepspot.models._training.slides import MeasuredSlide, check_copies
+from deepspot.models._training.copies import check_copies
+from deepspot.models._training.slides import MeasuredSlide
 
 
 def bare(name, patient, n=6):

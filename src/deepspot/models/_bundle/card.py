@@ -33,7 +33,7 @@ LONGEST_QUOTE, LONGEST_MESSAGE = 120, 400
 # Limits of the geometry: larger tiles and bags would fill the memory at prediction.
 LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
 # Fields of the reliability with one value per gene, and their largest absolute value (float32 overflows above 3e38).
-BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
+BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "r_n": 1e9, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
 
 
 class TrainingSlide(BaseModel):
@@ -46,6 +46,8 @@ class TrainingSlide(BaseModel):
     spots: int
     # Of the counts of some spots: they show whether the model is evaluated on a slide that it learned from.
     hashes: list[int] = Field(default_factory=list, max_length=HASHES)
+    # Of the pixels of the image level that was embedded. Empty for models of earlier versions.
+    image: str = Field(default="", pattern="^([0-9a-f]{16})?$")
 
 
 class ModelCard(BaseModel):
@@ -154,6 +156,11 @@ class ModelCard(BaseModel):
             if not is_label(text):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
+
+    def learned_from(self, image: str) -> str:
+        """Return whether a training slide has the image with this hash: yes, no or unknown."""
+        known = {slide.image for slide in self.slides}
+        return "yes" if image in known - {""} else "unknown" if "" in known or not known else "no"
 
     def to_markdown(self, where: str = "path/of/the/model") -> str:
         """Return the card in Markdown: the README of a repository on Hugging Face, with metadata at the top.

@@ -100,7 +100,8 @@ def _base_model(card: dict[str, Any]) -> str | None:
 
 def _scores(genes: list[str], reliability: dict[str, Any]) -> dict[str, Any]:
     """Return the distribution of r over genes, the best genes, and the median half width of the intervals."""
-    rows = zip(reliability["r"], genes, reliability["r_low"], reliability["r_high"], strict=True)
+    n = reliability["r_n"] or [None] * len(genes)
+    rows = zip(reliability["r"], genes, reliability["r_low"], reliability["r_high"], n, strict=True)
     best = sorted((row for row in rows if row[0] is not None), key=lambda row: -row[0])
     r = np.array([row[0] for row in best])
     counts = np.bincount(np.digitize(r, EDGES), minlength=len(EDGES) + 1).tolist()

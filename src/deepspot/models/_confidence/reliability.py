@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from deepspot._core.validate import check_same_length
 from deepspot._stats.metrics import pearson, varies
 from deepspot.errors import InputError
 
 from .folds import Folds, Unit
-from .gate import interval
+from .next_slide import next_slide_interval
 
 LEVEL = 0.8
 DIGITS = 4
@@ -26,8 +28,12 @@ class Reliability(BaseModel):
         Held-out unit and its number. With one patient these are its slides, or parts of its slide: r is then too high
         for other patients.
     r, r_low, r_high
-        Expected Pearson r within a slide: mean over units and its 90 % interval (Student's t). None for a gene that is
-        constant in all slides; no interval for a gene that varies in a single unit.
+        Expected Pearson r within a slide: mean over units, and the 90 % interval of r on the next slide of a new
+        patient. r is None for a gene that is constant in all slides. The interval is None for a gene that varies in
+        fewer than three patients, and for all genes if patients were not held out.
+    r_n
+        Units in which the gene varies. None for models of earlier versions. These have intervals of the mean over
+        patients, which are too narrow for the next slide and are not read.
     level, half_width
         Share of the measurements of a new patient that ``prediction ± half_width`` covers, calibrated over patients
         (conformal); None with too few patients.
@@ -47,18 +53,29 @@ class Reliability(BaseModel):
     r: list[float | None]
     r_low: list[float | None]
     r_high: list[float | None]
+    r_n: list[int] | None = None
     level: float = LEVEL
     half_width: list[float | None] | None = None
     why_no_interval: str = ""
     dispersion: list[float | None] | None = None
     rate_level: list[float | None] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_old_intervals(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("r_n") is None and isinstance(fields.get("r"), list):
+            unknown = [None] * len(fields["r"])
+            return fields | {"r_low": unknown, "r_high": unknown}
+        return fields
+
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
     """Measure the reliability of out-of-fold predictions (n, genes); r is computed within the `slides` (n,)."""
     units = folds.by_unit()
-    by_unit = np.stack([_by_gene(predicted, targets, rows, slides) for rows in units])
-    r, low, high = np.array([_spread(r[np.isfinite(r)]) for r in by_unit.T]).T
+    by_slide = [_by_slide(predicted, targets, rows, slides) for rows in units]
+    r, n, low, high = summarize(by_slide)
+    if folds.unit != "patients":
+        low, high = np.full((2, len(r)), np.nan)
     half_width, reason = None, f"{folds.unit} of one patient were held out, and intervals are calibrated over patients"
     if folds.unit == "patients":
         held = np.concatenate(units)
@@ -69,24 +86,33 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
         r=_listed(r),
         r_low=_listed(low),
         r_high=_listed(high),
+        r_n=n.tolist(),
         half_width=None if half_width is None else _listed(half_width),
         why_no_interval=reason,
     )
 
 
-def _by_gene(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
-    """Return Pearson r by gene, mean over the slides of a unit where it varies; 0 for a constant prediction."""
+def _by_slide(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
+    """Return r (slides, genes) in the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
     parts = []
     for slide in np.unique(slides[rows]):
         these = rows[slides[rows] == slide]
         r = np.nan_to_num(pearson(predicted[these], targets[these]))
         parts.append(np.where(varies(targets[these]), r, np.nan))
-    return pd.DataFrame(parts).mean().to_numpy()
+    return np.stack(parts)
 
 
-def _spread(r: np.ndarray) -> np.ndarray:
-    """Return mean and 90 % interval of the r of one gene over units; NaN where undefined."""
-    return np.clip(interval(r), -1, 1) if len(r) > 1 else np.array([*r, np.nan, np.nan, np.nan][:3])
+def summarize(by_slide: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return by gene mean r, its number of units, and the interval for the next slide, from r (slides, genes) by unit.
+
+    A unit counts once, with the mean over its slides.
+    """
+    by_unit = pd.DataFrame([pd.DataFrame(r).mean() for r in by_slide])
+    r = by_unit.mean().to_numpy()
+    units = np.repeat(np.arange(len(by_slide)), [len(part) for part in by_slide])
+    low, high = next_slide_interval(np.concatenate(by_slide), units)
+    # The center of the interval is a mean on another scale than `r`.
+    return r, by_unit.notna().sum().to_numpy(), np.minimum(low, r), np.maximum(high, r)
 
 
 def _listed(values: np.ndarray) -> list[float | None]:

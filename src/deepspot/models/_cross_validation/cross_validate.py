@@ -110,8 +110,9 @@ def cross_validate(
     Raises
     ------
     ValueError
-        If there are fewer than two patients (slides), one of them would be on both sides of a fold, two patients have
-        the same counts, or a field of a configuration is wrong.
+        If there are fewer than two patients (slides), one of them would be on both sides of a fold, slides of two
+        patients (two slides, if these are left out) are copies by their counts or image, or a field of a configuration
+        is wrong.
     KeyError
         If a model, gene, column, table or layer does not exist.
     TypeError

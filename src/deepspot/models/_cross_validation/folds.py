@@ -15,7 +15,8 @@ from deepspot._features.bags import Bags
 from deepspot._stats.normalize import most_variable
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
-from deepspot.models._training.slides import MeasuredSlide, check_copies
+from deepspot.models._training.copies import check_copies
+from deepspot.models._training.slides import MeasuredSlide
 from deepspot.models._training.targets import Oversample, TrainingSet, choose_genes, common_genes, target, training_set
 
 LeaveOut = Literal["patient", "slide"]

@@ -19,6 +19,7 @@ from deepspot.encoders._parts import require_parts
 from deepspot.errors import InputError
 
 from .config import SlideKeys, TileConfig
+from .copies import thumbnail
 from .slides import MeasuredSlide, as_mapping, measure, patients_of
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ def plan_slides(
         measure(name, view.sdata, view.shapes_key, tables[name], patient=patients[name], layer=keys.layer)
         for name, view in views.items()
     ]
+    if len(views) > 1:
+        measured = [
+            replace(slide, thumbnail=thumbnail(view)) for slide, view in zip(measured, views.values(), strict=True)
+        ]
     plans = {}
     for name, view in views.items():
         check_array(geometry.neighbors, view.array_positions)

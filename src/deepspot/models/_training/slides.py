@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,18 +19,20 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-# Share of equal spots above which two slides are copies.
-SAME = 0.5
 # Spots without which a correlation over the spots of a slide is undefined, or always 1.
 FEWEST = 3
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredSlide(MeasuredCounts):
-    """Counts of the spots of a slide that have any, its patient, and their array positions (n, 2) if known."""
+    """Counts of the spots of a slide that have any, its patient, and their array positions (n, 2) if known.
+
+    `thumbnail` is that of :func:`deepspot.models._training.copies.thumbnail`.
+    """
 
     patient: str
     array: np.ndarray | None = None
+    thumbnail: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def as_mapping(slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData]) -> dict[str, SpatialData]:
@@ -111,16 +112,3 @@ def measure(
         ) from error
     array = array_positions(sdata, shapes_key)
     return MeasuredSlide(**vars(counts), patient=patient, array=None if array is None else array[counts.rows])
-
-
-def check_copies(slides: Sequence[MeasuredSlide], units: Sequence[str]) -> None:
-    """Raise if slides of two units (the patient or slide of each) share most of their spots."""
-    hashes = [slide.spot_hashes() for slide in slides]
-    for a, b in combinations(range(len(slides)), 2):
-        smaller = min(len(hashes[a]), len(hashes[b]))
-        if units[a] != units[b] and len(np.intersect1d(hashes[a], hashes[b])) > SAME * smaller:
-            raise InputError(
-                f"Slides {slides[a].name!r} (patient {slides[a].patient!r}) and {slides[b].name!r} (patient "
-                f"{slides[b].patient!r}) have the same counts, so a model would be tested on its training data. "
-                "Remove one of them, or correct `patient_key`."
-            )

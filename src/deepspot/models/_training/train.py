@@ -9,7 +9,7 @@ from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 
 from .config import CardText, SlideKeys, TileConfig, as_config
-from .slides import check_copies
+from .copies import check_copies
 from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
@@ -94,9 +94,10 @@ def train(
     Raises
     ------
     ValueError
-        If counts are not raw, a slide has fewer than 3 spots with counts, slides of two patients (or all slides of one)
-        have the same counts, the slides share too few genes, a patient is missing, the scale is unknown, a field of a
-        configuration is wrong, or the encoder has no tokens and `tiles` requests them.
+        If counts are not raw, a slide has fewer than 3 spots with counts, slides of two patients (or two slides, if all
+        are of one patient) are copies by their counts or image, the slides share too few genes, a patient is missing,
+        the scale is unknown, a field of a configuration is wrong, or the encoder has no tokens and `tiles` requests
+        them.
     KeyError
         If a named gene, column, table or layer does not exist.
 
@@ -168,7 +169,11 @@ def train(
             "encoder_fingerprint": ready.fingerprint,
             "slides": [
                 TrainingSlide(
-                    slide=s.name, patient=s.patient, spots=len(s.rows), hashes=s.spot_hashes(chosen)[:HASHES].tolist()
+                    slide=s.name,
+                    patient=s.patient,
+                    spots=len(s.rows),
+                    hashes=s.spot_hashes(chosen)[:HASHES].tolist(),
+                    image=plan.features[s.name].features.image_hash,
                 )
                 for s in plan.measured
             ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deepspot._core.keys import CORRECTED, PREDICTION, SCALE, UNS, key_in, keys_in, one_key
+from deepspot._core.keys import CORRECTED, LEARNED, PREDICTION, SCALE, UNS, key_in, keys_in, one_key
 from deepspot._sdata.tables import (
     find_measured_table,
     is_deepspot_table,
@@ -115,6 +115,12 @@ def describe_values(sdata: SpatialData, table_key: str, layer: str | None = None
     if layer is not None and layer != CORRECTED:
         return layer
     return {PREDICTION: "predicted"}.get(what, what)
+
+
+def training_note(sdata: SpatialData, table_key: str | None) -> str:
+    """Return a note for the title if the model of a table learned from this slide, see :func:`deepspot.tl.predict`."""
+    uns = {} if table_key is None else sdata.tables[table_key].uns.get(UNS, {})
+    return " (training slide)" if uns.get(LEARNED) == "yes" else ""
 
 
 def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:

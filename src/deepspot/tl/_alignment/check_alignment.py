@@ -14,7 +14,7 @@ from deepspot._sdata.tables import check_shared_genes, match_rows
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
-from deepspot.tl._predict.table import get_prediction, stored_prediction
+from deepspot.tl._predict.table import get_prediction, learned_from, stored_prediction
 
 from .align import MAX_GENES, MIN_SPOTS, Alignment, align
 from .parts import align_parts, misplaced
@@ -143,6 +143,11 @@ def check_alignment(
     else:
         check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
         table = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
+    if learned_from(table, measured) == "yes":
+        logger.warning(
+            "The model learned from this slide, including any misplaced spots, so the check may not find them. Use a "
+            "model that was trained on other slides."
+        )
     result = registration(view, measured, table, max_shift=max_shift, seed=seed)
     (logger.warning if result.is_misaligned else logger.info)("%r", result)
     return result

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from deepspot._core.keys import UNS, checked, corrected_name, key_in
+from deepspot._core.keys import LEARNED, UNS, checked, corrected_name, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
@@ -12,7 +12,7 @@ from deepspot._sdata.write import add_table, check_new_key
 from deepspot.errors import InputError
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
-from deepspot.tl._predict.table import get_prediction
+from deepspot.tl._predict.table import get_prediction, learned_from
 
 from .table import corrected_table, genes_to_keep
 
@@ -169,6 +169,12 @@ def correct(
     kept = genes_to_keep(view, measured, genes, ready.card.genes, replace=method == "replace")
 
     prediction = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
+    learned = prediction.uns[UNS][LEARNED] = learned_from(prediction, measured)
+    if learned == "yes":
+        logger.warning(
+            "The model learned from this slide, including its noise and any misplaced spots, so the correction keeps "
+            "some of them. Use a model that was trained on other slides."
+        )
     checked = "not checked"
     if spread is not None and check_registration:
         checked = _check_registration(view, measured, prediction, seed)

@@ -117,8 +117,10 @@ def predict(
     ``layers["lower"]``, ``layers["upper"]``
         With `intervals`: ends of the intervals, clipped as `X`, calibrated over patients with one half width per gene;
         NaN for genes that fewer than 5 patients measured.
-    ``var["expected_r"]``, ``var["expected_r_low"]``, ``var["expected_r_high"]``
-        float32, out-of-fold Pearson r over the spots of a slide and its 90 % interval over patients; NaN if unknown.
+    ``var["expected_r"]``, ``var["expected_r_low"]``, ``var["expected_r_high"]``, ``var["expected_r_n"]``
+        float32, out-of-fold Pearson r over the spots of a slide, its 90 % interval on the next slide of a new patient,
+        and the number of held-out units in which the gene varied; NaN if unknown. There is no interval for a gene that
+        varied in fewer than three patients.
         ``uns["deepspot"]["expected_r_from"]`` is the number and kind of the held-out units: for slides of one patient,
         r is lower on other patients. It is r over spots for every `resolution`.
     ``obs["ood_score"]``, ``obs["ood"]``
@@ -134,7 +136,8 @@ def predict(
     ``uns["deepspot"]``
         `scale`, `depth`, `features` (name of the feature table), `image_key`, `ood_share`, `resolution`, `grid_um` (of
         a grid), and of the model `model` (its name), `fingerprint`, `preset`, `gate` (network, blend or ridge, with the
-        reason), `expected_r_from`, `tissue`, `license` and `versions`.
+        reason), `expected_r_from`, `tissue`, `license` and `versions`. `training_slide` is whether a training slide of
+        the model has this image: ``"yes"``, ``"no"`` or ``"unknown"``.
 
     With `out`, no feature table is added, embeddings are in half precision, rows are ordered so that nearby spots
     follow each other, and `X` is a dask array on disk. :func:`deepspot.io.predicted` opens the store again, or reads

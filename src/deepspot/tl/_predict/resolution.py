@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import grid_name, subspots_name
+from deepspot._core.keys import LEARNED, grid_name, subspots_name
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
@@ -47,7 +47,8 @@ def predict_subspots(
     if circles is not None:
         add_shapes(view.sdata, key, circles, what=f"sub-spots of {view.shapes_key!r}", overwrite=True)
     places = view.of_planned(key, layout.placement)
-    return Prediction(places, expression, features_key, {"resolution": "subspot"}, layout.parents)
+    provenance = {"resolution": "subspot", LEARNED: model.card.learned_from(features.image_hash)}
+    return Prediction(places, expression, features_key, provenance, layout.parents)
 
 
 def predict_grid(
@@ -80,7 +81,12 @@ def predict_grid(
     position = places.centers_um.astype(np.float32)
     bags = Bags(np.asarray(table.X, dtype=np.float32), table.obsm.get("subspots"), neighbors, position)
     expression = predict_in_blocks(model, bags, device=device)
-    return Prediction(places, expression, features_key, {"resolution": "grid", "grid_um": layout.step * spots.mpp})
+    provenance = {
+        "resolution": "grid",
+        "grid_um": layout.step * spots.mpp,
+        LEARNED: model.card.learned_from(features.image_hash),
+    }
+    return Prediction(places, expression, features_key, provenance)
 
 
 def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:

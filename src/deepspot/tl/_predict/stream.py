@@ -15,6 +15,7 @@ import numpy as np
 from deepspot._core.atomic import replace_folder
 from deepspot._core.compute import RowBuffer, prefetch
 from deepspot._core.hashing import digest
+from deepspot._core.keys import LEARNED
 from deepspot._core.logging import track
 from deepspot._features.bags import Bags
 from deepspot._features.cache import EmbeddingCache, embedding_cache
@@ -65,7 +66,8 @@ def stream(
         blocks = _Blocks(features, model, kept, order, device, batch_size)
         blocks.embed()
         score = [model.ood_score(blocks.embedding(block)) for block in range(blocks.n)]
-        table = bare_table(view, model, np.concatenate(score), provenance={"resolution": "spot"}, order=order)
+        provenance = {"resolution": "spot", LEARNED: model.card.learned_from(features.image_hash)}
+        table = bare_table(view, model, np.concatenate(score), provenance=provenance, order=order)
         # A thread predicts the next block during writing. It must end before its folders are deleted after an error.
         with closing(prefetch(blocks.predict(rounded=rounded), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")

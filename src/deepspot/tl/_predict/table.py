@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, key_in
+from deepspot._core.keys import LEARNED, PREDICTION, UNS, key_in
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._features.bags import Bags
@@ -24,6 +24,7 @@ from deepspot.models._fitted import clip_expression, warn_of_impossible
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from deepspot._sdata.measured import MeasuredCounts
     from deepspot._sdata.view import SlideView
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
@@ -69,7 +70,8 @@ def predict_spots(
     check_size(model, features.n_spots, "spot", copies)
     key = features.plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, key, view.shapes_key, model.geometry.neighbors)
-    return Prediction(view, predict_in_blocks(model, bags, device=device), key, {"resolution": "spot"})
+    provenance = {"resolution": "spot", LEARNED: model.card.learned_from(features.image_hash)}
+    return Prediction(view, predict_in_blocks(model, bags, device=device), key, provenance)
 
 
 def check_size(model: DeepSpot, n: int, resolution: Resolution, copies: int = 1) -> None:
@@ -184,6 +186,18 @@ def get_prediction(view: SlideView, model: DeepSpot, encoder: str | Encoder | No
     if key is not None:
         return view.sdata.tables[key]
     return prediction_table(model, predict_spots(features_of(view, model, encoder), model, **compute))
+
+
+def learned_from(prediction: AnnData, measured: MeasuredCounts) -> str:
+    """Return whether the model of a predicted table learned from this slide, by its image or counts: yes, no, unknown.
+
+    The image is recognized by `ds.tl.predict`. A single equal spot may be so by chance.
+    """
+    uns = prediction.uns[UNS]
+    known = np.array(uns.get("training_spots", "").split(), np.int64)
+    if np.isin(measured.spot_hashes(list(prediction.var_names)), known).sum() > 1:
+        return "yes"
+    return str(uns.get(LEARNED, "no" if len(known) else "unknown"))
 
 
 def find_prediction(view: SlideView, model: DeepSpot) -> str | None:
