@@ -47,7 +47,7 @@ def names(ax):
 @pytest.mark.parametrize("wanted", [None, [f"GENE{number}" for number in range(0, 24, 2)]])
 def test_names_legend_and_limits_do_not_collide(bars, wanted):
     r = np.linspace(0.9, -0.4, 400)
-    low, high = (r - 0.8, r + 0.8) if bars else ([None] * 400, [None] * 400)
+    low, high = (np.clip(r - 0.8, -1, 1), np.clip(r + 0.8, -1, 1)) if bars else ([None] * 400, [None] * 400)
     found = Reliability(unit="patients", n=4, r=list(r), r_low=list(low), r_high=list(high), r_n=[4] * 400)
     ax = ds.pl.reliability(model_with(found, [f"GENE{number}" for number in range(400)]), genes=wanted)
     ax.figure.canvas.draw()
