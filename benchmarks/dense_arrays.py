@@ -43,13 +43,12 @@ def main() -> None:
     lines = [__doc__.split("\n\n")[2].replace("\n", " ").partition(" Writes")[0], ""]
     for title, name, model in (
         ("C5 by a model of C2-C4", "C5", held_out),
-        ("B4 by a model of C2-C4", "B4", held_out),
         ("C5 by the embedded model", "C5", embedded),
+        ("B4 by a model of C2-C4", "B4", held_out),
         ("B4 by the embedded model", "B4", embedded),
     ):
         lines += [f"#### {title}", "", *section(slides[name], model), ""]
-        print("\n".join(lines[-12:]), flush=True)
-    OUT.write_text("\n".join(lines))
+        OUT.write_text("\n".join(lines))
 
 
 def section(sdata: SpatialData, model: ds.models.DeepSpot) -> list[str]:
