@@ -2,7 +2,8 @@
 
     DEEPSPOT_DATA=../shared/data python benchmarks/dense_arrays.py
 
-A model of C2-C4 predicts C5, a near-replicate. Only the choice of neighbors differs, not model and spots. Denser arrays:
+A model of C2-C4 predicts C5, a near-replicate. Only the choice of neighbors differs, not model and spots. Denser
+arrays:
 the spots of the section get a square array of 100, 50 or 8 µm around them, or cells at random, 12 µm apart, and the
 original spots are predicted. Coarser arrays: every second or fourth spot is left. Nearest is the rule of before, the
 nearest eight spots within 301 µm; trained is the rule of now. r is the mean over genes with the measured counts of
