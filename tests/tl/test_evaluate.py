@@ -3,12 +3,15 @@ from copy import copy
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from spatialdata import read_zarr
 
 import deepspot as ds
+from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, make_table
 from deepspot._stats.normalize import normalize
 from deepspot.tl._evaluate import COLUMNS, evaluate
+from deepspot.tl._predict.table import features_of, learned_from
 
 
 def add_prediction(sdata, X, genes, key="deepspot_spots", rows=slice(None), **uns):
@@ -197,3 +200,16 @@ def test_a_training_slide_is_recognized_by_its_image_if_counts_are_thinned(
         else:
             ds.tl.check_alignment(sdata, prediction_key="deepspot_spots")
         assert any("The model learned from this slide" in line for line in log) == (learned == "yes")
+
+
+@pytest.mark.parametrize(("name", "learned"), [("C5", "yes"), ("P1_S1", "no")])
+def test_the_embedded_model_knows_its_training_slides(data, name, learned, toy):
+    """By their image, and by counts alone."""
+    sdata = ds.datasets.her2st(name) if learned == "yes" else toy[name]
+    model = ds.models.load()
+    view = SlideView.select(sdata, None, None)
+    found = model.card.learned_from(features_of(view, model).image_hash)
+    assert found == learned
+    uns = {"training_spots": " ".join(str(value) for slide in model.card.slides for value in slide.hashes)}
+    prediction = AnnData(var=pd.DataFrame(index=model.card.genes), uns={"deepspot": uns})
+    assert learned_from(prediction, view.measured(view.measured_key())) == learned

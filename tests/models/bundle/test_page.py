@@ -81,7 +81,7 @@ def test_page_of_embedded_model_states_its_limits():
         "not stated",
         "not a cell",
         "timm 1.0.31",
-        "da1946c3c62161cb4b263dd152157689beee51c9580472568b3b1fe810fdf0ab",
+        "747d7279aa893e11dbfe8256e14423c7a83058a67c06bcd11fe82a48968d9c6a",
     ):
         assert told in page, told
 

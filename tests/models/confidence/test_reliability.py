@@ -114,3 +114,4 @@ def test_cards_of_earlier_versions_have_no_interval_and_say_so():
     expected = ds.models.load().expected_r()
     assert expected[["expected_r_low", "expected_r_high"]].isna().all(axis=None)
     assert expected["expected_r"].notna().all()
+    assert (expected["expected_r_n"] == 2).all()

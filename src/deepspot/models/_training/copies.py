@@ -24,8 +24,9 @@ SAME = 0.5
 COMPARED, CHUNK = 50, 5000
 # Genes without which spots may be equal by chance, and different counts without which sorted counts may be.
 DETECTED, DISTINCT = 10, 10
-# Two measurements of one tissue have a mean of 1, of standard deviation √(2 / genes).
-ALIKE, DEVIATIONS = 0.5, 5
+# Limit of the mean difference of two spots (1 for two measurements of one tissue), and quantile of chance, which is
+# low because the nearest of many spots are compared.
+ALIKE, CHANCE = 0.5, 1e-7
 # Side in pixels of the images that are compared, and correlation from which they are copies.
 SIDE, SAME_IMAGE = 32, 0.98
 # Standard deviation below which an image shows nothing that could be compared, of 255.
@@ -60,8 +61,11 @@ def same_counts(small: MeasuredSlide, large: MeasuredSlide) -> bool:
     """Return whether most spots of a slide are in another slide, by the counts of the genes with a common name.
 
     They differ less from the spot with the most correlated counts than two measurements of one tissue would: the
-    squared difference of two Poisson counts divided by their sum is 1 on average.
+    squared difference of two Poisson counts divided by their sum is 1 on average, and its sum over genes is about
+    chi-squared.
     """
+    from scipy.stats import chi2
+
     genes = small.genes.intersection(large.genes)
     a, b = (slide.counts[:, slide.genes.get_indexer(genes)].astype(np.float64) for slide in (small, large))
     a = a[np.argsort(-np.asarray(a.sum(axis=1)).ravel(), kind="stable")[:COMPARED]]
@@ -79,8 +83,8 @@ def same_counts(small: MeasuredSlide, large: MeasuredSlide) -> bool:
     total = ours + theirs
     n = np.count_nonzero(total, axis=1)
     difference = (np.divide((ours - theirs) ** 2, total, out=np.zeros(total.shape), where=total > 0)).sum(axis=1) / n
-    least = np.clip(1 - DEVIATIONS * np.sqrt(2 / n), 0, ALIKE)
-    return bool(np.count_nonzero(difference <= least) > SAME * len(ours))
+    limit = np.minimum(chi2.ppf(CHANCE, n) / n, ALIKE)
+    return bool(np.count_nonzero(difference <= limit) > SAME * len(ours))
 
 
 def _sorted_counts(slide: MeasuredSlide) -> np.ndarray:
