@@ -114,8 +114,8 @@ def _combine(
     # The ratio of counts to prediction comes from this slide only: the gap between the mean of logarithms and the
     # logarithm of the mean differs between slides, and between the fits of a training.
     shift = level_shift(counts, exposure, expected)
-    rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
-    layers = {"predicted": expression, "corrected": np.log1p(rate), "weight": weight}
+    corrected, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
+    layers = {"predicted": expression, "corrected": corrected, "weight": weight}
     return layers, facts.assign(level_shift=shift)
 
 
