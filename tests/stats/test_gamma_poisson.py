@@ -66,12 +66,13 @@ def test_posterior_is_closer_to_another_measurement_than_counts_and_prediction(p
     def error(logs):
         return np.sqrt(np.mean((logs - other) ** 2, axis=0))
 
-    logs, weight = posterior(counts, exposure, expected, spread)
+    logs, rate, weight = posterior(counts, exposure, expected, spread)
     assert (error(logs) < error(np.log1p(counts / exposure[:, None]))).all()
     assert (error(logs) < error(np.log1p(expected))).all()
     # The logarithm of the mean rate does worse, and so do other dispersions.
-    mean = weight * counts / exposure[:, None] + (1 - weight) * expected
-    assert error(logs).mean() < error(np.log1p(mean)).mean()
+    assert error(logs).mean() < error(np.log1p(rate)).mean()
+    np.testing.assert_allclose(rate, weight * counts / exposure[:, None] + (1 - weight) * expected, rtol=0.05)
+    np.testing.assert_allclose(rate.mean(axis=0), truth.mean(axis=0), rtol=0.1)
     for factor in (0.5, 2.0):
         assert error(logs).mean() < error(posterior(counts, exposure, expected, spread * factor)[0]).mean()
     deep = exposure > 0.9
@@ -83,23 +84,23 @@ def test_posterior_is_closer_to_another_measurement_than_counts_and_prediction(p
 def test_the_mean_of_a_posterior_does_not_depend_on_depth(planted, share):
     _, _, expected, spread, truth = planted
     rng = np.random.default_rng(5)
-    logs, _ = posterior(rng.poisson(truth * share), np.full(SPOTS, share), expected, spread)
+    logs, *_ = posterior(rng.poisson(truth * share), np.full(SPOTS, share), expected, spread)
     np.testing.assert_allclose(logs.mean(axis=0), np.log1p(rng.poisson(truth)).mean(axis=0), atol=0.05)
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.3, 1.0, 5.0])
 @pytest.mark.parametrize("mean", [0.01, 1.0, 20.0, 500.0])
 def test_a_spot_without_counts_gets_the_mean_logarithm_of_what_is_expected(mean, spread):
-    logs, weight = posterior(np.zeros((1, 1)), np.zeros(1), np.full((1, 1), mean), np.array([spread]))
+    logs, rate, weight = posterior(np.zeros((1, 1)), np.zeros(1), np.full((1, 1), mean), np.array([spread]))
     exact = nbinom(1 / spread, 1 / (1 + mean * spread)).expect(np.log1p, tolerance=1e-12, maxcount=10**6)
     assert logs[0, 0] == pytest.approx(exact, abs=1e-3)
-    assert weight[0, 0] == 0
+    assert (rate[0, 0], weight[0, 0]) == (pytest.approx(mean), 0)
 
 
 def test_a_prediction_of_zero_can_be_changed_by_counts():
     expected = np.array([[0.0], [4.0]])
-    logs, _ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))
-    without, _ = posterior(np.array([[0.0], [4.0]]), np.ones(2), expected, np.ones(1))
+    logs, *_ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))
+    without, *_ = posterior(np.array([[0.0], [4.0]]), np.ones(2), expected, np.ones(1))
     assert logs[0, 0] > without[0, 0] > 0
 
 
@@ -111,12 +112,13 @@ def test_a_prediction_of_zero_can_be_changed_by_counts():
 )
 def test_a_posterior_is_finite_and_at_most_the_logarithm_of_the_mean_rate(counts, expected, depth, spread):
     counts = np.where(depth[:, None] > 0, counts, 0)
-    logs, weight = posterior(counts, depth, expected, spread)
+    logs, rate, weight = posterior(counts, depth, expected, spread)
     measured = np.divide(counts, depth[:, None], out=np.zeros_like(expected), where=depth[:, None] > 0)
     assert ((weight >= 0) & (weight <= 1)).all()
     lowest = np.maximum(expected, MIN_EXPECTED * expected.mean(axis=0))
     assert (logs >= 0).all()
-    assert (logs <= np.log1p(weight * measured + (1 - weight) * lowest) + 1e-3).all()
+    np.testing.assert_allclose(rate, weight * measured + (1 - weight) * lowest, rtol=1e-6, atol=1e-9)
+    assert (logs <= np.log1p(rate) + 1e-3).all()
 
 
 def test_a_level_shift_is_found_and_shrunk(planted):

@@ -65,14 +65,16 @@ def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) 
 
 def posterior(
     counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray, spread: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the expected log1p of the count of a gene among 10,000 (n, genes), and the weight of the measurement.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the expected log1p of the count of a gene among 10,000, its mean rate, and the weight of the measurement.
 
     Counts are (n, genes), `exposure` (n,) is in units of 10,000 counts, `expected` (n, genes) in counts per 10,000, and
-    `spread` (genes,) is the dispersion. The posterior mean of the rate is ``weight * measured + (1 - weight) *
-    expected``. Its logarithm would be higher than a mean of logarithms, and the more so the fewer counts a spot has. So
-    the mean of log1p(k) is taken over the count k of the gene in another measurement of the spot, of 10,000 counts.
-    Given the counts, k is negative binomial. For every k,
+    `spread` (genes,) is the dispersion. All results are (n, genes).
+
+    The rate is the posterior mean, ``weight * measured + (1 - weight) * expected``. Its logarithm would be higher than
+    a mean of logarithms, and the more so the fewer counts a spot has. So the first result is the mean of log1p(k) over
+    the count k of the gene in another measurement of the spot, of 10,000 counts. Given the counts, k is negative
+    binomial. For every k,
 
         log1p(k) = ∫ (1 - (1 - t)^k) / -log(1 - t) dt  over t from 0 to 1
 
@@ -87,7 +89,7 @@ def posterior(
     logs = np.zeros_like(scale)
     for t, step in zip(nodes**POWER, steps * POWER * nodes ** (POWER - 1), strict=True):
         logs += step / np.log1p(-t) * np.expm1(-shape * np.log1p(scale * t))
-    return logs, scale * exposure[:, None]
+    return logs, shape * scale, scale * exposure[:, None]
 
 
 def _ratio(above: np.ndarray | float, below: np.ndarray | float, otherwise: float) -> np.ndarray:
