@@ -119,7 +119,7 @@ def correct(
     ``layers["measured"]``, ``layers["predicted"]``
         Measurement and prediction; the prediction is NaN for genes that the model lacks.
     ``layers["rate"]``
-        Corrected rate in counts per 10,000, not on the log scale. Its mean over a slide is that of the counts. With
+        Corrected rate in counts per 10,000, not on the log scale. Its level is that of the counts on the slide. With
         ``method="replace"``, `expm1` of the prediction.
     ``layers["weight"]``
         Weight of the measurement, from 0 (prediction only) to 1 (measurement only).
