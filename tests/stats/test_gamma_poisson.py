@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import nbinom
 
-from deepspot._stats.gamma_poisson import level_shift, posterior, residuals
+from deepspot._stats.gamma_poisson import MIN_EXPECTED, level_shift, posterior, residuals
 
 GENES, SPOTS = 6, 4000
 
@@ -58,34 +59,49 @@ def test_unknown_entries_and_genes_that_no_slide_shows_are_left_out(planted):
     assert np.isnan([found[1], level[1], found[2], level[2]]).all()
 
 
-def test_posterior_is_closer_to_truth_than_counts_and_prediction(planted):
+def test_posterior_is_closer_to_another_measurement_than_counts_and_prediction(planted):
     counts, exposure, expected, spread, truth = planted
+    other = np.log1p(np.random.default_rng(7).poisson(truth))  # of 10,000 counts
 
-    def error(rate):
-        return np.sqrt(np.mean((rate - truth) ** 2, axis=0))
+    def error(logs):
+        return np.sqrt(np.mean((logs - other) ** 2, axis=0))
 
-    rate, weight = posterior(counts, exposure, expected, spread)
-    assert (error(rate) < error(counts / exposure[:, None])).all()
-    assert (error(rate) < error(expected)).all()
-    # It is the best mixture: other weights do worse.
+    logs, rate, weight = posterior(counts, exposure, expected, spread)
+    assert (error(logs) < error(np.log1p(counts / exposure[:, None]))).all()
+    assert (error(logs) < error(np.log1p(expected))).all()
+    # The logarithm of the mean rate does worse, and so do other dispersions.
+    assert error(logs).mean() < error(np.log1p(rate)).mean()
+    np.testing.assert_allclose(rate, weight * counts / exposure[:, None] + (1 - weight) * expected, rtol=0.05)
+    np.testing.assert_allclose(rate.mean(axis=0), truth.mean(axis=0), rtol=0.1)
     for factor in (0.5, 2.0):
-        other, _ = posterior(counts, exposure, expected, spread * factor)
-        assert error(rate).mean() < error(other).mean()
+        assert error(logs).mean() < error(posterior(counts, exposure, expected, spread * factor)[0]).mean()
     deep = exposure > 0.9
     assert (weight[deep].mean(axis=0) > weight[exposure < 0.15].mean(axis=0)).all()
     assert (np.diff(weight.mean(axis=0)) > 0).all()  # what the image tells little of keeps its measurement
 
 
-def test_a_spot_without_counts_gets_what_is_expected():
-    rate, weight = posterior(np.zeros((2, 1)), np.array([0.0, 1.0]), np.full((2, 1), 3.0), np.ones(1))
-    assert (rate[0, 0], weight[0, 0]) == (3.0, 0.0)
-    assert 0 < rate[1, 0] < 3
+@pytest.mark.parametrize("share", [0.05, 0.2, 1.0])
+def test_the_mean_of_a_posterior_does_not_depend_on_depth(planted, share):
+    _, _, expected, spread, truth = planted
+    rng = np.random.default_rng(5)
+    logs, *_ = posterior(rng.poisson(truth * share), np.full(SPOTS, share), expected, spread)
+    np.testing.assert_allclose(logs.mean(axis=0), np.log1p(rng.poisson(truth)).mean(axis=0), atol=0.05)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("mean", [0.01, 1.0, 20.0, 500.0])
+def test_a_spot_without_counts_gets_the_mean_logarithm_of_what_is_expected(mean, spread):
+    logs, rate, weight = posterior(np.zeros((1, 1)), np.zeros(1), np.full((1, 1), mean), np.array([spread]))
+    exact = nbinom(1 / spread, 1 / (1 + mean * spread)).expect(np.log1p, tolerance=1e-12, maxcount=10**6)
+    assert logs[0, 0] == pytest.approx(exact, abs=1e-3)
+    assert (rate[0, 0], weight[0, 0]) == (pytest.approx(mean), 0)
 
 
 def test_a_prediction_of_zero_can_be_changed_by_counts():
     expected = np.array([[0.0], [4.0]])
-    rate, _ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))
-    assert rate[0, 0] > 0
+    logs, *_ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))
+    without, *_ = posterior(np.array([[0.0], [4.0]]), np.ones(2), expected, np.ones(1))
+    assert logs[0, 0] > without[0, 0] > 0
 
 
 @given(
@@ -94,14 +110,15 @@ def test_a_prediction_of_zero_can_be_changed_by_counts():
     depth=arrays(float, 5, elements=st.just(0.0) | st.floats(1e-4, 3)),
     spread=arrays(float, 3, elements=st.floats(0, 10)),
 )
-def test_a_posterior_lies_between_measured_and_expected(counts, expected, depth, spread):
+def test_a_posterior_is_finite_and_at_most_the_logarithm_of_the_mean_rate(counts, expected, depth, spread):
     counts = np.where(depth[:, None] > 0, counts, 0)
-    rate, weight = posterior(counts, depth, expected, spread)
+    logs, rate, weight = posterior(counts, depth, expected, spread)
     measured = np.divide(counts, depth[:, None], out=np.zeros_like(expected), where=depth[:, None] > 0)
     assert ((weight >= 0) & (weight <= 1)).all()
-    low, high = np.minimum(measured, expected), np.maximum(measured, expected)
-    slack = 1e-9 * (1 + high)
-    assert ((rate >= low - slack) & (rate <= high + slack)).all()
+    lowest = np.maximum(expected, MIN_EXPECTED * expected.mean(axis=0))
+    assert (logs >= 0).all()
+    np.testing.assert_allclose(rate, weight * measured + (1 - weight) * lowest, rtol=1e-6, atol=1e-9)
+    assert (logs <= np.log1p(rate) + 1e-3).all()
 
 
 def test_a_level_shift_is_found_and_shrunk(planted):
@@ -115,11 +132,17 @@ def test_a_level_shift_is_found_and_shrunk(planted):
     assert (np.abs(shrunk - 1) < np.abs((few.sum(axis=0) / (expected[:4] * 0.01).sum(axis=0)) - 1) + 1e-9).all()
 
 
-def test_a_level_that_all_genes_share_is_hardly_shrunk(planted):
+@pytest.mark.parametrize("share", [0.1, 0.001])
+def test_a_level_that_all_genes_share_is_not_shrunk(planted, share):
     # As of a model that learned means of logarithms: what it predicts is too low for every gene.
     _, exposure, expected, _, _ = planted
-    counts = np.random.default_rng(4).poisson(expected[:200] * 2.55 * exposure[:200, None] * 0.1)
-    np.testing.assert_allclose(level_shift(counts, exposure[:200] * 0.1, expected[:200]), 2.55, rtol=0.2)
+    counts = np.random.default_rng(4).poisson(expected[:200] * 2.55 * exposure[:200, None] * share)
+    shift = level_shift(counts, exposure[:200] * share, expected[:200])
+    np.testing.assert_allclose(shift, 2.55, rtol=0.2)
+
+
+def test_a_slide_without_counts_has_no_shift():
+    assert (level_shift(np.zeros((4, 3)), np.zeros(4), np.ones((4, 3))) == 1).all()
 
 
 def test_without_shifts_levels_stay(planted):

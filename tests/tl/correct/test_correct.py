@@ -86,25 +86,45 @@ def test_corrected_rates_have_the_level_of_the_counts(slide, model, level):
     made = slide.tables["table_corrected"]
     known = made.var["in_model"].to_numpy()
     layers = {name: np.asarray(made.layers[name])[:, known] for name in ("measured", "predicted", "corrected")}
-    truth = rest[:, known]
-    ratio = np.expm1(layers["corrected"]).mean(axis=0) / np.expm1(truth).mean(axis=0)
-    assert np.median(ratio) == pytest.approx(1, abs=0.1)
-    assert np.expm1(layers["corrected"]).mean() == pytest.approx(np.expm1(truth).mean(), rel=0.1)
+    truth, rate = rest[:, known], np.asarray(made.layers["rate"])[:, known]
+    assert np.median(rate.mean(axis=0) / np.expm1(truth).mean(axis=0)) == pytest.approx(1, abs=0.1)
+    assert rate.mean() == pytest.approx(np.expm1(truth).mean(), rel=0.1)
+    assert layers["corrected"].mean() == pytest.approx(truth.mean(), rel=0.1)
     error = {name: np.sqrt(np.mean((values - truth) ** 2)) for name, values in layers.items()}
     assert error["corrected"] < min(error["measured"], error["predicted"])
+
+
+@pytest.mark.parametrize("share", [0.25, 0.05])
+def test_depth_does_not_show_in_corrected_values(slide, model, share):
+    half = np.random.default_rng(1).permutation(slide.tables["table"].n_obs) % 2 == 0
+    ds.tl.correct(slide, model, check_registration=False)
+    deep = slide.tables["table_corrected"].copy()
+    counts = slide.tables["table"].X.toarray().astype(int)
+    counts[half] = np.random.default_rng(0).binomial(counts[half], share)
+    slide.tables["table"].X = csr_matrix(counts)
+    ds.tl.correct(slide, model, check_registration=False, overwrite=True)
+    mixed = slide.tables["table_corrected"]
+    known = mixed.var["in_model"].to_numpy()
+
+    def moved(layer, scale=np.asarray):
+        return (scale(mixed.layers[layer]) - scale(deep.layers[layer]))[half][:, known].mean()
+
+    assert moved("measured") < -0.05
+    assert moved("corrected") == pytest.approx(0, abs=0.04)
+    assert abs(moved("corrected")) < abs(moved("rate", np.log1p))  # the logarithm of the mean rate
 
 
 def test_a_low_prediction_is_shifted_to_the_level_of_the_counts(slide, model):
     thin(slide, 0.1)
     ds.tl.correct(slide, model, check_registration=False)
-    usual = np.expm1(slide.tables["table_corrected"].X).mean()
+    usual = slide.tables["table_corrected"].layers["rate"].mean()
     prediction = slide.tables["deepspot_spots"]
     low = prediction.copy()
     low.X = np.log1p(np.expm1(prediction.X) / 2.5)
     view = SlideView.select(slide)
     measured = view.measured("table")
     made = corrected_table(view, measured, low, measured.genes, model.residuals())
-    assert np.expm1(made.X).mean() == pytest.approx(usual, rel=0.05)
+    assert made.layers["rate"].mean() == pytest.approx(usual, rel=0.05)
 
 
 def test_content_of_the_table(slide, model, log):
@@ -123,10 +143,12 @@ def test_content_of_the_table(slide, model, log):
     np.testing.assert_array_equal(table.X, layers["corrected"])
     exposure = table.obs["depth"].to_numpy(dtype=float) / 1e4
     expected = np.expm1(prediction[:, table.var_names[known]].X) * table.var["level_shift"].to_numpy()[known]
-    rate, weight = posterior(
+    logs, rate, weight = posterior(
         before.X.toarray()[:, known], exposure, expected, table.var["dispersion"].to_numpy(dtype=float)[known]
     )
-    np.testing.assert_allclose(layers["corrected"][:, known], np.log1p(rate), atol=1e-4)
+    np.testing.assert_allclose(layers["corrected"][:, known], logs, atol=1e-4)
+    np.testing.assert_allclose(layers["rate"][:, known], rate, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(layers["rate"][:, ~known], np.expm1(layers["measured"][:, ~known]), rtol=1e-4)
     np.testing.assert_allclose(layers["weight"][:, known], weight, atol=1e-4)
     assert np.isnan(layers["predicted"][:, ~known]).all()
     np.testing.assert_array_equal(layers["corrected"][:, ~known], layers["measured"][:, ~known])

@@ -52,17 +52,22 @@ def correct(
     ``method="posterior"`` is for shallow counts. The true rate of a gene in a spot is assumed to vary around the
     predicted rate as much as around the out-of-fold predictions in training: by the residual variance of the gene
     without counting noise (its dispersion). Counts are assumed to be Poisson with the true rate times the depth of the
-    spot. The corrected value weights measurement and expectation by these two sources of noise::
+    spot. The corrected rate weights measurement and expectation by these two sources of noise::
 
         expected = level shift · predicted rate
         weight = dispersion · expected · depth / (1 + dispersion · expected · depth)
-        corrected = log1p(weight · measured rate + (1 - weight) · expected)
+        corrected rate = weight · measured rate + (1 - weight) · expected
 
     Rates are in counts per 10,000, and the depth of a spot is in units of 10,000 counts. Deep spots, abundant genes and
     poorly predicted genes keep their measurement; shallow ones move towards the prediction. The level shift is a factor
     for each gene, its counts on the slide relative to the predicted counts: slides of other patients differ in the
     level of a gene, and predictions of mean logarithms are lower than mean counts. The total of a slide determines the
-    level even if its spots are shallow. Corrected rates have the level of the counts, not that of the prediction.
+    level even if its spots are shallow. No level from the training is used.
+
+    The corrected value on the log scale is not the logarithm of this rate, which would depend on the depth of the spot.
+    It is the expected value of log1p of the counts per 10,000 in another measurement of the spot, with 10,000 counts.
+    It has the smallest squared error, and shallow and deep spots have the same level. As every mean of logarithms it is
+    lower than the logarithm of the mean: take ``layers["rate"]`` for sums and means of rates.
 
     Misplaced counts are not noisy, and the posterior would keep them. Therefore the registration of the slide and of
     its parts is checked first (:func:`deepspot.tl.check_alignment`). ``method="replace"`` is for such slides: as in the
@@ -105,14 +110,17 @@ def correct(
     Returns
     -------
     None. Adds a feature table if there is none (see :func:`deepspot.pp.embed`), and a table with one row for each
-    measured spot, in the order of the shapes, including spots without counts. All matrices are float32 (n, genes) on
-    the scale log1p of counts per 10,000:
+    measured spot, in the order of the shapes, including spots without counts. All matrices are float32 (n, genes), on
+    the scale log1p of counts per 10,000 unless stated otherwise:
 
     `X` and ``layers["corrected"]``
         The result. Genes that the model lacks keep their measurement; with ``method="replace"`` they are left out, as
         they may be misplaced.
     ``layers["measured"]``, ``layers["predicted"]``
         Measurement and prediction; the prediction is NaN for genes that the model lacks.
+    ``layers["rate"]``
+        Corrected rate in counts per 10,000, not on the log scale. Its level is that of the counts on the slide. With
+        ``method="replace"``, `expm1` of the prediction.
     ``layers["weight"]``
         Weight of the measurement, from 0 (prediction only) to 1 (measurement only).
     ``layers["change"]``
@@ -151,7 +159,7 @@ def correct(
     >>> model = ds.models.train(slides["P1_S1"], **options)
     >>> ds.tl.correct(slides["P2_S1"], model, check_registration=False)
     >>> sorted(slides["P2_S1"].tables["table_corrected"].layers)
-    ['change', 'corrected', 'measured', 'predicted', 'weight']
+    ['change', 'corrected', 'measured', 'predicted', 'rate', 'weight']
     """
     from deepspot.models._registry import as_model
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deepspot._sdata.view import SlideView
 
 
-N_LAYERS = 5
+N_LAYERS = 6
 
 
 def genes_to_keep(
@@ -68,6 +68,7 @@ def corrected_table(
         counts, exposure[:, None], out=np.zeros(counts.shape, dtype=np.float32), where=exposure[:, None] > 0
     )
     layers = {"measured": np.log1p(rate), "predicted": np.full_like(rate, np.nan), "weight": np.ones_like(rate)}
+    layers["rate"] = rate
     layers["corrected"] = layers["measured"].copy()
     into = np.flatnonzero(genes.isin(shared))
     columns = shared.get_indexer(genes[into])
@@ -107,15 +108,16 @@ def _combine(
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Return the layers of the genes of the model, and the columns of `var` for them."""
     if spread is None:
-        replaced = {"predicted": expression, "corrected": expression, "weight": np.zeros_like(expression)}
-        return replaced, pd.DataFrame(index=genes)
+        weight, rate = np.zeros_like(expression), np.expm1(expression)
+        layers = {"predicted": expression, "corrected": expression, "rate": rate, "weight": weight}
+        return layers, pd.DataFrame(index=genes)
     facts = spread.loc[genes, ["dispersion"]]
     expected = np.expm1(expression.astype(float))
     # The ratio of counts to prediction comes from this slide only: the gap between the mean of logarithms and the
     # logarithm of the mean differs between slides, and between the fits of a training.
     shift = level_shift(counts, exposure, expected)
-    rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
-    layers = {"predicted": expression, "corrected": np.log1p(rate), "weight": weight}
+    corrected, rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
+    layers = {"predicted": expression, "corrected": corrected, "rate": rate, "weight": weight}
     return layers, facts.assign(level_shift=shift)
 
 
