@@ -15,7 +15,7 @@ from deepspot._sdata.tables import find_expression_table, labels_of, match_rows,
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
 from deepspot._stats.log_scale import PAPER, log_expression
-from deepspot._stats.spatial_null import spatial_eigenvectors, spatial_p_values
+from deepspot._stats.spatial_null import spatial_p_values
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -189,9 +189,8 @@ def markers(
         rows, at = match_rows(table, sdata, regions[0])
         contrasts = np.array([_contrast(labels.iloc[rows], name, reference) for name in tested])
         # All spots, also those without a group, are used to estimate the smoothness of a gene.
-        eigenvectors = spatial_eigenvectors(intrinsic_centers(sdata, regions[0])[at])
-        rng = np.random.default_rng(seed)
-        p = np.maximum(spatial_p_values(X[rows], contrasts, eigenvectors, int(n_permutations), rng), least)
+        centers, rng = intrinsic_centers(sdata, regions[0])[at], np.random.default_rng(seed)
+        p = np.maximum(spatial_p_values(X[rows], contrasts, centers, int(n_permutations), rng), least)
         frame["p_block"], frame["p_block_adj"] = p[of_frame], false_discovery_control(p, axis=1)[of_frame]
     p_adj = frame["p_adj" if test == "wilcoxon" else "p_block_adj"]
     frame["significant"] = (p_adj < alpha) & (frame["logfoldchange"] > min_logfoldchange)
