@@ -63,7 +63,7 @@ class Alignment:
     misplaced
         Names of the misplaced parts of a partly misaligned slide; they may overlap.
     misplaced_spots
-        Names (index of the shapes) of the spots of these parts that do not match the image.
+        Names (index of the shapes) of the spots of the misplaced part that stands out most.
     """
 
     verdict: Verdict
