@@ -75,8 +75,8 @@ def test_no_part_is_misplaced(slide, case):
 @pytest.mark.parametrize(
     ("half", "where"),
     [
-        ("left half", lambda um: um + [3 * PITCH, 0]),
-        ("lower half", lambda um: um - [0, 2 * PITCH]),
+        ("left half", lambda um: um + np.array([3 * PITCH, 0])),
+        ("lower half", lambda um: um - np.array([0, 2 * PITCH])),
         ("upper half", turned),
     ],
 )

@@ -68,8 +68,9 @@ def correct(
 
     Misplaced counts are not noisy, and the posterior would keep them. Therefore the registration of the slide and of
     its parts is checked first (:func:`deepspot.tl.check_alignment`). If a part is misplaced, its spots are predicted,
-    with the level shift of the other spots, and the other spots are corrected as usual; ``obs["source"]`` says which. If the whole slide is misplaced, an error is raised. ``method="replace"`` is for
-    such slides: as in the paper, it uses the prediction only.
+    with the level shift of the other spots, and the other spots are corrected as usual; ``obs["source"]`` says which.
+    If the whole slide is misplaced, an error is raised. ``method="replace"`` is for such slides: as in the paper, it
+    uses the prediction only.
 
     Parameters
     ----------
