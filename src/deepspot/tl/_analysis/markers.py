@@ -59,7 +59,10 @@ def markers(
     a test that accounts for this (3 to 7 %) and has less power. It is Moran spectral randomization: each gene is
     expressed in the eigenvectors of the neighbor graph, and blocks of 2, 4, 8, … eigenvectors of similar wavelength are
     rotated at random. The resulting random fields have patches of the same size and strength as the gene at other
-    positions. The p-value is the fraction of fields with at least the same difference between the groups. Permuting
+    positions. The p-value is the fraction of fields with at least the same difference between the groups, which is
+    corrected for what rotations change in smooth genes. It still fails for genes as smooth as the slide is wide: against
+    the upper half of a section, up to 14 % of Gaussian random fields without noise have p < 0.05, against the left half
+    1 to 6 % (``benchmarks/results/markers_halves.md``). Permuting
     blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
 
     Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
