@@ -60,9 +60,9 @@ def markers(
     expressed in the eigenvectors of the neighbor graph, and blocks of 2, 4, 8, … eigenvectors of similar wavelength are
     rotated at random. The resulting random fields have patches of the same size and strength as the gene at other
     positions. The p-value is the fraction of fields with at least the same difference between the groups, which is
-    corrected for what rotations change in smooth genes. It still fails for genes as smooth as the slide is wide: against
-    the upper half of a section, up to 14 % of Gaussian random fields without noise have p < 0.05, against the left half
-    1 to 6 % (``benchmarks/results/markers_halves.md``). Permuting
+    corrected for what rotations change in smooth genes. It still fails for genes as smooth as the slide is wide: up to
+    14 % of such Gaussian random fields differ between the upper and lower half of a section with p < 0.05, and 0.3 to
+    6 % between the left and right half (``benchmarks/results/markers_halves.md``). Permuting
     blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
 
     Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
