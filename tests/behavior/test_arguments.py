@@ -1,10 +1,12 @@
 """Wrong arguments of public functions: they raise an error of this package, and change nothing.
 
-A value may also be accepted. Arguments are replaced one at a time in a call that works.
+A value may also be accepted. Arguments are replaced one at a time in a call that works, and slides and tables are
+shortened to a few rows or none.
 """
 
 import inspect
 import time
+from contextlib import suppress
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -114,7 +116,7 @@ def calls(ready, model, encoder, all_slides, tiff):
         "pl.markers": ((sdata,), {}),
         "pl.enrichment": ((sdata,), {}),
         "pl.pathways": ((sdata,), {}),
-        "pl.regions": ((sdata, gene, "half"), {}),
+        "pl.regions": ((sdata, gene), {"groupby": "half"}),
         "pl.reliability": ((model,), {}),
     }
 
@@ -193,3 +195,30 @@ def test_wrong_arguments(known, snapshot, name, data):
         parts = [value, *(value if isinstance(value, list | tuple | dict | np.ndarray) else [])]
         names = {argument.removesuffix("_key").rstrip("s"), *map(repr, parts), *filter(None, map(str, parts))}
         assert any(one.lower() in str(failed).lower() for one in names), str(failed)
+
+
+def shortened(value, n):
+    """Return slides and tables with their first `n` spots or patients."""
+    if isinstance(value, dict) and is_slides(value):
+        return {name: shortened(one, n) for name, one in value.items()}
+    if isinstance(value, AnnData):
+        return value[:n].copy()
+    if not hasattr(value, "shapes") or not hasattr(value, "tables"):
+        return value
+    sdata = deepcopy(value)
+    for name, frame in list(sdata.shapes.items()):
+        sdata.shapes[name] = frame.iloc[: max(n, 1)]  # SpatialData refuses empty ones
+    for table in sdata.tables.values():
+        table._inplace_subset_obs(slice(n))  # as scanpy's filters do
+    return sdata
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_few_spots_or_patients(known, name, n):
+    positional, keywords = known[name]
+    namespace, function = name.split(".")
+    start = time.perf_counter()
+    with suppress(ds.errors.DeepSpotError):
+        getattr(getattr(ds, namespace), function)(*(shortened(value, n) for value in positional), **keywords)
+    assert time.perf_counter() - start < MAX_SECONDS

@@ -5,7 +5,7 @@ import pytest
 
 # Warnings between these libraries: squidpy of pandas, spatialdata-plot of matplotlib, and
 # anndata of zarr (scanpy's record arrays).
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword", "ignore:The set_bad function")
+pytestmark = pytest.mark.filterwarnings("ignore:The set_bad function")
 
 
 def test_scanpy_squidpy_and_spatialdata_plot(predicted):

@@ -14,8 +14,6 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # within scanpy and spatialdata, by pandas 3
-
 FILES = sorted((Path(__file__).parent / "stacks").glob("*.zip"))
 
 

@@ -18,9 +18,6 @@ ROWS = COLS = 5
 HIRES, LOWRES = 0.1, 0.03
 DIAMETER = 65 / MPP
 
-# spatialdata-io drops columns in place, which pandas 3.1 wants no longer.
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop")
-
 
 def array():
     row, col = (axis.ravel() for axis in np.mgrid[: ROWS + 2, : 2 * COLS])

@@ -120,7 +120,7 @@ def test_draws_into_given_axes(painted):
 def test_invalid_input_raises(painted, add_table):
     with pytest.raises(KeyError, match="NOWHERE"):
         ds.pl.gallery(painted, "NOWHERE")
-    with pytest.raises(ValueError, match="`n` must be above 0"):
+    with pytest.raises(ValueError, match="`n` must be at least 1"):
         ds.pl.gallery(painted, "A", n=0)
     with pytest.raises(ValueError, match="enough pixels"):
         ds.pl.gallery(painted, "A", tile_um=5)

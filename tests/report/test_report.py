@@ -280,7 +280,7 @@ def test_does_not_replace_a_file_or_leave_a_partial_one(predicted, tmp_path, mon
         ("", {}, FileExistsError, "is a folder"),
         ("r.html", {"genes": ["UPP"]}, KeyError, "Similar names: \\['UP'"),
         ("r.html", {"genes": None}, TypeError, "must be a name or several names, got NoneType"),
-        ("r.html", {"genes": 0}, ValueError, "`genes` must be above 0"),
+        ("r.html", {"genes": 0}, ValueError, "`genes` must be at least 1"),
         ("r.html", {"groupby": "regions"}, KeyError, "'regions'"),
         ("r.html", {"prediction_key": "other"}, KeyError, "'other'"),
         ("r.html", {"table_key": "other"}, KeyError, "'other'"),

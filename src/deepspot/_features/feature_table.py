@@ -14,7 +14,7 @@ from deepspot._core.hashing import digest
 from deepspot._core.keys import FEATURES, UNS, features_name
 from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import SlideView
@@ -129,7 +129,7 @@ class SlideFeatures:
     def _tiling(self, batch_size: int | None) -> Tiling:
         from deepspot.encoders._encode import Tiling
 
-        size = settings.batch_size if batch_size is None else int(check_positive(batch_size, "batch_size"))
+        size = settings.batch_size if batch_size is None else check_count(batch_size, "batch_size")
         return Tiling(self.geometry.grid, self.subspots, size, self.only_central, self.tokens)
 
     def read_spot_tiles(self, px: int) -> np.ndarray:

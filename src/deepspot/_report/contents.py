@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import PREDICTION, UNS
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import known_genes, labels_of
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
@@ -140,7 +140,7 @@ class SlideContents:
             return []
         if not isinstance(genes, int | np.integer):
             return known_genes(genes, self.sdata, keys)
-        check_positive(int(genes), "genes")
+        check_count(genes, "genes")
         table = self.sdata.tables[keys[0]]
         score = table.var.get("expected_r")
         if score is None or score.isna().all():

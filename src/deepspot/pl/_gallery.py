@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.keys import checked
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table, known_genes
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
@@ -99,7 +99,7 @@ def gallery(
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     (gene,) = known_genes(gene, sdata, [table_key])
     values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
-    ends = _ends(values, int(check_positive(n, "n")), gene, shapes_key)
+    ends = _ends(values, check_count(n, "n"), gene, shapes_key)
 
     tiles = cut_tiles(sdata, image_key, shapes_key, np.concatenate(ends), tile_um)
     n = len(ends[0])

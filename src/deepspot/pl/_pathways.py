@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.keys import checked, column_name, keys_in
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_result, match_rows
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
@@ -129,8 +129,9 @@ def _chosen(scores: pd.DataFrame, pathways: str | Sequence[str] | None, n_top: i
         spread = scores.var().dropna().sort_values(ascending=False, kind="stable")
         if not len(spread):
             raise InputError(f"No pathway of {where} has two scores to compare. Choose some with `pathways=`.")
-        return [str(name) for name in spread.index[: int(check_positive(n_top, "n_top"))]]
+        return [str(name) for name in spread.index[: check_count(n_top, "n_top")]]
     if not len(pathways):
         raise InputError(f"`pathways` is empty. Name at least one of {list(scores.columns)}, or leave it out.")
-    wanted = [pathways] if isinstance(pathways, str) else pathways
-    return keys_in([name if name in scores else column_name(name) for name in wanted], scores.columns, where)
+    wanted = [pathways] if isinstance(pathways, str) else map(str, pathways)
+    stored = [column if name not in scores and (column := column_name(name)) in scores else name for name in wanted]
+    return keys_in(stored, scores.columns, where)

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, check_seed
+from deepspot._core.validate import check_count, check_seed
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot._sdata.zarr_store import check_fits_in_memory
@@ -115,7 +115,7 @@ def umap(
     shapes_key = shapes_of(sdata, table_key, shapes_key)
     tile_um = tile_side(sdata, table_key, shapes_key, tile_um)
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
-    n_images, seed = int(check_positive(n_images, "n_images")), check_seed(seed)
+    n_images, seed = check_count(n_images, "n_images"), check_seed(seed)
     rows, positions = match_rows(table, sdata, shapes_key)
     colors = None if color is None else coloring(sdata, table_key, color, rows, cmap)
     if ax is None:
@@ -124,7 +124,7 @@ def umap(
     left, right = axes = several_axes(ax, 2, "panels")
 
     places = umap_of(table, table_key, seed)[rows]
-    chosen, middles, side = spread(places, n_images)
+    chosen, middles, side = spread(places, min(n_images, len(places)))
     tiles = cut_tiles(sdata, image_key, shapes_key, positions[chosen], tile_um)
     low, high = places.min(axis=0) - side / 2, places.max(axis=0) + side
     for panel in axes:

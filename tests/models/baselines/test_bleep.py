@@ -54,5 +54,5 @@ def test_a_projection_is_linear_gelu_linear_and_a_residual():
 
 
 def test_no_neighbors_are_refused(world):
-    with pytest.raises(ValueError, match="`k` must be above 0"):
+    with pytest.raises(ValueError, match="`k` must be at least 1"):
         BLEEP(k=0).fit(world.train, world.image[0])

@@ -115,7 +115,7 @@ def test_bad_parameters_are_errors(bags, targets):
         Ridge(alphas=(0.0, 1.0)).fit(bags, targets)
     with pytest.raises(ValueError, match="`alphas` is empty"):
         Ridge(alphas=()).fit(bags, targets)
-    with pytest.raises(ValueError, match="`pca` must be above 0"):
+    with pytest.raises(ValueError, match="`pca` must be at least 1"):
         Ridge(pca=0).fit(bags, targets)
     model = Ridge(context=("spot",)).fit(bags, targets)
     with pytest.raises(ValueError, match="fitted to 16 features, but the bags have 3"):

@@ -74,7 +74,6 @@ def test_p_values_are_those_of_scipy(classes):
     np.testing.assert_allclose(change, np.log2((means[0] + 1e-9) / (means[1] + 1e-9)), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # within scanpy
 def test_numbers_are_those_of_scanpy(classes):
     ds.tl.markers(classes, "class", table_key="table")
     table = classes["table"]
@@ -204,7 +203,6 @@ def test_seed(classes):
     assert (p[0] != p[2]).any()
 
 
-@pytest.mark.filterwarnings("ignore:The inplace keyword")  # within scanpy
 def test_results_can_be_written_and_read(classes, tmp_path):
     ds.tl.markers(classes, "class", table_key="table", test="blocks", n_permutations=20)
     classes.write(tmp_path / "slide.zarr")

@@ -60,13 +60,13 @@ def _check_sizes(n_train: int | Sequence[int], n_repeats: int, strata: pd.Series
         raise InputError("`n_train` is empty. The paper's numbers of training patients are (75, 100, 125).")
     numbers = sorted({int(size) for size in sizes})
     n, counts = len(strata), strata.value_counts()
-    smallest, largest, rarest = numbers[0], numbers[-1], str(counts.index[-1])
+    smallest, largest = numbers[0], numbers[-1]
     if n < largest + MIN_TESTED:
         raise InputError(
             f"There are {n} patients: too few to train on {largest} and test on {MIN_TESTED} or more. Choose "
             "smaller numbers with `n_train=`."
         )
-    share = counts.iloc[-1] / n
+    share, rarest = counts.iloc[-1] / n, str(counts.index[-1])
     if smallest * share < FOLDS or (n - largest) * share < 1:
         raise InputError(
             f"Too few patients of one kind by {what}: the numbers are {counts.to_dict()}. With `n_train` from "

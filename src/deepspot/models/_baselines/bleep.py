@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count, check_positive
 from deepspot._features.bags import Bags
 from deepspot.models._inputs import Scaler
 
@@ -82,7 +82,7 @@ class BLEEP(Baseline):
 
         from .bleep_network import train_projections
 
-        check_positive(self.k, "k")
+        check_count(self.k, "k")
         check_positive(self.temperature, "temperature")
         device, known = choose_device(self.device), torch.from_numpy(fill_unknown(targets[rows]))
         spots = torch.as_tensor(bags.spot[rows], dtype=torch.float32)

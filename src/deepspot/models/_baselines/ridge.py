@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count, check_positive
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
@@ -133,7 +133,7 @@ class Ridge(Baseline):
         if not strengths:
             raise InputError("`alphas` is empty: give at least one strength.")
         if self.pca is not None:
-            check_positive(self.pca, "pca")
+            check_count(self.pca, "pca")
         features = context_features(bags, self.context)
         r: dict[float, list[float]] = {alpha: [] for alpha in strengths} if len(strengths) > 1 else {}
         splits = make_folds(rows, slides, patients, position=bags.position).splits if r else []

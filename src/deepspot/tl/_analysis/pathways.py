@@ -10,7 +10,7 @@ from scipy.sparse import issparse
 
 from deepspot._core.keys import checked, column_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._stats.log_scale import log_expression
@@ -119,7 +119,7 @@ def pathways(
     table = sdata.tables[table_key]
     X, known = log_expression(table, table_key, layer, transform)
     genes = table.var_names[known]
-    weights, source = read_network(net, organism, int(check_positive(top, "top")))
+    weights, source = read_network(net, organism, check_count(top, "top"))
     n_targets = _count_targets(weights, genes, tmin, table_key, source)
 
     columns = pd.Series([column_name(name) for name in n_targets.index], n_targets.index)
