@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepspot._stats.metrics import pearson
+from deepspot._stats.spatial_null import surrogates
 from deepspot.tl._alignment.align import MAX_SPOTS, align, describe_move
 from deepspot.tl._alignment.moves import AS_IS, SYMMETRIES, make_moves
-from deepspot.tl._alignment.null import Agreement, shuffles, standardize, surrogates
+from deepspot.tl._alignment.null import Agreement, shuffles, standardize
 
 PITCH = 100.0
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from deepspot.tl._alignment.parts import MIN_PART, align_parts, misplaced, parts
+from deepspot.tl._alignment.null import Agreement
+from deepspot.tl._alignment.parts import MIN_PART, _correlations, misplaced, parts
 
 SIDE, GENES, PITCH = 14, 40, 100.0
 
@@ -21,19 +22,22 @@ def slide():
     return measured, fields + 1.5 * rng.normal(size=fields.shape), um
 
 
-def moved(slide, rows, dx, dy):
+def moved(slide, rows, where):
     measured, _, um = slide
     wrong = measured.copy()
-    there = um[rows] + [dx * PITCH, dy * PITCH]
-    wrong[rows] = measured[[int(np.abs(um - place).sum(axis=1).argmin()) for place in there]]
+    wrong[rows] = measured[[int(np.abs(um - place).sum(axis=1).argmin()) for place in where(um[rows])]]
     return wrong
+
+
+def turned(um):
+    return um.min(axis=0) + um.max(axis=0) - um
 
 
 def test_parts_have_enough_spots_and_cover_the_slide(slide):
     um = slide[2]
     found = parts(um)
     assert list(found)[:4] == ["left half", "right half", "upper half", "lower half"]
-    assert {"upper left quarter", "lower right quarter"} <= set(found)
+    assert {"upper left quarter", "lower right quarter", "middle third", "all but the upper third"} <= set(found)
     assert min(map(len, found.values())) >= MIN_PART
     halves = np.concatenate([found["left half"], found["right half"]])
     assert sorted(halves) == list(range(len(um)))
@@ -49,39 +53,55 @@ def test_small_slides_have_no_parts_and_large_ones_have_smaller_parts():
     assert "part 1 of 4 from the top and 4 of 4 from the left" in many
 
 
-def test_an_aligned_slide_has_no_misplaced_part(slide):
+def test_correlations_are_those_of_the_check_of_the_slide(slide):
+    measured, predicted, _ = (np.asarray(values, dtype=np.float32) for values in slide)
+    nearest = np.random.default_rng(0).integers(-1, len(predicted), size=(5, len(measured)))
+    found = _correlations(np.stack([measured, predicted]), nearest, predicted)
+    expected = Agreement(nearest, predicted)
+    np.testing.assert_allclose(found, [expected.r(measured), expected.r(predicted)], atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["aligned", "shuffled"])
+def test_no_part_is_misplaced(slide, case):
     measured, predicted, um = slide
-    assert misplaced(align_parts(measured, um, predicted, um)) == []
+    if case == "shuffled":
+        measured = np.random.default_rng(1).permutation(measured)
+    names, spots = misplaced(measured, um, predicted, um)
+    assert names == ()
+    assert spots.shape == (len(um),)
+    assert not spots.any()
 
 
-@pytest.mark.parametrize(("half", "shift"), [("left half", (3, 0)), ("lower half", (0, -2))])
-def test_a_misplaced_half_is_named_and_the_other_is_not(slide, half, shift):
+@pytest.mark.parametrize(
+    ("half", "where"),
+    [
+        ("left half", lambda um: um + np.array([3 * PITCH, 0])),
+        ("lower half", lambda um: um - np.array([0, 2 * PITCH])),
+        ("upper half", turned),
+    ],
+)
+def test_a_misplaced_half_is_named_and_most_of_its_spots(slide, half, where):
     _, predicted, um = slide
-    wrong = moved(slide, parts(um)[half], *shift)
-    found = misplaced(align_parts(wrong, um, predicted, um))
-    assert half in found
-    opposite = {"left half": "right half", "lower half": "upper half"}[half]
-    assert opposite not in found
+    truth = np.zeros(len(um), dtype=bool)
+    truth[parts(um)[half]] = True
+    names, spots = misplaced(moved(slide, truth, where), um, predicted, um)
+    assert half in names
+    assert spots[truth].mean() > 0.7
+    assert spots[~truth].mean() < 0.15
 
 
-def test_shuffled_counts_are_no_misplaced_part(slide):
-    measured, predicted, um = slide
-    shuffled = np.random.default_rng(1).permutation(measured)
-    assert misplaced(align_parts(shuffled, um, predicted, um)) == []
-
-
-def test_a_gene_that_is_constant_in_a_part_is_left_out_there(slide):
-    measured, predicted, um = slide
-    flat = measured.copy()
-    flat[parts(um)["left half"], 0] = 1
-    found = align_parts(flat, um, predicted, um)
-    assert found["left half"].n_genes == GENES - 1
-    assert found["right half"].n_genes == GENES
-
-
-def test_a_part_without_prediction_is_skipped(slide):
+def test_a_part_without_prediction_is_left_out(slide):
     measured, predicted, um = slide
     known = np.setdiff1d(np.arange(len(um)), parts(um)["upper left quarter"])
-    found = align_parts(measured, um, predicted[known], um[known])
-    assert "upper left quarter" not in found
-    assert "lower right quarter" in found
+    names, _ = misplaced(measured, um, predicted[known], um[known])
+    assert names == ()
+
+
+def test_large_slides_are_sampled(slide, monkeypatch):
+    from deepspot.tl._alignment import parts as module
+
+    monkeypatch.setattr(module, "MAX_SPOTS", 150)
+    truth = np.zeros(SIDE**2, dtype=bool)
+    truth[parts(slide[2])["upper half"]] = True
+    _, spots = misplaced(moved(slide, truth, turned), slide[2], slide[1], slide[2])
+    assert spots[truth].mean() > spots[~truth].mean() + 0.5

@@ -1,6 +1,7 @@
 """Denoising and replacing measured genes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 from spatialdata import read_zarr
@@ -123,7 +124,7 @@ def test_a_low_prediction_is_shifted_to_the_level_of_the_counts(slide, model):
     low.X = np.log1p(np.expm1(prediction.X) / 2.5)
     view = SlideView.select(slide)
     measured = view.measured("table")
-    made = corrected_table(view, measured, low, measured.genes, model.residuals())
+    made = corrected_table(view, measured, low, measured.genes, model.residuals(), pd.Index([]))
     assert made.layers["rate"].mean() == pytest.approx(usual, rel=0.05)
 
 
@@ -208,16 +209,32 @@ def test_misplaced_counts_are_detected_and_replaced(slide, model):
     assert made.uns["deepspot"]["method"] == "replace"
 
 
-def test_a_misplaced_half_is_detected(slide, model):
+def test_a_misplaced_half_is_replaced_and_the_other_is_corrected(slide, model, log):
     table = slide.tables["table"]
     x = np.asarray(slide.tables["deepspot_spots"].obsm["spatial"])[:, 0]
     left = np.flatnonzero(x < np.median(x))
     counts = table.X.toarray()
     counts[left] = counts[left[::-1]]
+    right = table.X.copy()
     table.X = csr_matrix(counts)
-    with pytest.raises(ValueError, match="left half"):
-        ds.tl.correct(slide, model)
-    assert "table_corrected" not in slide.tables
+    ds.tl.correct(slide, model)
+    made = slide.tables["table_corrected"]
+    replaced = (made.obs["source"] == "prediction: misplaced").to_numpy()
+    assert replaced[left].mean() > 0.7
+    assert np.delete(replaced, left).mean() < 0.2
+    assert any("'source'" in line and "left half" in line for line in log)
+    known = made.var["in_model"].to_numpy()
+    assert (np.asarray(made.layers["weight"])[replaced] == 0).all()
+    assert np.isnan(made.X[replaced][:, ~known]).all()
+    shift = made.var["level_shift"].to_numpy()[known]
+    expected = np.log1p(np.expm1(made.layers["predicted"][replaced][:, known]) * shift)
+    np.testing.assert_allclose(made.X[replaced][:, known], expected, rtol=1e-4)
+    # The other spots are corrected as if the misplaced ones were not there.
+    truth = logged(right.toarray())
+    assert mean_r(made.X[left][:, known], truth[left][:, known]) > mean_r(
+        made.layers["measured"][left][:, known], truth[left][:, known]
+    )
+    assert set(made.obs["source"][~replaced]) == {"counts and prediction"}
 
 
 def test_genes_can_be_named(slide, model):

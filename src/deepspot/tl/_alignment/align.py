@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from deepspot._spatial.transforms import pitch_px
+from deepspot._stats.spatial_null import surrogates
 from deepspot.errors import InputError
 
-from .moves import AS_IS, MIN_OVERLAP, Moves, make_moves
-from .null import Agreement, block_noise, shuffles, standardize, surrogates
+from .moves import AS_IS, MIN_OVERLAP, NEAR, make_moves
+from .null import Agreement, block_noise, shuffles, standardize
 
 Verdict = Literal["aligned", "misaligned", "partly misaligned", "undecided"]
 
@@ -22,7 +22,6 @@ MAX_SPOTS, MAX_GENES = 500, 200  # more take long without changing the result
 N_CHANCE, N_BOOTSTRAP = 99, 1000
 CHANCE = 0.01  # largest p of the verdicts aligned and misaligned
 CONFIDENCE = 0.95
-NEAR = 1.0  # pitches: moves up to this length count as the same place, because neighboring spots are similar
 MEANING = {
     "aligned": "measured spots match the image",
     "misaligned": "measured spots do not match the image",
@@ -39,7 +38,8 @@ class Alignment:
     ----------
     verdict
         ``"aligned"``: no move is significantly better, and the best move is at most one spot. ``"misaligned"``: a move
-        is significantly better. ``"partly misaligned"``: a move is significantly better for some parts of the slide.
+        is significantly better. ``"partly misaligned"``: a move is better for some parts of the slide, by far more than
+        on an aligned slide.
         ``"undecided"``: the prediction fits nowhere, or fits several places.
     table
         One row for each move: `symmetry`, shift `dx_um` and `dy_um` (to the right and down in the image), `dx_pitches`
@@ -62,6 +62,8 @@ class Alignment:
         Numbers of spots and genes that were compared, and distance between spots.
     misplaced
         Names of the misplaced parts of a partly misaligned slide; they may overlap.
+    misplaced_spots
+        Names (index of the shapes) of the spots of the misplaced part that stands out most.
     """
 
     verdict: Verdict
@@ -76,6 +78,7 @@ class Alignment:
     n_genes: int
     pitch_um: float
     misplaced: tuple[str, ...] = ()
+    misplaced_spots: pd.Index = field(default_factory=lambda: pd.Index([]), compare=False)
 
     @property
     def is_misaligned(self) -> bool:
@@ -128,8 +131,6 @@ def align(
     predicted_um: np.ndarray,
     *,
     max_shift: float = 3.0,
-    confidence: float = CONFIDENCE,
-    make: Callable[[np.ndarray, np.ndarray, float, float], Moves] = make_moves,
     seed: int = 0,
 ) -> Alignment:
     """Find the move of measured spots that fits a prediction best.
@@ -142,10 +143,6 @@ def align(
         (n, 2) and (m, 2) centers in µm.
     max_shift
         Largest shift along x and y, in distances between spots.
-    confidence
-        Confidence level of the lower bound of the gain.
-    make
-        Function that makes the candidate moves.
     seed
         Seed of the sample of spots, the bootstrap and the null models.
     """
@@ -154,7 +151,7 @@ def align(
     if len(measured) > MAX_SPOTS:
         rows = rng.choice(len(measured), MAX_SPOTS, replace=False)
         measured, measured_um = measured[rows], measured_um[rows]
-    moves = make(measured_um, predicted_um, pitch, max_shift)
+    moves = make_moves(measured_um, predicted_um, pitch, max_shift)
     if moves.overlap[0] < MIN_OVERLAP:
         raise InputError(
             f"Only {moves.overlap[0]:.0%} of the measured spots have a prediction, at least {MIN_OVERLAP:.0%} are "
@@ -172,7 +169,7 @@ def align(
         p_best = max(p_best, _p_value((chance * weight).max(axis=1), (r * weight)[best]))
         p_as_is = max(p_as_is, _p_value(chance[:, 0], r[0]))
     noise = block_noise(agreement.contributions(a), measured_um, pitch, N_BOOTSTRAP, rng)
-    gain, gain_low = float(r[best] - r[0]), _lower_bound(r, noise, best, confidence)
+    gain, gain_low = float(r[best] - r[0]), _lower_bound(r, noise, best)
     table = pd.DataFrame({"symmetry": moves.symmetry, "dx_um": moves.shift[:, 0], "dy_um": moves.shift[:, 1]})
     table = table.assign(
         dx_pitches=table["dx_um"] / pitch, dy_pitches=table["dy_um"] / pitch, overlap=moves.overlap, r=np.nan
@@ -203,12 +200,12 @@ def _p_value(chance: np.ndarray, value: float) -> float:
     return float(1 + (chance >= value).sum()) / (1 + len(chance))
 
 
-def _lower_bound(r: np.ndarray, noise: np.ndarray, best: int, confidence: float) -> float:
+def _lower_bound(r: np.ndarray, noise: np.ndarray, best: int) -> float:
     """Return a lower bound of the gain that holds for all moves simultaneously, since the best of many is selected."""
     if best == 0:
         return 0.0
     error = noise - noise[0]
     spread = error.std(axis=1)
     spread = np.where(spread > 0, spread, np.inf)
-    largest = np.quantile((error / spread[:, None]).max(axis=0), confidence)
+    largest = np.quantile((error / spread[:, None]).max(axis=0), CONFIDENCE)
     return float(r[best] - r[0] - largest * spread[best])

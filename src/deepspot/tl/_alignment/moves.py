@@ -25,6 +25,7 @@ STEP = 0.5
 # In pitches: inside an array, the nearest spot is at most 0.71 (square) or 0.58 (hexagonal) away.
 TOLERANCE = 0.75
 MIN_OVERLAP = 0.5
+NEAR = 1.0  # pitches: moves up to this length count as the same place, because neighboring spots are similar
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,13 @@
-"""Correlation of two expression fields under many moves, its sampling error, and null models."""
+"""Correlation of two expression fields under many moves, its sampling error, and permuted fields."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 
-from deepspot._spatial.transforms import pitch_px
-
 SMALL = 1e-9
 BLOCK_PITCHES = 2.0
-LARGEST_GROUP = 64
 
 
 class Agreement:
@@ -90,34 +86,3 @@ def shuffles(field: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np
     """Yield fields with permuted spots: the null model without spatial correlation."""
     for _ in range(n):
         yield rng.permutation(field)
-
-
-def surrogates(field: np.ndarray, centers_um: np.ndarray, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield fields with the spatial correlation of a measured one at random positions: Moran spectral randomization.
-
-    The field is decomposed into Moran's eigenvectors of the spot array, and eigenvectors of similar wavelength are
-    rotated at random, equally for all genes, which preserves the sizes of patches and the correlation of genes.
-
-    References
-    ----------
-    Wagner and Dray 2015, Generating spatially constrained null models for irregularly spaced data using Moran spectral
-    randomization methods. Methods in Ecology and Evolution 6.
-    """
-    from scipy.linalg import eigh
-    from scipy.spatial.distance import pdist, squareform
-    from scipy.stats import ortho_group
-
-    near = np.exp(-squareform(pdist(centers_um / pitch_px(centers_um), "sqeuclidean")) / 2)
-    near -= near.mean(axis=0)
-    near -= near.mean(axis=1)[:, None]
-    eigenvectors = eigh(near)[1][:, ::-1].astype(np.float32)
-    weights = eigenvectors.T @ field
-    # Groups of 2, 4, 8, … eigenvectors, longest wavelength first.
-    edges = np.cumsum([0, *np.minimum(2.0 ** np.arange(1, 32), LARGEST_GROUP)])
-    groups = [weights[int(a) : int(b)] for a, b in pairwise(edges) if a < len(weights)]
-    for _ in range(n):
-        rotated = [
-            ortho_group.rvs(len(part), random_state=rng).astype(np.float32) @ part if len(part) > 1 else part
-            for part in groups
-        ]
-        yield eigenvectors @ np.concatenate(rotated)

@@ -7,28 +7,42 @@ from collections.abc import Iterator
 import numpy as np
 
 from deepspot._spatial.transforms import pitch_px
+from deepspot._stats.spatial_null import surrogates
 
-from .align import CONFIDENCE, Alignment, align, is_near
-from .moves import MIN_OVERLAP, make_few_moves
+from .moves import AS_IS, MIN_OVERLAP, NEAR, make_few_moves
+from .null import SMALL, standardize
 
 MIN_PART = 40  # spots
 MAX_PARTS_ALONG = 4
-CHANCE = 0.05  # largest p of a misplaced part
+MAX_SPOTS = 1000  # the eigenvectors of more spots take long
+N_FIELDS = 99
+GENES, COMPONENTS = 200, 20
+# Standard deviations by which the gain of a misplaced part exceeds that of aligned slides. Chosen on sections other
+# than those of benchmarks/alignment_parts.py.
+MISPLACED = 3.5
+# Standard deviations by which a part fits better than unrelated fields, where it is and at the best place: p = 0.01
+# and 0.05.
+ALIGNED, FITS = 2.33, 1.64
 
 
 def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the rows of halves, quarters and smaller parts by name, from centers (n, 2); parts need enough spots."""
-    rows_of = {}
-    for n_rows, n_columns in _grids(len(centers_um)):
-        columns, rows = _bands(centers_um[:, 0], n_columns), _bands(centers_um[:, 1], n_rows)
-        for i, j in np.ndindex(n_rows, n_columns):
-            members = np.flatnonzero((rows == i) & (columns == j))
-            if len(members) >= MIN_PART:
-                rows_of[_name(i, n_rows, j, n_columns)] = members
-    return rows_of
+    """Return the rows of the parts of a slide by name, from centers (n, 2); parts need enough spots.
+
+    Parts are halves, thirds, two thirds, quarters, and smaller rectangles.
+    """
+    x, y = centers_um.T
+    halves = {"left": (x, 0), "right": (x, 1), "upper": (y, 0), "lower": (y, 1)}
+    rows_of = {f"{name} half": np.flatnonzero(_bands(values, 2) == i) for name, (values, i) in halves.items()}
+    for names, values in ((("left", "middle", "right"), x), (("upper", "central", "lower"), y)):
+        bands = _bands(values, 3)
+        for i, name in enumerate(names):
+            rows_of[f"{name} third"] = np.flatnonzero(bands == i)
+            rows_of[f"all but the {name} third"] = np.flatnonzero(bands != i)
+    rows_of |= _rectangles(x, y)
+    return {name: rows for name, rows in rows_of.items() if MIN_PART <= len(rows) <= len(x) - MIN_PART}
 
 
-def align_parts(
+def misplaced(
     measured: np.ndarray,
     measured_um: np.ndarray,
     predicted: np.ndarray,
@@ -36,65 +50,111 @@ def align_parts(
     *,
     max_shift: float = 3.0,
     seed: int = 0,
-) -> dict[str, Alignment]:
-    """Align each part of a slide with the prediction around it; the arguments are those of `align`.
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of misplaced parts, and whether each measured spot (n,) is in the part that stands out most.
 
-    The confidence of a gain is corrected for the number of parts (Bonferroni).
+    The arguments are those of `align`; genes are the 200 with the largest predicted variance. For each part, the gain
+    of the best distant move is compared with its gains on aligned slides. These are simulated: the predicted values,
+    times their regression coefficient, plus residuals at random positions. Moves of a part to a place that looks the
+    same gain little there, other moves lose, and so a large part needs a smaller gain than a small one. The best move
+    must also fit better than unrelated fields, the residuals alone, and another part must be aligned, which
+    shows that the prediction can locate spots on this slide.
     """
-    pitch, alignments = pitch_px(predicted_um), {}
-    candidates = parts(measured_um)
+    from scipy.spatial import cKDTree
+
+    rng = np.random.default_rng(seed)
+    n, pitch = len(measured), pitch_px(predicted_um)
+    sample = np.sort(rng.choice(n, MAX_SPOTS, replace=False)) if n > MAX_SPOTS else np.arange(n)
+    um = measured_um[sample]
+    a, b = _components(measured[sample], predicted)
+    here = make_few_moves(um, predicted_um, pitch, 0.0).nearest[0]
+    known = here >= 0
+    um, a, here = um[known], a[known], here[known]
+    candidates = parts(um)
+    if not candidates:
+        return (), np.zeros(n, dtype=bool)
+    slope = max(float((a * b[here]).sum() / max((b[here] ** 2).sum(), SMALL)), 0.0)
+    fitted = slope * b[here]
+    residuals = np.stack(list(surrogates((a - fitted) - (a - fitted).mean(axis=0), um, N_FIELDS, rng)))
+    fields = np.concatenate([a[None], fitted + residuals, residuals])
+    found, aligned = {}, False
+    worst, worst_rows = 0.0, np.arange(0)
     for name, rows in candidates.items():
-        um = measured_um[rows]
-        low, high = um.min(axis=0) - max_shift * pitch, um.max(axis=0) + max_shift * pitch
-        around = ((predicted_um >= low) & (predicted_um <= high)).all(axis=1)
-        if around.sum() < 2 or make_few_moves(um, predicted_um[around], pitch, 0.0).overlap[0] < MIN_OVERLAP:
-            continue  # the part has no prediction
-        vary = (np.ptp(measured[rows], axis=0) > 0) & (np.ptp(predicted[around], axis=0) > 0)
-        if vary.any():
-            alignments[name] = align(
-                measured[rows][:, vary],
-                um,
-                predicted[around][:, vary],
-                predicted_um[around],
-                max_shift=max_shift,
-                confidence=1 - (1 - CONFIDENCE) / len(candidates),
-                make=make_few_moves,
-                seed=seed,
-            )
-    return alignments
+        moves = make_few_moves(um[rows], predicted_um, pitch, max_shift)
+        enough = np.flatnonzero(moves.overlap >= MIN_OVERLAP)
+        far = (moves.symmetry[enough] != AS_IS) | (np.abs(moves.shift[enough]).max(axis=1) > (NEAR + SMALL) * pitch)
+        r = _correlations(fields[:, rows], moves.nearest[enough], b)
+        observed, of_aligned, of_unrelated = r[0], r[1 : N_FIELDS + 1], r[N_FIELDS + 1 :]
+        # With fewer spots, chance reaches a higher r.
+        score, by_chance = (values * np.sqrt(moves.overlap[enough]) for values in (observed, of_unrelated))
+        best = score.argmax()
+        if not far[best]:
+            aligned |= bool(_excess(observed[0], of_unrelated[:, 0]) >= ALIGNED)
+            continue
+        gain = (r - r[:, :1])[: N_FIELDS + 1, far]
+        largest = (gain / np.maximum((of_aligned - of_aligned[:, :1])[:, far].std(axis=0), SMALL)).max(axis=1)
+        excess = _excess(largest[0], largest[1:])
+        if excess >= MISPLACED and _excess(score[best], by_chance.max(axis=1)) >= FITS:
+            found[name] = rows
+            if excess > worst:
+                worst, worst_rows = excess, rows
+    if not (found and aligned):
+        return (), np.zeros(n, dtype=bool)
+    # Spots that were not sampled are like the nearest one that was.
+    return tuple(found), np.isin(cKDTree(um).query(measured_um)[1], worst_rows)
 
 
-def misplaced(alignments: dict[str, Alignment]) -> list[str]:
-    """Return the names of misplaced parts: a place more than one spot away is significantly better.
+def _components(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the principal components of predicted genes with large variance, and the same components as measured.
 
-    Another part must be aligned, which shows that the prediction can locate spots on this slide: a few spots may match
-    somewhere by chance.
+    A gene that is predicted well has a large predicted variance; components without it would add noise.
     """
-    if not any(part.verdict == "aligned" for part in alignments.values()):
-        return []
-    return [
-        name
-        for name, part in alignments.items()
-        if part.gain_low > 0 and part.p_best <= CHANCE and not is_near(part.table.loc[part.best])
-    ]
+    vary = np.flatnonzero((np.ptp(measured, axis=0) > 0) & (np.ptp(predicted, axis=0) > 0))
+    genes = vary[np.argsort(-predicted[:, vary].std(axis=0), kind="stable")[:GENES]]
+    a, b = standardize(measured[:, genes]), standardize(predicted[:, genes])
+    loadings = np.linalg.svd(b, full_matrices=False)[2][:COMPONENTS].T
+    return a @ loadings, b @ loadings
 
 
-def _grids(n: int) -> Iterator[tuple[int, int]]:
-    if n >= 2 * MIN_PART:
-        yield 1, 2
-        yield 2, 1
+def _excess(value: float, simulated: np.ndarray) -> float:
+    return float((value - simulated.mean()) / max(simulated.std(), SMALL))
+
+
+def _correlations(fields: np.ndarray, nearest: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Return the correlation (f, c) of fields (f, n, k) with the predicted spots nearest to them (c, n) by each move.
+
+    As in `Agreement`, but for many fields at once.
+    """
+    kept = (nearest >= 0).astype(np.float32)
+    count = kept.sum(axis=1)
+    near = predicted[np.maximum(nearest, 0)] * kept[:, :, None]
+    predicted_mean = near.sum(axis=1) / count[:, None]
+    mean = np.einsum("cn,fnk->fck", kept, fields, optimize=True) / count[:, None]
+    covariance = fields.reshape(len(fields), -1) @ near.reshape(len(near), -1).T / count
+    covariance -= (mean * predicted_mean).sum(axis=2)
+    variance = (fields**2).sum(axis=2) @ kept.T / count - (mean**2).sum(axis=2)
+    predicted_variance = (near**2).sum(axis=(1, 2)) / count - (predicted_mean**2).sum(axis=1)
+    return covariance / np.sqrt(np.maximum(variance, SMALL) * np.maximum(predicted_variance, SMALL))
+
+
+def _rectangles(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    rows_of = {}
+    for k in _grids(len(x)):
+        columns, rows = _bands(x, k), _bands(y, k)
+        for i, j in np.ndindex(k, k):
+            name = f"part {i + 1} of {k} from the top and {j + 1} of {k} from the left"
+            if k == 2:
+                name = f"{('upper', 'lower')[i]} {('left', 'right')[j]} quarter"
+            rows_of[name] = np.flatnonzero((rows == i) & (columns == j))
+    return rows_of
+
+
+def _grids(n: int) -> Iterator[int]:
     for k in range(2, MAX_PARTS_ALONG + 1):
         if n >= k * k * MIN_PART:
-            yield k, k
+            yield k
 
 
 def _bands(values: np.ndarray, n: int) -> np.ndarray:
     """Return the band of each value, of n bands with equal numbers of values."""
     return np.searchsorted(np.quantile(values, np.arange(1, n) / n), values, side="left")
-
-
-def _name(i: int, n_rows: int, j: int, n_columns: int) -> str:
-    if max(n_rows, n_columns) > 2:
-        return f"part {i + 1} of {n_rows} from the top and {j + 1} of {n_columns} from the left"
-    names = [("upper", "lower")[i]] * (n_rows == 2) + [("left", "right")[j]] * (n_columns == 2)
-    return " ".join([*names, "quarter" if n_rows == n_columns else "half"])

@@ -15,7 +15,7 @@ from deepspot._sdata.tables import find_expression_table, labels_of, match_rows,
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
 from deepspot._stats.log_scale import PAPER, log_expression
-from deepspot._stats.spatial_null import spatial_eigenvectors, spatial_p_values
+from deepspot._stats.spatial_null import spatial_p_values
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def markers(
     a test that accounts for this (3 to 7 %) and has less power. It is Moran spectral randomization: each gene is
     expressed in the eigenvectors of the neighbor graph, and blocks of 2, 4, 8, … eigenvectors of similar wavelength are
     rotated at random. The resulting random fields have patches of the same size and strength as the gene at other
-    positions. The p-value is the fraction of fields with at least the same difference between the groups. Permuting
+    positions. The p-value is the fraction of fields with at least the same difference between the groups, which is
+    corrected for what rotations change in smooth genes. It still fails for genes as smooth as the slide is wide: up to
+    14 % of such Gaussian random fields differ between the upper and lower half of a section with p < 0.05, and 0.3 to
+    6 % between the left and right half (``benchmarks/results/markers_halves.md``). Permuting
     blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
 
     Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
@@ -189,9 +192,8 @@ def markers(
         rows, at = match_rows(table, sdata, regions[0])
         contrasts = np.array([_contrast(labels.iloc[rows], name, reference) for name in tested])
         # All spots, also those without a group, are used to estimate the smoothness of a gene.
-        eigenvectors = spatial_eigenvectors(intrinsic_centers(sdata, regions[0])[at])
-        rng = np.random.default_rng(seed)
-        p = np.maximum(spatial_p_values(X[rows], contrasts, eigenvectors, int(n_permutations), rng), least)
+        centers, rng = intrinsic_centers(sdata, regions[0])[at], np.random.default_rng(seed)
+        p = np.maximum(spatial_p_values(X[rows], contrasts, centers, int(n_permutations), rng), least)
         frame["p_block"], frame["p_block_adj"] = p[of_frame], false_discovery_control(p, axis=1)[of_frame]
     p_adj = frame["p_adj" if test == "wilcoxon" else "p_block_adj"]
     frame["significant"] = (p_adj < alpha) & (frame["logfoldchange"] > min_logfoldchange)

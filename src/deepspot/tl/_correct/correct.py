@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+import pandas as pd
+
 from deepspot._core.keys import LEARNED, UNS, checked, corrected_name, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import check_shared_genes
@@ -70,8 +72,10 @@ def correct(
     lower than the logarithm of the mean: take ``layers["rate"]`` for sums and means of rates.
 
     Misplaced counts are not noisy, and the posterior would keep them. Therefore the registration of the slide and of
-    its parts is checked first (:func:`deepspot.tl.check_alignment`). ``method="replace"`` is for such slides: as in the
-    paper, it uses the prediction only.
+    its parts is checked first (:func:`deepspot.tl.check_alignment`). If a part is misplaced, its spots are predicted,
+    with the level shift of the other spots, and the other spots are corrected as usual; ``obs["source"]`` says which.
+    If the whole slide is misplaced, an error is raised. ``method="replace"`` is for such slides: as in the paper, it
+    uses the prediction only.
 
     Parameters
     ----------
@@ -128,6 +132,10 @@ def correct(
     ``var["in_model"]``, ``var["dispersion"]``, ``var["level_shift"]``
         Whether the model predicts the gene (bool), and the numbers of the formula (float32; NaN for genes that it
         lacks; not with ``method="replace"``). The columns of the measured and of the predicted table are kept.
+    ``obs["source"]``
+        Categorical: ``"counts and prediction"``, ``"prediction: no counts"``, ``"prediction: misplaced"`` (spots of a
+        misplaced part; genes that the model lacks are NaN in them), or ``"prediction: method"`` for
+        ``method="replace"``.
     ``obs["depth"]``
         Counts of the spot (float32). The columns of the measured and of the predicted table are kept.
     ``obsm["spatial"]``, ``uns["log1p"]``
@@ -139,8 +147,8 @@ def correct(
     Raises
     ------
     ValueError
-        If the registration is wrong and `method` is ``"posterior"``; if the model has no dispersions; if counts are not
-        raw, less than half of the model's genes were measured, or the result would be larger than
+        If the whole slide is misplaced and `method` is ``"posterior"``; if the model has no dispersions; if counts are
+        not raw, less than half of the model's genes were measured, or the result would be larger than
         `settings.max_table_gb`.
     KeyError
         If a table, layer or gene does not exist.
@@ -183,10 +191,10 @@ def correct(
             "The model learned from this slide, including its noise and any misplaced spots, so the correction keeps "
             "some of them. Use a model that was trained on other slides."
         )
-    checked = "not checked"
+    checked, misplaced = "not checked", pd.Index([])
     if spread is not None and check_registration:
-        checked = _check_registration(view, measured, prediction, seed)
-    table = corrected_table(view, measured, prediction, kept, spread)
+        checked, misplaced = _check_registration(view, measured, prediction, seed)
+    table = corrected_table(view, measured, prediction, kept, spread, misplaced)
     table.uns[UNS] |= {"method": method, "registration": checked}
     add_table(sdata, key, table, what=f"{'replaced' if spread is None else 'corrected'} genes", overwrite=overwrite)
     lacking = int((~table.var["in_model"]).sum())
@@ -194,19 +202,25 @@ def correct(
         logger.info("%s genes that the model lacks keep their measurement.", f"{lacking:,}")
 
 
-def _check_registration(view: SlideView, measured: MeasuredCounts, prediction: AnnData, seed: int | None) -> str:
-    """Return the result of the registration check as text; raise if counts are misplaced."""
+def _check_registration(
+    view: SlideView, measured: MeasuredCounts, prediction: AnnData, seed: int | None
+) -> tuple[str, pd.Index]:
+    """Return the result of the registration check, and the misplaced spots; raise if the whole slide is misplaced."""
     counted = measured.without_empty()
     if len(counted.rows) < MIN_SPOTS:
         logger.warning("The registration cannot be checked with only %d spots.", len(counted.rows))
-        return "too few spots to check"
+        return "too few spots to check", pd.Index([])
     result = registration(view, counted, prediction, seed=seed)
-    if result.is_misaligned:
-        fix = "Leave these spots out" if result.misplaced else "Correct the coordinates (see `ds.tl.check_alignment`)"
+    if result.verdict == "misaligned":
         raise InputError(
-            f"{result!r}. A posterior would keep such counts. {fix}, use `method='replace'`, or, if the check is "
-            "wrong, `check_registration=False`."
+            f"{result!r}. A posterior would keep such counts. Correct the coordinates (see `ds.tl.check_alignment`), "
+            "use `method='replace'`, or, if the check is wrong, `check_registration=False`."
         )
     if result.verdict == "undecided":
         logger.warning("%r. The correction assumes that they do.", result)
-    return repr(result)
+    if result.misplaced:
+        logger.warning(
+            "%r. The counts of %d of %d spots are replaced by the prediction, see obs['source'].",
+            *(result, len(result.misplaced_spots), len(counted.rows)),
+        )
+    return repr(result), result.misplaced_spots

@@ -46,10 +46,21 @@ def genes_to_keep(
     return kept
 
 
+SOURCES = ("counts and prediction", "prediction: no counts", "prediction: misplaced", "prediction: method")
+
+
 def corrected_table(
-    view: SlideView, measured: MeasuredCounts, prediction: AnnData, genes: pd.Index, spread: pd.DataFrame | None
+    view: SlideView,
+    measured: MeasuredCounts,
+    prediction: AnnData,
+    genes: pd.Index,
+    spread: pd.DataFrame | None,
+    misplaced: pd.Index,
 ) -> AnnData:
-    """Build the table of :func:`deepspot.tl.correct`; without dispersions, the prediction replaces the measurement."""
+    """Build the table of :func:`deepspot.tl.correct`; without dispersions, the prediction replaces the measurement.
+
+    The counts of `misplaced` spots, names in the index of the shapes, are not used.
+    """
     table_rows, shape_rows = match_rows(prediction, view.sdata, view.shapes_key)
     _, rows, found = np.intersect1d(measured.rows, shape_rows, return_indices=True)
     if len(rows) < len(measured.rows):
@@ -60,9 +71,12 @@ def corrected_table(
 
     depth = measured.depth()[rows].astype(float)
     exposure = depth / TARGET_SUM
+    wrong = np.isin(view.index[measured.rows[rows]], misplaced)
     shared = prediction.var_names[prediction.var_names.isin(measured.genes)]
     expression = np.asarray(prediction.X[predicted_rows])[:, prediction.var_names.get_indexer(shared)]
-    combined, facts = _combine(_counts_of(measured, shared)[rows], exposure, expression, shared, spread)
+    used = np.where(wrong, 0, 1)
+    trusted = _counts_of(measured, shared)[rows] * used[:, None]
+    combined, facts = _combine(trusted, exposure * used, expression, shared, spread)
     counts = _counts_of(measured, genes)[rows]
     rate = np.divide(
         counts, exposure[:, None], out=np.zeros(counts.shape, dtype=np.float32), where=exposure[:, None] > 0
@@ -70,6 +84,8 @@ def corrected_table(
     layers = {"measured": np.log1p(rate), "predicted": np.full_like(rate, np.nan), "weight": np.ones_like(rate)}
     layers["rate"] = rate
     layers["corrected"] = layers["measured"].copy()
+    layers["weight"][wrong] = 0
+    layers["corrected"][wrong] = np.nan
     into = np.flatnonzero(genes.isin(shared))
     columns = shared.get_indexer(genes[into])
     for name, values in combined.items():
@@ -79,6 +95,8 @@ def corrected_table(
     region_key, instance_key = view.link_keys
     table = view.sdata.tables[measured.table_key]
     obs = table.obs.iloc[measured.table_rows[rows]].assign(depth=depth.astype(np.float32))
+    source = np.full(len(rows), 3) if spread is None else np.select([wrong, depth == 0], [2, 1], 0)
+    obs["source"] = pd.Categorical.from_codes(source, SOURCES)
     for name, column in prediction.obs.filter(items=["ood_score", "ood"]).items():
         obs[str(name)] = column.to_numpy()[predicted_rows]
     var = table.var.loc[genes].assign(in_model=genes.isin(shared))
