@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +20,19 @@ from ._image_file import check_name, check_size, check_slide_tiff, is_tiff
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-    from xarray import DataArray, DataTree
+    from xarray import DataTree
 
 PLAUSIBLE = (0.05, 10.0)
 """Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
-MAX_COMPARED = 2**28
+GRID, NOISE, SIMILAR = 16, 8, 0.25
+"""A level is compared in 16 × 16 squares. Differences of up to 8 gray levels from the glass are noise. An image that
+differs by more than a quarter of the contrast is another one."""
+
+MAX_FACTOR, MAX_PHOTO = 16, 2**24
+"""A padded level is a whole factor smaller than the next finer one, at most 16. A photo of the glass has fewer pixels."""
+
 STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
 
@@ -81,13 +88,14 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
         mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
     reader = _open(file)
     check_size(file, *reader.properties.shape)
+    not_rgb: set[tuple[int, int]] = set()
     if is_tiff(file):
         with reading(file, "image"):
-            check_slide_tiff(file, *reader.properties.shape)
+            not_rgb = check_slide_tiff(file, *reader.properties.shape)
     scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
-    pyramid = _pyramid(_Reader(reader, file))
+    pyramid = _pyramid(_Reader(reader, file), not_rgb)
     sdata = SpatialData(images={image_key: pyramid})
     write_scale(sdata, image_key, scale)
     facts = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": source, "name": name}
@@ -104,6 +112,12 @@ class _Reader:
     def __init__(self, reader: Any, file: Path) -> None:
         self.reader, self.file = reader, file
         self.properties = reader.properties
+
+    def square(self, level: int, corner: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """Read height and width from a corner, row and column, in pixels of a level."""
+        y, x = np.ceil(corner * self.properties.level_downsample[level]).astype(int).tolist()
+        height, width = size.tolist()
+        return self.get_region(x, y, width, height, level=level)
 
     def get_region(self, *place: int, level: int) -> np.ndarray:
         try:
@@ -136,21 +150,24 @@ def _open(file: Path) -> Any:
         ) from error
 
 
-def _pyramid(reader: _Reader) -> DataTree:
+def _pyramid(reader: _Reader, not_rgb: set[tuple[int, int]]) -> DataTree:
     """Return the levels in the format of SpatialData, with coordinates of the full-resolution level."""
     from wsidata.reader import to_datatree
     from xarray import DataTree
 
     raw = reader.reader.raw_properties if reader.properties.raw else {}
     finest, *others = [level.to_dataset()["image"] for level in to_datatree(reader).children.values()]
-    levels = [finest]
+    levels, finer = [finest], _Part(0, finest.sizes["y"], finest.sizes["x"])
     for number, level in enumerate(others, 1):
+        whole = _Part(number, level.sizes["y"], level.sizes["x"])
         tile = [int(raw.get(f"level[{number}].tile-{side}") or 1) for side in ("height", "width")]
-        if (shown := _part_of_slide(levels[-1], level, finest, tile)) is None:
-            message = "%s: level %d (%d × %d px) has another aspect than the slide and is left out."
-            logger.info(message, reader.file.name, number, level.sizes["x"], level.sizes["y"])
+        copy = None if (whole.height, whole.width) in not_rgb else _smaller_copy(reader, finer, whole, tile)
+        if copy is None:
+            message = "%s: level %d (%d × %d px) is not a smaller copy of the slide in RGB and is left out."
+            logger.info(message, reader.file.name, number, whole.width, whole.height)
         else:
-            levels.append(shown)
+            levels.append(level.isel(y=slice(copy.height), x=slice(copy.width)))
+            finer = copy
     tree = {}
     for number, level in enumerate(levels):
         # The coordinates of wsidata start at 0 in each level, so that crops in µm would differ between levels.
@@ -159,37 +176,63 @@ def _pyramid(reader: _Reader) -> DataTree:
     return DataTree.from_dict(tree)
 
 
-def _part_of_slide(finer: DataArray, level: DataArray, finest: DataArray, tile: list[int]) -> DataArray | None:
-    """Return the part of a level that shows the slide, or None if it is another image, such as a photo of the glass.
+class _Part(NamedTuple):
+    """Upper left part of a level."""
 
-    Tiles are read at positions that follow from the sizes of the levels. Some writers fill up the last tiles of a level
-    and count this padding as a part of it.
+    level: int
+    height: int
+    width: int
+
+
+def _smaller_copy(reader: _Reader, finer: _Part, whole: _Part, tile: list[int]) -> _Part | None:
+    """Return the part of a level that shows the same as a finer level, or None if there is none.
+
+    Other images, such as a photo of the glass, may be stored as if they were levels. Some writers fill up the last
+    tiles of a level and count this padding as a part of it.
     """
-    full, size = (np.array([image.sizes["y"], image.sizes["x"]]) for image in (finest, level))
-    similar = same_aspect(tuple(full), tuple(size))
-    # The factor of a padded level is a power of two.
-    content = full / 2 ** np.round(np.log2((full / size).max()))
-    padding = size - content
-    if (abs(padding) <= 2).all() or (size % tile).any() or not ((padding > -1) & (padding < tile)).all():
-        return level if similar else None
-    height, width = np.round(content).astype(int)
-    part = level.isel(y=slice(height), x=slice(width))
-    return level if similar and _closer(level, part, finer) else part
+    full, size = np.array(finer[1:]), np.array(whole[1:])
+    parts = [whole] if same_aspect(finer[1:], whole[1:]) else []
+    least = int(np.ceil((full / size).max()))
+    for factor in range(least, min(2 * least, MAX_FACTOR + 1)):
+        padding = size - full / factor
+        if not (size % tile).any() and (padding < tile).all() and (padding > 2).any():
+            parts.append(_Part(whole.level, *np.round(full / factor).astype(int).tolist()))
+    if parts == [whole] and size.prod() > MAX_PHOTO:
+        return whole
+    compared = [_difference(reader, finer, part) for part in parts]
+    difference, part = min(zip(compared, parts, strict=True), default=(np.inf, None), key=lambda pair: pair[0])
+    return part if difference < np.inf else None
 
 
-def _closer(level: DataArray, part: DataArray, finer: DataArray) -> bool:
-    """Return whether a level is more similar to a finer one than a part of it is."""
+def _difference(reader: _Reader, finer: _Part, part: _Part) -> float:
+    """Return the difference in pixels between a part of a level and a finer level, infinite for another image.
+
+    Both are read in squares on a grid, and only squares that are no glass in one of them count.
+    """
     from skimage.transform import resize_local_mean
 
-    def small(image: DataArray) -> np.ndarray:
-        step = max(1, min(image.shape[1:]) // 1024)
-        pixels = np.asarray(image[:, ::step, ::step].data).transpose(1, 2, 0)
-        return resize_local_mean(pixels, (64, 64), preserve_range=True)
-
-    if finer.size > MAX_COMPARED:
-        return False
-    whole, cut, wanted = small(level), small(part), small(finer)
-    return bool(np.abs(whole - wanted).sum() < np.abs(cut - wanted).sum())
+    size = np.array(part[1:])
+    factors = np.array(finer[1:]) / size
+    side = int(min(max(8, min(size.min() / GRID, 256 / factors.max())), *size))
+    pairs = []
+    for corner in product(*(np.unique(np.linspace(0, n - side, GRID).astype(int)) for n in size)):
+        start, stop = (np.round((np.array(corner) + n) * factors).astype(int) for n in (0, side))
+        try:
+            wanted = reader.square(finer.level, start, stop - start)
+            shown = reader.square(part.level, np.array(corner), np.array([side, side]))
+        except OSError:
+            reader.reader.detach_reader()  # OpenSlide reads nothing after an error
+            continue
+        pairs.append((resize_local_mean(wanted, (side, side), channel_axis=-1, preserve_range=True), shown))
+    if not pairs:
+        return 0
+    pixels = np.array(pairs).swapaxes(0, 1)
+    wanted, shown = means = pixels.mean(axis=(2, 3))
+    content = np.abs(means - np.median(wanted, axis=0)).max(axis=0)
+    tissue = content > NOISE
+    if np.abs(wanted - shown)[tissue].sum() > SIMILAR * content[tissue].sum():
+        return np.inf
+    return float(np.abs(pixels[0] - pixels[1]).mean(axis=(1, 2))[tissue].sum())
 
 
 def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
