@@ -26,12 +26,14 @@ PLAUSIBLE = (0.05, 10.0)
 """Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
-GRID, NOISE, SIMILAR = 16, 8, 0.25
-"""A level is compared in 16 × 16 squares. Differences of up to 8 gray levels from the glass are noise. An image that
-differs by more than a quarter of the contrast is another one."""
+GRID, SIDE, CELLS = 12, 128, 8
+"""Levels are compared in 12 × 12 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""
+
+NOISE, SIMILAR = 8, 0.25
+"""Up to 8 gray levels from the glass are noise. More than a quarter of the contrast makes another image."""
 
 MAX_FACTOR, MAX_PHOTO = 16, 2**24
-"""A padded level is a whole factor smaller than the next finer one, at most 16. A photo of the glass has fewer pixels."""
+"""A padded level is a whole factor smaller than the next finer one. Photos of the glass have at most these pixels."""
 
 STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
@@ -53,7 +55,7 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     Returns
     -------
     A SpatialData with ``images["<name>_image"]`` (the levels of the file, read on demand in blocks of 1,024 pixels;
-    without padding, and without levels of another aspect, such as a photo of the glass),
+    without padding, and without levels that are no smaller copies in RGB, such as a photo of the glass),
     the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``, and ``attrs["deepspot_slide"]``:
     `path`, `fingerprint` of the file, `mpp`, `mpp_from` (``"file"`` or ``"argument"``) and `name`. The rest of the file
     header, which may contain the name of the patient, is not copied.
@@ -112,12 +114,6 @@ class _Reader:
     def __init__(self, reader: Any, file: Path) -> None:
         self.reader, self.file = reader, file
         self.properties = reader.properties
-
-    def square(self, level: int, corner: np.ndarray, size: np.ndarray) -> np.ndarray:
-        """Read height and width from a corner, row and column, in pixels of a level."""
-        y, x = np.ceil(corner * self.properties.level_downsample[level]).astype(int).tolist()
-        height, width = size.tolist()
-        return self.get_region(x, y, width, height, level=level)
 
     def get_region(self, *place: int, level: int) -> np.ndarray:
         try:
@@ -197,42 +193,50 @@ def _smaller_copy(reader: _Reader, finer: _Part, whole: _Part, tile: list[int]) 
         padding = size - full / factor
         if not (size % tile).any() and (padding < tile).all() and (padding > 2).any():
             parts.append(_Part(whole.level, *np.round(full / factor).astype(int).tolist()))
-    if parts == [whole] and size.prod() > MAX_PHOTO:
-        return whole
-    compared = [_difference(reader, finer, part) for part in parts]
-    difference, part = min(zip(compared, parts, strict=True), default=(np.inf, None), key=lambda pair: pair[0])
-    return part if difference < np.inf else None
+    if not parts or (parts == [whole] and size.prod() > MAX_PHOTO):
+        return parts[0] if parts else None
+    side = min(np.clip(CELLS * least, SIDE, 4 * SIDE), full.min()) / full
+    corners = list(product(*(np.linspace(0, 1 - share, GRID) for share in side)))
+    wanted = _squares(reader, finer, corners, side)
+    differences = [_difference(wanted, _squares(reader, part, corners, side)) for part in parts]
+    return parts[np.argmin(differences)] if min(differences) < np.inf else None
 
 
-def _difference(reader: _Reader, finer: _Part, part: _Part) -> float:
-    """Return the difference in pixels between a part of a level and a finer level, infinite for another image.
-
-    Both are read in squares on a grid, and only squares that are no glass in one of them count.
-    """
-    from skimage.transform import resize_local_mean
+def _squares(reader: _Reader, part: _Part, corners: list[tuple[float, ...]], side: np.ndarray) -> np.ndarray:
+    """Return squares (n, 8, 8, 3) of a part, with corners and sides relative to its size; NaN where it is damaged."""
+    from PIL import Image
 
     size = np.array(part[1:])
-    factors = np.array(finer[1:]) / size
-    side = int(min(max(8, min(size.min() / GRID, 256 / factors.max())), *size))
-    pairs = []
-    for corner in product(*(np.unique(np.linspace(0, n - side, GRID).astype(int)) for n in size)):
-        start, stop = (np.round((np.array(corner) + n) * factors).astype(int) for n in (0, side))
+    squares = np.full((len(corners), CELLS, CELLS, 3), np.nan)
+    for square, corner in zip(squares, np.array(corners), strict=True):
+        start, stop = corner * size, np.minimum((corner + side) * size, size)
+        first = np.floor(start)
+        y, x = np.ceil(first * reader.properties.level_downsample[part.level]).astype(int).tolist()
+        height, width = (np.ceil(stop) - first).astype(int).tolist()
         try:
-            wanted = reader.square(finer.level, start, stop - start)
-            shown = reader.square(part.level, np.array(corner), np.array([side, side]))
+            pixels = Image.fromarray(reader.get_region(x, y, width, height, level=part.level))
         except OSError:
             reader.reader.detach_reader()  # OpenSlide reads nothing after an error
             continue
-        pairs.append((resize_local_mean(wanted, (side, side), channel_axis=-1, preserve_range=True), shown))
-    if not pairs:
+        box = (*(start - first)[::-1], *(stop - first)[::-1])
+        square[:] = pixels.resize((CELLS, CELLS), Image.Resampling.BOX, box=box)
+    return squares
+
+
+def _difference(wanted: np.ndarray, shown: np.ndarray) -> float:
+    """Return the difference between squares of two levels, infinite if they show different images.
+
+    Only squares that are no glass in one of them count.
+    """
+    known = np.isfinite(wanted + shown).all(axis=(1, 2, 3))
+    if not known.any():
         return 0
-    pixels = np.array(pairs).swapaxes(0, 1)
-    wanted, shown = means = pixels.mean(axis=(2, 3))
-    content = np.abs(means - np.median(wanted, axis=0)).max(axis=0)
+    means = np.array([wanted[known], shown[known]]).mean(axis=(2, 3))
+    content = np.abs(means - np.median(means[0], axis=0)).max(axis=0)
     tissue = content > NOISE
-    if np.abs(wanted - shown)[tissue].sum() > SIMILAR * content[tissue].sum():
+    if np.abs(means[0] - means[1])[tissue].sum() > SIMILAR * content[tissue].sum():
         return np.inf
-    return float(np.abs(pixels[0] - pixels[1]).mean(axis=(1, 2))[tissue].sum())
+    return float(np.abs(wanted - shown)[known].mean(axis=(1, 2))[tissue].sum())
 
 
 def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
