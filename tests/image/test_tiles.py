@@ -149,7 +149,8 @@ def test_other_images_than_rgb_in_uint8_are_refused(slide_of, pixels, found):
         (["b", "g", "r"], [2, 1, 0]),
         (["Green", "RED", "blue "], [1, 0, 2]),
         (["r", "g", "b"], [0, 1, 2]),
-        ([2, 1, 0], [0, 1, 2]),  # positions, not names
+        ([0, 1, 2], [0, 1, 2]),
+        (["ch9", "ch10", "ch11"], [0, 1, 2]),
         (["Channel:0:0", "Channel:0:1", "Channel:0:2"], [0, 1, 2]),
     ],
 )
@@ -162,7 +163,16 @@ def test_channels_are_read_by_name(slide_of, names, order, options):
     assert _tiles.is_rgb(sdata, "he")
 
 
-@pytest.mark.parametrize("names", [["DAPI", "PanCK", "CD45"], ["CD3", "CD4", "CD8"], ["r", "g", "nir"]])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["DAPI", "PanCK", "CD45"],
+        ["CD3", "CD4", "CD8"],
+        ["r", "g", "nir"],
+        ["ch2", "ch1", "ch0"],  # from BGR, or to it
+        ["0", "2", "1"],
+    ],
+)
 def test_other_channels_are_refused(slide_of, names):
     sdata = slide_of(IMAGE, [[5, 5]], c_coords=names)
     with pytest.raises(ValueError, match=rf"'he' must be RGB, got the channels \['{names[0]}'.*set_channel_names"):

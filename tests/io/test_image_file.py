@@ -3,6 +3,7 @@
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -167,6 +168,47 @@ def test_16_bits_in_a_png(tmp_path):
     """Pillow reads them as 8, which makes an image of 12 bits black."""
     with pytest.raises(ValueError, match=r"a\.png holds uint16 and not uint8"):
         load_image(write_png(tmp_path / "a.png", 40, 40, 16))
+
+
+def write_ppm(path, pixels, largest):
+    height, width = pixels.shape[:2]
+    header = f"P6 # made by hand\n{width} {height}\n{largest}\n".encode()
+    path.write_bytes(header + pixels.astype(np.uint8 if largest < 256 else ">u2").tobytes())
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_more_than_8_bits_in_other_formats(rgb, tmp_path, bits):
+    """Pillow converts them to 8 without a message."""
+    pixels = rgb.astype(np.uint16) * 4
+    for codec in ("jp2", "j2k"):
+        (tmp_path / f"a.{codec}").write_bytes(
+            imagecodecs.jpeg2k_encode(pixels, bitspersample=bits, codecformat=codec, reversible=True)
+        )
+    write_ppm(tmp_path / "a.ppm", pixels, 2**bits - 1)
+    for codec in ("jp2", "j2k", "ppm"):
+        with pytest.raises(ValueError, match=rf"a\.{codec} holds uint{bits} and not uint8"):
+            load_image(tmp_path / f"a.{codec}")
+
+
+@pytest.mark.parametrize("name", ["a.jp2", "a.j2k", "a.ppm", "a.bmp", "a.webp", "a.tga"])
+def test_8_bits_in_other_formats(rgb, tmp_path, name):
+    Image.fromarray(rgb).save(tmp_path / name)
+    assert np.abs(load_image(tmp_path / name)[[50, 300], [50, 300]] - rgb[[50, 300], [50, 300]].astype(int)).max() <= 2
+
+
+def test_unknown_bits_in_other_formats(rgb, tmp_path):
+    Image.fromarray(rgb).save(tmp_path / "a.sgi")
+    with pytest.raises(ValueError, match=r"a\.sgi holds an unknown number of bits"):
+        load_image(tmp_path / "a.sgi")
+
+
+@pytest.mark.parametrize("options", [{}, {"image_scale": 0.5}])
+def test_a_small_image_before_a_larger_one(rgb, adata, tmp_path, options):
+    with tifffile.TiffWriter(tmp_path / "S.tif") as file:
+        for pixels in (rgb[::2, ::2], rgb):
+            file.write(pixels, photometric="rgb", metadata=None)
+    with pytest.raises(ValueError, match=r"S\.tif begins with an image of 250 × 200 px.*larger one of 500 × 400"):
+        ds.io.from_anndata(adata, tmp_path / "S.tif", mpp=0.5, **options)
 
 
 def rewrite(path, **tags):

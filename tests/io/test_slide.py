@@ -272,14 +272,23 @@ def positions_agree(sdata):
 
 
 @pytest.mark.parametrize("background", [255, 0])
-@pytest.mark.parametrize("size", [(1500, 2000), (1500, 1900), (1800, 1800)])
-def test_filled_up_tiles_are_no_part_of_a_level(tissue, tmp_path, size, background):
+@pytest.mark.parametrize(
+    ("size", "factors"),
+    [
+        ((1500, 2000), (2, 4)),
+        ((1500, 1900), (2, 4)),
+        ((1800, 1800), (2, 4)),
+        ((1500, 1300), (3,)),
+        ((1800, 1440), (3, 9)),
+    ],
+)
+def test_filled_up_tiles_are_no_part_of_a_level(tissue, tmp_path, size, factors, background):
     """As in CAMELYON16: a level of 1,000 px is stored as 1,024, and its pixels are twice those of full resolution."""
     full = tissue(*size)
-    half, quarter = ((size[0] // n, size[1] // n) for n in (2, 4))
-    levels = [filled_up(shrunk(full, *part), background) for part in (half, quarter)]
+    parts = [(size[0] // factor, size[1] // factor) for factor in factors]
+    levels = [filled_up(shrunk(full, *part), background) for part in parts]
     sdata = ds.io.slide(write_levels(tmp_path / "s.tif", full, *levels))
-    assert positions_agree(sdata) == [size, half, quarter]
+    assert positions_agree(sdata) == [size, *parts]
 
 
 @pytest.mark.parametrize(
@@ -298,20 +307,74 @@ def test_levels_with_any_factor(tissue, tmp_path, size, levels):
 
 
 @pytest.mark.parametrize("before", [[], [(1024, 1024)]])
-def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before):
+@pytest.mark.parametrize(
+    "photo",
+    [(200, 530), (512, 512), (256, 256), (512, 768)],
+    ids=["other aspect", "same aspect", "one tile", "as if padded"],
+)
+def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before, photo):
     full = tissue(2048, 2048)
-    photo = np.full((200, 530, 3), 235, np.uint8)
-    photo[40:160, 300:500] = (150, 60, 140)
-    path = write_levels(tmp_path / "s.tif", full, *(shrunk(full, *level) for level in before), photo)
+    height, width = photo
+    glass = np.full((height, width, 3), 235, np.uint8)
+    glass[height // 5 : -height // 5, width // 2 : -width // 9] = (150, 60, 140)
+    path = write_levels(tmp_path / "s.tif", full, *(shrunk(full, *level) for level in before), glass)
     sdata = ds.io.slide(path)
     assert positions_agree(sdata) == [(2048, 2048), *before]
     number = 1 + len(before)
-    assert log[0] == f"s.tif: level {number} (530 × 200 px) has another aspect than the slide and is left out."
+    assert log[0] == (
+        f"s.tif: level {number} ({width} × {height} px) is not a smaller copy of the slide in RGB and is left out."
+    )
     assert f", {number} levels, " in log[1]
     ds.pp.spots(sdata, diameter_um=55, pitch_um=55)
     spots = centers_px(sdata, "s_image", "spots").astype(int)
     assert len(spots) > 5
     assert all(full[y - 55 : y + 55, x - 55 : x + 55].mean() <= 200 for x, y in spots)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda level: level[:, ::-1], lambda level: np.roll(level, 60, axis=0), lambda level: 255 - level],
+    ids=["mirrored", "moved", "inverted"],
+)
+def test_a_level_with_other_content_is_left_out(tissue, tmp_path, change):
+    full = tissue(1200, 1600)
+    sdata = ds.io.slide(write_levels(tmp_path / "s.tif", full, change(shrunk(full, 600, 800))))
+    assert positions_agree(sdata) == [(1200, 1600)]
+
+
+@pytest.mark.parametrize(
+    "level", [lambda full: full[::4, ::4], lambda full: full[::16, ::16], lambda full: full[:9, :12]]
+)
+def test_levels_need_not_be_averages(picture, tmp_path, level):
+    """Some writers take every fourth pixel; a level can be smaller than a square that is compared."""
+    sdata = ds.io.slide(write_levels(tmp_path / "s.tif", picture, np.ascontiguousarray(level(picture))))
+    assert len(pyramid_levels(sdata, "s_image")) == 2
+
+
+def test_levels_of_an_empty_slide(tmp_path):
+    full = np.random.default_rng(0).normal(240, 3, (1024, 1536, 3)).astype(np.uint8)
+    sdata = ds.io.slide(write_levels(tmp_path / "s.tif", full, shrunk(full, 512, 768)))
+    assert level_sizes(pyramid_levels(sdata, "s_image")) == [(1024, 1536), (512, 768)]
+
+
+def test_a_level_in_other_colors_is_left_out(tissue, tmp_path, log):
+    full = tissue(1024, 1536)
+    half = shrunk(full, 512, 768)
+    for content, photometric in ((half[..., 1], "minisblack"), (half.astype(np.uint16) * 16, "rgb")):
+        with tifffile.TiffWriter(tmp_path / "s.tif") as file:
+            file.write(full, photometric="rgb", tile=(256, 256), metadata=None)
+            file.write(content, photometric=photometric, tile=(256, 256), subfiletype=1, metadata=None)
+        assert positions_agree(ds.io.slide(tmp_path / "s.tif", mpp=0.5)) == [(1024, 1536)]
+        assert "level 1 (768 × 512 px) is not a smaller copy of the slide in RGB and is left out" in log[-2]
+
+
+def test_damaged_pixels_of_a_level_are_no_error_before_they_are_read(picture, tmp_path):
+    path = damage(write_slide(tmp_path / "bad.tif", picture, mpp=0.5, levels=3))
+    pyramid = pyramid_levels(ds.io.slide(path), "bad_image")
+    assert len(pyramid) == 3
+    np.testing.assert_array_equal(pyramid[0][:, :9, :9].to_numpy().transpose(1, 2, 0), picture[:9, :9])
+    with pytest.raises(OSError, match=r"bad\.tif is damaged"):
+        pyramid[0].to_numpy()
 
 
 def test_a_small_image_before_the_slide(tissue, tmp_path):

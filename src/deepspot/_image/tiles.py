@@ -63,11 +63,13 @@ COLORS = {"r": 0, "red": 0, "g": 1, "green": 1, "b": 2, "blue": 2}
 def _rgb_order(level: DataArray) -> list[int] | None:
     """Return the positions of red, green and blue among three channels, or None if the names are those of others.
 
-    Channels that have only numbers are in this order.
+    Channels that have only numbers, or no names, are in this order if the numbers are. Reversed numbers are those of an
+    image that was reordered, from which or to which order is unknown.
     """
     names = [str(name).strip().lower() for name in level.coords["c"].to_numpy()] if "c" in level.coords else []
     if all(re.fullmatch(r"(c|ch|channel)?[\d\W_]*", name) for name in names):
-        return [0, 1, 2]
+        numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in names]
+        return [0, 1, 2] if numbers == sorted(numbers) else None
     colors = [COLORS.get(name, -1) for name in names]
     return [colors.index(color) for color in range(3)] if sorted(colors) == [0, 1, 2] else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ MAX_PIXELS, MAX_TILE = 4e11, 2**28
 
 Whole slides have up to 1e11. OpenSlide ends the process if there is no memory for a tile.
 """
+
+ALWAYS_8_BITS, MAX_BITS = ("BMP", "GIF", "JPEG", "MPO", "TGA", "WEBP"), 38
+"""Formats that have no other pixels in RGB, and the maximum of JPEG 2000."""
 
 GRAY = ("1", "L", "LA", "La", "I", "F", "MINISBLACK", "MINISWHITE")
 ALPHA = ("RGBA", "RGBa")
@@ -48,29 +52,50 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in TIFF
 
 
-def check_slide_tiff(path: Path, height: int, width: int) -> None:
-    """Raise if OpenSlide would show a TIFF of this full resolution in other colors, turned, or not in full."""
+def check_slide_tiff(path: Path, height: int, width: int) -> set[tuple[int, int]]:
+    """Raise if OpenSlide would show a TIFF of this full resolution in other colors, turned, or not in full.
+
+    Returns the height and width of the other images that it would show in other colors or turned.
+    """
     from tifffile import TiffFile
 
+    others = set()
     with TiffFile(path) as file:
         pages: Any = file.pages
-        page = max(pages, key=lambda page: page.imagelength * page.imagewidth)
+        page = max(pages, key=_size)
         check_size(path, page.imagelength, page.imagewidth)
-        if page.imagelength * page.imagewidth > 2 * height * width:
-            raise InputError(
-                f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, "
-                f"and holds a larger one of {page.imagewidth:,} × {page.imagelength:,} px. Export the larger one alone."
-            )
+        _check_first(path, (height, width), page, 2)
         for each in pages:
             if each.tilelength * each.tilewidth > MAX_TILE:
                 raise InputError(
                     f"{path} states tiles of {each.tilewidth:,} × {each.tilelength:,} px: it is damaged, or needs "
                     "smaller tiles. Copy or export it again."
                 )
-        # OpenSlide converts Y, Cb and Cr of any compression, and removes an alpha channel.
-        colors = _colors(page)
-        _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, _depth(page))
-        _check_orientation(path, _orientation(page))
+            try:
+                # OpenSlide converts Y, Cb and Cr of any compression, and removes an alpha channel.
+                colors = _colors(each)
+                _check_colors(path, "RGB" if colors in ("YCBCR", *ALPHA) else colors, _depth(each))
+                _check_orientation(path, _orientation(each))
+            except InputError:
+                if each is page:
+                    raise
+                others.add((each.imagelength, each.imagewidth))
+    return others
+
+
+def _size(page: Any) -> int:
+    return int(page.imagelength * page.imagewidth)
+
+
+def _check_first(path: Path, size: tuple[int, int], largest: Any, factor: float = 1) -> None:
+    """Raise if the image that is read has another size than the largest one, and is smaller by more than a factor."""
+    height, width = size
+    if _size(largest) > factor * height * width:
+        raise InputError(
+            f"{path} begins with an image of {width:,} × {height:,} px, which readers take for full resolution, "
+            f"and holds a larger one of {largest.imagewidth:,} × {largest.imagelength:,} px. Export the larger one "
+            "alone."
+        )
 
 
 def check_size(path: Path, height: int, width: int) -> None:
@@ -93,6 +118,8 @@ def _read_tiff(path: Path) -> np.ndarray:
                 f"{path} holds {len(series.pages):,} images (axes {series.axes}, shape {series.shape}) and not one in "
                 "RGB. Export the H&E image alone; if these are its red, green and blue, stack them as the last axis."
             )
+        pages: Any = file.pages
+        _check_first(path, (page.imagelength, page.imagewidth), max(pages, key=_size))
         _check_colors(path, _colors(page), _depth(page))
         _check_orientation(path, _orientation(page))
         _check_memory(path, page.imagelength, page.imagewidth)
@@ -103,20 +130,31 @@ def _read_tiff(path: Path) -> np.ndarray:
 def _read_other(path: Path) -> np.ndarray:
     from PIL import Image
 
-    with path.open("rb") as file:
-        head = file.read(25)
-    # Pillow reads 16 bits of a PNG as 8 without a message; the number is at a fixed position.
-    depth = f"uint{head[24]}" if head.startswith(b"\x89PNG") else "uint8"
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # slides exceed Pillow's limit
     try:
         with Image.open(path) as picture:
-            _check_colors(path, picture.mode, depth)
+            _check_colors(path, picture.mode, _stored_depth(path, picture.format))
             _check_memory(path, picture.height, picture.width)
             pixels = np.asarray(picture)
             _check_orientation(path, picture.getexif().get(ORIENTATION, 1))
             return pixels
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _stored_depth(path: Path, kind: str | None) -> str:
+    """Return the data type of the pixels in a file: Pillow reads more than 8 bits as 8 without a message."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    bits = 8 if kind in ALWAYS_8_BITS else 0
+    if kind == "PNG":
+        bits = head[24]
+    elif kind == "JPEG2000":  # in a box of the file, or in the header of a codestream alone
+        box = head.find(b"ihdr")
+        bits = 1 + (head[42] if box < 0 else head[box + 14])
+    elif kind == "PPM":  # the fourth word is the largest value
+        bits = int(re.sub(rb"#.*", b"", head).split()[3]).bit_length()
+    return f"uint{bits}" if 0 < bits <= MAX_BITS else "an unknown number of bits"
 
 
 def _colors(page: Any) -> str:

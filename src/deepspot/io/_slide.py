@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,13 +20,21 @@ from ._image_file import check_name, check_size, check_slide_tiff, is_tiff
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
-    from xarray import DataArray, DataTree
+    from xarray import DataTree
 
 PLAUSIBLE = (0.05, 10.0)
 """Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
-MAX_COMPARED = 2**28
+GRID, SIDE, CELLS = 12, 128, 8
+"""Levels are compared in 12 × 12 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""
+
+NOISE, SIMILAR = 8, 0.25
+"""Up to 8 gray levels from the glass are noise. More than a quarter of the contrast makes another image."""
+
+MAX_FACTOR, MAX_PHOTO = 16, 2**24
+"""A padded level is a whole factor smaller than the next finer one. Photos of the glass have at most these pixels."""
+
 STATE_IT = "Pass `mpp=` (or the column of a manifest): µm per pixel at full resolution, 0.25 at 40x."
 
 
@@ -46,7 +55,7 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     Returns
     -------
     A SpatialData with ``images["<name>_image"]`` (the levels of the file, read on demand in blocks of 1,024 pixels;
-    without padding, and without levels of another aspect, such as a photo of the glass),
+    without padding, and without levels that are no smaller copies in RGB, such as a photo of the glass),
     the coordinate systems ``"global"`` (full-resolution pixels) and ``"microns"``, and ``attrs["deepspot_slide"]``:
     `path`, `fingerprint` of the file, `mpp`, `mpp_from` (``"file"`` or ``"argument"``) and `name`. The rest of the file
     header, which may contain the name of the patient, is not copied.
@@ -81,13 +90,14 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
         mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
     reader = _open(file)
     check_size(file, *reader.properties.shape)
+    not_rgb: set[tuple[int, int]] = set()
     if is_tiff(file):
         with reading(file, "image"):
-            check_slide_tiff(file, *reader.properties.shape)
+            not_rgb = check_slide_tiff(file, *reader.properties.shape)
     scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
-    pyramid = _pyramid(_Reader(reader, file))
+    pyramid = _pyramid(_Reader(reader, file), not_rgb)
     sdata = SpatialData(images={image_key: pyramid})
     write_scale(sdata, image_key, scale)
     facts = {"path": str(file), "fingerprint": hash_file(file), "mpp": scale, "mpp_from": source, "name": name}
@@ -136,21 +146,24 @@ def _open(file: Path) -> Any:
         ) from error
 
 
-def _pyramid(reader: _Reader) -> DataTree:
+def _pyramid(reader: _Reader, not_rgb: set[tuple[int, int]]) -> DataTree:
     """Return the levels in the format of SpatialData, with coordinates of the full-resolution level."""
     from wsidata.reader import to_datatree
     from xarray import DataTree
 
     raw = reader.reader.raw_properties if reader.properties.raw else {}
     finest, *others = [level.to_dataset()["image"] for level in to_datatree(reader).children.values()]
-    levels = [finest]
+    levels, finer = [finest], _Part(0, finest.sizes["y"], finest.sizes["x"])
     for number, level in enumerate(others, 1):
+        whole = _Part(number, level.sizes["y"], level.sizes["x"])
         tile = [int(raw.get(f"level[{number}].tile-{side}") or 1) for side in ("height", "width")]
-        if (shown := _part_of_slide(levels[-1], level, finest, tile)) is None:
-            message = "%s: level %d (%d × %d px) has another aspect than the slide and is left out."
-            logger.info(message, reader.file.name, number, level.sizes["x"], level.sizes["y"])
+        copy = None if (whole.height, whole.width) in not_rgb else _smaller_copy(reader, finer, whole, tile)
+        if copy is None:
+            message = "%s: level %d (%d × %d px) is not a smaller copy of the slide in RGB and is left out."
+            logger.info(message, reader.file.name, number, whole.width, whole.height)
         else:
-            levels.append(shown)
+            levels.append(level.isel(y=slice(copy.height), x=slice(copy.width)))
+            finer = copy
     tree = {}
     for number, level in enumerate(levels):
         # The coordinates of wsidata start at 0 in each level, so that crops in µm would differ between levels.
@@ -159,37 +172,71 @@ def _pyramid(reader: _Reader) -> DataTree:
     return DataTree.from_dict(tree)
 
 
-def _part_of_slide(finer: DataArray, level: DataArray, finest: DataArray, tile: list[int]) -> DataArray | None:
-    """Return the part of a level that shows the slide, or None if it is another image, such as a photo of the glass.
+class _Part(NamedTuple):
+    """Upper left part of a level."""
 
-    Tiles are read at positions that follow from the sizes of the levels. Some writers fill up the last tiles of a level
-    and count this padding as a part of it.
+    level: int
+    height: int
+    width: int
+
+
+def _smaller_copy(reader: _Reader, finer: _Part, whole: _Part, tile: list[int]) -> _Part | None:
+    """Return the part of a level that shows the same as a finer level, or None if there is none.
+
+    Other images, such as a photo of the glass, may be stored as if they were levels. Some writers fill up the last
+    tiles of a level and count this padding as a part of it.
     """
-    full, size = (np.array([image.sizes["y"], image.sizes["x"]]) for image in (finest, level))
-    similar = same_aspect(tuple(full), tuple(size))
-    # The factor of a padded level is a power of two.
-    content = full / 2 ** np.round(np.log2((full / size).max()))
-    padding = size - content
-    if (abs(padding) <= 2).all() or (size % tile).any() or not ((padding > -1) & (padding < tile)).all():
-        return level if similar else None
-    height, width = np.round(content).astype(int)
-    part = level.isel(y=slice(height), x=slice(width))
-    return level if similar and _closer(level, part, finer) else part
+    full, size = np.array(finer[1:]), np.array(whole[1:])
+    parts = [whole] if same_aspect(finer[1:], whole[1:]) else []
+    least = int(np.ceil((full / size).max()))
+    for factor in range(least, min(2 * least, MAX_FACTOR + 1)):
+        padding = size - full / factor
+        if not (size % tile).any() and (padding < tile).all() and (padding > 2).any():
+            parts.append(_Part(whole.level, *np.round(full / factor).astype(int).tolist()))
+    if not parts or (parts == [whole] and size.prod() > MAX_PHOTO):
+        return parts[0] if parts else None
+    side = min(np.clip(CELLS * least, SIDE, 4 * SIDE), full.min()) / full
+    corners = list(product(*(np.linspace(0, 1 - share, GRID) for share in side)))
+    wanted = _squares(reader, finer, corners, side)
+    differences = [_difference(wanted, _squares(reader, part, corners, side)) for part in parts]
+    return parts[np.argmin(differences)] if min(differences) < np.inf else None
 
 
-def _closer(level: DataArray, part: DataArray, finer: DataArray) -> bool:
-    """Return whether a level is more similar to a finer one than a part of it is."""
-    from skimage.transform import resize_local_mean
+def _squares(reader: _Reader, part: _Part, corners: list[tuple[float, ...]], side: np.ndarray) -> np.ndarray:
+    """Return squares (n, 8, 8, 3) of a part, with corners and sides relative to its size; NaN where it is damaged."""
+    from PIL import Image
 
-    def small(image: DataArray) -> np.ndarray:
-        step = max(1, min(image.shape[1:]) // 1024)
-        pixels = np.asarray(image[:, ::step, ::step].data).transpose(1, 2, 0)
-        return resize_local_mean(pixels, (64, 64), preserve_range=True)
+    size = np.array(part[1:])
+    squares = np.full((len(corners), CELLS, CELLS, 3), np.nan)
+    for square, corner in zip(squares, np.array(corners), strict=True):
+        start, stop = corner * size, np.minimum((corner + side) * size, size)
+        first = np.floor(start)
+        y, x = np.ceil(first * reader.properties.level_downsample[part.level]).astype(int).tolist()
+        height, width = (np.ceil(stop) - first).astype(int).tolist()
+        try:
+            pixels = Image.fromarray(reader.get_region(x, y, width, height, level=part.level))
+        except OSError:
+            reader.reader.detach_reader()  # OpenSlide reads nothing after an error
+            continue
+        box = (*(start - first)[::-1], *(stop - first)[::-1])
+        square[:] = pixels.resize((CELLS, CELLS), Image.Resampling.BOX, box=box)
+    return squares
 
-    if finer.size > MAX_COMPARED:
-        return False
-    whole, cut, wanted = small(level), small(part), small(finer)
-    return bool(np.abs(whole - wanted).sum() < np.abs(cut - wanted).sum())
+
+def _difference(wanted: np.ndarray, shown: np.ndarray) -> float:
+    """Return the difference between squares of two levels, infinite if they show different images.
+
+    Only squares that are no glass in one of them count.
+    """
+    known = np.isfinite(wanted + shown).all(axis=(1, 2, 3))
+    if not known.any():
+        return 0
+    means = np.array([wanted[known], shown[known]]).mean(axis=(2, 3))
+    content = np.abs(means - np.median(means[0], axis=0)).max(axis=0)
+    tissue = content > NOISE
+    if np.abs(means[0] - means[1])[tissue].sum() > SIMILAR * content[tissue].sum():
+        return np.inf
+    return float(np.abs(wanted - shown)[known].mean(axis=(1, 2))[tissue].sum())
 
 
 def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
