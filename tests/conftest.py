@@ -1,5 +1,6 @@
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -33,6 +34,23 @@ def log():
     logger.addHandler(handler)
     yield messages
     logger.removeHandler(handler)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which files of more than 1,000 bytes cannot be written, also by libraries in C or Rust."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limit():
+        known = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, known[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, known)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspot._core.atomic import replace_folder
+from deepspot._core.atomic import check_outside_stores, replace_folder
 
 
 @pytest.fixture
@@ -42,6 +42,13 @@ def test_a_folder_inside_a_store_is_refused(tmp_path):
         with pytest.raises(ValueError, match="is inside the store"):
             write(tmp_path / inside)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["tables", "zarr.json"]
+
+
+def test_a_store_itself_is_refused_unless_it_is_replaced(tmp_path):
+    (tmp_path / "zarr.json").touch()
+    with pytest.raises(ValueError, match="is a store"):
+        check_outside_stores(tmp_path)
+    check_outside_stores(tmp_path, replaced=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of open files are in /proc")

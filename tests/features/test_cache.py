@@ -180,6 +180,15 @@ def test_full_disk_of_the_cache(cache, tmp_path, monkeypatch, log):
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
+def test_a_full_disk_of_the_output_is_an_oserror(tmp_path, monkeypatch, full_disk):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    spot = RNG.normal(size=(100, 7))
+    with embedding_cache("abc", BYTES, tmp_path) as kept, full_disk():
+        with pytest.raises(OSError, match="File too large"):
+            kept.put(0, spot, None)
+        assert not list(kept.folder.iterdir())
+
+
 def test_concurrent_processes(tmp_path):
     """Processes make room for their embeddings while others delete them."""
     code = f"""

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,79 @@ def test_a_lost_chunk_is_an_error_and_not_zeros(store, slide):
         ds.io.predicted(store)
     for table in (opened, slide.tables["deepspot_spots"]):  # opened before
         assert np.isnan(np.asarray(table.X)).any()
+
+
+@pytest.fixture(scope="module")
+def whole(toy, quick_model_of_io, mean_color, tmp_path_factory):
+    """A store that is copied before it is damaged."""
+    from spatialdata import deepcopy
+
+    store = tmp_path_factory.mktemp("whole") / "whole.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ds.settings, "embeddings_gb", 0)
+        ds.tl.predict(deepcopy(next(iter(toy.values()))), quick_model_of_io, encoder=mean_color(), out=store)
+    return store
+
+
+SMALL = [
+    "tables/deepspot_spots/var/_index/c/0",
+    "tables/deepspot_spots/var/expected_r/c/0",
+    "tables/deepspot_spots/obs/_index/c/0",
+    "tables/deepspot_spots/obs/spot_id/c/0",
+    "tables/deepspot_spots/obs/ood/c/0",
+    "tables/deepspot_spots/obs/ood_score/zarr.json",
+    "tables/deepspot_spots/obsm/spatial/c/0/0",
+    "tables/deepspot_spots/uns/deepspot/kind/c",
+    "tables/deepspot_spots/X/zarr.json",
+    "shapes/spots/shapes.parquet",
+    "shapes/spots/zarr.json",
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_a_lost_or_changed_file_is_named(whole, tmp_path, name, damage):
+    """Zarr reads lost chunks as zeros, and does not notice changed ones."""
+    shutil.copytree(whole, tmp_path / "slide.zarr")
+    file = tmp_path / "slide.zarr" / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"slide\.zarr is damaged: {name} was lost or changed\. Predict"):
+        ds.io.predicted(tmp_path / "slide.zarr")
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "tables/zarr.json", "tables/deepspot_spots/zarr.json"])
+def test_a_store_without_its_metadata_is_damaged(whole, tmp_path, name):
+    shutil.copytree(whole, tmp_path / "slide.zarr")
+    (tmp_path / "slide.zarr" / name).unlink()
+    with pytest.raises(ValueError, match=r"slide\.zarr is damaged"):
+        ds.io.predicted(tmp_path / "slide.zarr")
+
+
+def test_elements_and_files_can_be_added(whole, tmp_path):
+    from spatialdata import read_zarr
+
+    shutil.copytree(whole, tmp_path / "slide.zarr")
+    (tmp_path / "slide.zarr" / "shapes" / ".DS_Store").touch()
+    sdata = read_zarr(tmp_path / "slide.zarr")
+    sdata.shapes["more"] = sdata.shapes["spots"]
+    sdata.write_element("more")
+    assert ds.io.predicted(tmp_path / "slide.zarr").tables["deepspot_spots"].n_obs == 30
+
+
+def test_a_table_that_was_written_again_can_be_opened(whole, tmp_path):
+    from spatialdata import read_zarr
+
+    shutil.copytree(whole, tmp_path / "slide.zarr")
+    sdata = read_zarr(tmp_path / "slide.zarr")
+    sdata.tables["deepspot_spots"].obs["new"] = 1
+    sdata.delete_element_from_disk("deepspot_spots")
+    sdata.write_element("deepspot_spots")
+    assert (ds.io.predicted(tmp_path / "slide.zarr").tables["deepspot_spots"].obs["new"] == 1).all()
 
 
 def test_chunks_of_zeros_are_not_lost(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):

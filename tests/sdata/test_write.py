@@ -1,3 +1,6 @@
+import errno
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -116,12 +119,38 @@ def test_names_inside_a_table_that_cannot_be_written(fields):
         table(**fields)
 
 
-def test_a_full_disk_of_temporary_files_is_not_blamed_on_the_table(monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("name", ["x" * 300, "ä" * 150, "zarr.json"])
+@pytest.mark.parametrize("slot", ["layers", "obsm", "varm", "obsp", "varp", "obs", "uns"])
+def test_names_that_no_file_can_have(slot, name):
+    shape = {"layers": (3, 2), "varm": (2, 1), "obsp": (3, 3), "varp": (2, 2)}.get(slot, (3, 1))
+    value = np.ones(shape)
+    fields = {slot: {name: value}}
+    if slot == "obs":
+        fields = {"obs": pd.DataFrame({name: value[:, 0]}, index=["A", "B", "C"])}
+    with pytest.raises((ValueError, TypeError), match=rf"{slot}\['{name[:40]}.* cannot be written"):
+        table(**fields)
 
-    monkeypatch.setattr("anndata.io.write_elem", full)
-    with pytest.raises(OSError, match="No space left"):
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(code, os.strerror(code)) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)),
+        *(OSError(code, os.strerror(code)) for code in (errno.EIO, errno.EMFILE)),
+        MemoryError("too large"),
+    ],
+)
+def test_errors_of_the_machine_are_not_blamed_on_the_table(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("anndata.io.write_elem", fail)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        table()
+
+
+def test_a_missing_folder_of_temporary_files_is_not_blamed_on_the_table(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         table()
 
 

@@ -12,11 +12,16 @@ from pathlib import Path
 from deepspot.errors import InputError
 
 
-def check_outside_stores(path: Path) -> None:
-    """Raise if a path is inside a zarr store, such as that of a slide, which would break it."""
-    for parent in path.resolve().parents:
+def check_outside_stores(path: Path, *, replaced: bool = False) -> None:
+    """Raise if a path is a zarr store, such as that of a slide, or inside one, which would break it.
+
+    With `replaced`, it can be a store: the caller replaces it as a whole.
+    """
+    path = path.resolve()
+    for parent in path.parents if replaced else (path, *path.parents):
         if (parent / "zarr.json").exists() or (parent / ".zgroup").exists():
-            raise InputError(f"{str(path)!r} is inside the store {str(parent)!r}. Choose a path outside of it.")
+            where = "a store" if parent == path else f"inside the store {str(parent)!r}"
+            raise InputError(f"{str(path)!r} is {where}. Choose a path outside of it.")
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     is killed between the two steps leaves both folders in the temporary one. The temporary folder can be used for
     other files; it is deleted at the end unless the process is killed.
     """
-    check_outside_stores(path)
+    check_outside_stores(path, replaced=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as scratch:
         new, old = Path(scratch) / path.name, Path(scratch) / f"old-{path.name}"

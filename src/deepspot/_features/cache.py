@@ -30,14 +30,12 @@ class EmbeddingCache:
 
     def put(self, block: int, spot: np.ndarray, subspots: np.ndarray | None) -> None:
         """Store embeddings (b, d) and (b, s, d) of a block in float16, or in float32 where rounding is too coarse."""
-        from safetensors import SafetensorError
-
         arrays = {"spot": _rounded(spot)}
         if subspots is not None:
             arrays["subspots"] = _rounded(subspots)
         try:
             _save(arrays, _file(self.folder, block))
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             if self.spill is None:
                 raise
             logger.warning(
@@ -96,15 +94,16 @@ def _file(folder: Path, block: int) -> Path:
 
 def _save(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write a file under a temporary name and rename it; another process may delete the folder meanwhile."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
+    content = save(arrays, metadata={part: _checksum(array) for part, array in arrays.items()})
     for last in (False, True):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            os.close(handle)
             try:
-                save_file(arrays, name, metadata={part: _checksum(array) for part, array in arrays.items()})
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
                 Path(name).replace(path)
             finally:
                 Path(name).unlink(missing_ok=True)

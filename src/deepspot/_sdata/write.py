@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+SLOTS = ("obsm", "varm", "layers", "obsp", "varp")
+"""Parts of a table that contain arrays."""
+
+
 def make_table(
     X: Any, *, region: str, instances: pd.Index, region_key: str, instance_key: str, **anndata_fields: Any
 ) -> AnnData:
@@ -56,18 +60,28 @@ def check_writable(adata: AnnData) -> None:
         raise InputError(
             f"{error}\nThese names cannot be written. Rename them, or call `spatialdata.sanitize_table(adata)`."
         ) from error
-    # Only these can contain arbitrary Python objects; numeric arrays are always writable.
+    # Only these can contain arbitrary Python objects.
     frames_of = {
         axis: {key: value for key, value in getattr(adata, axis).items() if hasattr(value, "columns")}
         for axis in ("obsm", "varm")
     }
     checked = AnnData(obs=adata.obs.copy(), var=adata.var.copy(), uns=dict(adata.uns), **frames_of)
-    problem = _write_error(checked)
-    if problem is None and adata.raw is not None:
-        problem = _write_error(AnnData(var=adata.raw.var))
+    # Numeric arrays can be written, but not under every name: a row is enough.
+    row = adata[:1, :1]
+    arrays = AnnData(
+        obs=row.obs[[]],
+        var=row.var[[]],
+        **{slot: dict(getattr(row, slot)) for slot in SLOTS},
+    )
+    raw = [] if adata.raw is None else [AnnData(var=adata.raw.var)]
+    problem = _write_error(checked, arrays, *raw)
     if problem is not None:
-        entries = _entries(checked, adata.raw)
+        entries = _entries(checked, arrays, adata.raw)
         where = next((name for name, entry in entries if _write_error(entry) is not None), "The table")
+        if isinstance(problem, OSError):
+            raise InputError(
+                f"{where[:MAX_NAME]} cannot be written under this name ({problem.strerror}). Rename it."
+            ) from problem
         raise InputTypeError(
             f"{where} cannot be written ({problem}). Convert it to text or numbers, or remove it."
         ) from problem
@@ -92,8 +106,12 @@ def plain_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _write_error(adata: AnnData) -> Exception | None:
-    """Write a table to a temporary store and return the error.
+# Errors of a name: it is too long, or that of another file.
+NAMES = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL}
+
+
+def _write_error(*tables: AnnData) -> Exception | None:
+    """Write tables to a temporary store and return the error. Those of its disk, and of too little memory, are raised.
 
     What can be written differs between versions of anndata, and names between a store on disk and one in memory.
     """
@@ -103,19 +121,20 @@ def _write_error(adata: AnnData) -> Exception | None:
     import zarr
     from anndata.io import write_elem
 
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
-            write_elem(zarr.group(folder), "table", adata)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise  # this is about the disk of temporary files
-        # Any other error would have broken the user's store.
-        return error
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        try:
+            for number, table in enumerate(tables):
+                write_elem(zarr.group(folder), str(number), table)
+        except Exception as error:
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in NAMES):
+                raise
+            # Any other error would have broken the user's store.
+            return error
     return None
 
 
-def _entries(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
-    """Split a table into tables of one entry, each with its name."""
+def _entries(adata: AnnData, arrays: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
+    """Split a table, and one row of its arrays, into tables of one entry, each with its name."""
     from anndata import AnnData
 
     for axis in ("obs", "var"):
@@ -125,6 +144,9 @@ def _entries(adata: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
         index = getattr(adata, frame)[[]]
         for key, value in getattr(adata, axis).items():
             yield f"{axis}[{key!r}]", AnnData(**{frame: index, axis: {key: value}})
+    for slot in SLOTS:
+        for key, value in getattr(arrays, slot).items():
+            yield f"{slot}[{key!r}]", AnnData(obs=arrays.obs, var=arrays.var, **{slot: {key: value}})
     if raw is not None:
         yield "raw.var", AnnData(var=raw.var)
     for key, value in adata.uns.items():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepspot._core.atomic import check_outside_stores
+from deepspot._core.hashing import hash_file
 from deepspot._core.keys import PREDICTION, UNS
 from deepspot._core.logging import without_noise
 from deepspot.errors import InputError
@@ -24,7 +25,7 @@ def check_new_path(out: Path, *, overwrite: bool = False) -> None:
     """Raise unless a store can be created at this path."""
     if not out.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(out.parent)!r} to write {out.name!r} to. Create it first.")
-    check_outside_stores(out)
+    check_outside_stores(out, replaced=True)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists. Pass `overwrite=True`, or another name.")
 
@@ -88,7 +89,40 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
         at += len(block)
     if at != n:
         raise InputError(f"The blocks hold {at} rows, the table {n}.")
+    _note_files(path, key, group)
     sdata.write_consolidated_metadata()
+
+
+FILES = "deepspot_files"
+"""Attribute of a table in a store: hashes of its files and those of its spots, as zarr reads lost chunks as zeros."""
+
+
+def _note_files(path: Path, key: str, group: Any) -> None:
+    """Store hashes of all files, except chunks of `X`, which have checksums, and those that hold the hashes."""
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    without = {"zarr.json", f"tables/{key}/zarr.json"}
+    group.attrs[FILES] = {
+        name: hash_file(file)
+        for name, file in sorted(files.items())
+        if name not in without and not name.startswith(f"tables/{key}/X/c/")
+    }
+
+
+def check_files(path: Path, group: Any) -> None:
+    """Raise if a table in a store, or its spots, lost or changed files."""
+    for name, known in group.attrs.get(FILES, {}).items():
+        file = path / name
+        if not file.is_file() or hash_file(file) != known:
+            raise InputError(
+                f"{path} is damaged: {name} was lost or changed. Predict the slide again. If you changed it, use "
+                "`spatialdata.read_zarr`."
+            )
+    X = group["X"]
+    if np.isnan(X.fill_value) and X.nchunks_initialized < X.nchunks:
+        lost = X.nchunks - X.nchunks_initialized
+        raise InputError(
+            f"{path} is damaged: {lost} of {X.nchunks} chunks of values were lost. Predict the slide again."
+        )
 
 
 def check_fits_in_memory(shape: tuple[int, int], instead: str) -> None:
@@ -102,7 +136,7 @@ def lazy_X(path: Path, key: str) -> Any:
     import zarr
     from anndata.experimental import read_elem_lazy
 
-    return read_elem_lazy(zarr.open_group(path, mode="r")[f"tables/{key}/X"])
+    return read_elem_lazy(zarr.open_group(path, mode="r", use_consolidated=False)[f"tables/{key}/X"])
 
 
 def lazy_table(table: AnnData, path: Path, key: str) -> AnnData:
@@ -122,6 +156,7 @@ def complete(path: Path, key: str, *, var: Mapping[str, np.ndarray], attrs: Call
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     table: Any = group[f"tables/{key}"]
     write_elem(table, "var", read_elem(table["var"]).assign(**var))
+    _note_files(path, key, table)
     group.attrs.update(attrs())
     sdata = SpatialData()
     sdata.path = path

@@ -14,7 +14,7 @@ import pandas as pd
 
 from deepspot._core.keys import ARRAY, DIAMETER, LINK, PIXELS, key_in
 from deepspot._core.logging import logger
-from deepspot._sdata.write import check_writable
+from deepspot._sdata.write import check_name, check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
 from deepspot.errors import DeepSpotError, InputError
 
@@ -81,6 +81,7 @@ def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> S
     """Return a SpatialData of an image (h, w, 3) that was downscaled by a factor from full resolution."""
     from spatialdata import SpatialData
 
+    check_name(f"{name}_image")
     return SpatialData(images={f"{name}_image": image_element(pixels, {"global": scaling(downscaled)})})
 
 

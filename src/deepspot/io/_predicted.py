@@ -10,7 +10,7 @@ from deepspot._core.keys import MICRONS, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import rows_of
-from deepspot._sdata.zarr_store import check_fits_in_memory, lazy_X
+from deepspot._sdata.zarr_store import check_files, check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
 from deepspot.errors import InputError
 
@@ -61,9 +61,9 @@ def predicted(
     path = Path(path).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"There is no store {str(path)!r}. `ds.tl.predict(sdata, out=…)` writes one.")
-    sdata = read_store(path, ("shapes",))
     with reading(path, "prediction"):
         table, key = _open_table(path)
+        sdata = read_store(path, ("shapes",))
         region = str(table.uns["spatialdata_attrs"]["region"])
         shapes: GeoDataFrame = sdata.shapes[region]
     columns: Any = slice(None)
@@ -106,13 +106,10 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
     root: Any = zarr.open_group(path, mode="r")
     tables = list(root["tables"]) if "tables" in root else []
     key = one_key(None, tables, f"tables of {path.name}", "table_key")
-    X = root[f"tables/{key}/X"]
-    if np.isnan(X.fill_value) and X.nchunks_initialized < X.nchunks:
-        lost = X.nchunks - X.nchunks_initialized
-        raise InputError(
-            f"{path} is damaged: {lost} of {X.nchunks} chunks of values were lost. Predict the slide again."
-        )
-    parts = {part: read_elem(root[f"tables/{key}/{part}"]) for part in ("obs", "var", "obsm", "uns")}
+    # There are hashes of the files of the table, and not of their copy in the root.
+    group: Any = zarr.open_group(path, mode="r", use_consolidated=False)[f"tables/{key}"]
+    check_files(path, group)
+    parts = {part: read_elem(group[part]) for part in ("obs", "var", "obsm", "uns")}
     return AnnData(lazy_X(path, key), **parts), key
 
 

@@ -11,6 +11,7 @@ from deepspot._core.hashing import hash_file
 from deepspot._core.keys import PIXELS, SLIDE, checked, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_text
+from deepspot._sdata import write
 from deepspot._spatial.geometry import same_aspect
 from deepspot._spatial.transforms import write_scale
 from deepspot.errors import InputError
@@ -97,6 +98,7 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     scale, source = _scale(reader, file, mpp)
     name = valid_name(file.stem if name is None else check_text(name, "name"))
     image_key = f"{name}_image"
+    write.check_name(image_key)
     pyramid = _pyramid(_Reader(reader, file), not_rgb)
     sdata = SpatialData(images={image_key: pyramid})
     write_scale(sdata, image_key, scale)

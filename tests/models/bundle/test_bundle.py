@@ -95,6 +95,12 @@ def test_a_failed_save_leaves_the_old_bundle(model, bundle, monkeypatch):
     assert [path.name for path in bundle.parent.iterdir()] == [bundle.name]
 
 
+def test_a_full_disk_is_an_oserror(model, tmp_path, full_disk):
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_truncated_or_altered_file_is_refused(bundle, data):

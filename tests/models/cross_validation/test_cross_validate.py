@@ -111,10 +111,11 @@ def test_the_same_seed_gives_the_same_table(embedded, quick):
     assert not np.allclose(a.loc[forest, "r"], c.loc[forest, "r"])
 
 
-def test_out_inside_a_store_is_refused_before_anything(embedded, quick, tmp_path):
+@pytest.mark.parametrize(("out", "where"), [(".", "is a store"), ("new/run", "is inside the store")])
+def test_out_in_a_store_is_refused_before_anything(embedded, quick, tmp_path, out, where):
     (tmp_path / "zarr.json").touch()
-    with pytest.raises(ValueError, match="is inside the store"):
-        cross_validate(embedded, **quick, out=tmp_path / "new" / "run")
+    with pytest.raises(ValueError, match=where):
+        cross_validate(embedded, **quick, out=tmp_path / out)
     assert [path.name for path in tmp_path.iterdir()] == ["zarr.json"]
     assert LeastSquares.fits == 0
 

@@ -91,16 +91,17 @@ def write_bundle(
 
 def write_files(card: ModelCard, tensors: dict[str, Tensor], folder: Path, *, half_precision: bool) -> None:
     """Write the two files of a bundle to a folder, with weights in float16 if `half_precision`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     kept = {
         name: (value.half() if half_precision and name not in EXACT else value.float()).contiguous()
         for name, value in tensors.items()
     }
-    save_file(kept, folder / WEIGHTS, metadata={"card": card_hash(json.loads(card.model_dump_json()))})
-    card = card.model_copy(update={"sha256": _sha256((folder / WEIGHTS).read_bytes())})
+    # Not `save_file`, whose errors of the disk are no OSError, and whose files only their owner can read.
+    raw = save(kept, metadata={"card": card_hash(json.loads(card.model_dump_json()))})
+    (folder / WEIGHTS).write_bytes(raw)
+    card = card.model_copy(update={"sha256": _sha256(raw)})
     (folder / CARD).write_text(card.model_dump_json(indent=1), encoding="utf-8")
-    (folder / WEIGHTS).chmod((folder / CARD).stat().st_mode)  # safetensors makes files that only their owner can read
 
 
 def _is_bundle(path: Path) -> bool:

@@ -86,6 +86,7 @@ def corrected_table(
     layers["corrected"] = layers["measured"].copy()
     layers["weight"][wrong] = 0
     layers["corrected"][wrong] = np.nan
+    layers["rate"][wrong] = np.nan
     into = np.flatnonzero(genes.isin(shared))
     columns = shared.get_indexer(genes[into])
     for name, values in combined.items():
