@@ -333,7 +333,7 @@ def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before, photo):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda level: level[:, ::-1], lambda level: np.roll(level, 60, axis=0), lambda level: 255 - level],
+    [lambda level: level[:, ::-1], lambda level: np.roll(level, 30, axis=0), lambda level: 255 - level],
     ids=["mirrored", "moved", "inverted"],
 )
 def test_a_level_with_other_content_is_left_out(tissue, tmp_path, change):
