@@ -30,8 +30,8 @@ SQUARE, AGREE = 1.02, 1.05
 GRID, SIDE, CELLS = 12, 128, 8
 """Levels are compared in 12 × 12 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""
 
-NOISE, SIMILAR = 8, 0.25
-"""Up to 8 gray levels from the glass are noise. More than a quarter of the contrast makes another image."""
+NOISE, SIMILAR = 8, 0.15
+"""Up to 8 gray levels from the glass are noise. Differences of 15 % of the contrast make another image."""
 
 MAX_FACTOR, MAX_PHOTO = 16, 2**24
 """A padded level is a whole factor smaller than the next finer one. Photos of the glass have at most these pixels."""
