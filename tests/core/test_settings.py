@@ -20,6 +20,32 @@ def test_values_must_be_positive(name, value):
     assert getattr(fresh, name) == getattr(Settings(), name)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", "8"),
+        ("batch_size", True),
+        ("workers", 1.5),
+        ("workers", None),
+        ("embeddings_gb", None),
+        ("seed", "x"),
+        ("device", 5),
+        ("progress", 1),
+        ("cache_dir", 5),
+    ],
+)
+def test_types(name, value):
+    fresh = Settings()
+    with pytest.raises(TypeError, match=rf"`settings\.{name}` must be .*, got {value!r}"):
+        setattr(fresh, name, value)
+    assert getattr(fresh, name) == getattr(Settings(), name)
+
+
+def test_seed_is_one_that_all_libraries_take():
+    with pytest.raises(ValueError, match=r"`settings\.seed` must be from 0 to 4294967295, got -1"):
+        Settings().seed = -1
+
+
 def test_cache_folder(monkeypatch, tmp_path):
     fresh = Settings()
     monkeypatch.setenv("DEEPSPOT_CACHE", str(tmp_path / "env"))
@@ -27,6 +53,8 @@ def test_cache_folder(monkeypatch, tmp_path):
     fresh.cache_dir = tmp_path / "own"
     assert fresh.cache() == tmp_path / "own"
     assert not (tmp_path / "own").exists()
+    fresh.cache_dir = "~/own"
+    assert fresh.cache() == Path.home() / "own"
     monkeypatch.delenv("DEEPSPOT_CACHE")
     assert Settings().cache("x").parts[-2:] == ("deepspot", "x")
 

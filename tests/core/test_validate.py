@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+import deepspot as ds
 from deepspot._core.keys import key_in, one_key
-from deepspot._core.validate import check_positive, check_same_length
+from deepspot._core.validate import check_path, check_positive, check_same_length
 
 
 def test_key_in():
@@ -39,6 +40,24 @@ def test_check_positive_refuses_values(value):
 def test_check_positive_refuses_types(value):
     with pytest.raises(TypeError, match=f"`mpp` must be a number, got {type(value).__name__}"):
         check_positive(value, "mpp")
+
+
+def test_paths(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_path("~/a", "path") == tmp_path / "a"
+    with pytest.raises(ValueError, match=r"`path` is no path: .* contains a null character"):
+        check_path("a\0b", "path")
+    with pytest.raises(ValueError, match="`path` is in the home folder of an unknown user: '~nobody-of-this-name/a'"):
+        check_path("~nobody-of-this-name/a", "path")
+    with pytest.raises(TypeError, match="`path` must be a path, got int"):
+        check_path(5, "path")
+
+
+@pytest.mark.parametrize("path", ["a\0b.tif", "~nobody-of-this-name/a.tif"])
+def test_functions_check_paths(path):
+    for call in (ds.io.slide, ds.io.visium, ds.models.load, ds.cohort.run):
+        with pytest.raises(ds.errors.InputError, match=r"null character|unknown user"):
+            call(path)
 
 
 def test_check_same_length():

@@ -164,6 +164,22 @@ def test_classes_as_text_or_with_several_names(spots):
     assert spots["spots"]["annotation"].tolist()[:4] == ["Tumor", "Tumor", "{'no': json}", "Tumor: Positive"]
 
 
+@pytest.mark.parametrize("color", [[None] * 3, "red", [1, 2]])
+def test_colors_that_cannot_be_read_are_ignored(spots, color):
+    ds.pp.annotate(spots, frame(LEFT, classification=[{"name": "Tumor", "color": color, "names": 3}]))
+    assert spots["spots"]["annotation"].tolist()[0] == "Tumor"
+
+
+def test_coordinates_and_columns_are_checked(spots):
+    with pytest.raises(ValueError, match="coordinates that are not finite"):
+        ds.pp.annotate(spots, frame(Polygon([(0, 0), (np.inf, 0), (1, 1)]), name=["a"]))
+    named = frame(LEFT, name=["a"])
+    with pytest.raises(ValueError, match=r"several columns \['name'\]"):
+        ds.pp.annotate(spots, pd.concat([named, named[["name"]]], axis=1))
+    with pytest.raises(TypeError, match="or a GeoDataFrame, got DataFrame"):
+        ds.pp.annotate(spots, pd.DataFrame({"geometry": [1]}))
+
+
 def test_label_column_is_guessed_or_given(spots):
     both = frame(LEFT, MIDDLE, classification=[None, None], name=["n1", "n2"], grade=[1, 2])
     ds.pp.annotate(spots, both, key_added="by_name")

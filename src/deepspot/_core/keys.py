@@ -186,6 +186,10 @@ def _check(name: str, annotation: str, value: Any) -> None:
             shown = repr(value) if isinstance(value, str | bytes | Real | list | dict) else type(value).__name__
             none = " or None" * (kind != annotation)
             raise InputTypeError(f"`{name}` must be {kind_of.rstrip('.')}{none}, got {shown:.100}. {hint}".rstrip())
+    if "Path" in kind and isinstance(value, str | Path):
+        from .validate import check_path
+
+        check_path(value, name)
     if name == "device" and kind == "str":
         from .compute import choose_device
 

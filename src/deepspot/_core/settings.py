@@ -3,12 +3,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from deepspot.errors import InputError, MissingPackageError
+from deepspot.errors import InputError, InputTypeError, MissingPackageError
 
 RUNTIMES = ("torch", "onnx")
+MOST_SEED = 2**32 - 1
+"""Largest seed of scikit-learn."""
+
+WHOLE, NUMBER = ((Integral,), "a whole number"), ((Real,), "a number")
+FOLDER = (str, Path, NoneType), "a path or None"
+TYPES: dict[str, tuple[Any, str]] = {
+    "device": ((str, NoneType), "text or None"),
+    "batch_size": WHOLE,
+    "workers": WHOLE,
+    "runtime": ((str,), "text"),
+    "progress": ((bool,), "True or False"),
+    "seed": WHOLE,
+    "max_table_gb": NUMBER,
+    "embeddings_gb": NUMBER,
+    "cache_dir": FOLDER,
+    "weights_dir": FOLDER,
+    "models_dir": FOLDER,
+}
 
 
 @dataclass
@@ -64,6 +84,11 @@ class Settings:
         known = [field.name for field in fields(self)]
         if name not in known:
             raise AttributeError(f"deepspot has no setting {name!r}. Available settings: {known}.")
+        types, wanted = TYPES[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise InputTypeError(f"`settings.{name}` must be {wanted}, got {value!r}.")
+        if name == "seed" and not 0 <= value <= MOST_SEED:
+            raise InputError(f"`settings.seed` must be from 0 to {MOST_SEED}, got {value!r}.")
         if name in ("batch_size", "workers", "max_table_gb") and not value > 0:
             raise InputError(f"`settings.{name}` must be above 0, got {value!r}.")
         if name == "embeddings_gb" and not value >= 0:
@@ -86,7 +111,7 @@ class Settings:
             import pooch
 
             root = pooch.os_cache("deepspot")
-        return Path(root).joinpath(*parts)
+        return Path(root).expanduser().joinpath(*parts)
 
     def weights(self) -> Path | None:
         """Return the folder with weights of encoders, if one is set."""

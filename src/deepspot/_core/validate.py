@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
 from numbers import Integral, Real
+from pathlib import Path
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
-from .settings import settings
-
-MOST_SEED = 2**32 - 1
-"""Largest seed of scikit-learn."""
+from .settings import MOST_SEED, settings
 
 
 def check_genes(gene: str | Sequence[str], known: Iterable[str], where: str) -> list[str]:
@@ -63,6 +61,18 @@ def check_seed(seed: int | None) -> int:
     if not 0 <= seed <= MOST_SEED:
         raise InputError(f"`seed` must be from 0 to {MOST_SEED}, got {seed}.")
     return int(seed)
+
+
+def check_path(path: str | Path, argument: str) -> Path:
+    """Return a path with ``~`` expanded."""
+    if not isinstance(path, str | Path):
+        raise InputTypeError(f"`{argument}` must be a path, got {type(path).__name__}.")
+    if "\0" in str(path):
+        raise InputError(f"`{argument}` is no path: {str(path)!r} contains a null character.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # "~name" of an unknown user
+        raise InputError(f"`{argument}` is in the home folder of an unknown user: {str(path)!r}.") from error
 
 
 def check_text(value: str, argument: str) -> str:

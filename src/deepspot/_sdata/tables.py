@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,10 +113,20 @@ def _labels_message(sdata: SpatialData, table_key: str, key: str) -> str:
     )
 
 
+MARKER_COLUMNS = ("group", "gene", "logfoldchange", "significant")
+"""Columns of a result of :func:`deepspot.tl.markers` that other functions read."""
+
+
 def find_result(
-    sdata: SpatialData, table_key: str | None, key: str, call: str, *, slot: str = "uns"
+    sdata: SpatialData,
+    table_key: str | None,
+    key: str,
+    call: str,
+    *,
+    slot: str = "uns",
+    columns: Collection[str] = (),
 ) -> tuple[str, pd.DataFrame]:
-    """Find the data frame that `call` stored under `key`: name of the table, and the frame.
+    """Find the data frame that `call` stored under `key`, with these columns: name of the table, and the frame.
 
     `table_key` is needed only if several tables have such a result.
     """
@@ -129,7 +139,12 @@ def find_result(
             f"{where} has a result in `{slot}[{key!r}]`. Call `{call}` first. Tables with one: {holding}."
         )
     table_key = one_key(table_key, holding, f"sdata.tables with {slot}[{key!r}]", "table_key")
-    return table_key, getattr(sdata.tables[table_key], slot)[key]
+    frame = getattr(sdata.tables[table_key], slot)[key]
+    if missing := [column for column in columns if column not in frame]:
+        raise MissingKeyError(
+            f"sdata.tables[{table_key!r}].{slot}[{key!r}] is no result of `{call}`: it lacks the columns {missing}."
+        )
+    return table_key, frame
 
 
 def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.hashing import digest
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_path, check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
 from deepspot.errors import InputError
@@ -283,7 +283,7 @@ class FittedModel:
         from ._bundle.bundle import write_bundle
 
         write_bundle(
-            self.card, self.tensors(), Path(path).expanduser(), half_precision=half_precision, overwrite=overwrite
+            self.card, self.tensors(), check_path(path, "path"), half_precision=half_precision, overwrite=overwrite
         )
 
     def upload(

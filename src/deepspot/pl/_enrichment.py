@@ -91,7 +91,9 @@ def enrichment(
     >>> axes = ds.pl.enrichment(sdata, groups="tumor")
     """
     check_count(n_top, "n_top")
-    table_key, results = find_result(sdata, table_key, enrichment_key, "ds.tl.enrich(sdata, gene_sets)")
+    table_key, results = find_result(
+        sdata, table_key, enrichment_key, "ds.tl.enrich(sdata, gene_sets)", columns=("group", "term", "p", "p_adj")
+    )
     groups = groups_of(results, groups, "groups")
     if not groups:
         raise InputError(

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepspot._core.keys import checked
 from deepspot._core.validate import check_count
-from deepspot._sdata.tables import find_result
+from deepspot._sdata.tables import MARKER_COLUMNS, find_result
 from deepspot.errors import InputError
 
 from ._map.panel import draw_color_bar
@@ -93,7 +93,9 @@ def markers(
     from matplotlib.colors import CenteredNorm
 
     check_count(n_top, "n_top")
-    table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = find_result(
+        sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)", columns=MARKER_COLUMNS
+    )
     groups = groups_of(results, groups, "groups")
     results = results.assign(group=results["group"].astype(str), gene=results["gene"].astype(str))
     top = top_genes(results, groups, n_top)

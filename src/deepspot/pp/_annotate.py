@@ -8,6 +8,7 @@ import pandas as pd
 
 from deepspot._core.keys import PARENT, checked, key_in, one_key
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_path
 from deepspot._sdata.tables import tables_annotating
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
@@ -152,8 +153,8 @@ def _frame(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFra
             "its path with the ending `.geojson`."
         )
     if isinstance(regions, str | Path):
-        return read_geojson(Path(regions).expanduser())
-    if not hasattr(regions, "geometry"):
+        return read_geojson(check_path(regions, "regions"))
+    if not hasattr(regions, "sindex"):
         raise InputTypeError(
             "`regions` must be the name of a shapes element, the path of a GeoJSON file, or a GeoDataFrame, got "
             f"{type(regions).__name__}."

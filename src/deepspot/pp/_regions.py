@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
@@ -85,8 +86,14 @@ def _uncompressed(path: Path) -> bytes:
 
 def regions_from(shapes: GeoDataFrame, label_key: str | None) -> Regions:
     """Return polygons and labels of a GeoDataFrame, without objects that have no area or no label."""
+    import shapely
     from geopandas import GeoSeries
 
+    twice = list(shapes.columns[shapes.columns.duplicated()])
+    if twice:
+        raise InputError(f"The regions have several columns {twice}. Give each column its own name.")
+    if not np.isfinite(shapely.get_coordinates(np.asarray(shapes.geometry, dtype=object))).all():
+        raise InputError("The regions have coordinates that are not finite. Export or draw them again.")
     labels, colors = _labels(shapes, label_key)
     # Without the coordinate reference system that geopandas assigns to any GeoJSON: these are pixels.
     polygons = GeoSeries(np.asarray(shapes.geometry, dtype=object)).make_valid()
@@ -123,7 +130,8 @@ def _label_and_color(value: Any) -> tuple[str | None, str | None]:
             return value, None
     if isinstance(value, dict):
         # A derived class has several names.
-        name = value.get("name") or ": ".join(map(str, value.get("names") or []))
+        names = value.get("names")
+        name = value.get("name") or ": ".join(map(str, names if isinstance(names, list | tuple) else []))
         return (str(name) if name else None), _color(value.get("color", value.get("colorRGB")))
     missing = value is None or value != value or not str(value).strip()
     return (None if missing else str(value)), None
@@ -132,6 +140,6 @@ def _label_and_color(value: Any) -> tuple[str | None, str | None]:
 def _color(value: Any) -> str | None:
     if isinstance(value, int | np.integer):  # older QuPath files: alpha, red, green and blue in one signed integer
         return f"#{int(value) & 0xFFFFFF:06x}"
-    if isinstance(value, Sequence | np.ndarray) and len(value) == 3:
+    if isinstance(value, Sequence | np.ndarray) and len(value) == 3 and all(isinstance(v, Real) for v in value):
         return "#{:02x}{:02x}{:02x}".format(*map(int, value))
     return None

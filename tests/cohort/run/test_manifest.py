@@ -94,6 +94,11 @@ def test_default_names_are_those_of_the_files():
         ({"path": ["a/s.svs", "b/S.svs"]}, "Slide name 's' is given to 2 slides, in rows 2, 3"),
         ({"slide": ["x", "x"]}, "Slide name 'x' is given to 2 slides, in rows 2, 3"),
         ({"slide": ["a/b", "x"]}, "`slide` may contain letters.* got 'a/b' in row 2"),
+        ({"path": ["a\0.svs", "two.svs"]}, "`path` is no path: .* contains a null character, in row 2."),
+        (
+            {"path": ["one.svs", "~nobody-of-this-name/two.svs"]},
+            "unknown user: '~nobody-of-this-name/two.svs', in row 3.",
+        ),
         ({"spots": [1, 2]}, r"columns \['spots'\], which are names of results"),
     ],
 )
@@ -152,6 +157,36 @@ def test_semicolons_of_spreadsheets(tmp_path):
     assert read["mpp"].tolist() == [0.25, 0.5]
     assert read["note"].tolist() == ["a, b", "c"]
     assert read["patient"].tolist() == ["P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "path,patient\na.svs,P1\nb.svs,P2,c.svs,P3\n",
+            "more fields than columns in row 3. Quote text that contains ','",
+        ),
+        ("path,patient,patient\na.svs,P1,P2\n", r"several columns \['patient'\]"),
+    ],
+)
+def test_fields_that_belong_to_no_column(tmp_path, text, message):
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(ds.errors.InputError, match=message):
+        read_manifest(tmp_path / "manifest.csv")
+
+
+def test_empty_fields_behind_the_last_column_are_ignored(tmp_path):
+    (tmp_path / "manifest.csv").write_text('path,patient\na.svs,P1,,\n"b,1.svs",P2,\n')
+    slides = read_manifest(tmp_path / "manifest.csv")
+    assert slides["patient"].to_dict() == {"a": "P1", "b_1": "P2"}
+
+
+def test_a_list_is_no_manifest():
+    with pytest.raises(TypeError, match=r"`manifest` must be the path of a CSV, or a data frame .* got list"):
+        read_manifest(["a.svs"])
+    for columns in ([3, "path", "patient"], ["path", "patient", "patient"]):
+        with pytest.raises(ValueError, match="Columns of the manifest must be text, each with its own name, got"):
+            read_manifest(pd.DataFrame([["a.svs", "P1", "x"]], columns=columns))
 
 
 def test_no_csv(tmp_path):

@@ -200,6 +200,19 @@ def test_other_folders_and_formats_are_errors(cv, tmp_path):
         CrossValidation.load(tmp_path)
     cv.save(tmp_path / "cv")
     file = tmp_path / "cv" / "cross_validation.json"
+    intact = file.read_text()
+    for damaged in ("", "[]", "{}", json.dumps({"format": json.loads(intact)["format"]})):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match=r"cv is damaged or not a saved cross-validation"):
+            CrossValidation.load(tmp_path / "cv")
+    file.write_text(intact)
+    scores = tmp_path / "cv" / "scores.csv.gz"
+    content = scores.read_bytes()
+    for damaged in (b"", b"x", content[: len(content) // 2], content[:20] + b"0" * 40 + content[60:]):
+        scores.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cv is damaged or not a saved cross-validation"):
+            CrossValidation.load(tmp_path / "cv")
+    scores.write_bytes(content)
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 99}))
     with pytest.raises(ValueError, match="another format"):
         CrossValidation.load(tmp_path / "cv")

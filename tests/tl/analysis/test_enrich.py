@@ -1,3 +1,5 @@
+import gzip
+
 import gseapy
 import numpy as np
 import pandas as pd
@@ -196,6 +198,11 @@ def test_missing_input_raises(marked, programs):
         ds.tl.enrich(marked, ["TUMOR1"])
     with pytest.raises(ValueError, match="`n_top` must be at least 1"):
         ds.tl.enrich(marked, programs, n_top=0)
+    marked["table"].uns["other"] = pd.DataFrame({"a": [1]})
+    with pytest.raises(
+        KeyError, match=r"uns\['other'\] is no result of .*markers.* lacks the columns \['group', 'gene'"
+    ):
+        ds.tl.enrich(marked, programs, markers_key="other")
     ds.tl.enrich(marked, programs)
     with pytest.raises(ValueError, match=r"has \['enrichment', 'deepspot_enrichment'\] already"):
         ds.tl.enrich(marked, programs)
@@ -236,8 +243,22 @@ def test_gmt_files_are_read_completely(marked, programs, tmp_path):
     with pytest.raises(ValueError, match=rf"several gene sets of the name '{one}'"):
         ds.tl.enrich(marked, path)
     path.write_bytes("Sch\u00f6n\t\tA\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="is not text in UTF-8"):
+    with pytest.raises(ValueError, match="is no GMT file, which is text in UTF-8"):
         ds.tl.enrich(marked, path)
-    with pytest.raises(TypeError, match="genes of 'a' must be a list of names, got text"):
-        ds.tl.enrich(marked, {"a": "TUMOR1"})
+    for genes in ("TUMOR1", None, 5):
+        with pytest.raises(TypeError, match="genes of 'a' in `gene_sets` must be a list of names, got"):
+            ds.tl.enrich(marked, {"a": genes})
+    with pytest.raises(ValueError, match="several keys that are '1' as text"):
+        ds.tl.enrich(marked, {"1": ["A"], 1: ["B"]})
     assert "enrichment" not in marked["table"].uns
+
+
+@pytest.mark.parametrize("name", ["sets.gmt.gz", "sets.txt", "sets"])
+def test_existing_files_are_read_whatever_their_name(programs, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    content = "\n".join("\t".join([term, "", *genes]) for term, genes in programs.items()).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    for path in (f"~/{name}", tmp_path / name):
+        assert read_gene_sets(path, "human") == ({term: list(genes) for term, genes in programs.items()}, name)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_gene_sets(tmp_path / "other", "human")

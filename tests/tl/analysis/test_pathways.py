@@ -150,9 +150,29 @@ def test_networks_are_checked(classes, net, tmp_path):
         ValueError,
         r"share 0 of its 60 genes.*for example \['TUMOR1'.*'ENSGTUMOR1'",
     )
+    check(net.assign(weight="x"), ValueError, r"Weights of the network \(DataFrame\) must be numbers, got 'x'")
+    check(net.assign(weight=np.inf), ValueError, "must be numbers, got inf")
+    check(pd.concat([net, net[["weight"]]], axis=1), ValueError, "several columns of one name")
+    for content in (
+        b"",
+        "source,target,weight\nÜ,A,1\n".encode("latin-1"),
+        b"source,target,weight\na,b,1\na,b,1,2,3\n",
+    ):
+        (tmp_path / "net.csv").write_bytes(content)
+        check(
+            tmp_path / "net.csv", ValueError, r"net\.csv' is no table of text in UTF-8 with the columns source, target"
+        )
     check(net, ValueError, r"No pathway \(DataFrame\) has 30 genes or more.*at most 15 for a pathway", tmin=30)
     twins = pd.concat([net, net[net["source"] == "tumor"].assign(source="twin")])
     check(twins, ValueError, r"pathways \(DataFrame\) are not linearly independent over the 60 genes.*'tumor', 'twin'")
+
+
+@pytest.mark.parametrize(("name", "sep"), [("net.csv", ";"), ("net.csv", ","), ("net.tsv.gz", "\t"), ("net.txt", "\t")])
+def test_separators_and_compression_of_files(classes, net, name, sep, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    net.to_csv(tmp_path / name, sep=sep, index=False)
+    ds.tl.pathways(classes, f"~/{name}", table_key="table")
+    assert list(classes["table"].obsm["score_mlm"]) == sorted(net["source"].unique())
 
 
 def test_existing_scores_are_kept(classes, net):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,8 +15,9 @@ import pandas as pd
 from deepspot._core.hashing import hash_file
 from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_path
 from deepspot._sdata.write import check_writable
-from deepspot.errors import InputError
+from deepspot.errors import InputError, InputTypeError
 
 REQUIRED = ("path", "patient")
 TEXT = ("path", "patient", "slide", "preservation", "tumor_type")
@@ -35,6 +38,10 @@ def read_manifest(manifest: str | Path | pd.DataFrame) -> pd.DataFrame:
     their values are numbers; those of a data frame are kept as far as they can be written.
     """
     frame, folder = _load(manifest)
+    twice = list(frame.columns[frame.columns.duplicated()])
+    wrong = [name for name in frame.columns if not isinstance(name, str)] or twice
+    if wrong:
+        raise InputError(f"Columns of the manifest must be text, each with its own name, got {wrong}.")
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise InputError(
@@ -71,23 +78,49 @@ def _load(manifest: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
     if isinstance(manifest, pd.DataFrame):
         named = manifest.reset_index() if manifest.index.name == "slide" and "slide" not in manifest else manifest
         return named.reset_index(drop=True).copy(), Path.cwd()
-    path = Path(manifest).expanduser()
+    if not isinstance(manifest, str | Path):
+        raise InputTypeError(
+            "`manifest` must be the path of a CSV, or a data frame with the columns `path` and `patient`, got "
+            f"{type(manifest).__name__}."
+        )
+    path = check_path(manifest, "manifest")
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest {str(path)!r}. Pass the path of a CSV, or a data frame.")
     try:
         # Text, because patients 007 and 7 differ. The encoding drops the byte order mark of spreadsheets.
         # Spreadsheets of many countries write semicolons, and decimal commas.
-        with path.open(encoding="utf-8-sig") as lines:
-            header = lines.readline()
+        text = path.read_text(encoding="utf-8-sig")
+        header = text.partition("\n")[0]
         sep = ";" if header.count(";") > header.count(",") else ","
-        frame = pd.read_csv(path, sep=sep, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        frame = pd.read_csv(_rectangular(text, sep, path), dtype=str, skipinitialspace=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{str(path)!r} cannot be read as a CSV in UTF-8: {error}") from error
     for name in frame:
         if name not in TEXT:
             text = frame[name].str.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True) if sep == ";" else frame[name]
             frame[name] = _numbers(text)
     return frame, path.resolve().parent
+
+
+def _rectangular(text: str, sep: str, path: Path) -> io.StringIO:
+    """Return the lines of a CSV without the empty fields behind the last column; raise if such fields hold text.
+
+    pandas would shift all columns.
+    """
+    lines = list(csv.reader(io.StringIO(text), delimiter=sep, skipinitialspace=True))
+    header = lines[0] if lines else []
+    twice = sorted({name for name in header if name.strip() and header.count(name) > 1})
+    if twice:
+        raise InputError(f"{str(path)!r} has several columns {twice}. Give each column its own name.")
+    longer = [number for number, line in enumerate(lines[1:]) if any(field.strip() for field in line[len(header) :])]
+    if longer:
+        raise InputError(
+            f"{str(path)!r} has more fields than columns in {_rows(longer)}. Quote text that contains {sep!r}."
+        )
+    file = io.StringIO()
+    csv.writer(file).writerows(line[: len(header)] for line in lines)
+    file.seek(0)
+    return file
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -112,6 +145,11 @@ def _problems(frame: pd.DataFrame) -> Iterator[str]:
         rows = frame.index[frame[name].isna()]
         if len(rows):
             yield f"`{name}` is empty in {_rows(rows)}."
+    for row, path in frame["path"].dropna().items():
+        try:
+            check_path(path, "path")
+        except InputError as error:
+            yield f"{str(error).removesuffix('.')}, in {_rows([row])}."
     for name in NUMBERS:
         if name in frame:
             number = pd.to_numeric(frame[name], errors="coerce")

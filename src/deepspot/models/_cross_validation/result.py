@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import pandas as pd
 
 from deepspot._core.atomic import replace_folder
 from deepspot._core.keys import key_in
+from deepspot._core.validate import check_path
 from deepspot.errors import InputError
 
 from .factories import plain
@@ -283,7 +286,7 @@ class CrossValidation:
 
         With `overwrite` a saved result is replaced.
         """
-        path = Path(path).expanduser()
+        path = check_path(path, "path")
         if path.exists() and not (overwrite and (path / REST).is_file()):
             raise FileExistsError(
                 f"{path} already exists. Choose another folder, or pass `overwrite=True`, which replaces a saved "
@@ -299,17 +302,25 @@ class CrossValidation:
     @classmethod
     def load(cls, path: str | Path) -> CrossValidation:
         """Read a result from the folder of `save`."""
-        path = Path(path).expanduser()
+        path = check_path(path, "path")
         missing = [name for name in (TABLE, INNER, REST) if not (path / name).is_file()]
         if missing:
             raise FileNotFoundError(
                 f"{path} is not a saved cross-validation: {missing} are missing. Pass the folder of `save`."
             )
-        content = json.loads((path / REST).read_text())
-        if content.get("format") != FORMAT:
-            raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads.")
-        fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
-        return cls(tidy(_read(path / TABLE)), _read(path / INNER), **fields)
+        try:
+            content = json.loads((path / REST).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads.")
+            fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
+            return cls(tidy(_read(path / TABLE)), _read(path / INNER), **fields)
+        except InputError:
+            raise
+        except (ValueError, LookupError, TypeError, EOFError, BadGzipFile, zlib.error) as error:
+            raise InputError(
+                f"{path} is damaged or not a saved cross-validation ({type(error).__name__}: {error}). Run "
+                "`ds.models.cross_validate` again; with the same `out=` it reuses finished fits."
+            ) from error
 
     def _null(self, models: pd.Index) -> np.ndarray:
         """Return which models are null models."""

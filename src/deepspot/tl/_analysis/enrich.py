@@ -11,7 +11,7 @@ import pandas as pd
 from deepspot._core.keys import checked, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count
-from deepspot._sdata.tables import find_result
+from deepspot._sdata.tables import MARKER_COLUMNS, find_result
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot.errors import InputError
 
@@ -123,7 +123,9 @@ def enrich(
     'tumor'
     """
     check_count(n_top, "n_top")
-    table_key, results = find_result(sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)")
+    table_key, results = find_result(
+        sdata, table_key, markers_key, "ds.tl.markers(sdata, groupby)", columns=MARKER_COLUMNS
+    )
     added = [key_added, f"deepspot_{key_added}"]
     check_entries(sdata, table_key, "uns", added, overwrite=overwrite, argument="key_added")
     groups = keys_in(groups, results["group"].cat.categories.astype(str), "groups of the markers")

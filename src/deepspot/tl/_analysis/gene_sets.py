@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import key_in, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
+from deepspot._core.validate import check_path
 from deepspot.errors import InputError, InputTypeError
 
 GeneSets = Mapping[str, Sequence[str]]
+GZIP = b"\x1f\x8b"
 LIBRARY = "Cancer_Cell_Line_Encyclopedia"
 NETWORK = ["source", "target", "weight"]
 
@@ -20,18 +26,25 @@ NETWORK = ["source", "target", "weight"]
 def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tuple[dict[str, list[str]], str]:
     """Return gene sets by name, and a short name of their source."""
     if isinstance(gene_sets, Mapping):
-        texts = [term for term, genes in gene_sets.items() if isinstance(genes, str)]
-        if texts:
-            raise InputTypeError(f"The genes of {texts[0]!r} must be a list of names, got text. Put it into a list.")
-        return {str(term): [str(gene) for gene in genes] for term, genes in gene_sets.items()}, "dict"
+        sets: dict[str, list[str]] = {}
+        for term, genes in gene_sets.items():
+            if isinstance(genes, str | bytes) or not isinstance(genes, Iterable):
+                raise InputTypeError(
+                    f"The genes of {term!r} in `gene_sets` must be a list of names, got {genes!r}. Put it into a list."
+                )
+            if str(term) in sets:
+                raise InputError(f"`gene_sets` has several keys that are {str(term)!r} as text. Rename one.")
+            sets[str(term)] = [str(gene) for gene in genes]
+        return sets, "dict"
     if not isinstance(gene_sets, str | Path | None):
         raise InputTypeError(
             "`gene_sets` must be a dict from names to genes, the path of a GMT file or the name of an Enrichr library, "
             f"got {type(gene_sets).__name__}."
         )
     source = LIBRARY if gene_sets is None else str(gene_sets)
-    if source.lower().endswith(".gmt"):
-        path, source = Path(source), Path(source).name
+    path = check_path(source, "gene_sets")
+    if isinstance(gene_sets, Path) or path.is_file() or source.lower().endswith((".gmt", ".gmt.gz")):
+        source = path.name
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r}.")
     else:
@@ -53,9 +66,10 @@ def read_gene_sets(gene_sets: GeneSets | str | Path | None, organism: str) -> tu
 def _read_gmt(path: Path) -> dict[str, list[str]]:
     """Read a GMT file. The parser of gseapy keeps only the last of several sets of one name."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{str(path)!r} is not text in UTF-8, so it is no GMT file: {error}.") from error
+        content = path.read_bytes()
+        lines = (gzip.decompress(content) if content.startswith(GZIP) else content).decode("utf-8-sig").splitlines()
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{str(path)!r} is no GMT file, which is text in UTF-8: {error}.") from error
     sets: dict[str, list[str]] = {}
     for line in lines:
         entries = [entry.strip() for entry in line.split("\t")]
@@ -81,10 +95,15 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
             "https://github.com/saezlab/progeny.",
         )
     if isinstance(net, str | Path):
-        path = Path(net)
+        path = check_path(net, "net")
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r}.")
-        table, source = pd.read_csv(path, sep="\t" if path.suffix in (".tsv", ".txt") else ","), path.name
+        try:
+            table, source = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig"), path.name
+        except (ValueError, csv.Error, gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise InputError(
+                f"{str(path)!r} is no table of text in UTF-8 with the columns source, target and weight: {error}."
+            ) from error
     elif isinstance(net, pd.DataFrame):
         table, source = net, "DataFrame"
     else:
@@ -92,6 +111,13 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
     for column in NETWORK:
         key_in(column, table.columns, f"columns of the network ({source})")
     table = table[NETWORK].dropna()
+    if len(table.columns) > len(NETWORK):
+        raise InputError(f"The network ({source}) has several columns of one name: {list(table.columns)}.")
+    weight = pd.to_numeric(table["weight"], errors="coerce").astype(float)
+    if not np.isfinite(weight).all():
+        wrong = table["weight"][~np.isfinite(weight)].tolist()[0]
+        raise InputError(f"Weights of the network ({source}) must be numbers, got {wrong!r}.")
+    table = table.assign(source=table["source"].astype(str), target=table["target"].astype(str), weight=weight)
     twice = table[table.duplicated(["source", "target"])]
     if len(twice):
         pathway, gene, _ = twice.iloc[0]
