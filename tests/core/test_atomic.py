@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,6 +94,52 @@ def test_the_name_never_vanishes(folder, monkeypatch):
     monkeypatch.setattr(Path, "rename", lambda path, target: pytest.fail("two steps"))
     write(folder, overwrite=True)
     assert names(folder) == ["new"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from deepspot._core.atomic import replace_folder
+
+def replace(path, at):
+    seen = 0
+
+    def hook(event, args):
+        nonlocal seen
+        seen += 1
+        if seen == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    with replace_folder(path, overwrite=True) as new:
+        (new / "c").mkdir(parents=True)
+        for name in ("zarr.json", "c/0"):
+            (new / name).write_text("new")
+
+at, killed = 1, True
+while killed:
+    path = Path(f"{at}", "a.zarr")
+    (path / "c").mkdir(parents=True)
+    for name in ("zarr.json", "c/0"):
+        (path / name).write_text("old")
+    child = os.fork()
+    if child == 0:
+        replace(path, at)
+        os._exit(0)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    at += 1
+    print(*(file.read_text() for file in sorted(path.rglob("*")) if file.is_file()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges folders in one step")
+def test_a_kill_at_any_event_leaves_the_old_or_the_new_folder(tmp_path):
+    """The events are those that Python reports to audit hooks, which include all system calls of a replacement."""
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = done.stdout.splitlines()
+    assert len(found) > 20
+    assert found == sorted(found, reverse=True)  # first the old, then the new
+    assert set(found) == {"old old", "new new"}
 
 
 def test_an_old_folder_stays_if_writing_fails(folder):

@@ -119,16 +119,25 @@ def test_names_inside_a_table_that_cannot_be_written(fields):
         table(**fields)
 
 
-@pytest.mark.parametrize("name", ["x" * 300, "ä" * 150, "zarr.json"])
-@pytest.mark.parametrize("slot", ["layers", "obsm", "varm", "obsp", "varp", "obs", "uns"])
-def test_names_that_no_file_can_have(slot, name):
-    shape = {"layers": (3, 2), "varm": (2, 1), "obsp": (3, 3), "varp": (2, 2)}.get(slot, (3, 1))
-    value = np.ones(shape)
-    fields = {slot: {name: value}}
-    if slot == "obs":
-        fields = {"obs": pd.DataFrame({name: value[:, 0]}, index=["A", "B", "C"])}
-    with pytest.raises((ValueError, TypeError), match=rf"{slot}\['{name[:40]}.* cannot be written"):
-        table(**fields)
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("slot", "entry"),
+    [
+        ("obs", pd.DataFrame({LONG: [1, 2, 3]}, index=["A", "B", "C"])),
+        ("obsm", {LONG: np.ones((3, 1))}),
+        ("obsm", {"ä" * 150: np.ones((3, 1))}),
+        ("varm", {LONG: np.ones((2, 1))}),
+        ("layers", {LONG: np.ones((3, 2))}),
+        ("layers", {"zarr.json": csr_matrix((3, 2))}),
+        ("obsp", {LONG: csr_matrix((3, 3))}),
+        ("uns", {LONG: 1}),
+    ],
+)
+def test_names_that_no_file_can_have(slot, entry):
+    with pytest.raises((ValueError, TypeError), match=rf"{slot}\['{next(iter(entry))[:40]}.* cannot be written"):
+        table(**{slot: entry})
 
 
 @pytest.mark.parametrize(

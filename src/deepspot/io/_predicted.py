@@ -59,7 +59,7 @@ def predicted(
     from spatialdata import SpatialData, bounding_box_query, get_extent
 
     path = Path(path).expanduser()
-    if not path.is_dir():
+    if not (path / "zarr.json").is_file():
         raise FileNotFoundError(f"There is no store {str(path)!r}. `ds.tl.predict(sdata, out=…)` writes one.")
     with reading(path, "prediction"):
         table, key = _open_table(path)

@@ -16,7 +16,7 @@ import dask.array  # noqa: F401
 import distributed  # noqa: F401
 import geopandas  # noqa: F401
 import pandas as pd
-import safetensors.torch
+import safetensors.torch  # noqa: F401
 import sklearn.neighbors  # noqa: F401
 import spatialdata.models  # noqa: F401
 import torch  # noqa: F401
@@ -26,6 +26,7 @@ import deepspot as ds
 from deepspot._features.cache import EmbeddingCache
 from deepspot._sdata import zarr_store
 from deepspot.cohort._run.folder import Folder
+from deepspot.models._bundle import bundle
 from deepspot.tl._predict import stream
 
 
@@ -66,8 +67,7 @@ def half_and_die(self, content):
 def arm(phase):
     """Set up the kill of a phase."""
     if phase == "model":
-        real = safetensors.torch.save_file
-        safetensors.torch.save_file = then_die(real)
+        bundle.write_files = then_die(bundle.write_files)
     if phase == "opening":
         ds.io.slide = then_die(ds.io.slide)
     if phase == "spots":
@@ -95,14 +95,14 @@ def encoder():
     return module.MeanColor()
 
 
-def main(manifest, bundle, folder, *phases):
+def main(manifest, model, folder, *phases):
     mean_color = encoder()
     for phase in phases:
         child = os.fork()
         if child == 0:
             arm(phase)
             ds.settings.cache_dir = Path(folder) / f"cache_{phase}"
-            ds.cohort.run(manifest, bundle, Path(folder) / phase, encoder=mean_color)
+            ds.cohort.run(manifest, model, Path(folder) / phase, encoder=mean_color)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{phase} {os.WTERMSIG(status) if os.WIFSIGNALED(status) else 'lived'}\n")

@@ -94,6 +94,7 @@ def test_default_names_are_those_of_the_files():
         ({"path": ["a/s.svs", "b/S.svs"]}, "Slide name 's' is given to 2 slides, in rows 2, 3"),
         ({"slide": ["x", "x"]}, "Slide name 'x' is given to 2 slides, in rows 2, 3"),
         ({"slide": ["a/b", "x"]}, "`slide` may contain letters.* got 'a/b' in row 2"),
+        ({"slide": ["a", "x" * 300]}, "The slide name 'x+'… in row 3 is too long"),
         ({"path": ["a\0.svs", "two.svs"]}, "`path` is no path: .* contains a null character, in row 2."),
         (
             {"path": ["one.svs", "~nobody-of-this-name/two.svs"]},

@@ -16,7 +16,7 @@ from deepspot._core.hashing import hash_file
 from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_path
-from deepspot._sdata.write import check_writable
+from deepspot._sdata.write import MAX_NAME, check_writable
 from deepspot.errors import InputError, InputTypeError
 
 REQUIRED = ("path", "patient")
@@ -163,6 +163,8 @@ def _problems(frame: pd.DataFrame) -> Iterator[str]:
     names = frame["slide"].dropna()
     for row, name in names[names != names.map(valid_name)].items():
         yield f"`slide` may contain letters, digits, '_', '-' and '.', got {name!r} in {_rows([row])}."
+    for row, name in names[names.map(lambda name: len(f"{name}_image".encode()) > MAX_NAME)].items():
+        yield f"The slide name {name[:40]!r}… in {_rows([row])} is too long. Give a shorter one in the column `slide`."
     for _, same in names.groupby(names.str.lower(), sort=False):
         if len(same) > 1:
             yield (
