@@ -107,6 +107,15 @@ def test_sizes_are_positive(adata, image, argument, value):
         ds.io.from_anndata(adata, image, **({"mpp": 2.0} | {argument: value}))
 
 
+@pytest.mark.parametrize("scale", [{"mpp": 353}, {"mpp": 0.001}, {"pitch_um": 1e-5}, {"pitch_um": 10_000}])
+def test_implausible_scales(adata, image, scale):
+    with pytest.raises(ValueError, match=rf"`{next(iter(scale))}` gives .* µm per pixel; .*0.05 to 10"):
+        ds.io.from_anndata(adata, image, diameter_um=55, **scale)
+    state_scale(adata, 353)
+    with pytest.raises(ValueError, match=r"adata.uns\['spatial'\]\[…\]\['metadata'\] gives 353 µm per pixel"):
+        ds.io.from_anndata(adata, image)
+
+
 def test_65_um_are_read_as_55(adata, image, log):
     shapes = ds.io.from_anndata(adata, image, mpp=2.0)["spots"]
     assert set(shapes["diameter_um"]) == {55.0}
@@ -265,7 +274,7 @@ def test_a_flag_of_cellxgene_is_no_library(adata, image):
         ([1, 0], True),
         (["dim_10", "dim_9"], True),
         (["centroid-1", "centroid-0"], False),
-        (["pixelX", "pixelY"], False),
+        (["posX", "posY"], False),
         (["xx", "xy"], False),
         ([0, 1], False),
         (["x", "y"], False),

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepspot._core.keys import ARRAY, checked, one_key, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_mpp, check_positive
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError, MissingKeyError
@@ -249,7 +249,7 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_
     if side_px is not None and side_um is not None:
         stated["'bin_size_um' and 'spot_diameter_fullres'"] = side_um / side_px
     if mpp is not None:
-        stated["`mpp`"] = check_positive(mpp, "mpp")
+        stated["`mpp`"] = check_mpp(mpp, "`mpp`")
     if pitch_um is not None:
         stated["`pitch_um`"] = check_positive(pitch_um, "pitch_um") / pitch_px(centers)
     if not stated:
@@ -261,4 +261,4 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_
     if max(values) > 1.05 * min(values):
         sources = ", ".join(f"{value:.4g} from {source}" for source, value in stated.items())
         raise InputError(f"The scale is contradictory, in µm per pixel: {sources}. Pass one, and remove the wrong one.")
-    return values[0]
+    return check_mpp(values[0], next(iter(stated)))
