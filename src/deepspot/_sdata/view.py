@@ -192,9 +192,9 @@ def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> 
     return finest if all(_alike(sdata, finest, key, shapes_key) for key in others) else None
 
 
-SAMPLE, SAMPLE_PX, SIMILAR, NOISE = 64, 16, 0.5, 8
-"""Images are compared at 64 spots, in squares of 16 px of the coarser one. Copies differ by less than half of the
-standard deviation of the colors, or by less than 8 gray levels."""
+SAMPLE, SAMPLE_PX, SIMILAR, NOISE = 64, 8, 0.5, 4
+"""Images are compared at 64 spots, in squares of 8 px of the coarser one. Copies differ by less than half of the
+standard deviation of the colors, or by less than 4 gray levels."""
 
 
 def _alike(sdata: SpatialData, first: str, second: str, shapes_key: str) -> bool:

@@ -165,7 +165,7 @@ def hest(
         pitch_um = None
     fitted = None if pitch_um is None or len(centers) < 2 else mpp_from_spots(centers, table.obs, pitch_um)
     mpp = _mpp(fitted, mpp, meta, meta_name, downscaled=downscaled)
-    if technology.lower() in BINNED and (diameter_um is None or len(centers) > 1):
+    if technology.lower() in BINNED and len(centers) > 1:
         drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
     diameter_um = diameter_um or drawn_um
     if diameter_um is None:
