@@ -108,7 +108,22 @@ def test_broken_metadata(write_hest, tmp_path, text):
         ds.datasets.hest("TOY1", folder=folder)
 
 
-@pytest.mark.parametrize("value", ["absent", None, float("nan"), 0, -1, "0.5", True])
+@pytest.mark.parametrize("comma", [".", ","])
+def test_metadata_with_text_instead_of_numbers(write_hest, tmp_path, toy_files, comma):
+    meta = {"pixel_size_um_estimated": str(toy_files.mpp).replace(".", comma), "st_technology": "Visium "}
+    folder = write_hest(tmp_path / "hest", meta=meta)
+    path = folder / "metadata/TOY1.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert place_of(ds.datasets.hest("TOY1", folder=folder)).mpp == pytest.approx(toy_files.mpp)
+
+
+def test_one_spot(write_hest, tmp_path, toy_files):
+    folder = write_hest(tmp_path / "hest", adata=toy_files.adata()[:1].copy())
+    for options in ({}, {"mpp": toy_files.mpp, "diameter_um": 55}):
+        assert ds.datasets.hest("TOY1", folder=folder, **options)["table"].n_obs == 1
+
+
+@pytest.mark.parametrize("value", ["absent", None, float("nan"), 0, -1, "half", True])
 def test_no_pixel_size(write_hest, tmp_path, toy_files, value):
     folder = write_hest(tmp_path / "hest", meta={"pixel_size_um_estimated": value})
     with pytest.raises(
@@ -292,9 +307,14 @@ def test_an_image_that_is_not_upright_rgb(write_hest, tmp_path, toy_files, conte
         ds.datasets.hest("TOY1", folder=folder)
 
 
-@pytest.mark.parametrize("arguments", [{"mpp": 0}, {"diameter_um": -1}])
-def test_numbers_are_checked_first(nothing_here, arguments):
-    with pytest.raises(ValueError, match="must be above 0"):
+@pytest.mark.parametrize(
+    "arguments", [{"mpp": 0}, {"diameter_um": -1}, {"mpp": 353}, {"folder": 5}, {"folder": "~no-one"}]
+)
+def test_arguments_are_checked_first(nothing_here, arguments):
+    message = (
+        "must be above 0|353 µm per pixel|`folder` must be a path|`folder` is in the home folder of an unknown user"
+    )
+    with pytest.raises(ds.errors.DeepSpotError, match=message):
         ds.datasets.hest("TOY1", download=False, **arguments)
 
 

@@ -107,6 +107,15 @@ def test_sizes_are_positive(adata, image, argument, value):
         ds.io.from_anndata(adata, image, **({"mpp": 2.0} | {argument: value}))
 
 
+@pytest.mark.parametrize("scale", [{"mpp": 353}, {"mpp": 0.001}, {"pitch_um": 1e-5}, {"pitch_um": 10_000}])
+def test_implausible_scales(adata, image, scale):
+    with pytest.raises(ValueError, match=rf"`{next(iter(scale))}` gives .* µm per pixel; .*0.05 to 10"):
+        ds.io.from_anndata(adata, image, diameter_um=55, **scale)
+    state_scale(adata, 353)
+    with pytest.raises(ValueError, match=r"adata.uns\['spatial'\]\[…\]\['metadata'\] gives 353 µm per pixel"):
+        ds.io.from_anndata(adata, image)
+
+
 def test_65_um_are_read_as_55(adata, image, log):
     shapes = ds.io.from_anndata(adata, image, mpp=2.0)["spots"]
     assert set(shapes["diameter_um"]) == {55.0}
@@ -161,9 +170,56 @@ def test_libraries_that_are_only_in_obs(two_libraries, image):
         ds.io.from_anndata(two_libraries, image, **known)
     sdata = ds.io.from_anndata(two_libraries, image, library_id="S2", **known)
     assert sdata["table"].n_obs == 16
-    two_libraries.obs = two_libraries.obs.rename(columns={"library_id": "sample"})
+
+
+@pytest.mark.parametrize("values", [["1", "2"], [1, 2], [1.0, 2.0]], ids=["text", "whole numbers", "numbers"])
+@pytest.mark.parametrize("entries", [{}, {"1": {}}, {"1": {}, "2": {}}], ids=["none", "one", "two"])
+def test_libraries_that_are_numbers(two_libraries, image, values, entries):
+    two_libraries.uns["spatial"] = entries
+    two_libraries.obs["library_id"] = np.repeat(values, 16)
+    known = {"mpp": 2.0, "diameter_um": 55}
+    with pytest.raises(ValueError, match=r"`adata.obs\['library_id'\]` holds several candidates: \['1', '2'\]"):
+        ds.io.from_anndata(two_libraries, image, **known)
+    assert ds.io.from_anndata(two_libraries, image, library_id="2", **known)["table"].n_obs == 16
+
+
+@pytest.mark.parametrize(
+    ("column", "values"), [("sample", ["S1", "S2"]), ("capture", ["S1", "S2"]), ("batch", [0, 1]), ("Slide ID", "ab")]
+)
+def test_slides_that_lie_between_each_other(two_libraries, image, column, values):
+    del two_libraries.obs["library_id"]
     two_libraries.uns["spatial"] = {"S1": {}}  # merged with uns_merge="first"
-    assert ds.io.from_anndata(two_libraries, image, **known)["table"].n_obs == 16
+    two_libraries.obs[column] = np.repeat(list(values), 16)
+    two_libraries.obs["leiden"] = ["S1", "3"] * 16
+    known = {"mpp": 2.0, "diameter_um": 55}
+    with pytest.raises(ValueError, match=rf"`adata.obs\['{column}'\]` holds several candidates: .*`library_id="):
+        ds.io.from_anndata(two_libraries, image, **known)
+    sdata = ds.io.from_anndata(two_libraries, image, library_id=str(values[1]), **known)
+    assert sdata["table"].obs_names.tolist() == two_libraries.obs_names[16:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("leiden", ["S1"] * 9 + ["S2"] * 7),
+        ("leiden", ["S1", "S2", "S3", "S4"] * 4),
+        ("annotation", ["S1"] * 15 + ["stroma"]),
+        ("sample", ["S1"] * 8 + ["S2"] * 8),
+        ("batch", [0] * 4 + [1] * 12),
+    ],
+)
+def test_clusters_and_sections_are_no_libraries(adata, image, column, values):
+    adata.obs[column] = values
+    assert ds.io.from_anndata(adata, image, mpp=2.0)["table"].n_obs == 16
+    assert ds.io.from_anndata(adata, image, mpp=2.0, library_id="S1")["table"].n_obs == 16
+
+
+def test_a_cluster_does_not_select_among_libraries(two_libraries, image):
+    two_libraries.obs["leiden"] = ["S1"] * 4 + ["S2"] * 28
+    assert ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S1")["table"].n_obs == 16
+    del two_libraries.obs["library_id"]
+    with pytest.raises(ValueError, match=r"no column of `obs` names the library"):
+        ds.io.from_anndata(two_libraries, image, mpp=2.0, library_id="S1")
 
 
 def test_regions_of_a_table_of_spatialdata(two_libraries, image):
@@ -206,6 +262,21 @@ def test_a_flag_of_cellxgene_is_no_library(adata, image):
         (["pxl_row_in_fullres", "pxl_col_in_fullres"], True),
         (["imagerow", "imagecol"], True),
         (["Y_centroid", "X_centroid"], True),
+        (["CenterY_global_px", "CenterX_global_px"], True),
+        (["rows", "cols"], True),
+        (["ypos", "xpos"], True),
+        (["y1", "x1"], True),
+        (["py", "px"], True),
+        (["Row number", "columns"], True),
+        (["centroid-0", "centroid-1"], True),
+        (["i", "j"], True),
+        (["lat", "lon"], True),
+        ([1, 0], True),
+        (["dim_10", "dim_9"], True),
+        (["centroid-1", "centroid-0"], False),
+        (["posX", "posY"], False),
+        (["xx", "xy"], False),
+        ([0, 1], False),
         (["x", "y"], False),
         (["pxl_col_in_fullres", "pxl_row_in_fullres"], False),
         (["spatial_1", "spatial_2"], False),
@@ -220,7 +291,7 @@ def test_named_columns_of_coordinates(adata, image, columns, swapped):
     np.testing.assert_allclose(sdata["table"].obsm["spatial"], spots())
 
 
-@pytest.mark.parametrize("columns", [["y", "z"], ["row", "row_2"], ["a", "x"]])
+@pytest.mark.parametrize("columns", [["y", "z"], ["row", "row_2"], ["a", "x"], ["Zeile", "Spalte"], ["x", "x2"]])
 def test_columns_of_coordinates_without_x_and_y(adata, image, columns):
     adata.obsm["spatial"] = pd.DataFrame(spots(), index=adata.obs_names, columns=columns)
     with pytest.raises(ValueError, match=r"has the columns \['.*Name them 'x' and 'y'"):

@@ -218,6 +218,40 @@ def test_scale_that_contradicts_the_drawn_diameter(outs):
 def test_mpp_is_checked(outs):
     with pytest.raises(ValueError, match="`mpp` must be above 0"):
         ds.io.visium(outs, mpp=-1)
+    with pytest.raises(ValueError, match=r"`mpp` gives 353 µm per pixel; .*0\.05 to 10"):
+        ds.io.visium(outs, mpp=353)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count_file": "a.h5"}, r"`visium` has no argument 'count_file'. Arguments .*'counts_file'"),
+        ({"counts_file": 5}, "`counts_file` must be a path, got int"),
+        ({"scalefactors_file": "a\0b"}, "`scalefactors_file` is no path"),
+        ({"imread_kwargs": 5}, "`imread_kwargs` must be a dictionary"),
+        ({"image_models_kwargs": {"scale_factors": "x"}}, "`scale_factors` of `image_models_kwargs` must be a list"),
+        ({"image_models_kwargs": {"scale_factors": [0]}}, "`scale_factors` must be at least 1"),
+        ({"dataset_id": "Table"}, "The slide cannot be called 'Table'.*Pass `dataset_id=`"),
+        ({"dataset_id": "microns"}, "The slide cannot be called 'microns'"),
+        ({"dataset_id": "x" * 300}, r"has more than \d+ bytes"),
+    ],
+)
+def test_options_are_checked_first(outs, options, message):
+    with pytest.raises(ds.errors.DeepSpotError, match=message):
+        ds.io.visium(outs, **options)
+
+
+def test_options_that_are_none(outs):
+    sdata = ds.io.visium(outs, counts_file=None, tissue_positions_file=None, image_models_kwargs=None)
+    assert sdata["table"].n_obs == 25
+
+
+@pytest.mark.parametrize("lost", ["matrix", "matrix/indices"])
+def test_counts_with_lost_parts(outs, lost):
+    with h5py.File(outs / "filtered_feature_bc_matrix.h5", "a") as file:
+        del file[lost]
+    with pytest.raises(ValueError, match=r"filtered_feature_bc_matrix\.h5 has no \[.*'indices'.*Get a new copy"):
+        ds.io.visium(outs)
 
 
 def test_repeated_gene_names_are_logged(outs, log):
@@ -327,6 +361,7 @@ def test_positions_of_another_format(outs, change, options):
         (lambda table: table.assign(array_row=np.nan), r"'array_row' of .*csv has a value that is no number in line 2"),
         (lambda table: pd.concat([table, table[:1]]), r"tissue_positions\.csv has several lines of barcode 'SPOT"),
         (lambda table: table.assign(pxl_row_in_fullres=200, pxl_col_in_fullres=200), "do not follow their array"),
+        (lambda table: table.iloc[:, [1, 2, 3, 4, 5, 0]], r"Column 'barcode' of .*csv must be the first, got \['in_t"),
     ],
 )
 def test_positions_of_no_array(outs, change, message):

@@ -88,3 +88,12 @@ def test_pyramid(slide_of):
     ds.pp.set_scale(sdata, mpp=0.5)
     assert microns_per_pixel(sdata, "he") == pytest.approx(0.5)
     np.testing.assert_allclose(centers_px(sdata, "he", "spots"), XY)
+
+
+@pytest.mark.parametrize("scale", [{"mpp": 353}, {"mpp": 1e30}, {"pitch_um": 1e-5}])
+def test_implausible_scales_change_nothing(slide_of, scale):
+    sdata = slide_of(WHITE, XY)
+    with pytest.raises(ValueError, match=rf"`{next(iter(scale))}` gives .* µm per pixel; .*0\.05 to 10"):
+        ds.pp.set_scale(sdata, diameter_um=55, **scale)
+    assert "diameter_um" not in sdata["spots"]
+    assert "microns" not in sdata.coordinate_systems

@@ -16,7 +16,7 @@ def selected(*arguments, **options):
 
 
 def small_copy(sdata, name, factor, system="global"):
-    pixels = np.zeros((3, int(600 * factor), int(800 * factor)), np.uint8)
+    pixels = np.full((3, int(600 * factor), int(800 * factor)), 99, np.uint8)
     there = {system: Scale([1 / factor, 1 / factor], axes=("x", "y"))}
     sdata[name] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=there)
 
@@ -158,6 +158,37 @@ def test_finer_image_of_another_slide_is_not_selected(slide_of):
     set_transformation(sdata["other"], Identity(), "global")
     with pytest.raises(ValueError, match=r"several candidates: \['he', 'other'\]"):
         selected(sdata)
+
+
+@pytest.mark.parametrize(("color", "is_copy"), [(99, True), (102, True), (180, False)])
+def test_coarser_images_of_another_slide(slide_of, color, is_copy):
+    sdata = slide_of(GRAY, XY)
+    pixels = np.full((3, 300, 400), color, np.uint8)
+    there = {"global": Scale([2, 2], axes=("x", "y"))}
+    sdata["other"] = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations=there)
+    write_scale(sdata, "he", 1.0)
+    if is_copy:
+        assert selected(sdata, tile_um=100) == ("he", "spots")
+    else:
+        with pytest.raises(ValueError, match=r"several candidates: \['he', 'other'\]"):
+            selected(sdata, tile_um=100)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_copies_are_recognized_by_their_tissue(slide_of, seed):
+    """Two slides in stain of the same average color, of which one is smaller."""
+    blobs = [np.random.default_rng(number).integers(130, 220, (30, 40, 3)).astype(np.uint8) for number in range(2)]
+    full, small = blobs[0].repeat(20, 0).repeat(20, 1), blobs[seed].repeat(5, 0).repeat(5, 1)
+    x, y = np.meshgrid(np.arange(50, 800, 75), np.arange(50, 600, 75))
+    sdata = slide_of(full, np.column_stack([x.ravel(), y.ravel()]).astype(float))
+    there = {"global": Scale([4, 4], axes=("x", "y"))}
+    sdata["hires"] = Image2DModel.parse(small.transpose(2, 0, 1), dims=("c", "y", "x"), transformations=there)
+    write_scale(sdata, "he", 1.0)
+    if seed == 0:
+        assert selected(sdata, tile_um=100) == ("he", "spots")
+    else:
+        with pytest.raises(ValueError, match="several candidates"):
+            selected(sdata, tile_um=100)
 
 
 @pytest.mark.parametrize(("keys", "offender"), [(("nope", None), "nope"), ((None, "nope"), "nope")])

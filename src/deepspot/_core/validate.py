@@ -38,6 +38,22 @@ def check_positive(value: float | None, argument: str) -> float:
     return value
 
 
+PLAUSIBLE = (0.05, 10.0)
+"""Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
+
+
+def check_mpp(mpp: float | None, source: str) -> float:
+    """Return µm per pixel of full resolution if they are plausible; `source` is the argument or file that has them."""
+    low, high = PLAUSIBLE
+    mpp = check_positive(mpp, source.strip("`"))
+    if not low <= mpp <= high:
+        raise InputError(
+            f"{source} gives {mpp:.4g} µm per pixel; images of tissue have {low:g} to {high:g} (353 are 72 dots per "
+            "inch, the default of many programs). Pass the µm per pixel of full resolution as `mpp`, 0.25 at 40x."
+        )
+    return mpp
+
+
 MOST = 1_000_000
 """Largest number of repetitions, permutations and the like: more take days, or more memory than there is."""
 

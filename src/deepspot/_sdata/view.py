@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepspot._core.keys import DIAMETER, PARENT, key_in, one_key
-from deepspot._image.tiles import image_size, is_rgb, pyramid_levels
-from deepspot._spatial.geometry import MIN_TILE_PX, tile_px
+from deepspot._image.tiles import image_size, is_rgb, pyramid_levels, read_tiles
+from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
     Placement,
     has_scale,
+    matching_centers,
     microns_per_pixel,
     n_inside,
     place_spots,
@@ -169,9 +170,9 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:
     """Return the image of which the others are downscaled copies, or None if there is no such image.
 
-    It must be finer than all others, RGB in uint8 (not fluorescence), and show every spot that any image shows (not an
-    enlarged part of the tissue). Images without a scale cannot be compared, and images that disagree on the µm of their
-    coordinate system are of different slides.
+    It must be finer than all others, RGB in uint8 (not fluorescence), show every spot that any image shows (not an
+    enlarged part of the tissue), and have the colors of the others at the spots. Images without a scale
+    cannot be compared, and images that disagree on the µm of their coordinate system are of different slides.
     """
     if len(images) < 2 or not all(has_scale(sdata, key) for key in images):
         return None
@@ -184,4 +185,36 @@ def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> 
     if max(units) > 1.05 * min(units):
         return None
     shown = {key: n_inside(sdata, key, shapes_key, image_size(sdata, key)) for key in images}
-    return finest if shown[finest] == max(shown.values()) else None
+    if shown[finest] < max(shown.values()):
+        return None
+    # Pixels of two slides may have the same coordinate system, such as "global".
+    others = [key for key in images if key != finest and is_rgb(sdata, key)]
+    return finest if all(_alike(sdata, finest, key, shapes_key) for key in others) else None
+
+
+SAMPLE, SAMPLE_PX, SIMILAR, NOISE = 64, 8, 0.5, 4
+"""Images are compared at 64 spots, in squares of 8 px of the coarser one. Copies differ by less than half of the
+standard deviation of the colors, or by less than 4 gray levels."""
+
+
+def _alike(sdata: SpatialData, first: str, second: str, shapes_key: str) -> bool:
+    """Return whether two images have the same colors at the spots that both show, as copies of one image do."""
+    keys = [first, second]
+    places = matching_centers(sdata, keys, shapes_key)
+    scales = [microns_per_pixel(sdata, key) for key in keys]
+    sizes = [image_size(sdata, key) for key in keys]
+    inside = [((xy >= 0) & (xy <= size[::-1])).all(axis=1) for xy, size in zip(places, sizes, strict=True)]
+    both = np.flatnonzero(np.logical_and(*inside))
+    if not len(both):
+        return True
+    some = both[np.linspace(0, len(both) - 1, min(len(both), SAMPLE)).astype(int)]
+    colors = []
+    for key, xy, scale in zip(keys, places, scales, strict=True):
+        side = max(1, round(SAMPLE_PX * max(scales) / scale))
+        corners = np.round(xy[some][:, ::-1] - side / 2).astype(np.int64)
+        level = pyramid_levels(sdata, key)[0]
+        tiles = read_tiles(level, Boxes(corners, side, 0), batch_size=SAMPLE, in_order=True)
+        colors.append([tile.mean(axis=(0, 1)) for _, batch in tiles for tile in batch])
+    a, b = np.array(colors)
+    spread = max(a.std(axis=0).max(), b.std(axis=0).max())
+    return bool(np.abs(a - b).mean() < max(NOISE, SIMILAR * spread))

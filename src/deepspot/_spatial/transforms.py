@@ -67,6 +67,14 @@ def n_inside(sdata: SpatialData, image_key: str, shapes_key: str, size: tuple[in
     return max(int(((place >= 0) & (place <= size[::-1])).all(axis=1).sum()) for place in places)
 
 
+def matching_centers(sdata: SpatialData, image_keys: list[str], shapes_key: str) -> list[np.ndarray]:
+    """Return the centers (n, 2) of shapes in pixels of each image, by a coordinate system of all if there is one."""
+    xy = intrinsic_centers(sdata, shapes_key)
+    paths = [_paths(sdata, key, shapes_key, None) for key in image_keys]
+    common = [name for name in paths[0] if all(name in path for path in paths)]
+    return [_apply(path[common[0]] if common else next(iter(path.values())), xy) for path in paths]
+
+
 def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     """Return the centers (n, 2) of shapes in their own coordinates, whose unit is unknown."""
     shapes = sdata.shapes[shapes_key]

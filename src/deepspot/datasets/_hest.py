@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepspot._core.keys import checked
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_mpp, check_positive
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError
 from deepspot.io._elements import PITCH_UM, VISIUM_UM, check_centers, spots_in_tissue
@@ -46,6 +47,7 @@ ESTIMATED, EMBEDDED = "pixel_size_um_estimated", "pixel_size_um_embedded"
 FACTS = ("organ", "disease_state", "oncotree_code", "species")
 
 
+@checked
 def hest(
     sample: str,
     *,
@@ -127,9 +129,10 @@ def hest(
     >>> sdata = ds.datasets.hest("TENX152")  # doctest: +SKIP
     """
     check_name(sample)
-    for argument, value in {"mpp": mpp, "diameter_um": diameter_um}.items():
-        if value is not None:
-            check_positive(value, argument)
+    if mpp is not None:
+        check_mpp(mpp, "`mpp`")
+    if diameter_um is not None:
+        check_positive(diameter_um, "diameter_um")
     files = _find(sample, folder, download, token)
     path, meta_name = files.paths["table"], files.paths["meta"].name
     meta = _read_metadata(files.paths["meta"])
@@ -151,7 +154,7 @@ def hest(
     table = counts_of(adata, path, gene_id_key)
     table.obs = rename_authors(table.obs)
 
-    technology = str(meta.get("st_technology") or "unknown")
+    technology = str(meta.get("st_technology") or "unknown").strip()
     pitch_um, drawn_um = _nominal(meta, technology.lower())
     if pitch_um is not None and drawn_um is not None and drawn_um >= pitch_um:
         if mpp is None or diameter_um is None:
@@ -160,9 +163,9 @@ def hest(
                 "Look both up in the study, and pass `diameter_um=` and `mpp=`."
             )
         pitch_um = None
-    fitted = None if pitch_um is None else mpp_from_spots(centers, table.obs, pitch_um)
+    fitted = None if pitch_um is None or len(centers) < 2 else mpp_from_spots(centers, table.obs, pitch_um)
     mpp = _mpp(fitted, mpp, meta, meta_name, downscaled=downscaled)
-    if technology.lower() in BINNED:
+    if technology.lower() in BINNED and len(centers) > 1:
         drawn_um = _square_um(pitch_px(centers) * mpp, technology, meta_name)
     diameter_um = diameter_um or drawn_um
     if diameter_um is None:
@@ -191,7 +194,7 @@ def _find(sample: str, folder: str | Path | None, download: bool, token: str | N
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged or not JSON ({error}). Download it again.") from error
     if not isinstance(meta, dict):
@@ -208,10 +211,11 @@ def _known(meta: dict[str, Any], key: str) -> Any:
 
 def _number(meta: dict[str, Any], key: str) -> float | None:
     """Return an entry of the metadata if it is a number above 0 and below 1e9, else None."""
-    value = meta.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    try:
+        value = float(str(meta.get(key)).replace(",", "."))  # some numbers are text
+    except ValueError:
         return None
-    return float(value) if 0 < value < 1e9 else None
+    return value if 0 < value < 1e9 else None
 
 
 def _patient(meta: dict[str, Any], sample: str, study: str | None) -> str | None:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, issparse
 
 from deepspot._core.keys import ARRAY, key_in
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_mpp
 from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
@@ -146,6 +147,7 @@ def slide_object(
     attrs: dict[str, Any], image: Path, table: AnnData, centers: np.ndarray, *, mpp: float, diameter_um: float
 ) -> SpatialData:
     """Return a SpatialData of an image and the spots (table and centers, n × 2) inside it."""
+    check_mpp(mpp, f"The scale of {attrs['sample']}")
     sample = attrs["sample"]
     if _is_tiled(image):  # is read lazily
         sdata = slide(image, mpp=mpp, name=sample)

@@ -95,22 +95,24 @@ def image_element(pixels: np.ndarray, transformations: dict[str, Any], **kwargs:
     )
 
 
-def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
-    """Return spot centers as float64 (n, 2), x and y in pixels; raise if one is not finite.
-
-    Columns of a data frame that are named, such as `row` and `col`, are ordered by their names.
-    """
+def as_centers(centers: Any, where: str) -> np.ndarray:
+    """Return spot centers as float64 (n, 2), x and y in pixels; columns of a data frame are ordered by their names."""
     shape = np.shape(centers)
     if len(shape) != 2 or shape[1] != 2:
         raise InputError(f"`{where}` must be of shape (n, 2): x and y in pixels. Got {shape}.")
-    if shape[0] == 0:
-        raise InputError(f"`{where}` has no spots.")
     if isinstance(centers, pd.DataFrame):
-        centers = centers.iloc[:, _order(list(centers.columns), where)]
+        centers = centers.iloc[:, _order([str(name) for name in centers.columns], where)]
     try:
-        xy = np.asarray(centers, dtype=np.float64)
+        return np.asarray(centers, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"`{where}` must hold numbers: x and y in pixels ({error}).") from error
+
+
+def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
+    """Return spot centers as `as_centers` does; raise if there are none, or one is not finite."""
+    xy = as_centers(centers, where)
+    if not len(xy):
+        raise InputError(f"`{where}` has no spots.")
     broken = ~np.isfinite(xy).all(axis=1)
     if broken.any():
         raise InputError(
@@ -120,19 +122,34 @@ def check_centers(centers: Any, names: pd.Index, where: str) -> np.ndarray:
     return xy
 
 
-# Words in names of columns with coordinates; Seurat, Giotto and Slide-seq have the longer ones.
-_WORDS = dict.fromkeys(("x", "col", "column", "imagecol", "sdimx", "xcoord"), "x")
-_WORDS |= dict.fromkeys(("y", "row", "imagerow", "sdimy", "ycoord"), "y")
+# What columns of coordinates are called; the longer words are of Seurat, Giotto and Slide-seq.
+_WORDS = {
+    "x": r"x|col|column|c|j|imagecol|sdimx|xcoord|xpos|lon|long|longitude|width|horizontal",
+    "y": r"y|row|r|i|imagerow|sdimy|ycoord|ypos|lat|latitude|height|vertical|line",
+}
 
 
-def _order(columns: list[Any], where: str) -> list[int]:
-    """Return the positions of x and y among two columns; those without known names are x and y in this order."""
-    named = [{_WORDS.get(word) for word in re.split(r"[^a-z0-9]+", str(name).lower())} - {None} for name in columns]
-    if named == [{"y"}, {"x"}]:
-        return [1, 0]
-    if named[0] == {"y"} or named[1] == {"x"}:
-        raise InputError(f"`{where}` has the columns {columns}, of which none or both are x. Name them 'x' and 'y'.")
-    return [0, 1]
+def _order(columns: list[str], where: str) -> list[int]:
+    """Return the positions of x and y among two columns, by their names or numbers."""
+    lower = [name.lower() for name in columns]
+    # What differs, such as Y and X in "CenterY_px" and "CenterX_px".
+    parts = re.fullmatch(r"(.*)(.*?)(.*)\0\1(.*?)\3", "\0".join(lower), re.DOTALL)
+    first, second = parts.group(2, 4) if parts else lower
+    if first.isdecimal() and second.isdecimal():
+        # scikit-image numbers the axes of arrays: "centroid-0" is the row.
+        return [0, 1] if (int(first) < int(second)) != ("centroid" in lower[0] and "0" in (first, second)) else [1, 0]
+    axes = [_axis([first]), _axis([second])]
+    if set(axes) != {"x", "y"}:
+        axes = [_axis(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)) for name in columns]
+    if set(axes) != {"x", "y"}:
+        raise InputError(f"`{where}` has the columns {columns}, and it is not clear which is x. Name them 'x' and 'y'.")
+    return [0, 1] if axes[0] == "x" else [1, 0]
+
+
+def _axis(words: list[str]) -> str | None:
+    """Return the axis that words are about, or None if they are about none or both."""
+    axes = [axis for axis in "xy" if any(re.fullmatch(f"({_WORDS[axis]})s?", word.lower()) for word in words)]
+    return axes[0] if len(axes) == 1 else None
 
 
 # Text that h5ad files have instead of a boolean. Spots without a value count as in tissue.

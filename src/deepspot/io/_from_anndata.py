@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,14 @@ import numpy as np
 
 from deepspot._core.keys import ARRAY, checked, one_key, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_mpp, check_positive
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import pitch_px
 from deepspot.errors import InputError, MissingKeyError
 
 from ._elements import (
     add_spots,
+    as_centers,
     check_centers,
     image_object,
     load_image,
@@ -101,7 +103,8 @@ def from_anndata(
     if len(repeated):
         raise InputError(f"`adata.obs` has several columns {repeated[0]!r}. Rename or remove all but one.")
     pixels = load_image(image)
-    library, entry, rows = _library(adata, library_id)
+    xy = as_centers(adata.obsm["spatial"], "adata.obsm['spatial']")
+    library, entry, rows = _library(adata, xy, library_id)
     spots = spots_in_tissue(adata[rows], library or "the table")
     _check_one_slide(spots.obs)
     centers = check_centers(spots.obsm["spatial"], spots.obs_names, "adata.obsm['spatial']")
@@ -132,35 +135,83 @@ def from_anndata(
     return sdata
 
 
-def _library(adata: AnnData, library_id: str | None) -> tuple[str | None, dict[str, Any], np.ndarray]:
-    """Return the name of the library, its entry in ``uns["spatial"]``, and the rows (n,) of its spots as a mask."""
+# Columns of `obs` that may name slides: believed if the spots lie between each other, unlike sections on one slide.
+_SLIDES = re.compile(
+    r"(library|sample|slide|section|patient|donor|image)(id|name)?"
+    r"|batch|dataset|origident|array|capturearea|replicate|subject"
+)
+
+
+def _library(adata: AnnData, xy: np.ndarray, library_id: str | None) -> tuple[str | None, dict[str, Any], np.ndarray]:
+    """Return the name of the library, its entry in ``uns["spatial"]``, and the rows (n,) of its spots as a mask.
+
+    `xy` (n, 2) are the centers of all spots.
+    """
     spatial = adata.uns.get("spatial")
     # CELLxGENE adds a flag next to the library.
     spatial = spatial if isinstance(spatial, Mapping) else {}
     entries = {str(name): entry for name, entry in spatial.items() if isinstance(entry, Mapping)}
-    known, text = {*entries, library_id}, adata.obs.select_dtypes(exclude=["number", "bool"]).astype(str)
+    known = {*entries} | ({library_id} - {None})
     regions = adata.uns.get("spatialdata_attrs", {}).get("region_key")  # of a table of a SpatialData
-    several = [key for key in text if key in ("library_id", regions) and text[key].nunique() > 1]
-    naming = [key for key in text if key in several or text[key].isin(known).any()]
+    words = set(adata.obs.select_dtypes(exclude=["number", "bool"]))
+    named = {key for key in adata.obs if key == regions or _SLIDES.fullmatch(re.sub(r"[^a-z]", "", str(key).lower()))}
+    # Numbers are read as text: 1, and 1.0 if others are missing.
+    text = adata.obs[[key for key in adata.obs if key in words | named]].astype(str).replace(r"\.0$", "", regex=True)
+
+    def names_slides(key: str) -> bool:
+        values = set(text[key])
+        if key in ("library_id", regions):
+            return len(values) > 1 or not values.isdisjoint(known)
+        if len(values) == 1 or key in named:
+            believed = values <= known
+        else:  # a cluster may have the name of a library
+            believed = library_id in values and library_id not in entries
+        if believed or (key not in named and values.isdisjoint(known)):
+            return believed
+        return _overlap(xy, text[key] if key in named or values <= known else text[key].isin(known))
+
+    naming = [key for key in text if key in ("library_id", regions) and names_slides(key)]
+    naming += [key for key in text if key not in naming and (key in named or not naming) and names_slides(key)]
     if library_id is None and not entries and not naming:
         return None, {}, np.ones(adata.n_obs, dtype=bool)
-    present = dict.fromkeys(name for key in naming for name in text[key] if name in known or key in several)
-    library = one_key(library_id, present or entries, "adata.uns['spatial']", "library_id")
+    present = dict.fromkeys(name for key in naming for name in text[key])
+    where = f"adata.obs[{naming[0]!r}]" if naming else "adata.uns['spatial']"
+    library = one_key(library_id, present or entries, where, "library_id")
     if not naming and len(entries) > 1:
         raise InputError(
             f"`adata` has the libraries {list(entries)}, and no column of `obs` names the library of each spot. Add a "
             f"column 'library_id', or keep the spots of {library!r} and remove the others from `adata.uns['spatial']`."
         )
-    masks = [(text[key] == library).to_numpy() for key in naming] or [np.ones(adata.n_obs, dtype=bool)]
-    if any((mask != masks[0]).any() for mask in masks):
+    masks = {key: mask for key in naming if (mask := (text[key] == library).to_numpy()).any()}
+    rows = next(iter(masks.values()), np.ones(adata.n_obs, dtype=bool))
+    if any((mask != rows).any() for mask in masks.values()):
         raise InputError(
-            f"The columns {naming} of `adata.obs` disagree on the spots of {library!r}. Keep the one that names the "
-            "library of each spot."
+            f"The columns {list(masks)} of `adata.obs` disagree on the spots of {library!r}. Keep the one that names "
+            "the library of each spot."
         )
-    if not masks[0].all():
-        n = f"{(~masks[0]).sum():,} of {adata.n_obs:,}"
-        logger.info("%s spots are not of library %r (obs[%r]) and are left out.", n, library, naming[0])
-    return library, dict(entries.get(library, {})), masks[0]
+    if not rows.all():
+        n = f"{(~rows).sum():,} of {adata.n_obs:,}"
+        logger.info("%s spots are not of library %r (obs[%r]) and are left out.", n, library, next(iter(masks)))
+    return library, dict(entries.get(library, {})), rows
+
+
+def _overlap(xy: np.ndarray, groups: pd.Series) -> bool:
+    """Return whether spots (n, 2) of several groups lie between each other, as those of two slides do.
+
+    Then many spots are nearer to one of another group than spots of the largest group are to each other.
+    """
+    from scipy.spatial import cKDTree
+
+    finite = np.isfinite(xy).all(axis=1)
+    xy, codes = xy[finite], groups[finite].astype("category").cat.codes.to_numpy()
+    largest = xy[codes == np.bincount(codes).argmax()] if len(codes) else xy
+    if len(largest) < 2:
+        return False
+    pitch = np.median(cKDTree(largest).query(largest, k=2)[0][:, 1])
+    distance, nearest = cKDTree(xy).query(xy, k=2)
+    other = np.where(nearest[:, 0] == np.arange(len(xy)), nearest[:, 1], nearest[:, 0])  # equal positions in any order
+    # In the hole of a square array, a spot of another slide is at 0.71 of the pitch.
+    return bool(((codes != codes[other]) & (distance[:, 1] < 0.75 * pitch)).mean() > 0.05)
 
 
 def _check_one_slide(obs: pd.DataFrame) -> None:
@@ -198,7 +249,7 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_
     if side_px is not None and side_um is not None:
         stated["'bin_size_um' and 'spot_diameter_fullres'"] = side_um / side_px
     if mpp is not None:
-        stated["`mpp`"] = check_positive(mpp, "mpp")
+        stated["`mpp`"] = check_mpp(mpp, "`mpp`")
     if pitch_um is not None:
         stated["`pitch_um`"] = check_positive(pitch_um, "pitch_um") / pitch_px(centers)
     if not stated:
@@ -210,4 +261,4 @@ def _scale(entry: dict[str, Any], centers: np.ndarray, mpp: float | None, pitch_
     if max(values) > 1.05 * min(values):
         sources = ", ".join(f"{value:.4g} from {source}" for source, value in stated.items())
         raise InputError(f"The scale is contradictory, in µm per pixel: {sources}. Pass one, and remove the wrong one.")
-    return values[0]
+    return check_mpp(values[0], next(iter(stated)))

@@ -3,20 +3,21 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import DIAMETER, PIXELS, checked, key_in, valid_name
+from deepspot._core.keys import DIAMETER, MICRONS, PIXELS, checked, key_in, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_count, check_mpp, check_path, check_positive
 from deepspot._image.tiles import image_size, level_sizes, pyramid_levels
-from deepspot._sdata.write import check_writable, set_column
+from deepspot._sdata.write import check_name, check_writable, set_column
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, scaling, write_scale
-from deepspot.errors import InputError
+from deepspot.errors import InputError, InputTypeError
 
 from ._elements import (
     SPACE_RANGER_UM,
@@ -86,27 +87,31 @@ def visium(
     >>> import deepspot as ds
     >>> sdata = ds.io.visium("outs", fullres_image_file="../slide.tif")  # doctest: +SKIP
     """
-    import h5py
     from spatialdata.transformations import Identity
     from spatialdata_io import visium as read
 
     folder = Path(path).expanduser()
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
+    options = _check_options(kwargs)
     factors_file = folder / kwargs.pop("scalefactors_file", f"spatial/{FACTORS}")
     factors = _check_files(folder, image_file, factors_file)
     if mpp is not None:
-        check_positive(mpp, "mpp")
-    counts = _find_counts(folder, kwargs.pop("counts_file", COUNTS))
+        check_mpp(mpp, "`mpp`")
+    counts = _find_counts(folder, str(kwargs.pop("counts_file", COUNTS)))
     if counts.suffix == ".h5":
-        with reading(counts, "HDF5"), h5py.File(counts):
-            pass
+        _check_counts(counts)
     positions, known = _find_positions(folder, kwargs.pop("tissue_positions_file", None))
     if dataset_id is None:
         prefix = counts.name.removesuffix(COUNTS).removesuffix("_")
         dataset_id = folder.resolve().name if prefix in ("", counts.name) else prefix
+    dataset_id = valid_name(dataset_id)
+    check_name(f"{dataset_id}_downscaled_lowres")  # the longest
+    if dataset_id.lower() in ("table", MICRONS):
+        raise InputError(
+            f"The slide cannot be called {dataset_id!r}, which is another name in the object. Pass `dataset_id=`."
+        )
     # The reader accepts gray, 16-bit and fluorescence images, and fails for brackets in a path.
     pixels = None if image_file is None else load_image(folder / image_file)
-    options = kwargs.pop("image_models_kwargs", {})
     # The reader guesses names from the files in a folder, also from "._" files of macOS, and fails for gray images of
     # the tissue. In the folder "spatial" it finds nothing but what it is told.
     inside = folder / "spatial"
@@ -116,7 +121,7 @@ def visium(
         warnings.filterwarnings("ignore", message="Converting `region_key")  # caused by the reader
         sdata = read(
             inside,
-            dataset_id=valid_name(dataset_id),
+            dataset_id=dataset_id,
             **{name: Path(os.path.relpath(file, inside)).as_posix() for name, file in files.items()},
             **kwargs,
         )
@@ -148,7 +153,7 @@ def visium(
                 f"'spot_diameter_fullres' {diameter:.0f} µm instead of the {SPACE_RANGER_UM:g} of Space Ranger. Check "
                 "that tissue_positions and scalefactors_json.json belong together, or pass `mpp=`."
             )
-    write_scale(sdata, shapes_key, mpp)
+    write_scale(sdata, shapes_key, check_mpp(mpp, f"The array of {folder}"))
     if image_file is None:
         logger.warning(
             "No full-resolution image was given. The hires image has too few pixels per spot for tiles. Pass the image "
@@ -160,6 +165,44 @@ def visium(
         _check_same_slide(sdata, shapes_key, factors, size, image_file)
         check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     return sdata
+
+
+def _check_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Check the options for the reader, and remove those without a value; return those for the full image."""
+    from inspect import signature
+
+    from scanpy import read_10x_h5
+    from spatialdata_io import visium as read
+
+    known = {*signature(read).parameters, *signature(read_10x_h5).parameters} - {"path", "filename", "kwargs"}
+    for key, value in list(kwargs.items()):
+        if key not in known:
+            raise InputTypeError(f"`visium` has no argument {key!r}. Arguments of the reader are {sorted(known)}.")
+        if value is None:
+            del kwargs[key]
+        elif key.endswith("_file"):
+            kwargs[key] = check_path(value, key)
+        elif key.endswith("_kwargs") and not isinstance(value, Mapping):
+            raise InputTypeError(f"`{key}` must be a dictionary, got {type(value).__name__}.")
+    options = dict(kwargs.pop("image_models_kwargs", {}))
+    factors = options.get("scale_factors")
+    if isinstance(factors, str) or not isinstance(factors, Sequence | None):
+        raise InputTypeError(f"`scale_factors` of `image_models_kwargs` must be a list of numbers, got {factors!r}.")
+    for factor in factors or ():
+        if not isinstance(factor, Mapping):  # of a factor for each axis
+            check_count(factor, "scale_factors")
+    return options
+
+
+def _check_counts(path: Path) -> None:
+    """Raise if a file is not a table of counts in the format of 10x Genomics."""
+    import h5py
+
+    with reading(path, "HDF5"), h5py.File(path) as file:
+        groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+        missing = {"barcodes", "data", "indices", "indptr", "shape"}.difference(*groups)
+    if missing:
+        raise InputError(f"{path} has no {sorted(missing)}: it is damaged or holds no counts. Get a new copy.")
 
 
 def _check_same_slide(
@@ -245,6 +288,8 @@ def _find_positions(folder: Path, name: str | None) -> tuple[Path, pd.Index]:
         if values.isna().any():
             line = values.isna().idxmax() + 1
             raise InputError(f"Column {column!r} of {path} has a value that is no number in line {line}.")
+    if "barcode" in list(table.columns[1:]):  # the reader takes the first column
+        raise InputError(f"Column 'barcode' of {path} must be the first, got {list(table)}. Move it to the front.")
     barcodes = pd.Index(table.iloc[:, 0])
     if barcodes.has_duplicates:
         raise InputError(f"{path} has several lines of barcode {barcodes[barcodes.duplicated()][0]!r}. Keep one.")

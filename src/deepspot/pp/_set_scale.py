@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.keys import DIAMETER, checked, one_key
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive
+from deepspot._core.validate import check_mpp, check_positive
 from deepspot._sdata.view import select_shapes
 from deepspot._sdata.write import set_column
 from deepspot._spatial.transforms import centers_px, pitch_px, write_scale
@@ -51,7 +51,8 @@ def set_scale(
     KeyError
         If an element does not exist.
     ValueError
-        If not exactly one of `mpp` and `pitch_um` is given, or a number is not above 0.
+        If not exactly one of `mpp` and `pitch_um` is given, a number is not above 0, or the µm per pixel are
+        implausible (outside 0.05–10).
 
     Examples
     --------
@@ -66,7 +67,7 @@ def set_scale(
     spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
     if pitch_um is not None:
         mpp = check_positive(pitch_um, "pitch_um") / pitch_px(centers_px(sdata, image_key, spots))
-    scale = float(check_positive(mpp, "mpp"))
+    scale = float(check_mpp(mpp, "`mpp`" if pitch_um is None else "`pitch_um`"))
     hint = " `sdata.write_transformations()` saves it." if sdata.is_backed() else ""
     if diameter_um is not None:
         set_column(sdata, spots, DIAMETER, check_positive(diameter_um, "diameter_um"))
