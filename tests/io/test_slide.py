@@ -177,7 +177,7 @@ def test_the_argument_overrides_the_header(scanned, log, mpp, warned):
 
 def test_72_dots_per_inch_are_refused(picture, tmp_path):
     path = write_slide(tmp_path / "a.tif", picture, mpp=25_400 / 72, unit="INCH")
-    with pytest.raises(ValueError, match=r"a\.tif states 352\.8 µm per pixel; slide scanners have .* `mpp=`"):
+    with pytest.raises(ValueError, match=r"a\.tif gives 352\.8 µm per pixel; images of tissue have .* `mpp`"):
         ds.io.slide(path)
     assert ds.io.slide(path, mpp=0.5).attrs["deepspot_slide"]["mpp"] == 0.5
 
@@ -194,8 +194,8 @@ def test_pixels_that_are_not_square(picture, tmp_path):
     [
         (0, ValueError, "`mpp` must be above 0"),
         ("0.5", TypeError, "`mpp` must be a finite number"),
-        (250, ValueError, "`mpp` states 250 µm per pixel"),
-        (0.01, ValueError, "`mpp` states 0.01 µm per pixel"),
+        (250, ValueError, "`mpp` gives 250 µm per pixel"),
+        (0.01, ValueError, "`mpp` gives 0.01 µm per pixel"),
     ],
 )
 def test_mpp_is_checked(scanned, mpp, error, message):

@@ -10,7 +10,7 @@ import numpy as np
 from deepspot._core.hashing import hash_file
 from deepspot._core.keys import PIXELS, SLIDE, checked, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_positive, check_text
+from deepspot._core.validate import check_mpp, check_text
 from deepspot._sdata import write
 from deepspot._spatial.geometry import same_aspect
 from deepspot._spatial.transforms import write_scale
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-PLAUSIBLE = (0.05, 10.0)
 """Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
 
 SQUARE, AGREE = 1.02, 1.05
@@ -88,7 +87,7 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
         raise FileNotFoundError(f"There is no slide {file}. Pass the path of a whole slide image.")
     check_name(file)
     if mpp is not None:
-        mpp = _plausible(float(check_positive(mpp, "mpp")), "`mpp`")
+        mpp = float(check_mpp(mpp, "`mpp`"))
     reader = _open(file)
     check_size(file, *reader.properties.shape)
     not_rgb: set[tuple[int, int]] = set()
@@ -253,20 +252,10 @@ def _scale(reader: Any, file: Path, mpp: float | None) -> tuple[float, str]:
         return mpp, "argument"
     if stated is None:
         raise InputError(f"The scale of {file.name} is unknown: its header does not state it. {STATE_IT}")
-    _plausible(stated, file.name)
+    check_mpp(stated, file.name)
     if max(along) > SQUARE * min(along):
         raise InputError(
             f"Pixels of {file.name} are not square: {along[0]:.4g} by {along[1]:.4g} µm. Resample the slide, or pass "
             "`mpp=` if the header is wrong."
         )
     return stated, "file"
-
-
-def _plausible(mpp: float, source: str) -> float:
-    low, high = PLAUSIBLE
-    if not low <= mpp <= high:
-        raise InputError(
-            f"{source} states {mpp:.4g} µm per pixel; slide scanners have {low:g} to {high:g} (353 are 72 dots per "
-            f"inch, the default of many programs). {STATE_IT}"
-        )
-    return mpp

@@ -225,9 +225,9 @@ def _content(store: Path) -> str:
 
 
 def _files(store: Path) -> list[tuple[str, Path]]:
-    """Return the files of a store, without the one that contains its attributes."""
+    """Return the files of a store, without the one that contains its attributes and files like ``.DS_Store``."""
     files = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
-    return sorted((name, path) for name, path in files.items() if name != "zarr.json")
+    return sorted((name, path) for name, path in files.items() if name != "zarr.json" and path.name[0] != ".")
 
 
 def read_profile(store: Path) -> np.ndarray:
