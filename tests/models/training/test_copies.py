@@ -41,7 +41,8 @@ def copied(slide, kind):
         copy = replace(copy, genes=renamed)
     if kind == "some renamed genes, other rounding":
         noise = (rng.random(counts.shape) < 0.05).astype(int)
-        copy = replace(copy, counts=csr_matrix(counts + noise), genes=slide.genes[:50].append(renamed[50:]))
+        same = len(renamed) * 5 // 6
+        copy = replace(copy, counts=csr_matrix(counts + noise), genes=slide.genes[:same].append(renamed[same:]))
     if kind == "image alone":
         copy = replace(copy, counts=csr_matrix(rng.poisson(5, counts.shape)))
     else:

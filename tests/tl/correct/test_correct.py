@@ -227,8 +227,10 @@ def test_a_misplaced_half_is_replaced_and_the_other_is_corrected(slide, model, l
     assert (np.asarray(made.layers["weight"])[replaced] == 0).all()
     assert np.isnan(made.X[replaced][:, ~known]).all()
     shift = made.var["level_shift"].to_numpy()[known]
-    expected = np.log1p(np.expm1(made.layers["predicted"][replaced][:, known]) * shift)
-    np.testing.assert_allclose(made.X[replaced][:, known], expected, rtol=1e-4)
+    expected = np.expm1(made.layers["predicted"][replaced][:, known]) * shift
+    np.testing.assert_allclose(made.layers["rate"][replaced][:, known], expected, rtol=1e-4)
+    assert np.isnan(made.layers["rate"][replaced][:, ~known]).all()
+    assert (made.X[replaced][:, known] <= np.log1p(expected) + 1e-4).all()
     # The other spots are corrected as if the misplaced ones were not there.
     truth = logged(right.toarray())
     assert mean_r(made.X[left][:, known], truth[left][:, known]) > mean_r(
