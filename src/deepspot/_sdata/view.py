@@ -204,7 +204,7 @@ def _alike(sdata: SpatialData, first: str, second: str, shapes_key: str) -> bool
     scales = [microns_per_pixel(sdata, key) for key in keys]
     sizes = [image_size(sdata, key) for key in keys]
     inside = [((xy >= 0) & (xy <= size[::-1])).all(axis=1) for xy, size in zip(places, sizes, strict=True)]
-    both = np.flatnonzero(np.logical_and(*inside))
+    both = np.flatnonzero(np.all(inside, axis=0))
     if not len(both):
         return True
     some = both[np.linspace(0, len(both) - 1, min(len(both), SAMPLE)).astype(int)]
