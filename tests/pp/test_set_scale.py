@@ -78,7 +78,7 @@ def test_correcting_the_scale_moves_nothing(bare):
 
 @pytest.mark.parametrize("arguments", [{"mpp": 0.5}, {"pitch_um": 20}])
 def test_a_wrong_scale_can_be_corrected(bare, arguments):
-    ds.pp.set_scale(bare, mpp=50, diameter_um=55)
+    ds.pp.set_scale(bare, mpp=5, diameter_um=55)
     ds.pp.set_scale(bare, **arguments)
     assert microns_per_pixel(bare, "he") == pytest.approx(0.5)
 
