@@ -3,9 +3,10 @@ import pytest
 
 import deepspot as ds
 from deepspot._stats.metrics import pearson
+from deepspot.models._bundle.card import parse_card
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._confidence.next_slide import next_slide_interval, squeeze
-from deepspot.models._confidence.reliability import Reliability, measure_reliability
+from deepspot.models._confidence.reliability import measure_reliability
 
 N, GENES = 240, 5
 
@@ -109,8 +110,10 @@ def test_moderated_variances_recover_their_prior(prior):
 
 
 def test_cards_of_earlier_versions_have_no_interval_and_say_so():
-    old = Reliability(unit="patients", n=4, r=[0.3, 0.1], r_low=[0.2, 0.0], r_high=[0.4, 0.2])
-    assert old.r_low == old.r_high == [None, None]
+    content = ds.models.load().card.model_dump(mode="json")
+    content["reliability"] |= {"r_n": None, "r_low": [0.1] * 1000, "r_high": [0.4] * 1000}
+    old = parse_card(content, "card.json").reliability
+    assert old.r_low == old.r_high == [None] * 1000
     expected = ds.models.load().expected_r()
     assert expected[["expected_r_low", "expected_r_high"]].isna().all(axis=None)
     assert expected["expected_r"].notna().all()

@@ -235,6 +235,10 @@ def parse_card(content: dict[str, Any], file: str) -> ModelCard:
             f"{file} does not describe a model ({'; '.join(wrong[:3])[:LONGEST_MESSAGE]}). Get a new copy."
         ) from error
     expected_shapes(card, file)
+    if card.reliability is not None and card.reliability.r_n is None:  # intervals of the mean, by an earlier version
+        none: list[float | None] = [None] * len(card.genes)
+        reliability = card.reliability.model_copy(update={"r_low": none, "r_high": none})
+        card = card.model_copy(update={"reliability": reliability})
     return card
 
 

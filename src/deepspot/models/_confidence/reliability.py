@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from deepspot._core.validate import check_same_length
 from deepspot._stats.metrics import pearson, varies
@@ -59,14 +57,6 @@ class Reliability(BaseModel):
     why_no_interval: str = ""
     dispersion: list[float | None] | None = None
     rate_level: list[float | None] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_old_intervals(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and fields.get("r_n") is None and isinstance(fields.get("r"), list):
-            unknown = [None] * len(fields["r"])
-            return fields | {"r_low": unknown, "r_high": unknown}
-        return fields
 
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
