@@ -64,7 +64,8 @@ class TestRun:
     def test_correct_a_slide(self, fast, data):
         found = run("correct_a_slide")
         table = found["slide"].tables["table_corrected"]
-        assert table.uns["deepspot"]["method"] == "replace"
+        assert table.uns["deepspot"]["method"] == "posterior"
+        assert "source" in table.obs
         assert "EPCAM" in table.var_names
 
 
