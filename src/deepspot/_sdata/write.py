@@ -121,7 +121,9 @@ def _write_error(*tables: AnnData) -> Exception | None:
     import zarr
     from anndata.io import write_elem
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+    # After an error, threads of zarr may still write into the folder while it is deleted.
+    scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with scratch as folder, warnings.catch_warnings(action="ignore"):
         try:
             for number, table in enumerate(tables):
                 write_elem(zarr.group(folder), str(number), table)
