@@ -97,9 +97,9 @@ def whole(toy, quick_model_of_io, mean_color, tmp_path_factory):
 
 
 PARTS = [
-    "tables/deepspot_spots/var/_index/c/0",
+    "tables/deepspot_spots/var/_index",
     "tables/deepspot_spots/var/expected_r/c/0",
-    "tables/deepspot_spots/obs/_index/c/0",
+    "tables/deepspot_spots/obs/_index",
     "tables/deepspot_spots/obs/spot_id/c/0",
     "tables/deepspot_spots/obs/ood/c/0",
     "tables/deepspot_spots/obs/ood_score/zarr.json",
@@ -117,6 +117,9 @@ def test_a_lost_or_changed_file_is_named(whole, tmp_path, name, damage):
     """Zarr reads lost chunks as zeros, and does not notice changed ones."""
     shutil.copytree(whole, tmp_path / "slide.zarr")
     file = tmp_path / "slide.zarr" / name
+    if file.is_dir():  # anndata 0.12 and 0.13 store text in different arrays
+        file = next(file.rglob("c/0"))
+        name = file.relative_to(tmp_path / "slide.zarr").as_posix()
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "lost":
