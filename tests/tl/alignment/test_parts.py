@@ -37,7 +37,7 @@ def test_parts_have_enough_spots_and_cover_the_slide(slide):
     um = slide[2]
     found = parts(um)
     assert list(found)[:4] == ["left half", "right half", "upper half", "lower half"]
-    assert {"upper left quarter", "lower right quarter", "middle third", "all but the upper third"} <= set(found)
+    assert {"upper left quarter", "lower right quarter", "middle third", "central and lower thirds"} <= set(found)
     assert min(map(len, found.values())) >= MIN_PART
     halves = np.concatenate([found["left half"], found["right half"]])
     assert sorted(halves) == list(range(len(um)))

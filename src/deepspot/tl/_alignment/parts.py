@@ -37,7 +37,8 @@ def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
         bands = _bands(values, 3)
         for i, name in enumerate(names):
             rows_of[f"{name} third"] = np.flatnonzero(bands == i)
-            rows_of[f"all but the {name} third"] = np.flatnonzero(bands != i)
+            others = " and ".join(other for other in names if other != name)
+            rows_of[f"{others} thirds"] = np.flatnonzero(bands != i)
     rows_of |= _rectangles(x, y)
     return {name: rows for name, rows in rows_of.items() if MIN_PART <= len(rows) <= len(x) - MIN_PART}
 
