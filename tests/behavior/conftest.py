@@ -21,7 +21,7 @@ def encoder(mean_color):
         """In 0 to 1, where a short training already tells the spots apart."""
 
         def encode(self, tiles):
-            return super().encode(tiles) / 255
+            return super().encode(tiles) * (32 / 255)
 
     return Brightness()
 

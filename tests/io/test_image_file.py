@@ -1,5 +1,6 @@
 """What image files hold, through all readers: the right colors, or a refusal with the file and advice."""
 
+import errno
 import struct
 import zlib
 
@@ -295,14 +296,15 @@ def test_other_files(adata, tmp_path):
             read(tmp_path / "._S.tif")
 
 
-def test_errors_of_the_system_are_kept(rgb, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_errors_of_the_system_are_kept(rgb, tmp_path, monkeypatch, number):
     Image.fromarray(rgb).save(tmp_path / "a.png")
 
-    def denied(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    def broken(path):
+        raise OSError(number, "of the system", str(path))
 
-    monkeypatch.setattr(_image_file, "is_tiff", denied)
-    with pytest.raises(PermissionError, match=r"a\.png"):
+    monkeypatch.setattr(_image_file, "is_tiff", broken)
+    with pytest.raises(OSError, match=r"of the system: .*a\.png"):
         load_image(tmp_path / "a.png")
 
 

@@ -100,7 +100,7 @@ def test_lazyslide_equals_ds_tl_predict(wsi, ours, predictor, cheap_encoder, mod
     assert wsi.tables["mean_color_subspots_tiles"].shape == (63, 270)
     ds.tl.predict(ours, model, encoder=cheap_encoder)
     expected = ours["deepspot_spots"]
-    assert (expected.X.std(axis=0) > 0.1).sum() >= 4
+    assert (expected.X.std(axis=0) > 0.1).sum() >= 5
     assert theirs.var_names.tolist() == expected.var_names.tolist()
     np.testing.assert_allclose(theirs.X, expected.X, atol=1e-4)
     alone = predictor.predict(wsi.tables["mean_color_subspots_tiles"].X, 1_000 * np.arange(126).reshape(63, 2))

@@ -17,7 +17,7 @@ from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import known_genes, labels_of
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError, MissingKeyError
-from deepspot.models._confidence.ood import MANY_STRANGE
+from deepspot.models._confidence.ood import MANY_OOD
 from deepspot.tl._predict.table import learned_from
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ class SlideContents:
         return float("nan")
 
     @property
-    def is_strange(self) -> bool:
+    def has_many_ood(self) -> bool:
         """Whether so many spots are out of distribution that the prediction is not to be trusted."""
-        return self.ood_share > MANY_STRANGE
+        return self.ood_share > MANY_OOD
 
     def without_measured(self) -> SpatialData:
         """Return the object without the measured table; all other elements are shared."""

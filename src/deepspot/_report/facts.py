@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 N_GENES_LISTED, N_MARKERS, N_SETS_DRAWN, N_SETS_LISTED = 10, 5, 5, 30
 SIGNIFICANT = 0.05
 UNCHECKED = "not checked"  # as written by `ds.tl.correct`
-STRANGE = "Not drawn, because many spots are unlike the training tissue."
+NOT_DRAWN = "Not drawn, because many spots are unlike the training tissue."
 
 
 def gather(
@@ -102,7 +102,7 @@ def _trust(slide: SlideContents, alignment: Alignment | None) -> dict[str, Any] 
         "best": [_row(gene, row, label in r) for gene, row in best[:N_GENES_LISTED].iterrows()],
     }
     if "ood" in obs:
-        facts["unusual"] = {"n": int(obs["ood"].sum()), "share": slide.ood_share, "many": slide.is_strange}
+        facts["unusual"] = {"n": int(obs["ood"].sum()), "share": slide.ood_share, "many": slide.has_many_ood}
     if "expected" in r:
         source, known = str(slide.provenance.get("expected_r_from", "")), r["expected"]
         unit = next((unit for unit in ("patients", "slides", "blocks") if unit in source), None)
@@ -121,7 +121,7 @@ def _expected_r(slide: SlideContents) -> pd.DataFrame:
     var = slide.sdata.tables[str(slide.prediction_key or slide.corrected_key)].var
     expected = var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
     # It was measured on tissue like that of the training.
-    return expected * np.nan if slide.is_strange else expected
+    return expected * np.nan if slide.has_many_ood else expected
 
 
 def _row(gene: Any, row: pd.Series, here: bool) -> list[str]:
@@ -175,7 +175,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
             slide.missing["Maps of measured genes"] = str(error.args[0])
             readable = slide.without_measured()
     tables = {"prediction_key": slide.prediction_key, "corrected_key": slide.corrected_key, "layer": slide.layer}
-    colors = {"cmap": "Greys"} if slide.is_strange else {}
+    colors = {"cmap": "Greys"} if slide.has_many_ood else {}
     maps = [
         {
             "gene": gene,
@@ -192,8 +192,8 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
         "finer": None,
         "umap": None,
     }
-    if slide.is_strange:
-        slide.missing[part] = STRANGE
+    if slide.has_many_ood:
+        slide.missing[part] = NOT_DRAWN
     else:
         facts["tiles"] = try_drawing(slide, part, gallery, sdata, first, n=8, table_key=table_key, **keys)
     if any(name(slide.shapes_key) in sdata.shapes for name in (subspots_name, grid_name)):
@@ -267,8 +267,8 @@ def _pathways(slide: SlideContents) -> bytes | None:
     if key is None:
         slide.missing["Pathways"] = None
         return None
-    if slide.is_strange and key != slide.measured_key:
-        slide.missing["Maps of pathways"] = STRANGE
+    if slide.has_many_ood and key != slide.measured_key:
+        slide.missing["Maps of pathways"] = NOT_DRAWN
         return None
     options = {"table_key": key, "image_key": slide.image_key, "shapes_key": slide.shapes_key}
     return try_drawing(slide, "Maps of pathways", pathways, slide.sdata, **options)

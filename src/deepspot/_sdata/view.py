@@ -171,8 +171,8 @@ def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> 
     """Return the image of which the others are downscaled copies, or None if there is no such image.
 
     It must be finer than all others, RGB in uint8 (not fluorescence), show every spot that any image shows (not an
-    enlarged part of the tissue), and have the colors of the others at the spots. Images without a scale
-    cannot be compared, and images that disagree on the µm of their coordinate system are of different slides.
+    enlarged part of the tissue), and have the colors of the others at the spots. Images without a scale cannot be
+    compared, and images that disagree on the µm of their coordinate system are of different slides.
     """
     if len(images) < 2 or not all(has_scale(sdata, key) for key in images):
         return None

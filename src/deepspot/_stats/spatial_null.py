@@ -20,7 +20,7 @@ EIGENVECTORS = 254  # 2 + 4 + … + 32 + 3 · 64
 NEIGHBORS = 6
 DENSE = 1000  # largest number of spots for the dense solver
 GENES, DRAWS = 1000, 2000  # at a time
-WAVES = 256  # of a random field
+N_TERMS = 256  # of a random field
 NOISE = (0, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 1000)  # variance, relative to that of the smooth field
 SMALL = 1e-9
 
@@ -153,16 +153,16 @@ def _smooth_fields(
     size = np.diff([0, *_ends(vectors.shape[1])])
     if len(contrast_power) > len(size):
         size = np.append(size, len(vectors) - 1 - size.sum())
-    random = qmc.Sobol(3, seed=0).random(WAVES)
+    random = qmc.Sobol(3, seed=0).random(N_TERMS)
     frequency = norm.ppf(np.clip(random[:, :2], SMALL, 1 - SMALL)).T
     widest, pitch = np.ptp(centers, axis=0).max(), pitch_px(centers)
     powers, ratios = [], []
     for reach in pitch * 2.0 ** np.arange(max(np.log2(max(widest, pitch) / pitch), 0) + 2):
         # Cosines of random frequency: their sum of squares is a Gaussian covariance.
-        waves = np.cos(centers @ frequency / reach + 2 * np.pi * random[:, 2]) * np.sqrt(2 / WAVES)
-        waves -= waves.mean(axis=0)
-        smooth = _power(waves, vectors).sum(axis=1)
-        variance = ((contrasts @ waves) ** 2).sum(axis=1)
+        terms = np.cos(centers @ frequency / reach + 2 * np.pi * random[:, 2]) * np.sqrt(2 / N_TERMS)
+        terms -= terms.mean(axis=0)
+        smooth = _power(terms, vectors).sum(axis=1)
+        variance = ((contrasts @ terms) ** 2).sum(axis=1)
         for noise in NOISE:
             power = smooth + noise * size
             powers.append(power)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import warnings
 from collections.abc import Iterator
@@ -41,13 +42,16 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             yield
-    except (DeepSpotError, FileNotFoundError, PermissionError):
+    except DeepSpotError:
         raise
     except MemoryError as error:
         raise InputError(
             f"{path} needs more memory than is free, or is damaged. Free memory, or copy it again."
         ) from error
     except Exception as error:  # damaged files raise many kinds of errors
+        # Errors of the system, such as a lost disk, are no damage. A damaged TIFF may state an offset that is invalid.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         problem = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} is damaged, incomplete or not a valid {kind} ({problem}). Get a new copy.") from error
 
@@ -136,8 +140,9 @@ def _order(columns: list[str], where: str) -> list[int]:
     parts = re.fullmatch(r"(.*)(.*?)(.*)\0\1(.*?)\3", "\0".join(lower), re.DOTALL)
     first, second = parts.group(2, 4) if parts else lower
     if first.isdecimal() and second.isdecimal():
+        ascending = [0, 1] if int(first) < int(second) else [1, 0]
         # scikit-image numbers the axes of arrays: "centroid-0" is the row.
-        return [0, 1] if (int(first) < int(second)) != ("centroid" in lower[0] and "0" in (first, second)) else [1, 0]
+        return ascending[::-1] if "centroid" in lower[0] and "0" in (first, second) else ascending
     axes = [_axis([first]), _axis([second])]
     if set(axes) != {"x", "y"}:
         axes = [_axis(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)) for name in columns]

@@ -50,8 +50,8 @@ def from_anndata(
     Parameters
     ----------
     adata
-        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels (a data frame may have
-        named columns in another order). Scale factors are read from ``uns["spatial"]``. Spots whose ``obs`` says that
+        Spots × genes with ``obsm["spatial"]``: centers as x and y in full-resolution pixels. The columns of a data
+        frame are ordered by their names. Scale factors are read from ``uns["spatial"]``. Spots whose ``obs`` says that
         they are not in tissue, or of another library, are left out.
     image
         Full-resolution H&E image: a .jpg, .png or .tif file, or a uint8 array (height, width, 3).
@@ -67,8 +67,9 @@ def from_anndata(
     name
         Name of the slide. Default: the library in ``uns["spatial"]``.
     library_id
-        Library in ``uns["spatial"]``, which the image shows; needed only if there are several. A column of ``obs``
-        must name the library of each spot.
+        Library that the image shows; needed only if there are several. A column of ``obs`` must name the library of
+        each spot: `library_id`, a column such as `sample` or `batch` with the names in ``uns["spatial"]``, or one
+        whose groups lie between each other, as the spots of two slides do.
     gene_id_key
         Column of `var` with identifiers to use as gene names.
 
@@ -87,8 +88,9 @@ def from_anndata(
     FileNotFoundError
         If the image does not exist.
     ValueError
-        If the scale is unknown or contradictory, coordinates are not finite or outside the image, the spots are of
-        several slides, or the image is not RGB uint8.
+        If the scale is unknown, contradictory or outside 0.05 to 10 µm per pixel, coordinates are not finite, outside
+        the image or in columns whose names do not tell x from y, the spots are of several slides, or the image is not
+        RGB uint8.
 
     Examples
     --------
@@ -159,6 +161,7 @@ def _library(adata: AnnData, xy: np.ndarray, library_id: str | None) -> tuple[st
     text = adata.obs[[key for key in adata.obs if key in words | named]].astype(str).replace(r"\.0$", "", regex=True)
 
     def names_slides(key: str) -> bool:
+        """Return whether a column names slides: by its name and the known libraries, else by where the spots are."""
         values = set(text[key])
         if key in ("library_id", regions):
             return len(values) > 1 or not values.isdisjoint(known)

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataTree
 
-"""Accepted µm per pixel: 100x oil immersion has about 0.1; at 10 a nucleus is one pixel."""
-
 SQUARE, AGREE = 1.02, 1.05
 GRID, SIDE, CELLS = 12, 128, 8
 """Levels are compared in 12 × 12 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""

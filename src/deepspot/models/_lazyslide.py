@@ -20,7 +20,7 @@ from deepspot._spatial.geometry import MIN_TILE_PX, tile_px
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
 
-from ._confidence.ood import MANY_STRANGE
+from ._confidence.ood import MANY_OOD
 from ._fitted import FittedModel, clip_expression, warn_of_impossible
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class TilePredictor:
         subspots = features[:, dim:].reshape(n, grid**2, dim) if self.subspots else None
         bags = Bags(_finite(features, features.shape, "features")[:, :dim], subspots, neighbors)
         ood = float((self.model.ood_score(bags.spot) > 1).mean())
-        if ood > MANY_STRANGE:
+        if ood > MANY_OOD:
             logger.warning(
                 "%.0f %% of the tiles are out-of-distribution: they differ from the training spots, so their "
                 "predictions are not reliable.",

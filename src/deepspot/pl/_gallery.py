@@ -41,8 +41,7 @@ def gallery(
     """Plot H&E images of the spots where a gene is highest (top row) and lowest (bottom row).
 
     The value is above each image. Images of spots that are out of distribution (``obs["ood"]``) have an orange frame.
-    If more spots than shown have the lowest or the highest value, they are sampled at
-    random with a fixed seed.
+    If more spots than shown have the lowest or the highest value, they are sampled at random with a fixed seed.
 
     Parameters
     ----------
@@ -119,11 +118,11 @@ def gallery(
         ax = list(grid.ravel())
     axes = several_axes(ax, 2 * n, "images")
     half = tile_um / 2
-    for panel, tile, value, strange in zip(axes, tiles, values[shown], framed, strict=True):
+    for panel, tile, value, is_ood in zip(axes, tiles, values[shown], framed, strict=True):
         panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], box_aspect=1)
         draw_tile(panel, tile, (0, 0), (tile_um, tile_um))
         panel.set_title(f"{value:.2f}", fontsize="medium", pad=3)
-        if strange:
+        if is_ood:
             panel.spines[:].set(color=ORANGE, linewidth=3)
     draw_scale_bar(axes[0], bar_length(2 * tile_um))
     return axes

@@ -88,11 +88,8 @@ def test_the_mean_of_subspots_is_the_prediction_of_the_spot(slide, quick_model, 
     predict(slide, quick_model)
     predict(slide, quick_model, resolution="subspot")
     spots, parts = counts_of(slide, "deepspot_spots"), counts_of(slide, "deepspot_spots_subspots").reshape(30, 9, 10)
-    possible = parts.max(axis=1) < 9_999  # others are clipped
-    assert possible.mean() > 0.5
-    np.testing.assert_allclose(parts.mean(axis=1)[possible], spots[possible], rtol=2e-5)
-    assert (parts.mean(axis=1) <= spots * (1 + 2e-5)).all()
-    assert (np.ptp(parts, axis=1)[possible & (spots > 0)] > 0).mean() > 0.9
+    np.testing.assert_allclose(parts.mean(axis=1), spots, rtol=2e-5)
+    assert (np.ptp(parts, axis=1)[spots > 0] > 0).mean() > 0.9
 
 
 @pytest.mark.parametrize(("degrees", "factor", "flip"), [(0, 1, 1), (90, 1, 1), (30, 0.5, -1), (200, 4, 1)])

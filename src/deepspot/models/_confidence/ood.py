@@ -16,7 +16,7 @@ CORE = 512
 SHARE_BELOW = 0.95
 ENOUGH = 3
 # Share of OOD spots above which a slide is of another tissue, stain or scanner; on similar slides it is about 5 %.
-MANY_STRANGE = 0.25
+MANY_OOD = 0.25
 # Minimum threshold, for training spots that are all equal.
 LEAST = 1e-6
 

@@ -10,7 +10,7 @@ from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.errors import InputError, MissingKeyError
-from deepspot.models._confidence.ood import MANY_STRANGE
+from deepspot.models._confidence.ood import MANY_OOD
 
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
@@ -220,7 +220,7 @@ def predict(
         table = prediction_table(ready, prediction, unclipped=unclipped, half_width=half_width)
     add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=PLACES[resolution])
     share = table.uns[UNS]["ood_share"]
-    if share > MANY_STRANGE:
+    if share > MANY_OOD:
         logger.warning(
             "%.0f %% of the %s are out of distribution (obs['ood']): they differ from the training spots. Do not trust "
             "their predictions.",
