@@ -270,7 +270,9 @@ def test_coarse_levels_are_used_where_they_are_fine_enough(slide_of, mean_color)
     encoder = mean_color(input_px=20)
     ds.pp.embed(sdata, encoder)
     assert encoder.seen[0].shape[1] == 60
-    np.testing.assert_allclose(sdata["mean_color_spots"].X[3].reshape(9, 3), [part(3, k) for k in range(9)], atol=1 / 32)
+    np.testing.assert_allclose(
+        sdata["mean_color_spots"].X[3].reshape(9, 3), [part(3, k) for k in range(9)], atol=1 / 32
+    )
     np.testing.assert_allclose(sdata["mean_color_spots"].obsm["spatial"], GRID * 4)
 
 

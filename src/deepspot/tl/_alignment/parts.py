@@ -23,6 +23,9 @@ MISPLACED = 4.0
 # Standard deviations by which a part fits better than unrelated fields, where it is and at the best place: p = 0.01
 # and 0.05.
 ALIGNED, FITS = 2.33, 1.64
+# Share of the r at the best place that a misplaced part may have where it is. A model of other tissue is wrong in whole
+# regions, which then fit a little better elsewhere.
+MOST_IN_PLACE = 0.8
 
 
 def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
@@ -58,8 +61,8 @@ def misplaced(
     of the best distant move is compared with its gains on aligned slides. These are simulated: the predicted values,
     times their regression coefficient, plus residuals at random positions. Moves of a part to a place that looks the
     same gain little there, other moves lose, and so a large part needs a smaller gain than a small one. The best move
-    must also fit better than unrelated fields, the residuals alone, and another part must be aligned, which
-    shows that the prediction can locate spots on this slide.
+    must also fit better than unrelated fields, the residuals alone, and clearly better than the part where it is.
+    Another part must be aligned, which shows that the prediction can locate spots on this slide.
     """
     from scipy.spatial import cKDTree
 
@@ -91,6 +94,8 @@ def misplaced(
         best = score.argmax()
         if not far[best]:
             aligned |= bool(_excess(observed[0], of_unrelated[:, 0]) >= ALIGNED)
+            continue
+        if observed[0] > MOST_IN_PLACE * observed[best]:
             continue
         gain = (r - r[:, :1])[: N_FIELDS + 1, far]
         largest = (gain / np.maximum((of_aligned - of_aligned[:, :1])[:, far].std(axis=0), SMALL)).max(axis=1)
