@@ -127,7 +127,7 @@ def test_embedding_selects_the_full_image(full, cheap_encoder):
     ds.pp.embed(full, cheap_encoder)
     table = full["mean_color_outs"]
     assert table.uns["deepspot"]["image_key"] == "outs_full_image"
-    np.testing.assert_array_equal(table.X, np.tile([color(i) for i in range(25)], 9))
+    np.testing.assert_array_equal(table.X, np.tile([color(i) for i in range(25)], 9) / 32)
     assert {tiles.shape[1] for tiles in cheap_encoder.seen} == {111, 37}
     array = full["table"].obs[["array_row", "array_col"]]
     np.testing.assert_array_equal(array_positions(full, "outs"), array)
