@@ -5,7 +5,7 @@
 Regions are drawn at random, so that no gene has anything to do with them: 5 % of the genes may have p < 0.05. Genes are
 random fields with as much noise as pattern, of a given range in units of the distance between spots; or the 500 genes
 of a real section with the highest mean, measured and as predicted by the embedded model. Regions cover 35 % of the
-spots, in patches or at one side. Tests: scanpy's rank-sum test (`p`), the blocks of waves of `ds.tl.markers`
+spots, in patches or at one side. Tests: scanpy's rank-sum test (`p`), the blocks of eigenvectors of `ds.tl.markers`
 (`p_block`), and blocks of spots, 3 or 6 spots wide, which change the sign of what they add to the difference of mean
 ranks. For power, 30 of 200 genes are raised within the region by as much as a field varies: how many are found at an
 adjusted p < 0.05, and how many of those that are found are wrong. Writes benchmarks/results/markers.md.
@@ -32,7 +32,7 @@ from deepspot.datasets._toy.tissue import hex_array
 N_GENES, N_MARKERS, N_REPEATS, N_PERMUTATIONS = 200, 30, 20, 999
 RANGES, SHARE, WIDTHS = (0, 1, 2, 3, 5), 0.35, (3, 6)
 SECTION, N_REAL_GENES, N_REAL_REPEATS = "C5", 500, 50
-TESTS = ["rank-sum", *[f"blocks of spots, {width} wide" for width in WIDTHS], "blocks of waves"]
+TESTS = ["rank-sum", *[f"blocks of spots, {width} wide" for width in WIDTHS], "blocks of eigenvectors"]
 OUT = Path(__file__).parent / "results" / "markers.md"
 
 Draw = Callable[[np.random.Generator], np.ndarray]
@@ -140,7 +140,7 @@ def p_values(
     )
     frame = sdata.tables["genes"].uns["markers"].set_index("gene").loc[sdata.tables["genes"].var_names]
     spots = {f"blocks of spots, {width} wide": flipped(centers, values, region, width, rng) for width in WIDTHS}
-    return {"rank-sum": frame["p"].to_numpy(), **spots, "blocks of waves": frame["p_block"].to_numpy()}
+    return {"rank-sum": frame["p"].to_numpy(), **spots, "blocks of eigenvectors": frame["p_block"].to_numpy()}
 
 
 def as_sdata(centers: np.ndarray, values: np.ndarray, region: np.ndarray) -> SpatialData:

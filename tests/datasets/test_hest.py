@@ -190,7 +190,8 @@ def test_repeated_genes_are_numbered(write_hest, tmp_path, toy_files, log):
     first, _, *others = adata.var_names
     adata.var_names = [first, first, *others]
     folder = write_hest(tmp_path / "hest", adata=adata)
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Variable names are not unique")
         sdata = ds.datasets.hest("TOY1", folder=folder)
     assert sdata.tables["table"].var_names[:2].tolist() == [first, f"{first}-1"]
     assert any("occur more than once" in line for line in log)

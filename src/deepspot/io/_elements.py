@@ -42,7 +42,7 @@ def reading(path: Path, kind: str = ".h5ad") -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Variable names are not unique")
             yield
-    except (DeepSpotError, FileNotFoundError):
+    except (DeepSpotError, FileNotFoundError, Warning):  # a filter may raise warnings
         raise
     except MemoryError as error:
         raise InputError(

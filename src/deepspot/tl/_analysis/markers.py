@@ -56,7 +56,7 @@ def markers(
     The rank-sum test assumes that spots are independent. Neighboring spots resemble one another, predicted ones even
     more so, and a region of 100 spots is not 100 observations. On a real section of 181 spots, 16 to 26 % of the
     measured and 61 to 82 % of the predicted genes without relation to the regions have p < 0.05. ``test="blocks"`` adds
-    a test that accounts for this (3 to 7 %) and has less power. It is Moran spectral randomization: each gene is
+    a test that accounts for this (1 to 6 %) and has less power. It is Moran spectral randomization: each gene is
     expressed in the eigenvectors of the neighbor graph, and blocks of 2, 4, 8, … eigenvectors of similar wavelength are
     rotated at random. The resulting random fields have patches of the same size and strength as the gene at other
     positions. The p-value is the fraction of fields with at least the same difference between the groups, which is
