@@ -17,6 +17,7 @@ def patients():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # lifelines uses deprecated functions of Python and pandas
 def test_weights_match_lifelines_at_a_tiny_penalty(patients):
     X, time, event = patients
     ((mean, scale, weights, _),) = fit_path(X, time, event, [1e-5], 0.5, tol=1e-9)
