@@ -13,7 +13,8 @@ from deepspot.errors import InputError
 from ._bundle.card import ModelCard, versions
 from ._confidence.folds import held_out
 from ._fitted import FittedModel
-from ._inputs import Scaler, check_context, labels, which_rows
+from ._inputs import Scaler, check_context, labels, level_slides, which_rows
+from ._low_rank import candidate_ranks, loadings, project, project_members
 from ._network.config import changed, look_up
 
 if TYPE_CHECKING:
@@ -167,11 +168,14 @@ class DeepSpot(FittedModel):
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
         groups = {"rows": rows, "slides": slides, "patients": patients}
         gate, reliability, out_of_fold, weight = None, None, None, 1.0
+        rank = candidate_ranks(self.training.rank, len(names))[0] if self.training.rank != "select" else None
         if self.training.gate != "off":
             gate, reliability, out_of_fold = assess(
                 bags, targets, recipe, **groups, applied=self.training.gate == "select"
             )
-            weight = gate.weight
+            weight, rank = gate.weight, gate.rank
+        if self.training.level_slides:
+            targets = level_slides(targets, rows, slides)
         members: list[Network] = []
         scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
         if weight > 0:
@@ -180,6 +184,12 @@ class DeepSpot(FittedModel):
             )
         if weight < 1:
             ridge.fit(bags, targets, **groups)
+        if rank is not None:
+            genes_scaler = Scaler.fit(targets[rows])
+            directions = loadings(targets[rows], genes_scaler, rank)
+            project_members(members, scaler.std / genes_scaler.std, directions)
+            if weight < 1:
+                ridge.coef, ridge.intercept = (project(value, directions) for value in (ridge.coef, ridge.intercept))
         ood = OODDetector.fit(bags.spot, **groups, position=bags.position, seed=self.seed)
         card = ModelCard(
             genes=names,

@@ -72,6 +72,25 @@ class Scaler:
         return scores * self.std + self.mean
 
 
+def level_slides(targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
+    """Give every gene the same mean and standard deviation in each slide of the training `rows`.
+
+    They are those of all slides together: the mean, and the standard deviation within slides. So differences between
+    slides in level and depth, of which there are too few to learn from, do not count as expression patterns. `targets`
+    are (n, genes), NaN for unmeasured values, `slides` (n,). With one slide, the targets are returned as they are.
+    """
+    parts = [rows[slides[rows] == slide] for slide in np.unique(slides[rows])]
+    if len(parts) == 1:
+        return targets
+    leveled, mean = targets.copy(), Scaler.fit(targets[rows]).mean
+    for part in parts:
+        leveled[part] = targets[part] - Scaler.fit(targets[part]).mean
+    std = Scaler.fit(leveled[rows]).std
+    for part in parts:
+        leveled[part] = leveled[part] / Scaler.fit(targets[part]).std * std + mean
+    return leveled
+
+
 def sets_of(bags: Bags) -> tuple[Context, ...]:
     """Return the names of the sets in the bags."""
     return tuple(part for part in CONTEXT if part != "subspots" or bags.subspots is not None)

@@ -40,6 +40,8 @@ class Gate(BaseModel):
         ``"network"``, ``"blend"`` or ``"ridge"``. It is ``"network"`` only if the interval of the gain is above 0.
     applied
         Whether the verdict selects the predictor. Otherwise the network predicts, as in presets of published models.
+    rank
+        Number of principal components of the targets on which the predictions are projected; None without projection.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -59,6 +61,7 @@ class Gate(BaseModel):
     verdict: Verdict
     # Bundles of the first release name it "binding".
     applied: bool = Field(default=True, validation_alias=AliasChoices("applied", "binding"))
+    rank: int | None = None
 
     def __str__(self) -> str:
         doubt = "its gain is significant" if self.blend_low > 0 else "its gain is not significant"

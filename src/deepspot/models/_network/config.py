@@ -67,6 +67,13 @@ class TrainingConfig(BaseModel):
     standardize
         Divide every gene by its standard deviation in the training set, as in the paper. Otherwise genes with a higher
         variance have a higher weight.
+    level_slides
+        Give every gene the same mean and standard deviation in each training slide, so that differences between slides
+        in level and depth are not learned.
+    rank
+        Number of principal components of the standardized targets on which predictions are projected, which removes
+        noise of single genes. ``"select"`` chooses 10, 20, 50 or no projection on held-out patients, together with
+        the gate; without the gate there is no projection. None never projects.
     optimizer, lr, weight_decay, batch_size
         As in PyTorch.
     epochs
@@ -87,6 +94,8 @@ class TrainingConfig(BaseModel):
 
     loss: Loss = "mse"
     standardize: bool = True
+    level_slides: bool = False
+    rank: Annotated[int, Field(gt=0)] | Literal["select"] | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-6, ge=0)
