@@ -173,7 +173,7 @@ _KINDS = [
     (
         r"AnnData",
         _has("obs", "var_names"),
-        "an AnnData. Read it with `anndata.read_h5ad`, or make it with `ds.cohort.pseudobulk`",
+        "an AnnData. Read it with `anndata.read_h5ad`, or for profiles of patients use `ds.cohort.pseudobulk`",
     ),
     (r"DeepSpot", _has("predict"), "a model"),
 ]

@@ -73,21 +73,22 @@ class MeasuredCounts:
 
 
 def measured_counts(
-    sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None = None, name: str = "slide"
+    sdata: SpatialData, shapes_key: str, table_key: str, *, layer: str | None = None, name: str = ""
 ) -> MeasuredCounts:
-    """Return the raw counts of a table, matched to shapes."""
+    """Return the raw counts of a table, matched to shapes; errors name the slide if it has a name."""
     table = sdata.tables[table_key]
-    where = f"X of table {table_key!r} of slide {name!r}"
+    named = f"table {table_key!r}" + (f" of slide {name!r}" if name else "")
+    where = f"X of {named}"
     if layer is not None:
-        where = f"Layer {layer!r} of table {table_key!r} of slide {name!r}"
-        key_in(layer, table.layers, f"layers of table {table_key!r} of slide {name!r}")
+        where = f"Layer {layer!r} of {named}"
+        key_in(layer, table.layers, f"layers of {named}")
     if not table.var_names.is_unique:
-        raise InputError(f"Gene names of slide {name!r} are not unique. Call `var_names_make_unique` on its table.")
+        raise InputError(f"Gene names of {named} are not unique. Call `var_names_make_unique` on its table.")
     counts = check_counts(table.X if layer is None else table.layers[layer], where)
     table_rows, rows = match_rows(table, sdata, shapes_key)
     if len(rows) == 0:
         raise InputError(
-            f"Table {table_key!r} of slide {name!r} and shapes {shapes_key!r} have no spot in common: the table has "
+            f"T{named[1:]} and shapes {shapes_key!r} have no spot in common: the table has "
             f"{list(rows_of(table, shapes_key)[:3])}, the shapes have {list(sdata.shapes[shapes_key].index[:3])}. "
             "Give both the same identifiers, of the same type."
         )

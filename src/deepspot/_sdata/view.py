@@ -112,7 +112,7 @@ class SlideView:
         """Return the name of the table with the measured genes of the spots."""
         return find_measured_table(self.sdata, self.shapes_key, table_key)
 
-    def measured(self, table_key: str, *, layer: str | None = None, name: str = "slide") -> MeasuredCounts:
+    def measured(self, table_key: str, *, layer: str | None = None, name: str = "") -> MeasuredCounts:
         """Return the measured raw counts of the spots."""
         return measured_counts(self.sdata, self.shapes_key, table_key, layer=layer, name=name)
 

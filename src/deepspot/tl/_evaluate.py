@@ -112,14 +112,14 @@ def evaluate(
     prediction_key = one_key(
         prediction_key, _predictions(sdata, shapes_key), "predictions in sdata.tables", "prediction_key"
     )
-    check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     prediction = sdata.tables[prediction_key]
     regions = regions_of(sdata, prediction_key)
     shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
     table_key = find_measured_table(sdata, shapes_key, table_key)
+    check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
-    truth = measured_counts(sdata, shapes_key, table_key, layer=layer, name=prediction_key).without_empty()
+    truth = measured_counts(sdata, shapes_key, table_key, layer=layer).without_empty()
 
     rows, at = match_rows(prediction, sdata, shapes_key)
     _, ours, theirs = np.intersect1d(at, truth.rows, return_indices=True)
