@@ -6,9 +6,9 @@ The counts of a section are thinned (binomial) to a share, corrected, and compar
 are independent of those that were kept: r and root mean squared error by gene on the log scale, mean over genes, and
 the mean rate (counts per 10,000) relative to that of the complementary counts. The squared error of logarithms prefers
 low values where most counts are 0, so the Poisson deviance of the complementary counts from the rates is reported too
-(not from the measured rates, which are often 0). The depth artifact: a random half of the
-spots is thinned, the other keeps all counts, and the section is corrected; it is the share of genes that differ between
-the halves at p < 0.05 by Welch's t-test or the Mann-Whitney test on the log scale. 5 % are expected without artifact.
+(not from the measured rates, which are often 0). The depth artifact: a random half of the spots is thinned, the other
+keeps all counts, and the section is corrected; it is the share of genes that differ between the halves at p < 0.05 by
+Welch's t-test or the Mann-Whitney test on the log scale. 5 % are expected without artifact.
 
 The first model has not seen C5, and not the patient of B4. Two models have not seen C5 or the right half of B4, and are
 made like the embedded one: each fold of their calibration learns from one of two patients. The embedded model was

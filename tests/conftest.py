@@ -77,7 +77,7 @@ class MeanColor:
     Colors from 0 to 8 are exact in float16, and a short training predicts possible values from them.
     """
 
-    def __init__(self, name="mean_color", fingerprint="1", input_px=32):
+    def __init__(self, name="mean_color", fingerprint="colors 0-8", input_px=32):
         self.card = ds.encoders.EncoderCard(name=name, dim=27, input_px=input_px)
         self.fingerprint = fingerprint
         self.seen = []

@@ -308,6 +308,17 @@ def test_errors_of_the_system_are_kept(rgb, tmp_path, monkeypatch, number):
         load_image(tmp_path / "a.png")
 
 
+def test_a_warning_that_a_filter_raises_is_no_damage(rgb, tmp_path, monkeypatch):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+
+    def warned(path):
+        raise DeprecationWarning("of a library")
+
+    monkeypatch.setattr(_image_file, "is_tiff", warned)
+    with pytest.raises(DeprecationWarning, match="of a library"):
+        load_image(tmp_path / "a.png")
+
+
 def test_home_and_brackets(rgb, adata, tmp_path, monkeypatch):
     folder = tmp_path / "run [1]*"
     folder.mkdir()

@@ -97,6 +97,8 @@ def test_existing_columns_are_kept_without_overwrite(slide, predicted):
     with pytest.raises(ValueError, match=r"has \['pearson', .*\] already. Pass `overwrite=True`"):
         evaluate(slide)
     pd.testing.assert_frame_equal(predicted.var, before)
+    with pytest.raises(KeyError, match="'tabel'"):  # the wrong name, not the columns of before
+        evaluate(slide, table_key="tabel")
     evaluate(slide, overwrite=True)
     np.testing.assert_allclose(predicted.var["pearson"], -before["pearson"], atol=1e-6)
 
@@ -135,6 +137,12 @@ def test_which_prediction(slide, truth, genes):
         evaluate(slide, shapes_key="cells")
     evaluate(slide, prediction_key="one", shapes_key="spots", table_key="table")
     assert one.var["pearson"].notna().any()
+
+
+def test_normalized_counts_are_refused(slide, predicted):
+    slide["table"].X = slide["table"].X * 0.5
+    with pytest.raises(ValueError, match=r"^X of table 'table' does not contain raw counts"):
+        evaluate(slide)
 
 
 def test_too_few_spots(slide, truth, genes):

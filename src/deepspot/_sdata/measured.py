@@ -88,8 +88,8 @@ def measured_counts(
     table_rows, rows = match_rows(table, sdata, shapes_key)
     if len(rows) == 0:
         raise InputError(
-            f"T{named[1:]} and shapes {shapes_key!r} have no spot in common: the table has "
-            f"{list(rows_of(table, shapes_key)[:3])}, the shapes have {list(sdata.shapes[shapes_key].index[:3])}. "
+            f"Shapes {shapes_key!r} and {named} have no spot in common: the shapes have "
+            f"{list(sdata.shapes[shapes_key].index[:3])}, the table has {list(rows_of(table, shapes_key)[:3])}. "
             "Give both the same identifiers, of the same type."
         )
     return MeasuredCounts(name, table_key, layer, counts[table_rows], table.var_names, rows, table_rows)

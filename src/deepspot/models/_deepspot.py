@@ -168,7 +168,7 @@ class DeepSpot(FittedModel):
         recipe = Recipe(self.network, self.training, self.seed, self.device, state, trainer_kwargs)
         groups = {"rows": rows, "slides": slides, "patients": patients}
         gate, reliability, out_of_fold, weight = None, None, None, 1.0
-        rank = candidate_ranks(self.training.rank, len(names))[0] if self.training.rank != "select" else None
+        rank = candidate_ranks(self.training.rank, len(names))[-1]  # without the gate nothing is selected
         if self.training.gate != "off":
             gate, reliability, out_of_fold = assess(
                 bags, targets, recipe, **groups, applied=self.training.gate == "select"
@@ -177,7 +177,8 @@ class DeepSpot(FittedModel):
         if self.training.level_slides:
             targets = level_slides(targets, rows, slides)
         members: list[Network] = []
-        scaler, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
+        common, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
+        scaler = common
         if weight > 0:
             members, scaler, history, epochs = train_members(
                 bags, targets, recipe, rows=rows, validation=held_out(rows, patients, self.seed), slides=slides
@@ -185,9 +186,8 @@ class DeepSpot(FittedModel):
         if weight < 1:
             ridge.fit(bags, targets, **groups)
         if rank is not None:
-            genes_scaler = Scaler.fit(targets[rows])
-            directions = loadings(targets[rows], genes_scaler, rank)
-            project_members(members, scaler.std / genes_scaler.std, directions)
+            directions = loadings(targets[rows], common, rank)
+            project_members(members, scaler.std / common.std, directions)
             if weight < 1:
                 ridge.coef, ridge.intercept = (project(value, directions) for value in (ridge.coef, ridge.intercept))
         ood = OODDetector.fit(bags.spot, **groups, position=bags.position, seed=self.seed)

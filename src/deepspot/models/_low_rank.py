@@ -17,9 +17,9 @@ RANKS = (10, 20, 50)
 
 
 def candidate_ranks(rank: int | Literal["select"] | None, n_genes: int) -> list[int | None]:
-    """Return the ranks to choose from, given that of the training configuration; None is no projection.
+    """Return the ranks to choose from, given that of the training configuration.
 
-    A projection on as many components as genes changes nothing.
+    None is no projection, and comes last. A projection on as many components as genes changes nothing.
     """
     wanted = RANKS if rank == "select" else [rank] if rank else []
     fewer: list[int | None] = [number for number in wanted if number < n_genes]

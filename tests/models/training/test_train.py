@@ -14,7 +14,7 @@ def test_card_has_geometry_encoder_and_training_slides(quick_model):
     assert [(s.slide, s.patient, s.spots) for s in card.slides] == [("P1_S1", "P1", 30), ("P2_S1", "P2", 30)]
     assert card.geometry.tile.model_dump() == {"tile_um": 55.0, "input_px": 32, "grid": 3}
     assert card.geometry.neighbors.model_dump() == {"kind": "radius", "reach": 150.0, "cap": 8} | ARRAY
-    assert (card.encoder.name, card.encoder_fingerprint, card.dim) == ("mean_color", "1", 27)
+    assert (card.encoder.name, card.encoder_fingerprint, card.dim) == ("mean_color", "colors 0-8", 27)
     assert len(card.genes) == 10
     assert card.depth == "all measured genes"
 
