@@ -32,7 +32,8 @@ def make():
         ]
         inner = pd.DataFrame(columns=["model", "fold", "inner_fold", "setting", "area"])
         table = tidy(pd.concat(parts, ignore_index=True))
-        return CrossValidation(table, inner, {model: [{}] for model in levels}, (5, 10, 5000), **{"seed": 0} | options)
+        options = {"seed": 0, "patterns": pd.DataFrame()} | options
+        return CrossValidation(table, inner, {model: [{}] for model in levels}, (5, 10, 5000), **options)
 
     return make
 

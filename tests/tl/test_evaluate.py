@@ -59,12 +59,24 @@ def test_what_it_sets(slide, predicted, truth, tmp_path, log):
     assert var["lee"].dropna().between(0, 1).all()
     # Half as high is as smooth.
     np.testing.assert_allclose(var["moran_predicted"], var["moran_measured"], atol=1e-5)
+    np.testing.assert_allclose(var.loc[varying, "pearson_beyond_axis"], 1, atol=1e-5)
+    counts = slide.tables["table"].X
+    depth = np.log(np.asarray(counts.sum(axis=1)).ravel())
+    by_depth = [np.corrcoef(depth, gene)[0, 1] for gene in truth[:, varying].T]
+    np.testing.assert_allclose(var.loc[varying, "pearson_depth"], by_depth, atol=1e-5)
+    assert var["pearson_ceiling"].dropna().between(0, 1, inclusive="right").all()
+    means = predicted.uns["deepspot"]["agreement"]
+    assert means["r"] == means["r_beyond_axis"] == means["gene_agreement"] == pytest.approx(1)
+    assert means["r_depth"] == pytest.approx(np.mean(by_depth))
+    assert means["patterns_predicted"] == pytest.approx(means["patterns_measured"])
     assert log[-1] == (
-        f"Added agreement with 'table' over 30 spots (mean r 1.000 over {varying.sum()} genes) to var of "
-        "sdata.tables['deepspot_spots']."
+        f"Added agreement with 'table' over 30 spots (mean r 1.000 over {varying.sum()} genes; beyond their first axis "
+        f"1.000; of the depth of spots alone {np.mean(by_depth):.3f}) to var of sdata.tables['deepspot_spots']."
     )
     slide.write(tmp_path / "a.zarr")
-    pd.testing.assert_frame_equal(read_zarr(tmp_path / "a.zarr")["deepspot_spots"].var, var)
+    read = read_zarr(tmp_path / "a.zarr")["deepspot_spots"]
+    pd.testing.assert_frame_equal(read.var, var)
+    assert read.uns["deepspot"]["agreement"] == means
 
 
 def test_spots_are_matched_by_instance_and_genes_by_name(slide, truth, genes):

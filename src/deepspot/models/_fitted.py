@@ -172,12 +172,12 @@ class FittedModel:
         return self.ood.score(spot)
 
     def expected_r(self) -> pd.DataFrame:
-        """Return the expected r of every gene, its interval and number of units, for `var` of a prediction.
+        """Return the expected r of every gene, its interval, number of units, r beyond the first axis, and ceiling.
 
-        NaN if unknown.
+        They are columns for `var` of a prediction, NaN if unknown.
         """
         var = pd.DataFrame(index=pd.Index(self.card.genes))
-        for field in ("r", "r_low", "r_high", "r_n"):
+        for field in ("r", "r_low", "r_high", "r_n", "r_beyond_axis", "r_ceiling"):
             values = None if self.card.reliability is None else getattr(self.card.reliability, field)
             values, column = np.nan if values is None else values, f"expected_{field}"
             var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)

@@ -19,7 +19,9 @@ from deepspot._sdata.tables import (
 from deepspot._sdata.write import add_columns, check_entries
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
+from deepspot._stats.ceiling import ceiling, mean_of_ceiling
 from deepspot._stats.metrics import lee, moran, pearson, rmse, spearman
+from deepspot._stats.patterns import beyond_first_axis, compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
 from deepspot.tl._predict.table import learned_from
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from spatialdata import SpatialData
 
-COLUMNS = ("pearson", "spearman", "rmse", "lee", "moran_predicted", "moran_measured", "measured_detected")
+COLUMNS = (
+    *("pearson", "pearson_beyond_axis", "pearson_depth", "pearson_ceiling", "spearman", "rmse", "lee"),
+    *("moran_predicted", "moran_measured", "measured_detected"),
+)
 # In units of the distance to the nearest spot: includes the neighbors of hexagons (1) and squares (1 and √2).
 RING = 1.5
 
@@ -71,6 +76,16 @@ def evaluate(
 
     ``pearson``, ``spearman``
         Correlation over spots; NaN if the prediction or the measurement is constant.
+    ``pearson_beyond_axis``
+        Pearson correlation after the first principal component of the standardized measured genes was regressed out of
+        both. Most genes share one axis, such as cellularity, so a map of it alone gives them all a high ``pearson``.
+        This column shows what the prediction knows of the gene itself.
+    ``pearson_depth``
+        Correlation of the measured gene with the logarithm of all counts of a spot: a baseline without an image.
+    ``pearson_ceiling``
+        Highest correlation that a perfect prediction can have with such noisy counts, estimated from random halves of
+        the counts and the Spearman-Brown formula; NaN for a gene whose halves do not agree. It is slightly too high for
+        shallow genes, so ``pearson / pearson_ceiling`` is slightly too low.
     ``rmse``
         Root mean squared error on the log scale.
     ``lee``
@@ -83,6 +98,18 @@ def evaluate(
         measurement.
     ``measured_detected``
         Fraction of the spots in which the gene was detected. If it is low, no prediction can have a high correlation.
+
+    Also sets ``uns["deepspot"]["agreement"]``, a dictionary:
+
+    ``r``, ``r_beyond_axis``, ``r_depth``
+        Means over genes of ``pearson``, ``pearson_beyond_axis`` and ``pearson_depth``.
+    ``r_of_ceiling``
+        Mean of ``pearson`` divided by the mean of ``pearson_ceiling``, over genes that have both.
+    ``gene_agreement``
+        Correlation between the predicted and the measured correlations of all pairs of genes.
+    ``patterns_predicted``, ``patterns_measured``
+        Effective number of spatial patterns of the genes: the participation ratio of their correlation matrix, which is
+        1 if all have the same pattern. Noise of the counts makes the measured number too high.
 
     ``uns["deepspot"]["training_slide"]`` becomes ``"yes"`` if the counts show that the model learned from this slide.
 
@@ -151,22 +178,44 @@ def evaluate(
     measured = expression[0][theirs]
     predicted = np.asarray(prediction.X[rows[ours]])
     neighbors = _ring(np.asarray(prediction.obsm["spatial"])[rows[ours]])
+    depth_of_spots = truth.depth()[theirs]
+    agreement = _agreement(predicted, measured, depth_of_spots, neighbors).set_axis(prediction.var_names)
+    shared = agreement.index[np.isfinite(measured).any(axis=0)]
+    counts = truth.counts[theirs][:, truth.genes.get_indexer(shared)]
+    agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots)
+    means = {
+        "r": agreement["pearson"].mean(),
+        "r_beyond_axis": agreement["pearson_beyond_axis"].mean(),
+        "r_depth": agreement["pearson_depth"].mean(),
+        "r_of_ceiling": mean_of_ceiling(agreement["pearson"].to_numpy(), agreement["pearson_ceiling"].to_numpy()),
+        **compare_patterns(predicted, measured),
+    }
+    what = (
+        f"agreement with {table_key!r} over {len(ours):,} spots (mean r {means['r']:.3f} over "
+        f"{agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the depth "
+        f"of spots alone {means['r_depth']:.3f})"
+    )
+    add_columns(sdata, prediction_key, agreement[list(COLUMNS)], what=what, overwrite=overwrite)
+    prediction.uns[UNS]["agreement"] = {name: float(value) for name, value in means.items()}
+
+
+def _agreement(predicted: np.ndarray, measured: np.ndarray, depth: np.ndarray, neighbors: csr_matrix) -> pd.DataFrame:
+    """Return the agreement of genes (n, genes) in rows, without the ceiling; NaN for those that were not measured."""
     known = np.isfinite(measured).any(axis=0)
-    agreement = pd.DataFrame(
+    log_depth = np.repeat(np.log(depth)[:, None], measured.shape[1], axis=1)
+    return pd.DataFrame(
         {
             "pearson": pearson(predicted, measured),
+            "pearson_beyond_axis": beyond_first_axis(predicted, measured),
+            "pearson_depth": pearson(log_depth, measured),
             "spearman": spearman(predicted, measured),
             "rmse": rmse(predicted, measured),
             "lee": lee(predicted, measured, neighbors),
             "moran_predicted": np.where(known, moran(predicted, neighbors), np.nan),
             "moran_measured": moran(measured, neighbors),
             "measured_detected": np.where(known, (measured > 0).mean(axis=0), np.nan),
-        },
-        index=prediction.var_names,
+        }
     )
-    r = agreement["pearson"].dropna()
-    what = f"agreement with {table_key!r} over {len(ours):,} spots (mean r {r.mean():.3f} over {len(r):,} genes)"
-    add_columns(sdata, prediction_key, agreement, what=what, overwrite=overwrite)
 
 
 def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:

@@ -3,6 +3,7 @@ import pytest
 
 import deepspot as ds
 from deepspot._stats.metrics import pearson
+from deepspot._stats.patterns import beyond_first_axis, compare_patterns
 from deepspot.models._bundle.card import parse_card
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._confidence.next_slide import next_slide_interval, squeeze
@@ -107,6 +108,22 @@ def test_moderated_variances_recover_their_prior(prior):
     np.testing.assert_allclose(total - df, prior, rtol=0.15)
     raw = variance * rng.chisquare(4, 5000) / 4
     assert np.mean(np.abs(np.log(moderated / variance))) < np.mean(np.abs(np.log(raw / variance)))
+
+
+def test_r_beyond_the_axis_and_patterns_are_means_over_units_of_means_over_slides():
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=(90, 8)) + 2 * rng.normal(size=(90, 1))
+    predicted = targets + rng.normal(size=targets.shape)
+    slides = np.repeat(["a", "b", "c"], 30)
+    folds = make_folds(np.arange(90), slides, np.repeat(["P", "Q"], [60, 30]))
+    found = measure_reliability(predicted, targets, folds, slides)
+    parts = [slice(30), slice(30, 60), slice(60, 90)]
+    beyond = np.array([beyond_first_axis(predicted[part], targets[part]) for part in parts])
+    np.testing.assert_allclose(found.r_beyond_axis, (beyond[:2].mean(axis=0) + beyond[2]) / 2, atol=1e-4)
+    numbers = [compare_patterns(predicted[part], targets[part]) for part in parts]
+    for name in numbers[0]:
+        a, b, c = (number[name] for number in numbers)
+        assert getattr(found, name) == pytest.approx(((a + b) / 2 + c) / 2, abs=1e-4)
 
 
 def test_cards_of_earlier_versions_have_no_interval_and_say_so():

@@ -100,7 +100,8 @@ def run(planned):
     def do(cohort, systems, *, genes=20, top=(5, 10, 20), folder=None, seed=0):
         tuned = any(len(system.grid) > 1 for system in systems)
         folds = planned(cohort, genes, tuned)
-        return Runner(systems, cohort[1], folder, top, seed).run(folds)
+        scores, _, inner = Runner(systems, cohort[1], folder, top, seed).run(folds)
+        return scores, inner
 
     return do
 

@@ -248,3 +248,17 @@ def test_copy_of_a_slide_under_another_patient_is_an_error(slides, quick):
         cross_validate(slides, **{**quick, "patient_key": patients})
     found = cross_validate(slides, **{**quick, "patient_key": patients | {"again": "P1 "}})
     assert set(found.scores["patient"]) == {"P1", "P2"}
+
+
+def test_measures_beside_r(cv):
+    scores, patterns = cv.scores, cv.patterns
+    assert list(patterns.columns[4:]) == ["patterns_predicted", "patterns_measured", "gene_agreement"]
+    assert len(patterns) == len(cv.grid) * 3
+    assert scores["r_ceiling"].dropna().between(0, 1).all()
+    # The measurement is the same for all models.
+    assert (patterns.groupby("slide", observed=True)["patterns_measured"].nunique() == 1).all()
+    found = cv.measures()
+    assert list(found.index) == ["ls", "ridge", *NULLS]
+    assert found.loc["training mean", ["r", "r_beyond_axis"]].tolist() == [0, 0]
+    assert found.loc["ridge", "r"] > found.loc["ridge", "r_beyond_axis"]
+    assert found.loc["ridge", "r"] < found.loc["ridge", "r_of_ceiling"]

@@ -32,6 +32,8 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
                             "rank": range(1, n_genes + 1),
                             "r": r,
                             "r_pooled": r,
+                            "r_beyond_axis": r / 10,
+                            "r_ceiling": 0.8,
                             "undefined": "no" if level is not None else "prediction",
                         }
                     )
@@ -44,12 +46,43 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
         "slides": slides,
         "seed": 0,
     }
-    return CrossValidation(scores=tidy(pd.concat(parts, ignore_index=True)), **(defaults | options))
+    scores = tidy(pd.concat(parts, ignore_index=True))
+    patterns = scores[["model", "fold", "patient", "slide"]].drop_duplicates(ignore_index=True)
+    patterns["patterns_predicted"] = np.arange(1.0, len(patterns) + 1)
+    defaults["patterns"] = patterns.assign(patterns_measured=9.0, gene_agreement=0.3)
+    return CrossValidation(scores=scores, **(defaults | options))
 
 
 @pytest.fixture
 def cv():
     return result({"good": 0.5, "ridge": 0.4, "null mean": None})
+
+
+def test_measures_are_means_over_genes_then_slides_then_patients(cv):
+    found = cv.measures()
+    assert list(found.index) == ["good", "ridge", "null mean"]
+    areas = cv.areas().mean(axis=1)
+    np.testing.assert_allclose(found["r"], areas)
+    np.testing.assert_allclose(found["r_beyond_axis"], areas / 10)
+    np.testing.assert_allclose(found["r_of_ceiling"], areas / 0.8)
+    # Two slides for each of five patients, numbered from 1.
+    np.testing.assert_allclose(found["patterns_predicted"], [5.5, 15.5, 25.5])
+    assert (found["gene_agreement"] == 0.3).all()
+    for name in ("r", "r_beyond_axis", "r_of_ceiling"):
+        assert (found[f"{name}_low"] <= found[name]).all()
+        assert (found[f"{name}_high"] >= found[name]).all()
+    assert found.loc["good", "r_low"] < found.loc["good", "r"] < found.loc["good", "r_high"]
+
+
+def test_measures_count_a_constant_prediction_as_0_and_leave_out_a_constant_measurement():
+    cv = result({"model": 0.4}, n_folds=2, n_genes=2)
+    cv.scores["r_beyond_axis"] = [0.2, np.nan] * 4
+    cv.scores["undefined"] = pd.Categorical(["no", "prediction"] * 4, ["no", "prediction", "measurement"])
+    assert cv.measures().loc["model", "r_beyond_axis"] == pytest.approx(0.1)
+    cv.scores["undefined"] = pd.Categorical(["no", "measurement"] * 4, ["no", "prediction", "measurement"])
+    assert cv.measures().loc["model", "r_beyond_axis"] == pytest.approx(0.2)
+    cv.scores["r_ceiling"] = np.nan
+    assert np.isnan(cv.measures().loc["model", "r_of_ceiling"])
 
 
 def test_curve_is_over_genes_then_slides_then_patients(cv):
@@ -175,6 +208,7 @@ def test_saved_and_loaded_result_is_equal(chosen, tmp_path):
     chosen.save(tmp_path / "cv")
     loaded = CrossValidation.load(tmp_path / "cv")
     pd.testing.assert_frame_equal(loaded.scores, chosen.scores, check_exact=True, check_categorical=True)
+    pd.testing.assert_frame_equal(loaded.patterns, chosen.patterns, check_exact=True, check_categorical=True)
     pd.testing.assert_frame_equal(loaded.inner, chosen.inner, check_exact=True, check_dtype=False)
     pd.testing.assert_frame_equal(loaded.summary(), chosen.summary(), check_exact=True)
     pd.testing.assert_frame_equal(loaded.best, chosen.best, check_dtype=False)

@@ -36,6 +36,8 @@ def test_the_table_is_tidy(cohort, run, systems):
         "rank",
         "r",
         "r_pooled",
+        "r_beyond_axis",
+        "r_ceiling",
         "undefined",
     ]
     assert len(table) == 2 * 3 * 2 * 20

@@ -224,7 +224,11 @@ def test_every_model_has_a_gate(slides, quick):
     bound = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3}})
     assert (bound.card.gate.unit, bound.card.gate.n) == ("patients", 2)
     assert bound.card.gate.applied
-    assert len(bound.card.reliability.r) == 10
+    reliability = bound.card.reliability
+    assert len(reliability.r) == len(reliability.r_beyond_axis) == len(reliability.r_ceiling) == 10
+    assert all(0 < value <= 1 for value in reliability.r_ceiling if value is not None)
+    assert 1 <= reliability.patterns_predicted <= 10
+    assert 1 <= reliability.patterns_measured <= 10
     # `train` records the gate even if it is switched off.
     off = ds.models.train(slides, **{**quick, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}})
     assert not off.card.gate.applied

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from deepspot.tl._alignment.align import align
 from deepspot.tl._alignment.null import Agreement
-from deepspot.tl._alignment.parts import MIN_PART, _correlations, misplaced, parts
+from deepspot.tl._alignment.parts import MIN_PART, _correlations, align_with_parts, misplaced, parts
 
 SIDE, GENES, PITCH = 14, 40, 100.0
 
@@ -105,3 +106,37 @@ def test_large_slides_are_sampled(slide, monkeypatch):
     truth[parts(slide[2])["upper half"]] = True
     _, spots = misplaced(moved(slide, truth, turned), slide[2], slide[1], slide[2])
     assert spots[truth].mean() > spots[~truth].mean() + 0.5
+
+
+@pytest.fixture(scope="module")
+def wide(slide):
+    """Genes that share three wide patterns, and a good prediction of them."""
+    um, rng = slide[2], np.random.default_rng(1)
+    patterns = gaussian_filter(rng.normal(size=(3, SIDE, SIDE)), (0, 2.5, 2.5)).reshape(3, -1).T
+    fields = (patterns / patterns.std(axis=0)) @ rng.normal(size=(3, GENES))
+    measured, predicted = (fields + rng.normal(size=fields.shape) for _ in range(2))
+    return measured, predicted, um
+
+
+def mirrored(um):
+    return np.column_stack([um[:, 0].min() + um[:, 0].max() - um[:, 0], um[:, 1]])
+
+
+def test_a_part_that_makes_the_whole_slide_misaligned_is_named(wide):
+    _, predicted, um = wide
+    truth = np.zeros(len(um), dtype=bool)
+    truth[parts(um)["upper half"]] = True
+    counts = moved(wide, truth, mirrored)
+    assert align(counts, um, predicted, um, max_shift=1).verdict == "misaligned"
+    result, spots = align_with_parts(counts, um, predicted, um, max_shift=1)
+    assert (result.verdict, result.misplaced) == ("partly misaligned", ("upper half",))
+    np.testing.assert_array_equal(spots, truth)
+    assert "not significantly" not in repr(result)
+
+
+@pytest.mark.parametrize("where", [mirrored, lambda um: um + np.array([2 * PITCH, 0])])
+def test_a_slide_that_is_misplaced_as_a_whole_has_no_misplaced_part(wide, where):
+    _, predicted, um = wide
+    everywhere = np.ones(len(um), dtype=bool)
+    result, spots = align_with_parts(moved(wide, everywhere, where), um, predicted, um, max_shift=2)
+    assert (result.verdict, result.misplaced, spots.any()) == ("misaligned", (), False)

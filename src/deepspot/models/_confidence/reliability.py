@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deepspot._core.validate import check_same_length
 from deepspot._stats.metrics import pearson, varies
+from deepspot._stats.patterns import beyond_first_axis, compare_patterns
 from deepspot.errors import InputError
 
 from .folds import Folds, Unit
@@ -32,6 +33,16 @@ class Reliability(BaseModel):
     r_n
         Units in which the gene varies. None for models of earlier versions. These have intervals of the mean over
         patients, which are too narrow for the next slide and are not read.
+    r_beyond_axis
+        The same as `r`, after the first principal component of the measured genes of a slide was regressed out of both
+        the prediction and the measurement; see :func:`deepspot.tl.evaluate`. None as for `r`, and for models of earlier
+        versions.
+    r_ceiling
+        Highest r that a perfect prediction can have with the measured counts of the training slides: mean over slides.
+        None for a gene whose counts are too few to tell, and for a model that was fitted to arrays.
+    patterns_predicted, patterns_measured, gene_agreement
+        Effective number of patterns of the genes, predicted and measured, and correlation between the predicted and the
+        measured correlations of pairs of genes: means over held-out slides.
     level, half_width
         Share of the measurements of a new patient that ``prediction ± half_width`` covers, calibrated over patients
         (conformal); None with too few patients.
@@ -52,6 +63,11 @@ class Reliability(BaseModel):
     r_low: list[float | None]
     r_high: list[float | None]
     r_n: list[int] | None = None
+    r_beyond_axis: list[float | None] | None = None
+    r_ceiling: list[float | None] | None = None
+    patterns_predicted: float | None = None
+    patterns_measured: float | None = None
+    gene_agreement: float | None = None
     level: float = LEVEL
     half_width: list[float | None] | None = None
     why_no_interval: str = ""
@@ -64,6 +80,9 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
     units = folds.by_unit()
     by_slide = [_by_slide(predicted, targets, rows, slides) for rows in units]
     r, n, low, high = summarize(by_slide)
+    pairs = [[(predicted[rows], targets[rows]) for rows in _rows_by_slide(unit, slides)] for unit in units]
+    beyond = pd.DataFrame([pd.DataFrame([beyond_first_axis(*pair) for pair in unit]).mean() for unit in pairs]).mean()
+    patterns = pd.DataFrame([pd.DataFrame([compare_patterns(*pair) for pair in unit]).mean() for unit in pairs]).mean()
     if folds.unit != "patients":
         low, high = np.full((2, len(r)), np.nan)
     half_width, reason = None, f"{folds.unit} of one patient were held out, and intervals are calibrated over patients"
@@ -77,6 +96,8 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
         r_low=_listed(low),
         r_high=_listed(high),
         r_n=n.tolist(),
+        r_beyond_axis=_listed(beyond.to_numpy()),
+        **dict(zip(patterns.index, _listed(patterns.to_numpy()), strict=True)),
         half_width=None if half_width is None else _listed(half_width),
         why_no_interval=reason,
     )
@@ -85,11 +106,14 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
 def _by_slide(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
     """Return r (slides, genes) in the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
     parts = []
-    for slide in np.unique(slides[rows]):
-        these = rows[slides[rows] == slide]
+    for these in _rows_by_slide(rows, slides):
         r = np.nan_to_num(pearson(predicted[these], targets[these]))
         parts.append(np.where(varies(targets[these]), r, np.nan))
     return np.stack(parts)
+
+
+def _rows_by_slide(rows: np.ndarray, slides: np.ndarray) -> list[np.ndarray]:
+    return [rows[slides[rows] == slide] for slide in np.unique(slides[rows])]
 
 
 def summarize(by_slide: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -179,9 +179,10 @@ def cross_validate(
 
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size, tiles_px=look.tiles_px)
-    scores, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
+    scores, patterns, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
     return CrossValidation(
         scores=tidy(scores),
+        patterns=tidy(patterns),
         inner=inner,
         grid={system.name: list(system.grid) for system in systems},
         top=numbers,

@@ -12,6 +12,7 @@ import pandas as pd
 
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
+from deepspot._stats.ceiling import ceiling
 from deepspot._stats.normalize import most_variable
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
@@ -109,6 +110,14 @@ class Fold:
     def expression(self, slide: MeasuredSlide) -> np.ndarray:
         """Return the log-expression (n, genes) of a slide of either side; NaN for genes that it did not measure."""
         return target(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)])
+
+    def ceiling(self, slide: MeasuredSlide) -> np.ndarray:
+        """Return the highest r (genes,) that a perfect prediction can have with the counts of a slide."""
+        columns = slide.genes.get_indexer(pd.Index(self.genes))
+        values = np.full(len(columns), np.nan)
+        depth = slide.depth(self.depth_genes[self.depth_genes.isin(slide.genes)])
+        values[columns >= 0] = ceiling(slide.counts[:, columns[columns >= 0]], depth)
+        return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
     from .factories import System
 
-FORMAT = 1
-TABLE, INNER, REST = "scores.csv.gz", "inner.csv.gz", "cross_validation.json"
+FORMAT = 2
+TABLE, PATTERNS, INNER = "scores.csv.gz", "patterns.csv.gz", "inner.csv.gz"
+REST = "cross_validation.json"
+MEASURES = ["r", "r_beyond_axis", "r_of_ceiling", "gene_agreement", "patterns_predicted", "patterns_measured"]
+NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES]
 FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
@@ -66,8 +69,16 @@ class CrossValidation:
             The gene, and its rank among the training set's most variable ones, from 1.
         `r`, `r_pooled`
             Pearson r over the spots of the slide, and over those of all slides of the fold together.
+        `r_beyond_axis`
+            The same as `r`, after the first principal component of the measured genes of the slide was regressed out of
+            the prediction and the measurement. Most genes share this axis.
+        `r_ceiling`
+            Highest r that a perfect prediction can have with the counts of the slide; NaN if they are too few to tell.
         `undefined`
             ``"no"``, or the side that was constant over the slide: ``"prediction"`` or ``"measurement"``.
+    patterns
+        One row for each model and held-out slide: `patterns_predicted`, `patterns_measured` and `gene_agreement`, see
+        :func:`deepspot.tl.evaluate`.
     inner
         Area under the curve on the inner folds: `model`, `fold`, `inner_fold`, `setting` (index in `grid`), `area`.
     grid
@@ -98,6 +109,7 @@ class CrossValidation:
     genes: int | list[str] = 5000
     slides: dict[str, str] = field(default_factory=dict)
     systems: Mapping[str, System] = field(default_factory=dict)
+    patterns: pd.DataFrame = field(kw_only=True)
     seed: int = field(kw_only=True)
 
     def __repr__(self) -> str:
@@ -211,6 +223,47 @@ class CrossValidation:
             rows.append(row | {"folds": values.shape[1]})
         return self._noted(pd.DataFrame(rows, index=values.index))
 
+    def measures(self, *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
+        """Return what r alone does not show, one row for each model.
+
+        Parameters
+        ----------
+        n_bootstrap
+            Number of bootstrap samples of the held-out patients.
+
+        Returns
+        -------
+        Means over genes, then slides, then patients, each with the ends ``_low`` and ``_high`` of its 95 % interval
+        from the bootstrap: `r` over all genes; `r_beyond_axis`, the same without the axis that most genes share;
+        `r_of_ceiling`, mean r divided by the mean `r_ceiling` of the same genes; `gene_agreement`, the correlation
+        between predicted and measured correlations of pairs of genes; and the effective numbers `patterns_predicted`
+        and `patterns_measured`. ``attrs["note"]`` states limitations of these numbers.
+
+        References
+        ----------
+        Spearman, "Correlation calculated from faulty data", British Journal of Psychology 1910, and Brown, in the same
+        issue, for the ceiling.
+        """
+        names = ["model", "fold", "patient", "slide"]
+        beyond = self.scores["r_beyond_axis"].fillna(0).where(self.scores["undefined"] != "measurement")
+        by_gene = self.scores.assign(r=_filled(self.scores), r_beyond_axis=beyond)
+        limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(names, observed=True)
+        by_slide = by_gene.groupby(names, observed=True)[["r", "r_beyond_axis"]].mean()
+        by_slide["r_of_ceiling"] = limited["r"].mean() / limited["r_ceiling"].mean()
+        by_slide = by_slide.join(self.patterns.set_index(names))
+        by_patient = by_slide.groupby(names[:3], observed=True).mean()
+        by_fold = by_patient.groupby(names[:2], observed=True).mean()[MEASURES]
+        samples = draws(self.scores["fold"].nunique(), n_bootstrap, self.seed)
+        rows = {}
+        for model, known in by_fold.groupby("model", observed=True, sort=False):
+            rows[model] = known.mean().to_dict()
+            for name, values in known.items():
+                ends = spread(values.to_numpy()[samples].mean(axis=1))[1:]
+                rows[model] |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
+        columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+        order = [model for model in self.grid if model in rows]
+        return self._noted(pd.DataFrame(rows).T.loc[order, columns].rename_axis("model"))
+
     def compare(self, baseline: str = "ridge", *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
         """Compare every model with a baseline on the same patients.
 
@@ -282,7 +335,7 @@ class CrossValidation:
         return self._noted(pd.DataFrame(found, index=genes))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Save to a new folder of ``scores.csv.gz``, ``inner.csv.gz`` and ``cross_validation.json``.
+        """Save to a new folder of three tables, ``*.csv.gz``, and ``cross_validation.json``.
 
         With `overwrite` a saved result is replaced.
         """
@@ -295,7 +348,7 @@ class CrossValidation:
         content = {"format": FORMAT} | {name: plain(getattr(self, name), repr) for name in FIELDS}
         with replace_folder(path, overwrite=overwrite) as new:
             new.mkdir()
-            for name, frame in ((TABLE, self.scores), (INNER, self.inner)):
+            for name, frame in ((TABLE, self.scores), (PATTERNS, self.patterns), (INNER, self.inner)):
                 frame.to_csv(new / name, index=False, compression={"method": "gzip", "mtime": 0})
             (new / REST).write_text(json.dumps(content, indent=1))
 
@@ -311,8 +364,12 @@ class CrossValidation:
         try:
             content = json.loads((path / REST).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise InputError(f"{path / REST} has another format than {FORMAT}, which this version reads.")
+                raise InputError(
+                    f"{path / REST} has another format than {FORMAT}, which this version reads. Run "
+                    "`ds.models.cross_validate` again; with the same `out=` it reuses finished fits."
+                )
             fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
+            fields["patterns"] = tidy(_read(path / PATTERNS))
             return cls(tidy(_read(path / TABLE)), _read(path / INNER), **fields)
         except InputError:
             raise
@@ -349,7 +406,7 @@ def _filled(part: pd.DataFrame) -> np.ndarray:
 def _read(file: Path) -> pd.DataFrame:
     # As text first: a gene or a patient may be called NA or 007, and r must not be rounded.
     frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for column in frame.columns.intersection(["r", "r_pooled", "area"]):
+    for column in frame.columns.intersection(NUMBERS):
         frame[column] = [float(value or "nan") for value in frame[column]]
     for column in frame.columns.intersection(["rank", "setting"]):
         frame[column] = frame[column].astype("int64")
@@ -360,7 +417,8 @@ def _read(file: Path) -> pd.DataFrame:
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Convert names to categories in the order of their appearance."""
-    for column in ("model", "fold", "patient", "slide", "gene"):
+    for column in table.columns.intersection(["model", "fold", "patient", "slide", "gene"]):
         table[column] = pd.Categorical(table[column], categories=list(dict.fromkeys(table[column])))
-    table["undefined"] = pd.Categorical(table["undefined"], categories=list(UNDEFINED))
+    if "undefined" in table:
+        table["undefined"] = pd.Categorical(table["undefined"], categories=list(UNDEFINED))
     return table

@@ -14,6 +14,7 @@ import pandas as pd
 from deepspot._core.hashing import digest
 from deepspot._core.logging import bar, logger
 from deepspot._features.bags import Bags
+from deepspot._stats.patterns import beyond_first_axis, compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._systems import FITS
 from deepspot.models._training.targets import Oversample
@@ -54,9 +55,9 @@ class Runner:
     device: str | None = None
     oversample: Oversample | None = None
 
-    def run(self, folds: Sequence[tuple[Fold, Sequence[Fold]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the scores on the outer folds and the areas on their inner folds."""
-        outer, inner = [], []
+    def run(self, folds: Sequence[tuple[Fold, Sequence[Fold]]]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """Return the scores and the patterns on the outer folds, and the areas on their inner folds."""
+        outer, patterns, inner = [], [], []
         tuned = [system for system in self.systems if len(system.grid) > 1]
         choices = sum(len(system.grid) for system in tuned)
         total = sum(choices * len(parts) + len(self.systems) for _, parts in folds)
@@ -64,9 +65,11 @@ class Runner:
             for fold, parts in folds:
                 areas = self._inner(fold.split.name, parts if tuned else (), tuned, progress)
                 inner.append(areas)
-                outer.append(self._outer(fold, areas, progress))
+                scores, found = self._outer(fold, areas, progress)
+                outer.append(scores)
+                patterns.append(found)
                 logger.info("Fold %r is done: %d genes.", fold.split.name, len(fold.genes))
-        return pd.concat(outer, ignore_index=True), pd.concat(inner, ignore_index=True)
+        return tuple(pd.concat(frames, ignore_index=True) for frames in (outer, patterns, inner))
 
     def _inner(self, name: str, parts: Sequence[Fold], tuned: Sequence[System], progress: tqdm) -> pd.DataFrame:
         rows: list[tuple[str, str, str, int, float]] = []
@@ -92,9 +95,10 @@ class Runner:
             by_patient.setdefault(slide.patient, []).append(curve(filled(r, undefined), top))
         return area(top, mean_known([mean_known(curves) for curves in by_patient.values()]))
 
-    def _outer(self, fold: Fold, areas: pd.DataFrame, progress: tqdm) -> pd.DataFrame:
+    def _outer(self, fold: Fold, areas: pd.DataFrame, progress: tqdm) -> tuple[pd.DataFrame, pd.DataFrame]:
         data = fold_data(fold, self.bags, oversample=self.oversample, seed=self.seed)
-        frames = []
+        ceilings = [fold.ceiling(slide) for slide in fold.split.test]
+        frames, patterns = [], []
         for system in self.systems:
             setting = select(areas, system.name, len(system.grid))[0]
 
@@ -105,9 +109,11 @@ class Runner:
 
             about = {"fold": data.name, "slides": [slide.name for slide in data.test], "genes": data.genes}
             kept = self._kept(system, setting, data, "outer", work, about)
-            frames.append(_frame(system, data, [kept[f"prediction_{number}"] for number in range(len(data.test))]))
+            predictions = [kept[f"prediction_{number}"] for number in range(len(data.test))]
+            frames.append(_frame(system, data, predictions, ceilings))
+            patterns += _patterns(system, data, predictions)
             progress.update()
-        return pd.concat(frames, ignore_index=True)
+        return pd.concat(frames, ignore_index=True), pd.DataFrame(patterns)
 
     def _kept(
         self,
@@ -144,11 +150,22 @@ class Runner:
         return [values[slide.rows].astype(np.float32) for slide, values in zip(data.test, predictions, strict=True)]
 
 
-def _frame(system: System, data: FoldData, predictions: Sequence[np.ndarray]) -> pd.DataFrame:
+def _patterns(system: System, data: FoldData, predictions: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Return the number of patterns of a system on the held-out slides of a fold, and the agreement of gene pairs."""
+    return [
+        {"model": system.name, "fold": data.name, "patient": slide.patient, "slide": slide.name}
+        | compare_patterns(predicted, slide.measured)
+        for slide, predicted in zip(data.test, predictions, strict=True)
+    ]
+
+
+def _frame(
+    system: System, data: FoldData, predictions: Sequence[np.ndarray], ceilings: Sequence[np.ndarray]
+) -> pd.DataFrame:
     """Return the scores of a system on the held-out slides of a fold, one row for each slide and gene."""
     pooled = score(np.concatenate(predictions), np.concatenate([slide.measured for slide in data.test]))[0]
     frames = []
-    for slide, predicted in zip(data.test, predictions, strict=True):
+    for slide, predicted, ceiling in zip(data.test, predictions, ceilings, strict=True):
         r, undefined = score(predicted, slide.measured)
         frame = {
             "model": system.name,
@@ -160,6 +177,8 @@ def _frame(system: System, data: FoldData, predictions: Sequence[np.ndarray]) ->
             "rank": np.arange(1, len(data.genes) + 1),
             "r": r,
             "r_pooled": pooled,
+            "r_beyond_axis": beyond_first_axis(predicted, slide.measured),
+            "r_ceiling": ceiling,
             "undefined": np.asarray(UNDEFINED)[undefined],
         }
         frames.append(pd.DataFrame(frame))

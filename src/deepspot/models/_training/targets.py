@@ -16,6 +16,7 @@ from deepspot._core.validate import check_count
 from deepspot._features.bags import Bags
 from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
+from deepspot._stats.ceiling import ceiling
 from deepspot._stats.gamma_poisson import residuals
 from deepspot._stats.normalize import HIGHEST, TARGET_SUM, most_variable, normalize
 from deepspot._stats.oversample import cluster, equalize
@@ -189,3 +190,15 @@ def out_of_fold_residuals(
         name: [round(float(value), DIGITS) if np.isfinite(value) else None for value in values]
         for name, values in zip(("dispersion", "rate_level"), residuals(parts), strict=True)
     }
+
+
+def mean_ceiling(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> list[float | None]:
+    """Return the mean over slides of the highest r that a perfect prediction of a gene can have, None if unknown."""
+    found = []
+    for slide, counted in zip(slides, depth_genes(slides)[0], strict=True):
+        shared = [gene for gene in genes if gene in slide.genes]
+        values = ceiling(slide.counts[:, slide.genes.get_indexer(shared)], slide.depth(counted))
+        found.append(pd.Series(values, index=shared).reindex(genes))
+    return [
+        round(float(value), DIGITS) if np.isfinite(value) else None for value in pd.concat(found, axis=1).mean(axis=1)
+    ]

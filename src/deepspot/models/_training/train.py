@@ -10,7 +10,7 @@ from deepspot.errors import InputError
 
 from .config import CardText, SlideKeys, TileConfig, as_config
 from .copies import check_copies
-from .targets import Oversample, choose_genes, out_of_fold_residuals, targets, training_set
+from .targets import Oversample, choose_genes, mean_ceiling, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,7 +158,7 @@ def train(
     if reliability is not None and model.out_of_fold is not None:
         spots = [len(bags[slide.name]) for slide in plan.measured]
         residuals = out_of_fold_residuals(plan.measured, expression, model.out_of_fold, spots)
-        reliability = reliability.model_copy(update=residuals)
+        reliability = reliability.model_copy(update=residuals | {"r_ceiling": mean_ceiling(plan.measured, chosen)})
     model.card = model.card.model_copy(
         update={
             **text.model_dump(),

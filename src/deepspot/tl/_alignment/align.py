@@ -103,7 +103,8 @@ class Alignment:
     def __repr__(self) -> str:
         as_is, moved = f"r {self.r_as_is:.2f} without a move", f"{self.r:.2f} when {self.move}"
         if self.best:
-            as_is += ", " + (moved if self.verdict == "misaligned" else f"not significantly better: {moved}")
+            better = self.verdict == "misaligned" or (self.verdict == "partly misaligned" and self.gain_low > 0)
+            as_is += ", " + (moved if better else f"not significantly better: {moved}")
         where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
         return f"{self.verdict.capitalize()}: {MEANING[self.verdict]}{where} ({as_is})"
 

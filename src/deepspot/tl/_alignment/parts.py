@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.spatial_null import surrogates
 
+from .align import MAX_GENES, Alignment, align
 from .moves import AS_IS, MIN_OVERLAP, NEAR, make_few_moves
 from .null import SMALL, standardize
 
 MIN_PART = 40  # spots
 MAX_PARTS_ALONG = 4
+# Share of the spots in a part that can make the whole slide misaligned. Without it, at least half must be left.
+PART_OF_MISALIGNED = 0.2, 0.51
 MAX_SPOTS = 1000  # the eigenvectors of more spots take long
 N_FIELDS = 99
-GENES, COMPONENTS = 200, 20
+COMPONENTS = 20
 # Standard deviations by which the gain of a misplaced part exceeds that of aligned slides. Chosen on the pairs that
 # benchmarks/alignment_parts.py names.
 MISPLACED = 4.0
@@ -26,6 +31,36 @@ ALIGNED, FITS = 2.33, 1.64
 # Share of the r at the best place that a misplaced part may have where it is. A model of other tissue is wrong in whole
 # regions, which then fit a little better elsewhere.
 MOST_IN_PLACE = 0.8
+
+
+def align_with_parts(
+    measured: np.ndarray,
+    measured_um: np.ndarray,
+    predicted: np.ndarray,
+    predicted_um: np.ndarray,
+    *,
+    max_shift: float = 3.0,
+    seed: int = 0,
+) -> tuple[Alignment, np.ndarray]:
+    """Check a slide and its parts: return the result, and whether each measured spot (n,) is misplaced within it.
+
+    The arguments are those of `align`, with all shared genes: the slide is compared by the genes that are detected in
+    most spots.
+    """
+    places: dict[str, Any] = {
+        "measured_um": measured_um,
+        "predicted_um": predicted_um,
+        "max_shift": max_shift,
+        "seed": seed,
+    }
+    often = np.argsort(-(measured > 0).sum(axis=0), kind="stable")[:MAX_GENES]
+    a, b = measured[:, often], predicted[:, often]
+    result = align(measured=a, predicted=b, **places)
+    if result.verdict == "misaligned":
+        names, spots = misplaced_alone(result, measured=a, predicted=b, **places)
+    else:
+        names, spots = misplaced(measured=measured, predicted=predicted, **places)
+    return (replace(result, verdict="partly misaligned", misplaced=names) if names else result), spots
 
 
 def parts(centers_um: np.ndarray) -> dict[str, np.ndarray]:
@@ -110,13 +145,50 @@ def misplaced(
     return tuple(found), np.isin(cKDTree(um).query(measured_um)[1], worst_rows)
 
 
+def misplaced_alone(
+    whole: Alignment,
+    measured: np.ndarray,
+    measured_um: np.ndarray,
+    predicted: np.ndarray,
+    predicted_um: np.ndarray,
+    *,
+    max_shift: float = 3.0,
+    seed: int = 0,
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the part without which a misaligned slide is aligned, and whether each measured spot (n,) is in it.
+
+    A large misplaced part makes the slide as a whole fit better elsewhere, although the rest is in place. The rest must
+    be aligned, and must not fit better after the best move of the whole slide, as it does if that is shifted a little.
+    The part must fit clearly better elsewhere. Of several such parts it is the one with the best fit of the rest. The
+    result is empty if there is none.
+    """
+    n = len(measured)
+    known = np.flatnonzero(make_few_moves(measured_um, predicted_um, pitch_px(predicted_um), 0.0).nearest[0] >= 0)
+    smallest, largest = (share * len(known) for share in PART_OF_MISALIGNED)
+    best, spots = 0.0, np.zeros(n, dtype=bool)
+    names: tuple[str, ...] = ()
+    for name, rows in parts(measured_um[known]).items():
+        if not smallest <= len(rows) <= largest:
+            continue
+        kept = np.delete(known, rows)
+        rest = align(measured[kept], measured_um[kept], predicted, predicted_um, max_shift=max_shift, seed=seed)
+        moved = rest.table["r"].iloc[whole.best]  # NaN if that leaves the tissue
+        if rest.verdict != "aligned" or moved >= rest.r_as_is or rest.r_as_is <= best:
+            continue
+        at = known[rows]
+        part = align(measured[at], measured_um[at], predicted, predicted_um, max_shift=max_shift, seed=seed)
+        if part.r_as_is < MOST_IN_PLACE * part.r:
+            best, names, spots = rest.r_as_is, (name,), ~np.isin(np.arange(n), kept)
+    return names, spots
+
+
 def _components(measured: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the principal components of predicted genes with large variance, and the same components as measured.
 
     A gene that is predicted well has a large predicted variance; components without it would add noise.
     """
     vary = np.flatnonzero((np.ptp(measured, axis=0) > 0) & (np.ptp(predicted, axis=0) > 0))
-    genes = vary[np.argsort(-predicted[:, vary].std(axis=0), kind="stable")[:GENES]]
+    genes = vary[np.argsort(-predicted[:, vary].std(axis=0), kind="stable")[:MAX_GENES]]
     a, b = standardize(measured[:, genes]), standardize(predicted[:, genes])
     loadings = np.linalg.svd(b, full_matrices=False)[2][:COMPONENTS].T
     return a @ loadings, b @ loadings

@@ -131,6 +131,9 @@ def predict(
         Region and instance, which link the rows to the shapes.
     ``obsm["spatial"]``
         (n, 2) float64, centers as x and y in pixels of the full-resolution image.
+    ``var["expected_r_beyond_axis"]``, ``var["expected_r_ceiling"]``
+        float32, out-of-fold r beyond the first axis of the measured genes of a slide, and the highest r that a perfect
+        prediction can have with the counts of the training slides; NaN if unknown. See :func:`evaluate`.
     ``uns["log1p"]``
         Marks `X` as log-transformed for scanpy.
     ``uns["deepspot"]``

@@ -1,0 +1,47 @@
+"""Highest correlation that a perfect prediction can have with noisy counts."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .metrics import pearson
+from .normalize import normalize
+
+N_SPLITS = 10
+LEAST = 1.645  # halves that agree less than by chance at p = 0.05, times sqrt(n), have no ceiling
+
+
+def ceiling(counts: csr_matrix, depth: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Return the highest Pearson r (genes,) that a prediction can have with counts (n, genes) of spots of `depth` (n,).
+
+    The counts are split at random into halves (binomial), which are independent measurements of the same spots. From
+    the correlation r of their log-expression, the Spearman-Brown formula gives the reliability 2 r / (1 + r) of the
+    whole measurement. Its square root is the correlation with the expected measurement. NaN for a gene whose halves do
+    not agree significantly.
+    """
+    rng = np.random.default_rng(seed)
+    counts = counts.astype(np.int64)
+    others = (depth - np.asarray(counts.sum(axis=1)).ravel()).astype(np.int64)
+    r = np.zeros(counts.shape[1])
+    for _ in range(N_SPLITS):
+        half = counts.copy()
+        half.data = rng.binomial(counts.data, 0.5)
+        other = rng.binomial(others, 0.5)
+        halves = [(half, other), (counts - half, others - other)]
+        r += np.nan_to_num(pearson(*(_expression(part, rest) for part, rest in halves))) / N_SPLITS
+    reliable = r > LEAST / np.sqrt(max(counts.shape[0], 1))
+    return np.sqrt(2 * r / (1 + r), out=np.full(len(r), np.nan), where=reliable)
+
+
+def mean_of_ceiling(r: np.ndarray, ceilings: np.ndarray) -> float:
+    """Return the mean of r (genes,) as a share of the mean ceiling, over genes that have both; NaN without any.
+
+    A mean of ratios would depend on the genes with the lowest ceilings.
+    """
+    known = np.isfinite(r) & np.isfinite(ceilings)
+    return float(r[known].mean() / ceilings[known].mean()) if known.any() else float("nan")
+
+
+def _expression(counts: csr_matrix, others: np.ndarray) -> np.ndarray:
+    return normalize(csr_matrix(counts), np.asarray(counts.sum(axis=1)).ravel() + others).toarray()
