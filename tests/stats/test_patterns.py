@@ -7,6 +7,7 @@ from deepspot._stats.metrics import pearson
 from deepspot._stats.patterns import (
     beyond_first_axis,
     compare_patterns,
+    distinct_genes,
     effective_patterns,
     first_axis,
     gene_agreement,
@@ -76,6 +77,16 @@ def test_gene_agreement_compares_pairs(patterns):
     assert abs(gene_agreement(rng.normal(size=measured.shape), measured)) < 0.3
     assert np.isnan(gene_agreement(measured[:, :2], measured[:, :2]))
     assert np.isnan(gene_agreement(np.repeat(measured[:, :1], 20, axis=1), measured))
+
+
+def test_distinct_genes_have_different_patterns(patterns):
+    values = np.column_stack([patterns[:, [0, 0, 1, 0, 2]] * [1, 5, 1, 1, 100], np.ones(N)])
+    values[:, 1] += 1e-3 * patterns[:, 3]
+    weight = np.array([0.3, 0.5, 0.4, 0.2, 0.1, 0.9])
+    # The constant gene is last; genes 0 and 3 repeat gene 1, and the scale of a gene does not count.
+    assert distinct_genes(values, weight, 3) == [1, 2, 4]
+    assert sorted(distinct_genes(values, weight, 100)) == list(range(6))
+    assert distinct_genes(values, weight, 100)[-1] == 5
 
 
 @pytest.mark.parametrize("n", [10, N])  # fewer and more spots than genes

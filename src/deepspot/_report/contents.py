@@ -16,6 +16,7 @@ from deepspot._core.validate import check_count
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import known_genes, labels_of
 from deepspot._sdata.view import SlideView
+from deepspot._stats.patterns import distinct_genes
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._confidence.ood import MANY_OOD
 from deepspot.tl._predict.table import learned_from
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deepspot.models._bundle.card import ModelCard
 
 ANNOTATION, CLUSTERS = "annotation", "leiden"
+MAX_SPOTS = 2000
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,12 @@ class SlideContents:
     def provenance(self) -> dict[str, Any]:
         """Entry of the predicted table about its model."""
         return {} if self.prediction is None else dict(self.prediction.uns[UNS])
+
+    @cached_property
+    def sampled(self) -> np.ndarray:
+        """Predicted (else corrected) genes in up to 2,000 spots, which are enough to compare their patterns."""
+        X = self.sdata.tables[str(self.prediction_key or self.corrected_key)].X
+        return np.asarray(X[np.unique(np.linspace(0, X.shape[0] - 1, MAX_SPOTS).astype(int))])
 
     @cached_property
     def learned(self) -> str:
@@ -167,7 +175,10 @@ class SlideContents:
         return next((key for key in (*columns, ANNOTATION, CLUSTERS) if self.table_with_labels(key) is not None), None)
 
     def choose_genes(self, genes: int | Sequence[str]) -> list[str]:
-        """Return the genes to draw: the named ones, or this number with the highest expected r, else variance."""
+        """Return the genes to draw: the named ones, or this number.
+
+        These have different patterns and a high expected r (if it is unknown, a high variance).
+        """
         keys = [name for name in (self.prediction_key, self.corrected_key) if name is not None]
         if not keys:
             return []
@@ -178,7 +189,8 @@ class SlideContents:
         score = table.var.get("expected_r")
         if score is None or score.isna().all():
             score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
-        return [str(gene) for gene in score.sort_values(ascending=False, kind="stable").index[: int(genes)]]
+        weight = np.nan_to_num(score.to_numpy(dtype=float))
+        return [str(table.var_names[column]) for column in distinct_genes(self.sampled, weight, int(genes))]
 
 
 def find_contents(

@@ -17,6 +17,7 @@ from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.metrics import pearson
+from deepspot._stats.patterns import effective_patterns
 
 from .figures import draw_change, draw_groups, draw_r, draw_slide, draw_unusual, to_png, try_drawing
 
@@ -188,6 +189,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
     facts = {
         "maps": maps,
         "known": bool(expected["r"].notna().any()),
+        "patterns": effective_patterns(slide.sampled),
         "tiles": None,
         "finer": None,
         "umap": None,

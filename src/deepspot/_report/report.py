@@ -49,7 +49,7 @@ def report(
     path
         File to write, such as ``"report.html"``.
     genes
-        Genes to draw, or their number, with the highest expected r first.
+        Genes to draw, or their number: genes with different patterns and a high expected r.
     groupby
         Column with groups of spots to draw; by default that of the marker genes, else `annotation`, else `leiden`.
     model

@@ -70,6 +70,20 @@ def effective_patterns(values: np.ndarray) -> float:
     return float(z.shape[1] ** 2 / _sum_of_products(z, z))
 
 
+def distinct_genes(values: np.ndarray, weight: np.ndarray, n: int) -> list[int]:
+    """Return the columns of n genes of values (n, genes) with different patterns, in order of choice.
+
+    By QR decomposition with column pivoting: the gene with the highest `weight` (genes,) is first, and the next is the
+    one with the largest weighted part that the genes before do not explain. Constant genes come last.
+    """
+    from scipy.linalg import qr
+
+    deviations = values - values.mean(axis=0, dtype=np.float64)
+    std = deviations.std(axis=0)
+    scaled = np.divide(deviations * np.maximum(weight, 0), std, out=np.zeros_like(deviations), where=std > SMALL)
+    return qr(scaled, mode="r", pivoting=True)[1][:n].tolist()
+
+
 def gene_agreement(predicted: np.ndarray, measured: np.ndarray) -> float:
     """Return Pearson's r between the correlations of all pairs of genes in two (n, genes) matrices.
 

@@ -419,3 +419,21 @@ def test_results_that_could_not_be_written_are_refused(slide):
     with pytest.raises(TypeError, match=r"uns\['odd'\] cannot be written"):
         add_entries(slide, "table", "uns", {"odd": object()})
     assert "odd" not in slide["table"].uns
+
+
+def test_many_markers_of_a_prediction_give_a_warning(log):
+    """All genes follow one axis: they are one finding and not forty. Measured genes may all differ."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["a", "b"], 50)
+    axis = (labels == "a") + 0.5 * rng.normal(size=100)
+    sdata = spots_with(5 + axis[:, None] + 0.01 * rng.normal(size=(100, 40)), labels, 10)
+    ds.tl.markers(sdata, "region", table_key="genes")
+    assert not any("independent" in line for line in log)
+    sdata["genes"].uns["deepspot"] = {"kind": "prediction"}
+    ds.tl.markers(sdata, "region", table_key="genes", overwrite=True)
+    (warning,) = [line for line in log if "independent" in line]
+    assert warning == (
+        "100 % of the genes differ between group 'a' and the other spots (p_adj < 0.05). They are not as many "
+        "independent markers: the 40 predicted genes hold about 1.0 independent patterns. `test='blocks'` accounts for "
+        "the similarity of neighboring spots."
+    )

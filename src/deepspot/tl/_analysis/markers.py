@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import checked, key_in, keys_in
+from deepspot._core.keys import CORRECTED, PREDICTION, checked, key_in, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import MOST, check_count, check_positive, check_seed
-from deepspot._sdata.tables import find_expression_table, labels_of, match_rows, regions_of
+from deepspot._sdata.tables import find_expression_table, kind_of, labels_of, match_rows, regions_of
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
 from deepspot._stats.log_scale import PAPER, log_expression
+from deepspot._stats.patterns import effective_patterns
 from deepspot._stats.spatial_null import spatial_p_values
 from deepspot.errors import InputError
 
@@ -25,6 +26,7 @@ REST, FEWEST = "rest", 3
 # Cochran's limit for expected counts, and the largest share of spots for which it is used.
 EXPECTED, RARE = 5, 0.2
 TESTS = ("wilcoxon", "blocks")
+MOST_GENES = 0.5  # share of the genes that differ, above which there is a warning for predicted genes
 NAMES = {"names": "gene", "logfoldchanges": "logfoldchange", "scores": "score", "pvals": "p", "pvals_adj": "p_adj"}
 
 
@@ -64,6 +66,9 @@ def markers(
     14 % of such Gaussian random fields differ between the upper and lower half of a section with p < 0.05, and 0.3 to
     6 % between the left and right half (``benchmarks/results/markers_halves.md``). Permuting
     blocks of *spots* does not work: the blocks must be larger than the patches, and then a section has too few.
+
+    Predicted genes share few patterns, and so most of them differ between any two regions that differ in cellularity.
+    If more than half of the predicted or corrected genes differ, there is a warning with the number of patterns.
 
     Neither test is valid if the groups were computed from the same genes, such as clusters of the same table. Neither
     test accounts for variation between patients: a section is one sample.
@@ -216,6 +221,14 @@ def markers(
     results = dict(zip(added, (frame, parameters), strict=True))
     add_entries(sdata, table_key, "uns", results, overwrite=overwrite)
     number = frame.groupby("group", observed=True)["significant"].sum()
+    differ = (p_adj < alpha).groupby(frame["group"], observed=True).mean()
+    if kind_of(table) in (PREDICTION, CORRECTED) and (differ > MOST_GENES).any():
+        advice = "" if test == "blocks" else " `test='blocks'` accounts for the similarity of neighboring spots."
+        logger.warning(
+            "%.0f %% of the genes differ between group %r and the other spots (p_adj < %g). They are not as many "
+            "independent markers: the %d predicted genes hold about %.1f independent patterns.%s",
+            *(100 * differ.max(), differ.idxmax(), alpha, small.n_vars, effective_patterns(small.to_df().to_numpy()), advice),
+        )
     left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
     text = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
     logger.info(
