@@ -5,7 +5,8 @@
 Genes, scale and every parameter are chosen without the patient that is left out. `deepspot` is the default, with its
 gate: network, blend or ridge; its search for epochs ends at 20. The presets are trained at batch 128, for 15 epochs at
 the most and on 256 principal components of the embedding. Both are what two cores can do. ST-Net and BLEEP see the
-shared, frozen encoder. Writes benchmarks/results/systems_*.md and systems_*.png.
+shared, frozen encoder. The second table of each cohort is `CrossValidation.measures`. Writes
+benchmarks/results/systems_*.md and systems_*.png.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def main(names: list[str]) -> None:
         # One shallow section is too little to choose parameters within.
         cv = COHORTS[name].cross_validate(models, grid=None if name == "patients" else GRID)
         ds.pl.benchmark(cv).figure.savefig(RESULTS / f"systems_{name}.png", dpi=110)
-        write(name, compare_table(cv, "ridge"))
+        write(name, [*compare_table(cv, "ridge"), "", *measures_table(cv)])
 
 
 def write(cohort: str, lines: list[str]) -> None:
@@ -123,6 +124,25 @@ def compare_table(cv: ds.models.CrossValidation, baseline: str) -> list[str]:
         name = f"*{model}*" if row["null"] else model
         each = " | ".join(f"{areas.loc[model, fold]:.3f}" for fold in folds)
         lines.append(f"| {name} | {row['mean']:.3f} | {each} | {gain} | {p} | {row['undefined_prediction']:,} |")
+    return lines
+
+
+def measures_table(cv: ds.models.CrossValidation) -> list[str]:
+    """What r alone does not show: means over patients, with 95 % intervals from three patients on."""
+    found = cv.measures()
+    lines = [
+        "| model | r | r beyond the first axis | r over ceiling | gene-gene agreement | patterns predicted | "
+        "measured |",
+        "|" + "---|" * 7,
+    ]
+    for model, row in found.iterrows():
+        cells = [f"*{model}*" if model in ("training mean", "position only", "shuffled images") else model]
+        for name, digits in (("r", 3), ("r_beyond_axis", 3), ("r_of_ceiling", 2), ("gene_agreement", 2)):
+            cells.append(f"{row[name]:.{digits}f}")
+            if cv.scores["fold"].nunique() > 2:
+                cells[-1] += f" ({row[f'{name}_low']:.{digits}f} to {row[f'{name}_high']:.{digits}f})"
+        cells += [f"{row['patterns_predicted']:.1f}", f"{row['patterns_measured']:.1f}"]
+        lines.append(f"| {' | '.join(cells).replace('nan', '')} |")
     return lines
 
 

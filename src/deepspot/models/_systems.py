@@ -14,7 +14,7 @@ from ._deepspot import DeepSpot
 # `deepspot.models`, or of the choice of genes, their scale or oversampling, that changes predictions, scores or
 # choices: an algorithm, a default, a preset, the use of random numbers. Do not raise it for comments, names, moved
 # files or speed: users would lose days of work.
-FITS = 1
+FITS = 2
 
 # Factories of estimators from keyword parameters.
 SYSTEMS: dict[str, Callable[..., Any]] = {

@@ -127,7 +127,7 @@ _PUBLISHED = NetworkConfig(
 _PAPER_TRAINING = TrainingConfig(lr=1e-4, batch_size=1024, epochs=30, max_epochs=200, pca=None, gate="off")
 
 PRESETS = {
-    "default": Preset(network=NetworkConfig(), training=TrainingConfig()),
+    "default": Preset(network=NetworkConfig(), training=TrainingConfig(level_slides=True, rank="select")),
     "paper": Preset(
         network=_PUBLISHED.model_copy(update={"phi_average": "mean", "output_dropout": 0.0, "init": "lecun"}),
         training=_PAPER_TRAINING,

@@ -227,7 +227,14 @@ def markers(
         logger.warning(
             "%.0f %% of the genes differ between group %r and the other spots (p_adj < %g). They are not as many "
             "independent markers: the %d predicted genes hold about %.1f independent patterns.%s",
-            *(100 * differ.max(), differ.idxmax(), alpha, small.n_vars, effective_patterns(small.to_df().to_numpy()), advice),
+            *(
+                100 * differ.max(),
+                differ.idxmax(),
+                alpha,
+                small.n_vars,
+                effective_patterns(small.to_df().to_numpy()),
+                advice,
+            ),
         )
     left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
     text = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
