@@ -24,6 +24,8 @@ def test_its_size_card_and_log_lines(log, monkeypatch):
     assert (card.gate.unit, card.gate.n) == ("patients", 2)
     assert len(card.reliability.r) == 1000
     assert "at least 5" in card.reliability.why_no_interval
+    assert {"ERBB2", "ESR1", "PGR", "KRT8", "MKI67", "CD3D", "MS4A1", "CD68", "COL1A1", "CXCL13"} <= set(card.genes)
+    assert (card.training.level_slides, card.training.rank, card.gate.rank) == (True, "select", 10)
     assert any("HER2-positive breast cancer of two patients" in message for message in log)
     assert any("CC BY 4.0" in message for message in log)
 
