@@ -11,7 +11,9 @@ NETWORK = {"width": 8, "members": 2}
 
 
 def fit(bags, targets, **training):
-    model = ds.models.DeepSpot(network=NETWORK, training={"epochs": 2, "max_epochs": 2, "rank": None} | training, seed=0)
+    model = ds.models.DeepSpot(
+        network=NETWORK, training={"epochs": 2, "max_epochs": 2, "rank": None} | training, seed=0
+    )
     return model.fit(bags, targets, patients=PATIENTS)
 
 

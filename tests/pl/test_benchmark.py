@@ -3,7 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepspot.models._cross_validation.result import CrossValidation, tidy
+from deepspot.models._cross_validation.result import CrossValidation
+from deepspot.models._cross_validation.tables import tidy
 from deepspot.pl._benchmark import benchmark
 from deepspot.pl._style import GRAY
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from deepspot.models._cross_validation.factories import System
-from deepspot.models._cross_validation.result import CrossValidation, tidy
+from deepspot.models._cross_validation.result import CrossValidation
+from deepspot.models._cross_validation.tables import tidy
 
 INNER = ["model", "fold", "inner_fold", "setting", "area"]
 

@@ -136,8 +136,9 @@ def cross_validate(
 
     from .factories import check_systems, choose_systems
     from .folds import plan_folds
-    from .result import CrossValidation, tidy
+    from .result import CrossValidation
     from .run import Runner
+    from .tables import tidy
 
     if not len(top):
         raise InputError(f"`top` is empty. The numbers of genes in the paper are {TOP}.")

@@ -19,6 +19,7 @@ from deepspot._core.validate import check_path
 from deepspot.errors import InputError
 
 from .factories import plain
+from .measures import measures
 from .run import select
 from .statistics import (
     N_BOOTSTRAP,
@@ -33,6 +34,7 @@ from .statistics import (
     p_value,
     spread,
 )
+from .tables import read_table, tidy
 
 if TYPE_CHECKING:
     from deepspot.models._estimator import Estimator
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 FORMAT = 2
 TABLE, PATTERNS, INNER = "scores.csv.gz", "patterns.csv.gz", "inner.csv.gz"
 REST = "cross_validation.json"
-MEASURES = ["r", "r_beyond_axis", "r_of_ceiling", "gene_agreement", "patterns_predicted", "patterns_measured"]
-NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES]
 FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
@@ -244,25 +244,9 @@ class CrossValidation:
         Spearman, "Correlation calculated from faulty data", British Journal of Psychology 1910, and Brown, in the same
         issue, for the ceiling.
         """
-        names = ["model", "fold", "patient", "slide"]
-        beyond = self.scores["r_beyond_axis"].fillna(0).where(self.scores["undefined"] != "measurement")
-        by_gene = self.scores.assign(r=_filled(self.scores), r_beyond_axis=beyond)
-        limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(names, observed=True)
-        by_slide = by_gene.groupby(names, observed=True)[["r", "r_beyond_axis"]].mean()
-        by_slide["r_of_ceiling"] = limited["r"].mean() / limited["r_ceiling"].mean()
-        by_slide = by_slide.join(self.patterns.set_index(names))
-        by_patient = by_slide.groupby(names[:3], observed=True).mean()
-        by_fold = by_patient.groupby(names[:2], observed=True).mean()[MEASURES]
-        samples = draws(self.scores["fold"].nunique(), n_bootstrap, self.seed)
-        rows = {}
-        for model, known in by_fold.groupby("model", observed=True, sort=False):
-            rows[model] = known.mean().to_dict()
-            for name, values in known.items():
-                ends = spread(values.to_numpy()[samples].mean(axis=1))[1:]
-                rows[model] |= dict(zip((f"{name}_low", f"{name}_high"), ends, strict=True))
-        columns = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
-        order = [model for model in self.grid if model in rows]
-        return self._noted(pd.DataFrame(rows).T.loc[order, columns].rename_axis("model"))
+        scores = self.scores.assign(r=_filled(self.scores))
+        order = [model for model in self.grid if model in set(scores["model"])]
+        return self._noted(measures(scores, self.patterns, n_bootstrap, self.seed).loc[order])
 
     def compare(self, baseline: str = "ridge", *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
         """Compare every model with a baseline on the same patients.
@@ -369,8 +353,8 @@ class CrossValidation:
                     "`ds.models.cross_validate` again; with the same `out=` it reuses finished fits."
                 )
             fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
-            fields["patterns"] = tidy(_read(path / PATTERNS))
-            return cls(tidy(_read(path / TABLE)), _read(path / INNER), **fields)
+            fields["patterns"] = tidy(read_table(path / PATTERNS))
+            return cls(tidy(read_table(path / TABLE)), read_table(path / INNER), **fields)
         except InputError:
             raise
         except (ValueError, LookupError, TypeError, EOFError, BadGzipFile, zlib.error) as error:
@@ -401,24 +385,3 @@ class CrossValidation:
 def _filled(part: pd.DataFrame) -> np.ndarray:
     codes = pd.Categorical(part["undefined"], categories=list(UNDEFINED)).codes
     return filled(part["r"].to_numpy(dtype=float), np.asarray(codes))
-
-
-def _read(file: Path) -> pd.DataFrame:
-    # As text first: a gene or a patient may be called NA or 007, and r must not be rounded.
-    frame = pd.read_csv(file, dtype=str, keep_default_na=False)
-    for column in frame.columns.intersection(NUMBERS):
-        frame[column] = [float(value or "nan") for value in frame[column]]
-    for column in frame.columns.intersection(["rank", "setting"]):
-        frame[column] = frame[column].astype("int64")
-    if "null" in frame:
-        frame["null"] = frame["null"] == "True"
-    return frame
-
-
-def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Convert names to categories in the order of their appearance."""
-    for column in table.columns.intersection(["model", "fold", "patient", "slide", "gene"]):
-        table[column] = pd.Categorical(table[column], categories=list(dict.fromkeys(table[column])))
-    if "undefined" in table:
-        table["undefined"] = pd.Categorical(table["undefined"], categories=list(UNDEFINED))
-    return table
