@@ -9,7 +9,7 @@ from .metrics import pearson
 from .normalize import normalize
 
 N_SPLITS = 10
-LEAST = 1.645  # halves that agree less than by chance at p = 0.05, times sqrt(n), have no ceiling
+LEAST = 1.645  # times 1 / sqrt(n): r that independent halves exceed by chance with p = 0.05
 
 
 def ceiling(counts: csr_matrix, depth: np.ndarray, *, seed: int = 0) -> np.ndarray:

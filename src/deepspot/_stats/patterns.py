@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import zscore
 
 from .metrics import pearson, varies
 
 SMALL = 1e-6
-
-
-def standardize(values: np.ndarray) -> np.ndarray:
-    """Center the genes of values (n, genes), which must vary, and divide them by their standard deviations."""
-    centered = values - values.mean(axis=0, dtype=np.float64)
-    return centered / centered.std(axis=0)
 
 
 def beyond_first_axis(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -38,7 +33,7 @@ def first_axis(values: np.ndarray) -> np.ndarray:
     """Return the scores (n, 1), of length 1, of the first principal component of genes (n, genes) that vary."""
     from scipy.sparse.linalg import svds
 
-    z = standardize(values)
+    z = zscore(values.astype(np.float64))
     if min(z.shape) < 2:
         return z[:, :1] / np.linalg.norm(z[:, :1])
     # The default start is random.
@@ -66,7 +61,7 @@ def effective_patterns(values: np.ndarray) -> float:
     vary = varies(values)
     if not vary.any():
         return float("nan")
-    z = standardize(values[:, vary])
+    z = zscore(values[:, vary].astype(np.float64))
     return float(z.shape[1] ** 2 / _sum_of_products(z, z))
 
 
@@ -94,7 +89,7 @@ def gene_agreement(predicted: np.ndarray, measured: np.ndarray) -> float:
     genes = int(vary.sum())
     if genes < 3:
         return float("nan")
-    a, b = (standardize(values[:, vary]) for values in (predicted, measured))
+    a, b = (zscore(values[:, vary].astype(np.float64)) for values in (predicted, measured))
     # Sums over all pairs of different genes; the correlation of a gene with itself is 1.
     pairs = genes * (genes - 1)
     sum_a, sum_b = ((z.sum(axis=1) ** 2).sum() / len(z) - genes for z in (a, b))

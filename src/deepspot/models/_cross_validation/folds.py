@@ -12,13 +12,20 @@ import pandas as pd
 
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
-from deepspot._stats.ceiling import ceiling
 from deepspot._stats.normalize import most_variable
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
 from deepspot.models._training.copies import check_copies
 from deepspot.models._training.slides import MeasuredSlide
-from deepspot.models._training.targets import Oversample, TrainingSet, choose_genes, common_genes, target, training_set
+from deepspot.models._training.targets import (
+    Oversample,
+    TrainingSet,
+    choose_genes,
+    common_genes,
+    slide_ceiling,
+    target,
+    training_set,
+)
 
 LeaveOut = Literal["patient", "slide"]
 INNER_FOLDS = 3
@@ -113,11 +120,7 @@ class Fold:
 
     def ceiling(self, slide: MeasuredSlide) -> np.ndarray:
         """Return the highest r (genes,) that a perfect prediction can have with the counts of a slide."""
-        columns = slide.genes.get_indexer(pd.Index(self.genes))
-        values = np.full(len(columns), np.nan)
-        depth = slide.depth(self.depth_genes[self.depth_genes.isin(slide.genes)])
-        values[columns >= 0] = ceiling(slide.counts[:, columns[columns >= 0]], depth)
-        return values
+        return slide_ceiling(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)])
 
 
 @dataclass(frozen=True, eq=False)

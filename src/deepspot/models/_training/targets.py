@@ -192,13 +192,17 @@ def out_of_fold_residuals(
     }
 
 
+def slide_ceiling(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+    """Return the highest r (genes,) that a perfect prediction can have on a slide, with depth summed over `counted`."""
+    columns = slide.genes.get_indexer(pd.Index(genes))
+    values = np.full(len(columns), np.nan)
+    values[columns >= 0] = ceiling(slide.counts[:, columns[columns >= 0]], slide.depth(counted))
+    return values
+
+
 def mean_ceiling(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> list[float | None]:
-    """Return the mean over slides of the highest r that a perfect prediction of a gene can have, None if unknown."""
-    found = []
-    for slide, counted in zip(slides, depth_genes(slides)[0], strict=True):
-        shared = [gene for gene in genes if gene in slide.genes]
-        values = ceiling(slide.counts[:, slide.genes.get_indexer(shared)], slide.depth(counted))
-        found.append(pd.Series(values, index=shared).reindex(genes))
-    return [
-        round(float(value), DIGITS) if np.isfinite(value) else None for value in pd.concat(found, axis=1).mean(axis=1)
+    """Return the mean of `slide_ceiling` over slides, None if unknown."""
+    values = [
+        slide_ceiling(slide, genes, counted) for slide, counted in zip(slides, depth_genes(slides)[0], strict=True)
     ]
+    return [round(float(value), DIGITS) if np.isfinite(value) else None for value in pd.DataFrame(values).mean()]
