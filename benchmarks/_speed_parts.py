@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -254,7 +254,7 @@ def training(run: Run, table: Table) -> None:
 
         def call() -> None:
             model = ds.models.DeepSpot(training=settings, device=str(run.device), seed=len(r[name]), **options)
-            judge(name, model.fit(data.bags, data.targets, **data.options).predict(bags[test]))
+            judge(name, data.fit(model).predict(bags[test]))
 
         return call
 
@@ -263,9 +263,8 @@ def training(run: Run, table: Table) -> None:
         judge("published", scaler.restore(predict(network, bags[test], run.device)))
 
     train(data.bags, standard, 0, 128, run.device)  # loads what is loaded once
-    ds.models.DeepSpot(network={"members": 1}, training={"epochs": 1, "gate": "off"}, device=str(run.device)).fit(
-        data.bags, data.targets[:, :10], **data.options
-    )
+    quick = {"network": {"members": 1}, "training": {"epochs": 1, "gate": "off"}}
+    replace(data, targets=data.targets[:, :10]).fit(ds.models.DeepSpot(device=str(run.device), **quick))
     calls = {"published": published, "same": ours("same", preset="published"), "default": ours("default")}
     seconds = in_turn(calls, 1 if run.quick else 2, run.device, warm=False)
     table.add(

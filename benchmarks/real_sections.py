@@ -109,9 +109,9 @@ def predict_all(training: dict, known: list[MeasuredSlide], slide, genes: list[s
     known_bags = {name: bags_of(sdata, FEATURES, "spots", rule) for name, sdata in training.items()}
     data, test = training_set(known, known_bags, targets(known, genes)[0]), bags_of(slide, FEATURES, "spots", rule)
     start = time.perf_counter()
-    predictions["ridge"] = ds.models.Ridge().fit(data.bags, data.targets, **data.options).predict(test)
+    predictions["ridge"] = data.fit(ds.models.Ridge()).predict(test)
     seconds["ridge"] = time.perf_counter() - start
-    predictions["training mean"] = ds.models.TrainingMean().fit(data.bags, data.targets, **data.options).predict(test)
+    predictions["training mean"] = data.fit(ds.models.TrainingMean()).predict(test)
     seconds["training mean"] = 0
     return predictions, seconds
 

@@ -40,8 +40,8 @@ def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> tuple[pd
     data, test = _training_set(slides.train, model), _bags(slides.test, model)
     predicted = {
         "deepspot": predicted_values(slides.test, "spots", prediction_key, genes),
-        "ridge": np.maximum(Ridge().fit(data.bags, data.targets, **data.options).predict(test), 0),
-        "training_mean": TrainingMean().fit(data.bags, data.targets, **data.options).predict(test),
+        "ridge": np.maximum(data.fit(Ridge()).predict(test), 0),
+        "training_mean": data.fit(TrainingMean()).predict(test),
     }
     measured = measured_values(slides.test, "spots", "table", genes)
     paired = difference(predicted["deepspot"], predicted["ridge"], measured, test.position)

@@ -13,7 +13,7 @@ from deepspot.errors import InputError
 from ._bundle.card import ModelCard, versions
 from ._confidence.folds import held_out
 from ._fitted import FittedModel
-from ._inputs import Scaler, check_context, labels, level_slides, which_rows
+from ._inputs import Scaler, check_context, labels, level_slides, slide_weights, which_rows
 from ._low_rank import candidate_ranks, loadings, project, project_members
 from ._network.config import changed, look_up
 
@@ -107,6 +107,7 @@ class DeepSpot(FittedModel):
         rows: np.ndarray | None = None,
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
+        depth: np.ndarray | None = None,
         trainer_kwargs: dict[str, Any] | None = None,
     ) -> DeepSpot:
         """Fit to measured expression.
@@ -133,6 +134,9 @@ class DeepSpot(FittedModel):
             Training spots; the others serve as neighbors only. By default all.
         slides, patients
             (n,) slide and patient of every spot. By default all spots are of one slide and one patient.
+        depth
+            (n,) total counts of every spot, NaN where unknown, to weight slides with ``training={"weight_slides":
+            True}``. By default all slides have the same weight.
         trainer_kwargs
             Arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``. With
             ``{"default_root_dir": folder}`` checkpoints are kept there, and the same call resumes an interrupted fit.
@@ -158,10 +162,14 @@ class DeepSpot(FittedModel):
         patients = labels(patients, len(bags), "patients")
         names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else [str(gene) for gene in genes]
         _check_genes(names, targets[rows])
+        if depth is not None:
+            _check_depth(depth, bags, rows)
+        if not self.training.weight_slides:
+            depth = None
         state, folder = None, (trainer_kwargs or {}).get("default_root_dir")
         if folder is not None:
             embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
-            embeddings += [] if bags.subspots is None else [bags.subspots]
+            embeddings += [part for part in (bags.subspots, depth) if part is not None]
             settings_of_fit = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
             numbers = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
             state = Path(folder) / digest(*embeddings, targets, rows, *numbers, *settings_of_fit)
@@ -171,22 +179,29 @@ class DeepSpot(FittedModel):
         rank = candidate_ranks(self.training.rank, len(names))[-1]  # without the gate nothing is selected
         if self.training.gate != "off":
             gate, reliability, out_of_fold = assess(
-                bags, targets, recipe, **groups, applied=self.training.gate == "select"
+                bags, targets, recipe, **groups, depth=depth, applied=self.training.gate == "select"
             )
             weight, rank = gate.weight, gate.rank
         if self.training.level_slides:
             targets = level_slides(targets, rows, slides)
+        weights = slide_weights(depth, rows, slides)
         members: list[Network] = []
         common, history, epochs, ridge = Scaler.fit(targets[rows]), None, 0, Ridge(context=self.network.context)
         scaler = common
         if weight > 0:
             members, scaler, history, epochs = train_members(
-                bags, targets, recipe, rows=rows, validation=held_out(rows, patients, self.seed), slides=slides
+                bags,
+                targets,
+                recipe,
+                rows=rows,
+                validation=held_out(rows, patients, self.seed),
+                slides=slides,
+                weights=weights,
             )
         if weight < 1:
-            ridge.fit(bags, targets, **groups)
+            ridge.fit(bags, targets, **groups, weights=weights)
         if rank is not None:
-            directions = loadings(targets[rows], common, rank)
+            directions = loadings(targets[rows], common, rank, weights[rows])
             project_members(members, scaler.std / common.std, directions)
             if weight < 1:
                 ridge.coef, ridge.intercept = (project(value, directions) for value in (ridge.coef, ridge.intercept))
@@ -238,6 +253,12 @@ class DeepSpot(FittedModel):
         from ._lazyslide import TilePredictor
 
         return TilePredictor(self, mpp, encoder)
+
+
+def _check_depth(depth: np.ndarray, bags: Bags, rows: np.ndarray) -> None:
+    check_same_length(bags.spot, depth, "`bags` and `depth`")
+    if not (np.isfinite(depth[rows]) & (depth[rows] > 0)).all():
+        raise InputError("`depth` must be above 0 in every training spot. Leave spots without counts out of `rows`.")
 
 
 def _check_genes(names: list[str], targets: np.ndarray) -> None:

@@ -123,8 +123,13 @@ class FittedModel:
             [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
         ]
         card = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
-        ridge = [self.ridge.coef, self.ridge.intercept] if self.weight < 1 else []
+        ridge = [self.ridge.coef, self.ridge.intercept, *self._bounds().values()] if self.weight < 1 else []
         return digest(self.scaler.mean, self.scaler.std, weights, card, self.weight, *ridge)
+
+    def _bounds(self) -> dict[str, np.ndarray]:
+        """Return the bounds of the features of ridge by their names in a bundle, if there are any."""
+        bounds = {"ridge.low": self.ridge.low, "ridge.high": self.ridge.high}
+        return bounds if all(np.isfinite(bound).all() for bound in bounds.values()) else {}
 
     def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression from embeddings.
@@ -256,6 +261,8 @@ class FittedModel:
         model.ridge = Ridge(context=card.network.context)
         if model.weight < 1:
             model.ridge.coef, model.ridge.intercept = arrays["ridge.coef"], arrays["ridge.intercept"]
+            if "ridge.low" in arrays:  # bundles from before the bounds do not clip
+                model.ridge.low, model.ridge.high = arrays["ridge.low"], arrays["ridge.high"]
             model.ridge.scaler = Scaler(arrays["ridge.mean"], arrays["ridge.std"])
         model.ood = OODDetector.unknown(card.dim)
         if "novelty.core" in arrays:
@@ -271,6 +278,7 @@ class FittedModel:
         if self.weight < 1:
             arrays |= {"ridge.coef": self.ridge.coef, "ridge.intercept": self.ridge.intercept}
             arrays |= {"ridge.mean": self.ridge.scaler.mean, "ridge.std": self.ridge.scaler.std}
+            arrays |= self._bounds()
         if self.ood.known:
             arrays |= {"novelty.core": self.ood.core, "novelty.threshold": self.ood.threshold}
         members = {

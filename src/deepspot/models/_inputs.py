@@ -91,6 +91,21 @@ def level_slides(targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> n
     return leveled
 
 
+def slide_weights(depth: np.ndarray | None, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
+    """Return a weight (n,) of every spot: the square root of the median depth of its slide, 1 on average over `rows`.
+
+    A shallow slide measures the same expression with more noise. `depth` (n,) are total counts, NaN for unmeasured
+    spots; None gives all spots the weight 1.
+    """
+    weights = np.ones(len(slides), dtype=np.float32)
+    if depth is None:
+        return weights
+    for slide in np.unique(slides[rows]):
+        part = slides == slide
+        weights[part] = np.sqrt(np.nanmedian(depth[part]))
+    return weights / weights[rows].mean()
+
+
 def sets_of(bags: Bags) -> tuple[Context, ...]:
     """Return the names of the sets in the bags."""
     return tuple(part for part in CONTEXT if part != "subspots" or bags.subspots is not None)

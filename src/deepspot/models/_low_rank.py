@@ -26,14 +26,15 @@ def candidate_ranks(rank: int | Literal["select"] | None, n_genes: int) -> list[
     return [*fewer, None] if rank == "select" or not fewer else fewer
 
 
-def loadings(targets: np.ndarray, scaler: Scaler, rank: int) -> np.ndarray:
+def loadings(targets: np.ndarray, scaler: Scaler, rank: int, weights: np.ndarray) -> np.ndarray:
     """Return the leading principal directions (genes, `rank`) of targets (n, genes), which `scaler` standardizes.
 
-    Unmeasured values count as the mean of the gene. There are fewer directions if there are fewer spots or genes.
+    Spots count by their `weights` (n,), unmeasured values as the mean of the gene. There are fewer directions if there
+    are fewer spots or genes.
     """
     from sklearn.utils.extmath import randomized_svd
 
-    standardized = np.nan_to_num(scaler.standardize(targets))
+    standardized = np.nan_to_num(scaler.standardize(targets)) * np.sqrt(weights)[:, None]
     return randomized_svd(standardized, min(rank, *standardized.shape), random_state=0)[2].T
 
 

@@ -14,7 +14,7 @@ from ._deepspot import DeepSpot
 # `deepspot.models`, or of the choice of genes, their scale or oversampling, that changes predictions, scores or
 # choices: an algorithm, a default, a preset, the use of random numbers. Do not raise it for comments, names, moved
 # files or speed: users would lose days of work.
-FITS = 2
+FITS = 3
 
 # Factories of estimators from keyword parameters.
 SYSTEMS: dict[str, Callable[..., Any]] = {
@@ -23,7 +23,7 @@ SYSTEMS: dict[str, Callable[..., Any]] = {
     "deepspot_published": partial(DeepSpot, preset="published"),
     "ridge": Ridge,
     # As in the HEST benchmark, with a tuned α.
-    "ridge_pca": partial(Ridge, pca=256, context=("spot",)),
+    "ridge_pca": partial(Ridge, pca=256, context=("spot",), clip=None),
     "linear": Linear,
     "random_forest": RandomForest,
     "mlp": MLP,

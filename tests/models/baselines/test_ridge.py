@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge as Regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deepspot._features.bags import Bags
 from deepspot.models._baselines import Ridge
 from deepspot.models._baselines.ridge import RidgePath
 from deepspot.models._inputs import Scaler, context_features
@@ -43,10 +44,49 @@ def test_the_fitted_state_alone_makes_the_prediction(bags, targets):
     assert (model.intercept.shape, model.intercept.dtype) == ((6,), np.float32)
     copy = Ridge(context=model.context)
     copy.coef, copy.intercept, copy.scaler = model.coef.copy(), model.intercept.copy(), model.scaler
+    copy.low, copy.high = model.low.copy(), model.high.copy()
     np.testing.assert_array_equal(copy.predict(bags), model.predict(bags))
-    scores = context_features(bags) @ model.coef + model.intercept
+    scores = context_features(bags).clip(model.low, model.high) @ model.coef + model.intercept
     np.testing.assert_allclose(model.predict_standardized(bags), scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.predict(bags), model.scaler.restore(scores), atol=1e-5)
+
+
+def test_a_feature_out_of_its_range_does_not_dominate(bags, targets):
+    """A feature that hardly varies in training, and that another stain shifts by far."""
+    rng = np.random.default_rng(1)
+    spot = np.column_stack([bags.spot, 1e-3 * rng.normal(size=len(bags))]).astype(np.float32)
+    known = Bags(spot, None, bags.neighbors)
+    shifted = replace(known, spot=spot + rng.normal(size=(len(bags), 1)) * np.eye(17, dtype=np.float32)[16] * 10)
+    clipped, raw = (Ridge(context=("spot",), alphas=(10.0,), clip=clip).fit(known, targets) for clip in (3.0, None))
+    r = {
+        name: np.mean([np.corrcoef(model.predict(shifted)[:, g], targets[:, g])[0, 1] for g in range(2)])
+        for name, model in (("clipped", clipped), ("raw", raw))
+    }
+    assert r["clipped"] > 0.9 > 0.5 > r["raw"]
+    np.testing.assert_allclose(clipped.low, spot.mean(axis=0) - 3 * spot.std(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(clipped.high, spot.mean(axis=0) + 3 * spot.std(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_without_clipping_it_is_linear(bags, targets):
+    model = Ridge(context=("spot",), alphas=(10.0,), clip=None).fit(bags, targets)
+    far = replace(bags, spot=bags.spot * 100)
+    expected = model.scaler.restore(far.spot @ model.coef + model.intercept)
+    np.testing.assert_allclose(model.predict(far), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [0, -1, "3"])
+def test_clip_is_a_positive_number(bags, targets, clip):
+    with pytest.raises((ValueError, TypeError), match="clip"):
+        Ridge(clip=clip).fit(bags, targets)
+
+
+def test_a_spot_of_weight_2_counts_as_two_spots(bags, targets):
+    twice = np.r_[np.arange(144), np.arange(40)]
+    repeated = Ridge(alphas=(50.0,)).fit(bags, targets, rows=twice)
+    weighted = Ridge(alphas=(50.0,)).fit(bags, targets, weights=1.0 + (np.arange(144) < 40))
+    # The genes are standardized over the training rows, and ridge is relative to that scale.
+    np.testing.assert_allclose(weighted.low, repeated.low, rtol=1e-5)
+    np.testing.assert_allclose(weighted.predict(bags), repeated.predict(bags), atol=0.02)
 
 
 def test_alpha_has_the_highest_r_within_held_out_slides(bags, targets):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -386,6 +387,19 @@ def test_an_unfitted_model_cannot_be_saved(tmp_path):
         ds.models.DeepSpot().save(tmp_path / "x")
 
 
+@pytest.fixture
+def blend(bags, targets):
+    """A model that is half ridge."""
+    config = {"network": {"width": 8, "members": 1}, "training": {"epochs": 2}, "seed": 0}
+    model = ds.models.DeepSpot(**config).fit(bags, targets, slides=np.arange(144) // 48)
+    gate = model.card.gate.model_copy(update={"weight": 0.5, "verdict": "blend"})
+    model.card = model.card.model_copy(update={"gate": gate})
+    config["training"]["gate"] = "off"
+    model.members = ds.models.DeepSpot(**config).fit(bags, targets).members
+    model.ridge = ds.models.Ridge().fit(bags, targets)
+    return model
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_blend_and_ridge_alone_are_saved_and_loaded(bags, targets, tmp_path, weight):
     """Ridge is saved as plain numbers, and members only if they predict."""
@@ -411,6 +425,27 @@ def test_a_blend_and_ridge_alone_are_saved_and_loaded(bags, targets, tmp_path, w
     rewrite(tmp_path / "blend", lambda t: t.pop("novelty.core"))
     with pytest.raises(ValueError, match="novelty"):
         ds.models.load(tmp_path / "blend")
+
+
+def test_bounds_of_ridge_are_exact_and_bundles_without_them_do_not_clip(bags, blend, tmp_path):
+    blend.save(tmp_path / "half", half_precision=True)
+    half = ds.models.load(tmp_path / "half")
+    np.testing.assert_array_equal(half.ridge.low, blend.ridge.low)
+    np.testing.assert_array_equal(half.ridge.high, blend.ridge.high)
+
+    def without_bounds(tensors):
+        del tensors["ridge.low"], tensors["ridge.high"]
+
+    blend.save(tmp_path / "old")
+    rewrite(tmp_path / "old", without_bounds)
+    old, far = ds.models.load(tmp_path / "old"), replace(bags, spot=bags.spot * 10)
+    assert np.abs(old.predict(far) - blend.predict(far)).max() > 1
+    assert old.fingerprint != blend.fingerprint
+    old.save(tmp_path / "again")
+    np.testing.assert_array_equal(ds.models.load(tmp_path / "again").predict(far), old.predict(far))
+    rewrite(tmp_path / "half", lambda tensors: tensors.pop("ridge.low"))
+    with pytest.raises(ValueError, match=r"'ridge.low' must be of shape"):
+        ds.models.load(tmp_path / "half")
 
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.write_text("{}")])

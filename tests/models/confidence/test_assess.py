@@ -43,9 +43,9 @@ def test_expected_r_is_that_of_the_final_predictor(model):
 def test_no_fit_uses_its_held_out_unit(bags, targets, monkeypatch):
     seen = []
 
-    def spy(bags, targets, recipe, *, rows, validation, slides):
+    def spy(bags, targets, recipe, *, rows, validation, slides, weights):
         seen.append((set(PATIENTS[rows]), None if validation is None else set(PATIENTS[validation])))
-        return train(bags, targets, recipe, rows=rows, validation=validation, slides=slides)
+        return train(bags, targets, recipe, rows=rows, validation=validation, slides=slides, weights=weights)
 
     train = assess.train_members
     monkeypatch.setattr(assess, "train_members", spy)

@@ -8,8 +8,9 @@ MEAN, STD = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.5, 1.0, 2.0])
 NAMES = ["mse", "pearson", "poisson", "cosine", "mse_cosine"]
 
 
-def loss(name, prediction, target, mask=None):
-    return make_loss(name, MEAN, STD)(prediction, target, torch.ones_like(target) if mask is None else mask)
+def loss(name, prediction, target, mask=None, weight=None):
+    mask = torch.ones_like(target) if mask is None else mask
+    return make_loss(name, MEAN, STD)(prediction, target, mask, torch.ones(len(target)) if weight is None else weight)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,6 +23,15 @@ def test_a_masked_gene_has_no_effect(name):
     predicted = prediction.clone()
     predicted[:, 2] = 0
     assert loss(name, prediction, target, mask) == pytest.approx(loss(name, predicted, changed, mask).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spot_of_weight_2_counts_as_two_spots(name):
+    torch.manual_seed(0)
+    prediction, target = torch.rand(4, 3), torch.rand(4, 3)
+    weighted = loss(name, prediction, target, weight=torch.tensor([2.0, 1.0, 1.0, 1.0]))
+    twice = loss(name, prediction[[0, 0, 1, 2, 3]], target[[0, 0, 1, 2, 3]])
+    assert weighted.item() * 4 == pytest.approx(twice.item() * 5, rel=1e-5)
 
 
 def test_mse_uses_measured_entries_only():

@@ -83,6 +83,20 @@ def test_fit_gets_slide_and_patient_of_every_spot(slides, quick, monkeypatch):
     np.testing.assert_array_equal(seen["rows"], np.arange(60))
 
 
+def test_depth_is_passed_to_estimators_that_take_it(slides, quick, monkeypatch):
+    seen = {}
+
+    def fit(self, bags, values, *, rows, slides, patients, depth, genes, trainer_kwargs):
+        seen.update(depth=depth)
+        raise InterruptedError
+
+    monkeypatch.setattr(ds.models.DeepSpot, "fit", fit)
+    with pytest.raises(InterruptedError):
+        ds.models.train(slides, **quick)
+    depth = [np.asarray(slide.tables["table"].X.sum(axis=1)).ravel() for slide in slides.values()]
+    np.testing.assert_array_equal(seen["depth"], np.concatenate(depth))
+
+
 def test_mixed_panels_train_together(slides, quick):
     table = slides["P2_S1"].tables["table"]
     del slides["P2_S1"].tables["table"]

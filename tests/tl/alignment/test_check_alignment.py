@@ -193,7 +193,7 @@ def section(data, mean_color):
         bags[name] = bags_of(sdata, "mean_color_spots", "spots", NeighborRule(reach=300))
     genes = choose_genes(list(known.values()), 100, min_detected=0.3)
     train = training_set([known["C3"]], {"C3": bags["C3"]}, targets([known["C3"]], genes)[0])
-    ridge = ds.models.Ridge(alphas=(1000.0,)).fit(train.bags, train.targets, **train.options)
+    ridge = train.fit(ds.models.Ridge(alphas=(1000.0,)))
     um = place_spots(sections["C2"], "C2_image", "spots")
     return targets([known["C2"]], genes)[0][0], ridge.predict(bags["C2"]), um.centers * um.mpp
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
-from deepspot._core.validate import check_count, check_positive
+from deepspot._core.validate import check_count, check_positive, check_same_length
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
@@ -14,6 +15,9 @@ from deepspot.models._inputs import CONTEXT, Scaler, context_features
 
 from .base import Baseline
 
+# A feature that hardly varies in training can be far outside its range on a slide with another stain. Without bounds
+# such features dominate the prediction there.
+CLIP = 3.0
 FLAT = 1e-10  # share of the largest variance below which a component is rounding error
 ALPHAS = tuple(np.logspace(2, 6.5, 10).tolist())
 
@@ -36,18 +40,35 @@ class RidgePath:
     offset: np.ndarray  # (genes,) mean of the standardized genes
 
     @classmethod
-    def fit(cls, features: np.ndarray, targets: np.ndarray, n_components: int | None = None) -> RidgePath:
-        """Fit to features (n, d) and targets (n, genes), in which NaN is replaced by the mean of the gene."""
+    def fit(
+        cls,
+        features: np.ndarray,
+        targets: np.ndarray,
+        n_components: int | None = None,
+        weights: np.ndarray | None = None,
+    ) -> RidgePath:
+        """Fit to features (n, d) and targets (n, genes), in which NaN is replaced by the mean of the gene.
+
+        `weights` (n,) of the spots in the squared error are 1 by default.
+        """
         from sklearn.preprocessing import StandardScaler
 
-        standard = StandardScaler().fit(features)
-        x = standard.transform(features).astype(np.float64)  # squared below
+        root = np.ones((len(features), 1)) if weights is None else np.sqrt(weights, dtype=np.float64)[:, None]
+        standard = StandardScaler().fit(features, sample_weight=weights)
+        x = root * standard.transform(features).astype(np.float64)  # squared below
         scaler = Scaler.fit(targets)
-        y = np.nan_to_num(scaler.standardize(targets))
+        y = root * np.nan_to_num(scaler.standardize(targets))
         components = _principal(x, n_components)
         rotated = x @ components
-        squares, cross = (rotated**2).sum(axis=0), rotated.T @ y  # components have mean 0, so y need not be centered
-        return cls(scaler, standard.mean_, standard.scale_, components, squares, cross, y.mean(axis=0))
+        squares, cross = (rotated**2).sum(axis=0), rotated.T @ y  # weighted means of x are 0: y need not be centered
+        return cls(
+            scaler, standard.mean_, standard.scale_, components, squares, cross, (root * y).sum(0) / (root**2).sum()
+        )
+
+    def bounds(self, clip: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest value (d,) of the features, `clip` standard deviations from their mean."""
+        reach = np.inf if clip is None else clip * self.scale
+        return (self.mean - reach).astype(np.float32), (self.mean + reach).astype(np.float32)
 
     def rotate(self, features: np.ndarray) -> np.ndarray:
         """Return the principal components (n, k) of features (n, d)."""
@@ -90,6 +111,9 @@ class Ridge(Baseline):
         Sets to use, any of ``"spot"``, ``"subspots"``, ``"neighbors"``; for a comparison those of the network.
     pca
         Maximum number of principal components; None keeps all, which is plain ridge.
+    clip
+        In prediction, features are clipped to this number of standard deviations from their mean in the training set,
+        because a linear model extrapolates without bounds. None does not clip.
 
     Attributes
     ----------
@@ -99,13 +123,15 @@ class Ridge(Baseline):
         Mean r on the held-out slides by strength; empty with a single strength.
     coef, intercept
         (features, genes) and (genes,) in float32, from unscaled features to standardized genes.
+    low, high
+        (features,) bounds of the features in prediction, in float32.
     scaler
-        Scale of the genes. With `coef`, `intercept` and `context` it is all that prediction needs.
+        Scale of the genes. With `coef`, `intercept`, `low`, `high` and `context` it is all that prediction needs.
 
     References
     ----------
     Jaume et al., HEST-1k, 2024: 256 principal components of the spot alone (``pca=256, context=("spot",)``) and a fixed
-    α of 100 / (components × genes), far from the best.
+    α of 100 / (components × genes), far from the best. It does not clip features.
 
     Examples
     --------
@@ -122,32 +148,73 @@ class Ridge(Baseline):
     alphas: Sequence[float] = ALPHAS
     context: Sequence[str] = CONTEXT
     pca: int | None = None
+    clip: float | None = CLIP
     alpha: float | None = field(init=False, default=None)
     scores: dict[float, float] = field(init=False, default_factory=dict, repr=False)
     coef: np.ndarray = field(init=False, repr=False)
     intercept: np.ndarray = field(init=False, repr=False)
+    low: np.ndarray = field(init=False, repr=False, default_factory=lambda: np.full(1, -np.inf, dtype=np.float32))
+    high: np.ndarray = field(init=False, repr=False, default_factory=lambda: np.full(1, np.inf, dtype=np.float32))
     scaler: Scaler = field(init=False, repr=False)
 
+    def fit(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        slides: np.ndarray | None = None,
+        patients: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+    ) -> Self:
+        """Fit to measured expression, as all baselines; `weights` (n,) of the spots in the squared error are optional.
+
+        Parameters
+        ----------
+        bags
+            Embeddings of n spots.
+        targets
+            (n, genes) log-expression; NaN where a slide did not measure a gene.
+        rows
+            Training spots, as numbers that may repeat or as a mask; by default all.
+        slides, patients
+            (n,) slide and patient of every spot.
+        weights
+            (n,) weight of every spot; by default equal.
+
+        Raises
+        ------
+        ValueError
+            If arrays do not match, a parameter is out of range, or the bags lack a required set.
+        """
+        self._weights = np.ones(len(bags)) if weights is None else np.asarray(weights)
+        check_same_length(bags.spot, self._weights, "`bags` and `weights`")
+        return super().fit(bags, targets, rows=rows, slides=slides, patients=patients)
+
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
+        weights = self._weights
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
         if not strengths:
             raise InputError("`alphas` is empty: give at least one strength.")
         if self.pca is not None:
             check_count(self.pca, "pca")
+        if self.clip is not None:
+            check_positive(self.clip, "clip")
         features = context_features(bags, self.context)
         r: dict[float, list[float]] = {alpha: [] for alpha in strengths} if len(strengths) > 1 else {}
         splits = make_folds(rows, slides, patients, position=bags.position).splits if r else []
         for train, test in splits:
-            path = RidgePath.fit(features[train], targets[train], self.pca)
-            rotated, known = path.rotate(features[test]), targets[test]
+            path = RidgePath.fit(features[train], targets[train], self.pca, weights[train])
+            rotated, known = path.rotate(features[test].clip(*path.bounds(self.clip))), targets[test]
             parts = [np.flatnonzero(slides[test] == slide) for slide in np.unique(slides[test])]
             for alpha, values in r.items():
                 predicted = rotated @ path.weights(alpha)
                 values += [np.nan_to_num(pearson(predicted[part], known[part])).mean() for part in parts]
         scores = {alpha: float(np.mean(values)) for alpha, values in r.items()}
         best = max(strengths, key=lambda alpha: (scores.get(alpha, 0.0), alpha))  # of equals the stronger
-        path = RidgePath.fit(features[rows], targets[rows], self.pca)
+        path = RidgePath.fit(features[rows], targets[rows], self.pca, weights[rows])
         self.coef, self.intercept = path.unfold(best)
+        self.low, self.high = path.bounds(self.clip)
         self.alpha, self.scores, self.scaler = best, scores, path.scaler
 
     def predict(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
@@ -160,4 +227,4 @@ class Ridge(Baseline):
         features = context_features(bags, self.context, rows=rows)
         if features.shape[1] != len(self.coef):
             raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags have {features.shape[1]}.")
-        return features @ self.coef + self.intercept
+        return features.clip(self.low, self.high) @ self.coef + self.intercept

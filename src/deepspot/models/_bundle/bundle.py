@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 # Always kept in float32, because predictions and scores are multiplied or divided by them.
-EXACT = ("scaler.mean", "scaler.std", "ridge.mean", "ridge.std", "novelty.threshold")
+EXACT = ("scaler.mean", "scaler.std", "ridge.mean", "ridge.std", "ridge.low", "ridge.high", "novelty.threshold")
 TYPES = {"F16": "float16", "F32": "float32"}
 LARGEST_HEADER = 4_000_000
 # Products of larger weights, summed over an embedding, overflow.
@@ -65,7 +65,8 @@ def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard, dict[
 def largest_weights(card: ModelCard, file: str) -> int:
     """Return the largest size in bytes that the weights of a model can have; errors name the card's `file`."""
     numbers = sum(map(prod, expected_shapes(card, file).values()))
-    return 8 + LARGEST_HEADER + 4 * (numbers + MOST_CORE * card.dim + 1)
+    optional = MOST_CORE * card.dim + 1 + 2 * len(card.network.context) * card.dim
+    return 8 + LARGEST_HEADER + 4 * (numbers + optional)
 
 
 def write_bundle(
@@ -173,6 +174,8 @@ def _check_header(parts: dict[str, Any], card: ModelCard, file: str) -> None:
         rows = (parts.get("novelty.core", {}).get("shape") or [0])[0]
         rows = rows if 0 < rows <= MOST_CORE else MOST_CORE
         expected |= {"novelty.core": (rows, card.dim), "novelty.threshold": (1,)}
+    if {"ridge.low", "ridge.high"} & set(parts) and "ridge.coef" in expected:
+        expected |= dict.fromkeys(("ridge.low", "ridge.high"), expected["ridge.coef"][:1])
     for key, shape in expected.items():
         if key not in parts or parts[key]["shape"] != list(shape):
             raise InputError(f"{file} does not fit its card: {key!r} must be of shape {shape}.")

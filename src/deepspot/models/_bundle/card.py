@@ -243,7 +243,7 @@ def parse_card(content: dict[str, Any], file: str) -> ModelCard:
 
 
 def expected_shapes(card: ModelCard, file: str) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors of a model, without the optional two of its OOD detector.
+    """Return names and shapes of the tensors of a model, without the optional ones: OOD detector and bounds of ridge.
 
     Raises an error that names the card's `file` if the model is larger than the limits.
     """

@@ -10,7 +10,7 @@ from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import mean_r
 from deepspot.models._baselines import Ridge
-from deepspot.models._inputs import Scaler, level_slides
+from deepspot.models._inputs import Scaler, level_slides, slide_weights
 from deepspot.models._low_rank import candidate_ranks, loadings, project
 from deepspot.models._network.fit import Recipe
 from deepspot.models._network.network import infer
@@ -32,12 +32,14 @@ def assess(
     rows: np.ndarray,
     slides: np.ndarray,
     patients: np.ndarray,
+    depth: np.ndarray | None,
     applied: bool,
 ) -> tuple[Gate, Reliability, np.ndarray]:
     """Hold out patients (with one patient slides, with one slide parts of it) in turn, and evaluate the predictions.
 
-    Returns the gate, the reliability of the genes, and the out-of-fold predictions (n, genes), NaN for rows that were
-    never held out and for genes without training data in the fold.
+    `depth` (n,) are total counts that weight the slides; None gives equal weights. Returns the gate, the reliability of
+    the genes, and the out-of-fold predictions (n, genes), NaN for rows that were never held out and for genes without
+    training data in the fold.
     """
     folds, truth = make_folds(rows, slides, patients, position=bags.position), targets.copy()
     network, ridge = (np.full(targets.shape, np.nan, dtype=np.float32) for _ in range(2))
@@ -48,13 +50,17 @@ def assess(
         part = replace(recipe, checkpoint=state, stage=f"check {number}/{len(folds.splits)}, ")
         inner = held_out(train, patients, recipe.seed)
         known = level_slides(targets, train, slides) if recipe.training.level_slides else targets
-        members, scaler, _, _ = train_members(bags, known, part, rows=train, validation=inner, slides=slides)
+        weights = slide_weights(depth, train, slides)
+        members, scaler, _, _ = train_members(
+            bags, known, part, rows=train, validation=inner, slides=slides, weights=weights
+        )
         network[held] = scaler.restore(infer(members, bags, recipe.device, rows=held))
         linear = Ridge(context=recipe.network.context)
-        linear.fit(bags, known, rows=train, slides=slides, patients=patients)
+        linear.fit(bags, known, rows=train, slides=slides, patients=patients, weights=weights)
         ridge[held] = linear.predict(bags, rows=held)
         if any(ranks):
-            bases.append((held, linear.scaler, loadings(known[train], linear.scaler, max(filter(None, ranks)))))
+            largest = max(filter(None, ranks))
+            bases.append((held, linear.scaler, loadings(known[train], linear.scaler, largest, weights[train])))
         # A gene that only the held-out spots measured cannot be learned, and does not count.
         truth[np.ix_(held, ~np.isfinite(targets[train]).any(axis=0))] = np.nan
     rank = _best_rank(ranks, network, ridge, truth, bases, slides=slides, folds=folds)

@@ -149,7 +149,8 @@ class FoldData:
         train = self.train
         tests = [[s.name, s.patient, _bags_digest(s.bags), digest(s.rows, s.measured)] for s in self.test]
         slides, patients = (list(map(str, names)) for names in (train.slides, train.patients))
-        return digest(_bags_digest(train.bags), train.targets, train.rows, slides, patients, self.genes, tests)
+        arrays = [train.targets, train.rows, train.depth]
+        return digest(_bags_digest(train.bags), *arrays, slides, patients, self.genes, tests)
 
 
 def _bags_digest(bags: Bags) -> str:

@@ -135,7 +135,7 @@ class Runner:
         """Return the predicted log-expression of the measured spots of the held-out slides."""
         model = system.make(setting, self.seed, self.device)
         try:
-            model.fit(data.train.bags, data.train.targets, **data.train.options)
+            data.train.fit(model)
             predictions = [np.asarray(model.predict(slide.bags)) for slide in data.test]
         except Exception as error:
             error.add_note(f"This happened to model {system.name!r} with {system.grid[setting]} in fold {data.name!r}.")

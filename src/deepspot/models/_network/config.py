@@ -70,6 +70,8 @@ class TrainingConfig(BaseModel):
     level_slides
         Give every gene the same mean and standard deviation in each training slide, so that differences between slides
         in level and depth are not learned.
+    weight_slides
+        Weight the spots of a slide by the square root of its median depth, because shallow slides are noisy.
     rank
         Number of principal components of the standardized targets on which predictions are projected, which removes
         noise of single genes. ``"select"`` chooses 10, 20, 50 or no projection on held-out patients, together with
@@ -95,6 +97,7 @@ class TrainingConfig(BaseModel):
     loss: Loss = "mse"
     standardize: bool = True
     level_slides: bool = False
+    weight_slides: bool = False
     rank: Annotated[int, Field(gt=0)] | Literal["select"] | None = None
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=3e-4, gt=0)
@@ -127,7 +130,9 @@ _PUBLISHED = NetworkConfig(
 _PAPER_TRAINING = TrainingConfig(lr=1e-4, batch_size=1024, epochs=30, max_epochs=200, pca=None, gate="off")
 
 PRESETS = {
-    "default": Preset(network=NetworkConfig(), training=TrainingConfig(level_slides=True, rank="select")),
+    "default": Preset(
+        network=NetworkConfig(), training=TrainingConfig(level_slides=True, weight_slides=True, rank="select")
+    ),
     "paper": Preset(
         network=_PUBLISHED.model_copy(update={"phi_average": "mean", "output_dropout": 0.0, "init": "lecun"}),
         training=_PAPER_TRAINING,

@@ -30,7 +30,7 @@ from .network import BagDataset, Network
 SEARCH, DONE = "search", "done.pt"
 # Training loss per epoch, and 1 - mean r over genes on held-out slides.
 History = dict[str, list[float]]
-LossFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -116,35 +116,36 @@ def fit_network(
 
 
 def make_loss(name: Loss, mean: Tensor, std: Tensor) -> LossFunction:
-    """Return a loss of standardized prediction, standardized target and mask (1 if measured), each (n, genes).
+    """Return a loss of standardized prediction, standardized target, mask (1 if measured), each (n, genes), and weight.
 
     `mean` and `std` (genes,) convert standardized values to expression. Values that were not measured have no effect.
+    The loss of a spot is multiplied by its `weight` (n,), which is 1 on average over the training spots.
     """
 
-    def average(values: Tensor, mask: Tensor) -> Tensor:
-        return (values * mask).sum() / mask.sum().clamp(min=1)
+    def average(values: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return (values * mask * weight.unsqueeze(1)).sum() / mask.sum().clamp(min=1)
 
     def centered(values: Tensor, mask: Tensor) -> Tensor:
         return values - (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
 
-    def mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return average((prediction - target).square(), mask)
+    def mse(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return average((prediction - target).square(), mask, weight)
 
-    def cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(prediction * mask, target * mask, dim=1).mean()
+    def cosine(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return (weight * (1 - F.cosine_similarity(prediction * mask, target * mask, dim=1))).mean()
 
-    def correlation(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def correlation(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
         # Across the genes of a spot, as in the published code.
-        return cosine(centered(prediction, mask), centered(target, mask), mask)
+        return cosine(centered(prediction, mask), centered(target, mask), mask, weight)
 
-    def poisson(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def poisson(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
         # This softplus keeps rates positive and changes values above 0.1 little.
         rate = F.softplus(prediction * std + mean, beta=20)
         expression = (target * std + mean).clamp(min=0)
-        return average(F.poisson_nll_loss(rate, expression, log_input=False, reduction="none"), mask)
+        return average(F.poisson_nll_loss(rate, expression, log_input=False, reduction="none"), mask, weight)
 
-    def mse_cosine(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        return mse(prediction, target, mask) + cosine(prediction, target, mask)
+    def mse_cosine(prediction: Tensor, target: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+        return mse(prediction, target, mask, weight) + cosine(prediction, target, mask, weight)
 
     losses: dict[Loss, LossFunction] = {
         "mse": mse,
@@ -174,7 +175,7 @@ class _Task(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         # Dropout depends on seed and step only, so that resumed training gives the same weights.
         torch.manual_seed(self.seed + 1_000_003 * (self.global_step + 1))
-        loss = self.loss(self.network(batch), batch["target"], batch["mask"])
+        loss = self.loss(self.network(batch), batch["target"], batch["mask"], batch["weight"])
         self.log("train", loss, on_step=False, on_epoch=True, batch_size=len(batch["spot"]), sync_dist=True)
         return loss
 

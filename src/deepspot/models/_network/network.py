@@ -115,7 +115,7 @@ class BagDataset(Dataset):
 
     A batch has ``tiles`` (t, d), each tile once; the indices of ``spot`` (n,) and ``neighbors`` (n, k) among these; the
     mask ``real`` (n, k) of the neighbors; if used, ``subspots`` (n, s, d); and with standardized `targets` (n, genes),
-    NaN for genes that a slide did not measure, ``target`` and ``mask`` (n, genes) and ``slide`` (n,).
+    NaN for genes that a slide did not measure, ``target`` and ``mask`` (n, genes), ``weight`` and ``slide`` (n,).
     """
 
     def __init__(
@@ -124,6 +124,7 @@ class BagDataset(Dataset):
         context: tuple[str, ...],
         targets: np.ndarray | None = None,
         slides: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         near = padded(bags.neighbors) if "neighbors" in context else np.empty((len(bags), 0), dtype=np.int64)
         self.neighbors = torch.as_tensor(near)
@@ -131,6 +132,7 @@ class BagDataset(Dataset):
         self.subspots = torch.as_tensor(bags.subspots) if "subspots" in context and bags.subspots is not None else None
         self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
         self.slides = None if slides is None else torch.as_tensor(slides)
+        self.weights = torch.ones(len(bags)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
 
     def __len__(self) -> int:
         return len(self.spot)
@@ -145,7 +147,11 @@ class BagDataset(Dataset):
             batch["subspots"] = self.subspots[rows].float()
         if self.targets is not None:
             target = self.targets[rows]
-            batch |= {"mask": torch.isfinite(target).float(), "target": target.nan_to_num(0.0)}
+            batch |= {
+                "mask": torch.isfinite(target).float(),
+                "target": target.nan_to_num(0.0),
+                "weight": self.weights[rows],
+            }
         if self.slides is not None:
             batch["slide"] = self.slides[rows]
         return batch

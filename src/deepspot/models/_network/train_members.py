@@ -27,21 +27,22 @@ def train_members(
     rows: np.ndarray,
     validation: np.ndarray | None,
     slides: np.ndarray,
+    weights: np.ndarray,
 ) -> tuple[list[Network], Scaler, pd.DataFrame, int]:
     """Train the members of an ensemble; return them with collapsed ρ, the scaler, the loss curves and the epochs.
 
-    With `validation`, one network is first trained and standardized without these rows to find the number of epochs.
-    Then all members are trained on all rows.
+    `weights` (n,) are those of the spots in the loss. With `validation`, one network is first trained and standardized
+    without these rows to find the number of epochs. Then all members are trained on all rows.
     """
     slides = np.unique(slides, return_inverse=True)[1]
     curves, epochs = [], recipe.training.epochs
     if validation is not None and len(validation):
         fitted = rows[~np.isin(rows, validation)]
-        data, scaler, _ = _standardize(bags, targets, recipe, fitted, slides)
+        data, scaler, _ = _standardize(bags, targets, recipe, fitted, slides, weights)
         name, _, history = fit_network(0, recipe, scaler, recipe.training.max_epochs, data, fitted, validation)
         curves.append(_curve(name, history))
         epochs = int(np.argmin(history["validation"])) + 1
-    data, scaler, pca = _standardize(bags, targets, recipe, rows, slides)
+    data, scaler, pca = _standardize(bags, targets, recipe, rows, slides, weights)
     members = []
     for number in range(1, recipe.network.members + 1):
         name, member, history = fit_network(number, recipe, scaler, epochs, data, rows)
@@ -76,7 +77,7 @@ def unproject(network: Network, pca: PCA) -> Network:
 
 
 def _standardize(
-    bags: Bags, targets: np.ndarray, recipe: Recipe, rows: np.ndarray, slides: np.ndarray
+    bags: Bags, targets: np.ndarray, recipe: Recipe, rows: np.ndarray, slides: np.ndarray, weights: np.ndarray
 ) -> tuple[BagDataset, Scaler, PCA | None]:
     """Standardize the targets and project the bags, both fitted on the `rows`."""
     from sklearn.decomposition import PCA
@@ -88,7 +89,7 @@ def _standardize(
         spot = bags.spot[np.unique(rows)].astype(np.float32)
         pca = PCA(min(k, *spot.shape), svd_solver="full").fit(spot)
         bags = project(bags, pca)
-    return BagDataset(bags, recipe.network.context, scaler.standardize(targets), slides), scaler, pca
+    return BagDataset(bags, recipe.network.context, scaler.standardize(targets), slides, weights), scaler, pca
 
 
 def _curve(name: str, history: History) -> pd.DataFrame:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,17 +22,19 @@ from deepspot._stats.gamma_poisson import residuals
 from deepspot._stats.normalize import HIGHEST, TARGET_SUM, most_variable, normalize
 from deepspot._stats.oversample import cluster, equalize
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
+from deepspot.models._estimator import Estimator
 
 from .slides import MeasuredSlide
 
 Oversample = Literal["leiden", "aestetik"]
 ALL_GENES = "all measured genes"
 DIGITS = 4
+Fitted = TypeVar("Fitted", bound=Estimator)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Input of an estimator: ``fit(set.bags, set.targets, **set.options)``.
+    """Input of an estimator.
 
     Attributes
     ----------
@@ -43,6 +46,8 @@ class TrainingSet:
         The measured spots, some repeatedly after oversampling.
     slides, patients
         (n,) names.
+    depth
+        (n,) total counts, NaN for spots that were not measured.
     """
 
     bags: Bags
@@ -50,11 +55,14 @@ class TrainingSet:
     rows: np.ndarray
     slides: np.ndarray
     patients: np.ndarray
+    depth: np.ndarray
 
-    @property
-    def options(self) -> dict[str, np.ndarray]:
-        """Keyword arguments of an estimator's `fit`."""
-        return {"rows": self.rows, "slides": self.slides, "patients": self.patients}
+    def fit(self, estimator: Fitted, **options: Any) -> Fitted:
+        """Fit an estimator to the set, and return it; it gets the depth of the spots if its `fit` takes it."""
+        known = {"rows": self.rows, "slides": self.slides, "patients": self.patients}
+        if "depth" in signature(estimator.fit).parameters:
+            known["depth"] = self.depth
+        return estimator.fit(self.bags, self.targets, **known, **options)
 
 
 def training_set(
@@ -69,15 +77,15 @@ def training_set(
     parts = [bags[slide.name] for slide in slides]
     starts = np.cumsum([0, *map(len, parts)])
     values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
-    rows = []
+    depth, rows = np.full(starts[-1], np.nan), []
     for slide, start, known in zip(slides, starts, expression, strict=False):
         measured = start + slide.rows
-        values[measured] = known
+        values[measured], depth[measured] = known, slide.depth()
         rows.append(measured if oversample is None else measured[_oversampled(slide, oversample, seed)])
     names, patients = (
         np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in ("name", "patient")
     )
-    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients)
+    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients, depth)
 
 
 def _oversampled(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:
