@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from _sections import load, load_toy
 
 import deepspot as ds
@@ -139,7 +140,7 @@ def measures_table(cv: ds.models.CrossValidation) -> list[str]:
         cells = [f"*{model}*" if model in ("training mean", "position only", "shuffled images") else model]
         for name, digits in (("r", 3), ("r_beyond_axis", 3), ("r_of_ceiling", 2), ("gene_agreement", 2)):
             cells.append(f"{row[name]:.{digits}f}")
-            if cv.scores["fold"].nunique() > 2:
+            if cv.scores["fold"].nunique() > 2 and np.isfinite(row[name]):
                 cells[-1] += f" ({row[f'{name}_low']:.{digits}f} to {row[f'{name}_high']:.{digits}f})"
         cells += [f"{row['patterns_predicted']:.1f}", f"{row['patterns_measured']:.1f}"]
         lines.append(f"| {' | '.join(cells).replace('nan', '')} |")

@@ -65,8 +65,12 @@ def main() -> None:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", default=SECTIONS, help="names such as B4, or all")
-    parser.add_argument("--out", type=Path, default=FOLDER / EMBEDDED, help="folder of the bundle")
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path, help="folder of the bundle; by default the embedded model is replaced")
+    arguments = parser.parse_args()
+    if arguments.out is None and arguments.sections != SECTIONS:
+        parser.error("other sections need --out: the embedded model is trained on " + ", ".join(SECTIONS))
+    arguments.out = arguments.out or FOLDER / EMBEDDED
+    return arguments
 
 
 def choose_genes(slides: dict) -> list[str]:

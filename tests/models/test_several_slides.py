@@ -46,6 +46,16 @@ def test_genes_that_are_constant_or_unmeasured_on_a_slide(targets):
     assert np.isfinite(leveled[slide_of != 1, 1]).all()
 
 
+def test_a_gene_in_a_few_spots_of_a_slide_is_not_enlarged_much(targets):
+    rare = targets.copy()
+    rare[slide_of == 0, 0] = 0
+    rare[5, 0] = 0.5
+    leveled = level_slides(rare, np.arange(144), slide_of)
+    within = np.concatenate([rare[slide_of == s, 0] - rare[slide_of == s, 0].mean() for s in range(3)]).std()
+    assert rare[slide_of == 0, 0].std() < within / 10
+    assert np.ptp(leveled[slide_of == 0, 0]) == pytest.approx(4 * 0.5, rel=1e-4)
+
+
 def test_one_slide_is_not_changed(bags, targets):
     one = np.zeros(144, dtype=int)
     assert level_slides(targets, np.arange(144), one) is targets
@@ -111,12 +121,11 @@ def test_depth_has_no_effect_on_slides_of_equal_depth_or_without_the_option(bags
 
 
 @pytest.mark.parametrize("wrong", [0, np.nan, -1])
-def test_depth_must_be_positive_in_training_spots_only(bags, targets, wrong):
-    depth = np.full(144, 100.0)
-    depth[3] = wrong
-    with pytest.raises(ValueError, match="`depth` must be above 0 in every training spot"):
+def test_every_training_slide_needs_a_depth(bags, targets, wrong):
+    depth = np.where(slide_of == 1, wrong, 100.0)
+    with pytest.raises(ValueError, match=r"median of `depth` must be above 0 in every training slide.* in slide '1'"):
         fit_weighted(bags, targets, depth)
     model = ds.models.DeepSpot(network={"width": 8, "members": 1}, training={"epochs": 1, "gate": "off"}, seed=0)
-    model.fit(bags, targets, depth=depth, rows=np.arange(4, 144))
+    model.fit(bags, targets, depth=depth, slides=slide_of, rows=np.flatnonzero(slide_of != 1))
     with pytest.raises(ValueError, match="must have the same number of rows"):
         model.fit(bags, targets, depth=depth[1:])

@@ -25,6 +25,20 @@ def test_ceiling_is_the_r_of_the_true_rates(spread, depth):
     known = np.isfinite(found)
     assert known.mean() > 0.8
     assert found[known].mean() == pytest.approx(best[known].mean(), abs=0.03)
+    deep = known & (np.asarray(counts.mean(axis=0)).ravel() > 20)
+    np.testing.assert_allclose(found[deep], best[deep], atol=0.1)
+
+
+def test_genes_that_the_depth_does_not_include():
+    """As for genes outside those that all slides share: their counts are no part of the depth."""
+    counts, _ = simulated(spread=0.6)
+    counted = np.arange(200) >= 50
+    depth = np.asarray(counts[:, 50:].sum(axis=1)).ravel()
+    some = ceiling(counts, depth, counted=counted)
+    np.testing.assert_allclose(some[50:], ceiling(counts[:, 50:], depth), atol=0.05)
+    assert np.nanmean(some[:50]) == pytest.approx(
+        np.nanmean(ceiling(counts, depth + counts[:, :50].sum(1).A1)[:50]), abs=0.05
+    )
 
 
 def test_genes_without_variation_have_no_ceiling():

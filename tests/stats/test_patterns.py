@@ -70,6 +70,12 @@ def test_r_beyond_is_nan_where_nothing_is_left(patterns):
     assert np.isnan(beyond_first_axis(predicted[:2], measured[:2])).all()
 
 
+def test_r_beyond_is_0_where_nothing_is_left_of_the_prediction(patterns):
+    measured = patterns[:, [0, 0, 0, 1, 2]]
+    predicted = np.column_stack([measured[:, :3], np.ones(N), patterns[:, 0]])
+    np.testing.assert_array_equal(beyond_first_axis(predicted, measured)[3:], 0)
+
+
 def test_gene_agreement_compares_pairs(patterns):
     rng = np.random.default_rng(3)
     measured = patterns @ rng.normal(size=(4, 20))

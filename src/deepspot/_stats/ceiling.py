@@ -12,24 +12,28 @@ N_SPLITS = 10
 LEAST = 1.645  # times 1 / sqrt(n): r that independent halves exceed by chance with p = 0.05
 
 
-def ceiling(counts: csr_matrix, depth: np.ndarray, *, seed: int = 0) -> np.ndarray:
+def ceiling(counts: csr_matrix, depth: np.ndarray, *, counted: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
     """Return the highest Pearson r (genes,) that a prediction can have with counts (n, genes) of spots of `depth` (n,).
 
     The counts are split at random into halves (binomial), which are independent measurements of the same spots. From
     the correlation r of their log-expression, the Spearman-Brown formula gives the reliability 2 r / (1 + r) of the
     whole measurement. Its square root is the correlation with the expected measurement. NaN for a gene whose halves do
-    not agree significantly.
+    not agree significantly. `counted` (genes,) is whether the depth includes a gene; by default it includes all.
     """
     rng = np.random.default_rng(seed)
     counts = counts.astype(np.int64)
-    others = (depth - np.asarray(counts.sum(axis=1)).ravel()).astype(np.int64)
+    inside = np.ones(counts.shape[1], dtype=np.int64) if counted is None else np.asarray(counted, dtype=np.int64)
+    others = (depth - counts @ inside).astype(np.int64)
     r = np.zeros(counts.shape[1])
     for _ in range(N_SPLITS):
         half = counts.copy()
         half.data = rng.binomial(counts.data, 0.5)
         other = rng.binomial(others, 0.5)
         halves = [(half, other), (counts - half, others - other)]
-        r += np.nan_to_num(pearson(*(_expression(part, rest) for part, rest in halves))) / N_SPLITS
+        r += (
+            np.nan_to_num(pearson(*(normalize(part, part @ inside + rest).toarray() for part, rest in halves)))
+            / N_SPLITS
+        )
     reliable = r > LEAST / np.sqrt(max(counts.shape[0], 1))
     return np.sqrt(2 * r / (1 + r), out=np.full(len(r), np.nan), where=reliable)
 
@@ -41,7 +45,3 @@ def mean_of_ceiling(r: np.ndarray, ceilings: np.ndarray) -> float:
     """
     known = np.isfinite(r) & np.isfinite(ceilings)
     return float(r[known].mean() / ceilings[known].mean()) if known.any() else float("nan")
-
-
-def _expression(counts: csr_matrix, others: np.ndarray) -> np.ndarray:
-    return normalize(csr_matrix(counts), np.asarray(counts.sum(axis=1)).ravel() + others).toarray()

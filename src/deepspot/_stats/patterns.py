@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import zscore
 
 from .metrics import pearson, varies
 
@@ -14,7 +13,8 @@ def beyond_first_axis(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray
     """Return Pearson's r (genes,) of two (n, genes) matrices without the first principal component of the measurement.
 
     The component is that of the standardized measured genes. Its score of the spots is regressed out of each gene of
-    both matrices. NaN for a gene that is constant in one of them, before or after, or not known in all spots.
+    both matrices. 0 for a gene of which nothing is left in the prediction, such as a constant one. NaN for a gene of
+    which nothing is left in the measurement, or that is not known in all spots.
     """
     r = np.full(measured.shape[1], np.nan)
     rows, genes = _complete(predicted, measured)
@@ -24,14 +24,17 @@ def beyond_first_axis(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray
         before = [part - part.mean(axis=0) for part in values]
         after = [part - axis @ (axis.T @ part) for part in before]
         # What is left of a gene that is proportional to the component is rounding error.
-        left = [rest.std(axis=0) > SMALL * whole.std(axis=0) for rest, whole in zip(after, before, strict=True)]
-        r[genes] = np.where(np.all(left, axis=0), pearson(*after), np.nan)
+        predicts, varies_ = (
+            rest.std(axis=0) > SMALL * whole.std(axis=0) for rest, whole in zip(after, before, strict=True)
+        )
+        r[genes] = np.select([~varies_, ~predicts], [np.nan, 0.0], pearson(*after))
     return r
 
 
 def first_axis(values: np.ndarray) -> np.ndarray:
     """Return the scores (n, 1), of length 1, of the first principal component of genes (n, genes) that vary."""
     from scipy.sparse.linalg import svds
+    from scipy.stats import zscore
 
     z = zscore(values.astype(np.float64))
     if min(z.shape) < 2:
@@ -58,6 +61,8 @@ def effective_patterns(values: np.ndarray) -> float:
     It is (Σ λ)² / Σ λ² over the eigenvalues λ: 1 if all genes have the same pattern, and k if k patterns of equal
     strength are not correlated. Constant genes are left out; NaN if all are.
     """
+    from scipy.stats import zscore
+
     vary = varies(values)
     if not vary.any():
         return float("nan")
@@ -85,6 +90,8 @@ def gene_agreement(predicted: np.ndarray, measured: np.ndarray) -> float:
     Genes that are constant in one of them are left out. NaN if fewer than three are left, or all pairs correlate
     equally.
     """
+    from scipy.stats import zscore
+
     vary = varies(predicted) & varies(measured)
     genes = int(vary.sum())
     if genes < 3:

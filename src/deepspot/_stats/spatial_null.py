@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
+from deepspot._core.logging import bar
 from deepspot._spatial.transforms import pitch_px
 
 LARGEST_BLOCK = 64
@@ -106,19 +107,22 @@ def spatial_p_values(
     field_power, ratio = _smooth_fields(centers, vectors, contrasts, contrast_power)
     cosines = _cosines(size, n, rng)
     p_values = np.empty((len(contrasts), X.shape[1]))
-    for start in range(0, X.shape[1], GENES):
-        ranks = _ranks(X[:, start : start + GENES])
-        power = _power(ranks, vectors)
-        inflation = np.maximum(ratio[_closest(power, field_power, size)], 1)
-        for group, contrast in enumerate(contrasts):
-            statistic = np.abs(contrast @ ranks) / inflation[:, group]
-            scale = np.sqrt(power * contrast_power[:, group, None]).astype(np.float32)
-            # Ties count as chance; float32 must not break them.
-            limit = (statistic * (1 - 1e-6)).astype(np.float32)
-            above = sum((np.abs(cosines[i : i + DRAWS] @ scale) >= limit).sum(axis=0) for i in range(0, n, DRAWS))
-            bound = _bound(statistic, (scale.astype(float) ** 2 / size[:, None]).sum(axis=0))
-            counted = (above + 1) / (n + 1)
-            p_values[group, start : start + ranks.shape[1]] = np.where(bound < 1 / (n + 1), bound, counted)
+    starts = range(0, X.shape[1], GENES)
+    with bar("Block test", total=len(starts) * len(contrasts), unit="group") as progress:
+        for start in starts:
+            ranks = _ranks(X[:, start : start + GENES])
+            power = _power(ranks, vectors)
+            inflation = np.maximum(ratio[_closest(power, field_power, size)], 1)
+            for group, contrast in enumerate(contrasts):
+                statistic = np.abs(contrast @ ranks) / inflation[:, group]
+                scale = np.sqrt(power * contrast_power[:, group, None]).astype(np.float32)
+                # Ties count as chance; float32 must not break them.
+                limit = (statistic * (1 - 1e-6)).astype(np.float32)
+                above = sum((np.abs(cosines[i : i + DRAWS] @ scale) >= limit).sum(axis=0) for i in range(0, n, DRAWS))
+                bound = _bound(statistic, (scale.astype(float) ** 2 / size[:, None]).sum(axis=0))
+                counted = (above + 1) / (n + 1)
+                p_values[group, start : start + ranks.shape[1]] = np.where(bound < 1 / (n + 1), bound, counted)
+                progress.update()
     return p_values
 
 

@@ -163,7 +163,7 @@ class DeepSpot(FittedModel):
         names = [f"gene_{i}" for i in range(targets.shape[1])] if genes is None else [str(gene) for gene in genes]
         _check_genes(names, targets[rows])
         if depth is not None:
-            _check_depth(depth, bags, rows)
+            _check_depth(depth, bags, rows, slides)
         if not self.training.weight_slides:
             depth = None
         state, folder = None, (trainer_kwargs or {}).get("default_root_dir")
@@ -255,10 +255,15 @@ class DeepSpot(FittedModel):
         return TilePredictor(self, mpp, encoder)
 
 
-def _check_depth(depth: np.ndarray, bags: Bags, rows: np.ndarray) -> None:
+def _check_depth(depth: np.ndarray, bags: Bags, rows: np.ndarray, slides: np.ndarray) -> None:
     check_same_length(bags.spot, depth, "`bags` and `depth`")
-    if not (np.isfinite(depth[rows]) & (depth[rows] > 0)).all():
-        raise InputError("`depth` must be above 0 in every training spot. Leave spots without counts out of `rows`.")
+    for slide in np.unique(slides[rows]):
+        known = depth[(slides == slide) & np.isfinite(depth)]
+        if len(known) == 0 or np.median(known) <= 0:
+            raise InputError(
+                f"The median of `depth` must be above 0 in every training slide, and is not in slide {str(slide)!r}. "
+                "Leave this slide out of `rows`, or do not pass `depth`."
+            )
 
 
 def _check_genes(names: list[str], targets: np.ndarray) -> None:

@@ -11,7 +11,9 @@ from deepspot._features.bags import Bags
 class Estimator(Protocol):
     """Interface of all models that :func:`deepspot.models.cross_validate` compares.
 
-    `fit` gets the slide of every spot in `slides`; in `predict` the bags are those of one slide, with positions.
+    `fit` gets the slide of every spot in `slides`; in `predict` the bags are those of one slide, with positions. If
+    `fit` has a parameter `depth`, it also gets the counts (n,) of every spot over the genes that all training slides
+    share, NaN for spots that were not measured.
     """
 
     def fit(

@@ -74,6 +74,15 @@ def test_without_clipping_it_is_linear(bags, targets):
     np.testing.assert_allclose(model.predict(far), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("wrong", [0, -1, np.nan, np.inf])
+def test_weights_are_positive_in_the_training_spots(bags, targets, wrong):
+    weights = np.ones(144)
+    weights[7] = wrong
+    with pytest.raises(ValueError, match="`weights` must be positive in the training spots"):
+        Ridge().fit(bags, targets, weights=weights)
+    Ridge().fit(bags, targets, weights=weights, rows=np.arange(8, 144))
+
+
 @pytest.mark.parametrize("clip", [0, -1, "3"])
 def test_clip_is_a_positive_number(bags, targets, clip):
     with pytest.raises((ValueError, TypeError), match="clip"):

@@ -239,6 +239,8 @@ def test_invalid_json_is_refused(small, content):
         (["gate", "weight"], -1, "share of the network"),
         (["reliability", "r"], [0.1], "`reliability.r` has 1 genes instead of 4"),
         (["reliability", "r"], [9, 0, 0, 0], "beyond 1"),
+        (["reliability", "r_beyond_axis"], [0.1], "`reliability.r_beyond_axis` has 1 genes instead of 4"),
+        (["reliability", "r_ceiling"], [0, 0, 0, 1e300], "beyond 1"),
         (["encoder", "dim"], 7, "embeddings of length 7, but the model takes 6"),
     ],
 )

@@ -86,6 +86,14 @@ def test_measures_count_a_constant_prediction_as_0_and_leave_out_a_constant_meas
     assert np.isnan(cv.measures().loc["model", "r_of_ceiling"])
 
 
+def test_a_fold_without_a_measure_is_left_out_of_its_mean_and_interval(cv):
+    found = replace(cv, scores=cv.scores.assign(r_ceiling=cv.scores["r_ceiling"].mask(cv.scores["fold"] == "P0")))
+    with_all, without = cv.measures().loc["good"], found.measures().loc["good"]
+    assert without["r_of_ceiling_low"] < without["r_of_ceiling"] < without["r_of_ceiling_high"]
+    assert without["r_of_ceiling"] != with_all["r_of_ceiling"]
+    np.testing.assert_array_equal(without[["r_low", "r_high"]], with_all[["r_low", "r_high"]])
+
+
 def test_curve_is_over_genes_then_slides_then_patients(cv):
     curve = cv.curve()
     assert list(curve) == ["model", "n", "fold", "r"]
@@ -234,6 +242,10 @@ def test_other_folders_and_formats_are_errors(cv, tmp_path):
     with pytest.raises(FileNotFoundError, match="not a saved cross-validation"):
         CrossValidation.load(tmp_path)
     cv.save(tmp_path / "cv")
+    (tmp_path / "cv" / "patterns.csv.gz").rename(tmp_path / "patterns")
+    with pytest.raises(FileNotFoundError, match=r"is incomplete: patterns\.csv\.gz is missing"):
+        CrossValidation.load(tmp_path / "cv")
+    (tmp_path / "patterns").rename(tmp_path / "cv" / "patterns.csv.gz")
     file = tmp_path / "cv" / "cross_validation.json"
     intact = file.read_text()
     for damaged in ("", "[]", "{}", json.dumps({"format": json.loads(intact)["format"]})):

@@ -134,6 +134,18 @@ def test_a_part_that_makes_the_whole_slide_misaligned_is_named(wide):
     assert "not significantly" not in repr(result)
 
 
+def test_spots_without_a_predicted_spot_nearby_are_not_called_misplaced(wide):
+    _, predicted, um = wide
+    truth = np.zeros(len(um), dtype=bool)
+    truth[parts(um)["upper half"]] = True
+    known = np.ones(len(um), dtype=bool)
+    known[np.flatnonzero(~truth)[-2:]] = False
+    counts = moved(wide, truth, mirrored)
+    result, spots = align_with_parts(counts, um, predicted[known], um[known], max_shift=1)
+    assert result.verdict == "partly misaligned"
+    assert not spots[~known].any()
+
+
 @pytest.mark.parametrize("where", [mirrored, lambda um: um + np.array([2 * PITCH, 0])])
 def test_a_slide_that_is_misplaced_as_a_whole_has_no_misplaced_part(wide, where):
     _, predicted, um = wide

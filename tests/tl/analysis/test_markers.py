@@ -437,3 +437,7 @@ def test_many_markers_of_a_prediction_give_a_warning(log):
         "independent markers: the 40 predicted genes hold about 1.0 independent patterns. `test='blocks'` accounts for "
         "the similarity of neighboring spots."
     )
+    sdata["genes"].uns["deepspot"] = {"kind": "corrected"}
+    ds.tl.markers(sdata, "region", table_key="genes", reference="b", overwrite=True)
+    assert "between group 'a' and group 'b' (p_adj < 0.05)" in log[-2]
+    assert "the 40 corrected genes" in log[-2]

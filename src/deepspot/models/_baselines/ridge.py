@@ -13,7 +13,7 @@ from deepspot.errors import InputError
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._inputs import CONTEXT, Scaler, context_features
 
-from .base import Baseline
+from .base import Baseline, checked_groups
 
 # A feature that hardly varies in training can be far outside its range on a slide with another stain. Without bounds
 # such features dominate the prediction there.
@@ -167,7 +167,7 @@ class Ridge(Baseline):
         patients: np.ndarray | None = None,
         weights: np.ndarray | None = None,
     ) -> Self:
-        """Fit to measured expression, as all baselines; `weights` (n,) of the spots in the squared error are optional.
+        """Fit to measured expression, as all baselines do.
 
         Parameters
         ----------
@@ -180,19 +180,30 @@ class Ridge(Baseline):
         slides, patients
             (n,) slide and patient of every spot.
         weights
-            (n,) weight of every spot; by default equal.
+            (n,) weight of every spot in the squared error, positive in the training spots; by default equal.
 
         Raises
         ------
         ValueError
-            If arrays do not match, a parameter is out of range, or the bags lack a required set.
+            If arrays do not match, a parameter or a weight is out of range, or the bags lack a required set.
         """
-        self._weights = np.ones(len(bags)) if weights is None else np.asarray(weights)
-        check_same_length(bags.spot, self._weights, "`bags` and `weights`")
-        return super().fit(bags, targets, rows=rows, slides=slides, patients=patients)
+        groups = checked_groups(bags, targets, rows, slides, patients)
+        weights = np.ones(len(bags)) if weights is None else np.asarray(weights)
+        check_same_length(bags.spot, weights, "`bags` and `weights`")
+        if not (np.isfinite(weights[groups[0]]) & (weights[groups[0]] > 0)).all():
+            raise InputError("`weights` must be positive in the training spots. Leave other spots out of `rows`.")
+        self._fit_weighted(bags, targets, *groups, weights)
+        return self
 
-    def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
-        weights = self._weights
+    def _fit_weighted(
+        self,
+        bags: Bags,
+        targets: np.ndarray,
+        rows: np.ndarray,
+        slides: np.ndarray,
+        patients: np.ndarray,
+        weights: np.ndarray,
+    ) -> None:
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
         if not strengths:
             raise InputError("`alphas` is empty: give at least one strength.")

@@ -33,7 +33,9 @@ LONGEST_QUOTE, LONGEST_MESSAGE = 120, 400
 # Limits of the geometry: larger tiles and bags would fill the memory at prediction.
 LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
 # Fields of the reliability with one value per gene, and their largest absolute value (float32 overflows above 3e38).
-BY_GENE = {"r": 1, "r_low": 1, "r_high": 1, "r_n": 1e9, "half_width": 1e9, "dispersion": 1e9, "rate_level": 1e9}
+BY_GENE = dict.fromkeys(("r", "r_low", "r_high", "r_beyond_axis", "r_ceiling"), 1.0) | dict.fromkeys(
+    ("r_n", "half_width", "dispersion", "rate_level"), 1e9
+)
 
 
 class TrainingSlide(BaseModel):

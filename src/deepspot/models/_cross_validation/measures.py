@@ -9,7 +9,7 @@ from .statistics import UNDEFINED, draws, spread
 
 MEASURES = ["r", "r_beyond_axis", "r_of_ceiling", "gene_agreement", "patterns_predicted", "patterns_measured"]
 GROUPS = ["model", "fold", "patient", "slide"]
-MEASUREMENT = UNDEFINED[2]
+PREDICTION = UNDEFINED[1]
 
 
 def measures(scores: pd.DataFrame, patterns: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
@@ -18,7 +18,7 @@ def measures(scores: pd.DataFrame, patterns: pd.DataFrame, n_bootstrap: int, see
     `scores` are those of a cross-validation, with r of a constant prediction set to 0; see
     :meth:`deepspot.models.CrossValidation.measures`.
     """
-    beyond = scores["r_beyond_axis"].fillna(0).where(scores["undefined"] != MEASUREMENT)
+    beyond = scores["r_beyond_axis"].mask(scores["undefined"] == PREDICTION, 0)
     by_gene = scores.assign(r_beyond_axis=beyond)
     limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(GROUPS, observed=True)
     by_slide = by_gene.groupby(GROUPS, observed=True)[["r", "r_beyond_axis"]].mean()
@@ -26,11 +26,14 @@ def measures(scores: pd.DataFrame, patterns: pd.DataFrame, n_bootstrap: int, see
     by_slide = by_slide.join(patterns.set_index(GROUPS))
     by_patient = by_slide.groupby(GROUPS[:3], observed=True).mean()
     by_fold = by_patient.groupby(GROUPS[:2], observed=True).mean()[MEASURES]
-    samples = draws(scores["fold"].nunique(), n_bootstrap, seed)
     rows: dict[str, dict[str, float]] = {}
     for model, known in by_fold.groupby("model", observed=True, sort=False):
         row = rows[str(model)] = {}
         for name, values in known.items():
-            ends = spread(values.to_numpy()[samples].mean(axis=1))[1:]
-            row |= dict(zip((str(name), f"{name}_low", f"{name}_high"), (float(np.mean(values)), *ends), strict=True))
+            found = values.dropna().to_numpy()
+            names, mean = (str(name), f"{name}_low", f"{name}_high"), (np.nan, np.nan, np.nan)
+            if len(found):
+                samples = draws(len(found), n_bootstrap, seed)
+                mean = (float(found.mean()), *spread(found[samples].mean(axis=1))[1:])
+            row |= dict(zip(names, mean, strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")

@@ -350,8 +350,10 @@ class CrossValidation:
             if content["format"] != FORMAT:
                 raise InputError(
                     f"{path / REST} has another format than {FORMAT}, which this version reads. Run "
-                    "`ds.models.cross_validate` again; with the same `out=` it reuses finished fits."
+                    "`ds.models.cross_validate` again."
                 )
+            if not (path / PATTERNS).is_file():
+                raise FileNotFoundError(f"{path} is incomplete: {PATTERNS} is missing. Get a complete copy.")
             fields = {name: content[name] for name in FIELDS} | {"top": tuple(content["top"])}
             fields["patterns"] = tidy(read_table(path / PATTERNS))
             return cls(tidy(read_table(path / TABLE)), read_table(path / INNER), **fields)

@@ -47,7 +47,7 @@ class TrainingSet:
     slides, patients
         (n,) names.
     depth
-        (n,) total counts, NaN for spots that were not measured.
+        (n,) counts over the genes that all slides share, NaN for spots that were not measured.
     """
 
     bags: Bags
@@ -78,9 +78,10 @@ def training_set(
     starts = np.cumsum([0, *map(len, parts)])
     values = np.full((starts[-1], expression[0].shape[1]), np.nan, dtype=np.float32)
     depth, rows = np.full(starts[-1], np.nan), []
-    for slide, start, known in zip(slides, starts, expression, strict=False):
+    counted = depth_genes(slides)[0]
+    for slide, start, known, these in zip(slides, starts, expression, counted, strict=False):
         measured = start + slide.rows
-        values[measured], depth[measured] = known, slide.depth()
+        values[measured], depth[measured] = known, slide.depth(these)
         rows.append(measured if oversample is None else measured[_oversampled(slide, oversample, seed)])
     names, patients = (
         np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in ("name", "patient")
@@ -204,7 +205,10 @@ def slide_ceiling(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index
     """Return the highest r (genes,) that a perfect prediction can have on a slide, with depth summed over `counted`."""
     columns = slide.genes.get_indexer(pd.Index(genes))
     values = np.full(len(columns), np.nan)
-    values[columns >= 0] = ceiling(slide.counts[:, columns[columns >= 0]], slide.depth(counted))
+    known = columns >= 0
+    values[known] = ceiling(
+        slide.counts[:, columns[known]], slide.depth(counted), counted=pd.Index(genes)[known].isin(counted)
+    )
     return values
 
 

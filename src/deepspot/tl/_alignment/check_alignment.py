@@ -64,11 +64,11 @@ def check_alignment(
 
     Then halves, thirds, quarters and smaller parts of at least 40 spots are checked: a fold or a drift may misplace
     only some spots. For this, the 200 genes with the largest predicted variance are used. If another place is better
-    for a part by 3.5 standard deviations more than on simulated aligned slides, and another part is aligned, the
+    for a part by 4 standard deviations more than on simulated aligned slides, and another part is aligned, the
     verdict is ``"partly misaligned"``. Then `misplaced` names the parts, and `misplaced_spots` the spots of the
     part that stands out most. Some misplaced parts are not noticed (``benchmarks/results/alignment_parts.md``). A
-    misaligned slide is only partly misaligned if it is aligned without a half, third or quarter, and if the rest does
-    not fit better after the best move of the slide.
+    misaligned slide is only partly misaligned if it is aligned without a half, third or quarter, if the rest does not
+    fit better after the best move of the slide, and if the part alone fits clearly better at another place.
 
     Parameters
     ----------

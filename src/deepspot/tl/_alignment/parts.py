@@ -178,7 +178,7 @@ def misplaced_alone(
         at = known[rows]
         part = align(measured[at], measured_um[at], predicted, predicted_um, max_shift=max_shift, seed=seed)
         if part.r_as_is < MOST_IN_PLACE * part.r:
-            best, names, spots = rest.r_as_is, (name,), ~np.isin(np.arange(n), kept)
+            best, names, spots = rest.r_as_is, (name,), np.isin(np.arange(n), at)
     return names, spots
 
 

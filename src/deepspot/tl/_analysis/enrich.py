@@ -136,7 +136,7 @@ def enrich(
     if not groups:
         raise InputError(
             f"No group of {without} has a significant marker, so no gene set can be tested. See "
-            f"sdata.tables[{table_key!r}].uns[{markers_key!r}], or call `ds.tl.markers` with a higher `alpha=`."
+            f"sdata.tables[{table_key!r}].uns[{markers_key!r}]. `ds.tl.pathways` scores gene sets without markers."
         )
     genes = set(results["gene"]) if background is None else {str(gene) for gene in background}
     sets, source = read_gene_sets(gene_sets, organism)

@@ -225,13 +225,15 @@ def markers(
     if kind_of(table) in (PREDICTION, CORRECTED) and (differ > MOST_GENES).any():
         advice = "" if test == "blocks" else " `test='blocks'` accounts for the similarity of neighboring spots."
         logger.warning(
-            "%.0f %% of the genes differ between group %r and the other spots (p_adj < %g). They are not as many "
-            "independent markers: the %d predicted genes hold about %.1f independent patterns.%s",
+            "%.0f %% of the genes differ between group %r and %s (p_adj < %g). They are not as many independent "
+            "markers: the %d %s genes hold about %.1f independent patterns.%s",
             *(
                 100 * differ.max(),
                 differ.idxmax(),
+                "the other spots" if reference == REST else f"group {reference!r}",
                 alpha,
                 small.n_vars,
+                "predicted" if kind_of(table) == PREDICTION else "corrected",
                 effective_patterns(small.to_df().to_numpy()),
                 advice,
             ),
