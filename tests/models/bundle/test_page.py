@@ -75,6 +75,8 @@ def test_page_of_embedded_model_states_its_limits():
         "| name | lite0_stats |",
         "r 0.234 on 2 held-out patients",
         "median over genes 0.24",
+        "The predicted genes hold about 1.2 independent patterns",
+        "the mean r is 38 % of what a perfect prediction could reach",
         "| below 0.1 | 114 |",
         "Prediction intervals: none.",
         "need at least 5",
@@ -109,6 +111,9 @@ def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
     assert "length 6" in text_of(changed(card, encoder=None))
 
 
+PATTERNS = {"patterns_predicted": 2.34, "patterns_measured": 9.0}
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -117,7 +122,9 @@ def test_a_converted_model_does_not_claim_what_is_not_known(tiny):
             "Prediction intervals at 80%, calibrated over patients: ± 0.60",
         ),
         ({"unit": "slides"}, "too high for a new patient"),
-        ({}, "1 genes did not vary"),
+        ({}, "Genes without an r: 1."),
+        (PATTERNS, "hold about 2.3 independent patterns"),
+        (PATTERNS | {"r_beyond_axis": [0.1, None, 0.2, 0.3]}, "the mean r is 0.20"),
         ({"r": [None] * 4, "r_low": [None] * 4, "r_high": [None] * 4}, "No gene varied"),
     ],
 )

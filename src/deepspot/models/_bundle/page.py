@@ -117,4 +117,22 @@ def _scores(genes: list[str], reliability: dict[str, Any]) -> dict[str, Any]:
         ],
         "best": best[:BEST],
         "half_width": float(np.median(widths)) if widths else None,
+        "beyond": _mean(reliability["r_beyond_axis"]),
+        "of_ceiling": _of_ceiling(reliability["r"], reliability["r_ceiling"]),
     }
+
+
+def _mean(values: list[float | None] | None) -> float | None:
+    """Return the mean of the known values, None without any."""
+    known = [value for value in values or () if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _of_ceiling(r: list[float | None], ceilings: list[float | None] | None) -> float | None:
+    """Return r as a share of its ceiling, None if it is unknown."""
+    from deepspot._stats.ceiling import mean_of_ceiling
+
+    if ceilings is None:
+        return None
+    share = mean_of_ceiling(np.array(r, dtype=float), np.array(ceilings, dtype=float))
+    return share if np.isfinite(share) else None
