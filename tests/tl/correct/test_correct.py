@@ -110,8 +110,9 @@ def test_depth_does_not_show_in_corrected_values(slide, model, share):
     def moved(layer, scale=np.asarray):
         return (scale(mixed.layers[layer]) - scale(deep.layers[layer]))[half][:, known].mean()
 
-    assert moved("measured") < -0.05
-    assert moved("corrected") == pytest.approx(0, abs=0.04)
+    assert moved("measured") < -0.2
+    # A tenth of what the measured values move at a twentieth of the counts.
+    assert moved("corrected") == pytest.approx(0, abs=0.1)
     assert abs(moved("corrected")) < abs(moved("rate", np.log1p))  # the logarithm of the mean rate
 
 

@@ -47,7 +47,7 @@ def model(request):
     options, weight = CONFIGS[request.param]
     fitted = DeepSpot(**options, training={"gate": "off", "epochs": 2, "max_epochs": 2}, seed=0).fit(BAGS, TARGETS)
     if weight < 1:
-        fitted.ridge = Ridge(alphas=[100.0]).fit(BAGS, TARGETS)
+        fitted.ridge = Ridge(alphas=[100.0], clip=None).fit(BAGS, TARGETS)
     gate = Gate.model_construct(weight=weight)
     fitted.card = fitted.card.model_copy(update={"geometry": GEOMETRY, "gate": gate})
     return fitted
