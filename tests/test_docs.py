@@ -45,7 +45,7 @@ def test_readme_starts_with_exactly_two_commands():
     text = (ROOT / "README.md").read_text()
     assert fenced(text)[:2] == [
         "python -m pip install . && python -m deepspot demo",
-        'python -m pip install ".[test]" && python -m pytest',
+        'python -m pip install ".[test]" && python -m pytest -n 2 --dist loadscope',
     ]
     title, purpose, *commands = [part for part in re.split(r"\n\s*\n", text) if part][:4]
     assert title.startswith("# deepspot")

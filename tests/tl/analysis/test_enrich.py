@@ -174,7 +174,7 @@ def test_groups_without_markers(marked, programs, log):
     ds.tl.enrich(marked, programs)
     assert set(marked["table"].uns["enrichment"]["group"]) == {"tumor", "lymphoid"}
     assert log[-1].endswith("Without a significant marker: ['stroma'].")
-    with pytest.raises(ValueError, match=r"No group of \['stroma'\] has a significant marker.*`ds.tl.pathways` scores gene sets"):
+    with pytest.raises(ValueError, match=r"No group of \['stroma'\] has a significant marker.*`ds.tl.pathways`"):
         ds.tl.enrich(marked, programs, groups="stroma", key_added="more")
 
 
