@@ -87,7 +87,7 @@ def test_saved_and_loaded(bags, two_patterns, tmp_path):
     np.testing.assert_array_equal(loaded.predict(bags), model.predict(bags))
 
 
-@pytest.mark.parametrize("rank", [0, -1, "all", 2.5])
+@pytest.mark.parametrize("rank", [0, -1, "all", 2.5, True])
 def test_wrong_rank(rank):
     with pytest.raises(ValueError, match=r"`training` does not fit \(rank"):
         ds.models.DeepSpot(training={"rank": rank})

@@ -136,7 +136,7 @@ class DeepSpot(FittedModel):
             (n,) slide and patient of every spot. By default all spots are of one slide and one patient.
         depth
             (n,) total counts of every spot, NaN where unknown, to weight slides with ``training={"weight_slides":
-            True}``. By default all slides have the same weight.
+            True}``. Without it all slides have the same weight.
         trainer_kwargs
             Arguments of Lightning's Trainer, such as ``{"devices": 4, "strategy": "ddp"}``. With
             ``{"default_root_dir": folder}`` checkpoints are kept there, and the same call resumes an interrupted fit.

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, field_validator
 
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError, InputTypeError
@@ -11,6 +12,14 @@ from deepspot.errors import InputError, InputTypeError
 Context = Literal["spot", "subspots", "neighbors"]
 Config = TypeVar("Config", bound=BaseModel)
 Loss = Literal["mse", "pearson", "poisson", "cosine", "mse_cosine"]
+
+
+def _rank(value: Any) -> Any:
+    if value is None or value == "select":
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
+        return int(value)
+    raise ValueError('must be a positive integer, "select", or None for no projection')
 
 
 class NetworkConfig(BaseModel):
@@ -96,9 +105,9 @@ class TrainingConfig(BaseModel):
 
     loss: Loss = "mse"
     standardize: bool = True
-    level_slides: bool = False
-    weight_slides: bool = False
-    rank: Annotated[int, Field(gt=0)] | Literal["select"] | None = None
+    level_slides: StrictBool = False
+    weight_slides: StrictBool = False
+    rank: Annotated[int | Literal["select"] | None, BeforeValidator(_rank)] = None
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-6, ge=0)
