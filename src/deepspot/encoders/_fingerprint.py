@@ -34,6 +34,8 @@ def describe_source(method: Any) -> str:
     function = inspect.unwrap(getattr(method, "__func__", method))
     if not inspect.isfunction(function) or function.__name__ == "<lambda>":  # one line may contain several
         return describe_code(function)
+    if function.__code__.co_filename == "<string>":  # Python 3.13 takes the text of `python -c` for its source
+        return describe_code(function)
     try:
         source = ast.unparse(ast.parse(dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):  # defined in an interpreter
