@@ -1,8 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from deepspot._core import hashing
-from deepspot._core.hashing import digest, hash_file
+from deepspot._core.hashing import digest, hash_file, source_of
 
 
 @pytest.fixture
@@ -58,3 +61,19 @@ def test_digest_tells_values_types_and_shapes_apart():
     assert len({digest(part) for part in parts}) == len(parts)
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc")}) == 3
     assert digest(zeros) == digest(np.asfortranarray(zeros))
+
+
+def test_code_that_was_made_from_a_string_has_no_source():
+    """In a process of `python -c`, where Python 3.13 would return the text of the command."""
+    command = """
+from deepspot._core.hashing import source_of
+made = {}
+exec("def double(x):\\n    return 2 * x", made)
+try:
+    source_of(made["double"])
+except OSError:
+    print("none")
+"""
+    shown = subprocess.run([sys.executable, "-W", "ignore", "-c", command], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "none"
+    assert source_of(test_code_that_was_made_from_a_string_has_no_source).startswith("def test_code")

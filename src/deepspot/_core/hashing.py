@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ def digest(*parts: Any) -> str:
             hasher.update(json.dumps(part, sort_keys=True).encode())
         hasher.update(b"\0")
     return hasher.hexdigest()[:16]
+
+
+def source_of(code: Any) -> str:
+    """Return the source of a function or class; OSError or TypeError if it has none."""
+    function = inspect.unwrap(code)
+    # Python 3.13 takes the text of `python -c` for the source of all code that was made from a string.
+    if inspect.isfunction(function) and function.__code__.co_filename == "<string>":
+        raise OSError("made from a string")
+    return inspect.getsource(code)
 
 
 def hash_file(path: Path) -> str:

@@ -30,10 +30,8 @@ def ceiling(counts: csr_matrix, depth: np.ndarray, *, counted: np.ndarray | None
         half.data = rng.binomial(counts.data, 0.5)
         other = rng.binomial(others, 0.5)
         halves = [(half, other), (counts - half, others - other)]
-        r += (
-            np.nan_to_num(pearson(*(normalize(part, part @ inside + rest).toarray() for part, rest in halves)))
-            / N_SPLITS
-        )
+        a, b = (normalize(part, part @ inside + rest).toarray() for part, rest in halves)
+        r += np.nan_to_num(pearson(a, b)) / N_SPLITS
     reliable = r > LEAST / np.sqrt(max(counts.shape[0], 1))
     return np.sqrt(2 * r / (1 + r), out=np.full(len(r), np.nan), where=reliable)
 

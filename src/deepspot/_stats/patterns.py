@@ -24,10 +24,10 @@ def beyond_first_axis(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray
         before = [part - part.mean(axis=0) for part in values]
         after = [part - axis @ (axis.T @ part) for part in before]
         # What is left of a gene that is proportional to the component is rounding error.
-        predicts, varies_ = (
+        in_prediction, in_measurement = (
             rest.std(axis=0) > SMALL * whole.std(axis=0) for rest, whole in zip(after, before, strict=True)
         )
-        r[genes] = np.select([~varies_, ~predicts], [np.nan, 0.0], pearson(*after))
+        r[genes] = np.select([~in_measurement, ~in_prediction], [np.nan, 0.0], pearson(*after))
     return r
 
 

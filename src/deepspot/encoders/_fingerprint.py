@@ -9,7 +9,7 @@ from textwrap import dedent
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from deepspot._core.hashing import digest
+from deepspot._core.hashing import digest, source_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,10 +34,8 @@ def describe_source(method: Any) -> str:
     function = inspect.unwrap(getattr(method, "__func__", method))
     if not inspect.isfunction(function) or function.__name__ == "<lambda>":  # one line may contain several
         return describe_code(function)
-    if function.__code__.co_filename == "<string>":  # Python 3.13 takes the text of `python -c` for its source
-        return describe_code(function)
     try:
-        source = ast.unparse(ast.parse(dedent(inspect.getsource(function))))
+        source = ast.unparse(ast.parse(dedent(source_of(function))))
     except (OSError, TypeError, SyntaxError):  # defined in an interpreter
         return describe_code(function)
     return f"{source} {_closure(function)}"

@@ -151,6 +151,7 @@ class DeepSpot(FittedModel):
             If shapes do not match, a gene has no finite target, or the bags lack a set that the network uses.
         """
         from ._baselines import Ridge
+        from ._baselines.ridge import fit_weighted
         from ._confidence.assess import assess
         from ._confidence.ood import OODDetector
         from ._network.fit import Recipe
@@ -199,7 +200,7 @@ class DeepSpot(FittedModel):
                 weights=weights,
             )
         if weight < 1:
-            ridge.fit(bags, targets, **groups, weights=weights)
+            ridge = fit_weighted(bags, targets, context=self.network.context, **groups, weights=weights)
         if rank is not None:
             directions = loadings(targets[rows], common, rank, weights[rows])
             project_members(members, scaler.std / common.std, directions)

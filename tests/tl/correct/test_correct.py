@@ -111,8 +111,8 @@ def test_depth_does_not_show_in_corrected_values(slide, model, share):
         return (scale(mixed.layers[layer]) - scale(deep.layers[layer]))[half][:, known].mean()
 
     assert moved("measured") < -0.2
-    # A tenth of what the measured values move at a twentieth of the counts.
-    assert moved("corrected") == pytest.approx(0, abs=0.1)
+    # The fewer the counts, the more of the corrected value is the prediction, with its own error of level.
+    assert moved("corrected") == pytest.approx(0, abs={0.25: 0.04, 0.05: 0.07}[share])
     assert abs(moved("corrected")) < abs(moved("rate", np.log1p))  # the logarithm of the mean rate
 
 

@@ -49,7 +49,9 @@ class Baseline:
         ValueError
             If arrays do not match, a parameter is out of range, or the bags lack a required set.
         """
-        self._fit(bags, targets, *checked_groups(bags, targets, rows, slides, patients))
+        check_same_length(bags.spot, targets, "`bags` and `targets`")
+        n = len(bags)
+        self._fit(bags, targets, which_rows(rows, n), labels(slides, n, "slides"), labels(patients, n, "patients"))
         return self
 
     def predict(self, bags: Bags) -> np.ndarray:
@@ -75,19 +77,6 @@ class Baseline:
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError(f"{type(self).__name__} is not fitted yet. Call `fit` first.")
-
-
-def checked_groups(
-    bags: Bags,
-    targets: np.ndarray,
-    rows: np.ndarray | None,
-    slides: np.ndarray | None,
-    patients: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the training rows, and slide and patient of every spot; raise if the arrays do not match."""
-    check_same_length(bags.spot, targets, "`bags` and `targets`")
-    n = len(bags)
-    return which_rows(rows, n), labels(slides, n, "slides"), labels(patients, n, "patients")
 
 
 def fill_unknown(targets: np.ndarray) -> np.ndarray:

@@ -2,18 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
 
 import numpy as np
 
-from deepspot._core.validate import check_count, check_positive, check_same_length
+from deepspot._core.validate import check_count, check_positive
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._inputs import CONTEXT, Scaler, context_features
 
-from .base import Baseline, checked_groups
+from .base import Baseline
 
 # A feature that hardly varies in training can be far outside its range on a slide with another stain. Without bounds
 # such features dominate the prediction there.
@@ -157,53 +156,16 @@ class Ridge(Baseline):
     high: np.ndarray = field(init=False, repr=False, default_factory=lambda: np.full(1, np.inf, dtype=np.float32))
     scaler: Scaler = field(init=False, repr=False)
 
-    def fit(
-        self,
-        bags: Bags,
-        targets: np.ndarray,
-        *,
-        rows: np.ndarray | None = None,
-        slides: np.ndarray | None = None,
-        patients: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
-    ) -> Self:
-        """Fit to measured expression, as all baselines do.
-
-        Parameters
-        ----------
-        bags
-            Embeddings of n spots.
-        targets
-            (n, genes) log-expression; NaN where a slide did not measure a gene.
-        rows
-            Training spots, as numbers that may repeat or as a mask; by default all.
-        slides, patients
-            (n,) slide and patient of every spot.
-        weights
-            (n,) weight of every spot in the squared error, positive in the training spots; by default equal.
-
-        Raises
-        ------
-        ValueError
-            If arrays do not match, a parameter or a weight is out of range, or the bags lack a required set.
-        """
-        groups = checked_groups(bags, targets, rows, slides, patients)
-        weights = np.ones(len(bags)) if weights is None else np.asarray(weights)
-        check_same_length(bags.spot, weights, "`bags` and `weights`")
-        if not (np.isfinite(weights[groups[0]]) & (weights[groups[0]] > 0)).all():
-            raise InputError("`weights` must be positive in the training spots. Leave other spots out of `rows`.")
-        self._fit_weighted(bags, targets, *groups, weights)
-        return self
-
-    def _fit_weighted(
+    def _fit(
         self,
         bags: Bags,
         targets: np.ndarray,
         rows: np.ndarray,
         slides: np.ndarray,
         patients: np.ndarray,
-        weights: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> None:
+        weights = np.ones(len(bags)) if weights is None else weights
         strengths = [check_positive(alpha, "alphas") for alpha in self.alphas]
         if not strengths:
             raise InputError("`alphas` is empty: give at least one strength.")
@@ -239,3 +201,19 @@ class Ridge(Baseline):
         if features.shape[1] != len(self.coef):
             raise InputError(f"Ridge was fitted to {len(self.coef)} features, but the bags have {features.shape[1]}.")
         return features.clip(self.low, self.high) @ self.coef + self.intercept
+
+
+def fit_weighted(
+    bags: Bags,
+    targets: np.ndarray,
+    *,
+    context: Sequence[str],
+    rows: np.ndarray,
+    slides: np.ndarray,
+    patients: np.ndarray,
+    weights: np.ndarray,
+) -> Ridge:
+    """Fit ridge with `weights` (n,) of the spots in the squared error. The input is not checked again."""
+    ridge = Ridge(context=context)
+    ridge._fit(bags, targets, rows, slides, patients, weights)
+    return ridge

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
+from deepspot._stats.ceiling import mean_of_ceiling
 from deepspot.models._confidence.gate import UNITS
 
 if TYPE_CHECKING:
@@ -106,6 +108,8 @@ def _scores(genes: list[str], reliability: dict[str, Any]) -> dict[str, Any]:
     r = np.array([row[0] for row in best])
     counts = np.bincount(np.digitize(r, EDGES), minlength=len(EDGES) + 1).tolist()
     names = [f"below {EDGES[0]}", *(f"{low} to {high}" for low, high in pairwise(EDGES)), f"above {EDGES[-1]}"]
+    columns = ("r", "r_beyond_axis", "r_ceiling")
+    by_gene = pd.DataFrame({name: reliability[name] or np.nan for name in columns}, dtype=float)
     widths = [width for width in reliability["half_width"] or () if width is not None]
     return {
         "spread": np.quantile(r, [0.1, 0.5, 0.9]).tolist() if best else None,
@@ -117,22 +121,10 @@ def _scores(genes: list[str], reliability: dict[str, Any]) -> dict[str, Any]:
         ],
         "best": best[:BEST],
         "half_width": float(np.median(widths)) if widths else None,
-        "beyond": _mean(reliability["r_beyond_axis"]),
-        "of_ceiling": _of_ceiling(reliability["r"], reliability["r_ceiling"]),
+        "beyond": _known(by_gene["r_beyond_axis"].mean()),
+        "of_ceiling": _known(mean_of_ceiling(by_gene["r"].to_numpy(), by_gene["r_ceiling"].to_numpy())),
     }
 
 
-def _mean(values: list[float | None] | None) -> float | None:
-    """Return the mean of the known values, None without any."""
-    known = [value for value in values or () if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _of_ceiling(r: list[float | None], ceilings: list[float | None] | None) -> float | None:
-    """Return r as a share of its ceiling, None if it is unknown."""
-    from deepspot._stats.ceiling import mean_of_ceiling
-
-    if ceilings is None:
-        return None
-    share = mean_of_ceiling(np.array(r, dtype=float), np.array(ceilings, dtype=float))
-    return share if np.isfinite(share) else None
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

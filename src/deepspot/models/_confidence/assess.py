@@ -9,7 +9,7 @@ import numpy as np
 from deepspot._core.logging import logger
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import mean_r
-from deepspot.models._baselines import Ridge
+from deepspot.models._baselines.ridge import fit_weighted
 from deepspot.models._inputs import Scaler, level_slides, slide_weights
 from deepspot.models._low_rank import candidate_ranks, loadings, project
 from deepspot.models._network.fit import Recipe
@@ -55,8 +55,8 @@ def assess(
             bags, known, part, rows=train, validation=inner, slides=slides, weights=weights
         )
         network[held] = scaler.restore(infer(members, bags, recipe.device, rows=held))
-        linear = Ridge(context=recipe.network.context)
-        linear.fit(bags, known, rows=train, slides=slides, patients=patients, weights=weights)
+        groups = {"rows": train, "slides": slides, "patients": patients}
+        linear = fit_weighted(bags, known, context=recipe.network.context, **groups, weights=weights)
         ridge[held] = linear.predict(bags, rows=held)
         if any(ranks):
             largest = max(filter(None, ranks))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from deepspot._core.hashing import source_of
 from deepspot._core.keys import key_in
 from deepspot.errors import InputError, InputTypeError
 from deepspot.models._estimator import Estimator
@@ -69,7 +70,7 @@ def describe(factory: Factory) -> Any:
     if package == "deepspot":
         return [package, name, ""]
     try:
-        return [factory.__module__, name, inspect.getsource(factory)]
+        return [factory.__module__, name, source_of(factory)]
     except (OSError, TypeError) as error:
         raise InputTypeError(
             f"The source of {factory!r} cannot be read, which `out=` needs to notice changes. Put it into a module."

@@ -14,7 +14,7 @@ Config = TypeVar("Config", bound=BaseModel)
 Loss = Literal["mse", "pearson", "poisson", "cosine", "mse_cosine"]
 
 
-def _rank(value: Any) -> Any:
+def _check_rank(value: Any) -> Any:
     if value is None or value == "select":
         return value
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
@@ -107,7 +107,7 @@ class TrainingConfig(BaseModel):
     standardize: bool = True
     level_slides: StrictBool = False
     weight_slides: StrictBool = False
-    rank: Annotated[int | Literal["select"] | None, BeforeValidator(_rank)] = None
+    rank: Annotated[int | Literal["select"] | None, BeforeValidator(_check_rank)] = None
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-6, ge=0)
