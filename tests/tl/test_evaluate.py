@@ -122,7 +122,15 @@ def test_spots_without_counts_are_left_out(slide, predicted, log):
     table.X = counts.tocsr()
     evaluate(slide)
     assert "over 26 spots" in log[-1]
+    assert "Table 'table': 4 spots without counts are left out." in log
     np.testing.assert_allclose(predicted.var["pearson"].dropna(), 1, atol=1e-5)
+
+
+def test_a_table_without_counts(slide, predicted):
+    slide.tables["table"].X = slide.tables["table"].X * 0
+    with pytest.raises(ValueError, match="Table 'table' has no spot with counts"):
+        evaluate(slide)
+    assert predicted.var.empty
 
 
 def test_a_layer_with_counts(slide, predicted):

@@ -62,13 +62,12 @@ class MeasuredCounts:
     def without_empty(self) -> MeasuredCounts:
         """Drop spots without counts; raise if none is left."""
         seen = self.depth() > 0
+        where = f"Slide {self.name!r}" if self.name else f"Table {self.table_key!r}"
         if not seen.any():
-            raise InputError(
-                f"Slide {self.name!r} has no spot with counts. Leave it out, or choose another table or layer."
-            )
+            raise InputError(f"{where} has no spot with counts. Leave it out, or choose another table or layer.")
         if seen.all():
             return self
-        logger.warning("Slide %r: %d spots without counts are left out.", self.name, int((~seen).sum()))
+        logger.warning("%s: %d spots without counts are left out.", where, int((~seen).sum()))
         return replace(self, counts=self.counts[seen], rows=self.rows[seen], table_rows=self.table_rows[seen])
 
 
