@@ -28,6 +28,10 @@ def test_names_are_those_of_the_docs_and_no_null_model_is_among_them():
         "stnet",
         "stnet_finetuned",
         "bleep",
+        "histogene",
+        "hist2st",
+        "thitogene",
+        "triplex",
     ]
     assert list(NULLS) == ["training mean", "position only", "shuffled images"]
 

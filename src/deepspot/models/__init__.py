@@ -15,15 +15,19 @@ from ._network.config import NetworkConfig, TrainingConfig
 from ._registry import available, load
 from ._training.config import SlideKeys, TileConfig
 from ._training.train import train
+from ._whole_slide import TRIPLEX, Hist2ST, HisToGene, THItoGene
 
 __all__ = [
     "BLEEP",
     "MLP",
+    "TRIPLEX",
     "Bags",
     "CrossValidation",
     "DeepSpot",
     "Estimator",
     "Gate",
+    "HisToGene",
+    "Hist2ST",
     "Linear",
     "ModelCard",
     "NetworkConfig",
@@ -34,6 +38,7 @@ __all__ = [
     "STNet",
     "ShuffledImages",
     "SlideKeys",
+    "THItoGene",
     "TileConfig",
     "TrainingConfig",
     "TrainingMean",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
 from ._deepspot import DeepSpot
+from ._whole_slide import TRIPLEX, Hist2ST, HisToGene, THItoGene
 
 # Version of the predictions of the package's estimators. `ds.models.cross_validate(out=)` reads a finished fit if the
 # package version and this number are unchanged. Between releases, raise it by one with every change of an estimator in
@@ -30,6 +31,10 @@ SYSTEMS: dict[str, Callable[..., Any]] = {
     "stnet": STNet,
     "stnet_finetuned": partial(STNet, fine_tune=True),
     "bleep": BLEEP,
+    "histogene": HisToGene,
+    "hist2st": Hist2ST,
+    "thitogene": THItoGene,
+    "triplex": TRIPLEX,
 }
 
 # Null models; a useful system is better than all of them.

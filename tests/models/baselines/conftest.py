@@ -14,12 +14,13 @@ SIDE, DIM, GENES, PX = 12, 6, 6, 8
 
 @dataclass(frozen=True)
 class World:
-    """Two training slides and a test slide, with genes that depend on color and genes that depend on position."""
+    """Two training slides and a test slide, with genes of three kinds: by color, by position, by nearest spots."""
 
     train: Bags
     test: Bags
     image: tuple[np.ndarray, np.ndarray]
     place: tuple[np.ndarray, np.ndarray]
+    around: tuple[np.ndarray, np.ndarray]
     slides: np.ndarray
 
     def noise(self) -> tuple[np.ndarray, np.ndarray]:
@@ -44,11 +45,17 @@ def world() -> World:
     slides = [_slide(rng) for _ in range(3)]
     image = [bags.spot[:, :3] @ weights + 3 + 0.1 * rng.normal(size=(len(bags), GENES)) for bags in slides]
     place = [np.cos(bags.position / 150) @ weights[:2] + 0.1 * rng.normal(size=(len(bags), GENES)) for bags in slides]
+    around = []
+    for bags, values in zip(slides, image, strict=True):
+        nearest = find_neighbors(bags.position, NeighborRule(reach=110))
+        around.append(nearest @ values / nearest.sum(axis=1))
+    around = [np.asarray(values) for values in around]
     return World(
         Bags.concat(slides[:2]),
         slides[2],
         (np.concatenate(image[:2]), image[2]),
         (np.concatenate(place[:2]), place[2]),
+        (np.concatenate(around[:2]), around[2]),
         np.repeat(["a", "b"], SIDE**2),
     )
 

@@ -10,9 +10,11 @@ from deepspot._stats.metrics import pearson
 from deepspot.models._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet
 from deepspot.models._baselines import TrainingMean as Mean
 from deepspot.models._estimator import Estimator
+from deepspot.models._whole_slide import TRIPLEX, Hist2ST, HisToGene, THItoGene
 
 from .conftest import tiny
 
+GRAPH = {"hidden": 32, "graph_heads": 2, "graph_dim": (16, 32, 32)}
 SYSTEMS = {
     "ridge": Ridge,
     "ridge_pca": partial(Ridge, pca=8, context=("spot", "subspots")),
@@ -23,9 +25,14 @@ SYSTEMS = {
     "stnet_fine_tuned": partial(STNet, fine_tune=True, backbone=tiny, px=8, lr=1e-2, epochs=8),
     "bleep": partial(BLEEP, k=10, epochs=40),
     "position_only": partial(PositionOnly, n_trees=20),
+    "histogene": partial(HisToGene, dim=32, layers=1, heads=2, lr=3e-3, epochs=60),
+    "hist2st": partial(Hist2ST, dim=32, layers=1, graph_layers=2, heads=2, zinb=0, lr=3e-3, epochs=60),
+    "thitogene": partial(THItoGene, capsules=2, route=8, layers=1, heads=2, **GRAPH, lr=3e-3, epochs=60),
+    "triplex": partial(TRIPLEX, dim=16, layers=(1, 2, 1), heads=(2, 2, 2), lr=1e-2, epochs=25),
 }
 NULLS = {"training_mean": Mean, "shuffled_images": partial(ShuffledImages, factory=Linear)}
 KINDS = [Ridge, Linear, RandomForest, MLP, STNet, BLEEP, PositionOnly, ShuffledImages, Mean]
+KINDS += [HisToGene, Hist2ST, THItoGene, TRIPLEX]
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
@@ -35,7 +42,7 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def planted(name, world):
-    return world.place if name == "position_only" else world.image
+    return getattr(world, {"position_only": "place", "hist2st": "around", "thitogene": "place"}.get(name, "image"))
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +79,22 @@ def test_rows_choose_the_spots_and_may_repeat(name, world, planted):
     rows = np.concatenate([np.arange(144), np.arange(0, 144, 2)])
     spoiled = planted[0].copy()
     spoiled[144:] = 1e3  # not in `rows`
-    predicted = SYSTEMS[name]().fit(world.train, spoiled, rows=rows).predict(world.test)
+    predicted = SYSTEMS[name]().fit(world.train, spoiled, rows=rows, slides=world.slides).predict(world.test)
     assert pearson(predicted, planted[1]).min() > 0.5
     assert predicted.max() < 50
 
 
 def test_one_gene_is_a_matrix_too(name, world, planted):
-    model = SYSTEMS[name]().fit(world.train, planted[0][:, :1], rows=np.arange(40))
+    model = SYSTEMS[name]().fit(world.train, planted[0][:, :1], rows=np.arange(40), slides=world.slides)
     assert model.predict(world.test).shape == (144, 1)
 
 
 @pytest.mark.parametrize("make", [*SYSTEMS.values(), *NULLS.values()], ids=[*SYSTEMS, *NULLS])
 def test_arrays_that_do_not_match_are_errors_and_leave_the_model_unchanged(make, world):
     rows = np.arange(40)
-    model = make().fit(world.train, world.image[0], rows=rows)
+    model = make().fit(world.train, world.image[0], rows=rows, slides=world.slides)
     before = model.predict(world.test)
+    given = {"targets": world.image[0], "rows": rows, "slides": world.slides}
     for bad, message in (
         ({"targets": world.image[0][:-1]}, "same number of rows, got 288 and 287"),
         ({"rows": np.array([288])}, "`rows` must be row numbers from 0 to 287"),
@@ -94,7 +102,7 @@ def test_arrays_that_do_not_match_are_errors_and_leave_the_model_unchanged(make,
         ({"patients": world.slides[1:]}, "`patients` must have one label"),
     ):
         with pytest.raises(ValueError, match=message):
-            model.fit(world.train, **{"targets": world.image[0], "rows": rows} | bad)
+            model.fit(world.train, **given | bad)
     np.testing.assert_array_equal(model.predict(world.test), before)
 
 
@@ -117,6 +125,8 @@ def test_half_precision_and_an_unmeasured_gene_are_accepted(make, world):
         partial(STNet, fine_tune=True, backbone=tiny, px=8, lr=1e-2, epochs=1),
         partial(BLEEP, k=5, epochs=1),
         partial(ShuffledImages, factory=Linear),
+        partial(HisToGene, dim=8, layers=1, heads=1, epochs=1),
+        partial(TRIPLEX, dim=8, layers=(1, 1, 1), heads=(1, 1, 1), epochs=1),
     ],
 )
 def test_another_seed_is_another_model(make, world):

@@ -171,8 +171,9 @@ def test_mixed_panels(embedded, quick):
 def test_tiles_are_read_only_if_requested(embedded, quick, monkeypatch):
     from deepspot.models._training.plan import SlidePlan
 
-    with pytest.raises(ValueError, match="'tiles_px': 224"):
-        cross_validate(embedded, **{**quick, "models": ["stnet_finetuned"]})
+    for model in ("stnet_finetuned", functools.partial(ds.models.HisToGene, inputs="tiles")):
+        with pytest.raises(ValueError, match=r"Model 'pixels' learns from pixels.*'tiles_px': 224"):
+            cross_validate(embedded, **{**quick, "models": {"pixels": model}})
 
     def embed(self, **options):
         raise InterruptedError(options)
@@ -183,6 +184,16 @@ def test_tiles_are_read_only_if_requested(embedded, quick, monkeypatch):
     with pytest.raises(InterruptedError) as error:
         cross_validate(embedded, **quick)
     assert error.value.args[0]["tiles_px"] is None
+
+
+def test_models_on_whole_slides(embedded, quick):
+    small = {
+        "histogene": {"dim": [16], "layers": [1], "heads": [2]},
+        "hist2st": {"dim": [16], "layers": [1], "heads": [2]},
+    }
+    grid = {name: values | {"epochs": [3], "lr": [1e-3]} for name, values in small.items()}
+    cv = cross_validate(embedded, **{**quick, "models": list(grid)}, grid=grid)
+    assert cv.scores.loc[cv.scores["model"].isin(grid), "r"].notna().all()
 
 
 def test_subspots_are_optional_for_models_without_them(slides, quick):

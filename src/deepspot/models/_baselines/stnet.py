@@ -80,6 +80,11 @@ class STNet(Baseline):
     device: str | None = None
     network: nn.Module = field(init=False, repr=False)
 
+    @property
+    def uses_tiles(self) -> bool:
+        """Whether the model learns from pixels."""
+        return self.fine_tune
+
     def _fit(self, bags: Bags, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray, patients: np.ndarray) -> None:
         from deepspot._core.compute import choose_device
 

@@ -64,7 +64,8 @@ def cross_validate(
         Column of the tables' `obs` with the patient, or a mapping from slide names to patients.
     models
         Names: ``"deepspot"``, its presets ``"deepspot_paper"`` and ``"deepspot_published"``, ``"ridge"``,
-        ``"ridge_pca"``, ``"linear"``, ``"random_forest"``, ``"mlp"``, ``"stnet"``, ``"stnet_finetuned"``, ``"bleep"``.
+        ``"ridge_pca"``, ``"linear"``, ``"random_forest"``, ``"mlp"``, ``"stnet"``, ``"stnet_finetuned"``, ``"bleep"``,
+        ``"histogene"``, ``"hist2st"``, ``"thitogene"``, ``"triplex"``.
         Or a mapping from names of your choice to these, or to classes or functions that return an
         :class:`~deepspot.models.Estimator` from keyword parameters; `seed` and `device` are passed to those that take
         them.

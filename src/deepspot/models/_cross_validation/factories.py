@@ -138,7 +138,7 @@ def check_systems(
     for system in systems:
         for setting, params in enumerate(system.grid):
             made = system.make(setting, seed, device)
-            if getattr(made, "fine_tune", False) and not tiles:
+            if getattr(made, "uses_tiles", False) and not tiles:
                 raise InputError(
                     f"Model {system.name!r} learns from pixels. Set the side of its tiles: `tiles={{'tiles_px': 224}}`."
                 )
