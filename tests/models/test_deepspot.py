@@ -1,10 +1,14 @@
+from copy import copy
+
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
 from deepspot._stats.metrics import pearson
+from deepspot._stats.normalize import SCALES
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.folds import held_out
+from deepspot.models._fitted import clip_expression
 
 # The network alone; the gate is tested in test_assess.py.
 NO_GATE = {"gate": "off"}
@@ -340,3 +344,13 @@ def test_nothing_that_is_fitted_is_none(fitted):
         fitted.geometry  # noqa: B018
     with pytest.raises(ValueError, match="fitted to arrays"):
         fitted.encoder_card  # noqa: B018
+
+
+@pytest.mark.parametrize("scale", [*SCALES.values(), None], ids=str)
+def test_predictions_are_clipped_to_the_highest_value_of_the_scale(quick_model, scale):
+    model = copy(quick_model)
+    model.card = model.card.model_copy(update={"scale": "another" if scale is None else scale.text})
+    highest = np.inf if scale is None else scale.highest
+    clipped, above = clip_expression(model, np.array([[-1.0, 5.0, 20.0]]))
+    np.testing.assert_array_equal(clipped, [[0.0, 5.0, min(20.0, highest)]])
+    assert above == (highest < 20)

@@ -97,6 +97,14 @@ def test_a_spot_without_counts_gets_the_mean_logarithm_of_what_is_expected(mean,
     assert (rate[0, 0], weight[0, 0]) == (pytest.approx(mean), 0)
 
 
+def test_large_rates_of_other_scales_are_as_exact():
+    for mean in (500.0, 20_000.0):
+        logs, *_ = posterior(np.zeros((1, 1)), np.zeros(1), np.full((1, 1), mean), np.array([0.1]), most=1_000_000)
+        k = np.arange(int(20 * mean))
+        exact = (nbinom.pmf(k, 10, 1 / (1 + 0.1 * mean)) * np.log1p(k)).sum()
+        assert logs[0, 0] == pytest.approx(exact, abs=1e-3)
+
+
 def test_a_prediction_of_zero_can_be_changed_by_counts():
     expected = np.array([[0.0], [4.0]])
     logs, *_ = posterior(np.array([[8.0], [4.0]]), np.ones(2), expected, np.ones(1))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from deepspot._stats.normalize import check_counts, most_variable, normalize
+from deepspot._stats.normalize import LOG1P_10K, SCALES, check_counts, most_variable, normalize, scale_of
 
 COUNTS = np.array([[1, 3, 0], [0, 0, 0], [10, 0, 30]])
 
@@ -30,6 +30,30 @@ def test_non_finite_counts_are_refused(value):
     broken[2, 2] = value
     with pytest.raises(ValueError, match="X contains values that are not finite"):
         check_counts(csr_matrix(broken), "X")
+
+
+def test_other_scales():
+    raw, million = (normalize(csr_matrix(COUNTS), scale=SCALES[name]) for name in ("log1p_counts", "log1p_cpm"))
+    np.testing.assert_allclose(raw.toarray(), np.log1p(COUNTS), rtol=1e-6)
+    expected = np.log1p([[250_000, 750_000, 0], [0, 0, 0], [250_000, 0, 750_000]])
+    np.testing.assert_allclose(million.toarray(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_rate_times_exposure_is_the_count(scale):
+    depth = COUNTS.sum(axis=1).astype(float)
+    rates = np.expm1(normalize(csr_matrix(COUNTS), scale=scale).toarray())
+    np.testing.assert_allclose(rates * scale.exposure(depth)[:, None], COUNTS, rtol=1e-5)
+    assert scale.exposure(depth)[1] == 0  # an empty spot was not measured
+    assert rates.max() <= scale.most
+    assert scale_of(scale.text) is scale
+
+
+def test_highest_values():
+    assert LOG1P_10K.highest == pytest.approx(9.2104403)
+    assert SCALES["log1p_counts"].highest == np.inf
+    with pytest.raises(ValueError, match=r"scale 'z'.*Known scales are \['log1p of counts per 10,000'"):
+        scale_of("z")
 
 
 def test_log1p_of_counts_per_ten_thousand():

@@ -139,12 +139,15 @@ def _agreement(slide: SlideContents) -> pd.Series:
         return none
     if "pearson" in slide.prediction.var:
         return slide.prediction.var["pearson"].astype(float)
-    from deepspot.pl._map.values import measured_values, predicted_values
+    from deepspot.pl._map.values import comparable_scale, measured_values, predicted_values
 
     genes = list(slide.prediction.var_names)
     try:
         check_shared_genes(genes, slide.sdata.tables[slide.measured_key], slide.measured_key)
-        measured = measured_values(slide.sdata, slide.shapes_key, slide.measured_key, genes, layer=slide.layer)
+        scale = comparable_scale(slide.sdata, slide.prediction_key)
+        measured = measured_values(
+            slide.sdata, slide.shapes_key, slide.measured_key, genes, layer=slide.layer, scale=scale
+        )
         predicted = predicted_values(slide.sdata, slide.shapes_key, slide.prediction_key, genes)
     except (KeyError, ValueError) as error:
         slide.missing["Comparison with measured genes"] = str(error.args[0])

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, UNS, key_in, one_key
+from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, SCALE, UNS, key_in, one_key
 from deepspot._core.validate import check_genes
+from deepspot._stats.normalize import Scale, scale_of
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ def _regions(table: AnnData) -> list[str]:
 def is_deepspot_table(table: AnnData) -> bool:
     """Check whether this package created a table."""
     return UNS in table.uns
+
+
+def scale_in(table: AnnData) -> Scale:
+    """Return the scale of a table of predicted or corrected genes; raise if counts cannot be transformed to it."""
+    return scale_of(str(table.uns.get(UNS, {}).get("scale", SCALE)))
 
 
 def kind_of(table: AnnData) -> str | None:

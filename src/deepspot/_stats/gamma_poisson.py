@@ -1,10 +1,10 @@
 """Gamma-Poisson model of measured counts around a predicted expression.
 
-The true rate of a gene in a spot, in counts per 10,000, has a gamma distribution around the predicted rate. Its squared
-coefficient of variation is the dispersion of the gene. Counts are Poisson with the true rate times the exposure of the
-spot, its depth in units of 10,000 counts. So counts are negative binomial around the prediction, and the posterior mean
-of the true rate is a weighted mean of measured and expected rate. Predictions are on the scale log1p of counts per
-10,000, and so is the result.
+The true rate of a gene in a spot, such as counts per 10,000, has a gamma distribution around the predicted rate. Its
+squared coefficient of variation is the dispersion of the gene. Counts are Poisson with the true rate times the exposure
+of the spot: its depth in the unit of the rate, such as 10,000 counts, or 1 if rates are raw counts. So counts are
+negative binomial around the prediction, and the posterior mean of the true rate is a weighted mean of measured and
+expected rate. Predictions are log1p of a rate, and so is the result.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 MIN_DISPERSION = 1e-3  # otherwise the measurement of a gene that seems perfectly predicted would be ignored
 # Lowest expectation, as a share of the mean of the gene: no count could change a prediction of 0.
 MIN_EXPECTED = 0.05
-# Nodes of the integral over t, in a power of t because it changes fast near 0. The error is below 0.001 for means up to
-# 500 counts per 10,000.
-N_NODES, POWER = 16, 5
+# Number of nodes of the integral over t, and power of t, because it changes fast near 0: by the largest possible rate.
+# The error is below 0.001 for rates up to 500 or up to 50,000.
+USUAL, FINER = (16, 5), (32, 7)
+USUAL_RATE = 10_000
 
 
 def residuals(slides: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -30,8 +31,8 @@ def residuals(slides: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tu
     The level is Σk / Σμ without this correction. It is above 1, as the exponential of a mean of logarithms is lower
     than the mean.
 
-    Each slide is a tuple of counts (n, genes), exposure (n,) and out-of-fold predicted rates (n, genes) in counts per
-    10,000, NaN where unknown. Both results are (genes,) float64, and NaN for genes without data.
+    Each slide is a tuple of counts (n, genes), exposure (n,) and out-of-fold predicted rates (n, genes), NaN where
+    unknown. Both results are (genes,) float64, and NaN for genes without data.
     """
     excess, square, total_measured, total_expected = 0.0, 0.0, 0.0, 0.0
     for counts, exposure, rate in slides:
@@ -64,16 +65,21 @@ def level_shift(counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray) 
 
 
 def posterior(
-    counts: np.ndarray, exposure: np.ndarray, expected: np.ndarray, spread: np.ndarray
+    counts: np.ndarray,
+    exposure: np.ndarray,
+    expected: np.ndarray,
+    spread: np.ndarray,
+    *,
+    most: float = USUAL_RATE,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the expected log1p of the count of a gene among 10,000, its mean rate, and the weight of the measurement.
+    """Return the expected log1p of the count of a gene at an exposure of 1, its mean rate, and the weight of its count.
 
-    Counts are (n, genes), `exposure` (n,) is in units of 10,000 counts, `expected` (n, genes) in counts per 10,000, and
-    `spread` (genes,) is the dispersion. All results are (n, genes).
+    Counts are (n, genes), `exposure` is (n,), `expected` (n, genes) are rates, at most `most`, and `spread` (genes,) is
+    the dispersion. All results are (n, genes).
 
     The rate is the posterior mean, ``weight * measured + (1 - weight) * expected``. Its logarithm would be higher than
     a mean of logarithms, and the more so the fewer counts a spot has. So the first result is the mean of log1p(k) over
-    the count k of the gene in another measurement of the spot, of 10,000 counts. Given the counts, k is negative
+    the count k of the gene in another measurement of the spot, of exposure 1. Given the counts, k is negative
     binomial. For every k,
 
         log1p(k) = ∫ (1 - (1 - t)^k) / -log(1 - t) dt  over t from 0 to 1
@@ -84,10 +90,11 @@ def posterior(
     inverse = 1 / np.maximum(spread, MIN_DISPERSION)
     shape = inverse + counts
     scale = expected / (inverse + expected * exposure[:, None])
-    nodes, steps = np.polynomial.legendre.leggauss(N_NODES)
+    n_nodes, power = USUAL if most <= USUAL_RATE else FINER
+    nodes, steps = np.polynomial.legendre.leggauss(n_nodes)
     nodes, steps = (nodes + 1) / 2, steps / 2
     logs = np.zeros_like(scale)
-    for t, step in zip(nodes**POWER, steps * POWER * nodes ** (POWER - 1), strict=True):
+    for t, step in zip(nodes**power, steps * power * nodes ** (power - 1), strict=True):
         logs += step / np.log1p(-t) * np.expm1(-shape * np.log1p(scale * t))
     return logs, shape * scale, scale * exposure[:, None]
 

@@ -1,22 +1,81 @@
-"""Normalize raw counts to the scale of the models: log1p of counts per 10,000."""
+"""Scales of expression, and normalization of raw counts to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from deepspot._core.keys import SCALE
 from deepspot.errors import InputError
 
-TARGET_SUM = 10_000
-# Log-expression of a gene with all counts of a spot. No measurement is higher.
-HIGHEST = float(np.log1p(TARGET_SUM))
 # Shares of the genes in a local regression: the default of scanpy first.
 SPANS = (0.3, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A scale of expression: log1p of a rate. The rate is counts per `total` counts of a spot, or the raw counts.
+
+    Attributes
+    ----------
+    name
+        Value of `normalize` in :class:`deepspot.models.SlideKeys`.
+    text
+        Description, as in the card of a model and in `uns` of a table.
+    total
+        Counts of a spot after normalization; None for raw counts.
+    """
+
+    name: str
+    text: str
+    total: float | None
+
+    @property
+    def most(self) -> float:
+        """Rate of a gene with all counts of a spot. No measurement is higher. Infinite for raw counts."""
+        return float("inf") if self.total is None else self.total
+
+    @property
+    def highest(self) -> float:
+        """The highest possible value, log1p of `most`."""
+        return float(np.log1p(self.most))
+
+    def exposure(self, depth: np.ndarray) -> np.ndarray:
+        """Return by how much a rate is multiplied to give the expected count (n,) of spots of `depth` (n,).
+
+        It is 0 for a spot without counts, which was not measured.
+        """
+        return (depth > 0).astype(float) if self.total is None else depth / self.total
+
+
+LOG1P_10K = Scale("log1p_10k", SCALE, 10_000)
+SCALES = {
+    scale.name: scale
+    for scale in (
+        LOG1P_10K,
+        Scale("log1p_counts", "log1p of raw counts", None),
+        Scale("log1p_cpm", "log1p of counts per 1,000,000", 1_000_000),
+    )
+}
+# The highest value by the description of the scale.
+HIGHEST = {scale.text: scale.highest for scale in SCALES.values()}
+
+
+def scale_of(text: str) -> Scale:
+    """Return the scale with a description, that of a card or a table."""
+    for scale in SCALES.values():
+        if scale.text == text:
+            return scale
+    raise InputError(
+        f"The prediction is on the scale {text!r}, to which counts cannot be transformed. Known scales are "
+        f"{[scale.text for scale in SCALES.values()]}."
+    )
 
 
 def check_counts(X: Any, where: str) -> csr_matrix:
@@ -33,10 +92,12 @@ def check_counts(X: Any, where: str) -> csr_matrix:
     return counts
 
 
-def normalize(counts: csr_matrix, depth: np.ndarray | None = None) -> csr_matrix:
-    """Compute log1p of counts (n, genes) per 10,000 of `depth` (n,), by default their sum. Empty spots stay 0."""
+def normalize(counts: csr_matrix, depth: np.ndarray | None = None, scale: Scale = LOG1P_10K) -> csr_matrix:
+    """Transform counts (n, genes) of spots of `depth` (n,), by default their sum, to a scale. Empty spots stay 0."""
+    if scale.total is None:
+        return counts.astype(np.float64).log1p().astype(np.float32)
     total = np.asarray(counts.sum(axis=1)).ravel() if depth is None else depth
-    factor = np.divide(TARGET_SUM, total, out=np.zeros(len(total)), where=total > 0)
+    factor = np.divide(scale.total, total, out=np.zeros(len(total)), where=total > 0)
     scaled = counts.astype(np.float64).multiply(factor[:, None]).tocsr()
     return scaled.log1p().astype(np.float32)
 

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
-from deepspot._core.keys import SCALE
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_path, check_positive
 from deepspot._features.bags import Bags
 from deepspot._spatial.neighbors import RINGS
-from deepspot._stats.normalize import HIGHEST, TARGET_SUM
+from deepspot._stats.normalize import HIGHEST, LOG1P_10K
 from deepspot.errors import InputError
 
 from ._inputs import Scaler, check_context, which_rows
@@ -122,7 +121,10 @@ class FittedModel:
         weights = [
             [name, digest(value.numpy())] for member in self.members for name, value in member.state_dict().items()
         ]
-        card = self.card.model_dump(mode="json", include={"genes", "network", "geometry", "encoder_fingerprint"})
+        fields = {"genes", "network", "geometry", "encoder_fingerprint"}
+        if self.card.scale != LOG1P_10K.text:  # other scales were added later, and fingerprints must not change
+            fields.add("scale")
+        card = self.card.model_dump(mode="json", include=fields)
         ridge = [self.ridge.coef, self.ridge.intercept, *self._bounds().values()] if self.weight < 1 else []
         return digest(self.scaler.mean, self.scaler.std, weights, card, self.weight, *ridge)
 
@@ -147,9 +149,9 @@ class FittedModel:
 
         Returns
         -------
-        (n, genes) or (rows, genes) in float32. Values can be below 0, and above log1p(10,000) for tissue that is
-        unlike the training tissue: ridge and the last layer of the network are linear. See
-        :func:`deepspot.tl.predict`, which clips them.
+        (n, genes) or (rows, genes) in float32, on the scale ``card.scale``. Values can be below 0, and above the
+        highest possible value for tissue that is unlike the training tissue: ridge and the last layer of the network
+        are linear. See :func:`deepspot.tl.predict`, which clips them.
 
         Raises
         ------
@@ -343,7 +345,7 @@ def clip_expression(
 
     Pass the number to :func:`warn_of_impossible`, once for a slide.
     """
-    highest = HIGHEST if model.card.scale == SCALE else float("inf")
+    highest = HIGHEST.get(model.card.scale, float("inf"))
     # Without values above, no mask as large as the prediction.
     above = int((expression > highest).sum()) if expression.max(initial=0) > highest else 0
     return np.clip(expression, 0, highest, out=out), above
@@ -353,7 +355,7 @@ def warn_of_impossible(above: int, total: int) -> None:
     """Log how many of the predicted values of a slide were impossible, if any."""
     if above:
         logger.warning(
-            "%s of %s predicted values were above log1p(%s), a gene with all counts of a spot, and were set to it. The "
+            "%s of %s predicted values were above that of a gene with all counts of a spot, and were set to it. The "
             "model extrapolates: the tissue may be unlike the training tissue, see obs['ood'].",
-            *(f"{number:,}" for number in (above, total, TARGET_SUM)),
+            *(f"{number:,}" for number in (above, total)),
         )

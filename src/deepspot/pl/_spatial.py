@@ -13,6 +13,7 @@ from deepspot._stats.metrics import pearson
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import GENE_SPAN, draw_gene, limits, map_axes
 from ._map.values import (
+    comparable_scale,
     corrected_table_key,
     measured_table_key,
     measured_values,
@@ -76,7 +77,7 @@ def spatial(
         Table with corrected genes; needed only if there are several. False leaves them out.
     layer
         Layer with the raw counts of the measured genes. By default `X`, which is drawn unchanged if ``uns["log1p"]``
-        marks it as log scale. Counts are drawn as log1p of counts per 10,000.
+        marks it as log scale. Counts are drawn on the scale of the prediction.
     image_key, shapes_key
         Image and spots; needed only if there are several.
     cmap
@@ -126,9 +127,10 @@ def spatial(
     genes = known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
 
     predicted = predicted_values(sdata, shapes_key, source, genes, layer=source_layer)
+    scale = comparable_scale(sdata, source)
     measured, corrected, weight = (np.full_like(predicted, np.nan) for _ in range(3))
     if table_key is not None:
-        measured = measured_values(sdata, shapes_key, table_key, genes, layer=layer)
+        measured = measured_values(sdata, shapes_key, table_key, genes, layer=layer, scale=scale)
     if corrected_key is not None:
         corrected, mixed, weight = (
             predicted_values(sdata, shapes_key, corrected_key, genes, layer=name)
@@ -143,7 +145,7 @@ def spatial(
     axes = map_axes(ax, used, backdrop, figsize=figsize)
     ood = [None, *(key and ood_spots(sdata, shapes_key, key) for key in (source, corrected_key))]
     units = [
-        "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None)
+        "" if key is None else unit_label(sdata, key, layer if side == MEASURED else None, scale)
         for side, key in enumerate((table_key, source, corrected_key))
     ]
     for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):

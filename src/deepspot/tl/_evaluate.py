@@ -14,6 +14,7 @@ from deepspot._sdata.tables import (
     kind_of,
     match_rows,
     regions_of,
+    scale_in,
     tables_annotating,
 )
 from deepspot._sdata.write import add_columns, check_entries
@@ -51,7 +52,7 @@ def evaluate(
     """Compare predicted and measured expression of each gene over the same spots.
 
     Spots are matched by instance and genes by name. Measured counts are transformed to the scale of the prediction,
-    log1p of counts per 10,000; spots without counts are left out. A training slide overestimates the accuracy of the
+    ``uns["deepspot"]["scale"]``; spots without counts are left out. A training slide overestimates the accuracy of the
     model, and there is a warning if its image or counts are recognized: use slides of other patients, or
     :func:`deepspot.models.cross_validate`.
 
@@ -81,7 +82,8 @@ def evaluate(
         both; NaN where ``pearson`` is. Most genes share one axis, such as cellularity, so a map of it alone gives them
         all a high ``pearson``. This column shows what the prediction knows of the gene itself.
     ``pearson_depth``
-        Correlation of the measured gene with the logarithm of all counts of a spot: a baseline without an image.
+        Correlation of the measured gene with the logarithm of all counts of a spot: a baseline without an image. It is
+        high on the scale of raw counts, which contain the depth of a spot.
     ``pearson_ceiling``
         Highest correlation that a perfect prediction can have with such noisy counts, estimated from random halves of
         the counts and the Spearman-Brown formula; NaN for a gene whose halves do not agree. Its mean over genes is
@@ -118,8 +120,9 @@ def evaluate(
     KeyError
         If there is no such table, or no prediction at all.
     ValueError
-        If there are several candidates, columns exist already, or the measured table has no raw counts, fewer than
-        half of the predicted genes, or fewer than three spots in common with the prediction.
+        If there are several candidates, columns exist already, the scale of the prediction is unknown, or the measured
+        table has no raw counts, fewer than half of the predicted genes, or fewer than three spots in common with the
+        prediction.
 
     References
     ----------
@@ -146,6 +149,7 @@ def evaluate(
     check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
+    scale = scale_in(prediction)
     truth = measured_counts(sdata, shapes_key, table_key, layer=layer).without_empty()
 
     rows, at = match_rows(prediction, sdata, shapes_key)
@@ -166,7 +170,7 @@ def evaluate(
             "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
             "slides. If it did, the agreement is higher than on slides of other patients."
         )
-    expression, depth = targets([truth], genes)
+    expression, depth = targets([truth], genes, scale)
     trained_depth = prediction.uns[UNS].get("depth", depth)
     if trained_depth != depth:
         logger.warning(
@@ -182,7 +186,7 @@ def evaluate(
     agreement = _agreement(predicted, measured, depth_of_spots, neighbors).set_axis(prediction.var_names)
     shared = agreement.index[np.isfinite(measured).any(axis=0)]
     counts = truth.counts[theirs][:, truth.genes.get_indexer(shared)]
-    agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots)
+    agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots, scale=scale)
     means = {
         "r": agreement["pearson"].mean(),
         "r_beyond_axis": agreement["pearson_beyond_axis"].mean(),

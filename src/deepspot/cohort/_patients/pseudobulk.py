@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
 
-from deepspot._core.keys import PSEUDOBULK, SCALE, SLIDE, UNS, checked
+from deepspot._core.keys import PSEUDOBULK, SLIDE, UNS, checked
 from deepspot._core.logging import logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
+from deepspot._stats.normalize import LOG1P_10K, SCALES
 from deepspot.errors import InputError
 from deepspot.models._training.slides import as_mapping
 
@@ -69,7 +70,7 @@ def pseudobulk(
     KeyError
         If the table or column does not exist.
     ValueError
-        If there are several candidates for the table, its values are not log1p of counts per 10,000 (as far as this can
+        If there are several candidates for the table, its values are on different or unknown scales (as far as this can
         be detected), slides were predicted by different models, they share less than half of their genes, or a slide
         has no spot with a region.
 
@@ -95,8 +96,8 @@ def pseudobulk(
     named = _named(slides)
     keys = {name: find_expression_table(sdata, table_key) for name, sdata in named.items()}
     tables = {name: sdata.tables[keys[name]] for name, sdata in named.items()}
-    for name, table in tables.items():
-        _check_table(table, f"Table {keys[name]!r} of slide {name!r}")
+    found = {name: _check_table(table, f"Table {keys[name]!r} of slide {name!r}") for name, table in tables.items()}
+    scale = _common_scale(found)
     model = _common_model(tables)
     genes = _shared_genes(tables)
     labels = {} if groupby is None else {name: labels_of(named[name], keys[name], groupby) for name in named}
@@ -116,7 +117,7 @@ def pseudobulk(
             rows[": ".join(row.values())] = row | {"spots": int(members.sum()), "ood_share": ood_share}
     obs = pd.DataFrame.from_dict(rows, orient="index")
     var = next(iter(tables.values())).var.loc[genes] if model else pd.DataFrame(index=genes)
-    uns = {"kind": PSEUDOBULK, "how": how, "scale": SCALE} | model | ({} if groupby is None else {"groupby": groupby})
+    uns = {"kind": PSEUDOBULK, "how": how, "scale": scale} | model | ({} if groupby is None else {"groupby": groupby})
     profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns={"log1p": {}, UNS: uns})
     logger.info(f"Made {len(obs)} profiles of {len(genes):,} genes: the {how} over the spots of {len(tables)} slides.")
     return profiles
@@ -155,8 +156,8 @@ def _named(slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialDat
     return named
 
 
-def _check_table(table: AnnData, where: str) -> None:
-    """Raise unless a table has spots, unique genes, and expression on the log scale."""
+def _check_table(table: AnnData, where: str) -> str:
+    """Return the scale of a table; raise unless it has spots, unique genes, and expression on a known log scale."""
     if table.X is None or not table.n_obs:
         raise InputError(f"{where} is empty, so there is nothing to average.")
     if not table.var_names.is_unique:
@@ -165,8 +166,23 @@ def _check_table(table: AnnData, where: str) -> None:
     if scale is None:
         head = table.X[:BLOCK_ROWS]
         check_log_scale(head.compute() if hasattr(head, "dask") else head, where, marked="log1p" in table.uns)
-    elif scale != SCALE:
-        raise InputError(f"{where} is on the scale {scale!r}. Profiles need {SCALE!r}.")
+        return LOG1P_10K.text
+    known = [known.text for known in SCALES.values()]
+    if scale not in known:
+        raise InputError(f"{where} is on the scale {scale!r}. Profiles need one of {known}.")
+    return str(scale)
+
+
+def _common_scale(scales: Mapping[str, str]) -> str:
+    """Return the scale that all slides have."""
+    first, scale = next(iter(scales.items()))
+    for name, other in scales.items():
+        if other != scale:
+            raise InputError(
+                f"Slides {first!r} and {name!r} are on different scales, {scale!r} and {other!r}, so their profiles "
+                "cannot be compared. Predict all slides with one model."
+            )
+    return scale
 
 
 def _common_model(tables: Mapping[str, AnnData]) -> dict[str, Any]:

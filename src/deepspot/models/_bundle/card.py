@@ -66,7 +66,7 @@ class ModelCard(BaseModel):
     scale
         Scale of the prediction.
     depth
-        Genes whose counts were summed to normalize a spot.
+        Genes whose counts were summed to normalize a spot; empty if the scale is that of raw counts.
     dim
         Length of the embeddings.
     geometry, encoder, encoder_fingerprint

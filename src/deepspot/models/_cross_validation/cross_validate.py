@@ -87,7 +87,8 @@ def cross_validate(
         Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
     keys
         Elements of the slides to use: a :class:`SlideKeys`, or a mapping of its fields such as
-        ``{"table_key": "counts"}``. Only needed if a slide has several candidates.
+        ``{"table_key": "counts"}``. Only needed if a slide has several candidates, or for another scale of expression:
+        ``{"normalize": "log1p_counts"}``.
     tiles
         Tiles and neighbors: a :class:`TileConfig`, or a mapping of its fields such as ``{"radius_um": 300}``.
     oversample
@@ -150,7 +151,7 @@ def cross_validate(
         require(oversample)
     seed = check_seed(seed)
     choose_device(device)
-    look = as_config(TileConfig, tiles, "tiles")
+    look, used = as_config(TileConfig, tiles, "tiles"), as_config(SlideKeys, keys, "keys")
     systems = choose_systems(models, grid)
     check_systems(
         systems,
@@ -163,7 +164,7 @@ def cross_validate(
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_outside_stores(folder)
-    plan = plan_slides(slides, patient_key, encoders.get(encoder), as_config(SlideKeys, keys, "keys"), look)
+    plan = plan_slides(slides, patient_key, encoders.get(encoder), used, look)
     wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,
@@ -172,6 +173,7 @@ def cross_validate(
         min_detected=min_detected,
         leave_out=leave_out,
         tune=any(len(system.grid) > 1 for system in systems),
+        scale=used.scale,
     )
     if leave_out == "slide":
         logger.warning(
@@ -190,6 +192,7 @@ def cross_validate(
         top=numbers,
         leave_out=leave_out,
         genes=wanted,
+        normalize=used.normalize,
         slides={slide.name: slide.patient for slide in plan.measured},
         seed=seed,
         systems={system.name: system for system in systems},

@@ -12,7 +12,7 @@ import pandas as pd
 
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
-from deepspot._stats.normalize import most_variable
+from deepspot._stats.normalize import LOG1P_10K, Scale, most_variable
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import Unit, make_folds
 from deepspot.models._training.copies import check_copies
@@ -108,19 +108,20 @@ def part(slide: MeasuredSlide, which: np.ndarray) -> MeasuredSlide:
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """A split, the genes chosen on its training set (best first), and the genes that define depth there."""
+    """A split, the genes chosen on its training set (best first), the genes that define depth there, and the scale."""
 
     split: Split
     genes: list[str]
     depth_genes: pd.Index
+    scale: Scale = LOG1P_10K
 
     def expression(self, slide: MeasuredSlide) -> np.ndarray:
         """Return the log-expression (n, genes) of a slide of either side; NaN for genes that it did not measure."""
-        return target(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)])
+        return target(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)], self.scale)
 
     def ceiling(self, slide: MeasuredSlide) -> np.ndarray:
         """Return the highest r (genes,) that a perfect prediction can have with the counts of a slide."""
-        return slide_ceiling(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)])
+        return slide_ceiling(slide, self.genes, self.depth_genes[self.depth_genes.isin(slide.genes)], self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +168,7 @@ def plan_folds(
     min_detected: float = 0.0,
     leave_out: LeaveOut = "patient",
     tune: bool = True,
+    scale: Scale = LOG1P_10K,
 ) -> list[tuple[Fold, list[Fold]]]:
     """Return every outer fold with its inner folds, which exist only if there is something to `tune`.
 
@@ -176,15 +178,18 @@ def plan_folds(
     check_copies(slides, [slide.patient if leave_out == "patient" else slide.name for slide in slides])
     folds = []
     for split in splits:
-        inner = [plan_fold(each, genes, min_detected) for each in inner_splits(split.train, centers)] if tune else []
-        folds.append((plan_fold(split, genes, min_detected), inner))
+        parts = inner_splits(split.train, centers) if tune else []
+        outer, *inner = (plan_fold(each, genes, min_detected, scale) for each in (split, *parts))
+        folds.append((outer, inner))
     return folds
 
 
-def plan_fold(split: Split, genes: int | Sequence[str], min_detected: float) -> Fold:
+def plan_fold(
+    split: Split, genes: int | Sequence[str], min_detected: float, scale: Scale = LOG1P_10K
+) -> Fold:
     """Choose the genes, and those that define depth, from the training set."""
     try:
-        return Fold(split, _ranked(split.train, genes, min_detected), common_genes(split.train))
+        return Fold(split, _ranked(split.train, genes, min_detected), common_genes(split.train), scale)
     except ValueError as error:
         error.add_note(f"This happened on the training set of fold {split.name!r}: {[s.name for s in split.train]}.")
         raise

@@ -16,6 +16,7 @@ import pandas as pd
 from deepspot._core.atomic import replace_folder
 from deepspot._core.keys import key_in
 from deepspot._core.validate import check_path
+from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
 
 from .factories import plain
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 
     from .factories import System
 
-FORMAT = 2
+FORMAT = 3
 TABLE, PATTERNS, INNER = "scores.csv.gz", "patterns.csv.gz", "inner.csv.gz"
 REST = "cross_validation.json"
-FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed")
+FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "normalize")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
 
@@ -89,6 +90,8 @@ class CrossValidation:
         ``"patient"``, or ``"slide"``, which is no evidence of accuracy on other patients.
     genes, slides
         The genes requested, and the patient of every slide.
+    normalize
+        Scale of predictions and measurements, see :class:`SlideKeys`.
     seed
         Random seed.
 
@@ -111,6 +114,7 @@ class CrossValidation:
     systems: Mapping[str, System] = field(default_factory=dict)
     patterns: pd.DataFrame = field(kw_only=True)
     seed: int = field(kw_only=True)
+    normalize: str = LOG1P_10K.name
 
     def __repr__(self) -> str:
         found = self.summary()

@@ -1,4 +1,4 @@
-"""Configuration that `train` and `cross_validate` share: elements of the slides, tiles and neighbors."""
+"""Configuration that `train` and `cross_validate` share: elements of the slides, scale, tiles and neighbors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from deepspot._stats.normalize import SCALES, Scale
 from deepspot.errors import InputTypeError
 from deepspot.models._network.config import changed
 
@@ -14,7 +15,9 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class SlideKeys(BaseModel):
-    """Elements of every slide that are used. A key is needed only where a slide has several candidates.
+    """Elements of every slide that are used, and the scale to which their counts are transformed.
+
+    A key is needed only where a slide has several candidates.
 
     Attributes
     ----------
@@ -24,12 +27,19 @@ class SlideKeys(BaseModel):
         Layer of the table with the raw counts; by default `X`.
     coordinate_system
         Coordinate system that relates spots and image, if they share several that disagree.
+    normalize
+        Scale of the targets, and so of the predictions: ``"log1p_10k"`` is log1p of counts per 10,000, ``"log1p_cpm"``
+        of counts per 1,000,000, and ``"log1p_counts"`` of the raw counts, as in HEST-Bench and STP-Bench. Raw counts
+        contain the depth of a spot, which is partly an effect of the measurement. The card of the model and the
+        predicted tables state the scale, and :func:`deepspot.tl.evaluate` and others transform counts to it.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> ds.models.SlideKeys(table_key="counts").table_key
     'counts'
+    >>> ds.models.SlideKeys(normalize="log1p_counts").scale.text
+    'log1p of raw counts'
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +49,12 @@ class SlideKeys(BaseModel):
     table_key: str | None = None
     layer: str | None = None
     coordinate_system: str | None = None
+    normalize: Literal["log1p_10k", "log1p_counts", "log1p_cpm"] = "log1p_10k"
+
+    @property
+    def scale(self) -> Scale:
+        """Properties of the scale `normalize`."""
+        return SCALES[self.normalize]
 
 
 class TileConfig(BaseModel):

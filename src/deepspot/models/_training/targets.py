@@ -19,7 +19,7 @@ from deepspot._sdata.measured import MeasuredCounts
 from deepspot._sdata.tables import MIN_SHARED_GENES
 from deepspot._stats.ceiling import ceiling
 from deepspot._stats.gamma_poisson import residuals
-from deepspot._stats.normalize import HIGHEST, TARGET_SUM, most_variable, normalize
+from deepspot._stats.normalize import LOG1P_10K, Scale, most_variable, normalize
 from deepspot._stats.oversample import cluster, equalize
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 from deepspot.models._estimator import Estimator
@@ -28,6 +28,7 @@ from .slides import MeasuredSlide
 
 Oversample = Literal["leiden", "aestetik"]
 ALL_GENES = "all measured genes"
+NOT_NORMALIZED = ""
 DIGITS = 4
 Fitted = TypeVar("Fitted", bound=Estimator)
 
@@ -153,16 +154,20 @@ def common_genes(slides: Sequence[MeasuredCounts]) -> pd.Index:
     return common
 
 
-def targets(slides: Sequence[MeasuredCounts], genes: Sequence[str]) -> tuple[list[np.ndarray], str]:
+def targets(
+    slides: Sequence[MeasuredCounts], genes: Sequence[str], scale: Scale = LOG1P_10K
+) -> tuple[list[np.ndarray], str]:
     """Return the log-expression (n, genes) of every slide, NaN for unmeasured genes, and how depth was defined.
 
     Depth is the total count of a spot. If the panels differ it is summed over the genes that all slides share, so that
-    expression does not depend on the panel.
+    expression does not depend on the panel. Its definition is empty on a scale that does not use it.
     """
     genes_of_depth, depth = depth_genes(slides)
-    if depth != ALL_GENES:
+    if scale.total is None:
+        depth = NOT_NORMALIZED
+    elif depth != ALL_GENES:
         logger.info("The slides measured different genes: spots are normalized over %s.", depth)
-    return [target(slide, genes, counted) for slide, counted in zip(slides, genes_of_depth, strict=True)], depth
+    return [target(slide, genes, counted, scale) for slide, counted in zip(slides, genes_of_depth, strict=True)], depth
 
 
 def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
@@ -173,17 +178,21 @@ def depth_genes(slides: Sequence[MeasuredCounts]) -> tuple[list[pd.Index], str]:
     return [common] * len(slides), f"the {len(common):,} genes that all training slides share"
 
 
-def target(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+def target(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index, scale: Scale = LOG1P_10K) -> np.ndarray:
     """Return the log-expression (n, genes) of one slide, with depth summed over the genes `counted`."""
     columns, depth = slide.genes.get_indexer(pd.Index(genes)), slide.depth(counted)
     values = np.full((len(slide.rows), len(columns)), np.nan, dtype=np.float32)
-    values[:, columns >= 0] = normalize(slide.counts[:, columns[columns >= 0]], depth).toarray()
+    values[:, columns >= 0] = normalize(slide.counts[:, columns[columns >= 0]], depth, scale).toarray()
     values[depth == 0] = np.nan
     return values
 
 
 def out_of_fold_residuals(
-    slides: Sequence[MeasuredSlide], expression: Sequence[np.ndarray], out_of_fold: np.ndarray, spots: Sequence[int]
+    slides: Sequence[MeasuredSlide],
+    expression: Sequence[np.ndarray],
+    out_of_fold: np.ndarray,
+    spots: Sequence[int],
+    scale: Scale = LOG1P_10K,
 ) -> dict[str, list[float | None]]:
     """Return `dispersion` and `rate_level` of the genes, see :func:`deepspot._stats.gamma_poisson.residuals`.
 
@@ -192,8 +201,8 @@ def out_of_fold_residuals(
     """
     starts, parts = np.cumsum([0, *spots]), []
     for slide, measured, counted, start in zip(slides, expression, depth_genes(slides)[0], starts, strict=False):
-        exposure = slide.depth(counted) / TARGET_SUM
-        predicted = np.clip(out_of_fold[start + slide.rows], 0, HIGHEST)
+        exposure = scale.exposure(slide.depth(counted))
+        predicted = np.clip(out_of_fold[start + slide.rows], 0, scale.highest)
         parts.append((np.expm1(measured) * exposure[:, None], exposure, np.expm1(predicted)))
     return {
         name: [round(float(value), DIGITS) if np.isfinite(value) else None for value in values]
@@ -201,20 +210,26 @@ def out_of_fold_residuals(
     }
 
 
-def slide_ceiling(slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index) -> np.ndarray:
+def slide_ceiling(
+    slide: MeasuredCounts, genes: Sequence[str], counted: pd.Index, scale: Scale = LOG1P_10K
+) -> np.ndarray:
     """Return the highest r (genes,) that a perfect prediction can have on a slide, with depth summed over `counted`."""
     columns = slide.genes.get_indexer(pd.Index(genes))
     values = np.full(len(columns), np.nan)
     known = columns >= 0
     values[known] = ceiling(
-        slide.counts[:, columns[known]], slide.depth(counted), counted=pd.Index(genes)[known].isin(counted)
+        slide.counts[:, columns[known]],
+        slide.depth(counted),
+        counted=pd.Index(genes)[known].isin(counted),
+        scale=scale,
     )
     return values
 
 
-def mean_ceiling(slides: Sequence[MeasuredSlide], genes: Sequence[str]) -> list[float | None]:
+def mean_ceiling(slides: Sequence[MeasuredSlide], genes: Sequence[str], scale: Scale = LOG1P_10K) -> list[float | None]:
     """Return the mean of `slide_ceiling` over slides, None if unknown."""
     values = [
-        slide_ceiling(slide, genes, counted) for slide, counted in zip(slides, depth_genes(slides)[0], strict=True)
+        slide_ceiling(slide, genes, counted, scale)
+        for slide, counted in zip(slides, depth_genes(slides)[0], strict=True)
     ]
     return [round(float(value), DIGITS) if np.isfinite(value) else None for value in pd.DataFrame(values).mean()]

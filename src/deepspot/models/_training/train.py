@@ -43,9 +43,9 @@ def train(
     """Train a model on slides with measured genes.
 
     Raw counts are normalized to log1p of counts per 10,000 (of the genes that all slides share, if the panels differ),
-    and every gene is standardized. With several patients a fifth of them, at least one, is held out to choose the
-    number of epochs; the model is then fitted to all patients. With one patient the number of epochs is fixed, because
-    longer training on one patient lowers the accuracy on the next one.
+    or to another scale, `normalize` of `keys`, and every gene is standardized. With several patients a fifth of them,
+    at least one, is held out to choose the number of epochs; the model is then fitted to all patients. With one patient
+    the number of epochs is fixed, because longer training on one patient lowers the accuracy on the next one.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ def train(
         Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
     keys
         Elements of the slides to use: a :class:`SlideKeys`, or a mapping of its fields such as
-        ``{"table_key": "counts"}``. Only needed if a slide has several candidates.
+        ``{"table_key": "counts"}``. Only needed if a slide has several candidates, or for another scale of expression:
+        ``{"normalize": "log1p_counts"}``.
     tiles
         Tiles and neighbors: a :class:`TileConfig`, or a mapping of its fields such as ``{"radius_um": 300}``. The
         presets ``"paper"`` and ``"published"`` take neighbors from the spot array, unless `radius_um` is given.
@@ -128,7 +129,7 @@ def train(
     choose_device(device)
     if oversample is not None:
         require(oversample)
-    look = as_config(TileConfig, tiles, "tiles")
+    look, used = as_config(TileConfig, tiles, "tiles"), as_config(SlideKeys, keys, "keys")
     if look.array_box is not None or look.tiles_px is not None:
         raise InputError(
             "`tiles` must not set `array_box` or `tiles_px` in `ds.models.train`: neighbors in the spot array come "
@@ -144,11 +145,11 @@ def train(
         update={"array_box": look_up(preset).array_box, "subspots": look.subspots if uses_subspots else False}
     )
     ready = encoders.get(encoder)
-    plan = plan_slides(slides, patient_key, ready, as_config(SlideKeys, keys, "keys"), look)
+    plan = plan_slides(slides, patient_key, ready, used, look)
     patients = [slide.patient for slide in plan.measured]
     check_copies(plan.measured, patients if len(set(patients)) > 1 else [slide.name for slide in plan.measured])
     chosen = choose_genes(plan.measured, genes, min_detected)
-    expression, depth = targets(plan.measured, chosen)
+    expression, depth = targets(plan.measured, chosen, used.scale)
 
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size)
@@ -157,12 +158,14 @@ def train(
     reliability = model.card.reliability
     if reliability is not None and model.out_of_fold is not None:
         spots = [len(bags[slide.name]) for slide in plan.measured]
-        residuals = out_of_fold_residuals(plan.measured, expression, model.out_of_fold, spots)
-        reliability = reliability.model_copy(update=residuals | {"r_ceiling": mean_ceiling(plan.measured, chosen)})
+        residuals = out_of_fold_residuals(plan.measured, expression, model.out_of_fold, spots, used.scale)
+        ceilings = mean_ceiling(plan.measured, chosen, used.scale)
+        reliability = reliability.model_copy(update=residuals | {"r_ceiling": ceilings})
     model.card = model.card.model_copy(
         update={
             **text.model_dump(),
             "reliability": reliability,
+            "scale": used.scale.text,
             "depth": depth,
             "geometry": plan.geometry,
             "encoder": ready.card,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from deepspot._core.keys import CORRECTED, LEARNED, PREDICTION, SCALE, UNS, key_in, keys_in, one_key
+from deepspot._core.keys import CORRECTED, LEARNED, PREDICTION, UNS, key_in, keys_in, one_key
 from deepspot._sdata.tables import (
     find_measured_table,
     is_deepspot_table,
@@ -17,7 +17,7 @@ from deepspot._sdata.tables import (
     tables_annotating,
     tables_of_kind,
 )
-from deepspot._stats.normalize import check_counts, normalize
+from deepspot._stats.normalize import LOG1P_10K, SCALES, Scale, check_counts, normalize
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -59,9 +59,15 @@ def measured_table_key(sdata: SpatialData, shapes_key: str, key: str | None) -> 
 
 
 def measured_values(
-    sdata: SpatialData, shapes_key: str, table_key: str, genes: Sequence[str], *, layer: str | None = None
+    sdata: SpatialData,
+    shapes_key: str,
+    table_key: str,
+    genes: Sequence[str],
+    *,
+    layer: str | None = None,
+    scale: Scale = LOG1P_10K,
 ) -> np.ndarray:
-    """Return measured genes (n, genes) as log1p of counts per 10,000 in the order of the shapes; NaN if not measured.
+    """Return measured genes (n, genes) on a scale in the order of the shapes; NaN if not measured.
 
     `layer` has raw counts; by default `X`, which is not transformed if ``uns["log1p"]`` marks it as log scale.
     """
@@ -74,7 +80,7 @@ def measured_values(
     counts = check_counts(table.X if layer is None else table.layers[layer], where)
     known = [gene for gene in genes if gene in table.var_names]
     depth = np.asarray(counts.sum(axis=1)).ravel()
-    values = normalize(counts[:, _columns(table, known)], depth)
+    values = normalize(counts[:, _columns(table, known)], depth, scale)
     return _spread(table[:, known], sdata, shapes_key, values, genes)
 
 
@@ -94,6 +100,12 @@ def expression_values(
     """Return genes (n, genes) of any table on the log scale; counts of a measured table are transformed."""
     read = predicted_values if is_deepspot_table(sdata.tables[table_key]) else measured_values
     return read(sdata, shapes_key, table_key, genes, layer=layer)
+
+
+def comparable_scale(sdata: SpatialData, table_key: str) -> Scale:
+    """Return the scale for measured genes next to those of a table: its own, or the usual one if it is unknown."""
+    text = sdata.tables[table_key].uns.get(UNS, {}).get("scale")
+    return next((scale for scale in SCALES.values() if scale.text == text), LOG1P_10K)
 
 
 def ood_spots(sdata: SpatialData, shapes_key: str, table_key: str) -> np.ndarray | None:
@@ -123,12 +135,12 @@ def training_note(sdata: SpatialData, table_key: str | None) -> str:
     return " (training slide)" if uns.get(LEARNED) == "yes" else ""
 
 
-def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None) -> str:
-    """Return the label of the color bar of a gene."""
+def unit_label(sdata: SpatialData, table_key: str, layer: str | None = None, scale: Scale = LOG1P_10K) -> str:
+    """Return the label of the color bar of a gene; `scale` is that of measured counts."""
     table = sdata.tables[table_key]
     if layer is None and "log1p" in table.uns and not is_deepspot_table(table):
         return "log expression, as in the table"
-    return str(table.uns.get(UNS, {}).get("scale", SCALE))
+    return str(table.uns.get(UNS, {}).get("scale", scale.text))
 
 
 def _columns(table: AnnData, genes: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
-from deepspot._sdata.tables import check_shared_genes, match_rows
+from deepspot._sdata.tables import check_shared_genes, match_rows, scale_in
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot._sdata.measured import MeasuredCounts
+    from deepspot._stats.normalize import Scale
     from deepspot.encoders import Encoder
     from deepspot.models import DeepSpot
 
@@ -168,16 +169,16 @@ def registration(
     """Check the registration of a slide and of its parts, from counts and from a table of predicted genes."""
     table_rows, rows = match_rows(prediction, view.sdata, view.shapes_key)
     values = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
-    a, b = _comparable(measured, values)
+    a, b = _comparable(measured, values, scale_in(prediction))
     places = view.centers_um[measured.rows], view.centers_um[rows]
     result, spots = align_with_parts(a, places[0], b, places[1], max_shift=max_shift, seed=check_seed(seed))
     return replace(result, misplaced_spots=view.index[measured.rows[spots]])
 
 
-def _comparable(measured: MeasuredCounts, predicted: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return measured and predicted expression of the shared genes that vary."""
+def _comparable(measured: MeasuredCounts, predicted: pd.DataFrame, scale: Scale) -> tuple[np.ndarray, np.ndarray]:
+    """Return measured and predicted expression of the shared genes that vary, on the scale of the prediction."""
     genes = [gene for gene in predicted.columns if gene in measured.genes]
-    a, b = targets([measured], genes)[0][0], predicted[genes].to_numpy()
+    a, b = targets([measured], genes, scale)[0][0], predicted[genes].to_numpy()
     vary = np.flatnonzero((np.ptp(a, axis=0) > 0) & (np.ptp(b, axis=0) > 0))
     if len(vary) == 0:
         raise InputError(

@@ -11,6 +11,7 @@ from deepspot._core.logging import logger
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
+from deepspot._stats.normalize import scale_of
 from deepspot.errors import InputError
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
@@ -60,8 +61,9 @@ def correct(
         weight = dispersion · expected · depth / (1 + dispersion · expected · depth)
         corrected rate = weight · measured rate + (1 - weight) · expected
 
-    Rates are in counts per 10,000, and the depth of a spot is in units of 10,000 counts. Deep spots, abundant genes and
-    poorly predicted genes keep their measurement; shallow ones move towards the prediction. The level shift is a factor
+    Rates are in counts per 10,000, and the depth of a spot is in units of 10,000 counts (on another scale in its unit;
+    on that of raw counts, the depth of the formula is 1). Deep spots, abundant genes and poorly predicted genes keep
+    their measurement; shallow ones move towards the prediction. The level shift is a factor
     for each gene, its counts on the slide relative to the predicted counts: slides of other patients differ in the
     level of a gene, and predictions of mean logarithms are lower than mean counts. The total of a slide determines the
     level even if its spots are shallow. No level from the training is used.
@@ -115,7 +117,7 @@ def correct(
     -------
     None. Adds a feature table if there is none (see :func:`deepspot.pp.embed`), and a table with one row for each
     measured spot, in the order of the shapes, including spots without counts. All matrices are float32 (n, genes), on
-    the scale log1p of counts per 10,000 unless stated otherwise:
+    the scale of the model, by default log1p of counts per 10,000, unless stated otherwise:
 
     `X` and ``layers["corrected"]``
         The result. Genes that the model lacks keep their measurement; with ``method="replace"`` they are left out, as
@@ -123,8 +125,8 @@ def correct(
     ``layers["measured"]``, ``layers["predicted"]``
         Measurement and prediction; the prediction is NaN for genes that the model lacks.
     ``layers["rate"]``
-        Corrected rate in counts per 10,000, not on the log scale. Its level is that of the counts on the slide. With
-        ``method="replace"``, `expm1` of the prediction.
+        Corrected rate, by default in counts per 10,000, not on the log scale. Its level is that of the counts on the
+        slide. With ``method="replace"``, `expm1` of the prediction.
     ``layers["weight"]``
         Weight of the measurement, from 0 (prediction only) to 1 (measurement only).
     ``layers["change"]``
@@ -147,9 +149,9 @@ def correct(
     Raises
     ------
     ValueError
-        If the whole slide is misplaced and `method` is ``"posterior"``; if the model has no dispersions; if counts are
-        not raw, less than half of the model's genes were measured, or the result would be larger than
-        `settings.max_table_gb`.
+        If the whole slide is misplaced and `method` is ``"posterior"``; if the model has no dispersions or its scale is
+        unknown; if counts are not raw, less than half of the model's genes were measured, or the result would be larger
+        than `settings.max_table_gb`.
     KeyError
         If a table, layer or gene does not exist.
 
@@ -179,6 +181,7 @@ def correct(
     table_key = view.measured_key(table_key)
     key = key_added or corrected_name(table_key)
     check_new_key(sdata, key, overwrite=overwrite)
+    scale_of(ready.card.scale)
     spread = ready.residuals() if method == "posterior" else None
     check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
     measured = view.measured(table_key, layer=layer)

@@ -10,18 +10,18 @@ import pandas as pd
 
 from deepspot._core.keys import CORRECTED, UNS
 from deepspot._core.logging import logger
-from deepspot._sdata.tables import known_genes, match_rows
+from deepspot._sdata.tables import known_genes, match_rows, scale_in
 from deepspot._sdata.write import check_memory, make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
-from deepspot._stats.normalize import TARGET_SUM
 from deepspot.errors import InputError
-from deepspot.models._training.targets import ALL_GENES
+from deepspot.models._training.targets import ALL_GENES, NOT_NORMALIZED
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from deepspot._sdata.measured import MeasuredCounts
     from deepspot._sdata.view import SlideView
+    from deepspot._stats.normalize import Scale
 
 
 N_LAYERS = 6
@@ -70,13 +70,14 @@ def corrected_table(
         _warn_of_depth(prediction)
 
     depth = measured.depth()[rows].astype(float)
-    exposure = depth / TARGET_SUM
+    scale = scale_in(prediction)
+    exposure = scale.exposure(depth)
     wrong = np.isin(view.index[measured.rows[rows]], misplaced)
     shared = prediction.var_names[prediction.var_names.isin(measured.genes)]
     expression = np.asarray(prediction.X[predicted_rows])[:, prediction.var_names.get_indexer(shared)]
     used = np.where(wrong, 0, 1)
     trusted = _counts_of(measured, shared)[rows] * used[:, None]
-    combined, facts = _combine(trusted, exposure * used, expression, shared, spread)
+    combined, facts = _combine(trusted, exposure * used, expression, shared, spread, scale)
     counts = _counts_of(measured, genes)[rows]
     rate = np.divide(
         counts, exposure[:, None], out=np.zeros(counts.shape, dtype=np.float32), where=exposure[:, None] > 0
@@ -123,7 +124,12 @@ def _counts_of(measured: MeasuredCounts, genes: pd.Index) -> np.ndarray:
 
 
 def _combine(
-    counts: np.ndarray, exposure: np.ndarray, expression: np.ndarray, genes: pd.Index, spread: pd.DataFrame | None
+    counts: np.ndarray,
+    exposure: np.ndarray,
+    expression: np.ndarray,
+    genes: pd.Index,
+    spread: pd.DataFrame | None,
+    scale: Scale,
 ) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     """Return the layers of the genes of the model, and the columns of `var` for them."""
     if spread is None:
@@ -135,14 +141,16 @@ def _combine(
     # The ratio of counts to prediction comes from this slide only: the gap between the mean of logarithms and the
     # logarithm of the mean differs between slides, and between the fits of a training.
     shift = level_shift(counts, exposure, expected)
-    corrected, rate, weight = posterior(counts, exposure, expected * shift, facts["dispersion"].to_numpy())
+    corrected, rate, weight = posterior(
+        counts, exposure, expected * shift, facts["dispersion"].to_numpy(), most=scale.most
+    )
     layers = {"predicted": expression, "corrected": corrected, "rate": rate, "weight": weight}
     return layers, facts.assign(level_shift=shift)
 
 
 def _warn_of_depth(prediction: AnnData) -> None:
     depth = prediction.uns[UNS].get("depth", ALL_GENES)
-    if depth != ALL_GENES:
+    if depth not in (ALL_GENES, NOT_NORMALIZED):
         logger.warning(
             "The model was trained on expression relative to %s, but here it is relative to all measured genes: "
             "predicted values are higher, by the share of counts of the other genes.",

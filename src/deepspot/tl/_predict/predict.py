@@ -109,7 +109,8 @@ def predict(
     one row per shape:
 
     `X`
-        (n, genes) float32, log1p of counts per 10,000. Values are clipped to the range from 0 to log1p(10,000), a gene
+        (n, genes) float32, on the scale of the model: log1p of counts per 10,000, unless it was trained with another
+        `normalize` (see :class:`deepspot.models.SlideKeys`). Values are clipped to the range from 0 to that of a gene
         with all counts of a spot. The number of values above it is logged: they occur where the model extrapolates, on
         tissue that is unlike the training tissue.
     ``layers["unclipped"]``
