@@ -12,6 +12,7 @@ from deepspot._core.validate import check_count, check_seed
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 from deepspot.models._training.config import SlideKeys, TileConfig, as_config
+from deepspot.models._training.slides import as_mapping
 from deepspot.models._training.targets import Oversample, choose_genes
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def cross_validate(
     min_detected: float = 0.0,
     top: Sequence[int] = TOP,
     leave_out: Literal["patient", "slide"] = "patient",
+    splits: Sequence[tuple[Sequence[str], Sequence[str]]] | Mapping[str, Any] | None = None,
     encoder: str | Encoder | None = None,
     keys: SlideKeys | Mapping[str, Any] | None = None,
     tiles: TileConfig | Mapping[str, Any] | None = None,
@@ -43,15 +45,14 @@ def cross_validate(
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
-    batch_size: int | None = None,
 ) -> CrossValidation:
     """Compare models by nested cross-validation over patients.
 
-    Every patient is held out once. Genes, their scale, oversampling and all parameters are chosen from the other
-    patients: parameters by the area under the curve of mean r over the top genes, on inner folds of these patients. The
-    model is then fitted to all of them and predicts the held-out slides, whose counts are normalized over the genes
-    that the training slides share. Three null models always run: ``"training mean"``, ``"position only"`` and
-    ``"shuffled images"``.
+    Every patient is held out once, or the folds are given. Genes, their scale, oversampling and all parameters are
+    chosen from the other patients: parameters by the area under the curve of mean r over the top genes, on inner folds
+    of these patients. The model is then fitted to all of them and predicts the held-out slides, whose counts are
+    normalized over the genes that the training slides share. Three null models always run: ``"training mean"``,
+    ``"position only"`` and ``"shuffled images"``.
 
     The three inner folds are over patients. With fewer than three training patients each is held out once; with one
     they are over its slides; with one slide they are strips of neighboring spots.
@@ -61,7 +62,9 @@ def cross_validate(
     slides
         A list of slides, or a mapping from names to slides.
     patient_key
-        Column of the tables' `obs` with the patient, or a mapping from slide names to patients.
+        Column of the tables' `obs` with the patient, or a mapping from slide names to patients. None only with
+        `splits`, if the patients are not known: the given folds are taken to be by patient, and every slide counts as
+        one patient.
     models
         Names: ``"deepspot"``, its presets ``"deepspot_paper"`` and ``"deepspot_published"``, ``"ridge"``,
         ``"ridge_pca"``, ``"linear"``, ``"random_forest"``, ``"mlp"``, ``"stnet"``, ``"stnet_finetuned"``, ``"bleep"``,
@@ -83,6 +86,11 @@ def cross_validate(
     leave_out
         ``"patient"``; or ``"slide"``, which holds out slides of patients that are in the training set: this
         checks that training works, and does not measure accuracy on other patients.
+    splits
+        Folds, such as those of a benchmark, in place of holding out every patient once: a list of pairs (names of
+        training slides, names of test slides), or a mapping from names of folds to such pairs. In a mapping, a list of
+        names is that of the test slides, and all other slides are for training. A patient on both sides of a fold is an
+        error, unless `leave_out` is ``"slide"``. Slides in no fold are left out.
     encoder
         Name in :func:`deepspot.encoders.available`, or an encoder; by default the embedded one.
     keys
@@ -101,8 +109,6 @@ def cross_validate(
         Random seed; the same seed gives the same result on the same machine. By default from the settings.
     device
         Device to compute on; by default from the settings, else CUDA, MPS or CPU.
-    batch_size
-        Number of tiles that the encoder processes at once; by default from the settings.
 
     Returns
     -------
@@ -112,13 +118,14 @@ def cross_validate(
     Raises
     ------
     ValueError
-        If there are fewer than two patients (slides), one of them would be on both sides of a fold, slides of two
-        patients (two slides, if these are left out) are copies by their counts or image, or a field of a configuration
-        is wrong.
+        If there are fewer than two patients (slides), one of them would be on both sides of a fold, a side of a given
+        fold is empty, slides of two patients (two slides, if these are left out) are copies by their counts or image,
+        or a field of a configuration is wrong.
     KeyError
-        If a model, gene, column, table or layer does not exist.
+        If a model, gene, column, table, layer, or slide of `splits` does not exist.
     TypeError
-        If a model is not an estimator; with `out`, if it cannot be described by its content, such as a lambda.
+        If a model is not an estimator, or `splits` are not folds; with `out`, if a model cannot be described by its
+        content, such as a lambda.
 
     References
     ----------
@@ -131,13 +138,20 @@ def cross_validate(
     >>> cv = ds.models.cross_validate(slides, patient_key="patient", models=["ridge"], genes=20)
     >>> cv.compare("training mean").index.tolist()
     ['ridge']
+
+    With given folds, of which each has a training and a test side:
+
+    >>> folds = {"first": (["P2_S1", "P3_S1"], ["P1_S1"]), "second": (["P1_S1"], ["P2_S1", "P3_S1"])}
+    >>> cv = ds.models.cross_validate(slides, patient_key="patient", models=["ridge"], genes=20, splits=folds)
+    >>> list(cv.areas().columns)
+    ['first', 'second']
     """
     from deepspot import encoders
     from deepspot._core.compute import choose_device
     from deepspot.models._training.plan import plan_slides
 
     from .factories import check_systems, choose_systems
-    from .folds import plan_folds
+    from .folds import given_folds, plan_folds
     from .result import CrossValidation
     from .run import Runner
     from .tables import tidy
@@ -164,7 +178,16 @@ def cross_validate(
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_outside_stores(folder)
-    plan = plan_slides(slides, patient_key, encoders.get(encoder), used, look)
+    named, given = as_mapping(slides), None
+    if splits is not None:
+        given = given_folds(splits, list(named))
+        tested = {name for sides in given.values() for side in sides for name in side}
+        unused = [name for name in named if name not in tested]
+        if unused:
+            logger.warning("Slides %s are in no fold of `splits` and are left out.", unused)
+        named = {name: sdata for name, sdata in named.items() if name in tested}
+        patient_key = {name: name for name in named} if patient_key is None else patient_key
+    plan = plan_slides(named, patient_key, encoders.get(encoder), used, look)
     wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,
@@ -174,6 +197,7 @@ def cross_validate(
         leave_out=leave_out,
         tune=any(len(system.grid) > 1 for system in systems),
         scale=used.scale,
+        given=given,
     )
     if leave_out == "slide":
         logger.warning(
@@ -182,7 +206,7 @@ def cross_validate(
         )
 
     # All input is checked; the slow steps follow.
-    bags = plan.embed(device=device, batch_size=batch_size, tiles_px=look.tiles_px)
+    bags = plan.embed(device=device, tiles_px=look.tiles_px)
     scores, patterns, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
     return CrossValidation(
         scores=tidy(scores),
@@ -193,6 +217,7 @@ def cross_validate(
         leave_out=leave_out,
         genes=wanted,
         normalize=used.normalize,
+        splits=given,
         slides={slide.name: slide.patient for slide in plan.measured},
         seed=seed,
         systems={system.name: system for system in systems},

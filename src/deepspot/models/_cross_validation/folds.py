@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
+from deepspot._core.keys import key_in
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import LOG1P_10K, Scale, most_variable
-from deepspot.errors import InputError
+from deepspot.errors import InputError, InputTypeError
 from deepspot.models._confidence.folds import Unit, make_folds
 from deepspot.models._training.copies import check_copies
 from deepspot.models._training.slides import MeasuredSlide
@@ -28,6 +29,8 @@ from deepspot.models._training.targets import (
 )
 
 LeaveOut = Literal["patient", "slide"]
+# Names of the training slides and of the test slides of every fold, by its name.
+Given = dict[str, list[list[str]]]
 INNER_FOLDS = 3
 # Minimum number of spots with a gene, as in `most_variable`, which ranks no other genes.
 SPOTS = 3
@@ -53,7 +56,7 @@ class Split:
                 kind = "Patient" if field == "patient" else "Slide"
                 raise InputError(
                     f"{kind} {min(train & test)!r} is on both sides of fold {self.name!r}, so accuracy would be too "
-                    "high. Check `patient_key`."
+                    "high. Check `patient_key`, and `splits` if folds are given."
                 )
         rows = {slide.name: slide.rows for slide in self.train}
         for slide in self.test:
@@ -78,6 +81,46 @@ def outer_splits(slides: Sequence[MeasuredSlide], leave_out: LeaveOut) -> list[S
             name, unit, [slide for slide, label in pairs if label != name], [s for s, label in pairs if label == name]
         )
         for name in names
+    ]
+
+
+def given_folds(splits: Any, slides: Sequence[str]) -> Given:
+    """Return the names of the slides on both sides of every given fold, see :func:`deepspot.models.cross_validate`."""
+    named = isinstance(splits, Mapping)
+    if isinstance(splits, str) or not (named or isinstance(splits, Sequence)) or not len(splits):
+        raise InputTypeError(
+            "`splits` must be a list of pairs (training slides, test slides), or a mapping from names of folds to such "
+            f"pairs or to test slides; got {splits!r}."
+        )
+    folds: Given = {}
+    for name, sides in dict(splits if named else enumerate(splits, start=1)).items():
+        known = isinstance(sides, Sequence) and not isinstance(sides, str)
+        if named and known and len(sides) and all(isinstance(slide, str) for slide in sides):
+            sides = [slide for slide in slides if slide not in set(sides)], sides
+        if not known or len(sides) != 2 or any(isinstance(side, str) for side in sides):
+            raise InputTypeError(
+                f"Fold {name!r} of `splits` must be a pair of lists, (training slides, test slides)"
+                f"{', or a list of test slides' if named else ''}; got {sides!r}."
+            )
+        train, test = ([key_in(slide, slides, "slides") for slide in side] for side in sides)
+        for side, what in ((train, "training"), (test, "test")):
+            if not side or len(set(side)) < len(side):
+                wrong = "a repeated" if side else "no"
+                raise InputError(f"Fold {name!r} of `splits` has {wrong} {what} slide. Name each slide once.")
+        both = [slide for slide in test if slide in train]
+        if both:
+            raise InputError(f"Slide {both[0]!r} is on both sides of fold {name!r} of `splits`. Name it on one side.")
+        folds[str(name)] = [train, test]
+    return folds
+
+
+def given_splits(slides: Sequence[MeasuredSlide], folds: Given, leave_out: LeaveOut) -> list[Split]:
+    """Return the splits of given folds. Unless slides are left out, no patient may be on both sides."""
+    by_name = {slide.name: slide for slide in slides}
+    unit: Unit = "patients" if leave_out == "patient" else "slides"
+    return [
+        Split(name, unit, [by_name[slide] for slide in train], [by_name[slide] for slide in test])
+        for name, (train, test) in folds.items()
     ]
 
 
@@ -169,12 +212,13 @@ def plan_folds(
     leave_out: LeaveOut = "patient",
     tune: bool = True,
     scale: Scale = LOG1P_10K,
+    given: Given | None = None,
 ) -> list[tuple[Fold, list[Fold]]]:
     """Return every outer fold with its inner folds, which exist only if there is something to `tune`.
 
     `centers` (n, 2) are those of all spots by slide name; other arguments as in :func:`deepspot.models.cross_validate`.
     """
-    splits = outer_splits(slides, leave_out)
+    splits = outer_splits(slides, leave_out) if given is None else given_splits(slides, given, leave_out)
     check_copies(slides, [slide.patient if leave_out == "patient" else slide.name for slide in slides])
     folds = []
     for split in splits:
@@ -184,9 +228,7 @@ def plan_folds(
     return folds
 
 
-def plan_fold(
-    split: Split, genes: int | Sequence[str], min_detected: float, scale: Scale = LOG1P_10K
-) -> Fold:
+def plan_fold(split: Split, genes: int | Sequence[str], min_detected: float, scale: Scale = LOG1P_10K) -> Fold:
     """Choose the genes, and those that define depth, from the training set."""
     try:
         return Fold(split, _ranked(split.train, genes, min_detected), common_genes(split.train), scale)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FORMAT = 3
 TABLE, PATTERNS, INNER = "scores.csv.gz", "patterns.csv.gz", "inner.csv.gz"
 REST = "cross_validation.json"
-FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "normalize")
+FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "normalize", "splits")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
 
@@ -92,6 +92,8 @@ class CrossValidation:
         The genes requested, and the patient of every slide.
     normalize
         Scale of predictions and measurements, see :class:`SlideKeys`.
+    splits
+        Names of training and test slides of every fold, if folds were given; else None.
     seed
         Random seed.
 
@@ -115,12 +117,14 @@ class CrossValidation:
     patterns: pd.DataFrame = field(kw_only=True)
     seed: int = field(kw_only=True)
     normalize: str = LOG1P_10K.name
+    splits: dict[str, list[list[str]]] | None = None
 
     def __repr__(self) -> str:
         found = self.summary()
+        folds = f"{self.leave_out}s held out in turn" if self.splits is None else "given folds"
         lines = [
-            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {self.leave_out}s held out in "
-            f"turn, {len(self.slides)} slides of {len(set(self.slides.values()))} patients",
+            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {folds}, {len(self.slides)} "
+            f"slides of {len(set(self.slides.values()))} patients",
             "mean area under the curve of r (95 % interval):",
         ]
         width = max(map(len, found.index))
@@ -379,6 +383,8 @@ class CrossValidation:
         parts, n_folds = [], self.scores["fold"].nunique()
         if self.leave_out == "slide":
             parts.append("Slides were held out, not patients. This does not measure accuracy on other patients.")
+        if self.scores.groupby("patient", observed=True)["fold"].nunique().max() > 1 and self.leave_out == "patient":
+            parts.append("Patients are tested in several folds, so the folds are not independent.")
         if n_folds < ENOUGH:
             parts.append(
                 f"Intervals and p-values over only {n_folds} folds are not reliable. Use at least {ENOUGH} patients, "
