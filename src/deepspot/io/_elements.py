@@ -22,6 +22,7 @@ from deepspot.errors import DeepSpotError, InputError
 from ._image_file import read_image
 
 if TYPE_CHECKING:
+    from dask.array import Array
     from anndata import AnnData
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
@@ -89,7 +90,7 @@ def image_object(pixels: np.ndarray, name: str, *, downscaled: float = 1.0) -> S
     return SpatialData(images={f"{name}_image": image_element(pixels, {"global": scaling(downscaled)})})
 
 
-def image_element(pixels: np.ndarray, transformations: dict[str, Any], **kwargs: Any) -> DataArray | DataTree:
+def image_element(pixels: np.ndarray | Array, transformations: dict[str, Any], **kwargs: Any) -> DataArray | DataTree:
     """Return an image (h, w, 3) as an element of a SpatialData; `kwargs` are those of its model."""
     from spatialdata.models import Image2DModel
 
