@@ -17,7 +17,7 @@ from deepspot._core.settings import settings
 from deepspot._core.validate import check_count
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
-from deepspot._sdata.view import SlideView
+from deepspot._sdata.view import NO_IMAGE, SlideView
 from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
 from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes
 from deepspot._spatial.neighbors import find_neighbors
@@ -47,6 +47,7 @@ class SlideFeatures:
     geometry: TileGeometry
     subspots: bool = True
     only_central: bool = False  # of the sub-spots, embed only the central one; requires an odd grid
+    stored: str | None = None  # table to use, whatever its fingerprint; nothing is embedded
 
     def __post_init__(self) -> None:
         if self.tokens:
@@ -80,12 +81,17 @@ class SlideFeatures:
 
     @cached_property
     def image_hash(self) -> str:
-        """Content hash of the image level that is read."""
+        """Content hash of the image level that is read; empty without an image."""
+        if self.view.image_key == NO_IMAGE:
+            return ""
         return image_fingerprint(self.level, self.boxes)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Content hash of everything that the features depend on."""
+        """Content hash of everything that the features depend on; of the values, if they are stored."""
+        if self.stored is not None:
+            table = self.view.sdata.tables[self.stored]
+            return digest("stored", np.asarray(table.X), np.asarray(table.obsm.get("subspots", ())))
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
         return digest(
             self.image_hash,
@@ -122,6 +128,13 @@ class SlideFeatures:
         """
         from deepspot.encoders._encode import stream_spots
 
+        if self.stored is not None:
+            table = self.view.sdata.tables[self.stored]
+            for start in range(0, len(rows), SPOTS):
+                some = rows[start : start + SPOTS]
+                parts = np.asarray(table.obsm["subspots"][some]) if self.subspots else None
+                yield np.arange(start, start + len(some)), np.asarray(table.X[some], dtype=np.float32), parts
+            return
         batches = read_tiles(self.level, self.boxes[rows], SPOTS, in_order=in_order)
         tiling = self._tiling(batch_size)
         if progress is None:
@@ -156,6 +169,8 @@ class SlideFeatures:
 
     def plan(self, *, key_added: str | None = None, overwrite: bool = False) -> FeaturePlan:
         """Check everything and look for an existing table, without changes."""
+        if self.stored is not None:
+            return FeaturePlan(self, self.stored, exists=True, overwrite=False)
         sdata = self.view.sdata
         bytes_per_value = np.dtype(np.float32).itemsize + self.n_subspots * np.dtype(np.float16).itemsize
         check_memory(
@@ -201,6 +216,9 @@ class FeaturePlan:
     def add(self, *, device: str | None = None, batch_size: int | None = None) -> str:
         """Embed and add the table unless it exists. Return its name."""
         features, view = self.features, self.features.view
+        if features.stored is not None:
+            logger.info("Using sdata.tables[%r].", self.key)
+            return self.key
         if self.exists:
             logger.info("Using sdata.tables[%r]: image, spots, geometry and encoder are the same.", self.key)
             return self.key

@@ -18,6 +18,7 @@ from deepspot._spatial.transforms import (
     microns_per_pixel,
     n_inside,
     place_spots,
+    place_without_image,
     share_coordinate_system,
     um_per_unit,
 )
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from xarray import DataArray
 
 
+NO_IMAGE = ""
+
+
 @dataclass(frozen=True, eq=False)
 class SlideView:
     """View of a slide: an image, the spots on it, and their tables, each looked up once."""
 
     sdata: SpatialData
-    image_key: str
+    image_key: str  # `NO_IMAGE` for an object without images
     shapes_key: str
     coordinate_system: str | None = None  # needed if image and spots share several that disagree
     planned: Placement | None = None  # positions of spots that are not in the object yet
@@ -51,8 +55,15 @@ class SlideView:
         *,
         coordinate_system: str | None = None,
         tile_um: float | None = None,
+        needs_image: bool = True,
     ) -> SlideView:
-        """Select image and shapes if they are unambiguous; raise with the candidates otherwise."""
+        """Select image and shapes if they are unambiguous; raise with the candidates otherwise.
+
+        Without `needs_image`, the object may have no image, for features that were made elsewhere.
+        """
+        if not (needs_image or sdata.images or image_key):
+            spots = [key for key in sdata.shapes if PARENT not in sdata.shapes[key]]
+            return cls(sdata, NO_IMAGE, one_key(shapes_key, spots, "sdata.shapes", "shapes_key"))
         return cls(sdata, *select_image_and_shapes(sdata, image_key, shapes_key, tile_um), coordinate_system)
 
     def of_planned(self, shapes_key: str, placement: Placement) -> SlideView:
@@ -62,6 +73,8 @@ class SlideView:
     @cached_property
     def placement(self) -> Placement:
         """Positions of the spots in the image."""
+        if self.image_key == NO_IMAGE:
+            return self.planned or place_without_image(self.sdata, self.shapes_key)
         return self.planned or place_spots(self.sdata, self.image_key, self.shapes_key, self.coordinate_system)
 
     @property
@@ -87,6 +100,11 @@ class SlideView:
     @cached_property
     def pyramid(self) -> list[DataArray]:
         """Levels of the image, full resolution first."""
+        if self.image_key == NO_IMAGE:
+            raise MissingKeyError(
+                "The object has no image. Read the slide with its image, or add features that were made elsewhere with "
+                "`ds.pp.use_features`."
+            )
         return pyramid_levels(self.sdata, self.image_key)
 
     @cached_property

@@ -34,6 +34,19 @@ def place_spots(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_
     )
 
 
+def place_without_image(sdata: SpatialData, shapes_key: str) -> Placement:
+    """Locate the spots of a slide without an image, in its pixels if its reader recorded them, else as they are."""
+    known = _affines(sdata[shapes_key])
+    if MICRONS not in known:
+        raise InputError(
+            f"The scale of shapes {shapes_key!r} is unknown: the object has no image, and the shapes have no "
+            f"coordinate system {MICRONS!r}. Set it with `ds.pp.set_scale(sdata, mpp=<µm per pixel>)`."
+        )
+    pixels = known.get(sdata.attrs.get(PIXELS), np.eye(3))
+    centers = _apply(pixels, intrinsic_centers(sdata, shapes_key))
+    return Placement(centers, _stretch(known[MICRONS]) / _stretch(pixels), sdata.shapes[shapes_key].index)
+
+
 # Coordinate systems may differ by rounding: half a pixel in images, 0.01 % of the extent of shapes.
 AGREE_PX = 0.5
 AGREE_SHARE = 1e-4
@@ -169,6 +182,11 @@ def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> 
         if _stretch(to_slide) <= 1 or not np.allclose(to_slide, np.diag([*[_stretch(to_slide)] * 2, 1.0]), rtol=0.02):
             return None
     return _apply(shapes[system], intrinsic_centers(sdata, shapes_key))
+
+
+def slide_mpp(sdata: SpatialData, image_key: str) -> float:
+    """Return the µm per full-resolution pixel of the slide, for a slide and an image with :func:`slide_pixels`."""
+    return microns_per_pixel(sdata, image_key) / _stretch(_affines(sdata[image_key])[sdata.attrs[PIXELS]])
 
 
 def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:

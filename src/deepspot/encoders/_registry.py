@@ -66,6 +66,26 @@ def card_named(name: str) -> EncoderCard | None:
     return _registry[name][0] if name in _registry else None
 
 
+# Names of registered encoders in TRIDENT and in LazySlide.
+_ELSEWHERE = {
+    "uni_v1": "uni",
+    "uni_v2": "uni2-h",
+    "uni2": "uni2-h",
+    "gigapath": "prov-gigapath",
+    "hoptimus0": "h-optimus-0",
+    "hoptimus1": "h-optimus-1",
+    "phikon_v2": "phikon-v2",
+    "phikonv2": "phikon-v2",
+    "conch_v15": "conch_v1_5",
+    "midnight12k": "midnight",
+}
+
+
+def registered_name(name: str) -> str:
+    """Return the name in the registry of an encoder that TRIDENT or LazySlide names; other names are unchanged."""
+    return _ELSEWHERE.get(name, name)
+
+
 def get(name: str | Encoder | None = None, *, weights: str | Path | None = None, token: str | None = None) -> Encoder:
     """Load an encoder.
 

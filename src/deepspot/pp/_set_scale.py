@@ -24,12 +24,12 @@ def set_scale(
     image_key: str | None = None,
     shapes_key: str | None = None,
 ) -> None:
-    """Set the pixel size of an image in µm.
+    """Set the pixel size of an image in µm, or in an object without images the unit of its spots.
 
     Parameters
     ----------
     sdata
-        Object with an image.
+        Object with an image. In an object without images, the coordinates of the spots are pixels of the slide.
     mpp
         µm per pixel of this image at full resolution. For a downscaled image this differs from the number in the header
         of the original file.
@@ -62,9 +62,12 @@ def set_scale(
     """
     if (mpp is None) == (pitch_um is None):
         raise InputError("Pass either `mpp` (µm per pixel) or `pitch_um` (µm between neighboring spots).")
-    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
-    needs_spots = pitch_um is not None or diameter_um is not None
-    spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
+    if sdata.images or image_key is not None:
+        image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+        needs_spots = pitch_um is not None or diameter_um is not None
+        spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
+    else:
+        image_key = spots = one_key(shapes_key, sdata.shapes, "sdata.shapes", "shapes_key")
     if pitch_um is not None:
         mpp = check_positive(pitch_um, "pitch_um") / pitch_px(centers_px(sdata, image_key, spots))
     scale = float(check_mpp(mpp, "`mpp`" if pitch_um is None else "`pitch_um`"))

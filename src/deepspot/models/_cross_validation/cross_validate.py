@@ -146,7 +146,6 @@ def cross_validate(
     >>> list(cv.areas().columns)
     ['first', 'second']
     """
-    from deepspot import encoders
     from deepspot._core.compute import choose_device
     from deepspot.models._training.plan import plan_slides
 
@@ -187,7 +186,7 @@ def cross_validate(
             logger.warning("Slides %s are in no fold of `splits` and are left out.", unused)
         named = {name: sdata for name, sdata in named.items() if name in tested}
         patient_key = {name: name for name in named} if patient_key is None else patient_key
-    plan = plan_slides(named, patient_key, encoders.get(encoder), used, look)
+    plan = plan_slides(named, patient_key, encoder, used, look)
     wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,

@@ -27,6 +27,10 @@ class SlideKeys(BaseModel):
         Layer of the table with the raw counts; by default `X`.
     coordinate_system
         Coordinate system that relates spots and image, if they share several that disagree.
+    features_key
+        Feature table of every slide to use, whatever its fingerprint, such as that of
+        :func:`deepspot.pp.use_features`. Nothing is embedded, and slides need no image. Encoder and tiles are those of
+        the table.
     normalize
         Scale of the targets, and so of the predictions: ``"log1p_10k"`` is log1p of counts per 10,000, ``"log1p_cpm"``
         of counts per 1,000,000, and ``"log1p_counts"`` of the raw counts, as in HEST-Bench and STP-Bench. Raw counts
@@ -49,6 +53,7 @@ class SlideKeys(BaseModel):
     table_key: str | None = None
     layer: str | None = None
     coordinate_system: str | None = None
+    features_key: str | None = None
     normalize: Literal["log1p_10k", "log1p_counts", "log1p_cpm"] = "log1p_10k"
 
     @property

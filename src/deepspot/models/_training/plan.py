@@ -11,7 +11,8 @@ import numpy as np
 from deepspot._core.keys import DIAMETER
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import FeaturePlan, SlideFeatures, bags_of
-from deepspot._sdata.view import SlideView
+from deepspot._features.stored import StoredEncoder, StoredFeatures, read_stored, same_tile
+from deepspot._sdata.view import NO_IMAGE, SlideView
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import RINGS, array_layout, check_array
 from deepspot._spatial.transforms import pitch_px
@@ -34,6 +35,7 @@ class SlidePlan:
     """Checked slides: their counts, their common geometry, and by slide name the features to embed."""
 
     measured: list[MeasuredSlide]
+    encoder: Encoder
     geometry: Geometry
     features: dict[str, FeaturePlan]
 
@@ -46,6 +48,8 @@ class SlidePlan:
             view = plan.features.view
             key = plan.add(device=device, batch_size=batch_size)
             bags[name] = bags_of(view.sdata, key, view.shapes_key, self.geometry.neighbors)
+            if not plan.features.subspots:
+                bags[name] = replace(bags[name], subspots=None)
             if tiles_px is not None:
                 bags[name] = replace(bags[name], tiles=plan.features.read_spot_tiles(tiles_px))
         return bags
@@ -54,15 +58,20 @@ class SlidePlan:
 def plan_slides(
     slides: SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
     patient_key: str | Mapping[str, str] | pd.Series | None,
-    encoder: Encoder,
+    encoder: str | Encoder | None,
     keys: SlideKeys,
     tiles: TileConfig,
 ) -> SlidePlan:
     """Check slides, patients, counts and scale. Changes nothing."""
+    from deepspot import encoders
+
     named = as_mapping(slides)
-    if tiles.subspots == "tokens":
-        require_parts(encoder)
-    views, tables = {}, {}
+    if keys.features_key is not None and encoder is not None:
+        raise InputError("Pass `encoder` or `keys={'features_key': ...}`, not both: the table names its encoder.")
+    ready = encoders.get(encoder) if keys.features_key is None else None
+    if ready is not None and tiles.subspots == "tokens":
+        require_parts(ready)
+    views, tables, stored = {}, {}, {}
     for name, sdata in named.items():
         try:
             views[name] = SlideView.select(
@@ -71,15 +80,21 @@ def plan_slides(
                 keys.shapes_key,
                 coordinate_system=keys.coordinate_system,
                 tile_um=tiles.tile_um,
+                needs_image=keys.features_key is None,
             )
             tables[name] = views[name].measured_key(keys.table_key)
+            if keys.features_key is not None:
+                stored[name] = read_stored(views[name], keys.features_key)
         except (KeyError, ValueError) as error:
             error.add_note(f"This happened on slide {name!r}.")
             raise
     patients = patients_of({name: named[name].tables[table] for name, table in tables.items()}, patient_key)
-    tile = TileGeometry(
-        tile_um=_tile_um(views, tiles.tile_um), input_px=encoder.card.read_px, subspots=tiles.subspots or "tiles"
-    )
+    if ready is None:
+        ready, tile = _common(stored, tiles)
+    else:
+        tile = TileGeometry(
+            tile_um=_tile_um(views, tiles.tile_um), input_px=ready.card.read_px, subspots=tiles.subspots or "tiles"
+        )
     geometry = Geometry(tile=tile, neighbors=_neighbor_rule(views, tiles))
     measured = [
         measure(name, view.sdata, view.shapes_key, tables[name], patient=patients[name], layer=keys.layer)
@@ -87,13 +102,41 @@ def plan_slides(
     ]
     if len(views) > 1:
         measured = [
-            replace(slide, thumbnail=thumbnail(view)) for slide, view in zip(measured, views.values(), strict=True)
+            slide if view.image_key == NO_IMAGE else replace(slide, thumbnail=thumbnail(view))
+            for slide, view in zip(measured, views.values(), strict=True)
         ]
     plans = {}
     for name, view in views.items():
         check_array(geometry.neighbors, view.array_positions)
-        plans[name] = SlideFeatures(view, encoder, tile, bool(tiles.subspots)).plan()
-    return SlidePlan(measured, geometry, plans)
+        key = stored[name].key if stored else None
+        plans[name] = SlideFeatures(view, ready, tile, bool(tiles.subspots), stored=key).plan()
+    return SlidePlan(measured, ready, geometry, plans)
+
+
+def _common(stored: Mapping[str, StoredFeatures], tiles: TileConfig) -> tuple[StoredEncoder, TileGeometry]:
+    """Return the encoder and the tiles that the feature tables of all slides have in common."""
+    tables = list(stored.values())
+    first, key = tables[0], tables[0].key
+    made_by = {name: (table.encoder.card.name, table.encoder.card.dim) for name, table in stored.items()}
+    if len(set(made_by.values())) > 1 or len({table.encoder.fingerprint for table in tables}) > 1:
+        raise InputError(f"The feature tables {key!r} of the slides are of different encoders: {made_by}.")
+    sides = {name: table.tile.tile_um for name, table in stored.items()}
+    tile_um = float(np.median(list(sides.values()))) if tiles.tile_um is None else tiles.tile_um
+    if not all(same_tile(side, tile_um) for side in sides.values()):
+        raise InputError(
+            f"The feature tables {key!r} have tiles of {sides} µm, which differ by more than 5 %, or from "
+            f"`tile_um` = {tile_um:g}. Use features of tiles of one side."
+        )
+    if tiles.subspots and not all(table.subspots for table in tables):
+        raise InputError(
+            f"The feature table {key!r} has no sub-spots. Pass `tiles={{'subspots': False}}` to "
+            "`ds.models.cross_validate`, or `network={'context': ('spot', 'neighbors')}` to `ds.models.train`."
+        )
+    if tiles.subspots and tiles.subspots != first.tile.subspots:
+        raise InputError(
+            f"The sub-spots of feature table {key!r} are from {first.tile.subspots!r}, not {tiles.subspots!r}."
+        )
+    return first.encoder, first.tile.model_copy(update={"tile_um": tile_um})
 
 
 def _tile_um(views: Mapping[str, SlideView], tile_um: float | None) -> float:

@@ -114,7 +114,6 @@ def train(
     >>> len(model.card.genes)
     20
     """
-    from deepspot import encoders
     from deepspot._core.compute import choose_device
     from deepspot.models._bundle.card import HASHES, TrainingSlide
     from deepspot.models._deepspot import DeepSpot
@@ -144,8 +143,7 @@ def train(
     look = look.model_copy(
         update={"array_box": look_up(preset).array_box, "subspots": look.subspots if uses_subspots else False}
     )
-    ready = encoders.get(encoder)
-    plan = plan_slides(slides, patient_key, ready, used, look)
+    plan = plan_slides(slides, patient_key, encoder, used, look)
     patients = [slide.patient for slide in plan.measured]
     check_copies(plan.measured, patients if len(set(patients)) > 1 else [slide.name for slide in plan.measured])
     chosen = choose_genes(plan.measured, genes, min_detected)
@@ -168,8 +166,8 @@ def train(
             "scale": used.scale.text,
             "depth": depth,
             "geometry": plan.geometry,
-            "encoder": ready.card,
-            "encoder_fingerprint": ready.fingerprint,
+            "encoder": plan.encoder.card,
+            "encoder_fingerprint": plan.encoder.fingerprint,
             "slides": [
                 TrainingSlide(
                     slide=s.name,

@@ -134,7 +134,9 @@ def check_alignment(
     if prediction_key is None:
         ready = as_model(model)
         tile_um = ready.geometry.tile.tile_um
-    view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
+    view = SlideView.select(
+        sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um, needs_image=False
+    )
     table_key = view.measured_key(table_key)
     measured = view.measured(table_key, layer=layer).without_empty()
     if len(measured.rows) < MIN_SPOTS:

@@ -176,7 +176,12 @@ def correct(
     key_in(method, get_args(Method), "methods")
     ready = as_model(model)
     view = SlideView.select(
-        sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
+        sdata,
+        image_key,
+        shapes_key,
+        coordinate_system=coordinate_system,
+        tile_um=ready.geometry.tile.tile_um,
+        needs_image=False,
     )
     table_key = view.measured_key(table_key)
     key = key_added or corrected_name(table_key)

@@ -194,7 +194,12 @@ def predict(
             f"`ds.pp.spots(sdata, diameter_um={ready.geometry.tile.tile_um:g}, pitch_um={pitch})`."
         )
     view = SlideView.select(
-        sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=ready.geometry.tile.tile_um
+        sdata,
+        image_key,
+        shapes_key,
+        coordinate_system=coordinate_system,
+        tile_um=ready.geometry.tile.tile_um,
+        needs_image=False,
     )
     if PARENT in sdata.shapes[view.shapes_key]:
         raise InputError(
@@ -210,7 +215,7 @@ def predict(
     if store is not None:
         check_new_path(store, overwrite=overwrite)
         check_replaceable(store, sdata)
-    features = features_of(view, ready, encoder)
+    features = features_of(view, ready, encoder, spots=resolution == "spot")
     compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
     if store is not None:
         table = stream(features, ready, store, key, rounded=rounded, overwrite=overwrite, **compute)

@@ -14,6 +14,7 @@ from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
+from deepspot._features.stored import find_imported
 from deepspot._sdata.tables import match_rows
 from deepspot._sdata.write import make_table
 from deepspot._spatial.neighbors import check_array
@@ -50,10 +51,25 @@ class Prediction:
     parents: np.ndarray | None = None
 
 
-def features_of(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None) -> SlideFeatures:
-    """Return the features that a model needs of a slide, after checking that they can be computed."""
+def features_of(
+    view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, *, spots: bool = True
+) -> SlideFeatures:
+    """Return the features that a model needs of a slide, after checking that they can be computed.
+
+    Those of `spots` may have been made elsewhere, unless an `encoder` is given.
+    """
     check_array(model.geometry.neighbors, view.array_positions)
     needs_subspots = "subspots" in model.card.network.context
+    if spots and encoder is None:
+        found = find_imported(
+            view,
+            model.encoder_card,
+            model.geometry.tile,
+            subspots=needs_subspots,
+            fingerprint=model.card.encoder_fingerprint,
+        )
+        if found is not None:
+            return SlideFeatures(view, found.encoder, model.geometry.tile, needs_subspots, stored=found.key)
     return SlideFeatures(view, model.get_encoder(encoder), model.geometry.tile, needs_subspots)
 
 
