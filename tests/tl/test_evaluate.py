@@ -73,10 +73,78 @@ def test_what_it_sets(slide, predicted, truth, tmp_path, log):
         f"Added agreement with 'table' over 30 spots (mean r 1.000 over {varying.sum()} genes; beyond their first axis "
         f"1.000; of the depth of spots alone {np.mean(by_depth):.3f}) to var of sdata.tables['deepspot_spots']."
     )
+    # Half as high: differences are half as large as measured.
+    np.testing.assert_allclose(var.loc[varying, "slope"], 2, rtol=1e-5)
+    np.testing.assert_allclose(var["mae"], truth.mean(axis=0) / 2, rtol=1e-5)
+    assert (var.loc[varying, "ssim"] > var.loc[varying, "ssim_of_mean"]).mean() > 0.5
+    assert means["slope"] == pytest.approx(2)
+    assert means["r_all"] == pytest.approx(1)
+    assert means["r_all_means"] == pytest.approx(means["r_all_of_means"] ** 2)
     slide.write(tmp_path / "a.zarr")
     read = read_zarr(tmp_path / "a.zarr")["deepspot_spots"]
     pd.testing.assert_frame_equal(read.var, var)
     assert read.uns["deepspot"]["agreement"] == means
+
+
+def test_a_prediction_of_gene_means_is_exposed(slide, truth, genes):
+    """It knows nothing of the tissue, and its correlation over all values is high."""
+    noise = 1e-3 * np.random.default_rng(0).normal(size=truth.shape)
+    table = add_prediction(slide, truth.mean(axis=0) + noise + 1, genes)
+    evaluate(slide)
+    means = table.uns["deepspot"]["agreement"]
+    assert means["r_all"] > 0.6
+    assert means["r_all"] == pytest.approx(means["r_all_of_means"], abs=0.01)
+    assert means["r_all_pattern"] == pytest.approx(0, abs=0.01)
+    assert abs(means["r"]) < 0.1
+    # Without noise there is no r of genes at all, and it is as similar as the mean is.
+    table.X = np.tile(truth.mean(axis=0), (len(truth), 1)).astype(np.float32)
+    evaluate(slide, overwrite=True)
+    assert table.var["pearson"].isna().all()
+    assert table.uns["deepspot"]["agreement"]["r_all_pattern"] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(table.var["ssim"], table.var["ssim_of_mean"], atol=1e-5)
+
+
+def test_gene_sets(slide, predicted, genes, tmp_path, log):
+    file = tmp_path / "sets.gmt"
+    file.write_text("\t".join(["FIRST", "", *genes[:12], "UNKNOWN"]) + "\nNONE\t\tUNKNOWN\n")
+    evaluate(slide, gene_sets=file)
+    found = predicted.uns["deepspot_gene_sets"]
+    assert found["gene_set"].tolist() == ["FIRST"]
+    assert found["r"][0] == found["r_random"][0] == pytest.approx(1)  # half as high as measured in all genes
+    assert found["p"][0] == 1
+    assert any("1 of 2 gene sets (sets.gmt) have no such gene and are left out" in line for line in log)
+    with pytest.raises(ValueError, match=r"has \['deepspot_gene_sets'\] already|has \['pearson'"):
+        evaluate(slide, gene_sets=file)
+    with pytest.raises(ValueError, match=r"No gene set \(dict\) has a gene that was predicted and measured.*\['x'\]"):
+        evaluate(slide, gene_sets={"a": ["x"]}, overwrite=True)
+    slide.write(tmp_path / "a.zarr")
+    pd.testing.assert_frame_equal(read_zarr(tmp_path / "a.zarr")["deepspot_spots"].uns["deepspot_gene_sets"], found)
+
+
+def test_domains(slide, truth, genes, tmp_path):
+    pytest.importorskip("igraph")
+    rows = np.arange(2, 30)
+    table = add_prediction(slide, truth / 2, genes)
+    slide.tables["table"] = slide.tables["table"][rows].copy()
+    evaluate(slide, domains=True, seed=0)
+    found = table.uns["deepspot"]["agreement"]
+    assert found["ari"] == 1  # the same data up to a factor
+    assert found["ari_shifted"] < 0.5
+    assert found["ari_p"] < 0.1
+    labels = table.obs[["domain_predicted", "domain_measured"]]
+    assert labels[:2].isna().all(axis=None)
+    assert (labels["domain_predicted"][2:].astype(str) == labels["domain_measured"][2:].astype(str)).all()
+    with pytest.raises(ValueError, match="already"):
+        evaluate(slide, domains=True)
+    slide.write(tmp_path / "a.zarr")
+
+
+def test_coverage_of_intervals(slide, truth, genes):
+    table = add_prediction(slide, truth, genes)
+    table.layers["lower"], table.layers["upper"] = truth - 0.1, truth + 0.1
+    table.layers["upper"][:15] = table.layers["lower"][:15]
+    evaluate(slide)
+    np.testing.assert_allclose(table.var["coverage"], 0.5)
 
 
 def test_spots_are_matched_by_instance_and_genes_by_name(slide, truth, genes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -237,7 +237,7 @@ def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -
 def check_entries(
     sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
 ) -> None:
-    """Raise unless entries can be added to `uns`, `obsm` or `var` of a table under these names."""
+    """Raise unless entries can be added to a slot of a table under these names."""
     names = list(names)
     for name in names:
         check_name(name)
@@ -266,13 +266,21 @@ def add_entries(
         getattr(table, slot)[name] = value.set_axis(table.obs_names) if framed else value
 
 
-def add_columns(sdata: SpatialData, key: str, columns: pd.DataFrame, *, what: str, overwrite: bool = False) -> None:
-    """Add columns of numbers, indexed by genes, to `var` of a table, and log one line."""
-    check_entries(sdata, key, "var", columns, overwrite=overwrite)
-    var = sdata.tables[key].var
-    for name, values in columns.reindex(var.index).items():
-        var[name] = values.to_numpy()
-    logger.info("Added %s to var of sdata.tables[%r].", what, key)
+def add_columns(
+    sdata: SpatialData,
+    key: str,
+    columns: pd.DataFrame,
+    *,
+    what: str,
+    slot: Literal["obs", "var"] = "var",
+    overwrite: bool = False,
+) -> None:
+    """Add columns of numbers or labels, indexed by genes or spots, to a table, and log one line."""
+    check_entries(sdata, key, slot, columns, overwrite=overwrite)
+    frame = getattr(sdata.tables[key], slot)
+    for name, values in columns.reindex(frame.index).items():
+        frame[name] = values.array
+    logger.info("Added %s to %s of sdata.tables[%r].", what, slot, key)
 
 
 # Columns of shapes that are needed to read them, or that this package reads.

@@ -50,6 +50,23 @@ def rmse(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return np.sqrt(np.divide(squares.sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0))
 
 
+def mae(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the mean absolute error (genes,) over spots that are finite in both; NaN without any."""
+    known = np.isfinite(predicted) & np.isfinite(measured)
+    errors, count = np.where(known, np.abs(predicted.astype(np.float64) - measured), 0), known.sum(axis=0)
+    return np.divide(errors.sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def slope(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Return the slope (genes,) of the regression of measured on predicted values; NaN where Pearson's r is."""
+    known = np.isfinite(predicted) & np.isfinite(measured)
+    a, b = (np.where(known, part, np.nan).astype(np.float64) for part in (predicted, measured))
+    r, found = pearson(predicted, measured), np.full(measured.shape[1], np.nan)
+    defined = np.isfinite(r)
+    found[defined] = r[defined] * np.nanstd(b[:, defined], axis=0) / np.nanstd(a[:, defined], axis=0)
+    return found
+
+
 def lee(predicted: np.ndarray, measured: np.ndarray, neighbors: csr_matrix) -> np.ndarray:
     """Return Lee's L (genes,): spatial correlation of two matrices, each averaged over a spot and its neighbors.
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from deepspot._core.keys import LEARNED, PREDICTION, UNS, checked, key_in, one_key
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_seed
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
     check_shared_genes,
@@ -17,26 +18,32 @@ from deepspot._sdata.tables import (
     scale_in,
     tables_annotating,
 )
-from deepspot._sdata.write import add_columns, check_entries
-from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import find_neighbors
+from deepspot._sdata.write import add_columns, add_entries, check_entries
+from deepspot._stats.agreement import agreement_of_genes, agreement_of_values
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
-from deepspot._stats.metrics import lee, moran, pearson, rmse, spearman
-from deepspot._stats.patterns import beyond_first_axis, compare_patterns
+from deepspot._stats.domains import agreement_of_domains, find_domains
+from deepspot._stats.gene_sets import agreement_of_sets
+from deepspot._stats.metrics import pearson
+from deepspot._stats.patterns import compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
+from deepspot.tl._analysis.gene_sets import GeneSets, read_gene_sets
 from deepspot.tl._predict.table import learned_from
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+    from pathlib import Path
+
+    from anndata import AnnData
     from spatialdata import SpatialData
 
 COLUMNS = (
-    *("pearson", "pearson_beyond_axis", "pearson_depth", "pearson_ceiling", "spearman", "rmse", "lee"),
-    *("moran_predicted", "moran_measured", "measured_detected"),
+    *("pearson", "pearson_beyond_axis", "pearson_depth", "pearson_ceiling", "spearman", "rmse", "mae", "slope"),
+    *("ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", "measured_detected"),
 )
-# In units of the distance to the nearest spot: includes the neighbors of hexagons (1) and squares (1 and √2).
-RING = 1.5
+COVERAGE = "coverage"
+INTERVAL = ("lower", "upper")
+DOMAINS = ("domain_predicted", "domain_measured")
+GENE_SETS = "deepspot_gene_sets"
 
 
 @checked
@@ -47,6 +54,10 @@ def evaluate(
     table_key: str | None = None,
     shapes_key: str | None = None,
     layer: str | None = None,
+    gene_sets: GeneSets | str | Path | None = None,
+    organism: str = "human",
+    domains: bool = False,
+    seed: int | None = None,
     overwrite: bool = False,
 ) -> None:
     """Compare predicted and measured expression of each gene over the same spots.
@@ -68,8 +79,17 @@ def evaluate(
         Shapes of the predicted table; needed only if there are several predictions.
     layer
         Layer of the measured table with raw counts, by default `X`.
+    gene_sets
+        Also compare the scores of gene sets: a dict from names to genes, the path of a GMT file, or the name of an
+        Enrichr library, as in :func:`deepspot.tl.enrich`.
+    organism
+        Organism of the Enrichr library.
+    domains
+        Also compare tissue domains: clusters of the predicted and of the measured spots. Needs the extra ``leiden``.
+    seed
+        Seed of the random gene sets, the clusters and the moved domains; by default from the settings.
     overwrite
-        Replace columns of an earlier call.
+        Replace results of an earlier call.
 
     Returns
     -------
@@ -88,8 +108,17 @@ def evaluate(
         Highest correlation that a perfect prediction can have with such noisy counts, estimated from random halves of
         the counts and the Spearman-Brown formula; NaN for a gene whose halves do not agree. Its mean over genes is
         accurate to about 0.03. That of a single gene is accurate to about 0.1, of a shallow gene to 0.2 or more.
-    ``rmse``
-        Root mean squared error on the log scale.
+    ``rmse``, ``mae``
+        Root mean squared and mean absolute error on the log scale.
+    ``slope``
+        Slope of the regression of measured on predicted values: 1 if differences between spots have the right size,
+        below 1 if the prediction exaggerates them, above 1 if it is too smooth. Noise of the counts does not change it.
+    ``ssim``
+        Structural similarity: local level, contrast and correlation in a Gaussian window around each spot (standard
+        deviation of 1.5 distances between spots), which holds only measured spots. The data range is that of the
+        measured gene on this slide.
+    ``ssim_of_mean``
+        ``ssim`` of a prediction without a pattern: the measured mean of the gene in all spots.
     ``lee``
         Lee's L, the correlation after both are averaged over a spot and its neighbors (within 1.5 times the distance
         between spots). It is high only if both form the same spatial pattern, and low if one of them varies without
@@ -100,6 +129,8 @@ def evaluate(
         measurement.
     ``measured_detected``
         Fraction of the spots in which the gene was detected. If it is low, no prediction can have a high correlation.
+    ``coverage``
+        Only for a prediction with intervals: fraction of the measured values inside. The intervals are made for 0.8.
 
     Also sets ``uns["deepspot"]["agreement"]``, a dictionary:
 
@@ -112,6 +143,23 @@ def evaluate(
     ``patterns_predicted``, ``patterns_measured``
         Effective number of spatial patterns of the genes: the participation ratio of their correlation matrix, which is
         1 if all have the same pattern. Noise of the counts makes the measured number too high.
+    ``r_all``, ``r_all_means``, ``r_all_pattern``
+        Pearson correlation over all pairs of spot and gene, and its two parts, which sum to it: that of the means of
+        genes, and that of the spatial pattern. A prediction that knows only which genes are high in every tissue has a
+        high ``r_all``, and 0 in ``r_all_pattern``.
+    ``r_all_of_means``
+        ``r_all`` of the measured gene means without any pattern: what ``r_all`` must exceed.
+    ``slope``
+        Slope of the measured on the predicted deviations from the gene means, over all pairs.
+    ``ari``, ``ari_shifted``, ``ari_p``
+        Only with `domains`: adjusted Rand index of predicted and measured domains; its mean over 199 predicted maps
+        that are mirrored and shifted over the slide; and the share of these with at least the same index.
+
+    With `gene_sets`, ``uns["deepspot_gene_sets"]`` is a DataFrame with one row for each set: ``gene_set``, ``n_genes``
+    (predicted and measured), ``r`` between the predicted and the measured score, which is the mean of the standardized
+    genes, ``r_random``, the mean of 200 random sets of the same size, and ``p``, the share of these with at least the
+    same r. With `domains`, ``obs["domain_predicted"]`` and ``obs["domain_measured"]`` are categorical, missing for
+    spots that were not measured; the largest domain is 0, and equal numbers do not mean the same tissue.
 
     ``uns["deepspot"]["training_slide"]`` becomes ``"yes"`` if the counts show that the model learned from this slide.
 
@@ -120,14 +168,17 @@ def evaluate(
     KeyError
         If there is no such table, or no prediction at all.
     ValueError
-        If there are several candidates, columns exist already, the scale of the prediction is unknown, or the measured
+        If there are several candidates, results exist already, the scale of the prediction is unknown, or the measured
         table has no raw counts, fewer than half of the predicted genes, or fewer than three spots in common with the
-        prediction.
+        prediction; or if no gene set has a gene that was predicted and measured.
+    ImportError
+        If `domains` is True and igraph is not installed.
 
     References
     ----------
     DeepSpot, section 4.3 (equation 2). Lee, "Developing a bivariate spatial association measure", Journal of
-    Geographical Systems 2001. Palla et al., "Squidpy", Nature Methods 2022, for Moran's I.
+    Geographical Systems 2001. Palla et al., "Squidpy", Nature Methods 2022, for Moran's I. Wang et al., "Image quality
+    assessment", IEEE Transactions on Image Processing 2004, for the structural similarity.
 
     Examples
     --------
@@ -146,7 +197,12 @@ def evaluate(
     regions = regions_of(sdata, prediction_key)
     shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
     table_key = find_measured_table(sdata, shapes_key, table_key)
-    check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
+    columns = [*COLUMNS, *[COVERAGE] * (set(INTERVAL) <= set(prediction.layers))]
+    check_entries(sdata, prediction_key, "var", columns, overwrite=overwrite)
+    check_entries(sdata, prediction_key, "uns", [GENE_SETS] * (gene_sets is not None), overwrite=overwrite)
+    check_entries(sdata, prediction_key, "obs", DOMAINS * domains, overwrite=overwrite)
+    seed = check_seed(seed)
+    sets = None if gene_sets is None else _sets(gene_sets, organism, prediction, sdata.tables[table_key])
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
     scale = scale_in(prediction)
@@ -180,47 +236,70 @@ def evaluate(
             depth,
         )
     measured = expression[0][theirs]
-    predicted = np.asarray(prediction.X[rows[ours]])
-    neighbors = _ring(np.asarray(prediction.obsm["spatial"])[rows[ours]])
+    chosen = rows[ours]
+    predicted = np.asarray(prediction.X[chosen])
+    centers = np.asarray(prediction.obsm["spatial"])[chosen]
     depth_of_spots = truth.depth()[theirs]
-    agreement = _agreement(predicted, measured, depth_of_spots, neighbors).set_axis(prediction.var_names)
-    shared = agreement.index[np.isfinite(measured).any(axis=0)]
+    agreement = agreement_of_genes(predicted, measured, centers).set_axis(prediction.var_names)
+    known = np.isfinite(measured).any(axis=0)
+    shared = agreement.index[known]
+    log_depth = np.repeat(np.log(depth_of_spots)[:, None], len(genes), axis=1)
+    agreement["pearson_depth"] = pearson(log_depth, measured)
     counts = truth.counts[theirs][:, truth.genes.get_indexer(shared)]
     agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots, scale=scale)
+    agreement["measured_detected"] = np.where(known, (measured > 0).mean(axis=0), np.nan)
+    if COVERAGE in columns:
+        low, high = (np.asarray(prediction.layers[name][chosen]) for name in INTERVAL)
+        agreement[COVERAGE] = np.where(known, ((low <= measured) & (measured <= high)).mean(axis=0), np.nan)
     means = {
         "r": agreement["pearson"].mean(),
         "r_beyond_axis": agreement["pearson_beyond_axis"].mean(),
         "r_depth": agreement["pearson_depth"].mean(),
         "r_of_ceiling": mean_of_ceiling(agreement["pearson"].to_numpy(), agreement["pearson_ceiling"].to_numpy()),
         **compare_patterns(predicted, measured),
+        **agreement_of_values(predicted, measured),
     }
+    labels = None
+    if domains:
+        ours_of, theirs_of = (find_domains(values[:, known], seed) for values in (predicted, measured))
+        means |= agreement_of_domains(ours_of, theirs_of, centers, seed)
+        sides = dict(zip(DOMAINS, (ours_of, theirs_of), strict=True))
+        labels = pd.DataFrame(sides, prediction.obs_names[chosen])
     what = (
         f"agreement with {table_key!r} over {len(ours):,} spots (mean r {means['r']:.3f} over "
         f"{agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the depth "
         f"of spots alone {means['r_depth']:.3f})"
     )
-    add_columns(sdata, prediction_key, agreement[list(COLUMNS)], what=what, overwrite=overwrite)
+    if sets is not None:
+        entries = {GENE_SETS: agreement_of_sets(predicted, measured, sets, seed)}
+        add_entries(sdata, prediction_key, "uns", entries, overwrite=overwrite)
+    if labels is not None:
+        labels = labels.astype(str).astype("category")
+        add_columns(sdata, prediction_key, labels, slot="obs", what="tissue domains", overwrite=overwrite)
+    add_columns(sdata, prediction_key, agreement[columns], what=what, overwrite=overwrite)
     prediction.uns[UNS]["agreement"] = {name: float(value) for name, value in means.items()}
 
 
-def _agreement(predicted: np.ndarray, measured: np.ndarray, depth: np.ndarray, neighbors: csr_matrix) -> pd.DataFrame:
-    """Return the agreement of genes (n, genes) in rows, without the ceiling; NaN for those that were not measured."""
-    known = np.isfinite(measured).any(axis=0)
-    log_depth = np.repeat(np.log(depth)[:, None], measured.shape[1], axis=1)
-    r = pearson(predicted, measured)
-    return pd.DataFrame(
-        {
-            "pearson": r,
-            "pearson_beyond_axis": np.where(np.isfinite(r), beyond_first_axis(predicted, measured), np.nan),
-            "pearson_depth": pearson(log_depth, measured),
-            "spearman": spearman(predicted, measured),
-            "rmse": rmse(predicted, measured),
-            "lee": lee(predicted, measured, neighbors),
-            "moran_predicted": np.where(known, moran(predicted, neighbors), np.nan),
-            "moran_measured": moran(measured, neighbors),
-            "measured_detected": np.where(known, (measured > 0).mean(axis=0), np.nan),
-        }
-    )
+def _sets(
+    gene_sets: GeneSets | str | Path, organism: str, prediction: AnnData, measured: AnnData
+) -> dict[str, list[int]]:
+    """Return the columns of the prediction of each gene set with a gene in both tables."""
+    named, source = read_gene_sets(gene_sets, organism)
+    shared = prediction.var_names.intersection(measured.var_names)
+    place = dict(zip(prediction.var_names, range(prediction.n_vars), strict=True))
+    sets = {name: [place[gene] for gene in dict.fromkeys(genes) if gene in shared] for name, genes in named.items()}
+    sets = {name: genes for name, genes in sets.items() if genes}
+    if not sets:
+        raise InputError(
+            f"No gene set ({source}) has a gene that was predicted and measured. These genes are for example "
+            f"{list(shared[:3])}, those of the sets {[gene for genes in named.values() for gene in genes][:3]}. Check "
+            "the species and the identifiers."
+        )
+    if len(sets) < len(named):
+        logger.info(
+            "%d of %d gene sets (%s) have no such gene and are left out.", len(named) - len(sets), len(named), source
+        )
+    return sets
 
 
 def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
@@ -231,10 +310,3 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
     # Sub-spots and grids have no measurements.
     return [name for name in predicted if sdata.tables[name].uns[UNS].get("resolution", "spot") == "spot"]
-
-
-def _ring(centers: np.ndarray) -> csr_matrix:
-    from scipy.spatial import cKDTree
-
-    nearest = cKDTree(centers).query(centers, k=2)[0][:, 1]
-    return find_neighbors(centers, NeighborRule(reach=RING * float(np.median(nearest))))
