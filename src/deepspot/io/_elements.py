@@ -22,8 +22,8 @@ from deepspot.errors import DeepSpotError, InputError
 from ._image_file import read_image
 
 if TYPE_CHECKING:
-    from dask.array import Array
     from anndata import AnnData
+    from dask.array import Array
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 

@@ -13,7 +13,8 @@ class Estimator(Protocol):
 
     `fit` gets the slide of every spot in `slides`; in `predict` the bags are those of one slide, with positions. If
     `fit` has a parameter `depth`, it also gets the counts (n,) of every spot over the genes that all training slides
-    share, NaN for spots that were not measured.
+    share, NaN for spots that were not measured. If it has a parameter `exposure`, it gets the factors (n,) from rates,
+    which are `expm1` of the targets, to counts.
     """
 
     def fit(

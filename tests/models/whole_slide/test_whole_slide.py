@@ -58,7 +58,7 @@ def slide() -> tuple[Bags, np.ndarray, np.ndarray]:
 def test_a_smooth_signal_is_learned_from_embeddings(kind, slide):
     bags, expression, depth = slide
     rows = np.arange(0, SIDE**2, 2)
-    model = make(kind).fit(bags, expression, rows=rows, depth=depth)
+    model = make(kind).fit(bags, expression, rows=rows, exposure=depth / 1e4)
     held = np.arange(1, SIDE**2, 2)
     assert pearson(model.predict(bags)[held], expression[held]).mean() > 0.4
 
@@ -71,7 +71,7 @@ def test_tiles(kind, px, slide):
     first = replace(first, tiles=first.tiles.repeat(px // PX, axis=1).repeat(px // PX, axis=2))
     n = len(first)
     taken = np.concatenate([rows, np.setdiff1d(bags.neighbors[rows].indices, rows)])
-    model = make(kind, inputs="tiles", epochs=3).fit(first, expression[taken], depth=depth[taken])
+    model = make(kind, inputs="tiles", epochs=3).fit(first, expression[taken], exposure=depth[taken] / 1e4)
     assert model.uses_tiles
     predicted = model.predict(first)
     assert predicted.shape == (n, 5)
@@ -91,7 +91,7 @@ def some(bags: Bags, spots: np.ndarray) -> Bags:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_order_of_the_spots_does_not_matter(kind, slide):
     bags, expression, depth = slide
-    model = make(kind, epochs=2).fit(bags, expression, depth=depth)
+    model = make(kind, epochs=2).fit(bags, expression, exposure=depth / 1e4)
     order = np.random.default_rng(1).permutation(len(bags))
     np.testing.assert_allclose(model.predict(some(bags, order)), model.predict(bags)[order], atol=1e-4)
 
@@ -99,7 +99,7 @@ def test_the_order_of_the_spots_does_not_matter(kind, slide):
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_a_large_slide_are_predicted_alone(kind, slide):
     bags, expression, depth = slide
-    model = make(kind, epochs=2).fit(bags, expression, depth=depth)
+    model = make(kind, epochs=2).fit(bags, expression, exposure=depth / 1e4)
     model.max_spots = 30
     predicted = model.predict(bags)
     parts = split_slide(columns_and_rows(bags.position), 30, model.n_pos)
@@ -115,7 +115,7 @@ def test_large_slides_are_trained_in_parts(kind, slide, monkeypatch):
     model = make(kind, epochs=1, max_spots=40)
     made = type(model)._part
     monkeypatch.setattr(kind, "_part", lambda self, b, spots, s: sizes.append(len(spots)) or made(self, b, spots, s))
-    model.fit(bags, expression, depth=depth)
+    model.fit(bags, expression, exposure=depth / 1e4)
     assert sum(sizes) == len(bags)
     assert max(sizes) <= 40
 
@@ -124,17 +124,17 @@ def test_large_slides_are_trained_in_parts(kind, slide, monkeypatch):
 def test_bags_without_positions(kind, slide):
     bags, expression, depth = slide
     with pytest.raises(ValueError, match=f"{kind.__name__} needs the positions of spots"):
-        make(kind).fit(replace(bags, position=None), expression, depth=depth)
+        make(kind).fit(replace(bags, position=None), expression, exposure=depth / 1e4)
 
 
-def test_counts_need_the_depth(slide):
+def test_counts_need_the_exposure(slide):
     bags, expression, depth = slide
     model = make(ds.models.Hist2ST)
-    with pytest.raises(ValueError, match=r"learns from counts, which need `depth`\. Pass it, or set `zinb=0`"):
+    with pytest.raises(ValueError, match=r"learns from counts, which need `exposure`\. Pass it, or set `zinb=0`"):
         model.fit(bags, expression)
     n = len(bags)
     part = model._part(bags, np.arange(n), Scaler.fit(bags.spot))
-    part = model._with_targets(part, expression, np.ones(n), depth)
+    part = model._with_targets(part, expression, np.ones(n), depth / 1e4)
     counts = np.rint(np.expm1(expression) * depth[:, None] / 1e4)
     np.testing.assert_array_equal(part.counts, counts)
     total = counts.sum(axis=1)
@@ -157,7 +157,7 @@ def test_counts_need_the_depth(slide):
 def test_wrong_parameters(kind, options, message, slide):
     bags, expression, depth = slide
     with pytest.raises(ValueError, match=message):
-        make(kind, **options).fit(bags, expression, depth=depth)
+        make(kind, **options).fit(bags, expression, exposure=depth / 1e4)
 
 
 @pytest.mark.parametrize(("kind", "px"), [(ds.models.Hist2ST, 16), (ds.models.THItoGene, 56)])
@@ -165,7 +165,7 @@ def test_tiles_of_a_wrong_size(kind, px, slide):
     bags, expression, depth = slide
     wrong = replace(bags, tiles=np.zeros((len(bags), px, px, 3), np.uint8))
     with pytest.raises(ValueError, match=rf"{kind.__name__} needs tiles .*got {px}. Set `tiles=\{{'tiles_px': 112\}}`"):
-        make(kind, inputs="tiles").fit(wrong, expression, depth=depth)
+        make(kind, inputs="tiles").fit(wrong, expression, exposure=depth / 1e4)
 
 
 def test_a_spot_that_is_repeated_counts_twice(slide):
@@ -183,5 +183,5 @@ def test_a_spot_that_is_repeated_counts_twice(slide):
 def test_the_prediction_starts_at_the_mean_expression(slide):
     bags, expression, depth = slide
     for kind in KINDS:
-        model = make(kind, epochs=1, lr=1e-9).fit(bags, expression, depth=depth)
+        model = make(kind, epochs=1, lr=1e-9).fit(bags, expression, exposure=depth / 1e4)
         assert np.abs(model.predict(bags).mean(axis=0) - expression.mean(axis=0)).max() < 1.5, kind

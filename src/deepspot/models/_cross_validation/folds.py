@@ -256,6 +256,7 @@ def _ranked(train: Sequence[MeasuredSlide], genes: int | Sequence[str], min_dete
 def fold_data(fold: Fold, bags: Mapping[str, Bags], *, oversample: Oversample | None = None, seed: int = 0) -> FoldData:
     """Return the arrays of a fold, with expression of both sets normalized as on the training set."""
     train = fold.split.train
-    data = training_set(train, bags, [fold.expression(slide) for slide in train], oversample=oversample, seed=seed)
+    expression = [fold.expression(slide) for slide in train]
+    data = training_set(train, bags, expression, oversample=oversample, seed=seed, scale=fold.scale)
     held = [HeldSlide(s.name, s.patient, bags[s.name], s.rows, fold.expression(s)) for s in fold.split.test]
     return FoldData(fold.split.name, fold.genes, data, held)

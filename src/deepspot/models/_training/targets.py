@@ -49,6 +49,8 @@ class TrainingSet:
         (n,) names.
     depth
         (n,) counts over the genes that all slides share, NaN for spots that were not measured.
+    scale
+        Scale of the targets.
     """
 
     bags: Bags
@@ -57,12 +59,16 @@ class TrainingSet:
     slides: np.ndarray
     patients: np.ndarray
     depth: np.ndarray
+    scale: Scale = LOG1P_10K
 
     def fit(self, estimator: Fitted, **options: Any) -> Fitted:
-        """Fit an estimator to the set, and return it; it gets the depth of the spots if its `fit` takes it."""
+        """Fit an estimator to the set, and return it; it gets `depth` and `exposure` of the spots if it takes them."""
         known = {"rows": self.rows, "slides": self.slides, "patients": self.patients}
-        if "depth" in signature(estimator.fit).parameters:
+        parameters = signature(estimator.fit).parameters
+        if "depth" in parameters:
             known["depth"] = self.depth
+        if "exposure" in parameters:
+            known["exposure"] = self.scale.exposure(self.depth)
         return estimator.fit(self.bags, self.targets, **known, **options)
 
 
@@ -73,6 +79,7 @@ def training_set(
     *,
     oversample: Oversample | None = None,
     seed: int = 0,
+    scale: Scale = LOG1P_10K,
 ) -> TrainingSet:
     """Concatenate slides. `bags` has all spots by slide name, `expression` the targets of the measured ones."""
     parts = [bags[slide.name] for slide in slides]
@@ -87,7 +94,7 @@ def training_set(
     names, patients = (
         np.repeat([getattr(slide, field) for slide in slides], np.diff(starts)) for field in ("name", "patient")
     )
-    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients, depth)
+    return TrainingSet(Bags.concat(parts), values, np.concatenate(rows), names, patients, depth, scale)
 
 
 def _oversampled(slide: MeasuredSlide, method: Oversample, seed: int) -> np.ndarray:

@@ -151,7 +151,7 @@ def train(
 
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size)
-    data = training_set(plan.measured, bags, expression, oversample=oversample, seed=model.seed)
+    data = training_set(plan.measured, bags, expression, oversample=oversample, seed=model.seed, scale=used.scale)
     data.fit(model, genes=chosen, trainer_kwargs=trainer_kwargs)
     reliability = model.card.reliability
     if reliability is not None and model.out_of_fold is not None:

@@ -57,7 +57,7 @@ class WholeSlide(Baseline):
         rows: np.ndarray | None = None,
         slides: np.ndarray | None = None,
         patients: np.ndarray | None = None,
-        depth: np.ndarray | None = None,
+        exposure: np.ndarray | None = None,
     ) -> Self:
         """Fit to measured expression.
 
@@ -74,8 +74,8 @@ class WholeSlide(Baseline):
             (n,) slide of every spot.
         patients
             Not used.
-        depth
-            (n,) total counts of the spots, for models that learn from counts.
+        exposure
+            (n,) factors from `expm1` of the targets to counts, for models that learn from counts.
 
         Raises
         ------
@@ -100,7 +100,10 @@ class WholeSlide(Baseline):
         repeats = np.bincount(rows, minlength=len(bags))
         parts = [
             self._with_targets(
-                self._part(bags, spots, scaler), targets[spots], repeats[spots], None if depth is None else depth[spots]
+                self._part(bags, spots, scaler),
+                targets[spots],
+                repeats[spots],
+                None if exposure is None else exposure[spots],
             )
             for slide in np.unique(slides)
             for spots in self._split(bags, np.flatnonzero(slides == slide))
@@ -177,7 +180,7 @@ class WholeSlide(Baseline):
         )
 
     def _with_targets(
-        self, part: SlidePart, targets: np.ndarray, repeats: np.ndarray, depth: np.ndarray | None
+        self, part: SlidePart, targets: np.ndarray, repeats: np.ndarray, exposure: np.ndarray | None
     ) -> SlidePart:
         """Return a part with the expression (n, genes) of its spots, which count `repeats` (n,) times."""
         import torch

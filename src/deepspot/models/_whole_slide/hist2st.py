@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from deepspot._features.bags import Bags
-from deepspot._stats.normalize import TARGET_SUM
 from deepspot.errors import InputError
 
 from .base import WholeSlide
@@ -101,18 +100,18 @@ class Hist2ST(WholeSlide):
         return tiles
 
     def _with_targets(
-        self, part: SlidePart, targets: np.ndarray, repeats: np.ndarray, depth: np.ndarray | None
+        self, part: SlidePart, targets: np.ndarray, repeats: np.ndarray, exposure: np.ndarray | None
     ) -> SlidePart:
         import torch
 
-        part = super()._with_targets(part, targets, repeats, depth)
+        part = super()._with_targets(part, targets, repeats, exposure)
         if not self.zinb:
             return part
-        if depth is None:
-            raise InputError("Hist2ST learns from counts, which need `depth`. Pass it, or set `zinb=0`.")
+        if exposure is None:
+            raise InputError("Hist2ST learns from counts, which need `exposure`. Pass it, or set `zinb=0`.")
         known = part.weights.numpy() > 0
-        exposure = np.where(known.any(axis=1), depth, 0)[:, None] / TARGET_SUM
-        counts = np.rint(np.expm1(part.targets.numpy()) * exposure).astype(np.float32)
+        factor = np.where(known.any(axis=1), exposure, 0)[:, None]
+        counts = np.rint(np.expm1(part.targets.numpy()) * factor).astype(np.float32)
         total = counts.sum(axis=1)
         size = total / max(float(np.median(total[known.any(axis=1)])), 1)
         return replace(part, counts=torch.from_numpy(counts), size=torch.from_numpy(size.astype(np.float32)))
