@@ -1,5 +1,6 @@
 """Figures: maps of genes and pathways, images of spots, training curves, and accuracy of models."""
 
+from ._ablation import ablation
 from ._alignment import alignment
 from ._benchmark import benchmark
 from ._bulk_agreement import bulk_agreement
@@ -16,6 +17,7 @@ from ._training import training
 from ._umap import umap
 
 __all__ = [
+    "ablation",
     "alignment",
     "benchmark",
     "bulk_agreement",

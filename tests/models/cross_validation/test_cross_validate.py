@@ -196,6 +196,64 @@ def test_models_on_whole_slides(embedded, quick):
     assert cv.scores.loc[cv.scores["model"].isin(grid), "r"].notna().all()
 
 
+class Spy:
+    """Mean of the training targets; keeps what it is fitted to."""
+
+    seen: list = []  # noqa: RUF012 - emptied by the test
+
+    def __init__(self, *, shift=0.0):
+        self.shift = shift
+
+    def fit(self, bags, targets, *, rows=None, slides=None, patients=None):
+        Spy.seen.append((bags, targets, rows))
+        self.weights = np.linalg.lstsq(bags.spot[rows], np.nan_to_num(targets[rows]), rcond=1e-3)[0]
+        return self
+
+    def predict(self, bags):
+        return bags.spot @ self.weights + self.shift
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        ({"tiles": {"radius_um": 1000, "max_neighbors": 20}}, lambda bags, targets, rows: bags.neighbors.nnz),
+        ({"tiles": {"subspots": False}}, lambda bags, targets, rows: bags.subspots is None),
+        ({"normalize": "log1p_counts"}, lambda bags, targets, rows: np.nanmax(targets)),
+    ],
+)
+def test_a_grid_can_change_the_data(slides, quick, setting, changed):
+    Spy.seen = []
+    ((name, value),) = setting.items()
+    models = {"same": Spy, "other": Spy}
+    cv = cross_validate(slides, **{**quick, "models": models}, grid={"other": {name: [value]}})
+    same, other = Spy.seen[:2]
+    assert changed(*same) != changed(*other)
+    assert cv.grid["other"] == [setting]
+    assert cv.scores.loc[cv.scores["model"] == "other", "r"].notna().any()
+    assert cv.estimator("other").shift == 0.0
+
+
+def test_a_grid_can_change_the_encoder(slides, quick, mean_color, monkeypatch):
+    Spy.seen = []
+    other = mean_color("other", "inverted colors")
+    encode = other.encode
+    monkeypatch.setattr(other, "encode", lambda tiles: 8 - encode(tiles))
+    models = {"same": Spy, "other": Spy}
+    cross_validate(slides, **{**quick, "models": models}, grid={"other": {"encoder": [other]}})
+    assert not np.array_equal(Spy.seen[0][0].spot, Spy.seen[1][0].spot)
+    assert all(len(sdata.tables) == 3 for sdata in slides.values())  # counts and two feature tables
+
+
+def test_data_are_chosen_on_the_inner_folds(slides, quick):
+    Spy.seen = []
+    grid = {"ls": {"tiles": [{"radius_um": 200}, {"radius_um": 600}], "shift": [0.0, 1.0]}}
+    cv = cross_validate(slides, **{**quick, "models": {"ls": Spy}}, grid=grid)
+    assert len(cv.inner) == 4 * 3 * 2
+    assert cv.chosen("ls")["tiles"] in ({"radius_um": 200}, {"radius_um": 600})
+    # Settings with the same data share it: two radii in three inner folds of two folds, and the two folds.
+    assert len({id(bags) for bags, _, _ in Spy.seen}) == 2 * 3 * 2 + 2
+
+
 def test_subspots_are_optional_for_models_without_them(slides, quick):
     cross_validate(
         slides,
@@ -235,6 +293,11 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"genes": ["TP53"]}, KeyError, "TP53"),
         ({"genes": "TP53"}, TypeError, "list of names"),
         ({"oversample": "twice"}, KeyError, "leiden"),
+        ({"grid": {"ls": {"oversample": ["twice"]}}}, KeyError, "leiden"),
+        ({"grid": {"ls": {"normalize": ["tpm"]}}}, KeyError, "log1p_10k"),
+        ({"grid": {"ls": {"tiles": [{"radius": 2}]}}}, ValueError, "radius_um"),
+        ({"grid": {"ls": {"tiles": [300]}}}, TypeError, "must be a mapping such as"),
+        ({"grid": {"ls": {"encoder": ["uni9"]}}}, KeyError, "uni9"),
         ({"patient_key": {"P1_S1": "a", "P2_S1": "a"}}, ValueError, "at least two patients"),
         ({"patient_key": None}, ValueError, "need `patient_key`"),
         ({"device": "tpu"}, ValueError, "`device`"),

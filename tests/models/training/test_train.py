@@ -127,6 +127,11 @@ def test_array_boxes_are_the_rule_of_the_paper(slides, quick):
     assert model.card.preset == "paper"
 
 
+def test_the_radius_of_the_paper_in_array_units(slides, quick):
+    model = ds.models.train(slides, **quick, tiles={"array_box": 2})
+    assert model.card.geometry.neighbors.model_dump() == {"kind": "box", "reach": 2.0, "cap": 24} | ARRAY
+
+
 def test_mapping_of_patients_and_list_of_slides(slides, quick):
     # Names that differ by blanks alone are one patient, not two.
     model = ds.models.train(list(slides.values()), **{**quick, "patient_key": {"slide_1": "X", "slide_2": "X "}})
@@ -148,8 +153,7 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"preset": "best"}, KeyError, "published"),
         ({"tiles": {"tile_um": -1}}, ValueError, "tile_um: Input should be greater than 0"),
         ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
-        ({"tiles": {"array_box": 1}}, ValueError, "must not set `array_box`"),
-        ({"tiles": ds.models.TileConfig(tiles_px=32)}, ValueError, "must not set `array_box` or `tiles_px`"),
+        ({"tiles": ds.models.TileConfig(tiles_px=32)}, ValueError, "must not set `tiles_px`"),
         ({"keys": {"image": "he"}}, ValueError, r"Fields: \['image_key', "),
         ({"min_detected": 30}, ValueError, "share from 0 to 1"),
         ({"genes": True}, TypeError, "number or a list"),

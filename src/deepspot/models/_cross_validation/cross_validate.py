@@ -74,7 +74,9 @@ def cross_validate(
         them.
     grid
         Parameters to choose from, by model: ``{"deepspot": {"network": [{"width": 256}, {"width": 512}]}}``, as in
-        scikit-learn's ParameterGrid. A model without a grid has fixed parameters and needs no inner folds.
+        scikit-learn's ParameterGrid. Besides those of the model they can be `encoder`, `oversample`, `tiles` (fields
+        that differ, such as ``[{"radius_um": 200}, {"radius_um": 400}]``) and `normalize` (see :class:`SlideKeys`;
+        r is then on the scale of the setting). A model without a grid has fixed parameters and needs no inner folds.
     genes
         Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. A named gene that no
         training slide measures is left out of that fold.
@@ -149,6 +151,7 @@ def cross_validate(
     from deepspot._core.compute import choose_device
     from deepspot.models._training.plan import plan_slides
 
+    from .data_options import DataOptions
     from .factories import check_systems, choose_systems
     from .folds import given_folds, plan_folds
     from .result import CrossValidation
@@ -166,14 +169,8 @@ def cross_validate(
     choose_device(device)
     look, used = as_config(TileConfig, tiles, "tiles"), as_config(SlideKeys, keys, "keys")
     systems = choose_systems(models, grid)
-    check_systems(
-        systems,
-        seed,
-        device,
-        tiles=look.tiles_px is not None,
-        subspots=bool(look.subspots),
-        described=out is not None,
-    )
+    base = DataOptions(encoder, look, oversample, used.normalize)
+    needed = check_systems(systems, seed, device, base=base, described=out is not None)
     folder = None if out is None else Path(out).expanduser()
     if folder is not None:
         check_outside_stores(folder)
@@ -186,7 +183,9 @@ def cross_validate(
             logger.warning("Slides %s are in no fold of `splits` and are left out.", unused)
         named = {name: sdata for name, sdata in named.items() if name in tested}
         patient_key = {name: name for name in named} if patient_key is None else patient_key
-    plan = plan_slides(named, patient_key, encoder, used, look)
+    features = dict.fromkeys(options.features for options in needed)
+    plans = {(coder, tiling): plan_slides(named, patient_key, coder, used, tiling) for coder, tiling in features}
+    plan = plans[base.features]
     wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,
@@ -205,8 +204,9 @@ def cross_validate(
         )
 
     # All input is checked; the slow steps follow.
-    bags = plan.embed(device=device, tiles_px=look.tiles_px)
-    scores, patterns, inner = Runner(systems, bags, folder, numbers, seed, device, oversample).run(folds)
+    bags = {key: one.embed(device=device, tiles_px=key[1].tiles_px) for key, one in plans.items()}
+    runner = Runner(systems, bags[base.features], folder, numbers, seed, device, base, bags)
+    scores, patterns, inner = runner.run(folds)
     return CrossValidation(
         scores=tidy(scores),
         patterns=tidy(patterns),

@@ -16,6 +16,8 @@ from deepspot.errors import InputError, InputTypeError
 from deepspot.models._estimator import Estimator
 from deepspot.models._systems import NULLS, SYSTEMS
 
+from .data_options import DATA, DataOptions
+
 Factory = Callable[..., Any]
 Grid = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -29,9 +31,13 @@ class System:
     grid: tuple[dict[str, Any], ...] = ({},)
     null: bool = False
 
+    def params(self, setting: int) -> dict[str, Any]:
+        """Return the parameters of the estimator in one of the settings, without those that change its data."""
+        return {name: value for name, value in self.grid[setting].items() if name not in DATA}
+
     def make(self, setting: int, seed: int, device: str | None) -> Estimator:
         """Return an unfitted estimator with one of the settings; `seed` and `device` if the factory takes them."""
-        params = self.grid[setting]
+        params = self.params(setting)
         taken = _parameters(self.factory)
         bound = {*params, *(self.factory.keywords if isinstance(self.factory, partial) else ())}
         offered = {"seed": seed} | ({} if device is None else {"device": device})
@@ -129,23 +135,31 @@ def choose_systems(
 
 
 def check_systems(
-    systems: Sequence[System], seed: int, device: str | None, *, tiles: bool, subspots: bool, described: bool
-) -> None:
-    """Make every estimator once, to raise errors in parameters before the slow steps.
+    systems: Sequence[System], seed: int, device: str | None, *, base: DataOptions, described: bool
+) -> list[DataOptions]:
+    """Make every estimator once, to raise errors in parameters before the slow steps. Return the data that are needed.
 
-    `tiles` and `subspots` are whether the bags will have them; `described` is whether finished fits are kept.
+    `base` are the options of the data that a setting does not change; `described` is whether finished fits are kept.
     """
+    needed = [base]
     for system in systems:
         for setting, params in enumerate(system.grid):
+            try:
+                options = base.changed(params)
+            except (TypeError, ValueError, KeyError) as error:
+                error.add_note(f"This happened in `grid` of model {system.name!r} with {params}.")
+                raise
+            needed.append(options)
             made = system.make(setting, seed, device)
-            if getattr(made, "uses_tiles", False) and not tiles:
+            if getattr(made, "uses_tiles", False) and options.tiles.tiles_px is None:
                 raise InputError(
                     f"Model {system.name!r} learns from pixels. Set the side of its tiles: `tiles={{'tiles_px': 224}}`."
                 )
-            if "subspots" in getattr(getattr(made, "network", made), "context", ()) and not subspots:
+            if "subspots" in getattr(getattr(made, "network", made), "context", ()) and not options.tiles.subspots:
                 raise InputError(
                     f"Model {system.name!r} uses sub-spots. Embed them, or give it a `context` without them."
                 )
             if described:
                 describe(system.factory)
-                plain(params)
+                plain(system.params(setting))
+    return list(dict.fromkeys(needed))

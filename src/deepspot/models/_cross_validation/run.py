@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from deepspot._features.bags import Bags
 from deepspot._stats.patterns import beyond_first_axis, compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._systems import FITS
-from deepspot.models._training.targets import Oversample
 
+from .data_options import DataOptions
 from .factories import System, describe, plain
 from .folds import Fold, FoldData, fold_data
 from .records import Arrays, load_or_run
@@ -43,8 +43,12 @@ class Runner:
         Bags of all spots of every slide, by name.
     folder
         Folder of finished fits; None keeps none.
-    top, seed, device, oversample
+    top, seed, device
         As in :func:`deepspot.models.cross_validate`.
+    base
+        Options of the data that a setting does not change.
+    others
+        Bags for other options, by their `features`.
     """
 
     systems: Sequence[System]
@@ -53,7 +57,8 @@ class Runner:
     top: Sequence[int]
     seed: int
     device: str | None = None
-    oversample: Oversample | None = None
+    base: DataOptions = field(default_factory=DataOptions)
+    others: Mapping[Any, Mapping[str, Bags]] = field(default_factory=dict)
 
     def run(self, folds: Sequence[tuple[Fold, Sequence[Fold]]]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Return the scores and the patterns on the outer folds, and the areas on their inner folds."""
@@ -74,12 +79,27 @@ class Runner:
     def _inner(self, name: str, parts: Sequence[Fold], tuned: Sequence[System], progress: tqdm) -> pd.DataFrame:
         rows: list[tuple[str, str, str, int, float]] = []
         for part in parts:
-            data = fold_data(part, self.bags, oversample=self.oversample, seed=self.seed)
+            data_of = self._data(part)
             for system in tuned:
-                for setting in range(len(system.grid)):
+                for setting, params in enumerate(system.grid):
+                    data = data_of(params)
                     rows.append((system.name, name, data.name, setting, self._area(system, setting, data, name)))
                     progress.update()
         return pd.DataFrame(rows, columns=["model", "fold", "inner_fold", "setting", "area"])
+
+    def _data(self, fold: Fold) -> Callable[[Mapping[str, Any]], FoldData]:
+        """Return a function that returns the arrays of a fold for a setting; equal ones are made once."""
+        made: dict[DataOptions, FoldData] = {}
+
+        def data(setting: Mapping[str, Any]) -> FoldData:
+            options = self.base.changed(setting)
+            if options not in made:
+                bags = self.bags if options.features == self.base.features else self.others[options.features]
+                scaled = replace(fold, scale=options.scale)
+                made[options] = fold_data(scaled, bags, oversample=options.oversample, seed=self.seed)
+            return made[options]
+
+        return data
 
     def _area(self, system: System, setting: int, data: FoldData, outer: str) -> float:
         def work() -> Arrays:
@@ -96,13 +116,15 @@ class Runner:
         return area(top, mean_known([mean_known(curves) for curves in by_patient.values()]))
 
     def _outer(self, fold: Fold, areas: pd.DataFrame, progress: tqdm) -> tuple[pd.DataFrame, pd.DataFrame]:
-        data = fold_data(fold, self.bags, oversample=self.oversample, seed=self.seed)
-        ceilings = [fold.ceiling(slide) for slide in fold.split.test]
+        data_of, ceilings = self._data(fold), {}
         frames, patterns = [], []
         for system in self.systems:
             setting = select(areas, system.name, len(system.grid))[0]
+            scale, data = self.base.changed(system.grid[setting]).scale, data_of(system.grid[setting])
+            if scale not in ceilings:
+                ceilings[scale] = [replace(fold, scale=scale).ceiling(slide) for slide in fold.split.test]
 
-            def work(system: System = system, setting: int = setting) -> Arrays:
+            def work(system: System = system, setting: int = setting, data: FoldData = data) -> Arrays:
                 predictions = self._predict(system, setting, data)
                 rows = {f"rows_{number}": slide.rows for number, slide in enumerate(data.test)}
                 return rows | {f"prediction_{number}": values for number, values in enumerate(predictions)}
@@ -110,7 +132,7 @@ class Runner:
             about = {"fold": data.name, "slides": [slide.name for slide in data.test], "genes": data.genes}
             kept = self._kept(system, setting, data, "outer", work, about)
             predictions = [kept[f"prediction_{number}"] for number in range(len(data.test))]
-            frames.append(_frame(system, data, predictions, ceilings))
+            frames.append(_frame(system, data, predictions, ceilings[scale]))
             patterns += _patterns(system, data, predictions)
             progress.update()
         return pd.concat(frames, ignore_index=True), pd.DataFrame(patterns)
@@ -126,7 +148,7 @@ class Runner:
     ) -> Arrays:
         if self.folder is None:
             return work()
-        params = plain(system.grid[setting])
+        params = plain(system.params(setting))
         versions = {name: version(name) for name in PACKAGES}
         key = digest(kind, versions, FITS, describe(system.factory), params, self.seed, data.digest)
         return load_or_run(self.folder / f"{key}.npz", work, {"model": system.name, "params": params, **about})

@@ -80,8 +80,7 @@ class TileConfig(BaseModel):
         none, for comparisons of models that use none; :func:`deepspot.models.train` does not accept it.
     array_box
         Take as neighbors the spots within this number of rows and columns of the spot array (1 in the paper), unless
-        `radius_um` is given. Only for :func:`deepspot.models.cross_validate`; in :func:`deepspot.models.train` the
-        preset sets it.
+        `radius_um` is given. The presets ``"paper"`` and ``"published"`` of :func:`deepspot.models.train` set it.
     tiles_px
         Side in pixels of the tiles for models that learn from pixels, such as ``"stnet_finetuned"``. Only for
         :func:`deepspot.models.cross_validate`.

@@ -46,7 +46,8 @@ class SlidePlan:
         bags = {}
         for name, plan in self.features.items():
             view = plan.features.view
-            key = plan.add(device=device, batch_size=batch_size)
+            # Planned again: another plan for the same slides may have added the table since.
+            key = plan.features.plan().add(device=device, batch_size=batch_size)
             bags[name] = bags_of(view.sdata, key, view.shapes_key, self.geometry.neighbors)
             if not plan.features.subspots:
                 bags[name] = replace(bags[name], subspots=None)

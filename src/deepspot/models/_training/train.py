@@ -67,7 +67,8 @@ def train(
         ``{"normalize": "log1p_counts"}``.
     tiles
         Tiles and neighbors: a :class:`TileConfig`, or a mapping of its fields such as ``{"radius_um": 300}``. The
-        presets ``"paper"`` and ``"published"`` take neighbors from the spot array, unless `radius_um` is given.
+        presets ``"paper"`` and ``"published"`` take neighbors from the spot array (`array_box` of 1), unless
+        `array_box` or `radius_um` is given.
     oversample
         Repeat the spots of small clusters until all clusters of a slide have the size of the largest (section 4.1.1).
         ``"leiden"`` clusters expression, ``"aestetik"`` expression and position; both need optional packages.
@@ -129,11 +130,8 @@ def train(
     if oversample is not None:
         require(oversample)
     look, used = as_config(TileConfig, tiles, "tiles"), as_config(SlideKeys, keys, "keys")
-    if look.array_box is not None or look.tiles_px is not None:
-        raise InputError(
-            "`tiles` must not set `array_box` or `tiles_px` in `ds.models.train`: neighbors in the spot array come "
-            "with `preset='paper'` or `'published'`, and DeepSpot uses embeddings, not pixels."
-        )
+    if look.tiles_px is not None:
+        raise InputError("`tiles` must not set `tiles_px` in `ds.models.train`: DeepSpot uses embeddings, not pixels.")
     if not look.subspots:
         raise InputError(
             "`tiles` must not set `subspots` to False in `ds.models.train`. For a model without sub-spots pass "
@@ -141,7 +139,10 @@ def train(
         )
     uses_subspots = "subspots" in model.network.context
     look = look.model_copy(
-        update={"array_box": look_up(preset).array_box, "subspots": look.subspots if uses_subspots else False}
+        update={
+            "array_box": look.array_box or look_up(preset).array_box,
+            "subspots": look.subspots if uses_subspots else False,
+        }
     )
     plan = plan_slides(slides, patient_key, encoder, used, look)
     patients = [slide.patient for slide in plan.measured]
