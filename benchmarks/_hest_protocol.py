@@ -1,6 +1,6 @@
 """The protocol of HEST-Benchmark, from its description: precomputed embeddings, PCA, ridge, pooled Pearson r.
 
-The settings are theirs, also where they are unusual: see docs/benchmarks_of_the_field.md.
+The settings are theirs, also where they are unusual: see docs/hest_bench.md.
 """
 
 from __future__ import annotations
