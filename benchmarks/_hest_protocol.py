@@ -104,13 +104,13 @@ def pooled(folds: list[dict[str, np.ndarray]]) -> np.ndarray:
 
 
 def per_slide(folds: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """Return the mean over genes of r within a slide (slides,)."""
-    parts = [
-        {"predicted": fold["predicted"][rows], "measured": fold["measured"][rows]}
-        for fold in folds
-        for rows in (fold["slide"] == name for name in dict.fromkeys(fold["slide"]))
-    ]
-    return pooled(parts).mean(axis=0)
+    """Return r within a slide (folds,): the mean over genes, then over the slides of a fold."""
+    means = []
+    for fold in folds:
+        masks = [fold["slide"] == name for name in dict.fromkeys(fold["slide"])]
+        parts = [{side: fold[side][rows] for side in ("predicted", "measured")} for rows in masks]
+        means.append(pooled(parts).mean())
+    return np.array(means)
 
 
 def errors(folds: list[dict[str, np.ndarray]]) -> tuple[float, float]:
