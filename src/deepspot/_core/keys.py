@@ -169,7 +169,16 @@ _KINDS = [
     (r"(str \| )?Sequence\[(?!SpatialData)[^|]*\]", _is(Iterable, bytes), "a list"),
     (r"(dict|Mapping)\[(?!.*SpatialData).*\]", _is(Mapping), "a dictionary"),
     (r"SpatialData", _has("shapes", "tables"), "a SpatialData. Functions of `ds.io` read slides"),
-    (r".+SpatialData.*", lambda value: _is(Iterable, str, bytes)(value) or _has("shapes")(value), "one or more slides"),
+    (
+        r"CrossValidation \| .+",
+        lambda value: _has("scores", "patterns")(value) or _is(Iterable, str, bytes)(value) or _has("shapes")(value),
+        "a cross-validation, or one or more slides",
+    ),
+    (
+        r"(?!CrossValidation).+SpatialData.*",
+        lambda value: _is(Iterable, str, bytes)(value) or _has("shapes")(value),
+        "one or more slides",
+    ),
     (
         r"AnnData",
         _has("obs", "var_names"),

@@ -24,6 +24,7 @@ def agreement_of_genes(predicted: np.ndarray, measured: np.ndarray, centers: np.
     that was not measured.
     """
     known = np.isfinite(measured).any(axis=0)
+    predicted = np.where(np.isfinite(predicted), predicted, np.nan)
     r = pearson(predicted, measured)
     columns = {
         "pearson": r,

@@ -5,6 +5,7 @@ from ._alignment import alignment
 from ._benchmark import benchmark
 from ._bulk_agreement import bulk_agreement
 from ._enrichment import enrichment
+from ._evaluation import evaluation
 from ._gallery import gallery
 from ._markers import markers
 from ._pathways import pathways
@@ -23,6 +24,7 @@ __all__ = [
     "bulk_agreement",
     "classification",
     "enrichment",
+    "evaluation",
     "gallery",
     "markers",
     "pathways",

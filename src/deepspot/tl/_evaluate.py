@@ -41,6 +41,8 @@ COLUMNS = (
     *("ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", "measured_detected"),
 )
 COVERAGE = "coverage"
+# Columns whose means are measures of the slide under the same name.
+MEANS = ("spearman", "rmse", "mae", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", COVERAGE)
 INTERVAL = ("lower", "upper")
 DOMAINS = ("domain_predicted", "domain_measured")
 GENE_SETS = "deepspot_gene_sets"
@@ -136,6 +138,8 @@ def evaluate(
 
     ``r``, ``r_beyond_axis``, ``r_depth``
         Means over genes of ``pearson``, ``pearson_beyond_axis`` and ``pearson_depth``.
+    ``spearman``, ``rmse``, ``mae``, ``ssim``, ``ssim_of_mean``, ``lee``, ``moran_predicted``, ``moran_measured``
+        Means over genes of the columns of the same name.
     ``r_of_ceiling``
         Mean of ``pearson`` divided by the mean of ``pearson_ceiling``, over genes that have both.
     ``gene_agreement``
@@ -161,7 +165,8 @@ def evaluate(
     same r. With `domains`, ``obs["domain_predicted"]`` and ``obs["domain_measured"]`` are categorical, missing for
     spots that were not measured; the largest domain is 0, and equal numbers do not mean the same tissue.
 
-    ``uns["deepspot"]["training_slide"]`` becomes ``"yes"`` if the counts show that the model learned from this slide.
+    ``uns["deepspot"]["evaluated_on"]`` is the name of the measured table. ``uns["deepspot"]["training_slide"]`` becomes
+    ``"yes"`` if the counts show that the model learned from this slide.
 
     Raises
     ------
@@ -256,6 +261,7 @@ def evaluate(
         "r_beyond_axis": agreement["pearson_beyond_axis"].mean(),
         "r_depth": agreement["pearson_depth"].mean(),
         "r_of_ceiling": mean_of_ceiling(agreement["pearson"].to_numpy(), agreement["pearson_ceiling"].to_numpy()),
+        **agreement[[name for name in MEANS if name in columns]].mean(),
         **compare_patterns(predicted, measured),
         **agreement_of_values(predicted, measured),
     }
@@ -278,6 +284,7 @@ def evaluate(
         add_columns(sdata, prediction_key, labels, slot="obs", what="tissue domains", overwrite=overwrite)
     add_columns(sdata, prediction_key, agreement[columns], what=what, overwrite=overwrite)
     prediction.uns[UNS]["agreement"] = {name: float(value) for name, value in means.items()}
+    prediction.uns[UNS]["evaluated_on"] = table_key
 
 
 def _sets(

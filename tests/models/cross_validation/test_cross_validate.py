@@ -6,6 +6,7 @@ import pytest
 
 import deepspot as ds
 from deepspot.models._cross_validation.cross_validate import cross_validate
+from deepspot.models._cross_validation.measures import BY_GENE, BY_SLIDE
 from deepspot.models._cross_validation.result import CrossValidation
 
 NULLS = ["training mean", "position only", "shuffled images"]
@@ -326,7 +327,15 @@ def test_copy_of_a_slide_under_another_patient_is_an_error(slides, quick):
 
 def test_measures_beside_r(cv):
     scores, patterns = cv.scores, cv.patterns
-    assert list(patterns.columns[4:]) == ["patterns_predicted", "patterns_measured", "gene_agreement"]
+    assert list(patterns.columns[4:]) == ["patterns_predicted", "patterns_measured", "gene_agreement", *BY_SLIDE]
+    assert scores.loc[scores["model"] == "ridge", BY_GENE].notna().mean().min() > 0.9
+    sides = {fold: ([s for s in cv.slides if cv.slides[s] != fold], [fold + "_S1"]) for fold in cv.splits}
+    assert cv.splits == {fold: [train, test] for fold, (train, test) in sides.items()}
+    assert cv.columns["patient"] == cv.slides
+    # The training mean knows the means of genes and no pattern, and its r over all values is high nevertheless.
+    means = patterns[patterns["model"] == "training mean"]
+    assert (means["r_all"] > 0.4).all()
+    np.testing.assert_allclose(means["r_all_pattern"], 0, atol=1e-6)
     assert len(patterns) == len(cv.grid) * 3
     assert scores["r_ceiling"].dropna().between(0, 1).all()
     # The measurement is the same for all models.

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from deepspot.models._cross_validation.factories import System
+from deepspot.models._cross_validation.measures import BY_GENE
 from deepspot.models._cross_validation.result import CrossValidation
 from deepspot.models._cross_validation.tables import tidy
 
@@ -37,6 +38,7 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
                             "r_ceiling": 0.8,
                             "undefined": "no" if level is not None else "prediction",
                         }
+                        | dict.fromkeys(BY_GENE, 0.2 if level is not None else np.nan)
                     )
                 )
     slides = {f"P{fold}_{slide}": f"P{fold}" for fold in range(n_folds) for slide in range(2)}
@@ -50,7 +52,11 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
     scores = tidy(pd.concat(parts, ignore_index=True))
     patterns = scores[["model", "fold", "patient", "slide"]].drop_duplicates(ignore_index=True)
     patterns["patterns_predicted"] = np.arange(1.0, len(patterns) + 1)
-    defaults["patterns"] = patterns.assign(patterns_measured=9.0, gene_agreement=0.3)
+    values = {"r_all": 0.9, "r_all_means": 0.8, "r_all_pattern": 0.1, "r_all_of_means": 0.85, "slope": 1.5}
+    defaults["patterns"] = patterns.assign(patterns_measured=9.0, gene_agreement=0.3, **values)
+    folds = [f"P{fold}" for fold in range(n_folds)]
+    defaults["training"] = {fold: [s for s, patient in slides.items() if patient != fold] for fold in folds}
+    defaults["columns"] = {"site": {name: "a" if name < "P2" else "b" for name in slides}}
     return CrossValidation(scores=scores, **(defaults | options))
 
 

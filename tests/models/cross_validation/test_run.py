@@ -5,6 +5,7 @@ import pytest
 
 from deepspot._stats.normalize import normalize
 from deepspot.models._cross_validation.factories import System
+from deepspot.models._cross_validation.measures import BY_GENE
 from deepspot.models._cross_validation.records import read
 from deepspot.models._cross_validation.statistics import score
 
@@ -39,6 +40,7 @@ def test_the_table_is_tidy(cohort, run, systems):
         "r_beyond_axis",
         "r_ceiling",
         "undefined",
+        *BY_GENE,
     ]
     assert len(table) == 2 * 3 * 2 * 20
     assert not table.duplicated(["model", "slide", "gene"]).any()

@@ -150,6 +150,7 @@ def cross_validate(
     """
     from deepspot._core.compute import choose_device
     from deepspot.models._training.plan import plan_slides
+    from deepspot.models._training.slides import slide_columns
 
     from .data_options import DataOptions
     from .factories import check_systems, choose_systems
@@ -186,10 +187,11 @@ def cross_validate(
     features = dict.fromkeys(options.features for options in needed)
     plans = {(coder, tiling): plan_slides(named, patient_key, coder, used, tiling) for coder, tiling in features}
     plan = plans[base.features]
+    views = {name: feature.features.view for name, feature in plan.features.items()}
     wanted = check_count(int(genes), "genes") if isinstance(genes, Integral) else choose_genes(plan.measured, genes)
     folds = plan_folds(
         plan.measured,
-        {name: feature.features.view.centers for name, feature in plan.features.items()},
+        {name: view.centers for name, view in views.items()},
         wanted,
         min_detected=min_detected,
         leave_out=leave_out,
@@ -216,8 +218,13 @@ def cross_validate(
         leave_out=leave_out,
         genes=wanted,
         normalize=used.normalize,
-        splits=given,
+        splits={
+            fold.split.name: [[slide.name for slide in side] for side in (fold.split.train, fold.split.test)]
+            for fold, _ in folds
+        },
+        given=given is not None,
         slides={slide.name: slide.patient for slide in plan.measured},
+        columns=slide_columns({s.name: views[s.name].sdata.tables[s.table_key] for s in plan.measured}),
         seed=seed,
         systems={system.name: system for system in systems},
     )

@@ -1,39 +1,88 @@
-"""Measures of a cross-validation beside r: beyond the first axis, over the ceiling, and numbers of patterns."""
+"""Measures of a cross-validation beside r: by slide, and their means over patients."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from .statistics import UNDEFINED, draws, spread
+from .statistics import UNDEFINED, draws, filled, spread
 
 MEASURES = ["r", "r_beyond_axis", "r_of_ceiling", "gene_agreement", "patterns_predicted", "patterns_measured"]
+# Of genes, and of slides as a whole; see `ds.tl.evaluate`.
+BY_GENE = ["spearman", "rmse", "mae", "slope", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured"]
+BY_SLIDE = ["r_all", "r_all_means", "r_all_pattern", "r_all_of_means", "slope"]
 GROUPS = ["model", "fold", "patient", "slide"]
 PREDICTION = UNDEFINED[1]
+# Undefined for a constant prediction, which counts as no correlation.
+CORRELATIONS = ["r_beyond_axis", "spearman", "lee"]
+
+
+def filled_r(scores: pd.DataFrame) -> np.ndarray:
+    """Return r of scores for use in means: 0 where the prediction made it undefined, NaN where the measurement did."""
+    codes = pd.Categorical(scores["undefined"], categories=list(UNDEFINED)).codes
+    return filled(scores["r"].to_numpy(dtype=float), np.asarray(codes))
+
+
+def by_slide(scores: pd.DataFrame, patterns: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean of each measure over genes, and those of whole slides, by model, fold, patient and slide.
+
+    `scores` and `patterns` are those of a cross-validation.
+    """
+    silent = scores["undefined"] == PREDICTION
+    zero = {name: scores[name].mask(silent, 0) for name in CORRELATIONS}
+    by_gene = scores.assign(r=filled_r(scores), **zero)
+    limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(GROUPS, observed=True)
+    # The slope of a nearly constant gene is arbitrarily large. That of a slide weights genes by their variance.
+    of_genes = [name for name in BY_GENE if name not in BY_SLIDE]
+    found = by_gene.groupby(GROUPS, observed=True)[["r", "r_beyond_axis", *of_genes]].mean()
+    found["r_of_ceiling"] = limited["r"].mean() / limited["r_ceiling"].mean()
+    return found.join(patterns.set_index(GROUPS))
 
 
 def measures(scores: pd.DataFrame, patterns: pd.DataFrame, n_bootstrap: int, seed: int) -> pd.DataFrame:
     """Return the mean of each measure over genes, slides and patients, and its interval, with models in rows.
 
-    `scores` are those of a cross-validation, with r of a constant prediction set to 0; see
-    :meth:`deepspot.models.CrossValidation.measures`.
+    Arguments are those of `by_slide`; see :meth:`deepspot.models.CrossValidation.measures`.
     """
-    beyond = scores["r_beyond_axis"].mask(scores["undefined"] == PREDICTION, 0)
-    by_gene = scores.assign(r_beyond_axis=beyond)
-    limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(GROUPS, observed=True)
-    by_slide = by_gene.groupby(GROUPS, observed=True)[["r", "r_beyond_axis"]].mean()
-    by_slide["r_of_ceiling"] = limited["r"].mean() / limited["r_ceiling"].mean()
-    by_slide = by_slide.join(patterns.set_index(GROUPS))
-    by_patient = by_slide.groupby(GROUPS[:3], observed=True).mean()
-    by_fold = by_patient.groupby(GROUPS[:2], observed=True).mean()[MEASURES]
+    by_patient = by_slide(scores, patterns)[MEASURES].groupby(GROUPS[:3], observed=True).mean()
+    by_fold = by_patient.groupby(GROUPS[:2], observed=True).mean()
     rows: dict[str, dict[str, float]] = {}
     for model, known in by_fold.groupby("model", observed=True, sort=False):
         row = rows[str(model)] = {}
         for name, values in known.items():
-            found = values.dropna().to_numpy()
-            names, mean = (str(name), f"{name}_low", f"{name}_high"), (np.nan, np.nan, np.nan)
-            if len(found):
-                samples = draws(len(found), n_bootstrap, seed)
-                mean = (float(found.mean()), *spread(found[samples].mean(axis=1))[1:])
-            row |= dict(zip(names, mean, strict=True))
+            names = (str(name), f"{name}_low", f"{name}_high")
+            row |= dict(zip(names, interval(values, n_bootstrap, seed), strict=True))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+
+
+def interval(values: pd.Series, n_bootstrap: int, seed: int) -> tuple[float, float, float]:
+    """Return the mean of the known values and its 95 % interval from the bootstrap; NaN without any."""
+    found = values.dropna().to_numpy(dtype=float)
+    if not len(found):
+        return np.nan, np.nan, np.nan
+    return float(found.mean()), *spread(found[draws(len(found), n_bootstrap, seed)].mean(axis=1))[1:]
+
+
+def tidy_measures(
+    found: pd.DataFrame, groups: Sequence[str], names: Sequence[str], n_bootstrap: int, seed: int
+) -> pd.DataFrame:
+    """Return one row for each combination of `groups` and each measure: its mean over slides, then over patients.
+
+    `found` has one row for each slide, with the columns `groups`, `patient` and measures. Columns of the result:
+    `groups`, `measure`, `value`, its 95 % interval `low` and `high` over patients (NaN for one patient), and
+    `patients`, the number of those in which the measure is known. Measures that are not known are left out.
+    """
+    names = [name for name in names if name in found]
+    by_patient = found.groupby([*groups, "patient"], observed=True, sort=False)[names].mean()
+    rows = []
+    parts = by_patient.groupby(list(groups), observed=True, sort=False) if groups else [((), by_patient)]
+    for key, part in parts:
+        for name in names:
+            n = int(part[name].notna().sum())
+            value, *ends = interval(part[name], n_bootstrap, seed)
+            low, high = ends if n > 1 else (np.nan, np.nan)
+            if n:
+                rows.append((*key, name, value, low, high, n))
+    return pd.DataFrame(rows, columns=[*groups, "measure", "value", "low", "high", "patients"])

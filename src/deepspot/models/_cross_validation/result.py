@@ -20,19 +20,18 @@ from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
 
 from .factories import plain
-from .measures import measures
+from .measures import filled_r, measures
 from .run import select
 from .statistics import (
     N_BOOTSTRAP,
     UNDEFINED,
     area,
     clip,
+    compare,
     curve,
     draws,
-    filled,
     gene_intervals,
     mean_known,
-    p_value,
     spread,
 )
 from .tables import read_table, tidy
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 FORMAT = 3
 TABLE, PATTERNS, INNER = "scores.csv.gz", "patterns.csv.gz", "inner.csv.gz"
 REST = "cross_validation.json"
-FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "normalize", "splits")
+FIELDS = ("grid", "top", "leave_out", "genes", "slides", "seed", "normalize", "splits", "given", "columns")
 # Number of folds below which a note is added to the statistics.
 ENOUGH = 3
 
@@ -77,9 +76,11 @@ class CrossValidation:
             Highest r that a perfect prediction can have with the counts of the slide; NaN if they are too few to tell.
         `undefined`
             ``"no"``, or the side that was constant over the slide: ``"prediction"`` or ``"measurement"``.
+        `spearman`, `rmse`, `mae`, `slope`, `ssim`, `ssim_of_mean`, `lee`, `moran_predicted`, `moran_measured`
+            See :func:`deepspot.tl.evaluate`, and :func:`deepspot.cohort.evaluation` for their means.
     patterns
-        One row for each model and held-out slide: `patterns_predicted`, `patterns_measured` and `gene_agreement`, see
-        :func:`deepspot.tl.evaluate`.
+        One row for each model and held-out slide: `patterns_predicted`, `patterns_measured`, `gene_agreement`, `r_all`,
+        its parts `r_all_means` and `r_all_pattern`, `r_all_of_means` and `slope`, see :func:`deepspot.tl.evaluate`.
     inner
         Area under the curve on the inner folds: `model`, `fold`, `inner_fold`, `setting` (index in `grid`), `area`.
     grid
@@ -92,8 +93,10 @@ class CrossValidation:
         The genes requested, and the patient of every slide.
     normalize
         Scale of predictions and measurements, see :class:`SlideKeys`.
-    splits
-        Names of training and test slides of every fold, if folds were given; else None.
+    splits, given
+        Names of the training and of the test slides of every fold; and whether the folds were given.
+    columns
+        Columns of `obs` with one text for each slide, and that text by slide.
     seed
         Random seed.
 
@@ -117,11 +120,13 @@ class CrossValidation:
     patterns: pd.DataFrame = field(kw_only=True)
     seed: int = field(kw_only=True)
     normalize: str = LOG1P_10K.name
-    splits: dict[str, list[list[str]]] | None = None
+    splits: dict[str, list[list[str]]] = field(default_factory=dict)
+    given: bool = False
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         found = self.summary()
-        folds = f"{self.leave_out}s held out in turn" if self.splits is None else "given folds"
+        folds = f"{self.leave_out}s held out in turn" if not self.given else "given folds"
         lines = [
             f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {folds}, {len(self.slides)} "
             f"slides of {len(set(self.slides.values()))} patients",
@@ -178,7 +183,7 @@ class CrossValidation:
         names = ["model", "fold", "patient", "slide"]
         parts = []
         for key, part in self.scores.sort_values("rank", kind="stable").groupby(names, observed=True, sort=False):
-            values = {"n": numbers, "r": curve(_filled(part), numbers)}
+            values = {"n": numbers, "r": curve(filled_r(part), numbers)}
             parts.append(pd.DataFrame(dict(zip(names, key, strict=True)) | values))
         by_patient = pd.concat(parts).groupby(["model", "n", "fold", "patient"], sort=False)["r"].mean()
         return by_patient.groupby(level=["model", "n", "fold"], sort=False).mean().reset_index()
@@ -252,9 +257,8 @@ class CrossValidation:
         Spearman, "Correlation calculated from faulty data", British Journal of Psychology 1910, and Brown, in the same
         issue, for the ceiling.
         """
-        scores = self.scores.assign(r=_filled(self.scores))
-        order = [model for model in self.grid if model in set(scores["model"])]
-        return self._noted(measures(scores, self.patterns, n_bootstrap, self.seed).loc[order])
+        order = [model for model in self.grid if model in set(self.scores["model"])]
+        return self._noted(measures(self.scores, self.patterns, n_bootstrap, self.seed).loc[order])
 
     def compare(self, baseline: str = "ridge", *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
         """Compare every model with a baseline on the same patients.
@@ -273,33 +277,10 @@ class CrossValidation:
         `folds` that it `won`; the two-sided `p`, at least 2^(1 - folds); `p_adjusted` by Holm over the rows;
         `mean_rank`, 1 is best. ``attrs["note"]`` states limitations of these numbers.
         """
-        from statsmodels.stats.multitest import multipletests
-
         key_in(baseline, self.grid, "models")
         values = self.areas()
         null = self._null(values.index)
-        samples = draws(values.shape[1], n_bootstrap, self.seed)
-        mean_rank = values[~null | (values.index == baseline)].rank(ascending=False).mean(axis=1)
-        rows = {}
-        for model in values.index[~null].drop(baseline, errors="ignore"):
-            difference = (values.loc[model] - values.loc[baseline]).to_numpy()
-            drawn = difference[samples].mean(axis=1)
-            se, low, high = spread(drawn)
-            rows[model] = {
-                "difference": difference.mean(),
-                "se": se,
-                "low": low,
-                "high": high,
-                "won": int((difference > 0).sum()),
-                "folds": len(difference),
-                "p": p_value(drawn, len(difference)),
-                "mean_rank": mean_rank[model],
-            }
-        columns = ["difference", "se", "low", "high", "won", "folds", "p", "mean_rank"]
-        found = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="model"), columns=columns)
-        adjusted = multipletests(found["p"], method="holm")[1] if rows else []
-        found.insert(columns.index("p") + 1, "p_adjusted", adjusted)
-        return self._noted(found)
+        return self._noted(compare(values, null, baseline, draws(values.shape[1], n_bootstrap, self.seed)))
 
     def per_gene(self, model: str, *, n_bootstrap: int = N_BOOTSTRAP) -> pd.DataFrame:
         """Return the reliability of every gene: the mean over patients of its r within their slides.
@@ -318,7 +299,7 @@ class CrossValidation:
         """
         key_in(model, self.grid, "models")
         mine = self.scores[self.scores["model"] == model]
-        values = mine.assign(value=_filled(mine))
+        values = mine.assign(value=filled_r(mine))
         wide = values.groupby(["fold", "gene"], observed=True, sort=False)["value"].mean().unstack("gene")
         r = wide.to_numpy(dtype=float)
         low, high = gene_intervals(r, n_bootstrap, self.seed)
@@ -392,8 +373,3 @@ class CrossValidation:
             )
         frame.attrs["note"] = " ".join(parts)
         return frame
-
-
-def _filled(part: pd.DataFrame) -> np.ndarray:
-    codes = pd.Categorical(part["undefined"], categories=list(UNDEFINED)).codes
-    return filled(part["r"].to_numpy(dtype=float), np.asarray(codes))

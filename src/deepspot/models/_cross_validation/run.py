@@ -14,13 +14,15 @@ import pandas as pd
 from deepspot._core.hashing import digest
 from deepspot._core.logging import bar, logger
 from deepspot._features.bags import Bags
-from deepspot._stats.patterns import beyond_first_axis, compare_patterns
+from deepspot._stats.agreement import agreement_of_genes, agreement_of_values
+from deepspot._stats.patterns import compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._systems import FITS
 
 from .data_options import DataOptions
 from .factories import System, describe, plain
 from .folds import Fold, FoldData, fold_data
+from .measures import BY_GENE
 from .records import Arrays, load_or_run
 from .statistics import UNDEFINED, area, clip, curve, filled, mean_known, score
 
@@ -177,6 +179,7 @@ def _patterns(system: System, data: FoldData, predictions: Sequence[np.ndarray])
     return [
         {"model": system.name, "fold": data.name, "patient": slide.patient, "slide": slide.name}
         | compare_patterns(predicted, slide.measured)
+        | agreement_of_values(predicted, slide.measured)
         for slide, predicted in zip(data.test, predictions, strict=True)
     ]
 
@@ -189,6 +192,8 @@ def _frame(
     frames = []
     for slide, predicted, ceiling in zip(data.test, predictions, ceilings, strict=True):
         r, undefined = score(predicted, slide.measured)
+        position = None if slide.bags.position is None else slide.bags.position[slide.rows]
+        measures = agreement_of_genes(predicted, slide.measured, position)
         frame = {
             "model": system.name,
             "null": system.null,
@@ -199,10 +204,10 @@ def _frame(
             "rank": np.arange(1, len(data.genes) + 1),
             "r": r,
             "r_pooled": pooled,
-            "r_beyond_axis": beyond_first_axis(predicted, slide.measured),
+            "r_beyond_axis": measures["pearson_beyond_axis"].to_numpy(),
             "r_ceiling": ceiling,
             "undefined": np.asarray(UNDEFINED)[undefined],
-        }
+        } | {name: measures[name].to_numpy() for name in BY_GENE}
         frames.append(pd.DataFrame(frame))
     return pd.concat(frames, ignore_index=True)
 

@@ -1,10 +1,11 @@
-"""Scores of predictions, their means over genes and patients, and bootstrap statistics. Arrays in, arrays out."""
+"""Scores of predictions, their means over genes and patients, and bootstrap statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
@@ -90,6 +91,36 @@ def p_value(differences: np.ndarray, n: int) -> float:
     """
     beyond = min((differences <= 0).sum(), (differences >= 0).sum())
     return float(np.clip(2 * (beyond + 1) / (len(differences) + 1), 2.0 ** (1 - n), 1))
+
+
+def compare(values: pd.DataFrame, null: np.ndarray, baseline: str, samples: np.ndarray) -> pd.DataFrame:
+    """Compare models (rows of `values`, folds in columns) with a baseline, with bootstrap samples of the folds.
+
+    `null` is which of the models are null models. See :meth:`deepspot.models.CrossValidation.compare`.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    mean_rank = values[~null | (values.index == baseline)].rank(ascending=False).mean(axis=1)
+    rows = {}
+    for model in values.index[~null].drop(baseline, errors="ignore"):
+        difference = (values.loc[model] - values.loc[baseline]).to_numpy()
+        drawn = difference[samples].mean(axis=1)
+        se, low, high = spread(drawn)
+        rows[model] = {
+            "difference": difference.mean(),
+            "se": se,
+            "low": low,
+            "high": high,
+            "won": int((difference > 0).sum()),
+            "folds": len(difference),
+            "p": p_value(drawn, len(difference)),
+            "mean_rank": mean_rank[model],
+        }
+    columns = ["difference", "se", "low", "high", "won", "folds", "p", "mean_rank"]
+    found = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="model"), columns=columns)
+    adjusted = multipletests(found["p"], method="holm")[1] if rows else []
+    found.insert(columns.index("p") + 1, "p_adjusted", adjusted)
+    return found
 
 
 def gene_intervals(r: np.ndarray, n_bootstrap: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

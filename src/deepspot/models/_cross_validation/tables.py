@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from .measures import MEASURES
+from .measures import BY_GENE, BY_SLIDE, MEASURES
 from .statistics import UNDEFINED
 
-NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES]
+NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES, *BY_GENE, *BY_SLIDE]
 
 
 def read_table(file: Path) -> pd.DataFrame:

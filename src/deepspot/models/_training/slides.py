@@ -94,6 +94,31 @@ def patients_of(
     return patients
 
 
+def slide_columns(tables: Mapping[str, AnnData]) -> dict[str, dict[str, str]]:
+    """Return the columns of `obs` that have one text in all spots of each slide, with the text of every slide."""
+    columns: dict[str, dict[str, str]] = {}
+    for column in set.intersection(*(set(table.obs.columns) for table in tables.values())):
+        values = {name: table.obs[column].unique() for name, table in tables.items()}
+        single = all(len(found) == 1 and isinstance(found[0], str) for found in values.values())
+        links = {link for table in tables.values() for link in table.uns.get("spatialdata_attrs", {}).values()}
+        if single and column not in {str(link) for link in links}:
+            columns[str(column)] = {name: found[0] for name, found in values.items()}
+    return dict(sorted(columns.items()))
+
+
+def text_of_slides(
+    groupby: str | Mapping[str, str] | pd.Series, names: Sequence[str], columns: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """Return the group of each slide: a column with one text for each slide, or a mapping from slides to groups."""
+    if isinstance(groupby, str):
+        return dict(columns[key_in(groupby, columns, "columns of obs with one text for each slide")])
+    stated = {str(name): value for name, value in groupby.items()}
+    unknown = [name for name in names if name not in stated or pd.isna(stated[name])]
+    if unknown:
+        raise InputError(f"`groupby` has no group for slides {unknown}. Add them.")
+    return {name: str(stated[name]) for name in names}
+
+
 def measure(
     name: str, sdata: SpatialData, shapes_key: str, table_key: str, *, patient: str, layer: str | None
 ) -> MeasuredSlide:
