@@ -162,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
     where = cohort.add_mutually_exclusive_group()
     where.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler (default: run in this process)")
     where.add_argument("--workers", type=_count, metavar="N", help="number of local worker processes")
+    one = "one frozen section for each tissue sample (default: all sections)"
+    option("--sections", choices=("top", "largest"), help=one)
     option("--diameter-um", type=float, metavar="UM", help="diameter of spots (default: as in training)")
     option("--pitch-um", type=float, metavar="UM", help="distance between spots (default: as in training)")
     option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
@@ -246,7 +248,7 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
     from .cohort._run.dask_runner import local_workers
 
-    names = ("diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
+    names = ("sections", "diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,

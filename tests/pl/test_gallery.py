@@ -158,3 +158,32 @@ def test_does_not_change_the_object(painted):
     ds.pl.gallery(painted, "A")
     np.testing.assert_array_equal(before.X, painted.tables["deepspot_spots"].X)
     assert list(painted.tables) == ["deepspot_spots"]
+
+
+def test_rows_of_labels_show_random_spots(painted):
+    bright = painted["deepspot_spots"].X[:, 0] > 1
+    labels = np.where(bright, "TLS", "normal")
+    labels[0] = "rare"
+    painted["deepspot_spots"].obs["annotation"] = labels
+    axes = ds.pl.gallery(painted, "A", n=3, groupby="annotation", groups=["TLS", "rare"])
+    values = painted["deepspot_spots"].X[labels == "TLS", 0]
+    assert len(axes) == 4  # one spot is rare
+    rows = [ax.get_ylabel() for ax in axes]
+    assert rows == [f"TLS\n{len(values)} spots\nmean {values.mean():.2f}", "", "", rows[3]]
+    assert rows[3].startswith("rare\n1 spots")
+    shown = [float(ax.get_title()) for ax in axes[:3]]
+    assert shown == sorted(shown, reverse=True)
+    np.testing.assert_allclose(np.array(grays_of(axes)) / 100, [float(ax.get_title()) for ax in axes], atol=0.01)
+    assert set(np.round(shown, 2)) <= set(np.round(values.astype(float), 2))
+    assert axes[0].figure.get_suptitle().endswith("random spots of each annotation")
+    again = ds.pl.gallery(painted, "A", n=3, groupby="annotation", groups=["TLS", "rare"])
+    assert [ax.get_title() for ax in again] == [ax.get_title() for ax in axes]
+
+
+def test_labels_of_the_gallery(painted):
+    painted["deepspot_spots"].obs["annotation"] = ["a"] * 5 + [None] * 5
+    assert len(ds.pl.gallery(painted, "A", groupby="annotation")) == 5
+    with pytest.raises(KeyError, match="'b'` not found in `labels of 'annotation' with a value"):
+        ds.pl.gallery(painted, "A", groupby="annotation", groups=["b"])
+    with pytest.raises(KeyError, match="'region_of'"):
+        ds.pl.gallery(painted, "A", groupby="region_of")

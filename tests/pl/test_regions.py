@@ -145,3 +145,45 @@ def test_draws_into_given_axes_and_does_not_change_the_object(regional):
 def test_invalid_input_raises(regional, gene, options, error, message):
     with pytest.raises(error, match=message):
         ds.pl.regions(regional, gene, **options)
+
+
+@pytest.fixture
+def several(add_table):
+    """Six slides of different level and spread; "UP" is high in the tumor."""
+    slides = ds.datasets.toy(6, 1, n_rows=5, n_cols=6)
+    rng = np.random.default_rng(0)
+    names = np.repeat(["tumor", "stroma"], 15)
+    for number, sdata in enumerate(slides.values()):
+        values = (names == "tumor") + rng.normal(0, 0.3, 30)
+        add_table(sdata, (number + (number + 1) * values)[:, None], ["UP"])
+        sdata.tables["deepspot_spots"].obs["annotation"] = pd.Categorical(names, ["tumor", "stroma"])
+    return slides
+
+
+def test_several_slides_are_standardized_and_tested_by_slide(several):
+    ax = ds.pl.regions(several, "UP")
+    assert ax.get_title() == "UP predicted, 6 slides"
+    assert ax.get_ylabel() == "standard deviations from the mean of the slide"
+    assert ax.get_xticklabels()[0].get_text() == "tumor\nn = 90 spots\n6 slides"
+    assert stars(ax) == ["*"]  # p = 2 / 2**6 over six slides, not over 180 spots
+    means = []
+    for sdata in several.values():
+        values = sdata["deepspot_spots"].X[:, 0]
+        z = (values - values.mean()) / values.std()
+        means.append([z[:15].mean(), z[15:].mean()])
+    dots = [c.get_offsets()[:, 1] for c in ax.collections if len(c.get_offsets()) == 6]
+    np.testing.assert_allclose(np.sort(np.array(dots).T, axis=0), np.sort(means, axis=0), rtol=1e-5)
+    assert "Significance over slides" in ax.get_xlabel()
+
+
+def test_fewer_than_six_slides_are_not_significant(several):
+    few = dict(list(several.items())[:5])
+    ax = ds.pl.regions(few, "UP")
+    assert stars(ax) == ["ns"]
+    assert "At least 6 slides are needed" in ax.get_xlabel()
+
+
+def test_a_gene_that_is_constant_on_a_slide(several):
+    several["P3_S1"]["deepspot_spots"].X[:] = 1
+    with pytest.raises(ValueError, match="'UP' is constant on slide 'P3_S1'"):
+        ds.pl.regions(several, "UP")

@@ -175,7 +175,12 @@ _KINDS = [
         "a cross-validation, or one or more slides",
     ),
     (
-        r"(?!CrossValidation).+SpatialData.*",
+        r"str \| Path \| SpatialData.*",
+        lambda value: _is((str, Path, Iterable), bytes)(value) or _has("shapes")(value),
+        "one or more slides, or the folder of a cohort",
+    ),
+    (
+        r"(?!CrossValidation|str \| Path).+SpatialData.*",
         lambda value: _is(Iterable, str, bytes)(value) or _has("shapes")(value),
         "one or more slides",
     ),

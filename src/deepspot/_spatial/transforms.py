@@ -102,6 +102,17 @@ def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     return xy
 
 
+def centers_um(sdata: SpatialData, shapes_key: str) -> np.ndarray:
+    """Return the centers (n, 2) of shapes in µm, without an image."""
+    known = _affines(sdata.shapes[shapes_key])
+    if MICRONS not in known:
+        raise InputError(
+            f"The shapes {shapes_key!r} have no coordinate system {MICRONS!r}, so their positions in µm are unknown. "
+            "Set the scale of the slide with `ds.pp.set_scale`."
+        )
+    return _apply(known[MICRONS], intrinsic_centers(sdata, shapes_key))
+
+
 def circles_at(
     sdata: SpatialData,
     image_key: str,

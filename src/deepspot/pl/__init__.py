@@ -4,6 +4,7 @@ from ._ablation import ablation
 from ._alignment import alignment
 from ._benchmark import benchmark
 from ._bulk_agreement import bulk_agreement
+from ._cohort_size import cohort_size
 from ._enrichment import enrichment
 from ._evaluation import evaluation
 from ._gallery import gallery
@@ -12,6 +13,7 @@ from ._pathways import pathways
 from ._regions import regions
 from ._reliability import reliability
 from ._resampled import classification, survival
+from ._slides import slides
 from ._spatial import spatial
 from ._superresolution import superresolution
 from ._training import training
@@ -23,6 +25,7 @@ __all__ = [
     "benchmark",
     "bulk_agreement",
     "classification",
+    "cohort_size",
     "enrichment",
     "evaluation",
     "gallery",
@@ -30,6 +33,7 @@ __all__ = [
     "pathways",
     "regions",
     "reliability",
+    "slides",
     "spatial",
     "superresolution",
     "survival",

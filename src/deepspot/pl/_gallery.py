@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import checked
+from deepspot._core.keys import checked, keys_in
 from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table, known_genes
 from deepspot._sdata.view import select_image_and_shapes
@@ -13,10 +13,19 @@ from deepspot.errors import InputError
 
 from ._map.panel import bar_length, draw_scale_bar, is_flat
 from ._map.tiles import cut_tiles, draw_tile, tile_side
-from ._map.values import describe_values, expression_values, ood_spots, shapes_of, training_note, unit_label
+from ._map.values import (
+    describe_values,
+    expression_values,
+    label_positions,
+    ood_spots,
+    shapes_of,
+    training_note,
+    unit_label,
+)
 from ._style import ORANGE, several_axes
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from spatialdata import SpatialData
 
@@ -30,6 +39,8 @@ def gallery(
     gene: str,
     *,
     n: int = 8,
+    groupby: str | None = None,
+    groups: Sequence[str] | None = None,
     table_key: str | None = None,
     layer: str | None = None,
     tile_um: float | None = None,
@@ -43,6 +54,10 @@ def gallery(
     The value is above each image. Images of spots that are out of distribution (``obs["ood"]``) have an orange frame.
     If more spots than shown have the lowest or the highest value, they are sampled at random with a fixed seed.
 
+    With `groupby`, there is a row for each label instead, such as TLS and normal tissue, with spots that are sampled at
+    random from all of its spots, by decreasing value: the images are typical of the label and not chosen by the gene.
+    Left of a row are the number of its spots and their mean.
+
     Parameters
     ----------
     sdata
@@ -50,7 +65,11 @@ def gallery(
     gene
         Name of the gene.
     n
-        Number of spots in each row; fewer if the slide has fewer than twice as many.
+        Number of spots in each row; fewer if the slide has fewer than twice as many, or a label has fewer.
+    groupby
+        Column with labels, in `obs` of the table or of the shapes, for a row of spots of each label.
+    groups
+        Labels to show, in this order; by default all with a value.
     table_key
         Table with the genes; by default the one predicted or corrected table, if there is only one.
     layer
@@ -64,23 +83,24 @@ def gallery(
     figsize
         Width and height in inches; by default 1.35 inches per image.
     ax
-        Axes to draw into, `n` for the highest and then `n` for the lowest; by default a new figure.
+        Axes to draw into, `n` for the highest and then `n` for the lowest, or for each label as many as it has images;
+        by default a new figure.
 
     Returns
     -------
-    The axes, by decreasing value.
+    The axes of the images, row by row, by decreasing value.
 
     Raises
     ------
     KeyError
-        If the gene or an element does not exist, or nothing was predicted.
+        If the gene, a label or an element does not exist, or nothing was predicted.
     ValueError
         If there are several candidates for an element, fewer than two spots have a value, the gene varies by less than
         0.01, `n` is below 1, the image is too coarse to show a spot, or `ax` does not hold one axes for each image.
 
     References
     ----------
-    DeepSpot, figure 6E.
+    DeepSpot, figures 6E and 6F.
 
     Examples
     --------
@@ -99,24 +119,33 @@ def gallery(
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     (gene,) = known_genes(gene, sdata, [table_key])
     values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
-    ends = _ends(values, check_count(n, "n"), gene, shapes_key)
-    shown, ood = np.concatenate(ends), ood_spots(sdata, shapes_key, table_key)
+    n = check_count(n, "n")
+    if groupby is None:
+        rows = dict(zip(("highest", "lowest"), _ends(values, n, gene, shapes_key), strict=True))
+    else:
+        rows = _of_labels(values, label_positions(sdata, table_key, shapes_key, groupby), n, groups, groupby)
+    shown, ood = np.concatenate(list(rows.values())), ood_spots(sdata, shapes_key, table_key)
     framed = np.zeros(len(shown), dtype=bool) if ood is None else ood[shown]
 
     tiles = cut_tiles(sdata, image_key, shapes_key, shown, tile_um)
-    n = len(ends[0])
+    columns = max(map(len, rows.values()))
     if ax is None:
-        size = figsize or (TILE_INCHES * n + 0.4, (TILE_INCHES + 0.25) * 2 + TOP_INCHES)
-        figure, grid = plt.subplots(2, n, figsize=size, squeeze=False, layout="constrained")
+        size = figsize or (TILE_INCHES * columns + 0.4, (TILE_INCHES + 0.25) * len(rows) + TOP_INCHES)
+        figure, grid = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
         title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
         title += training_note(sdata, table_key)
         if framed.any():
             title += f"\n{framed.sum()} of {len(framed)} spots out of distribution (frame)"
+        if groupby is not None:
+            title += f"\nrandom spots of each {groupby}"
         figure.suptitle(title, fontsize="large")
-        for panel, name in zip(grid[:, 0], ("highest", "lowest"), strict=True):
-            panel.set_ylabel(name, fontsize="large")
-        ax = list(grid.ravel())
-    axes = several_axes(ax, 2 * n, "images")
+        used = np.array([np.arange(columns) < len(positions) for positions in rows.values()])
+        for panel, name in zip(grid[:, 0], rows, strict=True):
+            panel.set_ylabel(name, fontsize="large" if groupby is None else "medium")
+        for panel in grid[~used]:
+            panel.set_axis_off()
+        ax = list(grid[used])
+    axes = several_axes(ax, len(shown), "images")
     half = tile_um / 2
     for panel, tile, value, is_ood in zip(axes, tiles, values[shown], framed, strict=True):
         panel.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], box_aspect=1)
@@ -126,6 +155,24 @@ def gallery(
             panel.spines[:].set(color=ORANGE, linewidth=3)
     draw_scale_bar(axes[0], bar_length(2 * tile_um))
     return axes
+
+
+def _of_labels(
+    values: np.ndarray, labels: pd.Series, n: int, groups: Sequence[str] | None, groupby: str
+) -> dict[str, np.ndarray]:
+    """Return n random positions of each label, by decreasing value; the key is the text left of the row."""
+    known = labels[np.isfinite(values)]
+    found = [name for name in labels.cat.categories if (known == name).any()]
+    rng = np.random.default_rng(0)
+    rows = {}
+    for name in keys_in(groups, found, f"labels of {groupby!r} with a value"):
+        members = np.flatnonzero((labels == name).to_numpy() & np.isfinite(values))
+        chosen = rng.choice(members, min(n, len(members)), replace=False)
+        text = f"{name}\n{len(members):,} spots\nmean {values[members].mean():.2f}"
+        rows[text] = chosen[np.argsort(-values[chosen], kind="stable")]
+    if not rows:
+        raise InputError(f"No spot with a label in {groupby!r} has a value. Choose another column.")
+    return rows
 
 
 def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.ndarray, np.ndarray]:

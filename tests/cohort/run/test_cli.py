@@ -45,12 +45,13 @@ def test_options_are_passed(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(ds.cohort, "run", cohort)
     monkeypatch.setattr(ds.settings, "runtime", "torch")
     options = (
-        "--scheduler tcp://here:1 --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all --rounded "
-        "--device cpu --runtime onnx --batch-size 8 --overwrite"
+        "--scheduler tcp://here:1 --sections top --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all "
+        "--rounded --device cpu --runtime onnx --batch-size 8 --overwrite"
     )
     assert cli.main([*arguments, *options.split()]) == 0
     assert seen == {
         "client": "tcp://here:1",
+        "sections": "top",
         "diameter_um": 60.0,
         "pitch_um": 120.0,
         "layout": "hexagonal",

@@ -55,7 +55,10 @@ def result(levels, n_folds=5, n_genes=12, seed=0, **options):
     values = {"r_all": 0.9, "r_all_means": 0.8, "r_all_pattern": 0.1, "r_all_of_means": 0.85, "slope": 1.5}
     defaults["patterns"] = patterns.assign(patterns_measured=9.0, gene_agreement=0.3, **values)
     folds = [f"P{fold}" for fold in range(n_folds)]
-    defaults["training"] = {fold: [s for s, patient in slides.items() if patient != fold] for fold in folds}
+    defaults["splits"] = {
+        fold: [[s for s, patient in slides.items() if (patient == fold) is test] for test in (False, True)]
+        for fold in folds
+    }
     defaults["columns"] = {"site": {name: "a" if name < "P2" else "b" for name in slides}}
     return CrossValidation(scores=scores, **(defaults | options))
 

@@ -13,6 +13,7 @@ from .dask_runner import DaskRunner, check_portable, connected
 from .folder import Folder
 from .manifest import read_manifest
 from .run_table import DONE, FAILED, Progress, RunTable, save_profiles
+from .sections import Sections, choose_sections
 from .slide import Job, Layout, SlideOptions, SlideResult, Tissue, find_result, one_line, run_slide, split
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def run(
     out: str | Path | None = None,
     *,
     client: Client | str | None = None,
+    sections: Sections | None = None,
     diameter_um: float | None = None,
     pitch_um: float | None = None,
     layout: Layout = "square",
@@ -64,6 +66,11 @@ def run(
         ``distributed.Client``, or the address of a scheduler; None is this process. Each worker predicts one slide at a
         time. Workers need this package, and `out` and the slides under the same paths. They use the
         :data:`deepspot.settings` of this process.
+    sections
+        Keep one frozen section of each tissue sample: ``"top"``, as in the paper, by the barcode of TCGA
+        (``TCGA-AB-1234-01A-01-TS1`` before ``MS`` and ``BS``), or ``"largest"``, by `tissue_area`, else by the size of
+        the file. Samples are those of the column `sample`, else of the barcode. FFPE slides are always kept. None
+        keeps all.
     diameter_um, pitch_um
         Diameter of spots and distance between them, by default those that the model was trained with.
     layout, tissue
@@ -127,6 +134,8 @@ def run(
     if out is None:
         raise InputTypeError("`out` is missing: the output folder.")
     slides = read_manifest(manifest)
+    if sections is not None:
+        slides = choose_sections(slides, sections)
     ready = as_model(model)
     if client is None:
         ready.get_encoder(encoder)

@@ -12,6 +12,7 @@ from deepspot._sdata.tables import (
     find_measured_table,
     is_deepspot_table,
     kind_of,
+    labels_of,
     match_rows,
     regions_of,
     tables_annotating,
@@ -106,6 +107,17 @@ def comparable_scale(sdata: SpatialData, table_key: str) -> Scale:
     """Return the scale for measured genes next to those of a table: its own, or the usual one if it is unknown."""
     text = sdata.tables[table_key].uns.get(UNS, {}).get("scale")
     return next((scale for scale in SCALES.values() if scale.text == text), LOG1P_10K)
+
+
+def label_positions(sdata: SpatialData, table_key: str, shapes_key: str, key: str) -> pd.Series:
+    """Return the labels (n,) of shapes, categorical in the order of the shapes; missing without a row in the table."""
+    import pandas as pd
+
+    labels = labels_of(sdata, table_key, key)
+    rows, positions = match_rows(sdata.tables[table_key], sdata, shapes_key)
+    codes = np.full(len(sdata.shapes[shapes_key]), -1)
+    codes[positions] = labels.cat.codes.to_numpy()[rows]
+    return pd.Series(pd.Categorical.from_codes(codes, dtype=labels.dtype))
 
 
 def ood_spots(sdata: SpatialData, shapes_key: str, table_key: str) -> np.ndarray | None:
