@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 6
 PANEL_INCHES, TITLE_INCHES = 2.1, 6.5
+LEAST_INCHES = 3.0
+BELOW = 0.2
 RUNS = "runs.csv"
 LONG = 24
 NOTES = {
@@ -134,7 +136,7 @@ def slides(
         used = grid_of(len(maps), COLUMNS)
         size = figsize or (
             max(PANEL_INCHES * used.shape[1] + 0.9, TITLE_INCHES),
-            (PANEL_INCHES * size_um[1] / size_um[0] + 0.5) * used.shape[0] + 0.6,
+            max((PANEL_INCHES * (1 + BELOW) * size_um[1] / size_um[0] + 0.5) * used.shape[0] + 0.6, LEAST_INCHES),
         )
         figure, grid = plt.subplots(*used.shape, figsize=size, squeeze=False, layout="constrained")
         for panel in grid[~used]:
@@ -214,7 +216,8 @@ def _draw(
     circles.set_clim(*clim)
     ax.add_collection(circles, autolim=False)
     (left, top), (right, bottom) = (each.xy.max(axis=0) + sign * size_um for sign in (-1, 1))
-    ax.set(xlim=(left / 2, right / 2), ylim=(bottom / 2, top / 2), aspect="equal")
+    # Room for the scale bar below the spots.
+    ax.set(xlim=(left / 2, right / 2), ylim=(bottom / 2 + BELOW * size_um[1], top / 2), aspect="equal")
     name = shorten(each.name, LONG, placeholder="…") if " " in each.name else each.name
     name = name if len(name) <= LONG else f"{name[: LONG - 1]}…"
     ood = "" if each.ood is None else f", {each.ood:.0%} OOD"
