@@ -11,7 +11,7 @@ from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, make_table
 from deepspot._stats.normalize import normalize
 from deepspot.tl._evaluate import COLUMNS, evaluate
-from deepspot.tl._predict.table import features_of, learned_from
+from deepspot.tl._predict.table import learned_from
 
 
 def add_prediction(sdata, X, genes, key="deepspot_spots", rows=slice(None), **uns):
@@ -304,7 +304,7 @@ def test_the_embedded_model_knows_its_training_slides(data, name, learned, toy):
     sdata = ds.datasets.her2st(name) if learned == "yes" else toy[name]
     model = ds.models.load()
     view = SlideView.select(sdata, None, None)
-    found = model.card.learned_from(features_of(view, model).image_hash)
+    found = model.card.learned_from(model.features_of(view).image_hash)
     assert found == learned
     uns = {"training_spots": " ".join(str(value) for slide in model.card.slides for value in slide.hashes)}
     prediction = AnnData(var=pd.DataFrame(index=model.card.genes), uns={"deepspot": uns})

@@ -189,7 +189,7 @@ _KINDS = [
         _has("obs", "var_names"),
         "an AnnData. Read it with `anndata.read_h5ad`, or for profiles of patients use `ds.cohort.pseudobulk`",
     ),
-    (r"DeepSpot", _has("predict"), "a model"),
+    (r"DeepSpot|Model", _has("predict"), "a model"),
 ]
 
 

@@ -9,7 +9,7 @@ from scipy.sparse import block_diag, csr_matrix
 from deepspot._spatial.neighbors import select_columns
 from deepspot.errors import InputError
 
-OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles"}
+OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles", "origins": "origins"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,8 @@ class Bags:
         (n, 2) centers in µm, relative to the mean of the slide's spots, or None.
     tiles
         (n, px, px, 3) spot tiles in uint8, only for models that are trained on pixels, or None.
+    origins
+        (n, 2) x and y of the top left corner of the spot tiles in pixels of the full-resolution image, or None.
     """
 
     spot: np.ndarray
@@ -35,6 +37,7 @@ class Bags:
     neighbors: csr_matrix
     position: np.ndarray | None = None
     tiles: np.ndarray | None = None
+    origins: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, d = self.spot.shape
@@ -48,6 +51,8 @@ class Bags:
             raise InputError(f"`position` must be of shape {(n, 2)}, got {self.position.shape}.")
         if self.tiles is not None and (len(self.tiles) != n or self.tiles.ndim != 4 or self.tiles.shape[-1] != 3):
             raise InputError(f"`tiles` must be of shape ({n}, px, px, 3), got {self.tiles.shape}.")
+        if self.origins is not None and self.origins.shape != (n, 2):
+            raise InputError(f"`origins` must be of shape {(n, 2)}, got {self.origins.shape}.")
         object.__setattr__(self, "spot", np.ascontiguousarray(self.spot))
         if self.subspots is not None:
             object.__setattr__(self, "subspots", np.ascontiguousarray(self.subspots))

@@ -258,4 +258,11 @@ def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: Neighb
     array = array_positions(sdata, shapes_key) if rule.kind == "box" else None
     neighbors = find_neighbors(centers_um, rule, array)
     position = (centers_um - centers_um.mean(axis=0)).astype(np.float32)
-    return Bags(np.asarray(features.X, dtype=np.float32), features.obsm.get("subspots"), neighbors, position)
+    made = features.uns[UNS]
+    return Bags(
+        np.asarray(features.X, dtype=np.float32),
+        features.obsm.get("subspots"),
+        neighbors,
+        position,
+        origins=np.asarray(features.obsm["spatial"]) - made["geometry"]["tile_um"] / float(made["mpp"]) / 2,
+    )

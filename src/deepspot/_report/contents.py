@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-    from deepspot.models import DeepSpot
-    from deepspot.models._bundle.card import ModelCard
+    from deepspot.models import Model
+    from deepspot.models._bundle.card import Card
 
 ANNOTATION, CLUSTERS = "annotation", "leiden"
 MAX_SPOTS = 2000
@@ -60,7 +60,7 @@ class SlideContents:
     corrected_key: str | None
     measured_key: str | None
     layer: str | None
-    card: ModelCard | None
+    card: Card | None
     missing: dict[str, str | None] = field(default_factory=dict)
 
     @property
@@ -196,7 +196,7 @@ class SlideContents:
 def find_contents(
     sdata: SpatialData,
     *,
-    model: DeepSpot | None = None,
+    model: Model | None = None,
     prediction_key: str | None = None,
     corrected_key: str | None = None,
     table_key: str | None = None,
@@ -223,7 +223,7 @@ def find_contents(
     )
 
 
-def _card(table: AnnData, model: DeepSpot | None, key: str) -> ModelCard | None:
+def _card(table: AnnData, model: Model | None, key: str) -> Card | None:
     """Return the card of the model that made a table: of `model`, or of the embedded model."""
     from deepspot.models._registry import EMBEDDED, FOLDER, read_model
 

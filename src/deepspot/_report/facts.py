@@ -14,7 +14,7 @@ import pandas as pd
 from deepspot._core.html import decimal, library_versions
 from deepspot._core.keys import DIAMETER, SCALE, UNS, grid_name, subspots_name
 from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._sdata.tables import check_shared_genes
+from deepspot._sdata.tables import check_shared_genes, comparable_scale
 from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.metrics import pearson
 from deepspot._stats.patterns import effective_patterns
@@ -139,12 +139,12 @@ def _agreement(slide: SlideContents) -> pd.Series:
         return none
     if "pearson" in slide.prediction.var:
         return slide.prediction.var["pearson"].astype(float)
-    from deepspot.pl._map.values import comparable_scale, measured_values, predicted_values
+    from deepspot.pl._map.values import measured_values, predicted_values
 
     genes = list(slide.prediction.var_names)
     try:
         check_shared_genes(genes, slide.sdata.tables[slide.measured_key], slide.measured_key)
-        scale = comparable_scale(slide.sdata, slide.prediction_key)
+        scale = comparable_scale(slide.prediction)
         measured = measured_values(
             slide.sdata, slide.shapes_key, slide.measured_key, genes, layer=slide.layer, scale=scale
         )

@@ -10,7 +10,7 @@ from deepspot._core.logging import logger
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
     from deepspot.tl._alignment.align import Alignment
 
 
@@ -21,7 +21,7 @@ def report(
     *,
     genes: int | Sequence[str] = 4,
     groupby: str | None = None,
-    model: DeepSpot | str | Path | None = None,
+    model: Model | str | Path | None = None,
     alignment: Alignment | None = None,
     prediction_key: str | None = None,
     corrected_key: str | None = None,
@@ -99,15 +99,15 @@ def report(
     >>> path.name
     'report.html'
     """
-    from deepspot import models
     from deepspot._core.html import check_file, render, write_file
+    from deepspot.models._registry import as_model
 
     from .contents import find_contents
     from .facts import gather
 
     path = check_file(path, overwrite=overwrite)
-    if model is not None and not isinstance(model, models.DeepSpot):
-        model = models.load(model)
+    if model is not None:
+        model = as_model(model)
     slide = find_contents(
         sdata,
         model=model,

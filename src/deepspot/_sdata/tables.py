@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, SCALE, UNS, key_in, one_key
 from deepspot._core.validate import check_genes
-from deepspot._stats.normalize import Scale, scale_of
+from deepspot._stats.normalize import LOG1P_10K, Scale, known_scale
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def is_deepspot_table(table: AnnData) -> bool:
     return UNS in table.uns
 
 
-def scale_in(table: AnnData) -> Scale:
-    """Return the scale of a table of predicted or corrected genes; raise if counts cannot be transformed to it."""
-    return scale_of(str(table.uns.get(UNS, {}).get("scale", SCALE)))
+def comparable_scale(table: AnnData) -> Scale:
+    """Return the scale to which counts are transformed to compare them with a table: its own, the usual if unknown."""
+    return known_scale(table.uns.get(UNS, {}).get("scale", SCALE)) or LOG1P_10K
 
 
 def kind_of(table: AnnData) -> str | None:

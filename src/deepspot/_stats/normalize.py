@@ -63,19 +63,11 @@ SCALES = {
         Scale("log1p_cpm", "log1p of counts per 1,000,000", 1_000_000),
     )
 }
-# The highest value by the description of the scale.
-HIGHEST = {scale.text: scale.highest for scale in SCALES.values()}
 
 
-def scale_of(text: str) -> Scale:
-    """Return the scale with a description, that of a card or a table."""
-    for scale in SCALES.values():
-        if scale.text == text:
-            return scale
-    raise InputError(
-        f"The prediction is on the scale {text!r}, to which counts cannot be transformed. Known scales are "
-        f"{[scale.text for scale in SCALES.values()]}."
-    )
+def known_scale(text: str | None) -> Scale | None:
+    """Return the scale with a description, that of a card or a table; None if counts cannot be transformed to it."""
+    return next((scale for scale in SCALES.values() if scale.text == text), None)
 
 
 def check_counts(X: Any, where: str) -> csr_matrix:

@@ -21,7 +21,7 @@ from deepspot.io._elements import read_store
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 ZARR = ("zarr.json", ".zgroup", ".zattrs")
 ANNOTATION, CLUSTERS = "annotation", "leiden"
@@ -99,7 +99,7 @@ def predict(
     shapes_key: str,
     image_key: str | None = None,
     genes: list[str] | None = None,
-) -> tuple[str, DeepSpot | None]:
+) -> tuple[str, Model | None]:
     """Predict a slide, or find an existing prediction; return the name of the table, and the model if loaded.
 
     Without a model, an existing prediction is used. `genes` must be among the predicted ones; this is checked first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
             f"{type(model).__name__} is not an image model of LazySlide: it lacks {lacking}. Add these attributes, or "
             "wrap a torch module with `ds.encoders.register(card, load)`."
         )
-    if not _stated(model) and not hasattr(model.model, "state_dict"):
+    if not stated_fingerprint(model) and not hasattr(model.model, "state_dict"):
         raise InputError(
             f"The weights of {type(model).__name__} cannot be hashed, because its `model` is not a torch module. Set "
             "an attribute `fingerprint`: text that changes with everything its embeddings depend on."
@@ -103,8 +103,8 @@ def adapt(model: Any, *, name: str | None = None) -> Encoder:
             gated=bool(getattr(model, "is_gated", False)),
             source=page or getattr(model, "github_url", None) or "user",
             url=page,
-            note=f"Adapted from {_class_of(model)}, with its own preprocessing.",
-            **_preprocessing(transform),
+            note=f"Adapted from {class_of(model)}, with its own preprocessing.",
+            **inferred_preprocessing(transform),
         ),
         transform,
     )
@@ -129,7 +129,7 @@ class ImageModelEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of weights and preprocessing, or of the fingerprint of the object if it has one."""
-        return digest(_class_of(self.model), _stated(self.model) or self._identity())
+        return digest(class_of(self.model), stated_fingerprint(self.model) or self._identity())
 
     def _identity(self) -> list[Any]:
         # A compiled module has other parameter names.
@@ -179,7 +179,7 @@ def _dimension(encoder: ImageModelEncoder) -> int:
     return embedding.shape[1]
 
 
-def _preprocessing(transform: Callable[[np.ndarray], Any] | None) -> dict[str, Any]:
+def inferred_preprocessing(transform: Callable[[np.ndarray], Any] | None) -> dict[str, Any]:
     """Infer input side, mean and std from what a transform returns for a black and a white tile, if possible."""
     inferred: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if transform is None:
@@ -198,11 +198,13 @@ def _preprocessing(transform: Callable[[np.ndarray], Any] | None) -> dict[str, A
     return inferred
 
 
-def _class_of(model: Any) -> str:
+def class_of(model: Any) -> str:
+    """Return module and name of the class of an object."""
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
-def _stated(model: Any) -> str:
+def stated_fingerprint(model: Any) -> str:
+    """Return the attribute `fingerprint` of an object; empty if it has none."""
     own = getattr(model, "fingerprint", "")
     return own if isinstance(own, str) else ""
 
@@ -231,9 +233,9 @@ def from_lazyslide(name: str) -> Encoder:
     return encoder
 
 
-def runs_code(key: str, model: type[Any]) -> str:
+def runs_code(key: str, model: type[Any], reviewed: Collection[str] | None = None) -> str:
     """Return the reason why a class of lazyslide-models is not instantiated; empty if it is safe."""
-    if key not in READ:
+    if key not in (READ if reviewed is None else reviewed):
         return "its class has not been reviewed, so its weights could run any code"
     for part in model.__mro__:
         if part.__module__.partition(".")[0] != LIBRARY:

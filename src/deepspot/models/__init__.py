@@ -2,8 +2,11 @@
 
 from deepspot._features.bags import Bags
 
+from ._adapted.adapt import AdaptedModel, adapt
 from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
 from ._bundle.card import ModelCard
+from ._calibration.calibrate import calibrate
+from ._calibration.correction import CorrectedModel
 from ._confidence.gate import Gate
 from ._confidence.reliability import Reliability
 from ._cross_validation.cross_validate import cross_validate
@@ -11,6 +14,7 @@ from ._cross_validation.result import CrossValidation
 from ._deepspot import DeepSpot
 from ._estimator import Estimator
 from ._legacy import convert_legacy
+from ._model import Model
 from ._network.config import NetworkConfig, TrainingConfig
 from ._registry import available, load
 from ._training.config import SlideKeys, TileConfig
@@ -21,7 +25,9 @@ __all__ = [
     "BLEEP",
     "MLP",
     "TRIPLEX",
+    "AdaptedModel",
     "Bags",
+    "CorrectedModel",
     "CrossValidation",
     "DeepSpot",
     "Estimator",
@@ -29,6 +35,7 @@ __all__ = [
     "HisToGene",
     "Hist2ST",
     "Linear",
+    "Model",
     "ModelCard",
     "NetworkConfig",
     "PositionOnly",
@@ -42,7 +49,9 @@ __all__ = [
     "TileConfig",
     "TrainingConfig",
     "TrainingMean",
+    "adapt",
     "available",
+    "calibrate",
     "convert_legacy",
     "cross_validate",
     "load",

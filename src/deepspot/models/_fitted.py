@@ -9,20 +9,16 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
-from deepspot._core.logging import logger
-from deepspot._core.validate import check_path, check_positive
+from deepspot._core.validate import check_path
 from deepspot._features.bags import Bags
-from deepspot._spatial.neighbors import RINGS
-from deepspot._stats.normalize import HIGHEST, LOG1P_10K
+from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
 
 from ._inputs import Scaler, check_context, which_rows
+from ._model import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from deepspot._spatial.geometry import Geometry
-    from deepspot.encoders import Encoder, EncoderCard
 
     from ._baselines import Ridge
     from ._bundle.card import ModelCard
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
     from ._network.network import Network
 
 
-class FittedModel:
+class FittedModel(Model):
     """A fitted model: prediction, confidence, and saving.
 
     The prediction is the mean of the networks in `members`, `ridge`, or a blend of both; the part that is not used is
@@ -50,7 +46,6 @@ class FittedModel:
     ood: OODDetector
     history: pd.DataFrame | None
     out_of_fold: np.ndarray | None
-    device: str | None = None
 
     if not TYPE_CHECKING:  # type checkers should report attributes that do not exist
 
@@ -72,48 +67,9 @@ class FittedModel:
         return 1.0 if self.card.gate is None else self.card.gate.weight
 
     @property
-    def geometry(self) -> Geometry:
-        """Tiles and neighbors of the training; ValueError if the model was fitted to arrays.
-
-        A card that does not state the array of its training spots is from before this field. Then the pitch is that of
-        the default radius, and the array is square, as that of the embedded model.
-        """
-        geometry = self._geometry_and_encoder()[0]
-        rule = geometry.neighbors
-        if rule.kind == "box" or rule.pitch_um is not None:
-            return geometry
-        array = {"pitch_um": round(rule.reach / RINGS, 1), "layout": "square"}
-        return geometry.model_copy(update={"neighbors": rule.model_copy(update=array)})
-
-    @property
-    def encoder_card(self) -> EncoderCard:
-        """Card of the encoder of the training; ValueError if the model was fitted to arrays."""
-        return self._geometry_and_encoder()[1]
-
-    def _geometry_and_encoder(self) -> tuple[Geometry, EncoderCard]:
-        if self.card.geometry is None or self.card.encoder is None:
-            raise InputError(
-                "The model was fitted to arrays, so its encoder and tile size are unknown. Train it on slides with "
-                "`ds.models.train`, or call `model.predict(bags)` on arrays."
-            )
-        return self.card.geometry, self.card.encoder
-
-    @property
-    def pitch_um(self) -> float:
-        """Distance in µm between the training spots; ValueError if the card does not state it."""
-        pitch = self.geometry.neighbors.pitch_um
-        if pitch is None:
-            raise InputError(
-                f"Model {self.card.name!r} counts its neighbors in steps of the spot array, and its card does not "
-                "state the distance between spots. Pass it as `pitch_um=`: for Visium it is 100."
-            )
-        return pitch
-
-    def spot_size(self, diameter_um: float | None = None, pitch_um: float | None = None) -> tuple[float, float]:
-        """Return diameter and pitch of spots in µm: the given values, or by default those of the training."""
-        diameter = self.geometry.tile.tile_um if diameter_um is None else diameter_um
-        pitch = self.pitch_um if pitch_um is None else pitch_um
-        return float(check_positive(diameter, "diameter_um")), float(check_positive(pitch, "pitch_um"))
+    def context(self) -> tuple[str, ...]:
+        """Embeddings that the model uses: of the spot, its sub-spots, its neighbors."""
+        return self.card.network.context
 
     @property
     def fingerprint(self) -> str:
@@ -126,7 +82,8 @@ class FittedModel:
             fields.add("scale")
         card = self.card.model_dump(mode="json", include=fields)
         ridge = [self.ridge.coef, self.ridge.intercept, *self._bounds().values()] if self.weight < 1 else []
-        return digest(self.scaler.mean, self.scaler.std, weights, card, self.weight, *ridge)
+        calibrated = [self.calibration_hash] if self.card.calibrated_on else []
+        return digest(self.scaler.mean, self.scaler.std, weights, card, self.weight, *ridge, *calibrated)
 
     def _bounds(self) -> dict[str, np.ndarray]:
         """Return the bounds of the features of ridge by their names in a bundle, if there are any."""
@@ -173,75 +130,6 @@ class FittedModel:
         if self.weight < 1:
             expression += (1 - self.weight) * self.ridge.predict(bags, rows=rows)
         return expression
-
-    def ood_score(self, spot: np.ndarray) -> np.ndarray:
-        """Return the out-of-distribution score (n,) of embeddings (n, d): above 1 is OOD, NaN is unknown."""
-        return self.ood.score(spot)
-
-    def expected_r(self) -> pd.DataFrame:
-        """Return the expected r of every gene, its interval, number of units, r beyond the first axis, and ceiling.
-
-        They are columns for `var` of a prediction, NaN if unknown.
-        """
-        var = pd.DataFrame(index=pd.Index(self.card.genes))
-        for field in ("r", "r_low", "r_high", "r_n", "r_beyond_axis", "r_ceiling"):
-            values = None if self.card.reliability is None else getattr(self.card.reliability, field)
-            values, column = np.nan if values is None else values, f"expected_{field}"
-            var[column] = np.asarray(values, dtype=np.float32) * np.ones(len(var), dtype=np.float32)
-        return var
-
-    def half_width(self) -> np.ndarray:
-        """Return the half width (genes,) of the prediction intervals; raise if the model has none."""
-        reliability = self.card.reliability
-        if reliability is None or reliability.half_width is None:
-            why = "the gate was off in training" if reliability is None else reliability.why_no_interval
-            raise InputError(
-                f"Model {self.card.name!r} has no intervals: {why.rstrip('.')}. Leave `intervals` out, or train on "
-                "more patients."
-            )
-        return np.array(reliability.half_width, dtype=np.float32)
-
-    def residuals(self) -> pd.DataFrame:
-        """Return the `dispersion` of every gene; genes without one get the median of the others."""
-        reliability = self.card.reliability
-        if reliability is None or reliability.dispersion is None:
-            raise InputError(
-                f"Model {self.card.name!r} has no `card.reliability.dispersion`, the error of its predictions, so they "
-                "cannot be weighed against measurements. Train it again with `ds.models.train`, or pass "
-                "`method='replace'`."
-            )
-        frame = pd.DataFrame({"dispersion": reliability.dispersion}, index=pd.Index(self.card.genes), dtype=float)
-        return frame.fillna(frame.median()).fillna(0.0)
-
-    def get_encoder(self, encoder: str | Encoder | None = None) -> Encoder:
-        """Return the encoder of the training: the given one if it fits, else the one named in the card."""
-        from deepspot import encoders
-        from deepspot.encoders._lazyslide import PREFIX
-
-        card, needed = self.card, self.encoder_card.name
-        if encoder is None and needed.startswith(PREFIX):
-            raise InputError(
-                f"Model {card.name!r} needs encoder {needed!r}, which loads its own weights with code of "
-                "lazyslide-models. To allow this, pass it as `encoder=`."
-            )
-        ready = encoders.get(needed if encoder is None else encoder)
-        if ready.card.dim != card.dim:
-            raise InputError(
-                f"Model {card.name!r} takes embeddings of length {card.dim}, but encoder {ready.card.name!r} gives "
-                f"{ready.card.dim}. Pass the encoder that it was trained on with `encoder=`."
-            )
-        if card.encoder_fingerprint and ready.fingerprint != card.encoder_fingerprint:
-            raise InputError(
-                f"The model was trained on encoder {needed!r} with other weights or preprocessing than those of "
-                f"{ready.card.name!r}. Pass the encoder that it was trained on with `encoder=`."
-            )
-        if ready.card.name != needed:  # of a converted checkpoint, or an own encoder with the same fingerprint
-            logger.warning(
-                "Model %r needs encoder %r by its card, but %r is used. Its predictions are valid only if both are the "
-                "same.",
-                *(card.name, needed, ready.card.name),
-            )
-        return ready
 
     @classmethod
     def from_tensors(cls, card: ModelCard, tensors: dict[str, Tensor], *, device: str | None = None) -> Self:
@@ -336,26 +224,3 @@ class FittedModel:
         from ._bundle.hub import upload
 
         return upload(self.card, self.tensors(), address, token=token, private=private, half_precision=half_precision)
-
-
-def clip_expression(
-    model: FittedModel, expression: np.ndarray, *, out: np.ndarray | None = None
-) -> tuple[np.ndarray, int]:
-    """Clip predicted log-expression to the possible values, and return it with the number of values above them.
-
-    Pass the number to :func:`warn_of_impossible`, once for a slide.
-    """
-    highest = HIGHEST.get(model.card.scale, float("inf"))
-    # Without values above, no mask as large as the prediction.
-    above = int((expression > highest).sum()) if expression.max(initial=0) > highest else 0
-    return np.clip(expression, 0, highest, out=out), above
-
-
-def warn_of_impossible(above: int, total: int) -> None:
-    """Log how many of the predicted values of a slide were impossible, if any."""
-    if above:
-        logger.warning(
-            "%s of %s predicted values were above that of a gene with all counts of a spot, and were set to it. The "
-            "model extrapolates: the tissue may be unlike the training tissue, see obs['ood'].",
-            *(f"{number:,}" for number in (above, total)),
-        )

@@ -21,7 +21,8 @@ from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
 
 from ._confidence.ood import MANY_OOD
-from ._fitted import FittedModel, clip_expression, warn_of_impossible
+from ._fitted import FittedModel
+from ._model import clip_expression, warn_of_impossible
 
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
-from deepspot.errors import InputTypeError
+from deepspot.encoders._lazyslide import PREFIX
+from deepspot.errors import InputError, InputTypeError
 
+from ._adapted.lazyslide import from_lazyslide
 from ._bundle.local import FOLDER, local_models
 from ._deepspot import DeepSpot
+from ._model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +69,12 @@ def available() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def as_model(model: DeepSpot | str | Path | None, *, log: bool = True) -> DeepSpot:
+def as_model(model: Model | str | Path | None, *, log: bool = True) -> Model:
     """Return a model unchanged, or load it by name or path; None loads the embedded model."""
-    if isinstance(model, DeepSpot):
+    if isinstance(model, Model):
         return model
-    return load(model) if log else read_model(_find(model, None))
+    named = isinstance(model, str) and model.startswith(PREFIX)
+    return load(model) if log or named else read_model(_find(model, None))
 
 
 @checked
@@ -80,7 +84,7 @@ def load(
     device: str | None = None,
     sha256: str | None = None,
     token: str | None = None,
-) -> DeepSpot:
+) -> Model:
     """Load a model. No code from a bundle is executed.
 
     The license is logged the first time that a process loads the model.
@@ -90,7 +94,8 @@ def load(
     model
         Folder of a bundle, name in :func:`deepspot.models.available`, or repository on Hugging Face,
         ``"hf://organization/name"`` or ``"hf://organization/name@revision"``, which is read from the cache without a
-        network. None loads the embedded model.
+        network. ``"lazyslide:stpath"`` constructs a predictor of lazyslide-models, which loads its own weights; those
+        that run code from their weights are refused, see :func:`deepspot.models.adapt`. None loads the embedded model.
     device
         Device for prediction; None takes `settings.device`, or else CUDA, MPS or the CPU.
     sha256
@@ -109,7 +114,8 @@ def load(
     FileNotFoundError
         If the bundle does not exist.
     ValueError
-        If the bundle is truncated or altered, has another hash than `sha256`, or was written by a newer version.
+        If the bundle is truncated or altered, has another hash than `sha256`, or was written by a newer version; if a
+        predictor of lazyslide-models runs code from its weights.
     PermissionError
         If the repository is gated and access was not granted.
     ConnectionError
@@ -121,6 +127,16 @@ def load(
     >>> len(ds.models.load().card.genes)
     1000
     """
+    if isinstance(model, str) and model.startswith(PREFIX):
+        if sha256 is not None or token is not None:
+            raise InputError(
+                f"Model {model!r} loads its own weights: omit `sha256` and `token`. A token can be set in the "
+                "environment variable HF_TOKEN."
+            )
+        adapted = from_lazyslide(model)
+        adapted.device = device
+        logger.info("Loaded %r.", adapted)
+        return adapted
     path = _find(model, token)
     loaded = read_model(path, device=device, sha256=sha256)
     if loaded.card.sha256 in _logged:

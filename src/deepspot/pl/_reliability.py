@@ -13,7 +13,7 @@ from ._style import BLUE, GRAY, ORANGE, one_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 TITLES = {
     "patients": "on {n} held-out patients",
@@ -24,7 +24,7 @@ N_NAMED, FONT_SIZE = 3, 8
 
 
 @checked
-def reliability(model: DeepSpot, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
+def reliability(model: Model, *, genes: Sequence[str] | None = None, ax: Axes | None = None) -> Axes:
     """Plot the accuracy of a model for each gene on held-out tissue.
 
     Genes are ranked by their expected Pearson r within a slide. Bars are 90 % intervals of r on the next slide of a new

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from deepspot._core.keys import PREDICTION, checked
-from deepspot._sdata.tables import check_shared_genes, known_genes, tables_of_kind
+from deepspot._sdata.tables import check_shared_genes, comparable_scale, known_genes, tables_of_kind
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot._stats.metrics import pearson
 
 from ._map.backdrop import backdrop_of, place_spots
 from ._map.panel import GENE_SPAN, draw_gene, limits, map_axes
 from ._map.values import (
-    comparable_scale,
     corrected_table_key,
     measured_table_key,
     measured_values,
@@ -127,7 +126,7 @@ def spatial(
     genes = known_genes(gene, sdata, list(dict.fromkeys([source, corrected_key or source])))
 
     predicted = predicted_values(sdata, shapes_key, source, genes, layer=source_layer)
-    scale = comparable_scale(sdata, source)
+    scale = comparable_scale(sdata.tables[source])
     measured, corrected, weight = (np.full_like(predicted, np.nan) for _ in range(3))
     if table_key is not None:
         measured = measured_values(sdata, shapes_key, table_key, genes, layer=layer, scale=scale)

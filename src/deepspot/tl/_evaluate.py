@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import LEARNED, PREDICTION, UNS, checked, key_in, one_key
+from deepspot._core.keys import LEARNED, PREDICTION, SCALE, UNS, checked, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
     check_shared_genes,
+    comparable_scale,
     find_measured_table,
     kind_of,
     match_rows,
     regions_of,
-    scale_in,
     tables_annotating,
 )
 from deepspot._sdata.write import add_columns, add_entries, check_entries
@@ -173,9 +173,9 @@ def evaluate(
     KeyError
         If there is no such table, or no prediction at all.
     ValueError
-        If there are several candidates, results exist already, the scale of the prediction is unknown, or the measured
-        table has no raw counts, fewer than half of the predicted genes, or fewer than three spots in common with the
-        prediction; or if no gene set has a gene that was predicted and measured.
+        If there are several candidates, results exist already, or the measured table has no raw counts, fewer than
+        half of the predicted genes, or fewer than three spots in common with the prediction; or if no gene set has a
+        gene that was predicted and measured.
     ImportError
         If `domains` is True and igraph is not installed.
 
@@ -210,7 +210,6 @@ def evaluate(
     sets = None if gene_sets is None else _sets(gene_sets, organism, prediction, sdata.tables[table_key])
     genes = list(prediction.var_names)
     check_shared_genes(genes, sdata.tables[table_key], table_key)
-    scale = scale_in(prediction)
     truth = measured_counts(sdata, shapes_key, table_key, layer=layer).without_empty()
 
     rows, at = match_rows(prediction, sdata, shapes_key)
@@ -230,6 +229,13 @@ def evaluate(
         logger.info(
             "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
             "slides. If it did, the agreement is higher than on slides of other patients."
+        )
+    scale, theirs_is = comparable_scale(prediction), prediction.uns[UNS].get("scale", SCALE)
+    if scale.text != theirs_is:
+        logger.warning(
+            "The prediction is on the scale %r and the measurement on %r: errors and slopes include this difference, "
+            "the correlations can be compared.",
+            *(theirs_is, scale.text),
         )
     expression, depth = targets([truth], genes, scale)
     trained_depth = prediction.uns[UNS].get("depth", depth)

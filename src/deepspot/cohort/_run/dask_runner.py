@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distributed import Client, Future
 
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 POLL_SECONDS = 5.0  # interval to look for new workers
 MAX_ENCODER_MB = 50
@@ -193,7 +193,7 @@ def find_problem(job: Job, options: dict[str, Any]) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _load(bundle: Path, fingerprint: str) -> DeepSpot:
+def _load(bundle: Path, fingerprint: str) -> Model:
     from deepspot.models._registry import read_model
 
     model = read_model(bundle)

@@ -18,7 +18,7 @@ from deepspot._core.atomic import check_outside_stores, rename_over
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 LOCK, ALIVE, STARTED = ".lock", "alive", ".started"
 
@@ -103,7 +103,7 @@ class Folder:
             raise FileNotFoundError(f"{str(attempt)!r} was deleted by a later start, which predicts this slide itself.")
         rename_over(store, self.slide(name), attempt / "former")
 
-    def save_model(self, model: DeepSpot) -> None:
+    def save_model(self, model: Model) -> None:
         """Save the model, replacing another or a damaged one when the new one is complete."""
         draft = Path(tempfile.mkdtemp(dir=self.work)) / self.model.name
         model.save(draft)

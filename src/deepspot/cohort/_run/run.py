@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from deepspot._core.keys import checked, key_in
 from deepspot._core.logging import logger
-from deepspot.errors import InputTypeError
+from deepspot.errors import InputError, InputTypeError
 
 from .dask_runner import DaskRunner, check_portable, connected
 from .folder import Folder
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 
 @checked
 def run(
     manifest: str | Path | pd.DataFrame,
-    model: DeepSpot | str | Path | None = None,
+    model: Model | str | Path | None = None,
     out: str | Path | None = None,
     *,
     client: Client | str | None = None,
@@ -105,7 +105,7 @@ def run(
     ``runs.csv``
         Run table, written after each slide; slides that are not yet done have the status ``"waiting"``.
     ``model``
-        Bundle of the model.
+        Bundle of the model, if it can be saved.
 
     Raises
     ------
@@ -151,6 +151,10 @@ def run(
     for name, path, mpp in zip(slides.index, slides["path"], scales, strict=True):
         options = SlideOptions(ready.fingerprint, diameter, pitch, layout, tissue, rounded, mpp)
         jobs.append(Job(name, path, folder, options, encoder, device, batch_size))
+    if client is not None and ready.not_saved:
+        raise InputError(
+            f"Model {ready.card.name!r} cannot be sent to workers: {ready.not_saved}. Run without `client`."
+        )
     with folder.claim(), _connection(client, encoder) as runner:
         finished, to_do = split(jobs, folder, overwrite=overwrite)
         for result in finished:  # a process may have been killed directly after it had moved the result
@@ -179,7 +183,7 @@ def _connection(client: Client | str | None, encoder: str | Encoder | None) -> I
         yield DaskRunner(ready)
 
 
-def _run(jobs: Sequence[Job], runner: DaskRunner | None, table: RunTable, model: DeepSpot) -> None:
+def _run(jobs: Sequence[Job], runner: DaskRunner | None, table: RunTable, model: Model) -> None:
     """Run the jobs; slides during which a process was killed come last."""
     folder, by_name = table.folder, {job.slide: job for job in jobs}
     kills = folder.n_kills()
@@ -210,7 +214,7 @@ def _run(jobs: Sequence[Job], runner: DaskRunner | None, table: RunTable, model:
     _save(table, model)
 
 
-def _save(table: RunTable, model: DeepSpot) -> None:
+def _save(table: RunTable, model: Model) -> None:
     """Write the run table and the profiles; if one of them fails, the other is still written."""
     errors: dict[Path, OSError] = {}
     folder = table.folder
@@ -226,8 +230,8 @@ def _save(table: RunTable, model: DeepSpot) -> None:
         ) from next(iter(errors.values()))
 
 
-def _keep_model(folder: Folder, model: DeepSpot) -> None:
-    """Save the model for workers and for later use of the results."""
+def _keep_model(folder: Folder, model: Model) -> None:
+    """Save the model for workers and for later use of the results, if it can be saved."""
     from deepspot.models._registry import read_model
 
     before = None
@@ -238,6 +242,9 @@ def _keep_model(folder: Folder, model: DeepSpot) -> None:
             logger.warning("The model in %s is damaged and is written again (%s).", folder.model, one_line(error))
     if before == model.fingerprint:
         return
-    folder.save_model(model)
+    if model.not_saved:
+        logger.warning("The folder gets no bundle of model %r: %s.", model.card.name, model.not_saved)
+    else:
+        folder.save_model(model)
     if before is not None:
         folder.pseudobulk.unlink(missing_ok=True)  # profiles of another model

@@ -10,12 +10,13 @@ import pandas as pd
 
 from deepspot._core.keys import PSEUDOBULK, UNS
 from deepspot._core.logging import bar, logger
+from deepspot.models._model import is_log
 
 from .folder import Folder
 from .slide import HOW, SlideResult, read_profile
 
 if TYPE_CHECKING:
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
@@ -110,7 +111,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h" if hours < 48 else f"{round(hours / 24)} days"
 
 
-def save_profiles(table: RunTable, model: DeepSpot) -> None:
+def save_profiles(table: RunTable, model: Model) -> None:
     """Write the profiles (slides, genes) of finished slides atomically, with their rows of the manifest as `obs`."""
     import h5py
     from anndata import AnnData
@@ -126,7 +127,9 @@ def save_profiles(table: RunTable, model: DeepSpot) -> None:
     obs.index.name = None
     X = np.asarray(rows, dtype=np.float32).reshape(len(done), len(card.genes))
     uns = {"kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint}
-    profiles = AnnData(X, obs=obs, var=model.expected_r(), uns={UNS: uns, "log1p": {}})
+    profiles = AnnData(
+        X, obs=obs, var=model.expected_r(), uns={UNS: uns} | ({"log1p": {}} if is_log(card.scale) else {})
+    )
     profiles.strings_to_categoricals()
     with folder.writing(folder.pseudobulk) as draft:
         # Written in memory first: HDF5 cannot close a file on a full disk, and does not raise an OSError then.

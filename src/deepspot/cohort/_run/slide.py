@@ -21,7 +21,7 @@ from .folder import Folder
 
 if TYPE_CHECKING:
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 Layout = Literal["square", "hexagonal"]
 Tissue = Literal["brightness", "saturation"]
@@ -77,7 +77,7 @@ class SlideResult:
         return self.error is None
 
 
-def run_slide(job: Job, model: DeepSpot) -> SlideResult:
+def run_slide(job: Job, model: Model) -> SlideResult:
     """Predict a slide and move its store into the folder; an error becomes part of the result."""
     start = time.perf_counter()
     try:
@@ -87,7 +87,7 @@ def run_slide(job: Job, model: DeepSpot) -> SlideResult:
         return SlideResult(job.slide, _seconds_since(start), error=one_line(error))
 
 
-def _predict(job: Job, model: DeepSpot, attempt: Path, start: float) -> SlideResult:
+def _predict(job: Job, model: Model, attempt: Path, start: float) -> SlideResult:
     from deepspot import io, pp, tl
     from deepspot._sdata.zarr_store import complete
     from deepspot.cohort._patients.pseudobulk import profile

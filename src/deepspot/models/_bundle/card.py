@@ -52,13 +52,11 @@ class TrainingSlide(BaseModel):
     image: str = Field(default="", pattern="^([0-9a-f]{16})?$")
 
 
-class ModelCard(BaseModel):
-    """Description of a model: input, output, training and evaluation.
+class Card(BaseModel):
+    """Description of any model: what it takes and predicts, and how accurate it is.
 
     Attributes
     ----------
-    format
-        Version of the format.
     name, note, tissue, license
         Free text.
     genes
@@ -71,7 +69,7 @@ class ModelCard(BaseModel):
         Length of the embeddings.
     geometry, encoder, encoder_fingerprint
         Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
-    network, training, preset, epochs, seed
+    preset
         Architecture and training.
     slides
         Training slides.
@@ -82,14 +80,13 @@ class ModelCard(BaseModel):
         Expected r of every gene, and intervals.
     versions
         Versions of the libraries at training.
-    sha256
-        Hash of the weights file.
+    calibrated_on
+        Slides of :func:`deepspot.models.calibrate`, on which the reliability was measured. Empty: in training.
     """
 
     # Bundles of the first release spell the license "licence".
     model_config = ConfigDict(extra="forbid", validate_by_name=True)
 
-    format: Literal[1] = 1
     name: str = "deepspot"
     note: str = ""
     tissue: str = ""
@@ -101,11 +98,7 @@ class ModelCard(BaseModel):
     geometry: Geometry | None = None
     encoder: EncoderCard | None = None
     encoder_fingerprint: str = ""
-    network: NetworkConfig
-    training: TrainingConfig
     preset: str
-    epochs: int = 0
-    seed: int
     slides: list[TrainingSlide] = Field(default_factory=list, max_length=10_000)
     gate: Gate | None = None
     reliability: Reliability | None = None
@@ -113,7 +106,7 @@ class ModelCard(BaseModel):
     versions: dict[Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")], str] = Field(
         default_factory=dict, max_length=100
     )
-    sha256: str = ""
+    calibrated_on: list[TrainingSlide] = Field(default_factory=list, max_length=10_000)
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -124,8 +117,6 @@ class ModelCard(BaseModel):
                 f"encoder {self.encoder.name!r} makes embeddings of length {self.encoder.dim}, but the model takes "
                 f"{self.dim}"
             )
-        if self.preset not in PRESETS:
-            raise InputError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}")
         if self.gate is not None and not 0 <= self.gate.weight <= 1:
             raise InputError(f"the share of the network is {self.gate.weight}, not between 0 and 1")
         for field, most in BY_GENE.items() if self.reliability else ():
@@ -163,6 +154,56 @@ class ModelCard(BaseModel):
         """Return whether a training slide has the image with this hash: yes, no or unknown."""
         known = {slide.image for slide in self.slides}
         return "yes" if image in known - {""} else "unknown" if "" in known or not known else "no"
+
+
+class ModelCard(Card):
+    """Description of a model: input, output, training and evaluation.
+
+    Attributes
+    ----------
+    format
+        Version of the format.
+    name, note, tissue, license
+        Free text.
+    genes
+        Names of the genes, in the order of the output.
+    scale
+        Scale of the prediction.
+    depth
+        Genes whose counts were summed to normalize a spot.
+    dim
+        Length of the embeddings.
+    geometry, encoder, encoder_fingerprint
+        Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
+    network, training, preset, epochs, seed
+        Architecture and training.
+    slides
+        Training slides.
+    gate
+        Gain of the network over tuned ridge on held-out patients, and the predictor: network, ridge or a blend. None
+        if the gate was off.
+    reliability
+        Expected r of every gene, and intervals.
+    versions
+        Versions of the libraries at training.
+    calibrated_on
+        Slides of :func:`deepspot.models.calibrate`, on which the reliability was measured. Empty: in training.
+    sha256
+        Hash of the weights file.
+    """
+
+    format: Literal[1] = 1
+    network: NetworkConfig
+    training: TrainingConfig
+    epochs: int = 0
+    seed: int
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        if self.preset not in PRESETS:
+            raise InputError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}")
+        return self
 
     def to_markdown(self, where: str = "path/of/the/model") -> str:
         """Return the card in Markdown: the README of a repository on Hugging Face, with metadata at the top.

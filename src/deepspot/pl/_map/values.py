@@ -18,7 +18,7 @@ from deepspot._sdata.tables import (
     tables_annotating,
     tables_of_kind,
 )
-from deepspot._stats.normalize import LOG1P_10K, SCALES, Scale, check_counts, normalize
+from deepspot._stats.normalize import LOG1P_10K, Scale, check_counts, normalize
 from deepspot.errors import InputError, MissingKeyError
 
 if TYPE_CHECKING:
@@ -101,12 +101,6 @@ def expression_values(
     """Return genes (n, genes) of any table on the log scale; counts of a measured table are transformed."""
     read = predicted_values if is_deepspot_table(sdata.tables[table_key]) else measured_values
     return read(sdata, shapes_key, table_key, genes, layer=layer)
-
-
-def comparable_scale(sdata: SpatialData, table_key: str) -> Scale:
-    """Return the scale for measured genes next to those of a table: its own, or the usual one if it is unknown."""
-    text = sdata.tables[table_key].uns.get(UNS, {}).get("scale")
-    return next((scale for scale in SCALES.values() if scale.text == text), LOG1P_10K)
 
 
 def label_positions(sdata: SpatialData, table_key: str, shapes_key: str, key: str) -> pd.Series:

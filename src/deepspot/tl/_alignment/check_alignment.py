@@ -10,7 +10,7 @@ import pandas as pd
 from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive, check_seed
-from deepspot._sdata.tables import check_shared_genes, match_rows, scale_in
+from deepspot._sdata.tables import check_shared_genes, comparable_scale, match_rows
 from deepspot._sdata.view import SlideView
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepspot._sdata.measured import MeasuredCounts
     from deepspot._stats.normalize import Scale
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 MAX_SHIFT = 20
 """More moves do not fit into memory."""
@@ -35,7 +35,7 @@ MAX_SHIFT = 20
 @checked
 def check_alignment(
     sdata: SpatialData,
-    model: DeepSpot | str | Path | None = None,
+    model: Model | str | Path | None = None,
     *,
     prediction_key: str | None = None,
     table_key: str | None = None,
@@ -171,7 +171,7 @@ def registration(
     """Check the registration of a slide and of its parts, from counts and from a table of predicted genes."""
     table_rows, rows = match_rows(prediction, view.sdata, view.shapes_key)
     values = pd.DataFrame(np.asarray(prediction.X)[table_rows], columns=prediction.var_names)
-    a, b = _comparable(measured, values, scale_in(prediction))
+    a, b = _comparable(measured, values, comparable_scale(prediction))
     places = view.centers_um[measured.rows], view.centers_um[rows]
     result, spots = align_with_parts(a, places[0], b, places[1], max_shift=max_shift, seed=check_seed(seed))
     return replace(result, misplaced_spots=view.index[measured.rows[spots]])

@@ -11,7 +11,7 @@ from deepspot._core.logging import logger
 from deepspot._sdata.tables import check_shared_genes
 from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
-from deepspot._stats.normalize import scale_of
+from deepspot._stats.normalize import SCALES, known_scale
 from deepspot.errors import InputError
 from deepspot.tl._alignment.align import MIN_SPOTS
 from deepspot.tl._alignment.check_alignment import registration
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from deepspot._sdata.measured import MeasuredCounts
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 Method = Literal["posterior", "replace"]
 
@@ -33,7 +33,7 @@ Method = Literal["posterior", "replace"]
 @checked
 def correct(
     sdata: SpatialData,
-    model: DeepSpot | str | Path | None = None,
+    model: Model | str | Path | None = None,
     *,
     method: Method = "posterior",
     genes: Sequence[str] | None = None,
@@ -175,6 +175,12 @@ def correct(
 
     key_in(method, get_args(Method), "methods")
     ready = as_model(model)
+    if known_scale(ready.card.scale) is None:
+        raise InputError(
+            f"Model {ready.card.name!r} predicts on the scale {ready.card.scale!r}, and counts are corrected on one of "
+            f"{[scale.text for scale in SCALES.values()]}. Fit it to measured slides first: "
+            "`ds.models.calibrate(model, slides, correction='affine')`."
+        )
     view = SlideView.select(
         sdata,
         image_key,
@@ -186,7 +192,6 @@ def correct(
     table_key = view.measured_key(table_key)
     key = key_added or corrected_name(table_key)
     check_new_key(sdata, key, overwrite=overwrite)
-    scale_of(ready.card.scale)
     spread = ready.residuals() if method == "posterior" else None
     check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
     measured = view.measured(table_key, layer=layer)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from deepspot._core.keys import CORRECTED, UNS
 from deepspot._core.logging import logger
-from deepspot._sdata.tables import known_genes, match_rows, scale_in
+from deepspot._sdata.tables import comparable_scale, known_genes, match_rows
 from deepspot._sdata.write import check_memory, make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
 from deepspot.errors import InputError
@@ -70,7 +70,7 @@ def corrected_table(
         _warn_of_depth(prediction)
 
     depth = measured.depth()[rows].astype(float)
-    scale = scale_in(prediction)
+    scale = comparable_scale(prediction)
     exposure = scale.exposure(depth)
     wrong = np.isin(view.index[measured.rows[rows]], misplaced)
     shared = prediction.var_names[prediction.var_names.isin(measured.genes)]

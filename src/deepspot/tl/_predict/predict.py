@@ -14,19 +14,19 @@ from deepspot.models._confidence.ood import MANY_OOD
 
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
-from .table import PLACES, Resolution, features_of, predict_spots, prediction_table
+from .table import PLACES, Resolution, predict_spots, prediction_table
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 
 @checked
 def predict(
     sdata: SpatialData,
-    model: DeepSpot | str | Path | None = None,
+    model: Model | str | Path | None = None,
     *,
     resolution: Resolution = "spot",
     grid_um: float | None = None,
@@ -215,7 +215,7 @@ def predict(
     if store is not None:
         check_new_path(store, overwrite=overwrite)
         check_replaceable(store, sdata)
-    features = features_of(view, ready, encoder, spots=resolution == "spot")
+    features = ready.features_of(view, encoder, spots=resolution == "spot")
     compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
     if store is not None:
         table = stream(features, ready, store, key, rounded=rounded, overwrite=overwrite, **compute)
@@ -239,7 +239,7 @@ def predict(
 
 
 def _check_finer(
-    resolution: Resolution, model: DeepSpot, *, grid_um: float | None, unclipped: bool, intervals: bool
+    resolution: Resolution, model: Model, *, grid_um: float | None, unclipped: bool, intervals: bool
 ) -> None:
     """Raise if the model or an argument does not support the resolution."""
     if grid_um is not None:
@@ -256,12 +256,12 @@ def _check_finer(
             "`resolution='spot'`."
         )
     card, grid = model.card, model.geometry.tile.grid
-    if resolution == "subspot" and ("subspots" not in card.network.context or grid == 1):
+    if resolution == "subspot" and ("subspots" not in model.context or grid == 1):
         raise InputError(
             f"Model {card.name!r} does not use sub-spots, so all sub-spots of a spot would have the same prediction. "
             "Pass `resolution='grid'`, or a model with 'subspots' in its context."
         )
-    if resolution == "grid" and "subspots" in card.network.context and grid % 2 == 0:
+    if resolution == "grid" and "subspots" in model.context and grid % 2 == 0:
         raise InputError(
             f"Model {card.name!r} has {grid} × {grid} sub-spots, so there is no central one. Pass "
             "`resolution='subspot'`."

@@ -14,13 +14,13 @@ from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.errors import InputError
-from deepspot.models._fitted import clip_expression, warn_of_impossible
+from deepspot.models._model import clip_expression, warn_of_impossible
 
 from .layout import grid_layout, grid_neighbors, plan_circles, subspot_layout
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks, predict_in_blocks
 
 if TYPE_CHECKING:
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 # Spots whose sub-spots are converted to counts in float64 at a time.
 CONSERVED = 16
@@ -28,7 +28,7 @@ CONSERVED = 16
 
 def predict_subspots(
     features: SlideFeatures,
-    model: DeepSpot,
+    model: Model,
     *,
     table_key: str,
     overwrite: bool,
@@ -53,7 +53,7 @@ def predict_subspots(
 
 def predict_grid(
     features: SlideFeatures,
-    model: DeepSpot,
+    model: Model,
     grid_um: float | None,
     *,
     table_key: str,
@@ -79,7 +79,9 @@ def predict_grid(
     features_key = plan.add(device=device, batch_size=batch_size)
     table = view.sdata.tables[features_key]
     position = places.centers_um.astype(np.float32)
-    bags = Bags(np.asarray(table.X, dtype=np.float32), table.obsm.get("subspots"), neighbors, position)
+    origins = places.centers - tile_um / places.mpp / 2
+    X = np.asarray(table.X, dtype=np.float32)
+    bags = Bags(X, table.obsm.get("subspots"), neighbors, position, origins=origins)
     expression = predict_in_blocks(model, bags, device=device)
     provenance = {
         "resolution": "grid",
@@ -89,7 +91,7 @@ def predict_grid(
     return Prediction(places, expression, features_key, provenance)
 
 
-def subspot_expression(model: DeepSpot, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
+def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
     """Predict log-expression (n, s, genes) ≥ 0 of sub-spots, with the prediction of the spot as their mean on counts.
 
     Each sub-spot takes the place of all s sub-spots of its spot; the spot and its neighbors stay the same.

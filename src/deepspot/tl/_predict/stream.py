@@ -22,14 +22,14 @@ from deepspot._features.cache import EmbeddingCache, embedding_cache
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.zarr_store import lazy_table, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
-from deepspot.models._fitted import clip_expression, warn_of_impossible
+from deepspot.models._model import clip_expression, warn_of_impossible
 
-from .table import bare_table
+from .table import bare_table, check_size
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 
 # Spots per block and rows per chunk on disk. An interrupted call loses the embeddings of one block.
@@ -38,7 +38,7 @@ ROWS = 512
 
 def stream(
     features: SlideFeatures,
-    model: DeepSpot,
+    model: Model,
     out: Path,
     key: str,
     *,
@@ -82,7 +82,7 @@ class _Blocks:
     """Blocks of nearby spots: their embeddings, from the cache or computed, and their predictions."""
 
     features: SlideFeatures
-    model: DeepSpot
+    model: Model
     kept: EmbeddingCache
     order: np.ndarray
     device: str | None
@@ -132,14 +132,30 @@ class _Blocks:
     def predict(self, *, rounded: bool) -> Iterator[np.ndarray]:
         """Yield the expression (b, genes) of every block, clipped to possible values."""
         above = total = 0
-        for block in range(self.n):
-            own = np.arange(len(self.rows(block)))
-            expression, n = clip_expression(
-                self.model, self.model.predict(self._bags(block), device=self.device, rows=own)
-            )
+        for predicted in self._whole() if self.model.whole_slide else self._by_block():
+            expression, n = clip_expression(self.model, predicted)
             above, total = above + n, total + expression.size
             yield round_to_float16(expression) if rounded else expression
         warn_of_impossible(above, total)
+
+    def _by_block(self) -> Iterator[np.ndarray]:
+        for block in range(self.n):
+            own = np.arange(len(self.rows(block)))
+            yield self.model.predict(self._bags(block), device=self.device, rows=own)
+
+    def _whole(self) -> Iterator[np.ndarray]:
+        """Predict all spots in one call, which takes the memory of their features and of the prediction."""
+        check_size(self.model, len(self.order), "spot")
+        near = self.neighbors.of(self.order)
+        spot = np.concatenate([self.embedding(block) for block in range(self.n)])
+        bags = Bags(spot, None, select_columns(near, self.order), origins=self._origins(self.order))
+        expression = self.model.predict(bags, device=self.device)
+        for block in range(self.n):
+            yield expression[block * ROWS : (block + 1) * ROWS]
+
+    def _origins(self, spots: np.ndarray) -> np.ndarray:
+        view, tile = self.features.view, self.features.geometry
+        return view.centers[spots] - tile.tile_um / view.mpp / 2
 
     def _bags(self, block: int) -> Bags:
         """Return bags with the spots of a block first and their neighbors after them."""
@@ -153,7 +169,7 @@ class _Blocks:
         if self.features.subspots:
             own = self._get(block, "subspots")
             subspots = np.concatenate([own, np.zeros((len(around), *own.shape[1:]), own.dtype)])
-        return Bags(spot, subspots, neighbors)
+        return Bags(spot, subspots, neighbors, origins=self._origins(np.concatenate([rows, around])))
 
     def _embeddings_of(self, spots: np.ndarray) -> np.ndarray:
         block, row = np.divmod(self.place[spots], ROWS)

@@ -14,13 +14,11 @@ from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
-from deepspot._features.stored import find_imported
 from deepspot._sdata.tables import match_rows
 from deepspot._sdata.write import make_table
-from deepspot._spatial.neighbors import check_array
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
-from deepspot.models._fitted import clip_expression, warn_of_impossible
+from deepspot.models._model import clip_expression, is_log, warn_of_impossible
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from deepspot._sdata.measured import MeasuredCounts
     from deepspot._sdata.view import SlideView
     from deepspot.encoders import Encoder
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 Resolution = Literal["spot", "subspot", "grid"]
 PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
@@ -51,31 +49,9 @@ class Prediction:
     parents: np.ndarray | None = None
 
 
-def features_of(
-    view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, *, spots: bool = True
-) -> SlideFeatures:
-    """Return the features that a model needs of a slide, after checking that they can be computed.
-
-    Those of `spots` may have been made elsewhere, unless an `encoder` is given.
-    """
-    check_array(model.geometry.neighbors, view.array_positions)
-    needs_subspots = "subspots" in model.card.network.context
-    if spots and encoder is None:
-        found = find_imported(
-            view,
-            model.encoder_card,
-            model.geometry.tile,
-            subspots=needs_subspots,
-            fingerprint=model.card.encoder_fingerprint,
-        )
-        if found is not None:
-            return SlideFeatures(view, found.encoder, model.geometry.tile, needs_subspots, stored=found.key)
-    return SlideFeatures(view, model.get_encoder(encoder), model.geometry.tile, needs_subspots)
-
-
 def predict_spots(
     features: SlideFeatures,
-    model: DeepSpot,
+    model: Model,
     *,
     copies: int = 1,
     device: str | None = None,
@@ -90,7 +66,7 @@ def predict_spots(
     return Prediction(view, predict_in_blocks(model, bags, device=device), key, provenance)
 
 
-def check_size(model: DeepSpot, n: int, resolution: Resolution, copies: int = 1) -> None:
+def check_size(model: Model, n: int, resolution: Resolution, copies: int = 1) -> None:
     """Raise if a prediction of n places would exceed the limit of memory."""
     genes = len(model.card.genes)
     gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
@@ -102,10 +78,10 @@ def check_size(model: DeepSpot, n: int, resolution: Resolution, copies: int = 1)
         )
 
 
-def predict_in_blocks(model: DeepSpot, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
+def predict_in_blocks(model: Model, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
     """Predict log-expression (n, genes) like `model.predict`, one block of spots and their neighbors at a time."""
     expression = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
-    for rows, block in in_blocks(bags, block_size):
+    for rows, block in in_blocks(bags, len(bags) if model.whole_slide else block_size):
         expression[rows] = model.predict(block, device=device, rows=np.arange(len(rows)))
     return expression
 
@@ -123,7 +99,7 @@ def in_blocks(bags: Bags, block_size: int) -> Iterator[tuple[np.ndarray, Bags]]:
 
 
 def prediction_table(
-    model: DeepSpot, prediction: Prediction, *, unclipped: bool = False, half_width: np.ndarray | None = None
+    model: Model, prediction: Prediction, *, unclipped: bool = False, half_width: np.ndarray | None = None
 ) -> AnnData:
     """Build the table of a prediction, see :func:`deepspot.tl.predict`; `half_width` (genes,) is that of intervals."""
     view, expression = prediction.view, prediction.expression
@@ -148,7 +124,7 @@ def prediction_table(
 
 def bare_table(
     view: SlideView,
-    model: DeepSpot,
+    model: Model,
     score: np.ndarray,
     *,
     provenance: dict[str, Any],
@@ -191,17 +167,17 @@ def bare_table(
         obs=obs,
         var=model.expected_r(),
         obsm={"spatial": view.centers[order]},
-        uns={"log1p": {}, UNS: uns | provenance},
+        uns=({"log1p": {}} if is_log(card.scale) else {}) | {UNS: uns | provenance},
         **matrices,
     )
 
 
-def get_prediction(view: SlideView, model: DeepSpot, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
+def get_prediction(view: SlideView, model: Model, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
     """Return the predicted table of the spots, from the object if it has a current one, else a new one."""
     key = find_prediction(view, model)
     if key is not None:
         return view.sdata.tables[key]
-    return prediction_table(model, predict_spots(features_of(view, model, encoder), model, **compute))
+    return prediction_table(model, predict_spots(model.features_of(view, encoder), model, **compute))
 
 
 def learned_from(prediction: AnnData, measured: MeasuredCounts) -> str:
@@ -216,7 +192,7 @@ def learned_from(prediction: AnnData, measured: MeasuredCounts) -> str:
     return str(uns.get(LEARNED, "no" if len(known) else "unknown"))
 
 
-def find_prediction(view: SlideView, model: DeepSpot) -> str | None:
+def find_prediction(view: SlideView, model: Model) -> str | None:
     """Return the name of a complete table with the prediction of this model for the present spots, or None."""
     for key in view.tables(PREDICTION):
         table = view.sdata.tables[key]
