@@ -1,16 +1,16 @@
-"""What one measured slide of a new patient is worth to a trained model: corrections against ridge alone.
+"""What one measured slide of a new patient is worth to a trained model: corrections against ridge of the slide alone.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/calibrate.py
 
-The embedded model learned from both patients of the data, so models of its kind (features of lite0_stats, 1,000 genes)
-are trained on one patient and adapted to a section of the other one: of C2-C5 to B4, and of B4 to each of C2-C5.
-Everything is fitted on four of five strips of the section, and compared on the fifth (the folds of
+The embedded model learned from both patients of the data, so models of its kind (features of lite0_stats, but 300 genes
+and one network) are trained on one patient and adapted to a section of the other one: of C2-C5 to B4, and of B4 to each
+of C2-C5. Everything is fitted on four of five strips of the section, and compared on the fifth (the folds of
 `ds.models.calibrate`). "Ridge of the slide alone" is tuned ridge on the same features and strips, without the trained
 model. Null models: the mean of the strips of the fit, a prediction from positions, and the ridge correction fitted
 with features of other spots of the section. r is the mean over genes within a strip, where a constant prediction
-counts as 0; the error is RMSE on log1p of counts per 10,000. The intervals of differences are the 5 and 95 %
-quantiles of a bootstrap over strips and genes. Five strips of one section are few, and the C sections are
-near-replicates of one tumor: they are no independent patients.
+counts as 0; the error is RMSE on log1p of counts per 10,000. The intervals of differences are the 5 and 95 % quantiles
+of a bootstrap over strips and genes. Five strips of one section are few, and the C sections are near-replicates of one
+tumor: they are no independent patients.
 
 The second table is for the next section of the same patient: the correction is fitted to one of C2-C5 and applied to
 each of the other three. Writes benchmarks/results/calibrate.md.
@@ -35,7 +35,7 @@ from deepspot.models._training.config import SlideKeys
 from deepspot.models._training.targets import TrainingSet, targets, training_set
 
 C = ["C2", "C3", "C4", "C5"]
-OPTIONS = {"patient_key": "patient", "genes": 1000, "min_detected": 0.1, "network": {"members": 1}, "seed": 0}
+OPTIONS = {"patient_key": "patient", "genes": 300, "min_detected": 0.1, "network": {"members": 1}, "seed": 0}
 SYSTEMS = {
     "before": "trained model",
     "affine": "affine correction",

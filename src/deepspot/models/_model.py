@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
+from deepspot._core.keys import FEATURES
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._features.feature_table import SlideFeatures
@@ -95,7 +96,7 @@ class Model:
         """
         check_array(self.geometry.neighbors, view.array_positions)
         tile, subspots = self.geometry.tile, "subspots" in self.context
-        if spots and encoder is None:
+        if spots and encoder is None and view.tables(FEATURES):
             known = self.card.encoder_fingerprint
             found = find_imported(view, self.encoder_card, tile, subspots=subspots, fingerprint=known)
             if found is not None:
