@@ -197,7 +197,12 @@ class Model:
                 f"Model {card.name!r} needs encoder {needed!r}, which loads its own weights with code of "
                 "lazyslide-models. To allow this, pass it as `encoder=`."
             )
-        ready = encoders.get(needed if encoder is None else encoder)
+        try:
+            ready = encoders.get(needed if encoder is None else encoder)
+        except (KeyError, OSError) as error:
+            if encoder is None:
+                error.add_note("Features that were made elsewhere need no encoder: see `ds.pp.use_features`.")
+            raise
         if ready.card.dim != card.dim:
             raise InputError(
                 f"Model {card.name!r} takes embeddings of length {card.dim}, but encoder {ready.card.name!r} gives "

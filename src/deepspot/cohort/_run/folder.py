@@ -110,6 +110,10 @@ class Folder:
         rename_over(draft, self.model, draft.with_name("former"))
         self._discard(draft.parent)
 
+    def drop_model(self) -> None:
+        """Delete the bundle of another model."""
+        self._discard(self.model)
+
     @contextmanager
     def writing(self, target: Path) -> Iterator[Path]:
         """Return a draft that replaces `target` if no error occurs."""

@@ -244,6 +244,7 @@ def _keep_model(folder: Folder, model: Model) -> None:
         return
     if model.not_saved:
         logger.warning("The folder gets no bundle of model %r: %s.", model.card.name, model.not_saved)
+        folder.drop_model()
     else:
         folder.save_model(model)
     if before is not None:

@@ -12,7 +12,7 @@ from deepspot._features.bags import Bags
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import RINGS
 from deepspot.encoders import EncoderCard
-from deepspot.encoders._lazyslide import inferred_preprocessing
+from deepspot.encoders._lazyslide import PREFIX, inferred_preprocessing
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 from deepspot.models._bundle.card import Card
 from deepspot.models._confidence.ood import OODDetector
@@ -223,16 +223,20 @@ def _of_features(
     pitch_um: float | None,
     text: dict[str, Any],
 ) -> AdaptedModel:
+    from deepspot import encoders
     from deepspot.encoders._registry import card_named, registered_name
 
+    ready = None
     if encoder is None:
         named = getattr(predictor, "features_model_name", None)
         if named is None:
             raise InputError(f"{text['name']} does not name the encoder of its features. Pass it as `encoder=`.")
         encoder = registered_name(str(named))
-    ready = None if isinstance(encoder, str | EncoderCard) else encoder
+    elif not isinstance(encoder, EncoderCard) and (not isinstance(encoder, str) or encoder.startswith(PREFIX)):
+        ready = encoders.get(encoder)
+    # An encoder of the registry is loaded when it embeds.
     card = encoder if isinstance(encoder, EncoderCard) else card_named(encoder) if isinstance(encoder, str) else None
-    card = ready.card if ready is not None else card
+    card = card if ready is None else ready.card
     if card is None:
         raise MissingKeyError(
             f"Encoder {encoder!r} of {text['name']} is not registered. Pass the encoder as `encoder=`, or for features "

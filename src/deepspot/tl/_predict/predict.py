@@ -105,8 +105,8 @@ def predict(
 
     Returns
     -------
-    None. Adds a feature table, if there is none (see :func:`deepspot.pp.embed`), and a table ``deepspot_<shapes>`` with
-    one row per shape:
+    None. Adds a feature table, if there is none (see :func:`deepspot.pp.embed` and :func:`deepspot.pp.use_features`),
+    and a table ``deepspot_<shapes>`` with one row per shape:
 
     `X`
         (n, genes) float32, on the scale of the model: log1p of counts per 10,000, unless it was trained with another
