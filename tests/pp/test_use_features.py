@@ -354,3 +354,26 @@ def test_scale_of_an_object_without_image(slide):
     ds.pp.set_scale(bare, pitch_um=100)
     ds.pp.use_features(bare, features_of(slide), encoder=CARD, tile_um=55)
     assert bare.tables["theirs_spots"].uns["deepspot"]["mpp"] == pytest.approx(_mpp(slide), rel=1e-3)
+
+
+def test_embeddings_of_hest_bench(vectors):
+    from anndata import read_h5ad
+
+    task = vectors / "hest_bench"
+    file = task / "embeddings" / "MINI" / "random64" / "SYN1.h5"
+    adata = read_h5ad(task / "bench_data" / "MINI" / "adata" / "SYN1.h5ad")
+    circles = ShapesModel.parse(adata.obsm["spatial"], geometry=0, radius=5, index=adata.obs_names)
+    sdata = SpatialData(shapes={"spots": circles})
+    ds.pp.set_scale(sdata, mpp=0.25)
+    card = ds.encoders.EncoderCard(name="random64", dim=64)
+    with pytest.raises(ValueError, match="1 of 44 spots of 'spots' have no features"):  # one spot has no patch
+        ds.pp.use_features(sdata, file, encoder=card, tile_um=12)
+    with h5py.File(file) as opened:
+        names = [name.decode() for name in opened["barcodes"][:].ravel()]
+        values, corners = opened["embeddings"][:], opened["coords"][:]
+    sdata.shapes["spots"] = circles[circles.index.isin(names)]
+    ds.pp.use_features(sdata, file, encoder=card, tile_um=12)
+    table = sdata.tables["random64_spots"]
+    order = [names.index(name) for name in table.obs_names]
+    np.testing.assert_array_equal(table.X, values[order])
+    np.testing.assert_allclose(table.obsm["spatial"], corners[order] + 24)  # half of the 48 px of a patch
