@@ -235,6 +235,23 @@ def test_held_out_spots_have_no_part_in_their_correction(cohort, genes, cheap_en
         assert not inside.any()  # strips
 
 
+def test_ridge_is_added_only_where_it_helps():
+    """What an affine correction leaves over is in the features of one case, and in nothing in the other."""
+    rng = np.random.default_rng(0)
+    n = 200
+    spot = rng.normal(size=(n, 6)).astype(np.float32)
+    position = np.column_stack([np.arange(n), np.zeros(n)]).astype(np.float32)
+    bags = ds.models.Bags(spot, None, csr_matrix((n, n), dtype=bool), position)
+    groups = {"rows": np.arange(n), "slides": np.zeros(n, int), "patients": np.zeros(n, int), "context": ("spot",)}
+    predicted = rng.normal(size=(n, 4)).astype(np.float32)
+    noise = 0.5 * rng.normal(size=(n, 4)).astype(np.float32)
+    learned = Correction.fit("ridge", predicted, predicted + spot[:, :4] + noise, bags, **groups)
+    assert learned.ridge is not None
+    corrected = learned.apply(predicted, bags, np.arange(n))
+    assert np.abs(corrected - predicted - spot[:, :4]).mean() < 0.4  # 0.8 before
+    assert Correction.fit("ridge", predicted, 2 * predicted + noise, bags, **groups).ridge is None
+
+
 def test_slopes_are_within_slides():
     """Slides differ in level, against the pattern within them: a pooled slope would be negative."""
     rng = np.random.default_rng(0)

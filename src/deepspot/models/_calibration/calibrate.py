@@ -82,7 +82,8 @@ def calibrate(
             scale of a model of another package. r does not change, because slopes are positive.
         ``"ridge"``
             The same, and ridge regression on the embeddings of the model to predict what that leaves over. Its strength
-            is chosen on inner folds. It can raise r on tissue like these slides, and lower it elsewhere.
+            is that with the highest r of the corrected prediction on inner folds; if none is better than the affine
+            correction, only that is made. It can lower r on tissue unlike these slides.
     encoder
         Encoder of the model, if the registry does not have it under the name in the card.
     keys
@@ -100,7 +101,7 @@ def calibrate(
     A new model, whose card has the reliability, and the slides as `calibrated_on`. Its attribute `calibration` is a
     data frame by gene: out-of-fold `r` (mean within slides) and `rmse`, with a correction also `r_before` and
     `rmse_before`.
-    A trained model is a bundle like before, except with ``"ridge"``. If predictions were on another scale, a correction
+    A trained model can be saved like before, except with ridge. If predictions were on another scale, a correction
     leaves out the genes that the slides do not measure. Feature tables are added to the slides.
 
     Raises

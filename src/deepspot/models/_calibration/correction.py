@@ -10,10 +10,12 @@ import numpy as np
 
 from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
+from deepspot._stats.metrics import mean_r
 from deepspot.models._baselines import Ridge
-from deepspot.models._baselines.ridge import fit_weighted
+from deepspot.models._baselines.ridge import ALPHAS, CLIP, RidgePath
+from deepspot.models._confidence.folds import make_folds
 from deepspot.models._fitted import FittedModel
-from deepspot.models._inputs import Scaler, which_rows
+from deepspot.models._inputs import Scaler, context_features, which_rows
 from deepspot.models._model import Model
 
 if TYPE_CHECKING:
@@ -59,10 +61,12 @@ class Correction:
         slope, intercept = fit_affine(predicted[rows], targets[rows], slides[rows])
         if kind == "affine":
             return cls(slope, intercept)
+        alpha = choose_strength(predicted, targets, bags, context=context, rows=rows, slides=slides, patients=patients)
+        if alpha is None:
+            return cls(slope, intercept)
         left = targets - (predicted * slope + intercept)
-        groups = {"rows": rows, "slides": slides, "patients": patients}
-        ridge = fit_weighted(bags, left, context=context, **groups, weights=np.ones(len(bags), dtype=np.float32))
-        return cls(slope, intercept, ridge)
+        ridge = Ridge(alphas=(alpha,), context=context)
+        return cls(slope, intercept, ridge.fit(bags, left, rows=rows, slides=slides, patients=patients))
 
     def apply(self, predicted: np.ndarray, bags: Bags, rows: np.ndarray) -> np.ndarray:
         """Correct predictions (r, genes) of the spots `rows` (r,) of the bags."""
@@ -78,6 +82,34 @@ class Correction:
         more = [] if ridge is None else [ridge.coef, ridge.intercept, ridge.low, ridge.high]
         more += [] if ridge is None else [ridge.scaler.mean, ridge.scaler.std]
         return digest(self.slope, self.intercept, *more)
+
+
+def choose_strength(
+    predicted: np.ndarray,
+    targets: np.ndarray,
+    bags: Bags,
+    *,
+    context: Sequence[str],
+    rows: np.ndarray,
+    slides: np.ndarray,
+    patients: np.ndarray,
+) -> float | None:
+    """Return the strength of ridge with the highest r of the corrected prediction on held-out folds of `rows`.
+
+    It is None if no strength has a higher r than the affine correction alone. The strength with the highest r of what
+    is left over would not do: where nothing can be predicted of that, ridge adds noise to a good prediction.
+    """
+    features = context_features(bags, context)
+    scores: dict[float | None, list[float]] = {alpha: [] for alpha in (None, *sorted(ALPHAS, reverse=True))}
+    for train, test in make_folds(rows, slides, patients, position=bags.position).splits:
+        slope, intercept = fit_affine(predicted[train], targets[train], slides[train])
+        base = predicted * slope + intercept
+        path = RidgePath.fit(features[train], targets[train] - base[train])
+        rotated = path.rotate(features[test].clip(*path.bounds(CLIP)))
+        for alpha, values in scores.items():
+            more = 0.0 if alpha is None else rotated @ path.weights(alpha) * path.scaler.std
+            values.append(mean_r(base[test] + more, targets[test], slides[test]))
+    return max(scores, key=lambda alpha: np.mean(scores[alpha]))  # of equals the first
 
 
 def fit_affine(predicted: np.ndarray, targets: np.ndarray, slides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
