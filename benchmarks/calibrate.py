@@ -65,11 +65,11 @@ def main() -> None:
     of_b = trained("B", {"B4": slides["B4"]})
     sections = {"B4": section(of_c, "B4", slides)} | {name: section(of_b, name, slides) for name in C}
     context = of_b.context
-    lines = [f"Trained with `{OPTIONS}`.", "", "## Other strips of the section", "", *header()]
+    lines = [f"Trained with `{OPTIONS}`.", "", "### Other strips of the section", "", *header()]
     for name, one in sections.items():
         lines += rows(name, within(one, context))
         print("\n".join(lines[-len(SYSTEMS) :]), flush=True)
-    lines += ["", "## Other sections of the patient (mean over 12 pairs of C2-C5)", "", *header()]
+    lines += ["", "### Other sections of the patient (mean over 12 pairs of C2-C5)", "", *header()]
     lines += rows("C to C", between([sections[name] for name in C], context))
     OUT.write_text("\n".join(lines) + "\n")
 
