@@ -157,7 +157,7 @@ def evaluate(
         Slope of the measured on the predicted deviations from the gene means, over all pairs.
     ``ari``, ``ari_shifted``, ``ari_p``
         Only with `domains`: adjusted Rand index of predicted and measured domains; its mean over 199 predicted maps
-        that are mirrored and shifted over the slide; and the share of these with at least the same index.
+        that are shifted over the slide, mirrored at its edges; and the share of these with at least the same index.
 
     With `gene_sets`, ``uns["deepspot_gene_sets"]`` is a DataFrame with one row for each set: ``gene_set``, ``n_genes``
     (predicted and measured), ``r`` between the predicted and the measured score, which is the mean of the standardized
