@@ -161,8 +161,8 @@ def adapt(
     input_px
         Side in pixels of the tiles of a function.
     scale
-        Scale of the prediction. ``"log1p of counts per 10,000"`` can be corrected and compared in level, any other only
-        correlated.
+        Scale of the prediction. ``"log1p of counts per 10,000"``, ``"log1p of raw counts"`` and ``"log1p of counts per
+        1,000,000"`` can be corrected and compared in level, any other only correlated.
     name, license, tissue
         Text for the card; by default name and license of the object.
 
