@@ -23,6 +23,7 @@ import numpy as np
 from _hest_protocol import PUBLISHED, Settings, errors, load, per_slide, pooled, run, to_scale
 from scipy.spatial import cKDTree
 from systems import machine
+from systems_on_slides import MODELS as SLIDE_MODELS
 
 import deepspot as ds
 from deepspot._features.bags import Bags
@@ -49,6 +50,7 @@ MODELS = {
     "MLP": "mlp",
     "ST-Net, frozen": "stnet",
     "BLEEP": "bleep",
+    **{name: made for name, made in SLIDE_MODELS.items() if name != "ridge"},
     "deepspot": partial(ds.models.DeepSpot, network=SMALL, training=QUICK),
     "deepspot, network alone": partial(ds.models.DeepSpot, network=SMALL, training=QUICK | {"gate": "off"}),
 }

@@ -4,9 +4,8 @@
 
 Genes, scale and every parameter are chosen without the patient that is left out. `deepspot` is the default, with its
 gate: network, blend or ridge; its search for epochs ends at 20. The presets are trained at batch 128, for 15 epochs at
-the most and on 256 principal components of the embedding. Both are what two cores can do. The other systems see the
-shared, frozen encoder; those on whole slides have an eighth of their published width and two layers, and their
-learning rate is chosen on the toy cohort. The second table of each cohort is `CrossValidation.measures`. Writes
+the most and on 256 principal components of the embedding. Both are what two cores can do. ST-Net and BLEEP see the
+shared, frozen encoder. The second table of each cohort is `CrossValidation.measures`. Writes
 benchmarks/results/systems_*.md and systems_*.png.
 """
 
@@ -33,7 +32,6 @@ PACKAGES = ("deepspot", "torch", "scikit-learn", "scanpy", "spatialdata")
 
 SMALL_DATA = {"batch_size": 128, "epochs": 15, "max_epochs": 15, "pca": 256}
 QUICK = {"max_epochs": 20}
-ON_SLIDES = {"lr": 3e-4, "epochs": 40}
 MODELS = {
     "deepspot": partial(ds.models.DeepSpot, training=QUICK),
     "deepspot, network alone": partial(ds.models.DeepSpot, training=QUICK | {"gate": "off"}),
@@ -46,16 +44,9 @@ MODELS = {
     "MLP": "mlp",
     "ST-Net, frozen": "stnet",
     "BLEEP": "bleep",
-    "HisToGene": partial(ds.models.HisToGene, dim=128, layers=2, heads=2, **ON_SLIDES),
-    "Hist2ST": partial(ds.models.Hist2ST, dim=128, layers=2, heads=2, **ON_SLIDES),
-    "THItoGene": partial(
-        ds.models.THItoGene, capsules=6, route=16, layers=2, heads=2, hidden=256, graph_dim=(32, 64, 128), **ON_SLIDES
-    ),
-    "TRIPLEX": partial(ds.models.TRIPLEX, dim=128, layers=(1, 2, 1), heads=(4, 4, 4), lr=3e-4, epochs=20),
 }
 # Only cheap choices: three inner folds for each of them take long on two cores.
 GRID = {"ridge, spot only, PCA": {"pca": [32, 64, 128, 256]}}
-GRID |= {name: {"lr": [3e-4, 1e-3]} for name in ("HisToGene", "Hist2ST", "THItoGene", "TRIPLEX")}
 PRESETS = ("deepspot, paper", "deepspot, published")
 
 

@@ -3,10 +3,10 @@
     python benchmarks/systems_cost.py
 
 Every fit runs in a process of its own, on random embeddings (1,312 features with 9 sub-spots, 150 genes): time and
-memory do not depend on what they contain. Settings are those of benchmarks/systems.py. Memory is the highest resident
-memory above that before the fit, which includes the imports of a system. Time is a ratio to ridge in the same run. The
-second table is one epoch of HisToGene, Hist2ST, THItoGene and TRIPLEX on one slide; a slide of more than 4,096 spots is
-divided. Writes benchmarks/results/systems_cost.md.
+memory do not depend on what they contain. Settings are those of benchmarks/systems.py and systems_on_slides.py. Memory
+is the highest resident memory above that before the fit, which includes the imports of a system. Time is a ratio to
+ridge in the same run. The second table is one epoch of HisToGene, Hist2ST, THItoGene and TRIPLEX on one slide; a slide
+of more than 4,096 spots is divided. Writes benchmarks/results/systems_cost.md.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from typing import Any
 
 import numpy as np
 from systems import MODELS, RESULTS, machine
+from systems_on_slides import MODELS as SLIDE_MODELS
 
 DIM, SUBSPOTS, GENES = 1312, 9, 150
 COHORT = (5, 600)  # slides, and spots of each
 SIZES = (1000, 2000, 4000, 8000)
-ON_SLIDES = ("HisToGene", "Hist2ST", "THItoGene", "TRIPLEX")
+SYSTEMS = MODELS | SLIDE_MODELS
+ON_SLIDES = [name for name in SLIDE_MODELS if name not in MODELS]
 
 
 def main() -> None:
-    found = {name: alone(name, *COHORT) for name in MODELS}
+    found = {name: alone(name, *COHORT) for name in SYSTEMS}
     unit = found["ridge"][0]
     lines = [
         f"### One fit to {COHORT[0]} slides of {COHORT[1]} spots",
@@ -57,7 +59,7 @@ def measure(name: str, n_slides: int, n_spots: int, options: dict[str, Any]) -> 
     from scipy.sparse import csr_matrix
 
     import deepspot as ds
-    from deepspot.models._systems import SYSTEMS
+    from deepspot.models._systems import SYSTEMS as KINDS
 
     rng = np.random.default_rng(0)
     side = int(np.ceil(n_spots**0.5))
@@ -68,8 +70,8 @@ def measure(name: str, n_slides: int, n_spots: int, options: dict[str, Any]) -> 
     bags = ds.models.Bags(spot, subspots, csr_matrix((n, n), dtype=bool), np.tile(position, (n_slides, 1)))
     targets = rng.normal(size=(n, GENES)).clip(-2) + 3
     slides = np.repeat([f"S{i}" for i in range(n_slides)], n_spots)
-    made = MODELS[name]
-    factory = SYSTEMS[made] if isinstance(made, str) else made
+    made = SYSTEMS[name]
+    factory = KINDS[made] if isinstance(made, str) else made
     model = partial(factory, **options)() if options else factory()
     known: dict[str, Any] = {"slides": slides, "patients": slides}
     if name in ON_SLIDES:

@@ -54,8 +54,8 @@ def trident(path, sdata, values, *, side=200, order=None, shift=0.0, **options):
     corners = np.round(centers_of(sdata) - side / 2 + shift).astype(np.int64)
     order = np.random.default_rng(1).permutation(len(values)) if order is None else order
     corners = np.concatenate([corners[order], [[-5000, -5000]]])
-    stated = {"patch_size": side // 2, "patch_size_level0": side, "level0_magnification": 40, "overlap": 0}
-    stated |= {"target_magnification": 20, "savetodir": "None"}
+    stated = {"patch_size": side // 2, "patch_size_level0": side, "level0_magnification": 10, "overlap": 0}
+    stated |= {"target_magnification": 5, "savetodir": "None"}
     return write_h5(path, np.concatenate([values[order], np.zeros((1, DIM))]), corners, stated, **options)
 
 
@@ -91,6 +91,17 @@ def test_a_patch_that_is_named_by_its_center_is_refused(slide, tmp_path):
     with pytest.raises(ValueError, match=r"30 of 30 spots of 'spots' have no features in S\.h5.*tolerance"):
         ds.pp.use_features(slide, path, encoder=CARD)
     assert "theirs_spots" not in slide.tables
+
+
+def test_a_scale_that_contradicts_the_magnification(slide, tmp_path):
+    path = tmp_path / "S.h5"
+    stated = {"patch_size": 256, "patch_size_level0": 200, "level0_magnification": 40, "target_magnification": 20}
+    values = features_of(slide)
+    write_h5(path, values, np.round(centers_of(slide) - 100).astype(np.int64), stated)
+    with pytest.raises(ValueError, match=r"has 200 µm by the scale of the slide .* but 128 µm by its magnification"):
+        ds.pp.use_features(slide, path, encoder=CARD)
+    ds.pp.use_features(slide, path, encoder=CARD, tile_um=200)
+    np.testing.assert_array_equal(slide.tables["theirs_spots"].X, values)
 
 
 def test_missing_patches_are_counted(slide, tmp_path):
@@ -229,7 +240,7 @@ def test_files_of_other_contents(slide, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as HDF5"):
         ds.pp.use_features(slide, tmp_path / "text.h5", encoder=CARD)
     path = trident(tmp_path / "S.h5", slide, features_of(slide), encoder="gigapath")
-    with pytest.raises(ValueError, match="has features of 'gigapath', not of `encoder` 'theirs'"):
+    with pytest.raises(ValueError, match="has features of 'prov-gigapath', not of `encoder` 'theirs'"):
         ds.pp.use_features(slide, path, encoder=CARD)
 
 

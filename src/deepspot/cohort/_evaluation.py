@@ -68,7 +68,8 @@ def evaluation(
         Name as in :func:`deepspot.tl.evaluate`. Those of genes are means over genes. In a cross-validation,
         correlations of a constant prediction count as 0.
     `value`, `low`, `high`
-        Mean over slides, then over patients, and its 95 % interval from the bootstrap of patients; NaN for one patient.
+        Mean over slides, then over patients, and its 95 % interval from the bootstrap of patients; NaN for
+        fewer than three.
         The interval does not contain the variation between groups, nor between trainings.
     `patients`
         Number of patients in which the measure is known.

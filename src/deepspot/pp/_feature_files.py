@@ -36,6 +36,7 @@ class PatchFeatures:
     corners: np.ndarray | None = None
     centers: np.ndarray | None = None
     side: float | None = None
+    nominal_um: float | None = None
     encoder: str = ""
     size: tuple[int, int] | None = None
 
@@ -89,6 +90,7 @@ def _read(file: h5py.File, name: str) -> PatchFeatures:
         names=names,
         corners=corners,
         side=_side(stated),
+        nominal_um=_nominal_um(stated),
         encoder=str(stated.get("encoder", "")),
         size=(size[0], size[1]) if len(size) == 2 else None,
     )
@@ -108,6 +110,13 @@ def _side(stated: dict[str, Any]) -> float | None:
     # The size of a patch at another level needs the downsampling of that level, which is not in the file.
     if "patch_size" in stated and stated.get("patch_level") == 0:
         return float(stated["patch_size"]) * float(stated.get("custom_downsample", 1))
+    return None
+
+
+def _nominal_um(stated: dict[str, Any]) -> float | None:
+    """Return the side of a patch of TRIDENT in µm by its magnification, of which 10× is 1 µm per pixel."""
+    if {"patch_size", "target_magnification"} <= stated.keys():
+        return float(stated["patch_size"]) * 10 / float(stated["target_magnification"])
     return None
 
 

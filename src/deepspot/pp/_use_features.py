@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 SHOWN = 3
+# A patch may differ by this factor from the side that its nominal magnification gives.
+FAR = 1.5
 SPOTS = "spots"
 
 
@@ -234,7 +236,7 @@ def _card(patches: PatchFeatures, encoder: str | EncoderCard | None) -> EncoderC
             f"dim={patches.values.shape[1]}, input_px=…)`."
         )
     if patches.encoder and card_named(stated) is not None and card.name != stated:
-        raise InputError(f"{patches.source} has features of {patches.encoder!r}, not of `encoder` {card.name!r}.")
+        raise InputError(f"{patches.source} has features of {stated!r}, not of `encoder` {card.name!r}.")
     if card.dim != patches.values.shape[1]:
         raise InputError(
             f"The features have {patches.values.shape[1]} columns, but encoder {card.name!r} has dimension {card.dim}. "
@@ -284,6 +286,12 @@ def _tile_um(patches: PatchFeatures, mpp: float, tile_um: float | None) -> float
             )
         return float(tile_um)
     stated = patches.side * mpp
+    if tile_um is None and patches.nominal_um is not None and not 1 / FAR < stated / patches.nominal_um < FAR:
+        raise InputError(
+            f"A patch of {patches.source} has {stated:.4g} µm by the scale of the slide ({mpp:.4g} µm per pixel of the "
+            f"full resolution), but {patches.nominal_um:g} µm by its magnification. Check the scale "
+            "(`ds.pp.set_scale`), or state the side with `tile_um=`."
+        )
     if tile_um is not None and not same_tile(stated, tile_um):
         raise InputError(
             f"By {patches.source} and the scale of the slide, a patch has {stated:.4g} µm, and `tile_um` is "

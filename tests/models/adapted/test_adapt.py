@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -278,6 +279,64 @@ def test_fingerprint_depends_on_weights_code_scale_and_settings(cheap_encoder):
     first = of(Opaque())
     Opaque.fingerprint = "2"
     assert of(Opaque()) != first
+
+
+FACTOR = np.ones(3)
+NET = nn.Linear(3, 1)
+
+
+def helper(tiles):
+    return tiles.mean(axis=(1, 2)) * FACTOR
+
+
+def uses_globals(tiles):
+    with torch.no_grad():
+        return NET(torch.from_numpy(helper(tiles)).float()).numpy()
+
+
+def test_what_a_function_uses_from_outside_is_part_of_its_fingerprint(monkeypatch):
+    def fingerprint():
+        return ds.models.adapt(uses_globals, genes=["R"], tile_um=55).fingerprint
+
+    found = [fingerprint(), fingerprint()]
+    monkeypatch.setitem(globals(), "FACTOR", np.full(3, 2.0))  # used by the helper
+    found.append(fingerprint())
+    monkeypatch.setitem(globals(), "NET", nn.Linear(3, 1))
+    found.append(fingerprint())
+    monkeypatch.setitem(globals(), "helper", lambda tiles: tiles.mean(axis=(1, 2)))
+    found.append(fingerprint())
+    assert len(set(found)) == 4
+    assert found[0] == found[1]
+
+
+def test_a_function_with_unknown_content_needs_a_fingerprint():
+    table = pd.DataFrame({"a": [1.0]})
+
+    def predict(tiles):
+        return tiles.mean(axis=(1, 2))[:, :1] * table["a"].iloc[0]
+
+    with pytest.raises(ValueError, match="'predict' uses 'table', a DataFrame, whose content cannot be hashed"):
+        ds.models.adapt(predict, genes=["R"], tile_um=55)
+    predict.fingerprint = "1"
+    assert ds.models.adapt(predict, genes=["R"], tile_um=55).card.genes == ["R"]
+
+
+@pytest.mark.parametrize(
+    ("genes", "error", "message"),
+    [
+        ("FASN", TypeError, r"Write \['FASN'\]"),
+        ([], ValueError, "`genes` must name at least one gene"),
+        (["A", "A"], ValueError, "each of them once"),
+    ],
+)
+def test_wrong_genes(genes, error, message):
+    with pytest.raises(error, match=message):
+        ds.models.adapt(lambda tiles: tiles.mean(axis=(1, 2))[:, :1], genes=genes, tile_um=55)
+
+
+def test_the_name_of_a_scale():
+    model = ds.models.adapt(helper, genes=["R", "G", "B"], tile_um=55, scale="log1p_counts")
+    assert model.card.scale == "log1p of raw counts"
 
 
 def test_arrays_of_a_function_are_part_of_its_fingerprint():

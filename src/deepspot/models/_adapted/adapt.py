@@ -11,6 +11,7 @@ from deepspot._core.validate import check_count, check_positive, check_text
 from deepspot._features.bags import Bags
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import RINGS
+from deepspot._stats.normalize import SCALES
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._lazyslide import PREFIX, inferred_preprocessing
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
@@ -161,15 +162,17 @@ def adapt(
     input_px
         Side in pixels of the tiles of a function.
     scale
-        Scale of the prediction. ``"log1p of counts per 10,000"``, ``"log1p of raw counts"`` and ``"log1p of counts per
-        1,000,000"`` can be corrected and compared in level, any other only correlated.
+        Scale of the prediction: ``"log1p_10k"``, ``"log1p_counts"`` or ``"log1p_cpm"``, see
+        :class:`deepspot.models.SlideKeys`, can be corrected and compared in level. Any other text is an unknown scale,
+        which can only be correlated.
     name, license, tissue
         Text for the card; by default name and license of the object.
 
     Returns
     -------
-    The model. Its fingerprint is a hash of weights and code, and of simple attributes; set an attribute `fingerprint`
-    on the object if its predictions depend on anything else.
+    The model. Its fingerprint is a hash of weights, code and simple attributes; of a function, also of the arrays,
+    modules and functions that it uses from outside. Predictions are reused if it is the same, so set an attribute
+    `fingerprint` on the object or function if its predictions depend on anything else.
 
     Raises
     ------
@@ -198,6 +201,7 @@ def adapt(
             f"{predictor!r} is no predictor: it needs `predict(features)` or `predict(images)`, or to be a function of "
             "tiles. Construct the object before it is adapted."
         )
+    scale = SCALES[scale].text if scale in SCALES else scale
     stated = getattr(predictor, "name", None) or getattr(predictor, "__name__", None) or type(predictor).__name__
     label = check_text(str(stated) if name is None else name, "name")
     text: dict[str, Any] = {
@@ -206,8 +210,12 @@ def adapt(
         "tissue": tissue,
         "scale": scale,
     }
+    if isinstance(genes, str):
+        raise InputTypeError(f"`genes` must be a list of names, got the text {genes!r}. Write [{genes!r}].")
     if genes is not None:
         genes = [check_text(gene, "genes") for gene in genes]
+        if not genes or len(set(genes)) < len(genes):
+            raise InputError("`genes` must name at least one gene, and each of them once.")
     if has_predict and (encoder is not None or any(hasattr(predictor, part) for part in OF_FEATURES)):
         return _of_features(predictor, encoder, genes, tile_um, pitch_um, text)
     if encoder is not None:

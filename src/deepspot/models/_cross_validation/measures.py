@@ -71,7 +71,7 @@ def tidy_measures(
     """Return one row for each combination of `groups` and each measure: its mean over slides, then over patients.
 
     `found` has one row for each slide, with the columns `groups`, `patient` and measures. Columns of the result:
-    `groups`, `measure`, `value`, its 95 % interval `low` and `high` over patients (NaN for one patient), and
+    `groups`, `measure`, `value`, its 95 % interval `low` and `high` over patients (NaN for fewer than three), and
     `patients`, the number of those in which the measure is known. Measures that are not known are left out.
     """
     names = [name for name in names if name in found]
@@ -82,7 +82,7 @@ def tidy_measures(
         for name in names:
             n = int(part[name].notna().sum())
             value, *ends = interval(part[name], n_bootstrap, seed)
-            low, high = ends if n > 1 else (np.nan, np.nan)
+            low, high = ends if n > 2 else (np.nan, np.nan)
             if n:
                 rows.append((*key, name, value, low, high, n))
     return pd.DataFrame(rows, columns=[*groups, "measure", "value", "low", "high", "patients"])
