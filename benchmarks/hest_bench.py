@@ -31,6 +31,7 @@ from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import RINGS, find_neighbors
 from deepspot._stats.metrics import pearson
 from deepspot._stats.normalize import SCALES, normalize
+from deepspot.models._cross_validation.data_options import DataOptions
 from deepspot.models._cross_validation.factories import choose_systems
 from deepspot.models._cross_validation.folds import given_folds, plan_folds
 from deepspot.models._cross_validation.run import Runner
@@ -117,8 +118,10 @@ def systems_table(task: Any, embeddings: dict, theirs: Settings, counts: dict) -
     systems = choose_systems(MODELS, None)
     for system in systems:
         started, found = time.perf_counter(), []
-        for folds in planned.values():
-            scores, _, _ = Runner([system], bags, None, (len(task.genes),), SEED).run(folds)
+        for scale, folds in planned.items():
+            scores, _, _ = Runner(
+                [system], bags, None, (len(task.genes),), SEED, base=DataOptions(normalize=scale)
+            ).run(folds)
             # A constant prediction counts as 0, a constant measurement is left out.
             scores = scores[scores["undefined"] != "measurement"].fillna({"r": 0.0, "r_pooled": 0.0})
             by_slide = scores.groupby(["fold", "slide"], observed=True)["r"].mean().groupby("fold").mean()

@@ -65,7 +65,13 @@ def test_readers_return_an_object(name):
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name.startswith("pl.")])
 def test_plots_take_an_object_or_a_result_first_and_return_axes(name):
     parameters, returned = SIGNATURES[name].parameters, SIGNATURES[name].return_annotation
-    results = {"alignment": "alignment", "benchmark": "cv", "reliability": "model", "training": "model"}
+    results = {
+        "alignment": "alignment",
+        "benchmark": "cv",
+        "ablation": "cv",
+        "reliability": "model",
+        "training": "model",
+    }
     results |= {"cohort_size": "results", "slides": "slides"}
     results |= {"bulk_agreement": "results", "classification": "results", "survival": "results"}
     assert next(iter(parameters)) == results.get(name.removeprefix("pl."), "sdata")

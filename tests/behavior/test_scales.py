@@ -1,5 +1,7 @@
 """Scales of expression: training, prediction and everything after it use the scale of `normalize`."""
 
+from copy import copy
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -165,18 +167,24 @@ def test_cross_validation_scores_on_the_scale(mean_color):
     assert len(set(found.values())) == 3
 
 
-def test_unknown_scales_are_refused(made):
+def test_unknown_scales_can_be_correlated_only(made, log):
     from spatialdata import deepcopy
 
-    slides, _model, _ = made
+    slides, model, _ = made
     last = deepcopy(slides["P3_S1"])
+    ds.tl.evaluate(last, overwrite=True)
+    known = last["deepspot_spots"].var.copy()
     last["deepspot_spots"].uns["deepspot"]["scale"] = "z-scores"
-    for call in (
-        lambda: ds.tl.evaluate(last, overwrite=True),
-        lambda: ds.tl.check_alignment(last, prediction_key="deepspot_spots"),
-    ):
-        with pytest.raises(ValueError, match=r"on the scale 'z-scores', to which counts cannot be transformed"):
-            call()
+    ds.tl.evaluate(last, overwrite=True)
+    found = last["deepspot_spots"].var
+    assert found["pearson"].notna().any()
+    assert known["rmse"].notna().any()
+    assert found[["rmse", "mae", "slope", "ssim"]].isna().all(axis=None)
+    assert any("on the scale 'z-scores'" in line for line in log)
+    other = copy(model)
+    other.card = model.card.model_copy(update={"scale": "z-scores"})
+    with pytest.raises(ValueError, match="predicts on the scale 'z-scores', and counts are corrected on one of"):
+        ds.tl.correct(last, other)
     with pytest.raises(ValueError, match=r"on the scale 'z-scores'. Profiles need one of"):
         ds.cohort.pseudobulk({"P3_S1": last}, table_key="deepspot_spots")
 

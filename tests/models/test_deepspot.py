@@ -8,7 +8,7 @@ from deepspot._stats.metrics import pearson
 from deepspot._stats.normalize import SCALES
 from deepspot.models import DeepSpot, Ridge
 from deepspot.models._confidence.folds import held_out
-from deepspot.models._fitted import clip_expression
+from deepspot.models._model import clip_expression
 
 # The network alone; the gate is tested in test_assess.py.
 NO_GATE = {"gate": "off"}

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import deepspot as ds
+from deepspot.models._cross_validation.factories import System
 
 VALUES = {
     "full": [0.30, 0.40, 0.50],
@@ -47,8 +48,8 @@ def cv():
 
 def test_models_that_differ_in_one_parameter(cv):
     axes = ds.pl.ablation(cv, "full")
-    assert [ax.get_title() for ax in axes] == ["network.context", "tiles.radius_um"]
-    context, radius = axes
+    assert [ax.get_title() for ax in axes] == ["network.context", "tiles.radius_um", "lr"]
+    context, radius, _ = axes
     labels = [label.get_text().split("\n")[0] for label in radius.get_xticklabels()]
     assert labels == ["default", "300", "600"]
     assert [label.get_text().split("\n")[1] for label in context.get_xticklabels()] == ["(reference)", "-0.083"]
@@ -62,10 +63,23 @@ def test_another_reference(cv):
     assert [label.get_text().split("\n")[0] for label in radius.get_xticklabels()] == ["300", "default", "600"]
 
 
+def test_a_parameter_that_is_chosen_in_one_model(cv):
+    found = replace(cv, grid=cv.grid | {"spot": [GRID["spot"][0] | {"tiles": {"radius_um": r}} for r in (200, 400)]})
+    assert [ax.get_title() for ax in ds.pl.ablation(found, "full")] == ["tiles.radius_um", "lr"]
+    (ax,) = ds.pl.ablation(replace(cv, grid={name: cv.grid[name] for name in ("full", "tuned")}), "tuned")
+    assert [label.get_text().split("\n")[0] for label in ax.get_xticklabels()] == ["chosen", "default"]
+
+
+def test_models_of_another_kind_are_left_out(cv):
+    kinds = {name: System(name, dict if name == "spot" else list) for name in cv.grid}
+    axes = ds.pl.ablation(replace(cv, systems=kinds), "full")
+    assert "network.context" not in [ax.get_title() for ax in axes]
+
+
 def test_axes_of_the_user(cv):
     import matplotlib.pyplot as plt
 
-    _, axes = plt.subplots(1, 2)
+    _, axes = plt.subplots(1, 3)
     assert ds.pl.ablation(cv, "full", ax=axes) == list(axes)
     with pytest.raises(ValueError, match="`ax` and the parameters"):
         ds.pl.ablation(cv, "full", ax=axes[0])

@@ -23,6 +23,9 @@ def agreement_of_genes(predicted: np.ndarray, measured: np.ndarray, centers: np.
     Columns are described in :func:`deepspot.tl.evaluate`. Spatial ones are NaN without centers. All are NaN for a gene
     that was not measured.
     """
+    spots = np.isfinite(measured).any(axis=1)  # a spot with counts of other genes only is not measured
+    predicted, measured = predicted[spots], measured[spots]
+    centers = None if centers is None else centers[spots]
     known = np.isfinite(measured).any(axis=0)
     predicted = np.where(np.isfinite(predicted), predicted, np.nan)
     r = pearson(predicted, measured)

@@ -148,15 +148,15 @@ def check_tiles(tiles: np.ndarray) -> None:
         raise InputError(f"`tiles` must be uint8 of shape (n, height, width, 3), got {tiles.dtype} {tiles.shape}.")
 
 
-def check_embedded(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...]) -> None:
-    """Raise if embeddings do not have the expected shape, are not finite, or do not fit into float16."""
+def check_embedded(embedded: np.ndarray, encoder: Encoder, expected: tuple[int, ...], *, half: bool = True) -> None:
+    """Raise if embeddings do not have the expected shape, are not finite, or with `half` do not fit into float16."""
     name = encoder.card.name
     if embedded.shape != expected:
         raise InputError(
             f"Encoder {name!r} returned embeddings of shape {embedded.shape} for {expected[0]} tiles, but its card "
             f"implies {expected}. Correct `dim` in the card, or return one vector per tile."
         )
-    if not np.isfinite(embedded).all() or np.abs(embedded).max() > LARGEST:
+    if not np.isfinite(embedded).all() or (half and np.abs(embedded).max() > LARGEST):
         raise InputError(
             f"Encoder {name!r} returned values that are not finite or exceed {LARGEST:,.0f}, the maximum of the half "
             "precision that sub-spots are stored in. Check its weights and preprocessing."

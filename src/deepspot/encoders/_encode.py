@@ -120,7 +120,7 @@ def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
     def encode(tiles: np.ndarray) -> np.ndarray:
         # Copy, because the encoder may reuse its output array before all tiles of a spot are embedded.
         embedded = np.array(encoder.encode(tiles))
-        check_embedded(embedded, encoder, (len(tiles), encoder.card.dim))
+        check_embedded(embedded, encoder, (len(tiles), encoder.card.dim), half=tiling.subspots)
         return embedded
 
     def cut(tiles: np.ndarray) -> np.ndarray:

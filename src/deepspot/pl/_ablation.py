@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from deepspot.models._cross_validation.result import CrossValidation
 
-DEFAULT = "default"
+DEFAULT, CHOSEN = "default", "chosen"
 PANEL_SIZE = (1.0, 3.8)  # width of a value and height of a panel, in inches
 
 
@@ -27,7 +27,8 @@ def ablation(cv: CrossValidation, reference: str, *, ax: Axes | Sequence[Axes] |
     Every model whose settings in `grid` differ from those of the reference in one parameter is drawn in the panel of
     this parameter. Dots are held-out patients, lines connect the same patient, and a bar is the mean. Below a value is
     its mean difference to the reference with its 95 % interval over patients, if there are at least three.
-    Parameters that are chosen on inner folds in both models do not count as a difference.
+    Parameters that are chosen on inner folds in both models do not count as a difference. Models of another kind are
+    left out, unless the result was loaded, which has no kinds.
 
     Parameters
     ----------
@@ -67,7 +68,10 @@ def ablation(cv: CrossValidation, reference: str, *, ax: Axes | Sequence[Axes] |
     import matplotlib.pyplot as plt
 
     null = set(cv.scores.loc[cv.scores["null"], "model"])
-    panels = _panels({model: grid for model, grid in cv.grid.items() if model not in null}, reference)
+    grids = {model: grid for model, grid in cv.grid.items() if model not in null}
+    key_in(reference, grids, "models")
+    kinds = {model: system.factory for model, system in cv.systems.items()}  # empty in a result that was loaded
+    panels = _panels({m: grid for m, grid in grids.items() if kinds.get(m) == kinds.get(reference)}, reference)
     if not panels:
         raise InputError(
             f"No model differs from {reference!r} in one parameter of `grid`. Give each value a model of its own: "
@@ -115,17 +119,17 @@ def _label(value: str, model: str, reference: str, gains: Any) -> str:
 
 def _panels(grid: Mapping[str, Sequence[Mapping[str, Any]]], reference: str) -> dict[str, dict[str, str]]:
     """Return the models to draw, by the name of the parameter and its value; the reference is the first of each."""
-    key_in(reference, grid, "models")
     fixed = {model: _fixed(settings) for model, settings in grid.items()}
     mine, chosen = fixed[reference]
     panels: dict[str, dict[str, str]] = {}
     for model, (theirs, tuned) in fixed.items():
-        names = (mine.keys() | theirs.keys()) - (chosen & tuned)
-        differ = [name for name in sorted(names) if mine.get(name, DEFAULT) != theirs.get(name, DEFAULT)]
+        names = (mine.keys() | theirs.keys() | chosen | tuned) - (chosen & tuned)
+        sides = (mine | dict.fromkeys(chosen, CHOSEN), theirs | dict.fromkeys(tuned, CHOSEN))
+        differ = [name for name in sorted(names) if sides[0].get(name, DEFAULT) != sides[1].get(name, DEFAULT)]
         if model == reference or len(differ) != 1:
             continue
         (name,) = differ
-        panels.setdefault(name, {mine.get(name, DEFAULT): reference})[theirs.get(name, DEFAULT)] = model
+        panels.setdefault(name, {sides[0].get(name, DEFAULT): reference})[sides[1].get(name, DEFAULT)] = model
     return panels
 
 

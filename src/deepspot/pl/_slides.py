@@ -129,6 +129,8 @@ def slides(
 
     check_count(n, "n")
     maps = sorted(_maps(slides, gene, table_key, layer), key=lambda each: -float(each.values.mean()))
+    if len(units := sorted({each.unit for each in maps})) > 1:
+        raise InputError(f"The slides are on different scales: {units}. Draw those of one scale together.")
     total = len(maps)
     maps = [maps[place] for place in np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int))]
     size_um = np.max([np.ptp(each.xy, axis=0) + 2 * each.diameter for each in maps], axis=0)

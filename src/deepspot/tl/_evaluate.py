@@ -24,6 +24,7 @@ from deepspot._stats.ceiling import ceiling, mean_of_ceiling
 from deepspot._stats.domains import agreement_of_domains, find_domains
 from deepspot._stats.gene_sets import agreement_of_sets
 from deepspot._stats.metrics import pearson
+from deepspot._stats.oversample import require
 from deepspot._stats.patterns import compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
@@ -40,6 +41,8 @@ COLUMNS = (
     *("pearson", "pearson_beyond_axis", "pearson_depth", "pearson_ceiling", "spearman", "rmse", "mae", "slope"),
     *("ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", "measured_detected"),
 )
+# What depends on the scale of the prediction.
+OF_SCALE = ["rmse", "mae", "slope", "ssim", "ssim_of_mean"]
 COVERAGE = "coverage"
 # Columns whose means are measures of the slide under the same name.
 MEANS = ("spearman", "rmse", "mae", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", COVERAGE)
@@ -111,7 +114,8 @@ def evaluate(
         the counts and the Spearman-Brown formula; NaN for a gene whose halves do not agree. Its mean over genes is
         accurate to about 0.03. That of a single gene is accurate to about 0.1, of a shallow gene to 0.2 or more.
     ``rmse``, ``mae``
-        Root mean squared and mean absolute error on the log scale.
+        Root mean squared and mean absolute error on the log scale. These, ``slope`` and ``ssim`` are NaN if the scale
+        of the prediction is unknown.
     ``slope``
         Slope of the regression of measured on predicted values: 1 if differences between spots have the right size,
         below 1 if the prediction exaggerates them, above 1 if it is too smooth. Noise of the counts does not change it.
@@ -206,6 +210,8 @@ def evaluate(
     check_entries(sdata, prediction_key, "var", columns, overwrite=overwrite)
     check_entries(sdata, prediction_key, "uns", [GENE_SETS] * (gene_sets is not None), overwrite=overwrite)
     check_entries(sdata, prediction_key, "obs", DOMAINS * domains, overwrite=overwrite)
+    if domains:
+        require("leiden")
     seed = check_seed(seed)
     sets = None if gene_sets is None else _sets(gene_sets, organism, prediction, sdata.tables[table_key])
     genes = list(prediction.var_names)
@@ -219,7 +225,7 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
-    learned = prediction.uns[UNS][LEARNED] = learned_from(prediction, truth)
+    learned = learned_from(prediction, truth)
     if learned == "yes":
         logger.warning(
             "The model learned from this slide: the agreement is higher than on slides of other patients. "
@@ -233,8 +239,8 @@ def evaluate(
     scale, theirs_is = comparable_scale(prediction), prediction.uns[UNS].get("scale", SCALE)
     if scale.text != theirs_is:
         logger.warning(
-            "The prediction is on the scale %r and the measurement on %r: errors and slopes include this difference, "
-            "the correlations can be compared.",
+            "The prediction is on the scale %r and the measurement on %r: the correlations can be compared; errors, "
+            "slopes and structural similarity are missing.",
             *(theirs_is, scale.text),
         )
     expression, depth = targets([truth], genes, scale)
@@ -259,6 +265,8 @@ def evaluate(
     counts = truth.counts[theirs][:, truth.genes.get_indexer(shared)]
     agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots, scale=scale)
     agreement["measured_detected"] = np.where(known, (measured > 0).mean(axis=0), np.nan)
+    if scale.text != theirs_is:
+        agreement[OF_SCALE] = np.nan
     if COVERAGE in columns:
         low, high = (np.asarray(prediction.layers[name][chosen]) for name in INTERVAL)
         agreement[COVERAGE] = np.where(known, ((low <= measured) & (measured <= high)).mean(axis=0), np.nan)
@@ -282,6 +290,9 @@ def evaluate(
         f"{agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the depth "
         f"of spots alone {means['r_depth']:.3f})"
     )
+    # Results of an earlier call with other options.
+    prediction.uns.pop(GENE_SETS, None)
+    prediction.obs.drop(columns=list(DOMAINS), errors="ignore", inplace=True)
     if sets is not None:
         entries = {GENE_SETS: agreement_of_sets(predicted, measured, sets, seed)}
         add_entries(sdata, prediction_key, "uns", entries, overwrite=overwrite)
@@ -289,6 +300,7 @@ def evaluate(
         labels = labels.astype(str).astype("category")
         add_columns(sdata, prediction_key, labels, slot="obs", what="tissue domains", overwrite=overwrite)
     add_columns(sdata, prediction_key, agreement[columns], what=what, overwrite=overwrite)
+    prediction.uns[UNS][LEARNED] = learned
     prediction.uns[UNS]["agreement"] = {name: float(value) for name, value in means.items()}
     prediction.uns[UNS]["evaluated_on"] = table_key
 

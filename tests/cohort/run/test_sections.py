@@ -50,6 +50,11 @@ def test_the_largest_section_by_area_or_else_by_file(manifest):
     assert kept(manifest.assign(tissue_area=area), "largest") == by_area  # the area of one of the last two is unknown
 
 
+def test_equal_samples_of_two_patients(manifest):
+    rows = manifest[-2:].assign(slide=["one", "two"], sample="tumor", tissue_area=[2.0, 1.0], patient=["A", "B"])
+    assert kept(rows, "largest") == ["one", "two"]
+
+
 def test_samples_of_a_column(manifest):
     rows = manifest[-2:].assign(slide=["one", "two"], sample="S", tissue_area=[2.0, 1.0])
     rows["path"] = [path.replace("TCGA", "X") for path in rows["path"]]

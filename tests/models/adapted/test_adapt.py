@@ -370,7 +370,7 @@ def test_functions_of_the_package_take_the_model(slide, cheap_encoder, tmp_path,
     model = ds.models.adapt(Real(), encoder=cheap_encoder, tile_um=55)
     ds.tl.predict(slide, model)
     ds.tl.evaluate(slide)
-    assert any("`rmse` includes this difference" in line for line in log)
+    assert any("errors, slopes and structural similarity are missing" in line for line in log)
     assert ds.tl.check_alignment(slide, model).verdict
     with pytest.raises(ValueError, match="counts are corrected on 'log1p of counts per 10,000'"):
         ds.tl.correct(slide, model)

@@ -261,7 +261,9 @@ def test_slopes_are_within_slides():
     y[:, 1] = -y[:, 1]
     slope, intercept = fit_affine(x, y, slides)
     assert slope[0] == pytest.approx(2)
-    assert slope[1] == pytest.approx(LEAST_SLOPE)
+    assert slope[1] == pytest.approx(2 * LEAST_SLOPE)  # the ratio of the standard deviations is 2
+    large, _ = fit_affine(1000 * x, y, slides)  # a predictor with other units
+    np.testing.assert_allclose(large, slope / 1000, rtol=1e-5)
     np.testing.assert_allclose((x * slope + intercept).mean(axis=0), y.mean(axis=0), rtol=1e-5)
     y[:, 0] = np.nan
     slope, intercept = fit_affine(x, y, slides)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 import deepspot as ds
 from deepspot._features.bags import Bags
@@ -114,7 +115,9 @@ def test_large_slides_are_trained_in_parts(kind, slide, monkeypatch):
     sizes = []
     model = make(kind, epochs=1, max_spots=40)
     made = type(model)._part
-    monkeypatch.setattr(kind, "_part", lambda self, b, spots, s: sizes.append(len(spots)) or made(self, b, spots, s))
+    monkeypatch.setattr(
+        kind, "_part", lambda self, b, spots, c, s: sizes.append(len(spots)) or made(self, b, spots, c, s)
+    )
     model.fit(bags, expression, exposure=depth / 1e4)
     assert sum(sizes) == len(bags)
     assert max(sizes) <= 40
@@ -133,7 +136,7 @@ def test_counts_need_the_exposure(slide):
     with pytest.raises(ValueError, match=r"learns from counts, which need `exposure`\. Pass it, or set `zinb=0`"):
         model.fit(bags, expression)
     n = len(bags)
-    part = model._part(bags, np.arange(n), Scaler.fit(bags.spot))
+    part = model._part(bags, *model._split(bags, np.arange(n))[0], Scaler.fit(bags.spot))
     part = model._with_targets(part, expression, np.ones(n), depth / 1e4)
     counts = np.rint(np.expm1(expression) * depth[:, None] / 1e4)
     np.testing.assert_array_equal(part.counts, counts)
@@ -185,3 +188,24 @@ def test_the_prediction_starts_at_the_mean_expression(slide):
     for kind in KINDS:
         model = make(kind, epochs=1, lr=1e-9).fit(bags, expression, exposure=depth / 1e4)
         assert np.abs(model.predict(bags).mean(axis=0) - expression.mean(axis=0)).max() < 1.5, kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slide_without_the_genes_changes_nothing(kind, slide):
+    bags, expression, depth = slide
+    both, exposure = Bags.concat([bags, bags]), np.tile(depth, 2) / 1e4
+    targets = np.concatenate([expression, np.full_like(expression, np.nan)])
+    slides = np.repeat(["a", "b"], len(bags))
+    model = make(kind, epochs=2).fit(both, targets, slides=slides, exposure=exposure)
+    assert np.isfinite(model.predict(bags)).all()
+    with pytest.raises(ValueError, match="No slide has two spots or more, or a measured gene"):
+        make(kind).fit(bags, np.full_like(expression, np.nan), exposure=depth / 1e4)
+
+
+def test_spots_that_are_on_no_array():
+    rng = np.random.default_rng(0)
+    n = 3000
+    spot = rng.normal(size=(n, 4)).astype(np.float32)
+    bags = Bags(spot, None, csr_matrix((n, n), dtype=bool), rng.uniform(0, 5000, (n, 2)))
+    model = make(ds.models.HisToGene, epochs=1, n_pos=16, max_spots=100).fit(bags, spot[:, :2])
+    assert np.isfinite(model.predict(bags)).all()

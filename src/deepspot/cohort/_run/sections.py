@@ -21,16 +21,16 @@ ORDER = {"TS": 0, "MS": 1, "BS": 2}
 def choose_sections(slides: pd.DataFrame, rule: str) -> pd.DataFrame:
     """Return the rows of a manifest with one frozen section for each sample; all other slides are kept.
 
-    Slides are sections of one sample if they share the value of the column `sample`, else the sample of their TCGA
-    barcode, such as ``TCGA-AB-1234-01A``. Slides that are not frozen (``FFPE``, diagnostic slides of TCGA) and those
-    without a sample are kept. ``"top"`` is the top section by the barcode, else the middle, else the bottom one; of
-    several that of the first portion and number. ``"largest"`` has the largest `tissue_area`, if it is known for all
-    sections of the sample, else the largest file.
+    Slides of a patient are sections of one sample if they share the value of the column `sample`, else the sample of
+    their TCGA barcode, such as ``TCGA-AB-1234-01A``. Slides that are not frozen (``FFPE``, diagnostic slides of TCGA)
+    and those without a sample are kept. ``"top"`` is the top section by the barcode, else the middle, else the bottom
+    one; of several that of the first portion and number. ``"largest"`` has the largest `tissue_area`, if it is known
+    for all sections of the sample, else the largest file.
     """
     key_in(rule, get_args(Sections), "sections")
     rows = pd.DataFrame([_row(name, slide) for name, slide in slides.iterrows()], index=slides.index)
     kept = pd.Series(True, index=slides.index)
-    for sample, part in rows[rows["frozen"] & rows["sample"].notna()].groupby("sample", sort=False):
+    for (_, sample), part in rows[rows["frozen"] & rows["sample"].notna()].groupby(["patient", "sample"], sort=False):
         if len(part) == 1:
             continue
         if rule == "top":
@@ -62,6 +62,7 @@ def _row(name: object, slide: pd.Series) -> dict[str, object]:
     diagnostic = barcode is not None and barcode[3] == "DX"
     section = barcode if barcode and not diagnostic else None
     return {
+        "patient": str(slide["patient"]),
         "sample": None if sample is None else str(sample),
         "frozen": kind == "FF" or (pd.isna(kind) and not diagnostic),
         "order": (ORDER[section[3]], section[2], len(section[4]), section[4]) if section else None,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["affine", "ridge"]
 # A slope of 0 or less would make the prediction of a gene constant, or turn it around because of the noise of a slide.
+# In units of the ratio of the standard deviations of target and prediction.
 LEAST_SLOPE = 0.01
 
 
@@ -115,19 +116,22 @@ def choose_strength(
 def fit_affine(predicted: np.ndarray, targets: np.ndarray, slides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return slope and intercept (genes,) of the least squares of targets (n, genes) on predictions, NaN if unmeasured.
 
-    The slope is at least 0.01, so an affine correction changes level and spread of a gene, and not its r.
+    The slope is at least 0.01 times the ratio of the standard deviations of targets and predictions, so an affine
+    correction changes level and spread of a gene, and not its r.
     """
     known = np.isfinite(targets)
     count = known.sum(axis=0)
     x, y = (np.where(known, values, 0).astype(np.float64) for values in (predicted, targets))
-    products, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    products, squares, measured = (np.zeros(x.shape[1]) for _ in range(3))
     for slide in np.unique(slides):
         mask = known & (slides == slide)[:, None]
         n = np.maximum(mask.sum(axis=0), 1)
         dx, dy = (np.where(mask, values - np.where(mask, values, 0).sum(axis=0) / n, 0) for values in (x, y))
         products, squares = products + (dx * dy).sum(axis=0), squares + (dx**2).sum(axis=0)
+        measured += (dy**2).sum(axis=0)
     slope = np.divide(products, squares, out=np.zeros_like(products), where=squares > 0)
-    slope = np.maximum(slope, LEAST_SLOPE)
+    ratio = np.divide(measured, squares, out=np.zeros_like(products), where=squares > 0) ** 0.5
+    slope = np.maximum(slope, LEAST_SLOPE * ratio)
     n = np.maximum(count, 1)
     intercept = y.sum(axis=0) / n - slope * x.sum(axis=0) / n
     slope, intercept = np.where(count > 0, slope, 1), np.where(count > 0, intercept, 0)
@@ -184,4 +188,6 @@ def fold_in(model: FittedModel, correction: Correction) -> FittedModel:
     if model.weight < 1:
         corrected.ridge = copy(model.ridge)
         corrected.ridge.scaler = scaled(model.ridge.scaler)
+    # They belong to predictions before the correction.
+    corrected.out_of_fold = corrected.history = None
     return corrected

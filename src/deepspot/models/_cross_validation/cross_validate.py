@@ -76,7 +76,8 @@ def cross_validate(
         Parameters to choose from, by model: ``{"deepspot": {"network": [{"width": 256}, {"width": 512}]}}``, as in
         scikit-learn's ParameterGrid. Besides those of the model they can be `encoder`, `oversample`, `tiles` (fields
         that differ, such as ``[{"radius_um": 200}, {"radius_um": 400}]``) and `normalize` (see :class:`SlideKeys`;
-        r is then on the scale of the setting). A model without a grid has fixed parameters and needs no inner folds.
+        r is then on the scale of the setting, so a choice of it is a choice of the targets). A model without a grid has
+        fixed parameters and needs no inner folds.
     genes
         Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. A named gene that no
         training slide measures is left out of that fold.

@@ -366,6 +366,12 @@ class CrossValidation:
             parts.append("Slides were held out, not patients. This does not measure accuracy on other patients.")
         if self.scores.groupby("patient", observed=True)["fold"].nunique().max() > 1 and self.leave_out == "patient":
             parts.append("Patients are tested in several folds, so the folds are not independent.")
+        scales = {setting.get("normalize", self.normalize) for settings in self.grid.values() for setting in settings}
+        if len(scales) > 1:
+            parts.append(
+                f"Targets are on several scales, {sorted(scales)}, those of null models on {self.normalize!r}: r on "
+                "different scales is not of the same targets."
+            )
         if n_folds < ENOUGH:
             parts.append(
                 f"Intervals and p-values over only {n_folds} folds are not reliable. Use at least {ENOUGH} patients, "

@@ -19,7 +19,7 @@ def _check_rank(value: Any) -> Any:
         return value
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0:
         return int(value)
-    raise ValueError('must be a positive integer, "select", or None for no projection')
+    raise InputError('must be a positive integer, "select", or None for no projection')
 
 
 class NetworkConfig(BaseModel):

@@ -100,17 +100,18 @@ class WholeSlide(Baseline):
         repeats = np.bincount(rows, minlength=len(bags))
         parts = [
             self._with_targets(
-                self._part(bags, spots, scaler),
+                self._part(bags, spots, columns, scaler),
                 targets[spots],
                 repeats[spots],
                 None if exposure is None else exposure[spots],
             )
             for slide in np.unique(slides)
-            for spots in self._split(bags, np.flatnonzero(slides == slide))
-            if repeats[spots].any() and len(spots) > 1  # batch normalization needs more than one spot
+            for spots, columns in self._split(bags, np.flatnonzero(slides == slide))
+            # A part without a known target has no loss, and batch normalization needs more than one spot.
+            if (np.isfinite(targets[spots]).any(axis=1) & (repeats[spots] > 0)).any() and len(spots) > 1
         ]
         if not parts:
-            raise InputError("No slide has two spots or more. Add slides, or raise `max_spots`.")
+            raise InputError("No slide has two spots or more, or a measured gene. Add slides, or raise `max_spots`.")
         with seeded(self._seed, device):
             network = self._make(parts[0], torch.from_numpy(Scaler.fit(targets[rows]).mean))
             train_network(
@@ -135,10 +136,10 @@ class WholeSlide(Baseline):
         parts, predicted = self._split(bags, np.arange(len(bags))), []
         network.to(device)
         with torch.inference_mode():
-            for spots in parts:
-                predicted.append(network(self._part(bags, spots, self.scaler).to(device)).cpu().numpy())
+            for spots, columns in parts:
+                predicted.append(network(self._part(bags, spots, columns, self.scaler).to(device)).cpu().numpy())
         network.cpu()
-        return np.concatenate(predicted)[np.argsort(np.concatenate(parts))]
+        return np.concatenate(predicted)[np.argsort(np.concatenate([spots for spots, _ in parts]))]
 
     def _position(self, bags: Bags) -> np.ndarray:
         """Return the positions (n, 2) in µm; raise if there are none."""
@@ -157,13 +158,14 @@ class WholeSlide(Baseline):
             )
         return bags.tiles
 
-    def _split(self, bags: Bags, spots: np.ndarray) -> list[np.ndarray]:
-        """Return the spots of the parts of one slide."""
-        parts = split_slide(columns_and_rows(self._position(bags)[spots]), self.max_spots, self.n_pos)
-        return [spots[part] for part in parts]
+    def _split(self, bags: Bags, spots: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the spots of the parts of one slide, and their columns and rows (n, 2) in the part."""
+        array = columns_and_rows(self._position(bags)[spots])
+        parts = split_slide(array, self.max_spots, self.n_pos)
+        return [(spots[part], array[part] - array[part].min(axis=0)) for part in parts]
 
-    def _part(self, bags: Bags, spots: np.ndarray, scaler: Scaler) -> SlidePart:
-        """Return some spots of one slide as the input of the network."""
+    def _part(self, bags: Bags, spots: np.ndarray, columns: np.ndarray, scaler: Scaler) -> SlidePart:
+        """Return some spots of one slide, at these columns and rows, as the input of the network."""
         import torch
 
         from .part import SlidePart
@@ -175,7 +177,7 @@ class WholeSlide(Baseline):
             inputs = torch.from_numpy(scaler.standardize(bags.spot[spots]).clip(-CLIP, CLIP))
         return SlidePart(
             inputs=inputs,
-            positions=torch.from_numpy(columns_and_rows(position)),
+            positions=torch.from_numpy(columns),
             edges=torch.from_numpy(nearest_spots(position, *self._neighbors)),
         )
 

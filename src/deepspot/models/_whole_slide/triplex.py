@@ -80,12 +80,12 @@ class TRIPLEX(WholeSlide):
     def _tiles(self, bags: Bags) -> np.ndarray:
         raise InputError("TRIPLEX learns from embeddings. Leave `inputs` out.")
 
-    def _part(self, bags: Bags, spots: np.ndarray, scaler: Scaler) -> SlidePart:
+    def _part(self, bags: Bags, spots: np.ndarray, columns: np.ndarray, scaler: Scaler) -> SlidePart:
         import torch
 
         from .triplex_network import ROUNDED, WINDOW
 
-        part = super()._part(bags, spots, scaler)
+        part = super()._part(bags, spots, columns, scaler)
         own = bags.spot[spots][:, None] if bags.subspots is None else bags.subspots[spots]
         target = scaler.standardize(own.astype(np.float32)).clip(-CLIP, CLIP)
         return replace(
