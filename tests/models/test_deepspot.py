@@ -347,10 +347,11 @@ def test_nothing_that_is_fitted_is_none(fitted):
 
 
 @pytest.mark.parametrize("scale", [*SCALES.values(), None], ids=str)
-def test_predictions_are_clipped_to_the_highest_value_of_the_scale(quick_model, scale):
+def test_predictions_are_clipped_to_the_possible_values_of_the_scale(quick_model, scale):
     model = copy(quick_model)
     model.card = model.card.model_copy(update={"scale": "another" if scale is None else scale.text})
-    highest = np.inf if scale is None else scale.highest
+    # Of an unknown scale, any value is possible.
+    lowest, highest = (-np.inf, np.inf) if scale is None else (0.0, scale.highest)
     clipped, above = clip_expression(model, np.array([[-1.0, 5.0, 20.0]]))
-    np.testing.assert_array_equal(clipped, [[0.0, 5.0, min(20.0, highest)]])
+    np.testing.assert_array_equal(clipped, [[max(-1.0, lowest), 5.0, min(20.0, highest)]])
     assert above == (highest < 20)
