@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from _hest_protocol import PUBLISHED, Settings, errors, load, per_slide, pooled, run, to_scale
-from scipy.spatial import cKDTree
 from systems import machine
 from systems_on_slides import MODELS as SLIDE_MODELS
 
@@ -29,6 +28,7 @@ import deepspot as ds
 from deepspot._features.bags import Bags
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import RINGS, find_neighbors
+from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.metrics import pearson
 from deepspot._stats.normalize import SCALES, normalize
 from deepspot.models._cross_validation.data_options import DataOptions
@@ -147,8 +147,7 @@ def bag(slide: Any, embeddings: np.ndarray) -> Bags:
     """Return the bags of a slide from embeddings without sub-spots; neighbors are those of `ds.models.train`."""
     spots, mpp = slide["spots"], slide["spots"]["diameter_um"].iloc[0] / (2 * slide["spots"]["radius"].iloc[0])
     centers = np.column_stack([spots.geometry.x, spots.geometry.y]) * mpp
-    pitch = float(np.median(cKDTree(centers).query(centers, k=2)[0][:, 1]))
-    neighbors = find_neighbors(centers, NeighborRule(reach=RINGS * pitch))
+    neighbors = find_neighbors(centers, NeighborRule(reach=RINGS * pitch_px(centers)))
     return Bags(embeddings.astype(np.float32), None, neighbors, position=centers - centers.mean(axis=0))
 
 

@@ -84,6 +84,25 @@ def test_fingerprint_follows_the_transform():
     assert TorchEncoder(card(), convolution(), scaled(2)).fingerprint == prints[4]
 
 
+FACTOR = np.ones(2000)
+
+
+def by_factor(rgb):
+    return rgb * FACTOR[-1]
+
+
+def test_fingerprint_follows_what_the_transform_uses_from_outside(monkeypatch):
+    def fingerprint(transform):
+        return TorchEncoder(card(), convolution(), transform).fingerprint
+
+    first = fingerprint(by_factor)
+    assert fingerprint(by_factor) == first
+    changed = FACTOR.copy()
+    changed[1000] = 2  # not in the repr, which is shortened
+    monkeypatch.setitem(globals(), "FACTOR", changed)
+    assert fingerprint(by_factor) != first
+
+
 def test_fingerprint_of_a_transform_is_the_same_in_another_process():
     import subprocess
     import sys

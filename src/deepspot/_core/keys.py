@@ -43,6 +43,9 @@ UNS = "deepspot"
 LEARNED = "training_slide"
 """Entry of ``uns["deepspot"]``: whether the model learned from the slide (``"yes"``, ``"no"`` or ``"unknown"``)."""
 
+# Results of `ds.tl.evaluate`: a dictionary in `uns["deepspot"]`, and a table in `uns`.
+AGREEMENT, GENE_SETS = "agreement", "deepspot_gene_sets"
+
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
 """Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import ARRAY, CORRECTED, LINK, PARENT, PREDICTION, SCALE, UNS, key_in, one_key
+from deepspot._core.keys import AGREEMENT, ARRAY, CORRECTED, LINK, PARENT, PREDICTION, SCALE, UNS, key_in, one_key
 from deepspot._core.validate import check_genes
 from deepspot._stats.normalize import LOG1P_10K, Scale, known_scale
 from deepspot.errors import InputError, MissingKeyError
@@ -42,6 +42,12 @@ def is_deepspot_table(table: AnnData) -> bool:
 def comparable_scale(table: AnnData) -> Scale:
     """Return the scale to which counts are transformed to compare them with a table: its own, the usual if unknown."""
     return known_scale(table.uns.get(UNS, {}).get("scale", SCALE)) or LOG1P_10K
+
+
+def evaluated_tables(sdata: SpatialData) -> list[str]:
+    """Return the names of the predicted tables with results of :func:`deepspot.tl.evaluate`."""
+    tables = sdata.tables.items()
+    return [key for key, table in tables if kind_of(table) == PREDICTION and AGREEMENT in table.uns[UNS]]
 
 
 def kind_of(table: AnnData) -> str | None:

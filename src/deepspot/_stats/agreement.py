@@ -7,14 +7,12 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import find_neighbors
+from deepspot._spatial.neighbors import RINGS, find_neighbors
+from deepspot._spatial.transforms import pitch_px
 
 from .metrics import lee, mae, moran, pearson, rmse, slope, spearman
 from .patterns import beyond_first_axis
 from .ssim import gaussian_windows, ssim
-
-# In units of the distance to the nearest spot: includes the neighbors of hexagons (1) and squares (1 and √2).
-RING = 1.5
 
 
 def agreement_of_genes(predicted: np.ndarray, measured: np.ndarray, centers: np.ndarray | None) -> pd.DataFrame:
@@ -93,7 +91,4 @@ def agreement_of_values(predicted: np.ndarray, measured: np.ndarray) -> dict[str
 
 def ring(centers: np.ndarray) -> csr_matrix:
     """Return the adjacent spots (n, n), without a diagonal, of spots at `centers` (n, 2)."""
-    from scipy.spatial import cKDTree
-
-    nearest = cKDTree(centers).query(centers, k=2)[0][:, 1]
-    return find_neighbors(centers, NeighborRule(reach=RING * float(np.median(nearest))))
+    return find_neighbors(centers, NeighborRule(reach=RINGS * pitch_px(centers)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepspot._spatial.transforms import pitch_px
+
 from .oversample import N_COMPONENTS, leiden
 
 N_SHIFTS = 199
@@ -38,8 +40,7 @@ def agreement_of_domains(
     from scipy.spatial import cKDTree
     from sklearn.metrics import adjusted_rand_score
 
-    tree = cKDTree(centers)
-    pitch = float(np.median(tree.query(centers, k=2)[0][:, 1]))
+    tree, pitch = cKDTree(centers), pitch_px(centers)
     low, size = centers.min(axis=0) - pitch / 2, np.ptp(centers, axis=0) + pitch
     rng = np.random.default_rng(seed)
     found = adjusted_rand_score(measured, predicted)

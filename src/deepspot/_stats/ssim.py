@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from deepspot._spatial.transforms import pitch_px
+
 # Window and constants of Wang et al. 2004; lengths are in distances between spots.
 SIGMA, REACH = 1.5, 5.25
 K1, K2 = 0.01, 0.03
@@ -19,8 +21,7 @@ def gaussian_windows(centers: np.ndarray) -> csr_matrix:
     """
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(centers)
-    pitch = float(np.median(tree.query(centers, k=2)[0][:, 1]))
+    tree, pitch = cKDTree(centers), pitch_px(centers)
     near = tree.sparse_distance_matrix(tree, REACH * pitch, output_type="coo_matrix")
     weights = csr_matrix((np.exp(-((near.data / pitch) ** 2) / (2 * SIGMA**2)), (near.row, near.col)), shape=near.shape)
     weights = weights.multiply(np.diff(weights.indptr)[:, None] > 1).multiply(1 / np.asarray(weights.sum(axis=1)))

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, checked, one_key
+from deepspot._core.keys import AGREEMENT, UNS, checked, one_key
 from deepspot._core.validate import check_count, check_seed
-from deepspot._sdata.tables import kind_of
+from deepspot._sdata.tables import evaluated_tables
 from deepspot.errors import MissingKeyError
 from deepspot.models._cross_validation.measures import BY_GENE, BY_SLIDE, MEASURES, by_slide, tidy_measures
 from deepspot.models._cross_validation.result import CrossValidation
@@ -128,13 +128,11 @@ def _of_slides(
     named = as_mapping(slides)
     rows, measured = {}, {}
     for name, sdata in named.items():
-        evaluated = [
-            key for key, table in sdata.tables.items() if kind_of(table) == PREDICTION and "agreement" in table.uns[UNS]
-        ]
+        evaluated = evaluated_tables(sdata)
         if not evaluated:
             raise MissingKeyError(f"Slide {name!r} was not evaluated. Call `ds.tl.evaluate(sdata)` on it first.")
         key = one_key(prediction_key, evaluated, f"evaluated predictions of slide {name!r}", "prediction_key")
-        rows[name] = sdata.tables[key].uns[UNS]["agreement"]
+        rows[name] = sdata.tables[key].uns[UNS][AGREEMENT]
         measured[name] = sdata.tables[sdata.tables[key].uns[UNS]["evaluated_on"]]
     patients = dict(zip(named, named, strict=True)) if patient_key is None else patients_of(measured, patient_key)
     found = pd.DataFrame.from_dict(rows, orient="index").assign(patient=pd.Series(patients))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import PREDICTION, UNS, checked, one_key
-from deepspot._sdata.tables import kind_of
+from deepspot._core.keys import AGREEMENT, GENE_SETS, UNS, checked, one_key
+from deepspot._sdata.tables import evaluated_tables
 from deepspot.errors import MissingKeyError
 
 from ._map.values import training_note
@@ -91,14 +91,12 @@ def evaluation(
     """
     import matplotlib.pyplot as plt
 
-    evaluated = [
-        key for key, table in sdata.tables.items() if kind_of(table) == PREDICTION and "agreement" in table.uns[UNS]
-    ]
+    evaluated = evaluated_tables(sdata)
     if not evaluated:
         raise MissingKeyError("No prediction was evaluated. Call `ds.tl.evaluate(sdata)` first.")
     key = one_key(prediction_key, evaluated, "evaluated predictions in sdata.tables", "prediction_key")
     table = sdata.tables[key]
-    means, sets = table.uns[UNS]["agreement"], table.uns.get("deepspot_gene_sets")
+    means, sets = table.uns[UNS][AGREEMENT], table.uns.get(GENE_SETS)
     n = 4 if sets is None else 5
     if ax is None:
         size = figsize or (PANEL_INCHES * n * 1.1, PANEL_INCHES * 1.12)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import LEARNED, PREDICTION, SCALE, UNS, checked, key_in, one_key
+from deepspot._core.keys import AGREEMENT, GENE_SETS, LEARNED, PREDICTION, SCALE, UNS, checked, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot._sdata.measured import measured_counts
@@ -48,7 +48,6 @@ COVERAGE = "coverage"
 MEANS = ("spearman", "rmse", "mae", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", COVERAGE)
 INTERVAL = ("lower", "upper")
 DOMAINS = ("domain_predicted", "domain_measured")
-GENE_SETS = "deepspot_gene_sets"
 
 
 @checked
@@ -301,7 +300,7 @@ def evaluate(
         add_columns(sdata, prediction_key, labels, slot="obs", what="tissue domains", overwrite=overwrite)
     add_columns(sdata, prediction_key, agreement[columns], what=what, overwrite=overwrite)
     prediction.uns[UNS][LEARNED] = learned
-    prediction.uns[UNS]["agreement"] = {name: float(value) for name, value in means.items()}
+    prediction.uns[UNS][AGREEMENT] = {name: float(value) for name, value in means.items()}
     prediction.uns[UNS]["evaluated_on"] = table_key
 
 

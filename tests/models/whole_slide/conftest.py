@@ -38,13 +38,13 @@ class Vectors:
             state |= parts
         network.load_state_dict(state)
 
-    def check_gradients(self, network: torch.nn.Module, atol: float = 1e-6) -> None:
+    def check_gradients(self, network: torch.nn.Module, *, rtol: float = 1e-3) -> None:
         trained = dict(network.named_parameters())
         names = self.expected["grad_names"].tolist()
         assert {part for name in names for part in self.ours[name]} == trained.keys()
         for name, norm in zip(names, self.expected["grad_norms"], strict=True):
             squares = [trained[part].grad.double().square().sum() for part in self.ours[name]]
-            assert float(sum(squares)) ** 0.5 == pytest.approx(norm, rel=1e-3, abs=atol), name
+            assert float(sum(squares)) ** 0.5 == pytest.approx(norm, rel=rtol, abs=1e-7), name
 
 
 @pytest.fixture(scope="session")

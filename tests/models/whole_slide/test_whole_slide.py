@@ -61,7 +61,9 @@ def test_a_smooth_signal_is_learned_from_embeddings(kind, slide):
     rows = np.arange(0, SIDE**2, 2)
     model = make(kind).fit(bags, expression, rows=rows, exposure=depth / 1e4)
     held = np.arange(1, SIDE**2, 2)
-    assert pearson(model.predict(bags)[held], expression[held]).mean() > 0.4
+    # Ridge reaches 0.78. The vectors of columns and rows are as large as the embeddings in such a small HisToGene.
+    least = 0.45 if kind is ds.models.HisToGene else 0.7
+    assert pearson(model.predict(bags)[held], expression[held]).mean() > least
 
 
 @pytest.mark.parametrize(("kind", "px"), ON_TILES)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,14 @@ from deepspot._core.compute import choose_device
 from deepspot._core.hashing import digest
 from deepspot.encoders import EncoderCard
 from deepspot.encoders._card import check_tiles
-from deepspot.encoders._fingerprint import describe_code, describe_module, describe_source, without_addresses
+from deepspot.encoders._fingerprint import (
+    describe_code,
+    describe_module,
+    describe_plain,
+    describe_source,
+    is_plain,
+    without_addresses,
+)
 from deepspot.encoders._lazyslide import class_of, stated_fingerprint
 from deepspot.errors import InputError, InputTypeError
 
@@ -89,7 +94,7 @@ def identity(predictor: Any) -> str:
     if stated := stated_fingerprint(predictor):
         return digest(class_of(predictor), stated)
     if inspect.isfunction(predictor):
-        return digest(_describe_function(predictor, predictor.__name__, []))
+        return digest(without_addresses(describe_source(predictor, strict=True)))
     module = getattr(predictor, "model", predictor)
     if not hasattr(module, "state_dict"):
         raise InputError(
@@ -97,58 +102,13 @@ def identity(predictor: Any) -> str:
             "attribute `fingerprint`: text that changes with everything that its predictions depend on."
         )
     own = {key: value for key, value in getattr(predictor, "__dict__", {}).items() if key[0] != "_" and key != "device"}
-    settings = [[key, _plain(value)] for key, value in sorted(own.items()) if _is_plain(value)]
+    settings = [[key, describe_plain(value)] for key, value in sorted(own.items()) if is_plain(value)]
     method = getattr(predictor, "predict", None) or type(predictor).forward
     transform = getattr(predictor, "get_transform", lambda: None)()
     code = [describe_source(method), "" if transform is None else describe_code(transform)]
     # A compiled module has other parameter names.
     weights = describe_module(getattr(module, "_orig_mod", module))
     return digest(class_of(predictor), [without_addresses(text) for text in code], settings, weights)
-
-
-def _is_plain(value: Any) -> bool:
-    sequence = isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value)
-    return sequence or isinstance(value, str | int | float | np.ndarray)
-
-
-def _plain(value: Any) -> Any:
-    return digest(value) if isinstance(value, np.ndarray) else without_addresses(repr(value))
-
-
-def _describe_function(function: Any, name: str, seen: list[Any]) -> list[Any]:
-    """Describe a function by its source and by all that it uses from outside; raise if that is unknown."""
-    if function in seen:
-        return []
-    seen.append(function)
-    outside = inspect.getclosurevars(function)
-    used = {**outside.globals, **outside.nonlocals}
-    parts = [[key, _describe(value, key, name, seen)] for key, value in sorted(used.items())]
-    return [without_addresses(describe_source(function)), parts]
-
-
-def _describe(value: Any, key: str, name: str, seen: list[Any]) -> Any:
-    """Describe something that the function `name` uses from outside under the name `key`."""
-    if inspect.ismodule(value) or inspect.isbuiltin(value) or value is None or _is_plain(value):
-        return getattr(value, "__name__", None) or _plain(value)
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if hasattr(value, "state_dict"):
-        return describe_module(value)
-    if callable(value) and _installed(value):  # a function of numpy, or a transform of torchvision
-        return getattr(value, "__qualname__", None) or without_addresses(repr(value))
-    if inspect.isfunction(value):
-        return _describe_function(value, name, seen)
-    raise InputError(
-        f"The function {name!r} uses {key!r}, a {type(value).__name__}, whose content cannot be hashed. Set "
-        f"`{name}.fingerprint`: text that changes with everything that its predictions depend on."
-    )
-
-
-def _installed(value: Any) -> bool:
-    """Return whether something is of Python itself or of an installed package, which does not change in a session."""
-    module = inspect.getmodule(value) or inspect.getmodule(type(value))
-    file = getattr(module, "__file__", None)
-    return file is None or any(Path(file).is_relative_to(path) for path in sysconfig.get_paths().values())
 
 
 class TilePrediction:

@@ -70,7 +70,7 @@ class Card(BaseModel):
     geometry, encoder, encoder_fingerprint
         Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
     preset
-        Architecture and training.
+        How the model was made.
     slides
         Training slides.
     gate
@@ -157,39 +157,28 @@ class Card(BaseModel):
 
 
 class ModelCard(Card):
-    """Description of a model: input, output, training and evaluation.
+    """Description of a model of this package, as it is stored in a bundle.
 
     Attributes
     ----------
     format
         Version of the format.
-    name, note, tissue, license
-        Free text.
-    genes
-        Names of the genes, in the order of the output.
-    scale
-        Scale of the prediction.
-    depth
-        Genes whose counts were summed to normalize a spot.
-    dim
-        Length of the embeddings.
-    geometry, encoder, encoder_fingerprint
-        Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
-    network, training, preset, epochs, seed
+    network, training, epochs, seed
         Architecture and training.
-    slides
-        Training slides.
-    gate
-        Gain of the network over tuned ridge on held-out patients, and the predictor: network, ridge or a blend. None
-        if the gate was off.
-    reliability
-        Expected r of every gene, and intervals.
-    versions
-        Versions of the libraries at training.
-    calibrated_on
-        Slides of :func:`deepspot.models.calibrate`, on which the reliability was measured. Empty: in training.
     sha256
         Hash of the weights file.
+    name, note, tissue, license
+        Free text.
+    genes, scale, depth, dim
+        Genes in the order of the output, their scale, the genes whose counts were summed to normalize a spot (empty on
+        the scale of raw counts), and the length of the embeddings.
+    geometry, encoder, encoder_fingerprint
+        Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
+    preset, slides, versions
+        How the model was made, from which slides, and with which versions of the libraries.
+    gate, reliability, calibrated_on
+        Gain of the network over tuned ridge (None if the gate was off); expected r of every gene and intervals; and the
+        slides of :func:`deepspot.models.calibrate` on which they were measured, if not in training.
     """
 
     format: Literal[1] = 1

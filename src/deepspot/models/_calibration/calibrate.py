@@ -15,13 +15,13 @@ from deepspot._core.validate import check_seed
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import FeaturePlan, bags_of
 from deepspot._sdata.view import NO_IMAGE, SlideView
-from deepspot._stats.metrics import pearson, rmse, varies
+from deepspot._stats.metrics import rmse
 from deepspot._stats.normalize import LOG1P_10K, Scale, known_scale
 from deepspot.errors import InputError
 from deepspot.models._bundle.card import HASHES, TrainingSlide
 from deepspot.models._confidence.folds import Folds, make_folds
 from deepspot.models._confidence.ood import OODDetector
-from deepspot.models._confidence.reliability import Reliability, measure_reliability
+from deepspot.models._confidence.reliability import Reliability, measure_reliability, r_of_units, summarize
 from deepspot.models._fitted import FittedModel
 from deepspot.models._model import Model
 from deepspot.models._registry import as_model
@@ -348,20 +348,9 @@ def _judge(
     for suffix, values, scale in (("", used, usual if corrected else card.scale), ("_before", predicted, card.scale)):
         if suffix and not corrected:
             continue
-        units = [_r_of_unit(values, data, rows) for rows in folds.by_unit()]
-        columns[f"r{suffix}"] = pd.DataFrame(units).mean().to_numpy()
+        columns[f"r{suffix}"] = summarize(r_of_units(values, data.targets, folds, data.slides))[0]
         columns[f"rmse{suffix}"] = rmse(values, data.targets) if scale == usual else np.full(values.shape[1], np.nan)
     return pd.DataFrame(columns, index=pd.Index(card.genes)).loc[list(genes)]
-
-
-def _r_of_unit(predicted: np.ndarray, data: TrainingSet, rows: np.ndarray) -> np.ndarray:
-    """Return the mean of r (genes,) over the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
-    parts = []
-    for slide in np.unique(data.slides[rows]):
-        these = rows[data.slides[rows] == slide]
-        truth = data.targets[these]
-        parts.append(np.where(varies(truth), np.nan_to_num(pearson(predicted[these], truth)), np.nan))
-    return pd.DataFrame(parts).mean().to_numpy()
 
 
 def _report(model: Model, folds: Folds, *, corrected: bool) -> None:

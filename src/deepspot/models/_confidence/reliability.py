@@ -78,8 +78,7 @@ class Reliability(BaseModel):
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
     """Measure the reliability of out-of-fold predictions (n, genes); r is computed within the `slides` (n,)."""
     units = folds.by_unit()
-    by_slide = [_by_slide(predicted, targets, rows, slides) for rows in units]
-    r, n, low, high = summarize(by_slide)
+    r, n, low, high = summarize(r_of_units(predicted, targets, folds, slides))
     pairs = [[(predicted[rows], targets[rows]) for rows in _rows_by_slide(unit, slides)] for unit in units]
     beyond = pd.DataFrame([pd.DataFrame([beyond_first_axis(*pair) for pair in unit]).mean() for unit in pairs]).mean()
     patterns = pd.DataFrame([pd.DataFrame([compare_patterns(*pair) for pair in unit]).mean() for unit in pairs]).mean()
@@ -103,13 +102,16 @@ def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds
     )
 
 
-def _by_slide(predicted: np.ndarray, targets: np.ndarray, rows: np.ndarray, slides: np.ndarray) -> np.ndarray:
-    """Return r (slides, genes) in the slides of a unit: NaN for a constant gene, 0 for a constant prediction."""
-    parts = []
-    for these in _rows_by_slide(rows, slides):
-        r = np.nan_to_num(pearson(predicted[these], targets[these]))
-        parts.append(np.where(varies(targets[these]), r, np.nan))
-    return np.stack(parts)
+def r_of_units(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> list[np.ndarray]:
+    """Return r (slides, genes) by held-out unit: NaN for a constant gene, 0 for a constant prediction."""
+    return [
+        np.stack([_r(predicted[rows], targets[rows]) for rows in _rows_by_slide(unit, slides)])
+        for unit in folds.by_unit()
+    ]
+
+
+def _r(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return np.where(varies(targets), np.nan_to_num(pearson(predicted, targets)), np.nan)
 
 
 def _rows_by_slide(rows: np.ndarray, slides: np.ndarray) -> list[np.ndarray]:

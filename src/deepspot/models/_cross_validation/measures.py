@@ -47,9 +47,8 @@ def measures(scores: pd.DataFrame, patterns: pd.DataFrame, n_bootstrap: int, see
     Arguments are those of `by_slide`; see :meth:`deepspot.models.CrossValidation.measures`.
     """
     by_patient = by_slide(scores, patterns)[MEASURES].groupby(GROUPS[:3], observed=True).mean()
-    by_fold = by_patient.groupby(GROUPS[:2], observed=True).mean()
     rows: dict[str, dict[str, float]] = {}
-    for model, known in by_fold.groupby("model", observed=True, sort=False):
+    for model, known in by_patient.groupby("model", observed=True, sort=False):
         row = rows[str(model)] = {}
         for name, values in known.items():
             names = (str(name), f"{name}_low", f"{name}_high")

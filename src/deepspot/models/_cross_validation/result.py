@@ -300,7 +300,7 @@ class CrossValidation:
         key_in(model, self.grid, "models")
         mine = self.scores[self.scores["model"] == model]
         values = mine.assign(value=filled_r(mine))
-        wide = values.groupby(["fold", "gene"], observed=True, sort=False)["value"].mean().unstack("gene")
+        wide = values.groupby(["fold", "patient", "gene"], observed=True, sort=False)["value"].mean().unstack("gene")
         r = wide.to_numpy(dtype=float)
         low, high = gene_intervals(r, n_bootstrap, self.seed)
         genes = pd.Index(np.asarray(wide.columns, dtype=object), name="gene")
@@ -364,6 +364,8 @@ class CrossValidation:
         parts, n_folds = [], self.scores["fold"].nunique()
         if self.leave_out == "slide":
             parts.append("Slides were held out, not patients. This does not measure accuracy on other patients.")
+        if self.given and all(name == patient for name, patient in self.slides.items()):
+            parts.append("Every slide counts as a patient.")
         if self.scores.groupby("patient", observed=True)["fold"].nunique().max() > 1 and self.leave_out == "patient":
             parts.append("Patients are tested in several folds, so the folds are not independent.")
         scales = {setting.get("normalize", self.normalize) for settings in self.grid.values() for setting in settings}
@@ -374,8 +376,8 @@ class CrossValidation:
             )
         if n_folds < ENOUGH:
             parts.append(
-                f"Intervals and p-values over only {n_folds} folds are not reliable. Use at least {ENOUGH} patients, "
-                "preferably 6 or more."
+                f"Intervals and p-values over only {n_folds} fold{'s' * (n_folds > 1)} are not reliable. Use at least "
+                f"{ENOUGH} {'folds' if self.given else 'patients'}, preferably 6 or more."
             )
         frame.attrs["note"] = " ".join(parts)
         return frame
