@@ -14,6 +14,10 @@ from .metrics import lee, mae, moran, pearson, rmse, slope, spearman
 from .patterns import beyond_first_axis
 from .ssim import gaussian_windows, ssim
 
+# Measures of a gene whose means over genes are measures of a slide, under the same names, and measures of all values.
+MEANS = ["spearman", "rmse", "mae", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured"]
+OF_VALUES = ["r_all", "r_all_means", "r_all_pattern", "r_all_of_means", "slope"]
+
 
 def agreement_of_genes(predicted: np.ndarray, measured: np.ndarray, centers: np.ndarray | None) -> pd.DataFrame:
     """Return the measures of each gene (rows) of two (n, genes) matrices of spots at `centers` (n, 2).
@@ -70,9 +74,8 @@ def agreement_of_values(predicted: np.ndarray, measured: np.ndarray) -> dict[str
     known = np.isfinite(predicted) & np.isfinite(measured)
     spots = known.any(axis=1)
     a, b = (values[np.ix_(spots, known[spots].all(axis=0))].astype(np.float64) for values in (predicted, measured))
-    names = ("r_all", "r_all_means", "r_all_pattern", "r_all_of_means", "slope")
     if not a.size:
-        return dict.fromkeys(names, float("nan"))
+        return dict.fromkeys(OF_VALUES, float("nan"))
     means = [values.mean(axis=0) for values in (a, b)]
     rest = [values - mean for values, mean in zip((a, b), means, strict=True)]
     means = [mean - mean.mean() for mean in means]
@@ -86,7 +89,7 @@ def agreement_of_values(predicted: np.ndarray, measured: np.ndarray) -> dict[str
     # What is left of a constant gene is rounding error.
     varies = sums[0, 0][1] > 1e-12 * max(float((a**2).sum()), 1e-12)
     calibration = sums[0, 1][1] / sums[0, 0][1] if varies else float("nan")
-    return dict(zip(names, (sum(parts), *parts, of_means, calibration), strict=True))
+    return dict(zip(OF_VALUES, (sum(parts), *parts, of_means, calibration), strict=True))
 
 
 def ring(centers: np.ndarray) -> csr_matrix:

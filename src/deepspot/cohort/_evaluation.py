@@ -8,8 +8,9 @@ import pandas as pd
 from deepspot._core.keys import AGREEMENT, UNS, checked, one_key
 from deepspot._core.validate import check_count, check_seed
 from deepspot._sdata.tables import evaluated_tables
+from deepspot._stats.agreement import MEANS, OF_VALUES
 from deepspot.errors import MissingKeyError
-from deepspot.models._cross_validation.measures import BY_GENE, BY_SLIDE, MEASURES, by_slide, tidy_measures
+from deepspot.models._cross_validation.measures import MEASURES, by_slide, tidy_measures
 from deepspot.models._cross_validation.result import CrossValidation
 from deepspot.models._cross_validation.statistics import N_BOOTSTRAP
 from deepspot.models._training.slides import as_mapping, patients_of, slide_columns, text_of_slides
@@ -17,8 +18,7 @@ from deepspot.models._training.slides import as_mapping, patients_of, slide_colu
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-NAMES = dict.fromkeys([*MEASURES[:3], "r_depth", *BY_GENE, *BY_SLIDE, *MEASURES[3:]])
-NAMES |= dict.fromkeys(["coverage", "ari", "ari_shifted"])
+NAMES = [*MEASURES[:3], "r_depth", *MEANS, *OF_VALUES, *MEASURES[3:], "coverage", "ari", "ari_shifted"]
 
 
 @checked
@@ -102,7 +102,7 @@ def evaluation(
         found, groups = _of_slides(results, groupby, patient_key, prediction_key)
     if seed is None and isinstance(results, CrossValidation):
         seed = results.seed
-    return tidy_measures(found, groups, list(NAMES), n_bootstrap, check_seed(seed))
+    return tidy_measures(found, groups, NAMES, n_bootstrap, check_seed(seed))
 
 
 def _of_folds(

@@ -195,7 +195,8 @@ class Model:
         if encoder is None and needed.startswith(PREFIX):
             raise InputError(
                 f"Model {card.name!r} needs encoder {needed!r}, which loads its own weights with code of "
-                "lazyslide-models. To allow this, pass it as `encoder=`."
+                "lazyslide-models. To allow this, pass it as `encoder=`. Features that were made elsewhere need no "
+                "encoder: see `ds.pp.use_features`."
             )
         try:
             ready = encoders.get(needed if encoder is None else encoder)

@@ -19,7 +19,7 @@ from deepspot._sdata.tables import (
     tables_annotating,
 )
 from deepspot._sdata.write import add_columns, add_entries, check_entries
-from deepspot._stats.agreement import agreement_of_genes, agreement_of_values
+from deepspot._stats.agreement import MEANS, agreement_of_genes, agreement_of_values
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
 from deepspot._stats.domains import agreement_of_domains, find_domains
 from deepspot._stats.gene_sets import agreement_of_sets
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
+    from deepspot._sdata.measured import MeasuredCounts
+    from deepspot._stats.normalize import Scale
+
 COLUMNS = (
     *("pearson", "pearson_beyond_axis", "pearson_depth", "pearson_ceiling", "spearman", "rmse", "mae", "slope"),
     *("ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", "measured_detected"),
@@ -44,8 +47,6 @@ COLUMNS = (
 # What depends on the scale of the prediction.
 OF_SCALE = ["rmse", "mae", "slope", "ssim", "ssim_of_mean"]
 COVERAGE = "coverage"
-# Columns whose means are measures of the slide under the same name.
-MEANS = ("spearman", "rmse", "mae", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured", COVERAGE)
 INTERVAL = ("lower", "upper")
 DOMAINS = ("domain_predicted", "domain_measured")
 
@@ -224,62 +225,32 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
-    learned = learned_from(prediction, truth)
-    if learned == "yes":
-        logger.warning(
-            "The model learned from this slide: the agreement is higher than on slides of other patients. "
-            "`ds.models.cross_validate` holds out patients."
-        )
-    elif learned == "unknown":
-        logger.info(
-            "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
-            "slides. If it did, the agreement is higher than on slides of other patients."
-        )
-    scale, theirs_is = comparable_scale(prediction), prediction.uns[UNS].get("scale", SCALE)
-    if scale.text != theirs_is:
-        logger.warning(
-            "The prediction is on the scale %r and the measurement on %r: the correlations can be compared; errors, "
-            "slopes and structural similarity are missing.",
-            *(theirs_is, scale.text),
-        )
+    learned, scale = learned_from(prediction, truth), comparable_scale(prediction)
     expression, depth = targets([truth], genes, scale)
-    trained_depth = prediction.uns[UNS].get("depth", depth)
-    if trained_depth != depth:
-        logger.warning(
-            "The model was trained on counts normalized over %s, the measured counts are normalized over %s: `rmse` "
-            "includes this difference, the correlations can be compared.",
-            trained_depth,
-            depth,
-        )
-    measured = expression[0][theirs]
+    _log_limits(prediction, learned, scale, depth)
     chosen = rows[ours]
-    predicted = np.asarray(prediction.X[chosen])
+    predicted, measured = np.asarray(prediction.X[chosen]), expression[0][theirs]
     centers = np.asarray(prediction.obsm["spatial"])[chosen]
-    depth_of_spots = truth.depth()[theirs]
     agreement = agreement_of_genes(predicted, measured, centers).set_axis(prediction.var_names)
-    known = np.isfinite(measured).any(axis=0)
-    shared = agreement.index[known]
-    log_depth = np.repeat(np.log(depth_of_spots)[:, None], len(genes), axis=1)
-    agreement["pearson_depth"] = pearson(log_depth, measured)
-    counts = truth.counts[theirs][:, truth.genes.get_indexer(shared)]
-    agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth_of_spots, scale=scale)
-    agreement["measured_detected"] = np.where(known, (measured > 0).mean(axis=0), np.nan)
-    if scale.text != theirs_is:
+    _add_limits(agreement, measured, truth, theirs, scale)
+    if _scale_of(prediction) != scale.text:
         agreement[OF_SCALE] = np.nan
     if COVERAGE in columns:
         low, high = (np.asarray(prediction.layers[name][chosen]) for name in INTERVAL)
-        agreement[COVERAGE] = np.where(known, ((low <= measured) & (measured <= high)).mean(axis=0), np.nan)
+        inside = ((low <= measured) & (measured <= high)).mean(axis=0)
+        agreement[COVERAGE] = np.where(np.isfinite(measured).any(axis=0), inside, np.nan)
     means = {
         "r": agreement["pearson"].mean(),
         "r_beyond_axis": agreement["pearson_beyond_axis"].mean(),
         "r_depth": agreement["pearson_depth"].mean(),
         "r_of_ceiling": mean_of_ceiling(agreement["pearson"].to_numpy(), agreement["pearson_ceiling"].to_numpy()),
-        **agreement[[name for name in MEANS if name in columns]].mean(),
+        **agreement[[*MEANS, *columns[len(COLUMNS) :]]].mean(),
         **compare_patterns(predicted, measured),
         **agreement_of_values(predicted, measured),
     }
     labels = None
     if domains:
+        known = np.isfinite(measured).any(axis=0)
         ours_of, theirs_of = (find_domains(values[:, known], seed) for values in (predicted, measured))
         means |= agreement_of_domains(ours_of, theirs_of, centers, seed)
         sides = dict(zip(DOMAINS, (ours_of, theirs_of), strict=True))
@@ -302,6 +273,51 @@ def evaluate(
     prediction.uns[UNS][LEARNED] = learned
     prediction.uns[UNS][AGREEMENT] = {name: float(value) for name, value in means.items()}
     prediction.uns[UNS]["evaluated_on"] = table_key
+
+
+def _scale_of(prediction: AnnData) -> str:
+    return prediction.uns[UNS].get("scale", SCALE)
+
+
+def _log_limits(prediction: AnnData, learned: str, scale: Scale, depth: str) -> None:
+    """Log what the agreement does not show: training slides, other scales, and other genes behind the depth."""
+    if learned == "yes":
+        logger.warning(
+            "The model learned from this slide: the agreement is higher than on slides of other patients. "
+            "`ds.models.cross_validate` holds out patients."
+        )
+    elif learned == "unknown":
+        logger.info(
+            "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
+            "slides. If it did, the agreement is higher than on slides of other patients."
+        )
+    if _scale_of(prediction) != scale.text:
+        logger.warning(
+            "The prediction is on the scale %r and the measurement on %r: the correlations can be compared; errors, "
+            "slopes and structural similarity are missing.",
+            *(_scale_of(prediction), scale.text),
+        )
+    trained_depth = prediction.uns[UNS].get("depth", depth)
+    if trained_depth != depth:
+        logger.warning(
+            "The model was trained on counts normalized over %s, the measured counts are normalized over %s: `rmse` "
+            "includes this difference, the correlations can be compared.",
+            trained_depth,
+            depth,
+        )
+
+
+def _add_limits(
+    agreement: pd.DataFrame, measured: np.ndarray, truth: MeasuredCounts, rows: np.ndarray, scale: Scale
+) -> None:
+    """Add r of the depth of spots alone, the ceiling of r and the share of spots with the gene; `rows` of `truth`."""
+    known = np.isfinite(measured).any(axis=0)
+    shared = agreement.index[known]
+    depth = truth.depth()[rows]
+    agreement["pearson_depth"] = pearson(np.repeat(np.log(depth)[:, None], len(agreement), axis=1), measured)
+    counts = truth.counts[rows][:, truth.genes.get_indexer(shared)]
+    agreement.loc[shared, "pearson_ceiling"] = ceiling(counts, depth, scale=scale)
+    agreement["measured_detected"] = np.where(known, (measured > 0).mean(axis=0), np.nan)
 
 
 def _sets(

@@ -210,6 +210,22 @@ def test_a_correction_of_noise_does_not_look_good(cohort, genes, cheap_encoder, 
     assert (np.array(own.card.reliability.r_low, dtype=float) < 0).all()
 
 
+def test_a_prediction_without_relation_is_named(cohort, genes, cheap_encoder, log):
+    class Negative(Oracle):
+        fingerprint = "oracle, negative"
+
+        def predict(self, features):
+            return {gene: -values for gene, values in super().predict(features).items()}
+
+    known = oracle(cohort, genes, cheap_encoder).predictor
+    negative = Negative(known.table)
+    negative.genes = genes
+    model = ds.models.adapt(negative, encoder=cheap_encoder, tile_um=55)
+    ds.models.calibrate(model, cohort, patient_key="patient")
+    assert any("not related to the measurement" in line for line in log)
+    assert "scale 'log1p" in repr(ds.models.calibrate(model, cohort, patient_key="patient", correction="ridge"))
+
+
 def test_held_out_spots_have_no_part_in_their_correction(cohort, genes, cheap_encoder, monkeypatch):
     model = oracle(cohort, genes, cheap_encoder, noise=0.1)
     calls, fit = [], Correction.fit.__func__

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 import deepspot as ds
+from deepspot._stats.agreement import OF_VALUES
 from deepspot.models._cross_validation.cross_validate import cross_validate
-from deepspot.models._cross_validation.measures import BY_GENE, BY_SLIDE
+from deepspot.models._cross_validation.measures import BY_GENE
 from deepspot.models._cross_validation.result import CrossValidation
 
 NULLS = ["training mean", "position only", "shuffled images"]
@@ -282,7 +283,7 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"models": {"x": 3}}, TypeError, "must be a class"),
         ({"models": {"x": dict}}, TypeError, "lacks `fit"),
         ({"grid": {"ridge": {}}}, KeyError, "'ls'"),
-        ({"grid": {"ls": {"weight": [1]}}}, TypeError, "weight"),
+        ({"grid": {"ls": {"weight": [1]}}}, TypeError, r"has no parameters \['weight'\]. Parameters: \['strength'"),
         ({"leave_out": "spot"}, ValueError, '"patient" or "slide"'),
         ({"tiles": {"tile": 55}}, ValueError, r"tile: .* Fields: \['tile_um', "),
         ({"keys": ["table"]}, TypeError, "must be a SlideKeys or a mapping with some of"),
@@ -327,7 +328,7 @@ def test_copy_of_a_slide_under_another_patient_is_an_error(slides, quick):
 
 def test_measures_beside_r(cv):
     scores, patterns = cv.scores, cv.patterns
-    assert list(patterns.columns[4:]) == ["patterns_predicted", "patterns_measured", "gene_agreement", *BY_SLIDE]
+    assert list(patterns.columns[4:]) == ["patterns_predicted", "patterns_measured", "gene_agreement", *OF_VALUES]
     assert scores.loc[scores["model"] == "ridge", BY_GENE].notna().mean().min() > 0.9
     sides = {fold: ([s for s in cv.slides if cv.slides[s] != fold], [fold + "_S1"]) for fold in cv.splits}
     assert cv.splits == {fold: [train, test] for fold, (train, test) in sides.items()}

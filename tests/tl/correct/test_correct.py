@@ -311,6 +311,15 @@ def test_a_changed_prediction_is_not_used(slide, model):
     np.testing.assert_allclose(slide.tables["table_corrected"].X, first, rtol=1e-5)
 
 
+def test_the_default_model_does_not_silently_replace_the_one_that_predicted(slide, model, log, monkeypatch):
+    monkeypatch.setattr("deepspot.models._registry.as_model", lambda given: model)
+    ds.tl.correct(slide, check_registration=False)
+    assert not any("`model` is missing" in line for line in log)
+    slide.tables["deepspot_spots"].uns["deepspot"] |= {"model": "mine", "fingerprint": "another"}
+    ds.tl.correct(slide, check_registration=False, overwrite=True)
+    assert any("because `model` is missing" in line and "'deepspot_spots': 'mine'" in line for line in log)
+
+
 def test_a_prediction_from_another_image_is_not_used(slide, model, log):
     slide.tables["deepspot_spots"].uns["deepspot"]["image_key"] = "another_image"
     ds.tl.correct(slide, model, check_registration=False)

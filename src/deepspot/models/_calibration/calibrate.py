@@ -359,6 +359,11 @@ def _report(model: Model, folds: Folds, *, corrected: bool) -> None:
     text = f"r {mean['r']:.3f} on {n} held-out {folds.unit}, over {model.calibration['r'].count():,} genes"
     if not corrected:
         logger.info("Calibrated: %s.", text)
+        if mean["r"] <= 0:
+            logger.warning(
+                "The prediction is not related to the measurement. Check the scale, the genes and the registration of "
+                "the slides (`ds.tl.check_alignment`)."
+            )
     else:
         error = f", error {mean['rmse']:.3f} (before {mean['rmse_before']:.3f})" if mean["rmse_before"] > 0 else ""
         logger.info("Corrected: %s (before %.3f)%s.", text, mean["r_before"], error)

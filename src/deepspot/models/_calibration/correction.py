@@ -154,7 +154,7 @@ class CorrectedModel(Model):
 
     def __repr__(self) -> str:
         kind = "affine" if self.correction.ridge is None else "ridge"
-        return f"CorrectedModel ({kind}) of {self.base!r}"
+        return f"CorrectedModel ({kind}; scale {self.card.scale!r}) of {self.base!r}"
 
     @property
     def context(self) -> tuple[str, ...]:

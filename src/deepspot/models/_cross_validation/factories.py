@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,6 +39,12 @@ class System:
         """Return an unfitted estimator with one of the settings; `seed` and `device` if the factory takes them."""
         params = self.params(setting)
         taken = _parameters(self.factory)
+        unknown = sorted(params.keys() - taken.keys())
+        if unknown and taken and all(parameter.kind != parameter.VAR_KEYWORD for parameter in taken.values()):
+            raise InputTypeError(
+                f"Model {self.name!r} has no parameters {unknown}. Parameters: {list(taken)}; and those of the data, "
+                f"{list(DATA)}."
+            )
         bound = {*params, *(self.factory.keywords if isinstance(self.factory, partial) else ())}
         offered = {"seed": seed} | ({} if device is None else {"device": device})
         try:
@@ -54,11 +60,11 @@ class System:
         return made
 
 
-def _parameters(factory: Factory) -> Collection[str]:
+def _parameters(factory: Factory) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(factory).parameters.keys()
+        return inspect.signature(factory).parameters
     except (TypeError, ValueError):  # some builtins have no signature
-        return ()
+        return {}
 
 
 def describe(factory: Factory) -> Any:

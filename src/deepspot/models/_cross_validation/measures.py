@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from deepspot._stats.agreement import MEANS
+
 from .statistics import UNDEFINED, draws, filled, spread
 
 MEASURES = ["r", "r_beyond_axis", "r_of_ceiling", "gene_agreement", "patterns_predicted", "patterns_measured"]
-# Of genes, and of slides as a whole; see `ds.tl.evaluate`.
-BY_GENE = ["spearman", "rmse", "mae", "slope", "ssim", "ssim_of_mean", "lee", "moran_predicted", "moran_measured"]
-BY_SLIDE = ["r_all", "r_all_means", "r_all_pattern", "r_all_of_means", "slope"]
+# Of genes beside r; see `ds.tl.evaluate`.
+BY_GENE = [*MEANS, "slope"]
 GROUPS = ["model", "fold", "patient", "slide"]
 PREDICTION = UNDEFINED[1]
 # Undefined for a constant prediction, which counts as no correlation.
@@ -35,8 +36,7 @@ def by_slide(scores: pd.DataFrame, patterns: pd.DataFrame) -> pd.DataFrame:
     by_gene = scores.assign(r=filled_r(scores), **zero)
     limited = by_gene[by_gene["r_ceiling"].notna() & by_gene["r"].notna()].groupby(GROUPS, observed=True)
     # The slope of a nearly constant gene is arbitrarily large. That of a slide weights genes by their variance.
-    of_genes = [name for name in BY_GENE if name not in BY_SLIDE]
-    found = by_gene.groupby(GROUPS, observed=True)[["r", "r_beyond_axis", *of_genes]].mean()
+    found = by_gene.groupby(GROUPS, observed=True)[["r", "r_beyond_axis", *MEANS]].mean()
     found["r_of_ceiling"] = limited["r"].mean() / limited["r_ceiling"].mean()
     return found.join(patterns.set_index(GROUPS))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from .measures import BY_GENE, BY_SLIDE, MEASURES
+from deepspot._stats.agreement import OF_VALUES
+
+from .measures import BY_GENE, MEASURES
 from .statistics import UNDEFINED
 
-NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES, *BY_GENE, *BY_SLIDE]
+NUMBERS = ["r_pooled", "r_ceiling", "area", *MEASURES, *BY_GENE, *OF_VALUES]
 
 
 def read_table(file: Path) -> pd.DataFrame:

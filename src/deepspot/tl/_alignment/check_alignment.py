@@ -149,7 +149,7 @@ def check_alignment(
         check_shared_genes(list(table.var_names), sdata.tables[table_key], table_key)
     else:
         check_shared_genes(ready.card.genes, sdata.tables[table_key], table_key)
-        table = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
+        table = get_prediction(view, ready, encoder, default=model is None, device=device, batch_size=batch_size)
     if learned_from(table, measured) == "yes":
         logger.warning(
             "The model learned from this slide, including any misplaced spots, so the check may not find them. Use a "

@@ -197,7 +197,7 @@ def correct(
     measured = view.measured(table_key, layer=layer)
     kept = genes_to_keep(view, measured, genes, ready.card.genes, replace=method == "replace")
 
-    prediction = get_prediction(view, ready, encoder, device=device, batch_size=batch_size)
+    prediction = get_prediction(view, ready, encoder, default=model is None, device=device, batch_size=batch_size)
     learned = prediction.uns[UNS][LEARNED] = learned_from(prediction, measured)
     if learned == "yes":
         logger.warning(

@@ -172,11 +172,23 @@ def bare_table(
     )
 
 
-def get_prediction(view: SlideView, model: Model, encoder: str | Encoder | None = None, **compute: Any) -> AnnData:
-    """Return the predicted table of the spots, from the object if it has a current one, else a new one."""
+def get_prediction(
+    view: SlideView, model: Model, encoder: str | Encoder | None = None, *, default: bool = False, **compute: Any
+) -> AnnData:
+    """Return the predicted table of the spots, from the object if it has a current one, else a new one.
+
+    A warning is logged if the model is only the `default`, and another one predicted the spots.
+    """
     key = find_prediction(view, model)
     if key is not None:
         return view.sdata.tables[key]
+    others = {name: view.sdata.tables[name].uns[UNS].get("model") for name in view.tables(PREDICTION)}
+    others = {name: made for name, made in others.items() if made != model.card.name}
+    if default and others:
+        logger.warning(
+            "The spots are predicted with model %r, because `model` is missing. These tables are of other models: %s.",
+            *(model.card.name, others),
+        )
     return prediction_table(model, predict_spots(model.features_of(view, encoder), model, **compute))
 
 
