@@ -11,8 +11,8 @@ cores can do. Writes benchmarks/results/hest_bench.md, or hest_bench_<task>.md.
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -57,16 +57,24 @@ MODELS = {
 }
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="folder with the tasks; by default that of the mini task")
+    parser.add_argument("task", nargs="?", default="MINI")
+    parser.add_argument("embeddings", nargs="?", type=Path, help="folder with the embeddings of the task")
+    parser.add_argument("components", nargs="?", type=int, default=256, help="number of principal components")
+    given = parser.parse_args()
     ds.settings.progress = False
-    mini = not arguments
+    folder, name, embedded, components = given.folder, given.task, given.embeddings, given.components
+    mini = folder is None
     if mini:
         vectors = Path(os.environ["DEEPSPOT_DATA"]).parent / "vectors" / "hest_bench"
-        arguments = [str(vectors / "bench_data"), "MINI", str(vectors / "embeddings" / "MINI" / "random64"), "32"]
-    folder, name, embedded, components = arguments
+        folder, embedded, components = vectors / "bench_data", vectors / "embeddings" / "MINI" / "random64", 32
+    elif embedded is None:
+        parser.error("name the folder with the embeddings of the task")
     task = ds.datasets.hest_bench(folder, name)
-    embeddings, counts = load(task, Path(embedded))
-    theirs = replace(PUBLISHED["pca32"], pca=int(components))
+    embeddings, counts = load(task, embedded)
+    theirs = replace(PUBLISHED["pca32"], pca=components)
     lines = [f"### HEST-Benchmark, task {name}: {task!r}".replace("Benchmark: ", ""), ""]
     if mini:
         lines += [*published_table(task, embeddings, counts, vectors / "expected.npz"), ""]
@@ -206,4 +214,4 @@ def chosen_alpha(
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
