@@ -5,16 +5,18 @@
 The first table is the fold of benchmarks/results/systems_patients.md that leaves patient B out: the same sections,
 genes and settings, with early stopping. The second is one epoch of HisToGene, Hist2ST, THItoGene and TRIPLEX on one
 slide of random embeddings; a slide of more than 4,096 spots is divided. Every fit runs in a process of its own. Memory
-is the highest resident memory above that before the fit, which includes the imports of a system. Time is a ratio to
-ridge in the same run. Writes benchmarks/results/systems_cost.md.
+is the highest resident memory above that before the fit (Linux). Time is a ratio to ridge in the same run. Writes
+benchmarks/results/systems_cost.md.
 """
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
-import resource
 import time
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,14 +98,19 @@ def measure(name: str, data: TrainingSet, genes: list[str] | None, options: dict
     factory = KINDS[made] if isinstance(made, str) else made
     settings = {key: values[0] for key, values in GRID.get(name, {}).items()} | options
     model = partial(factory, **settings)() if settings else factory()
-    before, start = resident(), time.perf_counter()
+    for package in ("torch", "sklearn.ensemble"):
+        import_module(package)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before, start = memory("VmRSS"), time.perf_counter()
     data.fit(model, **({"genes": genes} if name.startswith("deepspot") else {}))
-    return time.perf_counter() - start, resident() - before
+    return time.perf_counter() - start, memory("VmHWM") - before
 
 
-def resident() -> float:
-    """Return the highest resident memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def memory(field: str) -> float:
+    """Return the resident memory of this process in GB, now (VmRSS) or at its peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1e6
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import deepspot as ds
 from deepspot.datasets._toy import toy_slide
 
 OPTIONS = {
@@ -200,3 +201,58 @@ def test_toy_refuses_no_patient():
 
     with pytest.raises(ValueError, match="`n_patients` must be 1 or more, got 0"):
         ds.datasets.toy(0)
+
+
+@pytest.fixture(scope="module")
+def with_cells():
+    return ds.datasets.toy(1, n_rows=8, n_cols=10, mpp=2.0, cells=True, seed=0)["P1_S1"]
+
+
+def test_cells_change_nothing_else(slide, with_cells):
+    np.testing.assert_array_equal(with_cells["table"].X.toarray(), slide[0].X.toarray())
+    np.testing.assert_array_equal(with_cells.images["P1_S1_image"].to_numpy().transpose(1, 2, 0), slide[1])
+
+
+def test_nuclei_are_where_their_outlines_are(with_cells):
+    """The image is darker in red inside of the outlines than around them, in every class."""
+    from shapely import contains_xy
+
+    red = with_cells.images["P1_S1_image"].to_numpy()[0].astype(float)
+    rng = np.random.default_rng(0)
+    for name, cells in with_cells["cells"].groupby("class", observed=True):
+        some = cells.geometry.iloc[rng.choice(len(cells), min(len(cells), 40), replace=False)]
+        inside, outside = [], []
+        for outline in some:
+            x, y = outline.centroid.coords[0]
+            rows, cols = np.mgrid[int(y) - 4 : int(y) + 5, int(x) - 4 : int(x) + 5]
+            at = contains_xy(outline, cols + 0.5, rows + 0.5)
+            values = red[rows, cols]
+            inside.append(values[at].mean() if at.any() else np.nan)
+            outside.append(values[~at].mean())
+        assert np.nanmean(inside) < np.mean(outside) - (5 if name == "necrosis" else 20)
+
+
+def test_cells_have_the_genes_of_their_class(with_cells):
+    table = with_cells["table_cells"]
+    classes, program = table.obs["class"], table.var["program"]
+    for name in ("tumor", "lymphoid", "stroma", "necrosis"):
+        expected = table.layers["expected"][:, program == name].mean(axis=1)
+        assert expected[classes == name].min() > expected[classes != name].max()
+    assert list(table.obs["cell"]) == list(with_cells["cells"].index)
+
+
+def test_cells_in_a_spot_have_its_counts(with_cells):
+    """On average over spots, and by composition: few counts of many lymphoid cells."""
+    from scipy.spatial import cKDTree
+
+    table, spots = with_cells["table_cells"], with_cells["spots"]
+    centers = np.column_stack([spots.geometry.x, spots.geometry.y]) * 2.0
+    middle = with_cells["cells"].centroid
+    near, spot = cKDTree(centers).query(np.column_stack([middle.x, middle.y]) * 2.0)
+    pooled = np.zeros(with_cells["table"].shape)
+    np.add.at(pooled, spot[near <= 27.5], table.X.toarray()[near <= 27.5])
+    assert 0.8 < pooled.sum() / with_cells["table"].X.sum() < 1.25
+    expected = with_cells["table"].layers["expected"]
+    logged = np.log1p(1e4 * pooled / np.maximum(pooled.sum(axis=1, keepdims=True), 1))
+    tumor = np.flatnonzero(table.var["program"] == "tumor")
+    assert np.mean([np.corrcoef(logged[:, g], expected[:, g])[0, 1] for g in tumor]) > 0.6

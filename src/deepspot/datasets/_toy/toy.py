@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from deepspot._core.validate import check_positive, check_seed
 from deepspot.errors import InputError, InputTypeError
 
+from .cells import cell_signals, cells_per_spot, outlines
 from .image import draw, stain_colors
 from .tissue import CLASSES, DIAMETER_UM, Array, grow_tissue, hex_array, scatter_cells, spot_composition, spot_signals
 
@@ -42,6 +44,7 @@ def toy(
     depth: float = 3000.0,
     stain_shift: float = 0.5,
     batch_effect: float = 0.2,
+    cells: bool = False,
     seed: int | None = None,
 ) -> dict[str, SpatialData]:
     """Generate synthetic H&E slides of several patients with known ground truth.
@@ -67,6 +70,8 @@ def toy(
         Strength of the stain differences between patients; 0 gives identical colors.
     batch_effect
         Standard deviation of the logarithm of the factor per patient and gene.
+    cells
+        Add the cells, as in data of single cells. Does not change image and spots.
     seed
         Random seed; None takes `settings.seed`.
 
@@ -82,6 +87,12 @@ def toy(
     - ``var["program"]``: determinant of the gene: a class, ``"border"`` (tumor in the spot times lymphoid tissue within
       150 µm) or ``"noise"``
     - ``obs``: ``array_row``, ``array_col``, ``in_tissue``, ``patient``, ``slide``
+
+    With `cells`, also polygons ``cells``, the outlines of the nuclei, with a column `class`, and a table
+    ``table_cells`` of all cells on the tissue, with `X`, ``layers["expected"]``, ``var["program"]`` and ``obs`` as
+    above, and ``obs["class"]``. A cell has the expression of a spot of its class at its place. The counts of cells are
+    such that those in a spot sum to `depth` on average: few for the dense lymphoid cells, many for the others. They
+    are drawn anew: the counts of the spots are not their sums (see :func:`deepspot.pp.pool`).
 
     Raises
     ------
@@ -107,7 +118,9 @@ def toy(
                 patient, slide, n_rows, n_cols, n_genes, mpp, depth, stain_shift, batch_effect, seed
             )
             name = f"P{patient}_S{slide}"
-            slides[name] = from_anndata(adata, image, mpp=mpp, diameter_um=DIAMETER_UM, name=name)
+            sdata = slides[name] = from_anndata(adata, image, mpp=mpp, diameter_um=DIAMETER_UM, name=name)
+            if cells:
+                add_cells(sdata, patient, slide, n_rows, n_cols, n_genes, mpp, depth, batch_effect, seed)
     return slides
 
 
@@ -137,10 +150,7 @@ def toy_slide(
         if not 0 <= size < np.inf:
             raise InputError(f"`{argument}` must be 0 or above, got {size}.")
 
-    # One random stream per purpose: another image resolution or depth does not change the tissue.
-    def stream(purpose: int, *of: int) -> np.random.Generator:
-        return np.random.default_rng([seed, purpose, *of])
-
+    stream = partial(_stream, seed)
     row, col, xy = hex_array(n_rows, n_cols)
     tissue = grow_tissue(stream(0, patient, slide), xy)
     cells = scatter_cells(stream(1, patient, slide), tissue)
@@ -171,6 +181,55 @@ def toy_slide(
     table.obsm["spatial"] = xy / mpp
     table.obsm["composition"] = composition.astype(np.float32)
     return table, image
+
+
+def add_cells(
+    sdata: SpatialData,
+    patient: int,
+    slide: int,
+    n_rows: int,
+    n_cols: int,
+    n_genes: int,
+    mpp: float,
+    depth: float,
+    batch_effect: float,
+    seed: int,
+) -> None:
+    """Add the cells of a slide of :func:`toy`: the same random streams as in `toy_slide` give the same tissue."""
+    import pandas as pd
+    from anndata import AnnData
+    from scipy.sparse import csr_matrix
+    from spatialdata.models import ShapesModel, TableModel
+    from spatialdata.transformations import get_transformation
+
+    stream = partial(_stream, seed)
+    xy = hex_array(n_rows, n_cols)[2]
+    tissue = grow_tissue(stream(0, patient, slide), xy)
+    cells = scatter_cells(stream(1, patient, slide), tissue)
+    shapes = outlines(cells, mpp)
+    genes = make_genes(stream(4), n_genes)
+    batch = np.exp(stream(5, patient).normal(0, batch_effect, n_genes))
+    counting = stream(7, patient, slide)
+    signals = cell_signals(tissue, cells)
+    hidden = np.exp(counting.normal(0, 0.5, (len(shapes), n_genes)))
+    depths = depth / cells_per_spot(shapes["class"])
+    counts = draw_counts(counting, proportions(genes, signals, batch, hidden), depths)
+
+    obs = pd.DataFrame({"class": shapes["class"].to_numpy(), "region": pd.Categorical(["cells"] * len(shapes))})
+    for column in ("patient", "slide"):
+        obs[column] = pd.Categorical([sdata["table"].obs[column].iloc[0]] * len(shapes))
+    obs["cell"] = shapes.index.to_numpy()
+    obs.index = obs.index.astype(str)
+    table = AnnData(csr_matrix(counts), obs=obs, var=sdata["table"].var.copy())
+    table.layers["expected"] = np.log1p(TARGET_SUM * proportions(genes, signals, batch)).astype(np.float32)
+    placed = get_transformation(sdata["spots"], get_all=True)
+    sdata.shapes["cells"] = ShapesModel.parse(shapes, transformations=placed)
+    sdata.tables["table_cells"] = TableModel.parse(table, region="cells", region_key="region", instance_key="cell")
+
+
+def _stream(seed: int, purpose: int, *of: int) -> np.random.Generator:
+    """Return one random stream per purpose: another image resolution or depth does not change the tissue."""
+    return np.random.default_rng([seed, purpose, *of])
 
 
 def _at_least(value: int, least: int, argument: str) -> None:
@@ -222,8 +281,8 @@ def proportions(genes: Genes, signals: Array, batch: Array, hidden: Array | None
     return rates
 
 
-def draw_counts(rng: np.random.Generator, shares: Array, depth: float) -> NDArray[np.int32]:
-    """Draw negative binomial counts (n, g) with a lognormal depth per spot."""
+def draw_counts(rng: np.random.Generator, shares: Array, depth: float | Array) -> NDArray[np.int32]:
+    """Draw negative binomial counts (n, g) with a lognormal depth per spot, whose median may differ between them."""
     depths = depth * np.exp(rng.normal(0, 0.3, len(shares)))
     overdispersed = shares * rng.gamma(20.0, 1 / 20.0, shares.shape)
     return rng.poisson(depths[:, None] * overdispersed).astype(np.int32)
