@@ -46,6 +46,9 @@ LEARNED = "training_slide"
 # Results of `ds.tl.evaluate`: a dictionary in `uns["deepspot"]`, and a table in `uns`.
 AGREEMENT, GENE_SETS = "agreement", "deepspot_gene_sets"
 
+WITHIN = "within_spots"
+"""Entry of ``uns["deepspot"]``: result of :func:`deepspot.tl.evaluate_resolution`."""
+
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
 """Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 

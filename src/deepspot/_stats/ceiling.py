@@ -7,6 +7,7 @@ from scipy.sparse import csr_matrix
 
 from .metrics import pearson
 from .normalize import LOG1P_10K, Scale, normalize
+from .within import r_within
 
 N_SPLITS = 10
 LEAST = 1.645  # times 1 / sqrt(n): r that independent halves exceed by chance with p = 0.05
@@ -18,6 +19,7 @@ def ceiling(
     *,
     counted: np.ndarray | None = None,
     scale: Scale = LOG1P_10K,
+    groups: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
     """Return the highest Pearson r (genes,) that a prediction can have with counts (n, genes) of spots of `depth` (n,).
@@ -26,7 +28,8 @@ def ceiling(
     the correlation r of their log-expression, the Spearman-Brown formula gives the reliability 2 r / (1 + r) of the
     whole measurement. Its square root is the correlation with the expected measurement. NaN for a gene whose halves do
     not agree significantly. `counted` (genes,) is whether the depth includes a gene; by default it includes all.
-    `scale` is that of the prediction.
+    `scale` is that of the prediction. With `groups` (n,), numbers from 0, it is the ceiling of r of deviations from the
+    means of groups.
     """
     rng = np.random.default_rng(seed)
     counts = counts.astype(np.int64)
@@ -39,7 +42,7 @@ def ceiling(
         other = rng.binomial(others, 0.5)
         halves = [(half, other), (counts - half, others - other)]
         a, b = (normalize(part, part @ inside + rest, scale).toarray() for part, rest in halves)
-        r += np.nan_to_num(pearson(a, b)) / N_SPLITS
+        r += np.nan_to_num(pearson(a, b) if groups is None else r_within(a, b, groups)) / N_SPLITS
     reliable = r > LEAST / np.sqrt(max(counts.shape[0], 1))
     return np.sqrt(2 * r / (1 + r), out=np.full(len(r), np.nan), where=reliable)
 

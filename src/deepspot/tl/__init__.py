@@ -7,6 +7,7 @@ from ._analysis.markers import markers
 from ._analysis.pathways import pathways
 from ._correct.correct import correct
 from ._evaluate import evaluate
+from ._evaluate_resolution import evaluate_resolution
 from ._predict.predict import predict
 
-__all__ = ["check_alignment", "correct", "enrich", "evaluate", "markers", "pathways", "predict"]
+__all__ = ["check_alignment", "correct", "enrich", "evaluate", "evaluate_resolution", "markers", "pathways", "predict"]

@@ -12,6 +12,7 @@ from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._confidence.ood import MANY_OOD
 
+from .cells import cell_shapes, predict_cells
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
 from .table import PLACES, Resolution, predict_spots, prediction_table
@@ -43,15 +44,16 @@ def predict(
     device: str | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Predict gene expression of spots, sub-spots or a grid from the H&E image.
+    """Predict gene expression of spots, sub-spots, a grid or cells from the H&E image.
 
     Tiles of the physical size of the training are cut and embedded, unless the object has these features already.
     Neighbors are at the distances of the training, also on arrays of another pitch, bins and cells; a warning is logged
     if the spots are farther apart.
 
     At a finer `resolution`, the model, which was trained on whole spots, gets the same neighborhood around a smaller
-    piece of tissue. The result has not been compared with expression measured at that scale. A sub-spot of 18 µm (of a
-    Visium spot) or 33 µm (Spatial Transcriptomics) contains several cells. Use it to see where in a spot a pattern may
+    piece of tissue. Whether the result is better than the value of the spot is a question for
+    :func:`evaluate_resolution`, with measured cells or bins as the truth. A sub-spot of 18 µm (of a Visium spot) or
+    33 µm (Spatial Transcriptomics) contains several cells. Use a finer resolution to see where in a spot a pattern may
     be, and the spots for tests and numbers.
 
     Parameters
@@ -75,10 +77,17 @@ def predict(
             paper. A spot tile and its central sub-spot are embedded for each point: about 30 tiles per spot, compared
             with 10 of ``"spot"``. The neighbors of a point are grid points at the offsets from its nearest spot to the
             neighbors of that spot. The mean of the points in a spot can differ from the prediction of the spot.
+        ``"cell"``
+            The shapes named by `shapes_key`, which are smaller than spots: polygons of cells or nuclei, or bins. A spot
+            tile around the center of each and its central sub-spot are embedded; neighbors are other cells at the
+            distances of training. For every gene, the cells in a spot are then scaled so that their mean on the scale
+            of counts is the prediction of the spot, if the object has one set of spots of known diameter; other cells
+            stay as they are.
     grid_um
         Distance between grid points in µm; by default a quarter of the distance between spots.
     image_key, shapes_key
-        Image and spots; needed only if there are several.
+        Image and spots; needed only if there are several. With ``"cell"``, `shapes_key` is that of the cells, by
+        default of the only polygons.
     encoder
         Encoder of the model, if the registry does not have it under the name in the card of the model.
     coordinate_system
@@ -196,7 +205,7 @@ def predict(
     view = SlideView.select(
         sdata,
         image_key,
-        shapes_key,
+        cell_shapes(sdata, shapes_key) if resolution == "cell" else shapes_key,
         coordinate_system=coordinate_system,
         tile_um=ready.geometry.tile.tile_um,
         needs_image=False,
@@ -206,8 +215,8 @@ def predict(
             f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots: sub-spots and "
             "grid points are predicted together with their spots. Pass the spots as `shapes_key`, and a `resolution`."
         )
-    names = {"spot": view.shapes_key, "subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
-    key = key_added or prediction_name(names[resolution])
+    names = {"subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
+    key = key_added or prediction_name(names.get(resolution, view.shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
     half_width = ready.half_width() if intervals else None
     _check_out(out, rounded, resolution, layers=unclipped or intervals)
@@ -224,6 +233,8 @@ def predict(
             prediction = predict_spots(features, ready, copies=1 + unclipped + 2 * intervals, **compute)
         elif resolution == "subspot":
             prediction = predict_subspots(features, ready, table_key=key, overwrite=overwrite, **compute)
+        elif resolution == "cell":
+            prediction = predict_cells(features, ready, encoder, **compute)
         else:
             prediction = predict_grid(features, ready, grid_um, table_key=key, overwrite=overwrite, **compute)
         table = prediction_table(ready, prediction, unclipped=unclipped, half_width=half_width)
@@ -261,7 +272,7 @@ def _check_finer(
             f"Model {card.name!r} does not use sub-spots, so all sub-spots of a spot would have the same prediction. "
             "Pass `resolution='grid'`, or a model with 'subspots' in its context."
         )
-    if resolution == "grid" and "subspots" in model.context and grid % 2 == 0:
+    if resolution in ("grid", "cell") and "subspots" in model.context and grid % 2 == 0:
         raise InputError(
             f"Model {card.name!r} has {grid} × {grid} sub-spots, so there is no central one. Pass "
             "`resolution='subspot'`."

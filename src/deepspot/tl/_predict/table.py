@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from deepspot.encoders import Encoder
     from deepspot.models import Model
 
-Resolution = Literal["spot", "subspot", "grid"]
-PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points"}
+Resolution = Literal["spot", "subspot", "grid", "cell"]
+PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points", "cell": "cells"}
 # Spots per block, which bounds the memory besides that of the result.
 BLOCK_SIZE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predicted expression of the spots, sub-spots or grid points of a view.
+    """Predicted expression of the spots, sub-spots, grid points or cells of a view.
 
     `expression` is (m, genes) log-expression in float32, which can be negative for spots; `provenance` are entries of
     ``uns["deepspot"]``; `parents` (m,) are rows of the feature table, None if the places are the rows.
@@ -209,7 +209,9 @@ def find_prediction(view: SlideView, model: Model) -> str | None:
     for key in view.tables(PREDICTION):
         table = view.sdata.tables[key]
         uns = table.uns[UNS]
-        same = uns.get("fingerprint") == model.fingerprint and uns.get("image_key", view.image_key) == view.image_key
+        # Cells can be predicted as spots of their own, and by a central sub-spot.
+        same = uns.get("fingerprint") == model.fingerprint and uns.get("resolution", "spot") == "spot"
+        same = same and uns.get("image_key", view.image_key) == view.image_key
         if same and _is_complete(table, model.card.genes) and _is_current(table, view):
             logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
             return key

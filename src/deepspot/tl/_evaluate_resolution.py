@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from deepspot._core.keys import PARENT, PREDICTION, SCALE, UNS, WITHIN, checked, one_key
+from deepspot._core.logging import logger
+from deepspot._core.validate import check_count, check_seed
+from deepspot._sdata.measured import measured_counts
+from deepspot._sdata.tables import (
+    check_shared_genes,
+    comparable_scale,
+    is_deepspot_table,
+    kind_of,
+    match_rows,
+    regions_of,
+)
+from deepspot._sdata.view import SlideView, known_diameter
+from deepspot._sdata.write import add_columns, check_entries
+from deepspot._spatial.transforms import pitch_px
+from deepspot._stats.ceiling import ceiling, mean_of_ceiling
+from deepspot._stats.metrics import pearson
+from deepspot._stats.within import agreement_within, interpolate, r_within
+from deepspot.errors import InputError
+from deepspot.models._training.targets import targets
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from spatialdata import SpatialData
+
+    from deepspot._sdata.measured import MeasuredCounts
+
+COLUMNS = (
+    *("within_r", "within_r_low", "within_r_high", "within_p", "within_r_depth", "within_r_interpolated"),
+    *("within_ceiling", "places_r", "places_r_spot", "places_r_interpolated"),
+)
+LEAST_SPOTS = 3
+
+
+@checked
+def evaluate_resolution(
+    sdata: SpatialData,
+    *,
+    prediction_key: str | None = None,
+    table_key: str | None = None,
+    spots_key: str | None = None,
+    layer: str | None = None,
+    n_bootstrap: int = 1000,
+    n_swaps: int = 199,
+    overwrite: bool = False,
+    seed: int | None = None,
+) -> None:
+    """Measure what a prediction finer than spots knows beyond the value of the spot, with cells or bins as the truth.
+
+    Predictions of sub-spots, of a grid or of cells vary between spots, which any prediction of spots explains, and
+    within spots. Only the latter is resolution. Counts of single cells or bins (Xenium, Visium HD) are the truth:
+    :func:`deepspot.pp.pool` makes spots of them, on which a model is trained, on other slides.
+
+    Parameters
+    ----------
+    sdata
+        Object with the finer prediction of :func:`predict`, spots, and shapes of cells or bins with counts.
+    prediction_key
+        Table with the finer prediction; needed only if there are several.
+    table_key
+        Table with the raw counts of cells or bins; needed only if there are several.
+    spots_key
+        Spots, as circles of known diameter; by default the only ones.
+    layer
+        Layer with raw counts; None is `X`.
+    n_bootstrap
+        Number of bootstrap samples of the spots, for the intervals.
+    n_swaps
+        Number of random swaps of the predicted places within every spot, for p.
+    overwrite
+        Replace the results of an earlier call.
+    seed
+        Seed of the bootstrap, the swaps and the ceiling; None takes `settings.seed`.
+
+    Returns
+    -------
+    None. Cells and bins are assigned to the nearest predicted place (if they are not the places themselves), within
+    half the distance between places, and their counts are summed; a place belongs to the spot whose circle contains its
+    center. Places without counts, and spots with fewer than two places with counts, are left out. Adds to ``var`` of
+    the prediction, in float32:
+
+    `within_r`, `within_r_low`, `within_r_high`
+        Pearson's r of deviations from the mean of the spot, and its 95 % interval from the bootstrap of spots. The
+        value of the spot, repeated in all of its places, has 0; so has a prediction that is constant within spots.
+    `within_p`
+        Share of random swaps of the predicted places within spots that have an r at least as high.
+    `within_r_interpolated`
+        r within spots of the linear interpolation between the predicted means of spots, which needs no image within
+        spots: below it, the prediction only continues the trend between spots.
+    `within_r_depth`
+        r within spots of the logarithm of the counts of a place. Log-normalized shallow counts depend on it.
+    `within_ceiling`
+        r within spots that a perfect prediction can have with these counts, from random halves of them; NaN if the
+        halves do not agree. It includes what no image may show, such as the depth of a place, which halves share.
+    `places_r`, `places_r_spot`, `places_r_interpolated`
+        r over all places, without removing the means of spots: of the prediction, of the value of the spot repeated,
+        and of the interpolation.
+
+    and to ``uns["deepspot"]["within_spots"]`` the means of these over genes, under the same names without
+    `within_ceiling`; the interval and p of the mean (`within_r_low`, `within_r_high`, `within_p`), `within_of_ceiling`
+    (mean r over mean ceiling), and the numbers of `spots` and `places`.
+
+    Raises
+    ------
+    ValueError
+        If the prediction is one of the spots themselves, the spots have no diameter, fewer than three spots have two
+        places with counts, counts are not raw, or the counts have fewer than half of the predicted genes.
+    KeyError
+        If a table or shapes do not exist.
+
+    References
+    ----------
+    Beyond the paper, whose super-resolution (section 4.4.7) was not compared with measurements.
+
+    Examples
+    --------
+    >>> import deepspot as ds
+    >>> sdata = ds.datasets.toy(n_patients=1, n_rows=4, n_cols=5, cells=True)["P1_S1"]
+    >>> model = ds.models.train(sdata, genes=10, network={"width": 16, "members": 1}, training={"epochs": 2})
+    >>> ds.tl.predict(sdata, model, resolution="subspot")
+    >>> ds.tl.evaluate_resolution(sdata, n_swaps=19)
+    >>> sdata.tables["deepspot_spots_subspots"].uns["deepspot"]["within_spots"]["spots"]
+    20
+    """
+    check_count(n_bootstrap, "n_bootstrap")
+    check_count(n_swaps, "n_swaps")
+    seed = check_seed(seed)
+    prediction_key = one_key(prediction_key, _finer(sdata), "finer predictions in sdata.tables", "prediction_key")
+    prediction = sdata.tables[prediction_key]
+    places_key = one_key(None, regions_of(sdata, prediction_key), f"regions of table {prediction_key!r}", "shapes_key")
+    spots_key = one_key(spots_key, _circles(sdata, places_key), "sdata.shapes", "spots_key")
+    if spots_key == places_key:
+        raise InputError(
+            f"Table {prediction_key!r} predicts the spots {spots_key!r} themselves. Predict finer places, with "
+            "`resolution='subspot'`, `'grid'` or `'cell'`, or name other spots as `spots_key=`."
+        )
+    table_key = one_key(table_key, _measured(sdata, spots_key), "tables of cells or bins in sdata.tables", "table_key")
+    cells_key = one_key(None, regions_of(sdata, table_key), f"regions of table {table_key!r}", "shapes_key")
+    check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
+    check_shared_genes(list(prediction.var_names), sdata.tables[table_key], table_key)
+    counts = measured_counts(sdata, cells_key, table_key, layer=layer)
+
+    image_key = str(prediction.uns[UNS]["image_key"])
+    spots, cells = (SlideView(sdata, image_key, key) for key in (spots_key, cells_key))
+    diameter = known_diameter(sdata, spots_key)
+    if diameter is None:
+        raise InputError(f"The diameter of the spots {spots_key!r} is unknown. Set it with `ds.pp.set_scale`.")
+    pooled = _pool(prediction, counts, cells.centers, same=cells_key == places_key, sdata=sdata, key=places_key)
+    places = _assign(prediction, pooled, spots, diameter)
+
+    scale = comparable_scale(prediction)
+    expression, _ = targets([places.counts], list(prediction.var_names), scale)
+    measured, known = expression[0], np.isfinite(expression[0]).any(axis=0)
+    predicted = np.asarray(prediction.X[places.rows], dtype=np.float64)
+    at = np.asarray(prediction.obsm["spatial"])[places.rows]
+    repeated, between = _between(predicted, places, spots.centers, at)
+    options = {"n_bootstrap": n_bootstrap, "n_swaps": n_swaps, "seed": seed}
+    found = agreement_within(predicted[:, known], measured[:, known], places.groups, **options)
+
+    depth = places.counts.depth()
+    log_depth = np.repeat(np.log(depth)[:, None], known.sum(), axis=1)
+    kept = places.counts.counts[:, places.counts.genes.get_indexer(prediction.var_names[known])]
+    result = pd.DataFrame(index=prediction.var_names[known])
+    result["within_r"], result["within_r_low"], result["within_r_high"] = found.r, found.low, found.high
+    result["within_p"] = found.p
+    result["within_r_depth"] = r_within(log_depth, measured[:, known], places.groups)
+    result["within_r_interpolated"] = r_within(between[:, known], measured[:, known], places.groups)
+    result["within_ceiling"] = ceiling(kept, depth, scale=scale, groups=places.groups, seed=seed)
+    for name, values in (("", predicted), ("_spot", repeated), ("_interpolated", between)):
+        result[f"places_r{name}"] = np.nan_to_num(pearson(values[:, known], measured[:, known]))
+    result = result.reindex(prediction.var_names)[list(COLUMNS)].astype(np.float32)
+    means = result.drop(columns="within_ceiling").mean().astype(float).to_dict()
+    means |= {"within_r": found.mean, "within_r_low": found.mean_low, "within_r_high": found.mean_high}
+    means |= {"within_p": found.mean_p, "spots": len(np.unique(places.groups)), "places": len(places.rows)}
+    means["within_of_ceiling"] = mean_of_ceiling(
+        result["within_r"].to_numpy(float), result["within_ceiling"].to_numpy(float)
+    )
+    what = (
+        f"agreement with {table_key!r} within {means['spots']:,} spots (mean r {found.mean:.3f}, 95 % interval "
+        f"{found.mean_low:.3f} to {found.mean_high:.3f}, p = {found.mean_p:.2g} by swaps; interpolation between spots "
+        f"{means['within_r_interpolated']:.3f}, depth {means['within_r_depth']:.3f})"
+    )
+    add_columns(sdata, prediction_key, result, what=what, overwrite=overwrite)
+    prediction.uns[UNS][WITHIN] = means
+    if scale.text != prediction.uns[UNS].get("scale", SCALE):
+        logger.info("The prediction and the counts are on different scales, which correlations allow.")
+    if not found.mean_low > max(0.0, means["within_r_interpolated"]):
+        logger.warning(
+            "Within spots, the prediction is not better than %s: its finer resolution is not supported by these "
+            "counts. Use the values of spots.",
+            "the interpolation between spots" if found.mean_low > 0 else "the value of the spot",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Predicted places with counts: rows of the prediction (n,), counts, and numbers of spots (n,) from 0.
+
+    `spots` (k,) are the positions of these spots in their shapes.
+    """
+
+    rows: np.ndarray
+    counts: MeasuredCounts
+    groups: np.ndarray
+    spots: np.ndarray
+
+
+def _pool(
+    prediction: AnnData, counts: MeasuredCounts, centers: np.ndarray, *, same: bool, sdata: SpatialData, key: str
+) -> tuple[np.ndarray, MeasuredCounts]:
+    """Return rows of the prediction, and for each the sum of the counts of the cells at its place."""
+    if same:
+        rows, at = match_rows(prediction, sdata, key)
+        _, ours, theirs = np.intersect1d(at, counts.rows, return_indices=True)
+        return rows[ours], replace(counts, counts=counts.counts[theirs], rows=counts.rows[theirs])
+    from scipy.spatial import cKDTree
+
+    at = np.asarray(prediction.obsm["spatial"])
+    # A square around each place, as wide as the distance between places.
+    reach = pitch_px(at) / 2
+    place = cKDTree(at).query(centers[counts.rows], p=np.inf, distance_upper_bound=reach * (1 + 1e-9))[1]
+    inside = place < len(at)
+    rows, column = np.unique(place[inside], return_inverse=True)
+    members = csr_matrix((np.ones(len(column), np.int64), (column, np.flatnonzero(inside))), (len(rows), len(place)))
+    return rows, replace(counts, counts=csr_matrix(members @ counts.counts), rows=rows)
+
+
+def _assign(
+    prediction: AnnData, pooled: tuple[np.ndarray, MeasuredCounts], spots: SlideView, diameter_um: float
+) -> Places:
+    """Assign places with counts to the spot whose circle contains them; leave out spots with fewer than two."""
+    from scipy.spatial import cKDTree
+
+    rows, counts = pooled
+    reach = diameter_um / spots.mpp / 2 * (1 + 1e-9)
+    centers = np.asarray(prediction.obsm["spatial"])[rows]
+    spot = cKDTree(spots.centers).query(centers, distance_upper_bound=reach)[1]
+    usable = (spot < len(spots.centers)) & (counts.depth() > 0)
+    several = np.bincount(spot[usable], minlength=len(spots.centers) + 1) >= 2
+    chosen = usable & several[spot]
+    numbers, groups = np.unique(spot[chosen], return_inverse=True)
+    if len(numbers) < LEAST_SPOTS:
+        raise InputError(
+            f"Only {len(numbers)} spots of {spots.shapes_key!r} contain two places with counts; at least "
+            f"{LEAST_SPOTS} are needed. Check that spots, prediction and counts are of the same part of the slide."
+        )
+    kept = replace(counts, counts=counts.counts[chosen], rows=counts.rows[chosen])
+    return Places(rows[chosen], kept, groups, numbers)
+
+
+def _between(
+    predicted: np.ndarray, places: Places, spots: np.ndarray, centers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every place the mean of the prediction in its spot, and the interpolation between these means.
+
+    `spots` are the centers of all spots, `centers` those of the places.
+    """
+    n = np.bincount(places.groups)
+    means = np.stack([np.bincount(places.groups, column) / n for column in predicted.T], axis=1)
+    return means[places.groups], interpolate(means, spots[places.spots], centers)
+
+
+def _finer(sdata: SpatialData) -> list[str]:
+    names = [key for key, table in sdata.tables.items() if kind_of(table) == PREDICTION]
+    finer = [key for key in names if sdata.tables[key].uns[UNS].get("resolution", "spot") != "spot"]
+    return finer or names
+
+
+def _circles(sdata: SpatialData, places_key: str) -> list[str]:
+    """Return the names of shapes that can be spots."""
+    circles = [key for key in sdata.shapes if "radius" in sdata.shapes[key] and PARENT not in sdata.shapes[key]]
+    return [key for key in circles if key != places_key] or circles
+
+
+def _measured(sdata: SpatialData, spots_key: str) -> list[str]:
+    """Return the names of tables of counts that annotate other shapes than the spots."""
+    return [
+        key
+        for key, table in sdata.tables.items()
+        if not is_deepspot_table(table) and (regions := regions_of(sdata, key)) and spots_key not in regions
+    ]

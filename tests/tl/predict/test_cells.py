@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+from spatialdata import deepcopy
+
+import deepspot as ds
+from deepspot.tl._predict.cells import conserve_in_groups, nearest_within
+
+OPTIONS = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}}
+
+
+@pytest.fixture(scope="module")
+def pair(mean_color):
+    """A slide with its cells, and a model of its spots."""
+    slides = ds.datasets.toy(2, n_rows=5, n_cols=6, n_genes=12, cells=True)
+    model = ds.models.train(slides["P2_S1"], encoder=mean_color(), genes=8, seed=0, **OPTIONS)
+    return slides["P1_S1"], model
+
+
+@pytest.fixture
+def slide(pair):
+    return deepcopy(pair[0])
+
+
+@pytest.fixture
+def model(pair):
+    return pair[1]
+
+
+def predict(slide, model, encoder, **options):
+    ds.tl.predict(slide, model, resolution="cell", encoder=encoder, **options)
+    return slide["deepspot_cells"]
+
+
+def parents(slide):
+    spots = np.column_stack([slide["spots"].geometry.x, slide["spots"].geometry.y])
+    cells = np.column_stack([slide["cells"].centroid.x, slide["cells"].centroid.y])
+    distance = np.linalg.norm(cells[:, None] - spots, axis=-1)
+    return np.where(distance.min(axis=1) <= 27.5, distance.argmin(axis=1), -1)
+
+
+def test_cells_in_a_spot_have_its_mean_on_counts(slide, model, cheap_encoder):
+    table = predict(slide, model, cheap_encoder)
+    assert table.n_obs == len(slide["cells"])
+    assert list(table.obs["cell"]) == list(slide["cells"].index)
+    assert table.uns["deepspot"]["resolution"] == "cell"
+    ds.tl.predict(slide, model, encoder=cheap_encoder)
+    whole, spot = np.expm1(slide["deepspot_spots"].X.astype(float)), parents(slide)
+    counts = np.expm1(table.X.astype(float))
+    for number in np.unique(spot[spot >= 0]):
+        np.testing.assert_allclose(counts[spot == number].mean(axis=0), whole[number], rtol=1e-5, atol=1e-5)
+    assert np.median([np.ptp(table.X[spot == number], axis=0) for number in np.unique(spot[spot >= 0])]) > 0.01
+
+
+def test_a_cell_is_seen_in_the_middle_of_its_tile(slide, model, cheap_encoder):
+    predict(slide, model, cheap_encoder)
+    features = slide["mean_color_cells"]
+    assert features.obsm["subspots"].shape == (len(slide["cells"]), 1, 27)
+    table = slide["deepspot_cells"]
+    spot = parents(slide)
+    # Outside of spots nothing is scaled: the prediction is that of the bag with the central sub-spot alone.
+    from deepspot._features.feature_table import bags_of
+
+    bags = bags_of(slide, "mean_color_cells", "cells", model.geometry.neighbors)
+    alone = np.clip(model.predict(bags), 0, None)
+    np.testing.assert_allclose(table.X[spot < 0], alone[spot < 0], atol=1e-5)
+
+
+def test_without_spots_cells_are_not_scaled(slide, model, cheap_encoder, log):
+    del slide.tables["table"]
+    del slide.shapes["spots"]
+    table = predict(slide, model, cheap_encoder)
+    assert table.n_obs == len(slide["cells"])
+    assert any("do not add up" in line for line in log)
+
+
+def test_cells_can_be_spots_of_their_own(slide, model, cheap_encoder):
+    """A prediction of the same shapes by whole tiles is not that of cells, and the other way around."""
+    fine = predict(slide, model, cheap_encoder).X.copy()
+    ds.tl.predict(slide, model, shapes_key="cells", encoder=cheap_encoder, key_added="whole")
+    assert np.abs(slide["whole"].X - fine).max() > 0.01
+
+
+def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
+    before = sorted(slide.tables)
+    with pytest.raises(ValueError, match="calibrated on spots only"):
+        predict(slide, model, cheap_encoder, intervals=True)
+    with pytest.raises(ValueError, match="streamed"):
+        predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr")
+    with pytest.raises(KeyError, match="nuclei"):
+        predict(slide, model, cheap_encoder, shapes_key="nuclei")
+    del slide.tables["table_cells"]
+    del slide.shapes["cells"]
+    with pytest.raises(KeyError, match=r"polygons in sdata\.shapes"):
+        predict(slide, model, cheap_encoder)
+    assert sorted(slide.tables) == sorted(set(before) - {"table_cells"})
+
+
+def test_resolution_of_cells_can_be_evaluated(slide, model, cheap_encoder):
+    predict(slide, model, cheap_encoder)
+    ds.tl.evaluate_resolution(slide, n_swaps=19, n_bootstrap=50)
+    means = slide["deepspot_cells"].uns["deepspot"]["within_spots"]
+    spot = parents(slide)
+    assert means["places"] == sum(n for n in np.bincount(spot[spot >= 0]) if n > 1)
+
+
+def test_groups_are_scaled_to_their_parents():
+    rng = np.random.default_rng(0)
+    children, whole = np.log1p(rng.gamma(1, 2, (7, 3))).astype(np.float32), np.log1p(rng.gamma(1, 2, (4, 3)))
+    children[:2, 0] = 0  # all cells of spot 2 have none of gene 0
+    groups, before = np.array([2, 2, -1, 0, 0, 0, 3]), children.copy()
+    conserve_in_groups(children, whole, groups)
+    np.testing.assert_array_equal(children[2], before[2])
+    for number in (0, 2, 3):
+        mean = np.expm1(children[groups == number]).mean(axis=0)
+        np.testing.assert_allclose(mean, np.expm1(whole[number]), rtol=1e-5)
+    np.testing.assert_allclose(children[:2, 0], whole[2, 0], rtol=1e-6)
+
+
+def test_the_nearest_center_within_reach():
+    found = nearest_within(np.array([[0.0, 0], [4, 0], [5.1, 0]]), np.array([[10.0, 0], [1, 0]]), 3.0)
+    assert list(found) == [1, 1, -1]
