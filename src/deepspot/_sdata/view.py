@@ -163,7 +163,7 @@ def select_image_and_shapes(
             raise InputError(
                 f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have "
                 f"{ {key: round(n) for key, n in px.items()} } px, at least {MIN_TILE_PX} are needed. Add the "
-                "full-resolution image of the slide scanner."
+                "full-resolution image of the slide scanner, or pass a larger `tile_um=`."
             )
     full = _full_resolution(sdata, fine, shapes_key)
     return one_key(full, fine, "sdata.images", "image_key"), shapes_key
