@@ -153,7 +153,9 @@ def select_image_and_shapes(
     shapes_key = select_shapes(sdata, image_key, shapes_key)
     if image_key is not None:
         return key_in(image_key, sdata.images, "sdata.images"), shapes_key
-    related = fine = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
+    related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
+    # Exclude the fluorescence images of Xenium. If there are no others, their error comes later.
+    related = fine = [key for key in related if is_rgb(sdata, key)] or related
     side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
     if side is not None:
         px = {key: tile_px(side, microns_per_pixel(sdata, key)) for key in related if has_scale(sdata, key)}
@@ -180,9 +182,10 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
         )
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
-    # Spots take precedence over sub-spots and grids, which have a parent, and over polygons, which are regions.
-    spots = [key for key in related if "radius" in sdata.shapes[key] and PARENT not in sdata.shapes[key]]
-    return one_key(shapes_key, spots or related, "sdata.shapes", "shapes_key")
+    # Spots take precedence over sub-spots, grids and nuclei, which have a parent, and over polygons, which are regions.
+    whole = [key for key in related if PARENT not in sdata.shapes[key]]
+    spots = [key for key in whole if "radius" in sdata.shapes[key]]
+    return one_key(shapes_key, spots or whole or related, "sdata.shapes", "shapes_key")
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:

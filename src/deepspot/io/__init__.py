@@ -5,5 +5,6 @@ from ._predicted import predicted
 from ._slide import slide
 from ._visium import visium
 from ._visium_hd import visium_hd
+from ._xenium import xenium
 
-__all__ = ["from_anndata", "predicted", "slide", "visium", "visium_hd"]
+__all__ = ["from_anndata", "predicted", "slide", "visium", "visium_hd", "xenium"]
