@@ -286,6 +286,18 @@ def test_cells_without_a_polygon_are_counted(outs, log):
     assert "3 of 30 cells have no polygon and are left out." in log
 
 
+def test_colors_as_channels_of_an_ome_tiff(outs):
+    path = outs / "lung_he_image.ome.tif"
+    image = tifffile.imread(path)
+    tifffile.imwrite(path, image.transpose(2, 0, 1), photometric="minisblack", metadata={"axes": "CYX"})
+    pixels = ds.io.xenium(outs, image=path)["he_image"]["scale0"]["image"].transpose("y", "x", "c").to_numpy()
+    np.testing.assert_array_equal(pixels, image)
+    dark = (255 - image).transpose(2, 0, 1)
+    tifffile.imwrite(path, dark, photometric="minisblack", metadata={"axes": "CYX"})
+    with pytest.raises(ds.errors.InputError, match="holds three dark channels, which are fluorescence"):
+        ds.io.xenium(outs, image=path)
+
+
 @pytest.mark.parametrize(
     ("convert", "options", "message"),
     [

@@ -14,6 +14,7 @@ from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
     Placement,
     has_scale,
+    has_slide_pixels,
     matching_centers,
     microns_per_pixel,
     n_inside,
@@ -154,8 +155,9 @@ def select_image_and_shapes(
     if image_key is not None:
         return key_in(image_key, sdata.images, "sdata.images"), shapes_key
     related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
-    # Exclude the fluorescence images of Xenium. If there are no others, their error comes later.
-    related = fine = [key for key in related if is_rgb(sdata, key)] or related
+    colored = [key for key in related if is_rgb(sdata, key)]
+    # Exclude the fluorescence images of Xenium, if its reader recorded that another image is the slide.
+    fine = related = colored if any(has_slide_pixels(sdata, key) for key in colored) else related
     side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
     if side is not None:
         px = {key: tile_px(side, microns_per_pixel(sdata, key)) for key in related if has_scale(sdata, key)}

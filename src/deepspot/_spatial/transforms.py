@@ -195,6 +195,13 @@ def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> 
     return _apply(shapes[system], intrinsic_centers(sdata, shapes_key))
 
 
+def has_slide_pixels(sdata: SpatialData, image_key: str) -> bool:
+    """Check whether the pixels of an image are the full-resolution pixels of the slide that its reader recorded."""
+    known = _affines(sdata[image_key])
+    system = sdata.attrs.get(PIXELS)
+    return system in known and np.allclose(known[system], np.eye(3))
+
+
 def slide_mpp(sdata: SpatialData, image_key: str) -> float:
     """Return the µm per full-resolution pixel of the slide, for a slide and an image with :func:`slide_pixels`."""
     return microns_per_pixel(sdata, image_key) / _stretch(_affines(sdata[image_key])[sdata.attrs[PIXELS]])

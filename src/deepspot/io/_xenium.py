@@ -96,10 +96,11 @@ def xenium(
     pixel_size = _check_files(folder, nucleus_boundaries)
     if image is None and alignment_file is not None:
         raise InputError("`alignment_file` belongs to an image. Pass the H&E image as `image=`.")
+    # The readers of images of spatialdata-io accept gray, 16-bit and fluorescence images, and no alignment at all.
     aligned = None if image is None else _alignment(folder, image, alignment_file, pixel_size)
     check_counts(folder / COUNTS)
     kinds = _feature_types(folder / COUNTS)
-    pixels = None if aligned is None else load_image(aligned[0])
+    pixels = None if aligned is None else load_image(aligned[0], planes=True)
     with reading(folder, "output folder of Xenium"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The table is annotating")  # labels, which are not read
         sdata = read(
