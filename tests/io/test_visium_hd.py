@@ -334,6 +334,7 @@ def test_genes(outs, log):
     [
         ({"bin_size": 8}, r"`visium_hd` has no argument 'bin_size'. Arguments .*'gex_only'"),
         ({"load_all_images": True}, "`visium_hd` has no argument 'load_all_images'"),
+        ({"filtered_counts_file": "no"}, "`filtered_counts_file` must be True or False, got 'no'"),
         ({"bin_um": 0}, "`bin_um` must be at least 1"),
         ({"bin_um": "16"}, "`bin_um` must be a whole number"),
         ({"image_models_kwargs": {"scale_factors": "x"}}, "`scale_factors` of `image_models_kwargs` must be a list"),

@@ -340,6 +340,25 @@ def test_implausible_pixels(outs, size):
         ds.io.xenium(outs)
 
 
+def test_cells_with_numbers(outs):
+    """The layout of Xenium Onboard Analysis 1.0."""
+    specs = {"pixel_size": PIXEL, "analysis_sw_version": "Xenium-1.0.2"}
+    (outs / "experiment.xenium").write_text(json.dumps(specs))
+    numbers = dict(zip(NAMES, np.arange(1, N + 1), strict=True))
+    for name in ("cells", "cell_boundaries", "nucleus_boundaries"):
+        table = pd.read_parquet(outs / f"{name}.parquet").drop(columns="label_id", errors="ignore")
+        table = table.drop_duplicates() if name == "nucleus_boundaries" else table
+        table.assign(cell_id=table["cell_id"].map(numbers)).to_parquet(outs / f"{name}.parquet", index=False)
+    with h5py.File(outs / "cell_feature_matrix.h5", "a") as file:
+        file["matrix/barcodes"][:] = [str(number) for number in range(1, N + 1)]
+    (outs / "cells.zarr.zip").unlink()
+    with zarr.storage.ZipStore(outs / "cells.zarr.zip", mode="w") as store:
+        zarr.create_group(store, zarr_format=2)["cell_id"] = np.arange(1, N + 1, dtype=np.uint32)
+    sdata = ds.io.xenium(outs, image="lung_he_image.ome.tif")
+    assert sdata["table"].obs["cell_id"].tolist() == sdata["cell_boundaries"].index.tolist() == list(range(1, N + 1))
+    np.testing.assert_allclose(centers_um(sdata, "cell_boundaries"), XY, atol=1e-4)
+
+
 @pytest.mark.parametrize("option", [{"cells_as_circles": True}, {"gex_only": False}, {"aligned_images": True}])
 def test_unknown_options(outs, option):
     with pytest.raises(TypeError, match=f"`xenium` has no argument '{next(iter(option))}'"):

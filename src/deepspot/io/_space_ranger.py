@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +25,22 @@ COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres
 PYRAMID = {"scale_factors": [2, 2, 2, 2]}
 
 
-def check_options(kwargs: dict[str, Any], known: Iterable[str], reader: str) -> dict[str, Any]:
+def check_options(kwargs: dict[str, Any], known: Iterable[str], read: Callable[..., Any]) -> dict[str, Any]:
     """Check the options for a reader, and remove those without a value; return those for the full image."""
+    from inspect import signature
+
+    flags = {name for name, parameter in signature(read).parameters.items() if isinstance(parameter.default, bool)}
     for key, value in list(kwargs.items()):
         if key not in known:
-            raise InputTypeError(f"`{reader}` has no argument {key!r}. Arguments of the reader are {sorted(known)}.")
+            raise InputTypeError(
+                f"`{read.__name__}` has no argument {key!r}. Arguments of the reader are {sorted(known)}."
+            )
         if value is None:
             del kwargs[key]
-        elif key.endswith("_file") and not isinstance(value, bool):
+        elif key in flags:
+            if not isinstance(value, bool):
+                raise InputTypeError(f"`{key}` must be True or False, got {value!r}.")
+        elif key.endswith("_file"):
             kwargs[key] = check_path(value, key)
         elif key.endswith("_kwargs") and not isinstance(value, Mapping):
             raise InputTypeError(f"`{key}` must be a dictionary, got {type(value).__name__}.")

@@ -89,7 +89,7 @@ def visium(
 
     folder = Path(path).expanduser()
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
-    options = check_options(kwargs, _reader_options(), "visium")
+    options = check_options(kwargs, _reader_options(), read)
     factors_file = folder / kwargs.pop("scalefactors_file", f"spatial/{FACTORS}")
     factors = _check_files(folder, image_file, factors_file)
     if mpp is not None:

@@ -100,7 +100,7 @@ def visium_hd(
 
     folder = Path(path).expanduser()
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
-    options = check_options(kwargs, OPTIONS, "visium_hd")
+    options = check_options(kwargs, OPTIONS, read)
     counts_name = COUNTS if kwargs.setdefault("filtered_counts_file", True) else RAW
     bins = _find_bins(folder, check_count(bin_um, "bin_um"))
     _check_image(folder, image_file)

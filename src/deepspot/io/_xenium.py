@@ -92,7 +92,7 @@ def xenium(
     from spatialdata_io import xenium as read
 
     folder = Path(path).expanduser()
-    options = check_options(kwargs, OPTIONS, "xenium")
+    options = check_options(kwargs, OPTIONS, read)
     pixel_size = _check_files(folder, nucleus_boundaries)
     if image is None and alignment_file is not None:
         raise InputError("`alignment_file` belongs to an image. Pass the H&E image as `image=`.")
