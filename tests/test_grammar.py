@@ -29,7 +29,7 @@ MOST_PARAMETERS = 16
 # Adds nothing to the object: its result says whether the counts lie where the image says.
 RETURNS_A_RESULT = {"tl.check_alignment"}
 # A length in µm has one of these names.
-LENGTHS = {"diameter_um", "grid_um", "pitch_um", "radius_um", "tile_um", "within_um"}
+LENGTHS = {"bin_um", "diameter_um", "grid_um", "pitch_um", "radius_um", "tile_um", "within_um"}
 # Names that were in use for what has another name now, and words that are not spelled the American way.
 REFUSED = {"copy", "distance_um", "group", "half", "key", "label", "licence", "patient", "sdatas", "spot_pitch_um"}
 REFUSED |= {
@@ -99,7 +99,7 @@ def test_parameters_have_the_name_of_what_they_are(name, parameter):
     assert parameter.name not in REFUSED
     assert not parameter.name.endswith("_um") or parameter.name in LENGTHS
     # Whatever names an element, a table entry or a column to look up is a key; `groupby` is scanpy's word.
-    assert parameter.name not in ("image", "shapes", "table") or name == "io.from_anndata"
+    assert parameter.name not in ("image", "shapes", "table") or name in ("io.from_anndata", "io.xenium")  # a file
 
 
 @pytest.mark.parametrize("parameter", SAME_DEFAULT)

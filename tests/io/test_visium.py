@@ -445,7 +445,7 @@ def test_visium_hd_is_refused(outs, part):
     else:
         (outs / "binned_outputs").mkdir()
         (outs / "spatial" / "scalefactors_json.json").unlink()
-    with pytest.raises(ValueError, match=r"output of Visium HD.*`spatialdata_io\.visium_hd`"):
+    with pytest.raises(ValueError, match=r"output of Visium HD.*`ds\.io\.visium_hd`"):
         ds.io.visium(outs)
 
 

@@ -121,3 +121,9 @@ def test_genes_that_cannot_be_ranked(monkeypatch):
     monkeypatch.setattr("deepspot._stats.normalize.SPANS", ())
     with pytest.raises(ValueError, match=r"too few spots or counts to rank 4 genes.*`genes=`"):
         most_variable([csr_matrix(np.arange(20).reshape(5, 4))], list("ABCD"), 2)
+
+
+def test_few_genes_are_not_ranked():
+    """The local regression would end the process."""
+    with pytest.raises(ValueError, match=r"too few spots or counts to rank 3 genes.*`genes=`"):
+        most_variable([csr_matrix(np.arange(15).reshape(5, 3))], list("ABC"), 2)

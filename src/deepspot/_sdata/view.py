@@ -14,6 +14,7 @@ from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
     Placement,
     has_scale,
+    has_slide_pixels,
     matching_centers,
     microns_per_pixel,
     n_inside,
@@ -153,7 +154,10 @@ def select_image_and_shapes(
     shapes_key = select_shapes(sdata, image_key, shapes_key)
     if image_key is not None:
         return key_in(image_key, sdata.images, "sdata.images"), shapes_key
-    related = fine = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
+    related = [key for key in sdata.images if share_coordinate_system(sdata, key, shapes_key)]
+    colored = [key for key in related if is_rgb(sdata, key)]
+    # Exclude the fluorescence images of Xenium, if its reader recorded that another image is the slide.
+    fine = related = colored if any(has_slide_pixels(sdata, key) for key in colored) else related
     side = known_diameter(sdata, shapes_key) if tile_um is None else tile_um
     if side is not None:
         px = {key: tile_px(side, microns_per_pixel(sdata, key)) for key in related if has_scale(sdata, key)}
@@ -163,7 +167,7 @@ def select_image_and_shapes(
             raise InputError(
                 f"No image shows the spots of {shapes_key!r} in enough pixels: a tile of {side:g} µm would have "
                 f"{ {key: round(n) for key, n in px.items()} } px, at least {MIN_TILE_PX} are needed. Add the "
-                "full-resolution image of the slide scanner."
+                "full-resolution image of the slide scanner, or pass a larger `tile_um=`."
             )
     full = _full_resolution(sdata, fine, shapes_key)
     return one_key(full, fine, "sdata.images", "image_key"), shapes_key
@@ -180,9 +184,10 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
         )
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
-    # Spots take precedence over sub-spots and grids, which have a parent, and over polygons, which are regions.
-    spots = [key for key in related if "radius" in sdata.shapes[key] and PARENT not in sdata.shapes[key]]
-    return one_key(shapes_key, spots or related, "sdata.shapes", "shapes_key")
+    # Spots take precedence over sub-spots, grids and nuclei, which have a parent, and over polygons, which are regions.
+    whole = [key for key in related if PARENT not in sdata.shapes[key]]
+    spots = [key for key in whole if "radius" in sdata.shapes[key]]
+    return one_key(shapes_key, spots or whole or related, "sdata.shapes", "shapes_key")
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:

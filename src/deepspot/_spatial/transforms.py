@@ -195,6 +195,13 @@ def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> 
     return _apply(shapes[system], intrinsic_centers(sdata, shapes_key))
 
 
+def has_slide_pixels(sdata: SpatialData, image_key: str) -> bool:
+    """Check whether the pixels of an image are the full-resolution pixels of the slide that its reader recorded."""
+    known = _affines(sdata[image_key])
+    system = sdata.attrs.get(PIXELS)
+    return system in known and np.allclose(known[system], np.eye(3))
+
+
 def slide_mpp(sdata: SpatialData, image_key: str) -> float:
     """Return the µm per full-resolution pixel of the slide, for a slide and an image with :func:`slide_pixels`."""
     return microns_per_pixel(sdata, image_key) / _stretch(_affines(sdata[image_key])[sdata.attrs[PIXELS]])
@@ -220,15 +227,24 @@ def microns_per_pixel(sdata: SpatialData, image_key: str) -> float:
 
 def write_scale(sdata: SpatialData, image_key: str, mpp: float) -> list[str]:
     """Set the scale of an image and of all elements that share a coordinate system with it. Return their names."""
-    image = _affines(sdata[image_key])
-    to_microns = np.diag([mpp, mpp, 1.0])
-    related = [image_key]
-    _set_affine(sdata[image_key], to_microns)
+    return _write_system(sdata, image_key, np.diag([mpp, mpp, 1.0]), MICRONS)
+
+
+def write_pixels(sdata: SpatialData, image_key: str, name: str) -> None:
+    """Add the pixels of an image as a coordinate system of all elements that share another one with it."""
+    _write_system(sdata, image_key, np.eye(3), name)
+
+
+def _write_system(sdata: SpatialData, key: str, matrix: np.ndarray, system: str) -> list[str]:
+    """Set the system to which a matrix leads from an element, for all related elements too. Return their names."""
+    known = _affines(sdata[key])
+    related = [key]
+    _set_affine(sdata[key], matrix, system)
     for _, name, element in list(sdata.gen_spatial_elements()):
         systems = _affines(element)
-        shared = _relating(image, systems)
-        if name != image_key and shared:
-            _set_affine(element, to_microns @ np.linalg.inv(image[shared[0]]) @ systems[shared[0]])
+        shared = _relating(known, systems)
+        if name != key and shared:
+            _set_affine(element, matrix @ np.linalg.inv(known[shared[0]]) @ systems[shared[0]], system)
             related.append(name)
     return related
 
@@ -265,6 +281,13 @@ def scaling(factor: float) -> Any:
     return Scale([factor, factor], axes=("x", "y"))
 
 
+def affine(matrix: np.ndarray) -> Any:
+    """Return the transformation of x and y by a matrix (3, 3)."""
+    from spatialdata.transformations import Affine
+
+    return Affine(matrix, ("x", "y"), ("x", "y"))
+
+
 def _noun(sdata: SpatialData, key: str) -> str:
     return f"{'image' if key in sdata.images else 'shapes'} {key!r}"
 
@@ -287,10 +310,10 @@ def _affines(element: Any) -> dict[str, np.ndarray]:
     return {name: known[name].to_affine_matrix(("x", "y"), ("x", "y")) for name in known}
 
 
-def _set_affine(element: Any, matrix: np.ndarray) -> None:
-    from spatialdata.transformations import Affine, set_transformation
+def _set_affine(element: Any, matrix: np.ndarray, system: str) -> None:
+    from spatialdata.transformations import set_transformation
 
-    set_transformation(element, Affine(matrix, ("x", "y"), ("x", "y")), to_coordinate_system=MICRONS)
+    set_transformation(element, affine(matrix), to_coordinate_system=system)
 
 
 def _stretch(matrix: np.ndarray) -> float:

@@ -16,6 +16,8 @@ from deepspot.errors import InputError
 
 # Shares of the genes in a local regression: the default of scanpy first.
 SPANS = (0.3, 0.5, 0.75, 1.0)
+FEWEST_GENES = 5
+"""The local regression ends the process on 3 genes (scikit-misc 0.5)."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int
             "requested. Request fewer with `genes=`."
         )
     # The local regression also fails if many genes have the same mean, as on small or shallow slides.
-    for span in SPANS:
+    for span in SPANS if together.n_vars >= FEWEST_GENES else ():
         with suppress(ValueError):
             sc.pp.highly_variable_genes(together, flavor="seurat_v3", n_top_genes=n_top, batch_key="slide", span=span)
             break

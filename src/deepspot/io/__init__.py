@@ -1,8 +1,10 @@
-"""Readers: slides and measured spots as a SpatialData of known scale."""
+"""Readers: slides and measured spots, bins or cells as a SpatialData of known scale."""
 
 from ._from_anndata import from_anndata
 from ._predicted import predicted
 from ._slide import slide
 from ._visium import visium
+from ._visium_hd import visium_hd
+from ._xenium import xenium
 
-__all__ = ["from_anndata", "predicted", "slide", "visium"]
+__all__ = ["from_anndata", "predicted", "slide", "visium", "visium_hd", "xenium"]

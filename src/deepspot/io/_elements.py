@@ -65,12 +65,15 @@ def read_store(path: Path, parts: tuple[str, ...] | None = None) -> SpatialData:
         return read_zarr(path, selection=parts)
 
 
-def load_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape."""
+def load_image(image: str | Path | np.ndarray, *, planes: bool = False) -> np.ndarray:
+    """Return an image as RGB uint8 (h, w, 3), from a .jpg, .png or .tif file or an array of that shape.
+
+    `planes` is that of :func:`deepspot.io._image_file.read_image`.
+    """
     if isinstance(image, str | Path):
         path = Path(image).expanduser()
         with reading(path, "image"):
-            return read_image(path)
+            return read_image(path, planes=planes)
     shape: tuple[int, ...] = getattr(image, "shape", ())
     dtype = getattr(image, "dtype", type(image).__name__)
     if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8:

@@ -29,12 +29,19 @@ NAMES = {"SEPARATED": "CMYK", "P": "indexed colors", "PALETTE": "indexed colors"
 CONVERT = "Convert it to RGB with 8 bits per channel, for example with `vips colourspace in.tif out.tif srgb`."
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read a .jpg, .png or .tif file (or another that Pillow reads) as RGB uint8 (h, w, 3)."""
+DARK = 64
+"""Median gray level below which three channels are fluorescence and not H&E, whose glass is white."""
+
+
+def read_image(path: Path, *, planes: bool = False) -> np.ndarray:
+    """Read a .jpg, .png or .tif file (or another that Pillow reads) as RGB uint8 (h, w, 3).
+
+    With `planes`, three channels of an OME-TIFF may be red, green and blue, as in files of 10x Genomics.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}. Pass the path of a .jpg, .png or .tif file.")
     check_name(path)
-    return _read_tiff(path) if is_tiff(path) else _read_other(path)
+    return _read_tiff(path, planes) if is_tiff(path) else _read_other(path)
 
 
 def check_name(path: Path) -> None:
@@ -107,24 +114,29 @@ def check_size(path: Path, height: int, width: int) -> None:
         )
 
 
-def _read_tiff(path: Path) -> np.ndarray:
+def _read_tiff(path: Path, planes: bool) -> np.ndarray:
     from tifffile import TiffFile
 
     with TiffFile(path) as file:
         series = file.series[0]
         page: Any = series.keyframe
-        if series.axes not in ("YX", "YXS", "SYX"):
+        separate = planes and series.axes == "CYX" and series.shape[0] == 3
+        if not separate and series.axes not in ("YX", "YXS", "SYX"):
             raise InputError(
                 f"{path} holds {len(series.pages):,} images (axes {series.axes}, shape {series.shape}) and not one in "
                 "RGB. Export the H&E image alone; if these are its red, green and blue, stack them as the last axis."
             )
         pages: Any = file.pages
-        _check_first(path, (page.imagelength, page.imagewidth), max(pages, key=_size))
-        _check_colors(path, _colors(page), _depth(page))
+        # Pages of an OME-TIFF that are like another one are frames, whose size is that of their keyframe.
+        largest = max((each.keyframe for each in pages), key=_size)
+        _check_first(path, (page.imagelength, page.imagewidth), largest)
+        _check_colors(path, "RGB" if separate else _colors(page), _depth(page))
         _check_orientation(path, _orientation(page))
         _check_memory(path, page.imagelength, page.imagewidth)
         pixels = series.asarray()
-    return np.moveaxis(pixels, 0, -1) if series.axes == "SYX" else pixels
+    if separate and np.median(pixels[:, ::16, ::16]) < DARK:
+        raise InputError(f"{path} holds three dark channels, which are fluorescence. Pass the H&E image.")
+    return np.moveaxis(pixels, 0, -1) if separate or series.axes == "SYX" else pixels
 
 
 def _read_other(path: Path) -> np.ndarray:

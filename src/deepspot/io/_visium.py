@@ -3,21 +3,19 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import DIAMETER, MICRONS, PIXELS, checked, key_in, valid_name
 from deepspot._core.logging import logger
-from deepspot._core.validate import check_count, check_mpp, check_path, check_positive
-from deepspot._image.tiles import image_size, level_sizes, pyramid_levels
+from deepspot._core.validate import check_mpp, check_positive
+from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.write import check_name, check_writable, set_column
 from deepspot._spatial.geometry import check_inside
-from deepspot._spatial.transforms import centers_px, intrinsic_centers, scaling, write_scale
-from deepspot.errors import InputError, InputTypeError
+from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
+from deepspot.errors import InputError
 
 from ._elements import (
     SPACE_RANGER_UM,
@@ -30,14 +28,13 @@ from ._elements import (
     visium_mpp,
     warn_repeated_genes,
 )
+from ._space_ranger import COLUMNS, COUNTS, FACTORS, add_downscaled, check_counts, check_options, check_same_slide
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
-COUNTS, FACTORS = "filtered_feature_bc_matrix.h5", "scalefactors_json.json"
 POSITIONS = ("tissue_positions_list.csv", "tissue_positions.csv")
-COLUMNS = ("barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres")
 
 
 @checked
@@ -92,14 +89,14 @@ def visium(
 
     folder = Path(path).expanduser()
     image_file = None if fullres_image_file is None else Path(fullres_image_file).expanduser()
-    options = _check_options(kwargs)
+    options = check_options(kwargs, _reader_options(), read)
     factors_file = folder / kwargs.pop("scalefactors_file", f"spatial/{FACTORS}")
     factors = _check_files(folder, image_file, factors_file)
     if mpp is not None:
         check_mpp(mpp, "`mpp`")
     counts = _find_counts(folder, str(kwargs.pop("counts_file", COUNTS)))
     if counts.suffix == ".h5":
-        _check_counts(counts)
+        check_counts(counts)
     positions, known = _find_positions(folder, kwargs.pop("tissue_positions_file", None))
     if dataset_id is None:
         prefix = counts.name.removesuffix(COUNTS).removesuffix("_")
@@ -132,10 +129,8 @@ def visium(
         table = sdata.tables["table"] = kept.copy()
         sdata.shapes[shapes_key] = sdata.shapes[shapes_key].loc[table.obs["spot_id"].to_numpy()]
     if pixels is not None:
-        sdata.images[f"{shapes_key}_full_image"] = image_element(
-            pixels, {shapes_key: Identity()}, **({"scale_factors": [2, 2, 2, 2]} | options)
-        )
-    _add_downscaled(sdata, folder, shapes_key, factors)
+        sdata.images[f"{shapes_key}_full_image"] = image_element(pixels, {shapes_key: Identity()}, **options)
+    add_downscaled(sdata, folder, shapes_key, factors)
     sdata.attrs[PIXELS] = shapes_key
     # The reader makes gene names unique without a message: `TBCE-1` after `TBCE`.
     numbered = table.var_names[table.var_names.str.endswith("-1")].str.removesuffix("-1").intersection(table.var_names)
@@ -162,63 +157,18 @@ def visium(
     else:
         image_key = f"{shapes_key}_full_image"
         size = level_sizes(pyramid_levels(sdata, image_key))[0]
-        _check_same_slide(sdata, shapes_key, factors, size, image_file)
+        check_same_slide(sdata, shapes_key, factors, size, image_file)
         check_inside(centers_px(sdata, image_key, shapes_key), size, f"image {image_file.name!r}")
     return sdata
 
 
-def _check_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Check the options for the reader, and remove those without a value; return those for the full image."""
+def _reader_options() -> set[str]:
     from inspect import signature
 
     from scanpy import read_10x_h5
     from spatialdata_io import visium as read
 
-    known = {*signature(read).parameters, *signature(read_10x_h5).parameters} - {"path", "filename", "kwargs"}
-    for key, value in list(kwargs.items()):
-        if key not in known:
-            raise InputTypeError(f"`visium` has no argument {key!r}. Arguments of the reader are {sorted(known)}.")
-        if value is None:
-            del kwargs[key]
-        elif key.endswith("_file"):
-            kwargs[key] = check_path(value, key)
-        elif key.endswith("_kwargs") and not isinstance(value, Mapping):
-            raise InputTypeError(f"`{key}` must be a dictionary, got {type(value).__name__}.")
-    options = dict(kwargs.pop("image_models_kwargs", {}))
-    factors = options.get("scale_factors")
-    if isinstance(factors, str) or not isinstance(factors, Sequence | None):
-        raise InputTypeError(f"`scale_factors` of `image_models_kwargs` must be a list of numbers, got {factors!r}.")
-    for factor in factors or ():
-        if not isinstance(factor, Mapping):  # of a factor for each axis
-            check_count(factor, "scale_factors")
-    return options
-
-
-def _check_counts(path: Path) -> None:
-    """Raise if a file is not a table of counts in the format of 10x Genomics."""
-    import h5py
-
-    with reading(path, "HDF5"), h5py.File(path) as file:
-        groups = [group for group in file.values() if isinstance(group, h5py.Group)]
-        missing = {"barcodes", "data", "indices", "indptr", "shape"}.difference(*groups)
-    if missing:
-        raise InputError(f"{path} has no {sorted(missing)}: it is damaged or holds no counts. Get a new copy.")
-
-
-def _check_same_slide(
-    sdata: SpatialData, dataset_id: str, factors: dict[str, float], size: tuple[int, int], image_file: Path
-) -> None:
-    """Raise if the images that Space Ranger downscaled are not of an image of this height and width."""
-    for name in ("hires", "lowres"):
-        key, factor = f"{dataset_id}_{name}_image", factors[f"tissue_{name}_scalef"]
-        if key in sdata.images:
-            small, expected = np.array(image_size(sdata, key)), np.array(size) * factor
-            if (np.abs(small - expected) > 2 + 0.02 * expected).any():
-                (height, width), (needed, across) = size, (small / factor).round().astype(int)
-                raise InputError(
-                    f"Image {image_file.name!r} has {width} × {height} px, but tissue_{name}_image.png was made of one "
-                    f"with about {across} × {needed}. Pass the image that was the input of Space Ranger, unchanged."
-                )
+    return {*signature(read).parameters, *signature(read_10x_h5).parameters} - {"path", "filename", "kwargs"}
 
 
 def _check_files(folder: Path, image_file: Path | None, path: Path) -> dict[str, float]:
@@ -236,9 +186,8 @@ def _check_files(folder: Path, image_file: Path | None, path: Path) -> dict[str,
     hd = (folder / "binned_outputs", folder / "spatial" / "tissue_positions.parquet")
     if "bin_size_um" in factors or any(part.exists() for part in hd):
         raise InputError(
-            f"{folder} is an output of Visium HD, which has bins instead of spots. Read it with "
-            "`spatialdata_io.visium_hd`, set the scale with `ds.pp.set_scale(sdata, mpp=…, diameter_um=16, "
-            "shapes_key='<id>_square_016um', image_key=…)`, and write it as a .zarr for the command line."
+            f"{folder} is an output of Visium HD, which has bins instead of spots. Read it with `ds.io.visium_hd`, and "
+            "write it as a .zarr for the command line."
         )
     if not path.is_file():
         raise FileNotFoundError(
@@ -305,21 +254,3 @@ def _check_barcodes(table: AnnData, counts: Path, positions: Path, known: pd.Ind
             f"barcodes like {list(known[:1])}, and not {unknown[0]!r}. Use the files of one slide, with the barcodes "
             "as Space Ranger wrote them."
         )
-
-
-def _add_downscaled(sdata: SpatialData, folder: Path, dataset_id: str, factors: dict[str, float]) -> None:
-    """Add the hires and lowres images of Space Ranger if they are in color; tiles are not read from them."""
-    from spatialdata.transformations import Identity
-
-    for name in ("hires", "lowres"):
-        path = folder / "spatial" / f"tissue_{name}_image.png"
-        if not path.is_file():
-            continue
-        try:
-            pixels = load_image(path)
-        except (InputError, OSError) as error:
-            logger.warning("%s is left out: %s", path, error)
-            continue
-        to_full = scaling(1 / factors[f"tissue_{name}_scalef"])
-        systems = {f"{dataset_id}_downscaled_{name}": Identity(), dataset_id: to_full}
-        sdata.images[f"{dataset_id}_{name}_image"] = image_element(pixels, systems)
