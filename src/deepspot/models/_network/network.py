@@ -69,8 +69,7 @@ class Network(nn.Module):
             return represented.mean(1)
         return represented.sum(1) * ((n_subspots or represented.shape[1]) / represented.shape[1])
 
-    @staticmethod
-    def pool_neighbors(represented: Tensor, real: Tensor) -> Tensor:
+    def pool_neighbors(self, represented: Tensor, real: Tensor) -> Tensor:
         """Return the maximum (n, width) of φ (n, k, width) over the real (n, k) neighbors; 0 if there are none.
 
         φ is never negative, so masked neighbors can count as 0.
