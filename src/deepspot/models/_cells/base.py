@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .network import CellNetwork, Standardize
 
+Result = TypeVar("Result")
 # Cells whose mean and standard deviation stand for those of all.
 ENOUGH_CELLS = 20_000
 
@@ -91,11 +92,15 @@ class CellModel(Baseline):
     def predict(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression (n, genes) of all spots, or of `rows`, whose neighbors may be other spots."""
         network = self.network
-        parts = [network(batch, tiles).cpu().numpy() for batch, tiles in self._batches(bags, rows)]
+        parts = self._apply(lambda batch, tiles: network(batch, tiles).cpu().numpy(), bags, rows)
         return np.concatenate(parts).astype(np.float32)
 
-    def _batches(self, bags: Bags, rows: np.ndarray | None) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-        """Yield batches of spots, and what the network makes of all spot tiles (n, width)."""
+    def _apply(
+        self, compute: Callable[[dict[str, Tensor], Tensor], Result], bags: Bags, rows: np.ndarray | None
+    ) -> list[Result]:
+        """Return what is computed from each batch of the `rows`, and from φ of all spot tiles (n, width)."""
+        import torch
+
         from deepspot._core.compute import choose_device
 
         from .training import batches
@@ -104,7 +109,11 @@ class CellModel(Baseline):
         self._check_bags(bags)
         if bags.dim != network.dim:
             raise InputError(f"The model takes embeddings of length {network.dim}, got {bags.dim}.")
-        return batches(network, bags, self.context, which_rows(rows, len(bags)), choose_device(self.device))
+        wanted, device = which_rows(rows, len(bags)), choose_device(self.device)
+        with torch.inference_mode():
+            found = [compute(*each) for each in batches(network, bags, self.context, wanted, device)]
+        network.cpu()
+        return found
 
     def _check_bags(self, bags: Bags) -> None:
         if "subspots" in self.context and bags.subspots is None:

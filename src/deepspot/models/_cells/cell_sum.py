@@ -14,6 +14,8 @@ from deepspot.models._inputs import Scaler
 from .base import CellModel
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .cell_sum_network import CellSumNetwork
 
 
@@ -94,11 +96,13 @@ class CellSum(CellModel):
         """
         from .network import unpack_cells
 
-        cells, backgrounds = [], []
-        for batch, tiles in self._batches(bags, rows):
-            rate, background, _ = self.network.rates(batch, tiles)
-            cells.append(unpack_cells(rate, batch))
-            backgrounds.append(background.cpu().numpy())
+        network = self.network
+
+        def rates(batch: dict[str, Tensor], tiles: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            cells, background, _ = network.rates(batch, tiles)
+            return unpack_cells(cells, batch), background.cpu().numpy()
+
+        cells, backgrounds = zip(*self._apply(rates, bags, rows), strict=True)
         return np.concatenate(cells), np.concatenate(backgrounds)
 
     def _check(self, targets: np.ndarray) -> None:

@@ -84,7 +84,7 @@ class DeepSpot2Cell(CellModel):
         from .network import unpack_cells
 
         network = self.network
-        parts = [unpack_cells(network.cells(batch, tiles), batch) for batch, tiles in self._batches(bags, rows)]
+        parts = self._apply(lambda batch, tiles: unpack_cells(network.cells(batch, tiles), batch), bags, rows)
         return np.concatenate(parts)
 
     def _check(self, targets: np.ndarray) -> None:

@@ -69,20 +69,18 @@ def _score(network: CellNetwork, data: BagDataset, held: np.ndarray, device: tor
 def batches(
     network: CellNetwork, bags: Bags, context: Sequence[str], rows: np.ndarray, device: torch.device
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Yield batches of the `rows`, and φ of all spot tiles (n, width), which is computed once."""
+    """Yield batches of the `rows` on a device, and φ of all spot tiles (n, width), which is computed once."""
     data = BagDataset(bags, tuple(context))
     network.to(device).eval()
-    with torch.inference_mode():
-        tiles = torch.cat([network.represent(part.to(device)) for part in data.spot.split(ROWS)])
-        for part in torch.from_numpy(rows).split(ROWS):
-            near = data.neighbors[part]
-            batch = {"spot": part, "neighbors": near.clamp(min=0), "real": (near >= 0).float()}
-            if data.subspots is not None:
-                batch["subspots"] = data.subspots[part].float()
-            if data.present is not None:
-                batch["present"] = data.present[part].float()
-            yield _to(batch, device), tiles
-    network.cpu()
+    tiles = torch.cat([network.represent(part.to(device)) for part in data.spot.split(ROWS)])
+    for part in torch.from_numpy(rows).split(ROWS):
+        near = data.neighbors[part]
+        batch = {"spot": part, "neighbors": near.clamp(min=0), "real": (near >= 0).float()}
+        if data.subspots is not None:
+            batch["subspots"] = data.subspots[part].float()
+        if data.present is not None:
+            batch["present"] = data.present[part].float()
+        yield _to(batch, device), tiles
 
 
 def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
