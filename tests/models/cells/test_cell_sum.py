@@ -7,7 +7,7 @@ import pytest
 from deepspot._stats.metrics import pearson
 from deepspot.models import CellSum
 
-QUICK = {"width": 32, "dropout": 0.1, "batch_size": 32, "epochs": 25, "lr": 3e-3, "seed": 0, "device": "cpu"}
+QUICK = {"width": 32, "dropout": 0.1, "spots_per_step": 32, "epochs": 25, "lr": 3e-3, "seed": 0, "device": "cpu"}
 make = partial(CellSum, **QUICK)
 
 
@@ -65,6 +65,21 @@ def test_counts_grow_with_the_number_of_cells(train, test):
     share = make(epochs=2).fit(train.bags, train.expression)
     filled = once.present[:, 0]
     np.testing.assert_allclose(share.predict(twice)[filled], share.predict(once)[filled], atol=1e-5)
+
+
+def test_on_a_scale_per_total_counts_rates_are_divided_by_the_number_of_cells(model, train, test, r_within):
+    """The numbers are those in the documentation: without the division, spots and cells are predicted worse."""
+    plain = make(scale="log1p_counts").fit(train.bags, train.expression)
+    found = []
+    for each in (model, plain):
+        (cells, background), predicted = each.predict_cells(test.bags), each.predict(test.bags)
+        share = (background / np.expm1(predicted)).mean()
+        found.append((r_within(cells, test.cells).mean(), share, pearson(predicted, test.expression).mean()))
+    assert found[0][0] == pytest.approx(0.97, abs=0.02)
+    assert found[1][0] == pytest.approx(0.89, abs=0.03)
+    assert found[0][1] == pytest.approx(0.10, abs=0.05)
+    assert found[1][1] == pytest.approx(0.63, abs=0.1)
+    assert found[0][2] > found[1][2] + 0.05
 
 
 def test_a_gene_that_is_never_seen(train):

@@ -11,7 +11,7 @@ from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.models import CellSum, DeepCell, DeepSpot2Cell
 
-QUICK = {"width": 32, "dropout": 0.1, "batch_size": 32, "epochs": 25, "seed": 0, "device": "cpu"}
+QUICK = {"width": 32, "dropout": 0.1, "spots_per_step": 32, "epochs": 25, "seed": 0, "device": "cpu"}
 MODELS = {
     "cell_sum": partial(CellSum, **QUICK | {"lr": 3e-3}),
     "deepspot2cell": partial(DeepSpot2Cell, **QUICK | {"lr": 2e-3, "n_ensemble": 2}),

@@ -36,7 +36,7 @@ class CellModel(Baseline):
     dropout: float = 0.3
     lr: float = 1e-4
     weight_decay: float = 1e-6
-    batch_size: int = 128
+    spots_per_step: int = 128
     epochs: int = 12
     max_epochs: int = 60
     patience: int = 5
@@ -52,7 +52,7 @@ class CellModel(Baseline):
 
     def _check(self, targets: np.ndarray) -> None:
         """Raise if a parameter is out of range, or the `targets` (n, genes) of the training spots do not fit."""
-        for name in ("width", "batch_size", "epochs", "max_epochs", "patience"):
+        for name in ("width", "spots_per_step", "epochs", "max_epochs", "patience"):
             check_count(getattr(self, name), name)
         check_positive(self.lr, "lr")
         if not 0 <= self.dropout < 1:
@@ -74,7 +74,7 @@ class CellModel(Baseline):
         self._check(targets[rows])
         device, seed, epochs = choose_device(self.device), self._seed, self.epochs
         data = BagDataset(bags, self.context, targets, np.unique(slides, return_inverse=True)[1])
-        options = {name: getattr(self, name) for name in ("lr", "weight_decay", "batch_size")} | {"device": device}
+        options = {name: getattr(self, name) for name in ("lr", "weight_decay", "spots_per_step")} | {"device": device}
         held = held_out(rows, patients, seed)
         if held is not None:
             fitted = rows[~np.isin(rows, held)]

@@ -45,8 +45,8 @@ class CellSum(CellModel):
         Output dimension of φ.
     dropout
         Dropout rate in φ and ρ.
-    lr, weight_decay, batch_size
-        As of AdamW; the number of spots in a batch. The loss is the mean squared error of log-expression, in units of
+    lr, weight_decay, spots_per_step
+        Learning rate and weight decay of AdamW, and number of spots in each of its steps. The loss is the mean squared error of log-expression, in units of
         the standard deviation of each gene.
     epochs
         Number of epochs with one patient.

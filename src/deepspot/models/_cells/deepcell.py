@@ -42,8 +42,8 @@ class DeepCell(CellModel):
         Output dimension of φ.
     dropout
         Dropout rate in φ and ρ; that of the output is always 0.1.
-    lr, weight_decay, batch_size
-        As of AdamW; the number of cells in a batch.
+    lr, weight_decay, spots_per_step
+        Learning rate and weight decay of AdamW, and number of cells in each of its steps.
     epochs
         Number of epochs with one patient.
     max_epochs, patience
@@ -64,7 +64,7 @@ class DeepCell(CellModel):
     References
     ----------
     Nonchev et al., medRxiv 2025.02.09.25321567v2, and its code. The network and the losses agree with the code;
-    `epochs` and `batch_size` are those of its tutorial. There, embeddings of zeros fill up the neighbors of a cell,
+    `epochs` and `spots_per_step` are those of its tutorial. There, embeddings of zeros fill up the neighbors of a cell,
     neighbors are the 44 nearest cells in training and those within 45 pixels in prediction, x and y of the crops are
     exchanged in prediction, and the training stops by the loss on the training cells. Here the neighbors are those of
     the bags, a cell may have none, and embeddings are standardized and clipped.
@@ -86,7 +86,7 @@ class DeepCell(CellModel):
     n_ensemble: int = 10
     width: int = 1024
     dropout: float = 0.2
-    batch_size: int = 1024
+    spots_per_step: int = 1024
     epochs: int = 10
     network: DeepCellNetwork = field(init=False, repr=False)
 

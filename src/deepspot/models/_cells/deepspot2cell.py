@@ -32,8 +32,8 @@ class DeepSpot2Cell(CellModel):
         Output dimension of φ.
     dropout
         Dropout rate in φ and ρ; that of the output is always 0.1.
-    lr, weight_decay, batch_size
-        As of AdamW; the number of spots in a batch.
+    lr, weight_decay, spots_per_step
+        Learning rate and weight decay of AdamW, and number of spots in each of its steps.
     epochs
         Number of epochs with one patient.
     max_epochs, patience
@@ -72,7 +72,7 @@ class DeepSpot2Cell(CellModel):
     """
 
     n_ensemble: int = 10
-    batch_size: int = 4
+    spots_per_step: int = 4
     max_epochs: int = 50
     network: DeepSpot2CellNetwork = field(init=False, repr=False)
 

@@ -26,7 +26,7 @@ def train_network(
     epochs: int,
     lr: float,
     weight_decay: float,
-    batch_size: int,
+    spots_per_step: int,
     device: torch.device,
     held: np.ndarray | None = None,
     patience: int = 0,
@@ -41,7 +41,7 @@ def train_network(
     scores: list[float] = []
     for _ in range(epochs):
         network.train()
-        for part in torch.from_numpy(rows)[torch.randperm(len(rows))].split(batch_size):
+        for part in torch.from_numpy(rows)[torch.randperm(len(rows))].split(spots_per_step):
             batch = _to(data.__getitems__(part.tolist()), device)
             optimizer.zero_grad()
             network.loss(network(batch), batch).backward()
