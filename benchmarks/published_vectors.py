@@ -2,9 +2,9 @@
 
     DEEPSPOT_DATA=../shared/data python benchmarks/published_vectors.py
 
-Runs the tests in tests/models/whole_slide on the inputs, parameters and outputs that were recorded with the published
-code, and lists the largest difference of every comparison. Gradients of every parameter agree to 0.1 % in their norm; a
-test that fails stops the script. Writes benchmarks/results/published_vectors.md.
+Runs the tests of these systems in tests/models on the inputs, parameters and outputs that were recorded with the
+published code, and lists the largest difference of every comparison. Gradients of every parameter agree to 0.1 % in
+their norm; a test that fails stops the script. Writes benchmarks/results/published_vectors.md.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
-NAMES = {"histogene": "HisToGene", "hist2st": "Hist2ST", "thitogene": "THItoGene", "triplex": "TRIPLEX"}
+NAMES = {
+    "whole_slide/test_histogene": "HisToGene",
+    "whole_slide/test_hist2st": "Hist2ST",
+    "whole_slide/test_thitogene": "THItoGene",
+    "whole_slide/test_triplex": "TRIPLEX",
+    "cells/test_deepspot2cell": "DeepSpot2Cell",
+    "cells/test_deepcell": "DeepCell",
+}
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        tests = [str(ROOT / f"tests/models/whole_slide/test_{name}.py") for name in NAMES]
+        tests = [str(ROOT / f"tests/models/{name}.py") for name in NAMES]
         command = [
             sys.executable,
             "-m",
@@ -39,7 +46,7 @@ def main() -> None:
         cases = list(ElementTree.parse(report).iter("testcase"))
     lines = ["| system | result | largest difference | largest value |", "|---|---|---|---|"]
     for case in cases:
-        name = NAMES[case.attrib["classname"].rpartition("test_")[2]]
+        name = NAMES["/".join(case.attrib["classname"].split(".")[-2:])]
         for found in case.iter("property"):
             error, _, largest = found.attrib["value"].partition("|")
             lines.append(f"| {name} | {found.attrib['name']} | {error} | {largest} |")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
@@ -100,3 +102,61 @@ def test_bags_of_some_spots_and_their_neighbors():
     assert part.position.shape == (4, 2)
     assert part.tiles is None
     np.testing.assert_array_equal(part.neighbors[:2].toarray(), [[0, 0, 0, 1], [0, 0, 1, 0]])
+
+
+def ragged(sizes, *, d=4, s=None, seed=0):
+    """Bags whose spots have these numbers of sub-spots, in padding for s of them."""
+    n, s = len(sizes), max(sizes) if s is None else s
+    present = np.arange(s) < np.array(sizes)[:, None]
+    values = np.zeros((n, s, d), np.float16)
+    rng = np.random.default_rng(seed)
+    values[present] = rng.normal(size=(present.sum(), d))
+    return Bags(rng.normal(size=(n, d)).astype(np.float32), values, bags(n, d=d).neighbors, present=present)
+
+
+def test_present_must_fit_the_subspots():
+    whole = ragged([2, 0, 3])
+    with pytest.raises(ValueError, match="`present` says which `subspots` exist, but there are none"):
+        replace(whole, subspots=None)
+    for wrong in (whole.present[:, :2], whole.present.astype(int)):
+        with pytest.raises(ValueError, match=r"`present` must be bool of shape \(3, 3\), got"):
+            replace(whole, present=wrong)
+    for filled in (1, np.nan):
+        values = whole.subspots.copy()
+        values[1, 1] = filled
+        with pytest.raises(ValueError, match="not 0 in places where `present` is False"):
+            replace(whole, subspots=values)
+    with pytest.raises(ValueError, match="not 0 in places where `present` is False"):
+        replace(whole, present=~whole.present)
+
+
+def test_sets_of_different_size_are_padded_alike():
+    few, many, all_there = ragged([1, 2]), ragged([3, 0]), bags(2, s=2, fill=1)
+    both = Bags.concat([few, many, all_there])
+    assert both.subspots.shape == (6, 3, 4)
+    assert both.subspots.dtype == np.float16
+    assert both.present.sum(axis=1).tolist() == [1, 2, 3, 0, 2, 2]
+    np.testing.assert_array_equal(both.subspots[:2, :2], few.subspots)
+    assert Bags.concat([all_there, all_there]).present is None
+    with pytest.raises(ValueError, match="Some slides have sub-spots and some have not"):
+        Bags.concat([few, bags(2, subspots=False)])
+
+
+def test_sets_around_some_spots():
+    whole = ragged([1, 2, 0, 4, 2, 3])
+    part = whole.around(np.array([4, 0]))
+    np.testing.assert_array_equal(part.present, whole.present[[4, 0, 1, 5]])
+    np.testing.assert_array_equal(part.subspots, whole.subspots[[4, 0, 1, 5]])
+
+
+def test_a_feature_table_says_which_subspots_exist(slide, cheap_encoder):
+    import deepspot as ds
+
+    ds.pp.embed(slide, cheap_encoder)
+    features = slide["mean_color_spots"]
+    assert bags_of(slide, "mean_color_spots", "spots", NeighborRule(reach=101)).present is None
+    present = np.random.default_rng(0).random((features.n_obs, 9)) < 0.5
+    features.obsm["subspots"] = features.obsm["subspots"] * present[..., None]
+    features.obsm["subspots_present"] = present
+    made = bags_of(slide, "mean_color_spots", "spots", NeighborRule(reach=101))
+    np.testing.assert_array_equal(made.present, present)

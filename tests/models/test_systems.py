@@ -32,6 +32,9 @@ def test_names_are_those_of_the_docs_and_no_null_model_is_among_them():
         "hist2st",
         "thitogene",
         "triplex",
+        "deepcell",
+        "deepspot2cell",
+        "cell_sum",
     ]
     assert list(NULLS) == ["training mean", "position only", "shuffled images"]
 

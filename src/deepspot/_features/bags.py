@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import block_diag, csr_matrix
@@ -10,6 +10,7 @@ from deepspot._spatial.neighbors import select_columns
 from deepspot.errors import InputError
 
 OPTIONAL = {"subspots": "sub-spots", "position": "positions", "tiles": "tiles", "origins": "origins"}
+ARRAYS = (*OPTIONAL, "present")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Bags:
     spot
         (n, d) embedding of the spot tile.
     subspots
-        (n, s, d) embeddings of the sub-spot tiles, or None.
+        (n, s, d) embeddings of the sub-spots, which are tiles or nuclei, or None.
     neighbors
         (n, n) sparse matrix, stored as boolean CSR without a diagonal: row i marks the neighbors of spot i.
     position
@@ -30,6 +31,9 @@ class Bags:
         (n, px, px, 3) spot tiles in uint8, only for models that are trained on pixels, or None.
     origins
         (n, 2) x and y of the top left corner of the spot tiles in pixels of the full-resolution image, or None.
+    present
+        (n, s) bool, for spots with different numbers of sub-spots: which of `subspots` exist. The others are padding
+        and must be 0. None if all exist. A spot may have none; the mean and the sum over its sub-spots are then 0.
     """
 
     spot: np.ndarray
@@ -38,6 +42,7 @@ class Bags:
     position: np.ndarray | None = None
     tiles: np.ndarray | None = None
     origins: np.ndarray | None = None
+    present: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, d = self.spot.shape
@@ -53,6 +58,8 @@ class Bags:
             raise InputError(f"`tiles` must be of shape ({n}, px, px, 3), got {self.tiles.shape}.")
         if self.origins is not None and self.origins.shape != (n, 2):
             raise InputError(f"`origins` must be of shape {(n, 2)}, got {self.origins.shape}.")
+        if self.present is not None:
+            _check_present(self.present, self.subspots)
         object.__setattr__(self, "spot", np.ascontiguousarray(self.spot))
         if self.subspots is not None:
             object.__setattr__(self, "subspots", np.ascontiguousarray(self.subspots))
@@ -74,13 +81,19 @@ class Bags:
         """Return the bags of some spots, in this order, followed by their neighbors (with incomplete neighbors)."""
         near = np.setdiff1d(self.neighbors[rows].indices, rows)
         taken = np.concatenate([rows, near])
-        optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in OPTIONAL}
+        optional = {name: None if (array := getattr(self, name)) is None else array[taken] for name in ARRAYS}
         return Bags(spot=self.spot[taken], neighbors=select_columns(self.neighbors[taken], taken), **optional)
 
     @staticmethod
     def concat(bags: Sequence[Bags]) -> Bags:
-        """Concatenate the bags of slides; spots of different slides are never neighbors."""
+        """Concatenate the bags of slides; spots of different slides are never neighbors.
+
+        If some have `present`, the sub-spots of all are padded to the largest number.
+        """
         optional: dict[str, np.ndarray | None] = {}
+        if any(bag.present is not None for bag in bags) and all(bag.subspots is not None for bag in bags):
+            bags = _padded_alike(bags)
+            optional["present"] = np.concatenate([bag.present for bag in bags if bag.present is not None])
         for name, label in OPTIONAL.items():
             parts = [part for bag in bags if (part := getattr(bag, name)) is not None]
             if 0 < len(parts) < len(bags):
@@ -88,3 +101,30 @@ class Bags:
             optional[name] = np.concatenate(parts) if parts else None
         neighbors = csr_matrix(block_diag([bag.neighbors for bag in bags], format="csr", dtype=bool))
         return Bags(spot=np.concatenate([bag.spot for bag in bags]), neighbors=neighbors, **optional)
+
+
+def _check_present(present: np.ndarray, subspots: np.ndarray | None) -> None:
+    if subspots is None:
+        raise InputError("`present` says which `subspots` exist, but there are none. Pass both or neither.")
+    if present.shape != subspots.shape[:2] or present.dtype != bool:
+        raise InputError(
+            f"`present` must be bool of shape {subspots.shape[:2]}, got {present.dtype} of shape {present.shape}."
+        )
+    # A mask with the opposite meaning is noticed, too.
+    if np.any(subspots[~present]):
+        raise InputError(
+            "`subspots` are not 0 in places where `present` is False. `present` is True for sub-spots that exist; set "
+            "the others to 0."
+        )
+
+
+def _padded_alike(bags: Sequence[Bags]) -> list[Bags]:
+    """Pad the sub-spots of all bags to the largest number, and state in all which are present."""
+    widest, made = max(bag.subspots.shape[1] for bag in bags if bag.subspots is not None), []
+    for bag in bags:
+        if bag.subspots is not None:
+            present = np.ones(bag.subspots.shape[:2], dtype=bool) if bag.present is None else bag.present
+            more = (0, widest - present.shape[1])
+            subspots = np.pad(bag.subspots, ((0, 0), more, (0, 0)))
+            made.append(replace(bag, subspots=subspots, present=np.pad(present, ((0, 0), more))))
+    return made

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from deepspot.encoders._encode import Tiling
 
 
+PRESENT = "subspots_present"
+"""Entry of `obsm` of a feature table whose spots differ in their number of sub-spots: which exist (n, s), in bool."""
+
 # Spots whose tiles and sub-spots are in memory at once, in addition to image blocks.
 SPOTS = 64
 
@@ -60,8 +63,17 @@ class SlideFeatures:
 
     @property
     def n_subspots(self) -> int:
-        """Number of embedded sub-spots of a spot."""
+        """Number of embedded sub-spots of a spot; the largest one if spots differ in it."""
+        if self.stored is not None and self.subspots:
+            return self.view.sdata.tables[self.stored].obsm["subspots"].shape[1]
         return 0 if not self.subspots else 1 if self.only_central else self.geometry.grid**2
+
+    @property
+    def present(self) -> np.ndarray | None:
+        """Which sub-spots exist (n, s), if spots differ in their number."""
+        if self.stored is None or not self.subspots:
+            return None
+        return self.view.sdata.tables[self.stored].obsm.get(PRESENT)
 
     @property
     def tokens(self) -> bool:
@@ -91,7 +103,8 @@ class SlideFeatures:
         """Content hash of everything that the features depend on; of the values, if they are stored."""
         if self.stored is not None:
             table = self.view.sdata.tables[self.stored]
-            return digest("stored", np.asarray(table.X), np.asarray(table.obsm.get("subspots", ())))
+            present = [] if self.present is None else [np.asarray(self.present)]
+            return digest("stored", np.asarray(table.X), np.asarray(table.obsm.get("subspots", ())), *present)
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
         return digest(
             self.image_hash,
@@ -109,6 +122,10 @@ class SlideFeatures:
         """Embed some of the spots: (b, d) in float32, and (b, s, d) in float16 or None for their sub-spots."""
         from deepspot.encoders._encode import gather
 
+        if self.stored is not None:
+            table = self.view.sdata.tables[self.stored]
+            parts = np.asarray(table.obsm["subspots"][rows]) if self.subspots else None
+            return np.asarray(table.X[rows], dtype=np.float32), parts
         embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size, progress=progress)
         return gather(embedded, len(rows), self.encoder.card.dim, self._tiling(batch_size))
 
@@ -265,4 +282,5 @@ def bags_of(sdata: SpatialData, features_key: str, shapes_key: str, rule: Neighb
         neighbors,
         position,
         origins=np.asarray(features.obsm["spatial"]) - made["geometry"]["tile_um"] / float(made["mpp"]) / 2,
+        present=features.obsm.get(PRESENT),
     )

@@ -7,6 +7,7 @@ from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, S
 from ._bundle.card import ModelCard
 from ._calibration.calibrate import calibrate
 from ._calibration.correction import CorrectedModel
+from ._cells import CellSum, DeepCell, DeepSpot2Cell
 from ._confidence.gate import Gate
 from ._confidence.reliability import Reliability
 from ._cross_validation.cross_validate import cross_validate
@@ -27,9 +28,12 @@ __all__ = [
     "TRIPLEX",
     "AdaptedModel",
     "Bags",
+    "CellSum",
     "CorrectedModel",
     "CrossValidation",
+    "DeepCell",
     "DeepSpot",
+    "DeepSpot2Cell",
     "Estimator",
     "Gate",
     "HisToGene",

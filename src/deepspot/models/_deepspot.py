@@ -170,7 +170,7 @@ class DeepSpot(FittedModel):
         state, folder = None, (trainer_kwargs or {}).get("default_root_dir")
         if folder is not None:
             embeddings = [bags.spot, bags.neighbors.indptr, bags.neighbors.indices]
-            embeddings += [part for part in (bags.subspots, depth) if part is not None]
+            embeddings += [part for part in (bags.subspots, bags.present, depth) if part is not None]
             settings_of_fit = [self.network.model_dump(), self.training.model_dump(), self.seed, versions()]
             numbers = np.unique(slides, return_inverse=True)[1], np.unique(patients, return_inverse=True)[1]
             state = Path(folder) / digest(*embeddings, targets, rows, *numbers, *settings_of_fit)

@@ -97,7 +97,8 @@ class FittedModel(Model):
         ----------
         bags
             Embeddings of n spots. If the model sums over sub-spots and the bags have another number of them than the
-            training tiles (``card.geometry``), the sum is scaled to that number.
+            training tiles (``card.geometry``), the sum is scaled to that number, unless the bags say which sub-spots
+            are present.
         device
             Device; None takes that of the model.
         rows

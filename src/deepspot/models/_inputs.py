@@ -23,7 +23,7 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
     """Concatenate the spot, the mean of its sub-spots and the maximum over its neighbors.
 
     `context` names the sets to use, always in this order; `rows` are numbers of spots, by default all. Returns
-    (n, d × number of sets) in float32, with zeros for the neighbors of a spot without any.
+    (n, d × number of sets) in float32, with zeros for the sub-spots or neighbors of a spot without any.
     """
     for part in context:
         key_in(part, CONTEXT, "context")
@@ -35,7 +35,11 @@ def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.n
     if "spot" in context:
         sets.append(bags.spot[rows])
     if "subspots" in context and bags.subspots is not None:
-        sets.append(bags.subspots[rows].mean(axis=1, dtype=np.float32))
+        if bags.present is None:
+            sets.append(bags.subspots[rows].mean(axis=1, dtype=np.float32))
+        else:
+            total = bags.subspots[rows].sum(axis=1, dtype=np.float32)
+            sets.append(total / bags.present[rows].sum(axis=1, keepdims=True).clip(min=1))
     if "neighbors" in context:
         largest = np.full((len(rows), bags.dim), -np.inf, dtype=np.float32)
         for column in padded(bags.neighbors[rows]).T:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ._baselines import BLEEP, MLP, Linear, PositionOnly, RandomForest, Ridge, ShuffledImages, STNet, TrainingMean
+from ._cells import CellSum, DeepCell, DeepSpot2Cell
 from ._deepspot import DeepSpot
 from ._whole_slide import TRIPLEX, Hist2ST, HisToGene, THItoGene
 
@@ -35,6 +36,9 @@ SYSTEMS: dict[str, Callable[..., Any]] = {
     "hist2st": Hist2ST,
     "thitogene": THItoGene,
     "triplex": TRIPLEX,
+    "deepcell": DeepCell,
+    "deepspot2cell": DeepSpot2Cell,
+    "cell_sum": CellSum,
 }
 
 # Null models; a useful system is better than all of them.

@@ -52,7 +52,7 @@ def test_a_sum_over_fewer_subspots_is_scaled(s):
 
 
 def test_a_spot_without_neighbors_pools_to_zero():
-    pooled = Network.pool_neighbors(torch.rand(2, 3, 8), torch.tensor([[1.0, 1, 0], [0, 0, 0]]))
+    pooled = build().pool_neighbors(torch.rand(2, 3, 8), torch.tensor([[1.0, 1, 0], [0, 0, 0]]))
     assert pooled[0].min() > 0
     assert pooled[1].abs().max() == 0
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import deepspot as ds
+from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._sdata.tables import match_rows
+from deepspot._sdata.view import SlideView
 from deepspot.tl._predict import stream
 from deepspot.tl._predict.stream import round_to_float16
 
@@ -283,3 +285,25 @@ def test_blocks_of_another_size_are_not_reused(streamed, cheap_encoder, monkeypa
     tiles = cheap_encoder.n_tiles
     np.testing.assert_allclose(np.asarray(streamed().X), known, atol=1e-5)
     assert cheap_encoder.n_tiles == 2 * tiles
+
+
+def test_spots_with_different_numbers_of_subspots(slide, quick_model, cheap_encoder, tmp_path):
+    ds.pp.embed(slide, cheap_encoder)
+    features = slide["mean_color_spots"]
+    present = np.random.default_rng(0).random((features.n_obs, 9)) < 0.4
+    present[5] = False
+    features.obsm["subspots"] = features.obsm["subspots"] * present[..., None]
+    features.obsm["subspots_present"] = present
+    view = SlideView.select(slide)
+    stored = SlideFeatures(view, cheap_encoder, quick_model.geometry.tile, stored="mean_color_spots")
+    options = {"rounded": False, "overwrite": False, "device": None, "batch_size": None}
+    slide.tables["disk"] = stream.stream(stored, quick_model, tmp_path / "out.zarr", "disk", **options)
+    memory = quick_model.predict(bags_of(slide, "mean_color_spots", "spots", quick_model.geometry.neighbors))
+    assert off(in_order(slide.tables["disk"], slide), memory.clip(0)) < HALF_EMBEDDINGS
+    other = present.copy()
+    other[0, 0] ^= True
+    before = stored.fingerprint
+    features.obsm["subspots_present"] = other
+    assert (
+        SlideFeatures(view, cheap_encoder, quick_model.geometry.tile, stored="mean_color_spots").fingerprint != before
+    )

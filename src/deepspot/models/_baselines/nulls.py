@@ -85,8 +85,8 @@ class ShuffledImages(Baseline):
         for slide in np.unique(slides):
             members = np.flatnonzero(slides == slide)
             order[members] = rng.permutation(members)
-        subspots, tiles = (None if values is None else values[order] for values in (bags.subspots, bags.tiles))
-        shuffled = replace(bags, spot=bags.spot[order], subspots=subspots, tiles=tiles)
+        images = {name: getattr(bags, name) for name in ("spot", "subspots", "present", "tiles")}
+        shuffled = replace(bags, **{name: values[order] for name, values in images.items() if values is not None})
         self.estimator = (self.factory or partial(Ridge, context=sets_of(bags)))()
         self.estimator.fit(shuffled, targets, rows=rows, slides=slides, patients=patients)
 

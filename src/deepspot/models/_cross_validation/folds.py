@@ -200,6 +200,8 @@ class FoldData:
 def _bags_digest(bags: Bags) -> str:
     optional = [getattr(bags, name) for name in ("subspots", "position", "tiles")]
     known = ["none" if values is None else values for values in optional]
+    if bags.present is not None:  # a later field, without which digests must not change
+        known.append(bags.present)
     return digest(bags.spot, bags.neighbors.indptr, bags.neighbors.indices, *known)
 
 

@@ -54,14 +54,22 @@ class Network(nn.Module):
         outputs = self.dropout(outputs).relu()
         return outputs.median(-2).values if self.config.phi_average == "median" else outputs.mean(-2)
 
-    def pool_subspots(self, represented: Tensor, n_subspots: int | None = None) -> Tensor:
-        """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled from s to `n_subspots` sub-spots."""
+    def pool_subspots(
+        self, represented: Tensor, n_subspots: int | None = None, present: Tensor | None = None
+    ) -> Tensor:
+        """Pool φ of sub-spots (n, s, width) to (n, width); a sum is scaled from s to `n_subspots` sub-spots.
+
+        With `present` (n, s) only those that exist are pooled, 0 if there are none, and a sum is not scaled: their
+        number is a property of the spot.
+        """
+        if present is not None:
+            total = (represented * present.unsqueeze(-1)).sum(1)
+            return total if self.config.subspot_pooling == "sum" else total / present.sum(1, keepdim=True).clamp(min=1)
         if self.config.subspot_pooling == "mean":
             return represented.mean(1)
         return represented.sum(1) * ((n_subspots or represented.shape[1]) / represented.shape[1])
 
-    @staticmethod
-    def pool_neighbors(represented: Tensor, real: Tensor) -> Tensor:
+    def pool_neighbors(self, represented: Tensor, real: Tensor) -> Tensor:
         """Return the maximum (n, width) of φ (n, k, width) over the real (n, k) neighbors; 0 if there are none.
 
         φ is never negative, so masked neighbors can count as 0.
@@ -75,7 +83,7 @@ class Network(nn.Module):
         pooled = []
         for part in self.config.context:
             if part == "subspots":
-                pooled.append(self.pool_subspots(self.represent(batch[part]), n_subspots))
+                pooled.append(self.pool_subspots(self.represent(batch[part]), n_subspots, batch.get("present")))
             elif part == "neighbors":
                 pooled.append(self.pool_neighbors(F.embedding(batch[part], tiles), batch["real"]))
             else:
@@ -114,8 +122,9 @@ class BagDataset(Dataset):
     """Bags and targets as a data set that makes whole batches by tensor indexing.
 
     A batch has ``tiles`` (t, d), each tile once; the indices of ``spot`` (n,) and ``neighbors`` (n, k) among these; the
-    mask ``real`` (n, k) of the neighbors; if used, ``subspots`` (n, s, d); and with standardized `targets` (n, genes),
-    NaN for genes that a slide did not measure, ``target`` and ``mask`` (n, genes), ``weight`` and ``slide`` (n,).
+    mask ``real`` (n, k) of the neighbors; if used, ``subspots`` (n, s, d), and if their number differs the mask
+    ``present`` (n, s); and with standardized `targets` (n, genes), NaN for genes that a slide did not measure,
+    ``target`` and ``mask`` (n, genes), ``weight`` and ``slide`` (n,).
     """
 
     def __init__(
@@ -130,6 +139,7 @@ class BagDataset(Dataset):
         self.neighbors = torch.as_tensor(near)
         self.spot = torch.as_tensor(bags.spot, dtype=torch.float32)
         self.subspots = torch.as_tensor(bags.subspots) if "subspots" in context and bags.subspots is not None else None
+        self.present = None if self.subspots is None or bags.present is None else torch.as_tensor(bags.present)
         self.targets = None if targets is None else torch.as_tensor(targets, dtype=torch.float32)
         self.slides = None if slides is None else torch.as_tensor(slides)
         self.weights = torch.ones(len(bags)) if weights is None else torch.as_tensor(weights, dtype=torch.float32)
@@ -145,6 +155,8 @@ class BagDataset(Dataset):
         batch = {"tiles": self.spot[used], "spot": index[:, 0], "neighbors": index[:, 1:], "real": (near >= 0).float()}
         if self.subspots is not None:
             batch["subspots"] = self.subspots[rows].float()
+        if self.present is not None:
+            batch["present"] = self.present[rows].float()
         if self.targets is not None:
             target = self.targets[rows]
             batch |= {
@@ -190,6 +202,8 @@ def infer(
             batch |= {"neighbors": around.clamp(min=0), "real": (around >= 0).float()}
             if "subspots" in context and bags.subspots is not None:
                 batch["subspots"] = tensor(bags.subspots[block])
+                if bags.present is not None:
+                    batch["present"] = tensor(bags.present[block])
             total[start : start + ROWS] += network.head(network.pool(tiles, batch, n_subspots)).cpu().numpy()
         network.cpu()
     total /= len(members)

@@ -58,6 +58,8 @@ def project(bags: Bags, pca: PCA) -> Bags:
         return (embeddings.astype(np.float32) - pca.mean_) @ pca.components_.T
 
     subspots = None if bags.subspots is None else components(bags.subspots)
+    if subspots is not None and bags.present is not None:
+        subspots *= bags.present[..., None]
     return replace(bags, spot=components(bags.spot), subspots=subspots)
 
 

@@ -50,7 +50,7 @@ class SlidePlan:
             key = plan.features.plan().add(device=device, batch_size=batch_size)
             bags[name] = bags_of(view.sdata, key, view.shapes_key, self.geometry.neighbors)
             if not plan.features.subspots:
-                bags[name] = replace(bags[name], subspots=None)
+                bags[name] = replace(bags[name], subspots=None, present=None)
             if tiles_px is not None:
                 bags[name] = replace(bags[name], tiles=plan.features.read_spot_tiles(tiles_px))
         return bags

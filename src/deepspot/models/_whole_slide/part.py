@@ -38,6 +38,8 @@ class SlidePart:
         (n, 25) numbers of the spots at the 5 × 5 places around a spot, -1 where there is none.
     target
         (n, t, d) features of the spot itself.
+    present
+        (n, t) which of these exist; empty if all do.
     rows
         (b,) spots of a training step, to which `targets` and `weights` then belong.
     """
@@ -51,6 +53,7 @@ class SlidePart:
     size: Tensor = field(default_factory=_nothing)
     window: Tensor = field(default_factory=_nothing)
     target: Tensor = field(default_factory=_nothing)
+    present: Tensor = field(default_factory=_nothing)
     rows: Tensor = field(default_factory=_nothing)
 
     def __len__(self) -> int:

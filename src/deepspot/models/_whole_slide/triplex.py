@@ -24,9 +24,9 @@ class TRIPLEX(WholeSlide):
     """TRIPLEX: fusion of the features of a spot, of the places around it, and of the whole slide.
 
     All features are frozen embeddings. Those of the spot itself are the embeddings of its sub-spots, or of its tile if
-    the bags have no sub-spots; those around it are the embeddings of the spots at 5 × 5 places of the array. The
-    encoder of the slide is a transformer over all spots with a convolution on the grid of their positions. Each of the
-    three also predicts alone; the loss compares all predictions with the measurement and with the fused one.
+    it has no sub-spots; those around it are the embeddings of the spots at 5 × 5 places of the array. The encoder of
+    the slide is a transformer over all spots with a convolution on the grid of their positions. Each of the three also
+    predicts alone; the loss compares all predictions with the measurement and with the fused one.
 
     Parameters
     ----------
@@ -86,13 +86,20 @@ class TRIPLEX(WholeSlide):
         from .triplex_network import ROUNDED, WINDOW
 
         part = super()._part(bags, spots, columns, scaler)
-        own = bags.spot[spots][:, None] if bags.subspots is None else bags.subspots[spots]
+        own, present = bags.spot[spots][:, None], np.empty(0, dtype=bool)
+        if bags.present is not None and bags.subspots is not None:
+            # A spot without sub-spots is represented by its tile.
+            present = np.column_stack([bags.present[spots], ~bags.present[spots].any(axis=1)])
+            own = np.concatenate([bags.subspots[spots], own], axis=1)
+        elif bags.subspots is not None:
+            own = bags.subspots[spots]
         target = scaler.standardize(own.astype(np.float32)).clip(-CLIP, CLIP)
         return replace(
             part,
             positions=ROUNDED * part.positions.float(),
             window=torch.from_numpy(window(self._position(bags)[spots], WINDOW)),
             target=torch.from_numpy(target),
+            present=torch.from_numpy(present),
         )
 
     def _make(self, part: SlidePart, mean: Tensor) -> SlideNetwork:

@@ -113,20 +113,26 @@ class TriplexNetwork(SlideNetwork):
             tokens = block(tokens)
         return self.slide_norm(tokens.squeeze(0))
 
-    def fuse(self, slide: Tensor, target: Tensor, window: Tensor, known: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def fuse(
+        self, slide: Tensor, target: Tensor, window: Tensor, known: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the fused prediction of b spots, and those of target, neighbors and slide, each (b, genes).
 
         `slide` (b, dim) are slide tokens, `target` (b, t, d_target) features of the spot, `window` (b, 25, dim) those
-        of the places around it, of which some are `known` (b, 25).
+        of the places around it, of which some are `known` (b, 25). Some of the `target` may not be `present` (b, t).
         """
         target, window = self.target(target), self.neighbors(window, known)
-        masked = torch.zeros_like(known, dtype=window.dtype).masked_fill(~known, -torch.inf)[:, None, None]
+        masked = _attention_mask(known, window.dtype)
+        masked_target = None if present is None else _attention_mask(present, window.dtype)
         query = slide.unsqueeze(1)
         with_target, with_window = query, query
         for block in self.fusion:
-            with_target, with_window = block(with_target, target), block(with_window, window, masked)
+            with_target, with_window = block(with_target, target, masked_target), block(with_window, window, masked)
         fused = self.head(self.fusion_norm((with_target + with_window).squeeze(1)))
-        alone = [head(x) for head, x in zip(self.heads, (target.mean(dim=1), window.mean(dim=1), slide), strict=True)]
+        mean = target.mean(dim=1)
+        if present is not None:
+            mean = (target * present.unsqueeze(-1)).sum(dim=1) / present.sum(dim=1, keepdim=True)
+        alone = [head(x) for head, x in zip(self.heads, (mean, window.mean(dim=1), slide), strict=True)]
         return F.relu(fused), [F.relu(predicted) for predicted in alone]
 
     def forward(self, part: SlidePart) -> Tensor:
@@ -145,7 +151,13 @@ class TriplexNetwork(SlideNetwork):
     def _predict(self, part: SlidePart, features: Tensor, slide: Tensor, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the predictions of some spots, see :meth:`fuse`."""
         window = part.window[rows]
-        return self.fuse(slide[rows], part.target[rows], features[window.clamp(min=0)], window >= 0)
+        present = part.present[rows] if len(part.present) else None
+        return self.fuse(slide[rows], part.target[rows], features[window.clamp(min=0)], window >= 0, present)
+
+
+def _attention_mask(known: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores of keys (b, k): -inf for those that are not known."""
+    return torch.zeros_like(known, dtype=dtype).masked_fill(~known, -torch.inf)[:, None, None]
 
 
 def combined_loss(part: SlidePart, fused: Tensor, alone: Sequence[Tensor]) -> Tensor:

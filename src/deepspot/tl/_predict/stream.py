@@ -165,11 +165,14 @@ class _Blocks:
         spot = np.concatenate([self.embedding(block), self._embeddings_of(around)])
         neighbors = select_columns(near, np.concatenate([rows, around]))
         neighbors.resize(len(spot), len(spot))
-        subspots = None
+        subspots = present = None
         if self.features.subspots:
             own = self._get(block, "subspots")
             subspots = np.concatenate([own, np.zeros((len(around), *own.shape[1:]), own.dtype)])
-        return Bags(spot, subspots, neighbors, origins=self._origins(np.concatenate([rows, around])))
+        if (known := self.features.present) is not None:
+            present = np.concatenate([known[rows], np.zeros((len(around), known.shape[1]), dtype=bool)])
+        origins = self._origins(np.concatenate([rows, around]))
+        return Bags(spot, subspots, neighbors, origins=origins, present=present)
 
     def _embeddings_of(self, spots: np.ndarray) -> np.ndarray:
         block, row = np.divmod(self.place[spots], ROWS)

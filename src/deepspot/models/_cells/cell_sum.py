@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot._core.keys import key_in
+from deepspot._features.bags import Bags
+from deepspot._stats.normalize import SCALES
+from deepspot.errors import InputError
+from deepspot.models._inputs import Scaler
+
+from .base import CellModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .cell_sum_network import CellSumNetwork
+
+
+@dataclass(eq=False, kw_only=True)
+class CellSum(CellModel):
+    """Model in which a spot is the sum of its cells and a background, on the scale of rates.
+
+    It learns from spots, whose sub-spots in the bags are the cells, and predicts cells that add up to their spot. The
+    rate of a spot, which is `expm1` of its log-expression, is the rate of the background plus the rates of all cells:
+
+    - background: softplus(ρ_b([φ(spot), mean of φ(neighbors)]))
+    - cell: softplus(ρ_c([φ'(cell), φ(spot), mean of φ(neighbors)]))
+
+    φ and φ' are linear layers with ReLU, ρ linear layers. All rates are in units of the mean expression of the gene;
+    the background starts at a tenth of it. On scales per total counts, which do not grow with the number of cells, the
+    rate of a cell is divided by the number of cells of its spot, and a spot without cells is all background.
+
+    What the spots do not determine, the model cannot know: how a gene is divided among the cells of a spot is learned
+    only from spots with other cells. A gene that depends on the surroundings is divided evenly.
+
+    Parameters
+    ----------
+    scale
+        Scale of the targets, as `normalize` of :class:`deepspot.models.SlideKeys`: ``"log1p_10k"``, ``"log1p_cpm"`` or
+        ``"log1p_counts"``.
+    width
+        Output dimension of φ.
+    dropout
+        Dropout rate in φ and ρ.
+    lr, weight_decay, spots_per_step
+        Learning rate and weight decay of AdamW, and number of spots in each of its steps. The loss is the mean squared error of log-expression, in units of
+        the standard deviation of each gene.
+    epochs
+        Number of epochs with one patient.
+    max_epochs, patience
+        With several patients, a fifth of them is held out to find the number of epochs: the highest number, and the
+        number of epochs without a higher r after which the search ends.
+    seed
+        Random seed; the same seed gives the same weights on the same machine. By default from the settings.
+    device
+        Device to compute on; by default from the settings, else CUDA, MPS or CPU.
+
+    Attributes
+    ----------
+    network
+        The trained torch module.
+    n_epochs
+        Number of epochs that it was trained for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepspot as ds
+    >>> from scipy.sparse import csr_matrix
+    >>> rng = np.random.default_rng(0)
+    >>> cells = rng.normal(size=(40, 3, 4)).astype("float32")
+    >>> bags = ds.models.Bags(cells.mean(axis=1), cells, csr_matrix((40, 40), dtype=bool))
+    >>> model = ds.models.CellSum(width=8, epochs=2).fit(bags, np.abs(bags.spot[:, :2]))
+    >>> cells, background = model.predict_cells(bags)
+    >>> cells.shape, background.shape
+    ((40, 3, 2), (40, 2))
+    >>> bool(np.allclose(cells.sum(axis=1) + background, np.expm1(model.predict(bags)), rtol=1e-4))
+    True
+    """
+
+    scale: str = "log1p_10k"
+    lr: float = 1e-3
+    weight_decay: float = 1e-6
+    network: CellSumNetwork = field(init=False, repr=False)
+
+    def predict_cells(self, bags: Bags, *, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Predict the rates of cells and backgrounds, of all spots or of `rows`.
+
+        Returns
+        -------
+        Cells (n, s, genes), NaN where there is none, and backgrounds (n, genes), in float32. Both are parts of the rate
+        of the spot, such as counts per 10,000 counts of the spot. They add up to `expm1` of :meth:`predict`.
+        """
+        from .network import unpack_cells
+
+        network = self.network
+
+        def rates(batch: dict[str, Tensor], tiles: Tensor) -> tuple[np.ndarray, np.ndarray]:
+            cells, background, _ = network.rates(batch, tiles)
+            return unpack_cells(cells, batch), background.cpu().numpy()
+
+        cells, backgrounds = zip(*self._apply(rates, bags, rows), strict=True)
+        return np.concatenate(cells), np.concatenate(backgrounds)
+
+    def _check(self, targets: np.ndarray) -> None:
+        super()._check(targets)
+        key_in(self.scale, SCALES, "scale")
+        if np.nanmin(targets) < 0:
+            raise InputError(
+                f"CellSum needs log1p of rates, which are not negative, but the lowest target is "
+                f"{np.nanmin(targets):.3g}. Do not standardize or center the targets."
+            )
+
+    def _make(self, bags: Bags, targets: np.ndarray, rows: np.ndarray) -> CellSumNetwork:
+        import torch
+
+        from .cell_sum_network import CellSumNetwork
+
+        scaler, n_cells = Scaler.fit(targets[rows]), None
+        if SCALES[self.scale].total is None and bags.subspots is not None:
+            present = np.ones(bags.subspots.shape[:2], dtype=bool) if bags.present is None else bags.present
+            n_cells = float(present[rows].sum(axis=1).mean())
+        return CellSumNetwork(
+            bags.dim,
+            torch.from_numpy(scaler.mean),
+            torch.from_numpy(scaler.std),
+            width=self.width,
+            dropout=self.dropout,
+            scale_of_spots=self._scale_of_spots(bags, rows),
+            scale_of_cells=self._scale_of_cells(bags, rows),
+            n_cells=n_cells,
+        )
