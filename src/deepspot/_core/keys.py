@@ -47,6 +47,7 @@ LEARNED = "training_slide"
 AGREEMENT, GENE_SETS = "agreement", "deepspot_gene_sets"
 
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
+MORPHOLOGY = "morphology"
 """Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 
 SCALE = "log1p of counts per 10,000"

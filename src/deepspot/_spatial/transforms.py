@@ -171,6 +171,29 @@ def circles_at(
     return made
 
 
+def polygons_in(sdata: SpatialData, image_key: str, polygons: np.ndarray) -> GeoDataFrame:
+    """Create shapes of polygons (n,) in pixels of an image, with all its transformations."""
+    from geopandas import GeoDataFrame
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    transformations = dict(get_transformation(sdata[image_key], get_all=True))
+    return ShapesModel.parse(GeoDataFrame(geometry=polygons), transformations=transformations)
+
+
+def polygons_px(
+    sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None
+) -> np.ndarray:
+    """Return the outlines (n,) of shapes in pixels of an image."""
+    import shapely
+
+    shapes = sdata.shapes[shapes_key]
+    outlines = shapes.geometry if "radius" not in shapes else shapes.geometry.buffer(shapes["radius"])
+    return shapely.transform(
+        outlines.to_numpy(), lambda xy: positions_in(sdata, image_key, shapes_key, xy, coordinate_system)
+    )
+
+
 def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None) -> dict[str, np.ndarray]:
     """Return the matrices from shapes to pixels of an image, by the shared coordinate system that each uses."""
     image, shapes = (_affines(sdata[key]) for key in (image_key, shapes_key))

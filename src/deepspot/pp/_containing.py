@@ -27,16 +27,31 @@ def finder(sdata: SpatialData, shapes_key: str) -> Callable[[np.ndarray], np.nda
     shapes = sdata.shapes[shapes_key]
     if "radius" not in shapes:
         return _in_polygons(shapes)
+    return in_circles(shapes, _radius(sdata, shapes_key))
+
+
+def area_mm2(sdata: SpatialData, shapes_key: str) -> np.ndarray:
+    """Return the areas (n,) of shapes, or of the circles with their `diameter_um`."""
+    shapes = sdata.shapes[shapes_key]
+    if "radius" in shapes:
+        area = np.full(len(shapes), np.pi * _radius(sdata, shapes_key) ** 2)
+    else:
+        area = shapes.geometry.area.to_numpy()
+    return area * (um_per_own_unit(sdata, shapes_key) / 1000) ** 2
+
+
+def _radius(sdata: SpatialData, shapes_key: str) -> float:
+    """Return the radius of circles of one size, in their own coordinates."""
     diameter = known_diameter(sdata, shapes_key)
     if diameter is not None:
-        return in_circles(shapes, diameter / 2 / um_per_own_unit(sdata, shapes_key))
-    radii = shapes["radius"].unique()
+        return diameter / 2 / um_per_own_unit(sdata, shapes_key)
+    radii = sdata.shapes[shapes_key]["radius"].unique()
     if len(radii) != 1:
         raise InputError(
             f"The circles {shapes_key!r} have {len(radii):,} different radii. Give them one size, in a column "
             f"{DIAMETER!r}, or convert them to polygons: `shapes.geometry.buffer(shapes['radius'])`."
         )
-    return in_circles(shapes, float(radii[0]))
+    return float(radii[0])
 
 
 def in_circles(shapes: GeoDataFrame, radius: float) -> Callable[[np.ndarray], np.ndarray]:
