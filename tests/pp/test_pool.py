@@ -187,7 +187,7 @@ def test_transcripts_take_no_table(bins):
 
 def test_a_scale_is_needed(bins):
     set_transformation(bins["bins"], {"global": AFFINE}, set_all=True)
-    with pytest.raises(InputError, match="ds.pp.set_scale"):
+    with pytest.raises(InputError, match=r"ds\.pp\.set_scale"):
         ds.pp.pool(bins)
 
 
