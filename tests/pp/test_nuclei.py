@@ -168,10 +168,8 @@ def test_shapes_of_other_software_are_described(segmented, copy):
 
 def test_circles_are_nuclei_too(copy):
     cells = true_cells()["lymphoid"]
-    circles = ShapesModel.parse(
-        cells.xy, geometry=0, radius=3.1, transformations=get_transformation(copy["spots"], True)
-    )
-    copy["cells"] = circles
+    transformations = get_transformation(copy["spots"], get_all=True)
+    copy["cells"] = ShapesModel.parse(cells.xy, geometry=0, radius=3.1, transformations=transformations)
     ds.pp.nuclei(copy, nuclei_key="cells", shapes_key="spots", overwrite=True)
     np.testing.assert_allclose(copy["cells"]["area_um2"], np.pi * 3.1**2, rtol=0.02)
     assert copy["cells"]["eccentricity"].median() < 0.4
