@@ -35,7 +35,7 @@ from deepspot.datasets._toy.tissue import CLASSES, grow_tissue, hex_array, sampl
 SEEDS, ROWS, COLS = (10, 11, 12), 6, 7
 CASES = [(mpp, 0.5) for mpp in (0.25, 0.5, 1.0)] + [(0.5, 0.0), (0.5, 1.0)]
 WITHIN_UM = 3.0
-REPEATS = (1, 3, 6)
+REPEATS = (1, 2, 4)
 OUT = Path(__file__).parent / "results" / "nuclei"
 
 
@@ -199,6 +199,7 @@ def draw() -> None:
             ax.set(xlim=(x, x + side), ylim=(y + side, y), xticks=[], yticks=[])
         above.set_title(name)
         shapes.boundary.plot(ax=below, color="lime", linewidth=1, aspect=None)
+        below.set(xlabel="", ylabel="")
     figure.savefig(OUT.with_suffix(".jpg"), dpi=90, pil_kwargs={"quality": 85})
 
 
