@@ -50,6 +50,7 @@ WITHIN = "within_spots"
 """Entry of ``uns["deepspot"]``: result of :func:`deepspot.tl.evaluate_resolution`."""
 
 FEATURES, PREDICTION, CORRECTED, PSEUDOBULK = "features", "prediction", "corrected", "pseudobulk"
+MORPHOLOGY = "morphology"
 """Kinds of tables of this package: ``uns["deepspot"]["kind"]``."""
 
 SCALE = "log1p of counts per 10,000"
@@ -99,6 +100,26 @@ def subspots_name(shapes_key: str) -> str:
 def grid_name(shapes_key: str) -> str:
     """Return the name of the finer grid over a shapes element: ``<shapes>_grid``."""
     return valid_name(f"{shapes_key}_grid")
+
+
+def pooled_name(key: str) -> str:
+    """Return the name of the spots into which shapes or points are pooled: ``<shapes>_spots``."""
+    return valid_name(f"{key}_spots")
+
+
+def counts_name(shapes_key: str) -> str:
+    """Return the name of the table of pooled counts: ``<shapes>_counts``."""
+    return valid_name(f"{shapes_key}_counts")
+
+
+def nuclei_name(image_key: str) -> str:
+    """Return the name of the nuclei of an image: ``<image>_nuclei``."""
+    return valid_name(f"{image_key}_nuclei")
+
+
+def morphology_name(shapes_key: str) -> str:
+    """Return the name of the table with the nuclei of spots: ``nuclei_<shapes>``."""
+    return valid_name(f"nuclei_{shapes_key}")
 
 
 def key_in(key: str, available: Iterable[str], where: str) -> str:

@@ -29,7 +29,7 @@ def tissue_by_brightness(
     `centers` (n, 2; x and y) and `sides` (2,; width and height) of the tiles are in pixels of the image (h, w, 3;
     uint8), which is called `name` in errors.
     """
-    return tile_means(_without_unscanned(rgb).mean(axis=2, dtype=np.float32), centers, sides) <= MAX_RGB
+    return tile_means(without_unscanned(rgb).mean(axis=2, dtype=np.float32), centers, sides) <= MAX_RGB
 
 
 def tissue_by_saturation(
@@ -61,6 +61,8 @@ def tissue_by_saturation(
     return np.sqrt(tile_means(squared, centers, sides)) >= min(middle, MAX_THRESHOLD)
 
 
+TISSUE_RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
+
 # Rows of the image that are processed at once.
 BAND = 512
 
@@ -90,13 +92,13 @@ def tile_means(values: np.ndarray, centers: np.ndarray, sides: np.ndarray) -> np
     return means
 
 
-def _without_unscanned(part: np.ndarray) -> np.ndarray:
+def without_unscanned(part: np.ndarray) -> np.ndarray:
     """Replace pixels that were not scanned, which readers show as exact black, by white."""
     unscanned = (part == 0).all(axis=2, keepdims=True)
     return np.where(unscanned, np.uint8(255), part)
 
 
-def _white(rgb: np.ndarray) -> np.ndarray:
+def glass_color(rgb: np.ndarray) -> np.ndarray:
     """Estimate the color of the glass: the 99th percentile of each channel in up to a million pixels."""
     step = int(np.ceil(np.sqrt(rgb.shape[0] * rgb.shape[1] / 1_000_000)))
     sample = rgb[::step, ::step].reshape(-1, 3)
@@ -124,11 +126,11 @@ def _saturation_without_ink(rgb: np.ndarray, side: float) -> np.ndarray:
     from scipy.ndimage import maximum_filter, minimum_filter
     from skimage.color import rgb2hsv
 
-    white = _white(rgb)
+    white = glass_color(rgb)
     saturation, ink = np.empty(rgb.shape[:2], dtype=np.float32), np.empty(rgb.shape[:2], dtype=bool)
     for first in range(0, len(rgb), BAND):
         rows = slice(first, first + BAND)
-        hsv = rgb2hsv(np.minimum(_without_unscanned(rgb[rows]) / white, 1))
+        hsv = rgb2hsv(np.minimum(without_unscanned(rgb[rows]) / white, 1))
         hue, saturation[rows], brightness = 360 * hsv[..., 0], hsv[..., 1], hsv[..., 2]
         chroma = saturation[rows] * brightness
         ink[rows] = (

@@ -234,6 +234,24 @@ def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -
     sdata.shapes[shapes_key][column] = float(value)
 
 
+def check_shape_columns(sdata: SpatialData, shapes_key: str, columns: Iterable[str], *, overwrite: bool) -> None:
+    """Raise unless columns can be added to a shapes element under these names."""
+    shapes, columns = sdata.shapes[shapes_key], list(columns)
+    for name in columns:
+        _check_case(name, shapes, f"sdata.shapes[{shapes_key!r}]")
+    taken = [name for name in columns if name in shapes]
+    if taken and not overwrite:
+        raise InputError(f"sdata.shapes[{shapes_key!r}] has the columns {taken} already. Pass `overwrite=True`.")
+
+
+def add_shape_columns(sdata: SpatialData, shapes_key: str, columns: pd.DataFrame, *, overwrite: bool = False) -> None:
+    """Add columns of numbers, in the order of the shapes, to a shapes element, and log one line."""
+    check_shape_columns(sdata, shapes_key, columns, overwrite=overwrite)
+    for name, values in columns.items():
+        sdata.shapes[shapes_key][name] = values.to_numpy()
+    logger.info("Added %s to sdata.shapes[%r].", list(columns), shapes_key)
+
+
 def check_entries(
     sdata: SpatialData, key: str, slot: str, names: Iterable[str], *, overwrite: bool = False, argument: str = ""
 ) -> None:

@@ -57,14 +57,20 @@ def centers_px(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_s
 
     If `image_key` names shapes, such as outlines of regions, the centers are in the coordinates of these.
     """
-    xy = intrinsic_centers(sdata, shapes_key)
-    paths = _paths(sdata, image_key, shapes_key, coordinate_system)
+    return positions_in(sdata, image_key, shapes_key, intrinsic_centers(sdata, shapes_key), coordinate_system)
+
+
+def positions_in(
+    sdata: SpatialData, image_key: str, key: str, xy: np.ndarray, coordinate_system: str | None = None
+) -> np.ndarray:
+    """Convert positions (n, 2) in the coordinates of shapes or points to those of an image or of other shapes."""
+    paths = _paths(sdata, image_key, key, coordinate_system)
     centers, *others = [_apply(path, xy) for path in paths.values()]
-    worst = max((np.abs(other - centers).max() for other in others), default=0.0)
+    worst = max((np.abs(other - centers).max(initial=0) for other in others), default=0.0)
     image = image_key in sdata.images
     if worst > (AGREE_PX if image else AGREE_SHARE * np.ptp(centers)):
         raise InputError(
-            f"Coordinate systems {list(paths)} place the shapes {shapes_key!r} up to {worst:.1f}{' px' * image} apart "
+            f"Coordinate systems {list(paths)} place the {_noun(sdata, key)} up to {worst:.1f}{' px' * image} apart "
             f"in {_noun(sdata, image_key)}. Choose one with `coordinate_system=`."
         )
     return centers
@@ -104,13 +110,36 @@ def intrinsic_centers(sdata: SpatialData, shapes_key: str) -> np.ndarray:
 
 def centers_um(sdata: SpatialData, shapes_key: str) -> np.ndarray:
     """Return the centers (n, 2) of shapes in µm, without an image."""
-    known = _affines(sdata.shapes[shapes_key])
+    return positions_um(sdata, shapes_key, intrinsic_centers(sdata, shapes_key))
+
+
+def positions_um(sdata: SpatialData, key: str, xy: np.ndarray) -> np.ndarray:
+    """Convert positions (n, 2) in the coordinates of shapes or points to µm, without an image."""
+    return _apply(_to_microns(sdata, key), xy)
+
+
+def um_per_own_unit(sdata: SpatialData, key: str) -> float:
+    """Return the µm per unit of the coordinates of shapes or points, without an image."""
+    return _stretch(_to_microns(sdata, key))
+
+
+def circles_at_um(sdata: SpatialData, key: str, centers: np.ndarray, diameter_um: float) -> GeoDataFrame:
+    """Create circles at positions (n, 2) in µm, in the coordinates and with all transformations of shapes or points."""
+    import pandas as pd
+
+    to_microns = _to_microns(sdata, key)
+    own = Placement(_apply(np.linalg.inv(to_microns), centers), _stretch(to_microns), pd.RangeIndex(len(centers)))
+    return circles_at(sdata, key, key, own, diameter_um)
+
+
+def _to_microns(sdata: SpatialData, key: str) -> np.ndarray:
+    known = _affines(sdata[key])
     if MICRONS not in known:
         raise InputError(
-            f"The shapes {shapes_key!r} have no coordinate system {MICRONS!r}, so their positions in µm are unknown. "
+            f"The {_noun(sdata, key)} have no coordinate system {MICRONS!r}, so their positions in µm are unknown. "
             "Set the scale of the slide with `ds.pp.set_scale`."
         )
-    return _apply(known[MICRONS], intrinsic_centers(sdata, shapes_key))
+    return known[MICRONS]
 
 
 def circles_at(
@@ -140,6 +169,29 @@ def circles_at(
     )
     made[DIAMETER] = float(diameter_um)
     return made
+
+
+def polygons_in(sdata: SpatialData, image_key: str, polygons: np.ndarray) -> GeoDataFrame:
+    """Create shapes of polygons (n,) in pixels of an image, with all its transformations."""
+    from geopandas import GeoDataFrame
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    transformations = dict(get_transformation(sdata[image_key], get_all=True))
+    return ShapesModel.parse(GeoDataFrame(geometry=polygons), transformations=transformations)
+
+
+def polygons_px(
+    sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None = None
+) -> np.ndarray:
+    """Return the outlines (n,) of shapes in pixels of an image."""
+    import shapely
+
+    shapes = sdata.shapes[shapes_key]
+    outlines = shapes.geometry if "radius" not in shapes else shapes.geometry.buffer(shapes["radius"])
+    return shapely.transform(
+        outlines.to_numpy(), lambda xy: positions_in(sdata, image_key, shapes_key, xy, coordinate_system)
+    )
 
 
 def _paths(sdata: SpatialData, image_key: str, shapes_key: str, coordinate_system: str | None) -> dict[str, np.ndarray]:
@@ -289,7 +341,8 @@ def affine(matrix: np.ndarray) -> Any:
 
 
 def _noun(sdata: SpatialData, key: str) -> str:
-    return f"{'image' if key in sdata.images else 'shapes'} {key!r}"
+    kind = "image" if key in sdata.images else "points" if key in sdata.points else "shapes"
+    return f"{kind} {key!r}"
 
 
 def _relating(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from ._annotate import annotate
 from ._embed import embed
+from ._nuclei import nuclei
+from ._pool import pool
 from ._set_scale import set_scale
 from ._spots import spots
 from ._use_features import use_features
 
-__all__ = ["annotate", "embed", "set_scale", "spots", "use_features"]
+__all__ = ["annotate", "embed", "nuclei", "pool", "set_scale", "spots", "use_features"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from deepspot._core.keys import ARRAY, checked, one_key
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
-from deepspot._image.tissue import PER_TILE, tissue_by_brightness, tissue_by_saturation
+from deepspot._image.tissue import PER_TILE, TISSUE_RULES
 from deepspot._sdata.write import add_shapes, check_new_key
 from deepspot._spatial.geometry import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot.models import DeepSpot
-
-RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
 
 
 @checked
@@ -106,8 +104,8 @@ def spots(
     check_new_key(sdata, key_added, overwrite=overwrite, kind="shapes")
     if layout not in LAYOUTS:
         raise InputError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")
-    if tissue is not None and tissue not in RULES:
-        raise InputError(f"`tissue` must be one of {list(RULES)}, or None for all spots, got {tissue!r}.")
+    if tissue is not None and tissue not in TISSUE_RULES:
+        raise InputError(f"`tissue` must be one of {list(TISSUE_RULES)}, or None for all spots, got {tissue!r}.")
     diameter, pitch = _spot_size(model, diameter_um, pitch_um)
     mpp = microns_per_pixel(sdata, image_key)
     pyramid = pyramid_levels(sdata, image_key)
@@ -119,9 +117,9 @@ def spots(
     if tissue is not None:
         side = diameter / mpp
         rgb, scale = coarse_image(pyramid, side / PER_TILE)
-        keep = RULES[tissue](rgb, centers / scale, side / scale, f"Image {image_key!r}")
+        keep = TISSUE_RULES[tissue](rgb, centers / scale, side / scale, f"Image {image_key!r}")
         if not keep.any():
-            other = next(rule for rule in RULES if rule != tissue)
+            other = next(rule for rule in TISSUE_RULES if rule != tissue)
             raise InputError(
                 f"Image {image_key!r} shows no tissue: the rule {tissue!r} selects none of {len(keep):,} spots. Look "
                 f"at the slide, and try `tissue={other!r}`, or `tissue=None` for all spots."
