@@ -12,6 +12,7 @@ import deepspot as ds
 from deepspot._features.bags import Bags
 from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
+from deepspot.models._cross_validation.folds import _bags_digest
 from deepspot.models._inputs import context_features
 from deepspot.tl._predict.resolution import subspot_expression
 
@@ -124,6 +125,16 @@ def test_all_present_is_the_same_as_no_mask(bags, targets):
     for make in MODELS.values():
         first, second = (make().fit(same, targets).predict(same) for same in (masked, whole))
         np.testing.assert_allclose(first, second, atol=1e-3)
+
+
+def test_the_digest_of_bags_depends_on_what_is_present(bags):
+    before = _bags_digest(bags)
+    assert _bags_digest(replace(bags)) == before
+    # A sub-spot whose embedding is 0 exists or not.
+    place = tuple(np.argwhere(~bags.present)[0])
+    other = bags.present.copy()
+    other[place] = True
+    assert _bags_digest(replace(bags, present=other)) != before
 
 
 def test_every_subspot_is_predicted_in_the_place_of_its_set(bags, targets):

@@ -13,7 +13,7 @@ from deepspot._features.bags import Bags
 from deepspot.errors import InputError
 from deepspot.models._baselines.base import Baseline, seeded
 from deepspot.models._confidence.folds import held_out
-from deepspot.models._inputs import CONTEXT, Scaler, check_context, which_rows
+from deepspot.models._inputs import CONTEXT, Scaler, which_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -121,7 +121,6 @@ class CellModel(Baseline):
                 f"{type(self).__name__} sees cells as the sub-spots of a spot, but the bags have none. Set the "
                 "embeddings of cells in `Bags(subspots=..., present=...)`."
             )
-        check_context(self.context, bags)
 
     def _scale_of_spots(self, bags: Bags, rows: np.ndarray) -> Standardize:
         from .network import Standardize

@@ -40,14 +40,14 @@ class CellSum(CellModel):
     ----------
     scale
         Scale of the targets, as `normalize` of :class:`deepspot.models.SlideKeys`: ``"log1p_10k"``, ``"log1p_cpm"`` or
-        ``"log1p_counts"``.
+        ``"log1p_counts"``. If :func:`deepspot.models.cross_validate` varies `normalize`, vary `scale` with it.
     width
         Output dimension of φ.
     dropout
         Dropout rate in φ and ρ.
     lr, weight_decay, spots_per_step
-        Learning rate and weight decay of AdamW, and number of spots in each of its steps. The loss is the mean squared error of log-expression, in units of
-        the standard deviation of each gene.
+        Learning rate and weight decay of AdamW, and number of spots in each of its steps. The loss is the mean squared
+        error of log-expression, in units of the standard deviation of each gene.
     epochs
         Number of epochs with one patient.
     max_epochs, patience

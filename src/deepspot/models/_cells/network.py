@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepspot.models._inputs import Scaler
-
-# Standard deviations at which embeddings are clipped, as for ridge: some hardly vary in training.
-CLIP = 3.0
+from deepspot.models._whole_slide.base import CLIP
 
 
 class Standardize(nn.Module):
