@@ -135,10 +135,10 @@ def nuclei(
             raise InputError("`key_added` and `within_um` are for a segmentation. Leave them out, or `nuclei_key`.")
         check_shape_columns(sdata, nuclei_key, COLUMNS, overwrite=overwrite)
     else:
-        key_added = nuclei_name(image_key) if key_added is None else key_added
-        check_new_key(sdata, key_added, overwrite=overwrite, kind="shapes")
-        if key_added == shapes_key:
-            raise InputError(f"{key_added!r} is the name of the spots. Choose another `key_added`.")
+        new_key = nuclei_name(image_key) if key_added is None else key_added
+        check_new_key(sdata, new_key, overwrite=overwrite, kind="shapes")
+        if new_key == shapes_key:
+            raise InputError(f"{new_key!r} is the name of the spots. Choose another `key_added`.")
     table_key = None if shapes_key is None else morphology_name(shapes_key)
     if table_key is not None:
         check_new_key(sdata, table_key, overwrite=overwrite)
@@ -167,8 +167,8 @@ def nuclei(
             )
         shapes = polygons_in(sdata, image_key, polygons)
         shapes[list(columns)] = columns.to_numpy()
-        add_shapes(sdata, key_added, shapes, what="nuclei", overwrite=overwrite)
-        nuclei_key = key_added
+        add_shapes(sdata, new_key, shapes, what="nuclei", overwrite=overwrite)
+        nuclei_key = new_key
     if shapes_key is not None and table_key is not None:
         table = morphology_table(sdata, shapes_key, nuclei_key, image_key, columns, coordinate_system)
         add_table(sdata, table_key, table, what="features of nuclei", overwrite=overwrite)

@@ -35,6 +35,7 @@ def pool(
     points_key: str | None = None,
     gene_key: str | None = None,
     into_key: str | None = None,
+    coordinate_system: str | None = None,
     diameter_um: float | None = None,
     pitch_um: float | None = None,
     layout: Literal["square", "hexagonal"] = "hexagonal",
@@ -66,6 +67,8 @@ def pool(
     into_key
         Existing shapes that are the spots: circles, of their `diameter_um` if they have this column, or polygons. By
         default, a new grid of spots.
+    coordinate_system
+        Coordinate system that relates both, with `into_key`; needed only if they share several that disagree.
     diameter_um
         Diameter of a new spot. None is 55, that of Visium.
     pitch_um
@@ -152,7 +155,7 @@ def pool(
         spots, find = sdata.shapes[into_key], finder(sdata, into_key)
 
         def spot_of(xy: np.ndarray) -> np.ndarray:
-            return find(positions_in(sdata, into_key, source.key, xy))
+            return find(positions_in(sdata, into_key, source.key, xy, coordinate_system))
 
     pooled = source.pool(spot_of, len(spots))
     depth = np.asarray(pooled.counts.sum(axis=1)).ravel()
@@ -174,15 +177,9 @@ def pool(
         *(f"{pooled.counts_outside:,}", f"{total:,}", 100 * pooled.counts_outside / max(total, 1)),
         _dropped(depth, kept, min_counts),
     )
-    if link_key is not None and table_key is not None and pooled.spot is not None:
-        add_columns(
-            sdata,
-            table_key,
-            source.link(pooled.spot, spots.index, kept, link_key),
-            what=f"{link_key!r}",
-            slot="obs",
-            overwrite=overwrite,
-        )
+    if link_key is not None and table_key is not None and isinstance(source, ShapeCounts):
+        column = source.link(pooled.spot, spots.index, kept, link_key)
+        add_columns(sdata, table_key, column, what=f"{link_key!r}", slot="obs", overwrite=overwrite)
 
 
 def _measured_shapes(sdata: SpatialData, shapes_key: str | None, table_key: str | None, into_key: str | None) -> str:

@@ -32,7 +32,7 @@ class Pooled:
     var: pd.DataFrame
     n_outside: int  # shapes or transcripts in no spot
     counts_outside: int
-    spot: np.ndarray | None = None  # (shapes,) of each shape, or -1
+    spot: np.ndarray  # (shapes,) of each shape, or -1; empty for transcripts
 
 
 class ShapeCounts:
@@ -154,4 +154,5 @@ class Transcripts:
             total = total + coo_matrix((ones, (spot[inside], column[inside])), shape=total.shape).tocsr()
         order = np.argsort(genes.to_numpy(dtype=str), kind="stable")
         n_pooled = np.asarray(total.sum(axis=1)).ravel()
-        return Pooled(total[:, order], n_pooled, pd.DataFrame(index=genes[order]), n_outside, n_outside)
+        var = pd.DataFrame(index=genes[order])
+        return Pooled(total[:, order], n_pooled, var, n_outside, n_outside, np.empty(0, dtype=int))
