@@ -28,9 +28,9 @@ WRONG = {
         ["cluster"],
     ),
     "unknown resolution": (
-        lambda sdata, model: ds.tl.predict(sdata, model, resolution="cell"),
+        lambda sdata, model: ds.tl.predict(sdata, model, resolution="nucleus"),
         KeyError,
-        ["cell", "subspot"],
+        ["nucleus", "subspot"],
     ),
     "unknown model": (lambda sdata, _: ds.tl.predict(sdata, "no_such_model"), (ValueError, OSError), ["no_such_model"]),
     "unknown encoder": (

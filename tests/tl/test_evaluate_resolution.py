@@ -163,7 +163,7 @@ def test_results_are_not_overwritten_and_can_be_written(sdata, tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (lambda s: s.shapes["spots"].drop(columns="diameter_um", inplace=True), {}, ValueError, "ds.pp.set_scale"),
+        (lambda s: s.shapes["spots"].pop("diameter_um"), {}, ValueError, "ds.pp.set_scale"),
         (lambda s: None, {"prediction_key": "table"}, KeyError, "fine"),
         (lambda s: None, {"table_key": "fine"}, KeyError, "table_cells"),
         (lambda s: None, {"n_swaps": 0}, ValueError, "n_swaps"),

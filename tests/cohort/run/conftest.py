@@ -26,8 +26,9 @@ def model(toy, mean_color):
     return ds.models.train(slides, patient_key="patient", genes=10, encoder=mean_color(), **QUICK)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def encoder(mean_color):
+    # It keeps the tiles that it has seen, and is sent to workers.
     return mean_color()
 
 

@@ -211,8 +211,8 @@ def test_arguments_that_do_not_fit_the_resolution(slide, quick_model, predict, r
 
 
 def test_unknown_resolution_and_wrong_grid_um(slide, quick_model, predict):
-    with pytest.raises(KeyError, match=r"'cell'.*\['spot', 'subspot', 'grid'\]"):
-        predict(slide, quick_model, resolution="cell")
+    with pytest.raises(KeyError, match=r"'nucleus'.*\['spot', 'subspot', 'grid', 'cell'\]"):
+        predict(slide, quick_model, resolution="nucleus")
     with pytest.raises(ValueError, match="`resolution` is 'subspot'"):
         predict(slide, quick_model, resolution="subspot", grid_um=20)
     with pytest.raises(ValueError, match="`grid_um` must be above 0"):
