@@ -4,8 +4,8 @@
 
 Bins are squares of 8 µm with 100 random counts of 18,000 genes each; half a million of them are 32 mm², three quarters
 of a capture area of Visium HD. Transcripts are uniform, of 400 genes, on disk in partitions of a million. Each case
-runs in a process of its own. Time is that of the processor, memory the growth of the peak during the call. Writes
-benchmarks/results/pooling.md.
+runs in a process of its own. Time is that of the processor, memory the growth of the peak during the call (0 if
+the call needed less than the generation of the data). Writes benchmarks/results/pooling.md.
 """
 
 from __future__ import annotations
