@@ -137,6 +137,11 @@ def run(
     if sections is not None:
         slides = choose_sections(slides, sections)
     ready = as_model(model)
+    if "subspots" in ready.context and ready.geometry.tile.subspots == "nuclei":
+        raise InputError(
+            f"The sub-spots of model {ready.card.name!r} are nuclei, which a cohort does not segment. Call "
+            "`ds.pp.nuclei` and `ds.tl.predict` for each slide, or use a model whose sub-spots are parts of the tile."
+        )
     if client is None:
         ready.get_encoder(encoder)
     diameter, pitch = ready.spot_size(diameter_um, pitch_um)
