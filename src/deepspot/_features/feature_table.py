@@ -196,16 +196,18 @@ class SlideFeatures:
         self, rows: np.ndarray, encoder: Encoder, tiling: Tiling, count: Callable[[int], object]
     ) -> np.ndarray:
         """Embed the nuclei of some spots: (b, s, d) in float16, 0 where there is none."""
+        from deepspot.encoders._card import check_embedded
         from deepspot.encoders._encode import stream_spots
 
-        present, nuclei = self.nuclei.present[rows], self.nuclei.of(rows)
+        number, nuclei = self.nuclei.number[rows], self.nuclei.of(rows)
         vectors = np.empty((len(nuclei), encoder.card.dim), dtype=np.float16)
         if len(nuclei):
             batches = read_tiles(self.level, self.nuclei_boxes[nuclei], SPOTS)
             for at, embedded, _ in stream_spots(batches, encoder, tiling, count):
+                check_embedded(embedded, encoder, embedded.shape)
                 vectors[at] = embedded
-        padded = np.zeros((*present.shape, encoder.card.dim), dtype=np.float16)
-        padded[present] = vectors
+        padded = np.zeros((len(rows), self.n_subspots, encoder.card.dim), dtype=np.float16)
+        padded[np.arange(self.n_subspots) < number[:, None]] = vectors
         return padded
 
     def _tiling(self, batch_size: int | None) -> Tiling:

@@ -117,7 +117,7 @@ def test_train_save_load_and_predict_another_slide(model, slide, cheap_encoder, 
 
 def test_the_card_says_it(model):
     page = model.card.to_markdown()
-    assert "| sub-spots | the nuclei of the spot" in page
+    assert "| sub-spots | the nuclei of the spot (shapes &lt;image&gt;_nuclei)" in page
     assert "each in a tile 20 µm wide |" in page
     assert "3 × 3, each" not in page
 
@@ -185,7 +185,7 @@ def test_nuclei_of_another_name(cohort, slide, cheap_encoder):
     assert caught.value.__notes__ == ["This happened on slide 'P1'."]
     assert cheap_encoder.n_tiles == 0
     named = cells(slides, keys={"nuclei_key": "cellpose"})
-    assert "(shapes `cellpose`)" in named.card.to_markdown()
+    assert "(shapes cellpose)" in named.card.to_markdown()
     ds.tl.predict(slide, named, encoder=cheap_encoder)
     del slide.shapes["cellpose"]
     slide.shapes["other"], before = slide["spots"].copy(), cheap_encoder.n_tiles

@@ -112,8 +112,9 @@ def run(
     FileNotFoundError
         If the manifest or the model does not exist. A missing slide is a row of the run table instead.
     ValueError
-        Before any slide: if the manifest has mistakes, the distance between spots is unknown, slides in `out` were made
-        with other options, `out` is another folder or in use by another process, or the workers cannot run this.
+        Before any slide: if the manifest has mistakes, the distance between spots is unknown, the sub-spots of the
+        model are nuclei, slides in `out` were made with other options, `out` is another folder or in use by another
+        process, or the workers cannot run this.
     OSError
         At the end, if the run table or the profiles could not be written. Finished slides are kept.
     TypeError
