@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import NO_IMAGE, SlideView
 from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
-from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes
+from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes, place_boxes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, require_parts
 
 from .bags import Bags
+from .nuclei import NucleiOfSpots, nuclei_of_spots
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -66,14 +68,29 @@ class SlideFeatures:
         """Number of embedded sub-spots of a spot; the largest one if spots differ in it."""
         if self.stored is not None and self.subspots:
             return self.view.sdata.tables[self.stored].obsm["subspots"].shape[1]
+        if self.by_nuclei:
+            return int(self.nuclei.number.max())
         return 0 if not self.subspots else 1 if self.only_central else self.geometry.grid**2
 
-    @property
+    @cached_property
     def present(self) -> np.ndarray | None:
         """Which sub-spots exist (n, s), if spots differ in their number."""
+        if self.by_nuclei:
+            return self.nuclei.present
         if self.stored is None or not self.subspots:
             return None
         return self.view.sdata.tables[self.stored].obsm.get(PRESENT)
+
+    @property
+    def by_nuclei(self) -> bool:
+        """Whether the sub-spots are the nuclei of each spot. The central sub-spot of a nucleus is itself."""
+        whole = self.stored is None and self.subspots and not self.only_central
+        return whole and self.geometry.subspots == "nuclei"
+
+    @cached_property
+    def nuclei(self) -> NucleiOfSpots:
+        """Nuclei that are the sub-spots; MissingKeyError if there are no such shapes."""
+        return nuclei_of_spots(self.view, self.geometry)
 
     @property
     def tokens(self) -> bool:
@@ -85,6 +102,12 @@ class SlideFeatures:
         """Tiles in the image level that is read."""
         name, sizes = f"image {self.view.image_key!r}", level_sizes(self.view.pyramid)
         return make_boxes(self.view.centers, self.view.mpp, sizes, self.geometry, name=name)
+
+    @cached_property
+    def nuclei_boxes(self) -> Boxes:
+        """Tiles around the nuclei of all spots, with the side and in the image level of a sub-spot."""
+        sizes, side = level_sizes(self.view.pyramid), self.boxes.side // self.geometry.grid
+        return place_boxes(self.nuclei.centers, sizes, self.boxes.level, side)
 
     @property
     def level(self) -> DataArray:
@@ -106,6 +129,7 @@ class SlideFeatures:
             present = [] if self.present is None else [np.asarray(self.present)]
             return digest("stored", np.asarray(table.X), np.asarray(table.obsm.get("subspots", ())), *present)
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
+        nuclei = [self.nuclei.centers.round(3), self.nuclei.number] if self.by_nuclei else []
         return digest(
             self.image_hash,
             self.view.centers.round(3),
@@ -114,6 +138,7 @@ class SlideFeatures:
             [self.boxes.level, self.boxes.side],
             self.encoder.fingerprint,
             [parts, VERSION] if self.tokens else parts,
+            *nuclei,
         )
 
     def embed(
@@ -127,7 +152,7 @@ class SlideFeatures:
             parts = np.asarray(table.obsm["subspots"][rows]) if self.subspots else None
             return np.asarray(table.X[rows], dtype=np.float32), parts
         embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size, progress=progress)
-        return gather(embedded, len(rows), self.encoder.card.dim, self._tiling(batch_size))
+        return gather(embedded, len(rows), self.encoder.card.dim, self.n_subspots)
 
     def stream(
         self,
@@ -153,19 +178,43 @@ class SlideFeatures:
                 yield np.arange(start, start + len(some)), np.asarray(table.X[some], dtype=np.float32), parts
             return
         batches = read_tiles(self.level, self.boxes[rows], SPOTS, in_order=in_order)
-        tiling = self._tiling(batch_size)
-        if progress is None:
-            yield from stream_spots(batches, self.encoder.to(device), tiling)
-            return
-        n_tiles = len(rows) * (1 if self.tokens else 1 + self.n_subspots)
-        with bar(progress, total=n_tiles, unit="tile") as shown:
-            yield from stream_spots(batches, self.encoder.to(device), tiling, shown.update)
+        tiling, encoder = self._tiling(batch_size), self.encoder.to(device)
+        if self.by_nuclei:
+            n_tiles = len(rows) + int(self.nuclei.number[rows].sum())
+        else:
+            n_tiles = len(rows) * (1 if self.tokens else 1 + self.n_subspots)
+        with bar(progress, total=n_tiles, unit="tile") if progress else nullcontext() as shown:
+            count = shown.update if shown else lambda n: None
+            embedded = stream_spots(batches, encoder, tiling, count)
+            if not self.by_nuclei:
+                yield from embedded
+                return
+            for at, spot, _ in embedded:
+                yield at, spot, self._embed_nuclei(rows[at], encoder, tiling, count)
+
+    def _embed_nuclei(
+        self, rows: np.ndarray, encoder: Encoder, tiling: Tiling, count: Callable[[int], object]
+    ) -> np.ndarray:
+        """Embed the nuclei of some spots: (b, s, d) in float16, 0 where there is none."""
+        from deepspot.encoders._card import check_embedded
+        from deepspot.encoders._encode import stream_spots
+
+        number, nuclei = self.nuclei.number[rows], self.nuclei.of(rows)
+        vectors = np.empty((len(nuclei), encoder.card.dim), dtype=np.float16)
+        if len(nuclei):
+            batches = read_tiles(self.level, self.nuclei_boxes[nuclei], SPOTS)
+            for at, embedded, _ in stream_spots(batches, encoder, tiling, count):
+                check_embedded(embedded, encoder, embedded.shape)
+                vectors[at] = embedded
+        padded = np.zeros((len(rows), self.n_subspots, encoder.card.dim), dtype=np.float16)
+        padded[np.arange(self.n_subspots) < number[:, None]] = vectors
+        return padded
 
     def _tiling(self, batch_size: int | None) -> Tiling:
         from deepspot.encoders._encode import Tiling
 
         size = settings.batch_size if batch_size is None else check_count(batch_size, "batch_size")
-        return Tiling(self.geometry.grid, self.subspots, size, self.only_central, self.tokens)
+        return Tiling(self.geometry.grid, self.subspots and not self.by_nuclei, size, self.only_central, self.tokens)
 
     def read_spot_tiles(self, px: int) -> np.ndarray:
         """Read the spot tiles (n, px, px, 3) in uint8, resized with antialiasing as for encoders."""
@@ -243,6 +292,8 @@ class FeaturePlan:
             np.arange(features.n_spots), device=device, batch_size=batch_size, progress=f"Embedding {view.shapes_key}"
         )
         obsm = {"spatial": view.centers} | ({} if subspots is None else {"subspots": subspots})
+        if features.present is not None:
+            obsm[PRESENT] = features.present
         region_key, instance_key = view.link_keys
         provenance = {
             "kind": FEATURES,
@@ -250,7 +301,7 @@ class FeaturePlan:
             "image_key": view.image_key,
             "mpp": view.mpp,
             "geometry": features.geometry.model_dump(),
-            "subspots": {0: "none", features.geometry.grid**2: "all"}.get(features.n_subspots, "central"),
+            "subspots": "none" if not features.subspots else "central" if features.only_central else "all",
             "encoder": features.encoder.card.model_dump_json(),
             "encoder_fingerprint": features.encoder.fingerprint,
         }

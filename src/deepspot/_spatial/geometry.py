@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from deepspot.errors import InputError
 
-SubspotsFrom = Literal["tiles", "tokens"]
+SubspotsFrom = Literal["tiles", "tokens", "nuclei"]
 
 
 class TileGeometry(BaseModel):
@@ -26,8 +26,11 @@ class TileGeometry(BaseModel):
     grid
         Sub-spots along one side of a spot (3 gives 3 × 3).
     subspots
-        Source of the sub-spot embeddings: ``"tiles"`` of their own, or the ``"tokens"`` of the spot tile, averaged over
-        the part that shows the sub-spot.
+        Source of the sub-spot embeddings: ``"tiles"`` of their own, the ``"tokens"`` of the spot tile, averaged over
+        the part that shows the sub-spot, or tiles of this size around the ``"nuclei"`` in the inscribed circle of the
+        spot tile.
+    nuclei_key
+        Shapes that are the nuclei; None for ``<image>_nuclei``, those of :func:`deepspot.pp.nuclei`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,13 +39,16 @@ class TileGeometry(BaseModel):
     input_px: int = Field(gt=0)
     grid: int = Field(default=3, gt=0)
     subspots: SubspotsFrom = "tiles"
+    nuclei_key: str | None = None
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit the default of `subspots`, so that cards and fingerprints from before this field are unchanged."""
+        """Omit the defaults of later fields, so that cards and fingerprints from before them are unchanged."""
         fields: dict[str, Any] = serialize(self)
         if self.subspots == "tiles":
             fields.pop("subspots", None)
+        if self.nuclei_key is None:
+            fields.pop("nuclei_key", None)
         return fields
 
 
@@ -133,8 +139,13 @@ def make_boxes(
     enough = np.flatnonzero(sides / geometry.grid >= geometry.input_px)
     level = int(enough[-1]) if len(enough) else 0
     pixels = geometry.grid * max(1, round(sides[level] / geometry.grid))
-    corners = np.round(centers[:, ::-1] / factors[level] - pixels / 2).astype(np.int64)
-    return Boxes(corners=corners, side=pixels, level=level)
+    return place_boxes(centers, sizes, level, pixels)
+
+
+def place_boxes(centers: np.ndarray, sizes: Sequence[tuple[int, int]], level: int, side: int) -> Boxes:
+    """Place boxes with a side in pixels of a level around `centers` (n, 2), x and y in pixels of level 0."""
+    factors = np.asarray(sizes[0]) / np.asarray(sizes[level])
+    return Boxes(np.round(centers[:, ::-1] / factors - side / 2).astype(np.int64), side, level)
 
 
 def check_inside(centers: np.ndarray, size: tuple[int, int], name: str) -> None:

@@ -52,15 +52,15 @@ def encode_spots(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Embed the tiles and sub-spots of `n` spots: :func:`stream_spots` followed by :func:`gather`."""
     options = Tiling(**tiling)
-    return gather(stream_spots(batches, encoder, options), n, encoder.card.dim, options)
+    return gather(stream_spots(batches, encoder, options), n, encoder.card.dim, options.n_subspots)
 
 
 def gather(
-    embedded: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]], n: int, dim: int, tiling: Tiling
+    embedded: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray | None]], n: int, dim: int, n_subspots: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Collect the output of :func:`stream_spots` for `n` spots in arrays (n, dim) and (n, s, dim) or None."""
     spot = np.empty((n, dim), dtype=np.float32)
-    parts = np.empty((n, tiling.n_subspots, dim), dtype=np.float16) if tiling.subspots else None
+    parts = np.empty((n, n_subspots, dim), dtype=np.float16) if n_subspots else None
     for rows, spot_block, parts_block in embedded:
         spot[rows] = spot_block
         if parts is not None:

@@ -243,7 +243,7 @@ class DeepSpot(FittedModel):
         Raises
         ------
         ValueError
-            If the model was not trained on slides, or the slide is too coarse.
+            If the model was not trained on slides, its sub-spots are nuclei, or the slide is too coarse.
 
         Examples
         --------

@@ -97,8 +97,8 @@ class FittedModel(Model):
         ----------
         bags
             Embeddings of n spots. If the model sums over sub-spots and the bags have another number of them than the
-            training tiles (``card.geometry``), the sum is scaled to that number, unless the bags say which sub-spots
-            are present.
+            training tiles (``card.geometry``), the sum is scaled to that number, unless the sub-spots are nuclei or the
+            bags say which are present.
         device
             Device; None takes that of the model.
         rows
@@ -125,7 +125,8 @@ class FittedModel(Model):
         rows = which_rows(rows, len(bags))
         expression = np.zeros((len(rows), len(self.card.genes)), dtype=np.float32)
         if self.weight > 0:
-            n_subspots = None if self.card.geometry is None else self.card.geometry.tile.grid**2
+            tile = None if self.card.geometry is None else self.card.geometry.tile
+            n_subspots = None if tile is None or tile.subspots == "nuclei" else tile.grid**2
             scores = infer(self.members, bags, device or self.device, rows=rows, n_subspots=n_subspots)
             expression += self.weight * self.scaler.restore(scores)
         if self.weight < 1:

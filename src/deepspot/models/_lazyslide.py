@@ -74,6 +74,11 @@ class TilePredictor:
 
     def __post_init__(self) -> None:
         card, tile = self.model.card, self.model.geometry.tile
+        if "subspots" in card.network.context and tile.subspots == "nuclei":
+            raise InputError(
+                f"Model {card.name!r} has the nuclei of a spot as sub-spots, and tiles of LazySlide have no nuclei. "
+                "Predict with `ds.tl.predict`, or use a model whose sub-spots are parts of the tile."
+            )
         side = tile_px(tile.tile_um, check_positive(self.mpp, "mpp"))
         if side < MIN_TILE_PX:
             raise InputError(

@@ -24,13 +24,14 @@ def embed(
     shapes_key: str | None = None,
     tile_um: float | None = None,
     subspots: SubspotsFrom | Literal[False] = "tiles",
+    nuclei_key: str | None = None,
     coordinate_system: str | None = None,
     key_added: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
     batch_size: int | None = None,
 ) -> None:
-    """Embed the tile and the 3 × 3 sub-spot tiles of every spot with an image encoder.
+    """Embed the tile and the sub-spots of every spot with an image encoder: 3 × 3 tiles, or its nuclei.
 
     Tiles have a physical size: they show the same µm of tissue at every magnification, and are resized to the input of
     the encoder. Every tile is embedded once. Pixels outside the image are white.
@@ -48,7 +49,11 @@ def embed(
     subspots
         How sub-spots are embedded. ``"tiles"``: each from its own tile (90 % of the computation). ``"tokens"``:
         from the tokens of the spot tile, in one pass for spot and sub-spots. Models on tokens are slightly less
-        accurate: r is lower by about 0.01 with the embedded encoder. False: not at all.
+        accurate: r is lower by about 0.01 with the embedded encoder. ``"nuclei"``: the nuclei whose centroids are in
+        the circle with the diameter `tile_um`, each from a tile of a third of that side around its centroid. False: not
+        at all.
+    nuclei_key
+        Shapes of nuclei, with ``"nuclei"``. By default ``<image>_nuclei``, those of :func:`deepspot.pp.nuclei`.
     coordinate_system
         Coordinate system that relates spots and image; needed only if they share several that disagree.
     key_added
@@ -67,11 +72,15 @@ def embed(
     `X`
         (n, d) float32, embeddings of the spot tiles.
     ``obsm["subspots"]``
-        (n, 9, d) float16, embeddings of the sub-spot tiles, row by row from the top left.
+        (n, 9, d) float16, embeddings of the sub-spot tiles, row by row from the top left. With ``"nuclei"`` (n, s, d),
+        in the order of the shapes; s is the largest number of nuclei in a spot, and other spots are padded with 0.
+    ``obsm["subspots_present"]``
+        Only with ``"nuclei"``: (n, s) bool, which of the sub-spots exist. A spot without nuclei has none.
     ``obsm["spatial"]``
         (n, 2) float64, centers as x and y in pixels of the full-resolution image.
     ``uns["deepspot"]``
-        Geometry, µm per pixel, encoder card, and a fingerprint of image, shapes, geometry and encoder.
+        Geometry, µm per pixel, encoder card, and a fingerprint of image, shapes, geometry and encoder, and of the
+        centroids of nuclei.
 
     An existing table with the same fingerprint is reused. A table of the same name with another fingerprint is kept,
     and the new table gets a name with its fingerprint appended.
@@ -79,10 +88,11 @@ def embed(
     Raises
     ------
     KeyError
-        If an element or the encoder does not exist.
+        If an element or the encoder does not exist, or there are no shapes of nuclei for ``"nuclei"``.
     ValueError
         If the scale is unknown or too coarse, a spot is outside the image, the image is not RGB uint8, `subspots` is
-        ``"tokens"`` but the encoder returns no tokens, or the result is larger than `settings.max_table_gb`.
+        ``"tokens"`` but the encoder returns no tokens, no spot has a nucleus, `nuclei_key` is given without
+        ``"nuclei"``, or the result is larger than `settings.max_table_gb`.
 
     References
     ----------
@@ -102,6 +112,8 @@ def embed(
         check_positive(tile_um, "tile_um")
     if subspots is not False:
         key_in(subspots, get_args(SubspotsFrom), "subspots")
+    if nuclei_key is not None and subspots != "nuclei":
+        raise InputError(f"`nuclei_key` is for `subspots='nuclei'`, but `subspots` is {subspots!r}. Leave one out.")
     ready = encoders.get(encoder)
     view = SlideView.select(sdata, image_key, shapes_key, coordinate_system=coordinate_system, tile_um=tile_um)
     side = view.diameter_um if tile_um is None else tile_um
@@ -111,7 +123,10 @@ def embed(
             "`tile_um=` (55 for Visium, 100 for Spatial Transcriptomics)."
         )
     geometry = TileGeometry(
-        tile_um=check_positive(side, DIAMETER), input_px=ready.card.read_px, subspots=subspots or "tiles"
+        tile_um=check_positive(side, DIAMETER),
+        input_px=ready.card.read_px,
+        subspots=subspots or "tiles",
+        nuclei_key=nuclei_key,
     )
     features = SlideFeatures(view, ready, geometry, subspots is not False)
     features.plan(key_added=key_added, overwrite=overwrite).add(device=device, batch_size=batch_size)

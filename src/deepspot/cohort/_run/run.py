@@ -112,8 +112,9 @@ def run(
     FileNotFoundError
         If the manifest or the model does not exist. A missing slide is a row of the run table instead.
     ValueError
-        Before any slide: if the manifest has mistakes, the distance between spots is unknown, slides in `out` were made
-        with other options, `out` is another folder or in use by another process, or the workers cannot run this.
+        Before any slide: if the manifest has mistakes, the distance between spots is unknown, the sub-spots of the
+        model are nuclei, slides in `out` were made with other options, `out` is another folder or in use by another
+        process, or the workers cannot run this.
     OSError
         At the end, if the run table or the profiles could not be written. Finished slides are kept.
     TypeError
@@ -137,6 +138,11 @@ def run(
     if sections is not None:
         slides = choose_sections(slides, sections)
     ready = as_model(model)
+    if "subspots" in ready.context and ready.geometry.tile.subspots == "nuclei":
+        raise InputError(
+            f"The sub-spots of model {ready.card.name!r} are nuclei, which a cohort does not segment. Call "
+            "`ds.pp.nuclei` and `ds.tl.predict` for each slide, or use a model whose sub-spots are parts of the tile."
+        )
     if client is None:
         ready.get_encoder(encoder)
     diameter, pitch = ready.spot_size(diameter_um, pitch_um)

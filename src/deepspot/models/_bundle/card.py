@@ -145,7 +145,8 @@ class Card(BaseModel):
     @model_validator(mode="after")
     def _check_text(self) -> Self:
         """Refuse control characters in short text, which is written to logs, terminals and tables."""
-        for text in (self.name, self.tissue, self.license, self.scale, self.depth, *self.genes):
+        nuclei = "" if self.geometry is None else self.geometry.tile.nuclei_key or ""
+        for text in (self.name, self.tissue, self.license, self.scale, self.depth, nuclei, *self.genes):
             if not is_label(text):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from deepspot._spatial.geometry import SubspotsFrom
 from deepspot._stats.normalize import SCALES, Scale
 from deepspot.errors import InputTypeError
 from deepspot.models._network.config import changed
@@ -27,6 +28,10 @@ class SlideKeys(BaseModel):
         Layer of the table with the raw counts; by default `X`.
     coordinate_system
         Coordinate system that relates spots and image, if they share several that disagree.
+    nuclei_key
+        Shapes of nuclei that are the sub-spots with ``tiles={"subspots": "nuclei"}``; by default ``<image>_nuclei``,
+        those of :func:`deepspot.pp.nuclei`. The model keeps this name: slides that it predicts need nuclei of the same
+        kind under the same name.
     features_key
         Feature table of every slide to use, whatever its fingerprint, such as that of
         :func:`deepspot.pp.use_features`. Nothing is embedded, and slides need no image. Encoder and tiles are those of
@@ -53,6 +58,7 @@ class SlideKeys(BaseModel):
     table_key: str | None = None
     layer: str | None = None
     coordinate_system: str | None = None
+    nuclei_key: str | None = None
     features_key: str | None = None
     normalize: Literal["log1p_10k", "log1p_counts", "log1p_cpm"] = "log1p_10k"
 
@@ -76,8 +82,9 @@ class TileConfig(BaseModel):
         Maximum number of neighbors within the radius; the nearest are kept.
     subspots
         Source of the sub-spot embeddings: ``"tiles"`` embeds a tile of each sub-spot (nine tenths of the work),
-        ``"tokens"`` computes them in one pass with the tile of their spot, see :func:`deepspot.pp.embed`. False embeds
-        none, for comparisons of models that use none; :func:`deepspot.models.train` does not accept it.
+        ``"tokens"`` computes them in one pass with the tile of their spot, ``"nuclei"`` embeds a tile around each
+        nucleus of a spot, see :func:`deepspot.pp.embed`. False embeds none, for comparisons of models that use none;
+        :func:`deepspot.models.train` does not accept it.
     array_box
         Take as neighbors the spots within this number of rows and columns of the spot array (1 in the paper), unless
         `radius_um` is given. The presets ``"paper"`` and ``"published"`` of :func:`deepspot.models.train` set it.
@@ -97,7 +104,7 @@ class TileConfig(BaseModel):
     tile_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     radius_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_neighbors: int = Field(default=8, gt=0)
-    subspots: Literal["tiles", "tokens", False] = "tiles"
+    subspots: SubspotsFrom | Literal[False] = "tiles"
     array_box: int | None = Field(default=None, gt=0)
     tiles_px: int | None = Field(default=None, gt=0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from deepspot._core.keys import DIAMETER
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import FeaturePlan, SlideFeatures, bags_of
+from deepspot._features.nuclei import check_nuclei
 from deepspot._features.stored import StoredEncoder, StoredFeatures, read_stored, same_tile
 from deepspot._sdata.view import NO_IMAGE, SlideView
 from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
@@ -74,7 +76,7 @@ def plan_slides(
         require_parts(ready)
     views, tables, stored = {}, {}, {}
     for name, sdata in named.items():
-        try:
+        with _on_slide(name):
             views[name] = SlideView.select(
                 sdata,
                 keys.image_key,
@@ -86,16 +88,20 @@ def plan_slides(
             tables[name] = views[name].measured_key(keys.table_key)
             if keys.features_key is not None:
                 stored[name] = read_stored(views[name], keys.features_key)
-        except (KeyError, ValueError) as error:
-            error.add_note(f"This happened on slide {name!r}.")
-            raise
     patients = patients_of({name: named[name].tables[table] for name, table in tables.items()}, patient_key)
     if ready is None:
         ready, tile = _common(stored, tiles)
     else:
         tile = TileGeometry(
-            tile_um=_tile_um(views, tiles.tile_um), input_px=ready.card.read_px, subspots=tiles.subspots or "tiles"
+            tile_um=_tile_um(views, tiles.tile_um),
+            input_px=ready.card.read_px,
+            subspots=tiles.subspots or "tiles",
+            nuclei_key=keys.nuclei_key if tiles.subspots == "nuclei" else None,
         )
+        if tiles.subspots == "nuclei":
+            for name, view in views.items():
+                with _on_slide(name):
+                    check_nuclei(view, tile)
     geometry = Geometry(tile=tile, neighbors=_neighbor_rule(views, tiles))
     measured = [
         measure(name, view.sdata, view.shapes_key, tables[name], patient=patients[name], layer=keys.layer)
@@ -110,8 +116,19 @@ def plan_slides(
     for name, view in views.items():
         check_array(geometry.neighbors, view.array_positions)
         key = stored[name].key if stored else None
-        plans[name] = SlideFeatures(view, ready, tile, bool(tiles.subspots), stored=key).plan()
+        with _on_slide(name):
+            plans[name] = SlideFeatures(view, ready, tile, bool(tiles.subspots), stored=key).plan()
     return SlidePlan(measured, ready, geometry, plans)
+
+
+@contextmanager
+def _on_slide(name: str) -> Iterator[None]:
+    """Add the name of the slide to errors."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        error.add_note(f"This happened on slide {name!r}.")
+        raise
 
 
 def _common(stored: Mapping[str, StoredFeatures], tiles: TileConfig) -> tuple[StoredEncoder, TileGeometry]:

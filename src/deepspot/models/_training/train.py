@@ -101,7 +101,7 @@ def train(
         the scale is unknown, a field of a configuration is wrong, or the encoder has no tokens and `tiles` requests
         them.
     KeyError
-        If a named gene, column, table or layer does not exist.
+        If a named gene, column, table or layer does not exist, or `tiles` requests nuclei and a slide has none.
 
     References
     ----------

@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 from deepspot._core.keys import LEARNED, PARENT, key_in, one_key
 from deepspot._core.logging import logger
 from deepspot._features.feature_table import SlideFeatures, bags_of
+from deepspot._features.nuclei import check_nuclei
 from deepspot._sdata.view import SlideView, known_diameter
 from deepspot._spatial.transforms import share_coordinate_system
 from deepspot.models._model import clip_expression, is_log, warn_of_impossible
@@ -43,11 +44,13 @@ def predict_cells(
     """Predict cells from a spot tile around each and its central sub-spot; those in a spot get its mean on counts."""
     view = features.view
     check_size(model, features.n_spots, "cell", copies=2)
+    spots = _spots(view)
+    if spots is not None and replace(features, view=spots).by_nuclei:
+        check_nuclei(spots, features.geometry)
     features_key = replace(features, only_central=True).plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, features_key, view.shapes_key, model.geometry.neighbors)
     expression, above = clip_expression(model, predict_in_blocks(model, bags, device=device))
     warn_of_impossible(above, expression.size)
-    spots = _spots(view)
     if not is_log(model.card.scale):
         logger.warning("The scale %r cannot be summed, so the cells are not scaled to their spots.", model.card.scale)
     elif spots is None:

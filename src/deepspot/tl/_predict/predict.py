@@ -80,7 +80,8 @@ def predict(
         ``"cell"``
             The shapes named by `shapes_key`, which are smaller than spots: polygons of cells or nuclei, or bins. A spot
             tile around the center of each and its central sub-spot are embedded; neighbors are other cells at the
-            distances of training. For every gene, the cells in a spot are then scaled so that their mean on the scale
+            distances of training. A model whose sub-spots are nuclei gets the tile of the cell itself as the only one
+            of its spot. For every gene, the cells in a spot are then scaled so that their mean on the scale
             of counts is the prediction of the spot, if the object has one set of spots of known diameter; other cells
             stay as they are.
     grid_um
@@ -172,7 +173,7 @@ def predict(
     FileExistsError
         If `out` exists.
     KeyError
-        If there are no spots, or a key does not exist.
+        If there are no spots, the sub-spots of the model are nuclei and the slide has none, or a key does not exist.
 
     References
     ----------
@@ -267,6 +268,12 @@ def _check_finer(
             "`resolution='spot'`."
         )
     card, grid = model.card, model.geometry.tile.grid
+    nuclei = "subspots" in model.context and model.geometry.tile.subspots == "nuclei"
+    if resolution != "cell" and nuclei:
+        raise InputError(
+            f"The sub-spots of model {card.name!r} are nuclei, which are no parts of the spot tile and not at the "
+            "points of a grid. Pass `resolution='cell'` and the nuclei as `shapes_key`."
+        )
     if resolution == "subspot" and ("subspots" not in model.context or grid == 1):
         raise InputError(
             f"Model {card.name!r} does not use sub-spots, so all sub-spots of a spot would have the same prediction. "
