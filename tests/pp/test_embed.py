@@ -229,7 +229,7 @@ def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
         ({"key_added": "a/b"}, ValueError, "cannot be a name in SpatialData"),
         ({"key_added": "SPOTS"}, ValueError, "clashes with the element 'spots'"),
         ({"encoder": "nope"}, KeyError, "Key `'nope'` not found in `ds.encoders.available"),
-        ({"subspots": "map"}, KeyError, r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens'\]"),
+        ({"subspots": "map"}, KeyError, r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens', 'nuclei'\]"),
         ({"batch_size": -5}, ValueError, "`batch_size` must be at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
     ],
@@ -358,7 +358,7 @@ def test_another_version_of_tokens_embeds_again(sdata, exact_encoder, monkeypatc
 
 
 def test_true_is_no_source_of_subspots(sdata, cheap_encoder):
-    with pytest.raises(KeyError, match=r"Key `True` not found in `subspots`.*'tiles', 'tokens'"):
+    with pytest.raises(KeyError, match=r"Key `True` not found in `subspots`.*'tiles', 'tokens', 'nuclei'"):
         ds.pp.embed(sdata, cheap_encoder, subspots=True)
     assert list(sdata.tables) == []
 

@@ -13,9 +13,10 @@ QUICK = {
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Use a separate cache for each test."""
+def cache(tmp_path, monkeypatch, encoder):
+    """Use a separate cache for each test, and an encoder that was not used: it keeps its tiles, and is sent around."""
     monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+    encoder.seen.clear()
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +27,8 @@ def model(toy, mean_color):
     return ds.models.train(slides, patient_key="patient", genes=10, encoder=mean_color(), **QUICK)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encoder(mean_color):
-    # It keeps the tiles that it has seen, and is sent to workers.
     return mean_color()
 
 
