@@ -138,9 +138,7 @@ def test_streaming_gives_the_same(model, slide, cheap_encoder, tmp_path, monkeyp
 
 
 def test_a_nucleus_is_predicted_as_the_set_of_itself(model, slide, cheap_encoder):
-    slide.shapes["elsewhere"] = slide["spots"].copy()
-    del slide.shapes["spots"], slide.tables["table"]
-    slide["elsewhere"].drop(columns="diameter_um", inplace=True)  # nothing is scaled to spots of unknown size
+    del slide["spots"]["diameter_um"]  # nothing is scaled to spots of unknown size
     ds.tl.predict(slide, model, encoder=cheap_encoder, resolution="cell", shapes_key="he_image_nuclei")
     table, features = slide["deepspot_he_image_nuclei"], slide["mean_color_he_image_nuclei"]
     assert features.obsm["subspots"].shape == (len(slide["he_image_nuclei"]), 1, 27)
