@@ -229,7 +229,11 @@ def test_size_of_a_spot_is_needed(slide_of, cheap_encoder):
         ({"key_added": "a/b"}, ValueError, "cannot be a name in SpatialData"),
         ({"key_added": "SPOTS"}, ValueError, "clashes with the element 'spots'"),
         ({"encoder": "nope"}, KeyError, "Key `'nope'` not found in `ds.encoders.available"),
-        ({"subspots": "map"}, KeyError, r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens', 'nuclei'\]"),
+        (
+            {"subspots": "map"},
+            KeyError,
+            r"`'map'` not found in `subspots`. Available keys: \['tiles', 'tokens', 'nuclei'\]",
+        ),
         ({"batch_size": -5}, ValueError, "`batch_size` must be at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
     ],

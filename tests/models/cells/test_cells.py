@@ -183,11 +183,11 @@ def test_bags_that_do_not_fit(name, model, train):
 
 
 @pytest.mark.slow
-def test_cross_validation_by_name(toy, cheap_encoder):
+def test_cross_validation_by_name(slides, cheap_encoder):
     small = {"width": [16], "max_epochs": [2], "epochs": [2]}
     more = {"n_ensemble": [2]}
     cv = ds.models.cross_validate(
-        dict(toy),
+        slides,
         patient_key="patient",
         models=list(MODELS),
         grid={"cell_sum": small, "deepspot2cell": small | more, "deepcell": small | more},
