@@ -66,7 +66,7 @@ def models_of(seed: int, per_patient: int) -> pd.DataFrame:
 
 def slide(patient: int, number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return features (n, 6) and log-expression (n, genes) of a slide."""
-    adata, image = toy_slide(patient, number, n_genes=GENES, seed=seed, **TOY)
+    adata, image, _ = toy_slide(patient, number, n_genes=GENES, seed=seed, **TOY)
     half = round(DIAMETER_UM / TOY["mpp"] / 2)
     tiles = [
         image[max(y - half, 0) : y + half, max(x - half, 0) : x + half].reshape(-1, 3)

@@ -17,7 +17,7 @@ OPTIONS = {
 
 
 def make(patient=1, slide=1, **changes):
-    return toy_slide(patient, slide, **(OPTIONS | changes))
+    return toy_slide(patient, slide, **(OPTIONS | changes))[:2]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.models._cross_validation.folds import _bags_digest
 from deepspot.models._inputs import context_features
-from deepspot.tl._predict.resolution import subspot_expression
 
 N, DIM = 40, 6
 
@@ -135,15 +134,3 @@ def test_the_digest_of_bags_depends_on_what_is_present(bags):
     other = bags.present.copy()
     other[place] = True
     assert _bags_digest(replace(bags, present=other)) != before
-
-
-def test_every_subspot_is_predicted_in_the_place_of_its_set(bags, targets):
-    model = deepspot(subspot_pooling="sum").fit(bags, targets)
-    model.card = model.card.model_copy(update={"scale": "log1p of counts per 10,000"})
-    expression = subspot_expression(model, bags, device=None, block_size=16)
-    np.testing.assert_array_equal(np.isfinite(expression), np.repeat(bags.present[..., None], 3, axis=2))
-    filled = bags.present.any(axis=1)
-    whole = np.expm1(np.maximum(model.predict(bags), 0))
-    np.testing.assert_allclose(np.nanmean(np.expm1(expression[filled]), axis=1), whole[filled], rtol=1e-4, atol=1e-6)
-    padded = subspot_expression(model, more_padding(bags, [1]), device=None)
-    np.testing.assert_allclose(np.delete(padded, 1, axis=1), expression, atol=1e-4)

@@ -147,10 +147,6 @@ class SlideFeatures:
         """Embed some of the spots: (b, d) in float32, and (b, s, d) in float16 or None for their sub-spots."""
         from deepspot.encoders._encode import gather
 
-        if self.stored is not None:
-            table = self.view.sdata.tables[self.stored]
-            parts = np.asarray(table.obsm["subspots"][rows]) if self.subspots else None
-            return np.asarray(table.X[rows], dtype=np.float32), parts
         embedded = self.stream(rows, in_order=False, device=device, batch_size=batch_size, progress=progress)
         return gather(embedded, len(rows), self.encoder.card.dim, self.n_subspots)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, PARENT, key_in, one_key
+from deepspot._core.keys import DIAMETER, PARENT, key_in, nuclei_name, one_key
 from deepspot._image.tiles import image_size, is_rgb, pyramid_levels, read_tiles
 from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 
 NO_IMAGE = ""
+NO_SPOTS = (
+    "The slide has no spots. Add them with `ds.pp.spots(sdata)`, which places spots of the size that the model was "
+    "trained on."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,21 +177,29 @@ def select_image_and_shapes(
     return one_key(full, fine, "sdata.images", "image_key"), shapes_key
 
 
+def spot_shapes(sdata: SpatialData) -> list[str]:
+    """Return the names of shapes that can be spots: circles that are no sub-spots or grids, which have a parent."""
+    return [key for key, shapes in sdata.shapes.items() if "radius" in shapes and PARENT not in shapes]
+
+
 def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
     """Select the shapes that share a coordinate system with an image (by default with any)."""
     if shapes_key is not None and shapes_key in sdata.shapes:
         return shapes_key
     if not sdata.shapes:
-        raise MissingKeyError(
-            "The slide has no spots. Add them with `ds.pp.spots(sdata)`, which places spots of the size that the model "
-            "was trained on."
-        )
+        raise MissingKeyError(NO_SPOTS)
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
-    # Spots take precedence over sub-spots, grids and nuclei, which have a parent, and over polygons, which are regions.
-    whole = [key for key in related if PARENT not in sdata.shapes[key]]
+    # Spots take precedence over polygons, which are cells, bins or regions. Nuclei are none.
+    nuclei = {nuclei_name(key) for key in sdata.images}
+    others = [key for key in related if key not in nuclei]
+    if shapes_key is None and related and not others:
+        raise MissingKeyError(
+            f"{NO_SPOTS} There are only nuclei, {related}: pass them as `shapes_key` if you mean them."
+        )
+    whole = [key for key in others if PARENT not in sdata.shapes[key]]
     spots = [key for key in whole if "radius" in sdata.shapes[key]]
-    return one_key(shapes_key, spots or whole or related, "sdata.shapes", "shapes_key")
+    return one_key(shapes_key, spots or whole or others, "sdata.shapes", "shapes_key")
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:

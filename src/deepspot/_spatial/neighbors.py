@@ -109,6 +109,18 @@ def trained_offsets(rule: NeighborRule, pitch_um: float, layout: str) -> np.ndar
     return np.asarray(centers[near.indices] - centers[middle])
 
 
+def nearest_within(points: np.ndarray, centers: np.ndarray, reach: float, *, square: bool = False) -> np.ndarray:
+    """Return the number of the nearest center (m, 2) of each point (n, 2), and -1 if it is farther than `reach`.
+
+    With `square`, points are in a square of this half side instead of a circle.
+    """
+    from scipy.spatial import cKDTree
+
+    norm, limit = (np.inf if square else 2.0), reach * (1 + 1e-9)
+    found = cKDTree(centers).query(points, p=norm, distance_upper_bound=limit)[1]
+    return np.where(found < len(centers), found, -1)
+
+
 def array_layout(centers_um: np.ndarray) -> Literal["hexagonal", "square"] | None:
     """Return the layout of spots (n, 2), n ≥ 2: None if they do not form a regular array."""
     from scipy.spatial import cKDTree

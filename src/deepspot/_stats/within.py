@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
+
+from .groups import members_of
 
 # A part of a gene's variance below this share of its square is rounding error.
 CONSTANT = 1e-12
@@ -32,7 +33,7 @@ class WithinSpots:
 
 def center_by(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Subtract from values (n, genes) the mean of their group, with `groups` (n,) numbers from 0."""
-    sums = _indicator(groups) @ values
+    sums = members_of(groups) @ values
     return np.asarray(values - (sums / np.bincount(groups)[:, None])[groups])
 
 
@@ -48,7 +49,7 @@ def agreement_within(
     """Compare a prediction with a measurement (n, genes) within `groups` (n,), numbers from 0 with two places each."""
     rng = np.random.default_rng(seed)
     a, b = (center_by(values.astype(np.float64), groups) for values in (predicted, measured))
-    members = _indicator(groups)
+    members = members_of(groups)
     products, squares, measured_squares = members @ (a * b), members @ a**2, members @ b**2
     own = products.sum(axis=0), _clean(a, predicted), _clean(b, measured)
     r = _r(*own)
@@ -88,11 +89,6 @@ def interpolate(values: np.ndarray, at: np.ndarray, places: np.ndarray) -> np.nd
     except QhullError:  # fewer than three spots, or all on a line
         return np.asarray(nearest)
     return np.where(np.isfinite(linear), linear, nearest)
-
-
-def _indicator(groups: np.ndarray) -> csr_matrix:
-    n = len(groups)
-    return csr_matrix((np.ones(n), (groups, np.arange(n))), shape=(int(groups.max(initial=-1)) + 1, n))
 
 
 def _clean(centered: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from deepspot._core.keys import DIAMETER
 from deepspot._sdata.view import known_diameter
+from deepspot._spatial.neighbors import nearest_within
 from deepspot._spatial.transforms import um_per_own_unit
 from deepspot.errors import InputError
 
@@ -56,15 +57,8 @@ def _radius(sdata: SpatialData, shapes_key: str) -> float:
 
 def in_circles(shapes: GeoDataFrame, radius: float) -> Callable[[np.ndarray], np.ndarray]:
     """Return the same function for points with one radius."""
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(np.column_stack([shapes.geometry.x, shapes.geometry.y]))
-
-    def find(xy: np.ndarray) -> np.ndarray:
-        distance, nearest = tree.query(xy)
-        return np.where(distance <= radius, nearest, -1)
-
-    return find
+    centers = np.column_stack([shapes.geometry.x, shapes.geometry.y])
+    return lambda xy: nearest_within(xy, centers, radius)
 
 
 def _in_polygons(shapes: GeoDataFrame) -> Callable[[np.ndarray], np.ndarray]:

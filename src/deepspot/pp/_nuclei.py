@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from deepspot._core.keys import PARENT, checked, key_in, morphology_name, nuclei_name, one_key
+from deepspot._core.keys import checked, key_in, morphology_name, nuclei_name, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
+from deepspot._sdata.view import spot_shapes
 from deepspot._sdata.write import add_shape_columns, add_shapes, add_table, check_new_key, check_shape_columns
 from deepspot._spatial.transforms import (
     centers_px,
@@ -180,10 +181,6 @@ def _spots(sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_ke
     """Return the spots to describe: by default the only circles of the image that are no nuclei, or None."""
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
-    found = [
-        key
-        for key, shapes in sdata.shapes.items()
-        if "radius" in shapes and PARENT not in shapes and key != nuclei_key
-        if share_coordinate_system(sdata, image_key, key)
-    ]
+    known = [key for key in spot_shapes(sdata) if key != nuclei_key]
+    found = [key for key in known if share_coordinate_system(sdata, image_key, key)]
     return one_key(None, found, "circles of the image in sdata.shapes", "shapes_key") if found else None

@@ -22,6 +22,7 @@ from deepspot._image.nuclei import (
 )
 from deepspot._image.tiles import coarse_image, level_sizes
 from deepspot._image.tissue import PER_TILE, TISSUE_RULES, glass_color
+from deepspot._spatial.neighbors import nearest_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,11 +113,9 @@ class BlockPlan:
         return (xy + corner[::-1]) * self.step
 
     def _wanted(self, xy: np.ndarray) -> np.ndarray:
-        from scipy.spatial import cKDTree
-
         inside = self.tissue.at(xy) & (xy >= 0).all(axis=1) & (xy < level_sizes(self.pyramid)[0][::-1]).all(axis=1)
         if self.near is not None:
-            inside &= cKDTree(self.near[0]).query(xy)[0] <= self.near[1]
+            inside &= nearest_within(xy, *self.near) >= 0
         return inside
 
     def threshold(self) -> float:

@@ -12,6 +12,7 @@ from deepspot._core.keys import key_in
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.view import known_diameter
 from deepspot._spatial.transforms import centers_um, intrinsic_centers, positions_um, um_per_own_unit
+from deepspot._stats.groups import members_of
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,15 +72,11 @@ class ShapeCounts:
 
     def pool(self, spot_of: SpotOf, n_spots: int) -> Pooled:
         """Add up the counts of the shapes in each of `n_spots`."""
-        from scipy.sparse import csr_matrix
-
         spot = np.full(len(self.sdata.shapes[self.key]), -1)
         rows = self.measured.rows
         spot[rows] = spot_of(intrinsic_centers(self.sdata, self.key)[rows])
-        inside = np.flatnonzero(spot[rows] >= 0)
-        ones = np.ones(len(inside), dtype=np.int64)
-        members = csr_matrix((ones, (spot[rows][inside], np.arange(len(inside)))), shape=(n_spots, len(inside)))
-        pooled = members @ self.measured.counts[inside].astype(np.int64)
+        inside = np.flatnonzero(spot[rows] >= 0)  # most shapes may be in no spot
+        pooled = members_of(spot[rows][inside], n_spots, np.int64) @ self.measured.counts[inside].astype(np.int64)
         # Identifiers of genes are also those of the sums; numbers such as means of bins are not.
         var = self.table.var.select_dtypes(exclude=["number", "bool"])
         n_pooled = np.bincount(spot[rows][inside], minlength=n_spots)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from deepspot._core.keys import PARENT, PREDICTION, SCALE, UNS, WITHIN, checked, one_key
+from deepspot._core.keys import PREDICTION, SCALE, UNS, WITHIN, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_seed
 from deepspot._sdata.measured import measured_counts
@@ -19,10 +19,12 @@ from deepspot._sdata.tables import (
     match_rows,
     regions_of,
 )
-from deepspot._sdata.view import SlideView, known_diameter
+from deepspot._sdata.view import SlideView, known_diameter, spot_shapes
 from deepspot._sdata.write import add_columns, check_entries
+from deepspot._spatial.neighbors import nearest_within
 from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
+from deepspot._stats.groups import members_of
 from deepspot._stats.metrics import pearson
 from deepspot._stats.within import agreement_within, interpolate, r_within
 from deepspot.errors import InputError
@@ -137,7 +139,8 @@ def evaluate_resolution(
     prediction_key = one_key(prediction_key, _finer(sdata), "finer predictions in sdata.tables", "prediction_key")
     prediction = sdata.tables[prediction_key]
     places_key = one_key(None, regions_of(sdata, prediction_key), f"regions of table {prediction_key!r}", "shapes_key")
-    spots_key = one_key(spots_key, _circles(sdata, places_key), "sdata.shapes", "spots_key")
+    circles = [key for key in spot_shapes(sdata) if key != places_key]
+    spots_key = one_key(spots_key, circles or spot_shapes(sdata), "sdata.shapes", "spots_key")
     if spots_key == places_key:
         raise InputError(
             f"Table {prediction_key!r} predicts the spots {spots_key!r} themselves. Predict finer places, with "
@@ -154,8 +157,8 @@ def evaluate_resolution(
     diameter = known_diameter(sdata, spots_key)
     if diameter is None:
         raise InputError(f"The diameter of the spots {spots_key!r} is unknown. Set it with `ds.pp.set_scale`.")
-    pooled = _pool(prediction, counts, cells.centers, same=cells_key == places_key, sdata=sdata, key=places_key)
-    places = _assign(prediction, pooled, spots, diameter)
+    rows, summed = _counts_of_places(sdata, prediction, places_key, counts, cells)
+    places = _assign(prediction, rows, summed, spots, diameter)
 
     scale = comparable_scale(prediction)
     expression, _ = targets([places.counts], list(prediction.var_names), scale)
@@ -214,39 +217,30 @@ class Places:
     spots: np.ndarray
 
 
-def _pool(
-    prediction: AnnData, counts: MeasuredCounts, centers: np.ndarray, *, same: bool, sdata: SpatialData, key: str
+def _counts_of_places(
+    sdata: SpatialData, prediction: AnnData, places_key: str, counts: MeasuredCounts, cells: SlideView
 ) -> tuple[np.ndarray, MeasuredCounts]:
     """Return rows of the prediction, and for each the sum of the counts of the cells at its place."""
-    if same:
-        rows, at = match_rows(prediction, sdata, key)
+    if cells.shapes_key == places_key:
+        rows, at = match_rows(prediction, sdata, places_key)
         _, ours, theirs = np.intersect1d(at, counts.rows, return_indices=True)
         return rows[ours], replace(counts, counts=counts.counts[theirs], rows=counts.rows[theirs])
-    from scipy.spatial import cKDTree
-
     at = np.asarray(prediction.obsm["spatial"])
-    # A square around each place, as wide as the distance between places.
-    reach = pitch_px(at) / 2
-    place = cKDTree(at).query(centers[counts.rows], p=np.inf, distance_upper_bound=reach * (1 + 1e-9))[1]
-    inside = place < len(at)
-    rows, column = np.unique(place[inside], return_inverse=True)
-    members = csr_matrix((np.ones(len(column), np.int64), (column, np.flatnonzero(inside))), (len(rows), len(place)))
-    return rows, replace(counts, counts=csr_matrix(members @ counts.counts), rows=rows)
+    place = nearest_within(cells.centers[counts.rows], at, pitch_px(at) / 2, square=True)
+    inside = np.flatnonzero(place >= 0)
+    rows, number = np.unique(place[inside], return_inverse=True)
+    summed = csr_matrix(members_of(number, dtype=np.int64) @ counts.counts[inside])
+    return rows, replace(counts, counts=summed, rows=rows)
 
 
 def _assign(
-    prediction: AnnData, pooled: tuple[np.ndarray, MeasuredCounts], spots: SlideView, diameter_um: float
+    prediction: AnnData, rows: np.ndarray, counts: MeasuredCounts, spots: SlideView, diameter_um: float
 ) -> Places:
     """Assign places with counts to the spot whose circle contains them; leave out spots with fewer than two."""
-    from scipy.spatial import cKDTree
-
-    rows, counts = pooled
-    reach = diameter_um / spots.mpp / 2 * (1 + 1e-9)
     centers = np.asarray(prediction.obsm["spatial"])[rows]
-    spot = cKDTree(spots.centers).query(centers, distance_upper_bound=reach)[1]
-    usable = (spot < len(spots.centers)) & (counts.depth() > 0)
-    several = np.bincount(spot[usable], minlength=len(spots.centers) + 1) >= 2
-    chosen = usable & several[spot]
+    spot = nearest_within(centers, spots.centers, diameter_um / spots.mpp / 2)
+    usable = (spot >= 0) & (counts.depth() > 0)
+    chosen = usable & (np.bincount(spot[usable], minlength=len(spots.centers)) >= 2)[spot]
     numbers, groups = np.unique(spot[chosen], return_inverse=True)
     if len(numbers) < LEAST_SPOTS:
         raise InputError(
@@ -264,8 +258,7 @@ def _between(
 
     `spots` are the centers of all spots, `centers` those of the places.
     """
-    n = np.bincount(places.groups)
-    means = np.stack([np.bincount(places.groups, column) / n for column in predicted.T], axis=1)
+    means = (members_of(places.groups) @ predicted) / np.bincount(places.groups)[:, None]
     return means[places.groups], interpolate(means, spots[places.spots], centers)
 
 
@@ -273,12 +266,6 @@ def _finer(sdata: SpatialData) -> list[str]:
     names = [key for key, table in sdata.tables.items() if kind_of(table) == PREDICTION]
     finer = [key for key in names if sdata.tables[key].uns[UNS].get("resolution", "spot") != "spot"]
     return finer or names
-
-
-def _circles(sdata: SpatialData, places_key: str) -> list[str]:
-    """Return the names of shapes that can be spots."""
-    circles = [key for key in sdata.shapes if "radius" in sdata.shapes[key] and PARENT not in sdata.shapes[key]]
-    return [key for key in circles if key != places_key] or circles
 
 
 def _measured(sdata: SpatialData, spots_key: str) -> list[str]:

@@ -132,7 +132,6 @@ def test_the_number_of_epochs_comes_from_patients_that_are_held_out(name, train)
     patients = np.repeat(["a", "b", "c", "d"], 50)
     make = partial(MODELS[name], max_epochs=6, patience=2)
     found = make().fit(train.bags, train.expression, slides=patients, patients=patients)
-    assert 1 <= found.n_epochs <= 6
     same = make(epochs=found.n_epochs).fit(train.bags, train.expression)
     assert same.n_epochs == found.n_epochs
     np.testing.assert_array_equal(found.predict(train.bags), same.predict(train.bags))

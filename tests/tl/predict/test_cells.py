@@ -3,7 +3,8 @@ import pytest
 from spatialdata import deepcopy
 
 import deepspot as ds
-from deepspot.tl._predict.cells import conserve_in_groups, nearest_within
+from deepspot._spatial.neighbors import nearest_within
+from deepspot.tl._predict.resolution import conserve
 
 OPTIONS = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "max_epochs": 3, "gate": "off"}}
 
@@ -70,7 +71,7 @@ def test_without_spots_cells_are_not_scaled(slide, model, cheap_encoder, log):
     del slide.shapes["spots"]
     table = predict(slide, model, cheap_encoder)
     assert table.n_obs == len(slide["cells"])
-    assert any("do not add up" in line for line in log)
+    assert any("not scaled to spots" in line for line in log)
 
 
 def test_cells_can_be_spots_of_their_own(slide, model, cheap_encoder):
@@ -108,7 +109,7 @@ def test_groups_are_scaled_to_their_parents():
     children, whole = np.log1p(rng.gamma(1, 2, (7, 3))).astype(np.float32), np.log1p(rng.gamma(1, 2, (4, 3)))
     children[:2, 0] = 0  # all cells of spot 2 have none of gene 0
     groups, before = np.array([2, 2, -1, 0, 0, 0, 3]), children.copy()
-    conserve_in_groups(children, whole, groups)
+    conserve(children, whole, groups)
     np.testing.assert_array_equal(children[2], before[2])
     for number in (0, 2, 3):
         mean = np.expm1(children[groups == number]).mean(axis=0)
@@ -119,3 +120,25 @@ def test_groups_are_scaled_to_their_parents():
 def test_the_nearest_center_within_reach():
     found = nearest_within(np.array([[0.0, 0], [4, 0], [5.1, 0]]), np.array([[10.0, 0], [1, 0]]), 3.0)
     assert list(found) == [1, 1, -1]
+    corner = np.array([[3.0, 3.0]])
+    assert nearest_within(corner, np.zeros((1, 2)), 3.0) == [-1]
+    assert nearest_within(corner, np.zeros((1, 2)), 3.0, square=True) == [0]
+
+
+def test_nuclei_of_cells_are_no_default_and_can_be_named(slide, model, cheap_encoder):
+    """Xenium: the nuclei have a column with their cell."""
+    slide.shapes["nucleus_boundaries"] = slide["cells"].assign(parent=slide["cells"].index)
+    predict(slide, model, cheap_encoder)
+    predict(slide, model, cheap_encoder, shapes_key="nucleus_boundaries", key_added="nuclei")
+    assert slide["nuclei"].n_obs == len(slide["cells"])
+
+
+def test_nuclei_of_the_image_are_not_taken_for_spots(slide, model, cheap_encoder):
+    slide.shapes["P1_S1_image_nuclei"] = slide["cells"]
+    for key in ("table", "table_cells"):
+        del slide.tables[key]
+    for key in ("spots", "cells"):
+        del slide.shapes[key]
+    with pytest.raises(KeyError, match=r"The slide has no spots.*ds\.pp\.spots.*only nuclei"):
+        ds.tl.predict(slide, model, encoder=cheap_encoder)
+    ds.tl.predict(slide, model, encoder=cheap_encoder, shapes_key="P1_S1_image_nuclei")

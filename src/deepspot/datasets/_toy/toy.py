@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from .tissue import CLASSES, DIAMETER_UM, Array, grow_tissue, hex_array, scatter
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 PROGRAMS = {
@@ -114,13 +114,13 @@ def toy(
     slides = {}
     for patient in range(1, n_patients + 1):
         for slide in range(1, slides_per_patient + 1):
-            adata, image = toy_slide(
-                patient, slide, n_rows, n_cols, n_genes, mpp, depth, stain_shift, batch_effect, seed
+            adata, image, made = toy_slide(
+                patient, slide, n_rows, n_cols, n_genes, mpp, depth, stain_shift, batch_effect, seed, with_cells=cells
             )
             name = f"P{patient}_S{slide}"
             sdata = slides[name] = from_anndata(adata, image, mpp=mpp, diameter_um=DIAMETER_UM, name=name)
-            if cells:
-                add_cells(sdata, patient, slide, n_rows, n_cols, n_genes, mpp, depth, batch_effect, seed)
+            if made is not None:
+                _add_cells(sdata, *made)
     return slides
 
 
@@ -135,8 +135,10 @@ def toy_slide(
     stain_shift: float,
     batch_effect: float,
     seed: int,
-) -> tuple[AnnData, NDArray[np.uint8]]:
-    """Generate one slide of :func:`toy`: table and image (h, w, 3)."""
+    *,
+    with_cells: bool = False,
+) -> tuple[AnnData, NDArray[np.uint8], tuple[GeoDataFrame, AnnData] | None]:
+    """Generate one slide of :func:`toy`: table, image (h, w, 3), and cells with their table if they are wanted."""
     import pandas as pd
     from anndata import AnnData
     from scipy.sparse import csr_matrix
@@ -150,7 +152,10 @@ def toy_slide(
         if not 0 <= size < np.inf:
             raise InputError(f"`{argument}` must be 0 or above, got {size}.")
 
-    stream = partial(_stream, seed)
+    # One random stream per purpose: another image resolution or depth does not change the tissue.
+    def stream(purpose: int, *of: int) -> np.random.Generator:
+        return np.random.default_rng([seed, purpose, *of])
+
     row, col, xy = hex_array(n_rows, n_cols)
     tissue = grow_tissue(stream(0, patient, slide), xy)
     cells = scatter_cells(stream(1, patient, slide), tissue)
@@ -180,56 +185,31 @@ def toy_slide(
     table.layers["expected"] = np.log1p(TARGET_SUM * proportions(genes, signals, batch)).astype(np.float32)
     table.obsm["spatial"] = xy / mpp
     table.obsm["composition"] = composition.astype(np.float32)
-    return table, image
+    if not with_cells:
+        return table, image, None
+
+    shapes, counting = outlines(cells, mpp), stream(7, patient, slide)
+    signals, n = cell_signals(tissue, cells), len(shapes)
+    hidden = np.exp(counting.normal(0, 0.5, (n, n_genes)))
+    depths = depth / cells_per_spot(shapes["class"])
+    counts = draw_counts(counting, proportions(genes, signals, batch, hidden), depths)
+    labels = {"class": shapes["class"], "patient": pd.Categorical([f"P{patient}"] * n)}
+    labels |= {"slide": pd.Categorical([name] * n), "cell": shapes.index}
+    of_cells = AnnData(csr_matrix(counts), obs=pd.DataFrame(labels).set_index(shapes.index.astype(str)), var=var.copy())
+    of_cells.layers["expected"] = np.log1p(TARGET_SUM * proportions(genes, signals, batch)).astype(np.float32)
+    return table, image, (shapes, of_cells)
 
 
-def add_cells(
-    sdata: SpatialData,
-    patient: int,
-    slide: int,
-    n_rows: int,
-    n_cols: int,
-    n_genes: int,
-    mpp: float,
-    depth: float,
-    batch_effect: float,
-    seed: int,
-) -> None:
-    """Add the cells of a slide of :func:`toy`: the same random streams as in `toy_slide` give the same tissue."""
-    import pandas as pd
-    from anndata import AnnData
-    from scipy.sparse import csr_matrix
+def _add_cells(sdata: SpatialData, shapes: GeoDataFrame, table: AnnData) -> None:
+    """Add cells in pixels, and their table, with the coordinate systems of the spots."""
+    from pandas import Categorical
     from spatialdata.models import ShapesModel, TableModel
     from spatialdata.transformations import get_transformation
 
-    stream = partial(_stream, seed)
-    xy = hex_array(n_rows, n_cols)[2]
-    tissue = grow_tissue(stream(0, patient, slide), xy)
-    cells = scatter_cells(stream(1, patient, slide), tissue)
-    shapes = outlines(cells, mpp)
-    genes = make_genes(stream(4), n_genes)
-    batch = np.exp(stream(5, patient).normal(0, batch_effect, n_genes))
-    counting = stream(7, patient, slide)
-    signals = cell_signals(tissue, cells)
-    hidden = np.exp(counting.normal(0, 0.5, (len(shapes), n_genes)))
-    depths = depth / cells_per_spot(shapes["class"])
-    counts = draw_counts(counting, proportions(genes, signals, batch, hidden), depths)
-
-    obs = pd.DataFrame({"class": shapes["class"].to_numpy(), "region": pd.Categorical(["cells"] * len(shapes))})
-    for column in ("patient", "slide"):
-        obs[column] = pd.Categorical([sdata["table"].obs[column].iloc[0]] * len(shapes))
-    obs["cell"] = shapes.index.to_numpy()
-    obs.index = obs.index.astype(str)
-    table = AnnData(csr_matrix(counts), obs=obs, var=sdata["table"].var.copy())
-    table.layers["expected"] = np.log1p(TARGET_SUM * proportions(genes, signals, batch)).astype(np.float32)
+    table.obs["region"] = Categorical(["cells"] * table.n_obs)
     placed = get_transformation(sdata["spots"], get_all=True)
     sdata.shapes["cells"] = ShapesModel.parse(shapes, transformations=placed)
     sdata.tables["table_cells"] = TableModel.parse(table, region="cells", region_key="region", instance_key="cell")
-
-
-def _stream(seed: int, purpose: int, *of: int) -> np.random.Generator:
-    """Return one random stream per purpose: another image resolution or depth does not change the tissue."""
-    return np.random.default_rng([seed, purpose, *of])
 
 
 def _at_least(value: int, least: int, argument: str) -> None:

@@ -211,7 +211,8 @@ def predict(
         tile_um=ready.geometry.tile.tile_um,
         needs_image=False,
     )
-    if PARENT in sdata.shapes[view.shapes_key]:
+    # Polygons with a parent are the nuclei of cells, which can be predicted.
+    if PARENT in sdata.shapes[view.shapes_key] and "radius" in sdata.shapes[view.shapes_key]:
         raise InputError(
             f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots: sub-spots and "
             "grid points are predicted together with their spots. Pass the spots as `shapes_key`, and a `resolution`."

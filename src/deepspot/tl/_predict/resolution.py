@@ -13,6 +13,7 @@ from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
 from deepspot._sdata.write import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
+from deepspot._stats.groups import members_of
 from deepspot.errors import InputError
 from deepspot.models._model import clip_expression, warn_of_impossible
 
@@ -43,11 +44,6 @@ def predict_subspots(
     circles = plan_circles(view, key, geometry.tile, layout, table_key=table_key, overwrite=overwrite)
     features_key = features.plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, features_key, view.shapes_key, geometry.neighbors)
-    if bags.present is not None:
-        raise InputError(
-            f"The sub-spots of feature table {features_key!r} are sets of different size, such as nuclei, and not "
-            "parts of the spot tile. `resolution='subspot'` needs parts of the tile."
-        )
     expression = subspot_expression(model, bags, device=device).reshape(len(layout.parents), -1)
     if circles is not None:
         add_shapes(view.sdata, key, circles, what=f"sub-spots of {view.shapes_key!r}", overwrite=True)
@@ -99,11 +95,10 @@ def predict_grid(
 def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_size: int = BLOCK_SIZE) -> np.ndarray:
     """Predict log-expression (n, s, genes) ≥ 0 of sub-spots, with the prediction of the spot as their mean on counts.
 
-    Each sub-spot takes the place of all sub-spots of its spot; the spot and its neighbors stay the same. The values of
-    sub-spots that are not present are NaN.
+    Each sub-spot takes the place of all s sub-spots of its spot; the spot and its neighbors stay the same.
     """
-    if bags.subspots is None:
-        raise InputError("The bags have no sub-spots. Embed with `subspots='tiles'`.")
+    if bags.subspots is None or bags.present is not None:
+        raise InputError("The bags have no sub-spots that are parts of the tile. Embed with `subspots='tiles'`.")
     n, s = bags.subspots.shape[:2]
     expression = np.empty((n, s, len(model.card.genes)), dtype=np.float32)
     impossible = 0
@@ -112,30 +107,28 @@ def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_si
         whole, above = clip_expression(model, model.predict(block, device=device, rows=own))
         impossible += above
         for k in range(s):
-            one = None if subspots is None else subspots[:, [k]]
-            if one is not None and block.present is not None:  # the number of sub-spots stays the same
-                one = one * block.present[..., None]
-            alone = replace(block, subspots=one)
+            alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
             expression[rows, k], _ = clip_expression(model, model.predict(alone, device=device, rows=own))
-        if block.present is not None:
-            expression[rows] = np.where(block.present[own, :, None], expression[rows], np.nan)
         for start in range(0, len(rows), CONSERVED):
             some = rows[start : start + CONSERVED]
-            expression[some] = conserve(expression[some], whole[start : start + CONSERVED])
+            children = expression[some].reshape(len(some) * s, -1)
+            conserve(children, whole[start : start + CONSERVED], np.repeat(np.arange(len(some)), s))
+            expression[some] = children.reshape(len(some), s, -1)
     warn_of_impossible(impossible, n * len(model.card.genes))
     return expression
 
 
-def conserve(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """Scale the expression of sub-spots so that their mean on counts is that of the spot.
+def conserve(children: np.ndarray, parents: np.ndarray, groups: np.ndarray) -> None:
+    """Scale the expression of parts of spots in place, so that their mean on counts is that of their spot.
 
-    `children` (n, s, genes) and `parents` (n, genes) are log1p of expression; negative values count as 0. If all
-    sub-spots are 0, each gets the value of the spot. Sub-spots that do not exist are NaN. Returns (n, s, genes) in
-    float32.
+    `children` (n, genes) and `parents` (m, genes) are log1p of expression; negative values count as 0. `groups` (n,) is
+    the number of the spot of each part, or -1 for a part of no spot, which stays as it is. If all parts of a spot are
+    0, each gets the value of the spot.
     """
-    counts = np.expm1(np.maximum(children, 0, dtype=np.float64))
-    whole = np.expm1(np.maximum(parents, 0, dtype=np.float64))[:, None]
-    known = np.isfinite(counts)
-    mean = np.nansum(counts, axis=1, keepdims=True) / known.sum(axis=1, keepdims=True).clip(min=1)
-    share = np.divide(counts, mean, out=np.where(known, 1.0, np.nan), where=mean > 0)
-    return np.log1p(share * whole).astype(np.float32)
+    rows = np.flatnonzero(groups >= 0)
+    used, number = np.unique(groups[rows], return_inverse=True)
+    counts = np.expm1(np.maximum(children[rows], 0, dtype=np.float64))
+    whole = np.expm1(np.maximum(parents[used], 0, dtype=np.float64))
+    mean = (members_of(number) @ counts) / np.bincount(number)[:, None]
+    factor = np.divide(whole, mean, out=np.zeros_like(whole), where=mean > 0)
+    children[rows] = np.log1p(np.where((mean > 0)[number], counts * factor[number], whole[number]))
