@@ -99,10 +99,13 @@ def evaluation(
     means, sets = table.uns[UNS][AGREEMENT], table.uns.get(GENE_SETS)
     n = 4 if sets is None else 5
     if ax is None:
-        size = figsize or (PANEL_INCHES * n * 1.1, PANEL_INCHES * 1.12)
-        figure, grid = plt.subplots(1, n, figsize=size, layout="constrained")
+        columns = 2 if n == 4 else 3
+        size = figsize or (PANEL_INCHES * columns * 1.1, PANEL_INCHES * 2 * 1.12)
+        figure, grid = plt.subplots(2, columns, figsize=size, layout="constrained")
         figure.suptitle(_title(table.var, means) + training_note(sdata, key), fontsize="large")
-        ax = list(grid)
+        ax = list(grid.flat)[:n]
+        for unused in grid.flat[n:]:
+            unused.set_axis_off()
     axes = several_axes(ax, n, "panels")
     _genes(axes[0], table.var)
     _parts(axes[1], means)
