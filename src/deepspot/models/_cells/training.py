@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deepspot._features.bags import Bags
-from deepspot._stats.metrics import pearson
+from deepspot._stats.metrics import mean_r
 from deepspot.models._network.network import BagDataset
 
 from .network import CellNetwork
@@ -61,9 +61,7 @@ def _score(network: CellNetwork, data: BagDataset, held: np.ndarray, device: tor
     parts = [data.__getitems__(part.tolist()) for part in torch.from_numpy(held).split(ROWS)]
     predicted = torch.cat([network(_to(batch, device)).cpu() for batch in parts]).numpy()
     measured = torch.cat([batch["target"].masked_fill(batch["mask"] == 0, torch.nan) for batch in parts]).numpy()
-    slide = torch.cat([batch["slide"] for batch in parts]).numpy()
-    r = np.concatenate([pearson(predicted[slide == one], measured[slide == one]) for one in np.unique(slide)])
-    return float(np.nanmean(r)) if np.isfinite(r).any() else 0.0
+    return mean_r(predicted, measured, torch.cat([batch["slide"] for batch in parts]).numpy())
 
 
 def batches(
