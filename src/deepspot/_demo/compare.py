@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot._features.bags import Bags
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
     from deepspot.models._training.targets import TrainingSet
 
     from .slides import Slides
@@ -26,7 +26,7 @@ SYSTEMS = {"deepspot": "DeepSpot", "ridge": "Tuned ridge, same features", "train
 DETECTED = 0.3
 
 
-def compare(slides: Slides, model: DeepSpot, *, prediction_key: str) -> tuple[pd.DataFrame, Difference]:
+def compare(slides: Slides, model: Model, *, prediction_key: str) -> tuple[pd.DataFrame, Difference]:
     """Fit the baselines on the training slides, and score all systems on the test slide.
 
     Returns the scores, and the difference of DeepSpot and ridge. The scores have one row per gene: `measured_mean`,
@@ -123,7 +123,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").astype({"undefined": int})
 
 
-def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet:
+def _training_set(train: dict[str, SpatialData], model: Model) -> TrainingSet:
     """Return the spots and targets that the model was trained on."""
     from deepspot.models._training.slides import measure
     from deepspot.models._training.targets import targets, training_set
@@ -136,7 +136,7 @@ def _training_set(train: dict[str, SpatialData], model: DeepSpot) -> TrainingSet
     return training_set(measured, {name: _bags(sdata, model) for name, sdata in train.items()}, expression)
 
 
-def _bags(sdata: SpatialData, model: DeepSpot) -> Bags:
+def _bags(sdata: SpatialData, model: Model) -> Bags:
     from deepspot._core.keys import features_name
     from deepspot._features.feature_table import bags_of
 

@@ -17,7 +17,7 @@ from .slides import Slides
 if TYPE_CHECKING:
     import pandas as pd
 
-    from deepspot.models import DeepSpot
+    from deepspot.models import Model
 
 BEST = ("Best", "Second best", "Third best")
 CONTENT = ("report.html", "metrics.csv", "figures", "slide.zarr", "model")
@@ -32,7 +32,7 @@ def chosen_genes(r: pd.Series) -> list[tuple[str, str]]:
     return picked
 
 
-def draw_figures(slides: Slides, model: DeepSpot, scores: pd.DataFrame, folder: Path) -> dict[str, Any]:
+def draw_figures(slides: Slides, model: Model, scores: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """Draw maps of the chosen genes, r per gene and the expected reliability, as files."""
     r, maps = scores["r_deepspot"], []
     for number, (gene, choice) in enumerate(chosen_genes(r), start=1):
@@ -49,7 +49,7 @@ def draw_figures(slides: Slides, model: DeepSpot, scores: pd.DataFrame, folder: 
 def write_report(
     path: Path,
     slides: Slides,
-    model: DeepSpot,
+    model: Model,
     scores: pd.DataFrame,
     paired: Difference,
     *,

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class NucleiOfSpots:
-    """Nuclei of each spot: their `number` (n,), and their `centers` (m, 2) as x and y in px, spot by spot.
+    """Nuclei of each spot: their `number` (n,), and spot by spot their `rows` (m,) in the shapes, and `centers` (m, 2).
 
-    A nucleus is repeated if spots overlap.
+    Centers are x and y in px. A nucleus is repeated if spots overlap.
     """
 
     number: np.ndarray
+    rows: np.ndarray
     centers: np.ndarray
 
     @property
@@ -33,7 +34,7 @@ class NucleiOfSpots:
         return np.arange(self.number.max()) < self.number[:, None]
 
     def of(self, spots: np.ndarray) -> np.ndarray:
-        """Return the rows of `centers` that are nuclei of some spots, spot by spot."""
+        """Return the positions in `rows` and `centers` of the nuclei of some spots, spot by spot."""
         end = np.cumsum(self.number)
         return np.concatenate([np.arange(end[spot] - self.number[spot], end[spot]) for spot in spots])
 
@@ -72,4 +73,5 @@ def nuclei_of_spots(view: SlideView, tile: TileGeometry) -> NucleiOfSpots:
         "Spots of %r have %.1f nuclei of %r on average, at most %d. %s of %s have none.",
         *(view.shapes_key, number.mean(), key, number.max(), f"{(number == 0).sum():,}", f"{len(number):,}"),
     )
-    return NucleiOfSpots(number, centers[np.concatenate([np.asarray(nuclei, dtype=int) for nuclei in found])])
+    rows = np.concatenate([np.asarray(nuclei, dtype=int) for nuclei in found])
+    return NucleiOfSpots(number, rows, centers[rows])

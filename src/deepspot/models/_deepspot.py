@@ -89,14 +89,7 @@ class DeepSpot(FittedModel):
     def __repr__(self) -> str:
         if not self._is_fitted:
             return f"DeepSpot(preset={self.preset!r}), not fitted"
-        card, patients = self.card, {slide.patient for slide in self.card.slides}
-        encoder = card.encoder.name if card.encoder else f"{card.dim} features"
-        tile = f", tiles of {card.geometry.tile.tile_um:g} µm" if card.geometry else ""
-        slides = f"{len(card.slides)} slides of {len(patients)} patients" if patients else "unknown slides"
-        return (
-            f"DeepSpot {card.name!r}: {len(card.genes):,} genes from {encoder}{tile}; preset {card.preset!r}, trained "
-            f"on {slides}; license {card.license}" + (f". {card.gate}" if card.gate else "")
-        )
+        return f"DeepSpot {self.card.summary}" + (f". {self.card.gate}" if self.card.gate else "")
 
     def fit(
         self,

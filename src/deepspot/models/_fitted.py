@@ -1,21 +1,19 @@
-"""Fitted models: prediction, confidence, and saving."""
+"""Fitted models: prediction and confidence."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from deepspot._core.hashing import digest
-from deepspot._core.validate import check_path
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
 
+from ._bundled import BundledModel
 from ._inputs import Scaler, check_context, which_rows
-from ._model import Model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +25,8 @@ if TYPE_CHECKING:
     from ._network.network import Network
 
 
-class FittedModel(Model):
-    """A fitted model: prediction, confidence, and saving.
+class FittedModel(BundledModel):
+    """A fitted model: prediction and confidence.
 
     The prediction is the mean of the networks in `members`, `ridge`, or a blend of both; the part that is not used is
     empty or not fitted. The scores of `ood` are NaN if the training data are unknown. `history` is None if ridge
@@ -179,50 +177,3 @@ class FittedModel(Model):
             for name, value in member.state_dict().items()
         }
         return members | {name: torch.from_numpy(value) for name, value in arrays.items()}
-
-    def save(self, path: str | Path, *, half_precision: bool = False, overwrite: bool = False) -> None:
-        """Save the model as a bundle: a folder with ``model.safetensors`` and ``card.json``.
-
-        Parameters
-        ----------
-        path
-            New folder.
-        half_precision
-            Store the weights in float16, in half the space. Predictions change in the third decimal.
-        overwrite
-            Replace an existing bundle.
-
-        Raises
-        ------
-        ValueError
-            If `path` exists and may not be replaced, or is not a folder name.
-        """
-        from ._bundle.bundle import write_bundle
-
-        write_bundle(
-            self.card, self.tensors(), check_path(path, "path"), half_precision=half_precision, overwrite=overwrite
-        )
-
-    def upload(
-        self, address: str, *, token: str | None = None, private: bool = True, half_precision: bool = False
-    ) -> str:
-        """Upload the bundle to a repository on Hugging Face, with the card as its page.
-
-        Parameters
-        ----------
-        address
-            ``"hf://organization/name"``. The repository is created if it does not exist.
-        token
-            Access token with permission to write; None takes ``HF_TOKEN`` or the token stored on this machine.
-        private
-            Keep the repository private, and refuse a public one. The card names slides and patients.
-        half_precision
-            Store the weights in float16, as in :meth:`save`.
-
-        Returns
-        -------
-        Address of the uploaded version, for :func:`deepspot.models.load`.
-        """
-        from ._bundle.hub import upload
-
-        return upload(self.card, self.tensors(), address, token=token, private=private, half_precision=half_precision)

@@ -10,11 +10,14 @@ from deepspot.errors import InputError, InputTypeError
 
 from ._adapted.lazyslide import from_lazyslide
 from ._bundle.local import FOLDER, local_models
+from ._cells import CELL_MODELS
 from ._deepspot import DeepSpot
 from ._model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ._cells.base import CellModel
 
 
 EMBEDDED = "her2st"
@@ -149,11 +152,15 @@ def load(
     return loaded
 
 
-def read_model(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot:
+def read_model(path: Path, *, device: str | None = None, sha256: str | None = None) -> DeepSpot | CellModel:
     """Read a model from the folder of a bundle, without logging."""
     from ._bundle.bundle import read_bundle
+    from ._bundle.card import CellModelCard
 
-    return DeepSpot.from_tensors(*read_bundle(path, sha256), device=device)
+    card, tensors = read_bundle(path, sha256)
+    if isinstance(card, CellModelCard):
+        return CELL_MODELS[card.network.system].from_tensors(card, tensors, device=device)
+    return DeepSpot.from_tensors(card, tensors, device=device)
 
 
 def _find(model: str | Path | None, token: str | None) -> Path:

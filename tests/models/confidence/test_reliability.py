@@ -4,7 +4,7 @@ import pytest
 import deepspot as ds
 from deepspot._stats.metrics import pearson
 from deepspot._stats.patterns import beyond_first_axis, compare_patterns
-from deepspot.models._bundle.card import parse_card
+from deepspot.models._bundle.parse import parse_card
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._confidence.next_slide import next_slide_interval, squeeze
 from deepspot.models._confidence.reliability import measure_reliability

@@ -5,6 +5,7 @@ import sys
 import types
 import zipfile
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,58 @@ def loss_mse_function(predicted, measured):
     return nn.functional.mse_loss(predicted, measured)
 
 
-class DeepCell(DeepSpot):
-    """The authors' network for single cells, as far as its name goes."""
+class Operation(str, Enum):  # noqa: UP042 as the authors have it, which is pickled in another way
+    SUM = "sum"
+    MAX = "max"
+    MEAN = "mean"
+
+
+class DeepCell(lightning.LightningModule):
+    """The authors' network for cells; `deep` is an earlier one with more layers."""
+
+    def __init__(
+        self,
+        input_size=5,
+        output_size=6,
+        phi2rho_size=4,
+        n_ensemble=3,
+        cell_context="cell_neighbors",
+        agg_neighbors="max",
+        random_seed=1,
+        scaler=None,
+        deep=False,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.scaler, self.agg_neighbors = scaler, Operation(agg_neighbors)
+        self.phi_cell = nn.ModuleList(CellPhi(input_size, phi2rho_size) for _ in range(n_ensemble))
+        width = phi2rho_size * (1 + cell_context.count("_"))
+        self.rho = nn.ModuleList(CellRho(width, output_size) for _ in range(n_ensemble))
+        if deep:
+            for phi in self.phi_cell:
+                phi.model.append(nn.Linear(phi2rho_size, phi2rho_size))
+        self._forward_fn = getattr(self, f"_forward_{cell_context}")
+        self.loss_func = loss_huber_function
+
+    def _forward_cell(self, cell):
+        return self._out(self._phi(cell))
+
+    def _forward_cell_neighbors(self, cell, near):
+        pool = {"max": lambda x: x.amax(1), "mean": lambda x: x.mean(1), "sum": lambda x: x.sum(1)}
+        return self._out(torch.cat([self._phi(cell), pool[self.agg_neighbors.value](self._phi(near))], dim=1))
+
+    def _phi(self, tiles):
+        return torch.stack([phi.model(tiles) for phi in self.phi_cell]).median(0).values
+
+    def _out(self, pooled):
+        return torch.stack([rho.model(pooled.clone()) for rho in self.rho]).mean(0)
+
+
+CellPhi, CellRho = type("Phi", (Phi,), {}), type("Rho", (Rho,), {})
+
+
+def loss_huber_function(predicted, measured):
+    return nn.functional.huber_loss(predicted, measured)
 
 
 @pytest.fixture
@@ -92,7 +143,8 @@ def authors(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name, things in {
         MODULE: (DeepSpot, Phi, Rho),
         LOSS: (loss_mse_function,),
-        "deepspot.cell.model": (DeepCell,),
+        "deepspot.cell.model": (DeepCell, CellPhi, CellRho, Operation),
+        "deepspot.cell.loss": (loss_huber_function,),
     }.items():
         module = types.ModuleType(name)
         for thing in things:

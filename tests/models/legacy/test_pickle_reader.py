@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import struct
+import sys
 import time
 
 import numpy as np
@@ -65,8 +66,10 @@ def test_hidden_call_is_refused(authors, publish, capfd):
     assert "ran" not in capfd.readouterr().out
 
 
-def test_single_cell_checkpoints_and_other_scalers_are_refused_by_name(authors, publish):
-    with pytest.raises(ValueError, match=r"single-cell checkpoint \(deepspot\.cell\.model\.DeepCell\)"):
+def test_deepspot2cell_and_other_scalers_are_refused_by_name(authors, publish, monkeypatch):
+    monkeypatch.setattr(authors.DeepCell, "__module__", "deepspot.deepspot2cell.model")
+    monkeypatch.setitem(sys.modules, "deepspot.deepspot2cell.model", sys.modules["deepspot.cell.model"])
+    with pytest.raises(ValueError, match=r"checkpoint of DeepSpot2Cell \(deepspot\.deepspot2cell\.model\.DeepCell\)"):
         ds.models.convert_legacy(publish(authors.DeepCell()))
     scaler = MinMaxScaler().fit(np.eye(6))
     with pytest.raises(ValueError, match=r"MinMaxScaler\. Only a StandardScaler"):

@@ -12,38 +12,29 @@ from typing import TYPE_CHECKING, Any
 from deepspot._core.atomic import replace_folder
 from deepspot.errors import InputError
 
-from .card import (
-    CORE_LENGTH,
-    LARGEST_CARD,
-    LEAST_DISTANCE,
-    MOST_CORE,
-    ModelCard,
-    card_hash,
-    expected_shapes,
-    parse_card,
-    parse_content,
-    short,
-    strict_json,
-)
+from .card import MOST_CORE, CellModelCard, ModelCard, StoredCard
+from .parse import LARGEST_CARD, card_hash, expected_shapes, parse_card, parse_content, short, strict_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
-# Always kept in float32, because predictions and scores are multiplied or divided by them.
-EXACT = ("scaler.mean", "scaler.std", "ridge.mean", "ridge.std", "ridge.low", "ridge.high", "novelty.threshold")
+# Last parts of the names of tensors that are always kept in float32: scores are multiplied or divided by them.
+EXACT = ("mean", "std", "low", "high", "rate", "n_cells", "threshold")
 TYPES = {"F16": "float16", "F32": "float32"}
 LARGEST_HEADER = 4_000_000
 # Products of larger weights, summed over an embedding, overflow.
 LARGEST_WEIGHT = 1e9
+# Length of the training spots of the OOD detector up to rounding in float16, and its smallest threshold.
+CORE_LENGTH, LEAST_DISTANCE = 1.01, 1e-6
 
 
-def read_card(path: Path) -> ModelCard:
+def read_card(path: Path) -> ModelCard | CellModelCard:
     """Read and check the card of a bundle."""
     return parse_card(_read_content(path), str(path / CARD))
 
 
-def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard | CellModelCard, dict[str, Tensor]]:
     """Read card and tensors (float32) of a bundle; refuse a truncated, altered or too large one.
 
     The size of the card is limited before it is parsed, the card limits the size of the weights before these are read,
@@ -62,15 +53,15 @@ def read_bundle(path: Path, sha256: str | None = None) -> tuple[ModelCard, dict[
     return card, _parse_weights(raw, content, card, file)
 
 
-def largest_weights(card: ModelCard, file: str) -> int:
+def largest_weights(card: StoredCard, file: str) -> int:
     """Return the largest size in bytes that the weights of a model can have; errors name the card's `file`."""
     numbers = sum(map(prod, expected_shapes(card, file).values()))
-    optional = MOST_CORE * card.dim + 1 + 2 * len(card.network.context) * card.dim
+    optional = MOST_CORE * card.dim + 1 + 2 * len(card.context) * card.dim
     return 8 + LARGEST_HEADER + 4 * (numbers + optional)
 
 
 def write_bundle(
-    card: ModelCard, tensors: dict[str, Tensor], path: Path, *, half_precision: bool, overwrite: bool
+    card: StoredCard, tensors: dict[str, Tensor], path: Path, *, half_precision: bool, overwrite: bool
 ) -> None:
     """Write a bundle, and replace an existing one only when the new one is complete and readable."""
     if re.match(r"hf:/", str(path)):
@@ -90,12 +81,12 @@ def write_bundle(
         read_bundle(new)
 
 
-def write_files(card: ModelCard, tensors: dict[str, Tensor], folder: Path, *, half_precision: bool) -> None:
+def write_files(card: StoredCard, tensors: dict[str, Tensor], folder: Path, *, half_precision: bool) -> None:
     """Write the two files of a bundle to a folder, with weights in float16 if `half_precision`."""
     from safetensors.torch import save
 
     kept = {
-        name: (value.half() if half_precision and name not in EXACT else value.float()).contiguous()
+        name: (value.half() if half_precision and name.rpartition(".")[2] not in EXACT else value.float()).contiguous()
         for name, value in tensors.items()
     }
     # Not `save_file`, whose errors of the disk are no OSError, and whose files only their owner can read.
@@ -142,7 +133,7 @@ def _sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _parse_weights(raw: bytes, content: dict[str, Any], card: ModelCard, file: str) -> dict[str, Tensor]:
+def _parse_weights(raw: bytes, content: dict[str, Any], card: StoredCard, file: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file in float32, after all checks against the card and its JSON `content`."""
     import torch
     from safetensors import SafetensorError, deserialize
@@ -167,7 +158,7 @@ def _parse_weights(raw: bytes, content: dict[str, Any], card: ModelCard, file: s
     return tensors
 
 
-def _check_header(parts: dict[str, Any], card: ModelCard, file: str) -> None:
+def _check_header(parts: dict[str, Any], card: StoredCard, file: str) -> None:
     """Raise unless the file contains exactly the tensors that the card describes."""
     expected = expected_shapes(card, file)
     if {"novelty.core", "novelty.threshold"} & set(parts):

@@ -1,12 +1,9 @@
-"""The card of a model, and the checks of a card that comes from elsewhere."""
+"""The card of a model, with the limits of what a card can state."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from math import prod
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
@@ -14,22 +11,17 @@ from deepspot._core.keys import SCALE, is_label
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
 from deepspot.errors import InputError
+from deepspot.models._cells.config import CellNetworkConfig
 from deepspot.models._confidence.gate import Gate
 from deepspot.models._confidence.reliability import Reliability
-from deepspot.models._network.config import PRESETS, NetworkConfig, TrainingConfig
+from deepspot.models._network.config import PRESETS, Context, NetworkConfig, TrainingConfig
 
-FORMAT = 1
 # Spots of a training slide that the card can recognize.
 HASHES = 16
-# Bytes and values of a card with 60,000 genes. The number of values bounds the time and memory of validation.
-LARGEST_CARD, MOST_VALUES = 16_000_000, 500_000
 # Numbers and tensors of a model: 4 GB of weights. The largest model of the paper has 16 million numbers.
 MOST_NUMBERS, MOST_TENSORS = 2**30, 10_000
-# Training spots of the OOD detector, their length up to rounding in float16, and its smallest threshold.
-MOST_CORE, CORE_LENGTH, LEAST_DISTANCE = 512, 1.01, 1e-6
-# A seed has at most 20 digits, a float needs at most 17.
-MOST_DIGITS = 25
-LONGEST_QUOTE, LONGEST_MESSAGE = 120, 400
+# Training spots of the OOD detector.
+MOST_CORE = 512
 # Limits of the geometry: larger tiles and bags would fill the memory at prediction.
 LEAST_UM, MOST_UM, MOST_PX, MOST_PARTS = 0.01, 1e5, 10_000, 1_000
 # Fields of the reliability with one value per gene, and their largest absolute value (float32 overflows above 3e38).
@@ -157,43 +149,45 @@ class Card(BaseModel):
         return "yes" if image in known - {""} else "unknown" if "" in known or not known else "no"
 
 
-class ModelCard(Card):
-    """Description of a model of this package, as it is stored in a bundle.
+class StoredCard(Card):
+    """Description of a model that is stored in a bundle.
 
     Attributes
     ----------
     format
         Version of the format.
-    network, training, epochs, seed
-        Architecture and training.
+    epochs, seed
+        Training.
     sha256
         Hash of the weights file.
-    name, note, tissue, license
-        Free text.
-    genes, scale, depth, dim
-        Genes in the order of the output, their scale, the genes whose counts were summed to normalize a spot (empty on
-        the scale of raw counts), and the length of the embeddings.
-    geometry, encoder, encoder_fingerprint
-        Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
-    preset, slides, versions
-        How the model was made, from which slides, and with which versions of the libraries.
-    gate, reliability, calibrated_on
-        Gain of the network over tuned ridge (None if the gate was off); expected r of every gene and intervals; and the
-        slides of :func:`deepspot.models.calibrate` on which they were measured, if not in training.
     """
 
     format: Literal[1] = 1
-    network: NetworkConfig
-    training: TrainingConfig
+    network: BaseModel
     epochs: int = 0
     seed: int
     sha256: str = ""
 
-    @model_validator(mode="after")
-    def _check_preset(self) -> Self:
-        if self.preset not in PRESETS:
-            raise InputError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}")
-        return self
+    @property
+    def context(self) -> tuple[Context, ...]:
+        """Sets of the bags that the model uses."""
+        raise NotImplementedError
+
+    @property
+    def summary(self) -> str:
+        """Name, genes, encoder, tiles, preset, training slides and license in one line."""
+        patients = {slide.patient for slide in self.slides}
+        encoder = self.encoder.name if self.encoder else f"{self.dim} features"
+        tile = f", tiles of {self.geometry.tile.tile_um:g} µm" if self.geometry else ""
+        slides = f"{len(self.slides)} slides of {len(patients)} patients" if patients else "unknown slides"
+        return (
+            f"{self.name!r}: {len(self.genes):,} genes from {encoder}{tile}; preset {self.preset!r}, trained on "
+            f"{slides}; license {self.license}"
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return names and shapes of the tensors of the model, without the optional ones; see `expected_shapes`."""
+        raise NotImplementedError
 
     def to_markdown(self, where: str = "path/of/the/model") -> str:
         """Return the card in Markdown: the README of a repository on Hugging Face, with metadata at the top.
@@ -223,7 +217,105 @@ class ModelCard(Card):
     def _page(self, where: str) -> str:
         from .page import page
 
-        return page(self.model_dump(), "" if self.gate is None else str(self.gate), where)
+        return page(self.model_dump(), self.context, "" if self.gate is None else str(self.gate), where)
+
+
+class ModelCard(StoredCard):
+    """Description of a model of this package, as it is stored in a bundle.
+
+    Attributes
+    ----------
+    format
+        Version of the format.
+    network, training, epochs, seed
+        Architecture and training.
+    sha256
+        Hash of the weights file.
+    name, note, tissue, license
+        Free text.
+    genes, scale, depth, dim
+        Genes in the order of the output, their scale, the genes whose counts were summed to normalize a spot (empty on
+        the scale of raw counts), and the length of the embeddings.
+    geometry, encoder, encoder_fingerprint
+        Tiles and neighbors, and the encoder; None for a model that was fitted to arrays.
+    preset, slides, versions
+        How the model was made, from which slides, and with which versions of the libraries.
+    gate, reliability, calibrated_on
+        Gain of the network over tuned ridge (None if the gate was off); expected r of every gene and intervals; and the
+        slides of :func:`deepspot.models.calibrate` on which they were measured, if not in training.
+    """
+
+    network: NetworkConfig
+    training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        if self.preset not in PRESETS:
+            raise InputError(f"`preset` must be one of {list(PRESETS)}, got {self.preset!r}")
+        return self
+
+    @property
+    def context(self) -> tuple[Context, ...]:
+        """Sets of the bags that the model uses."""
+        return self.network.context
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return names and shapes of the tensors of the model, without the optional ones; see `expected_shapes`."""
+        network, genes, weight = self.network, len(self.genes), 1.0 if self.gate is None else self.gate.weight
+        sets = len(network.context)
+        count = 2 * network.members * (network.n_phi + network.n_rho)
+        if count > MOST_TENSORS:
+            raise InputError(f"describes a network of {count:,} parts, more than {MOST_TENSORS:,}")
+        # Fitted models have a single, collapsed ρ.
+        member: dict[str, tuple[int, ...]] = {"rho.0.weight": (genes, sets * network.width), "rho.0.bias": (genes,)}
+        for phi in range(network.n_phi):
+            member |= {f"phi.{phi}.weight": (network.width, self.dim), f"phi.{phi}.bias": (network.width,)}
+        members = {f"members.{i}.{part}": shape for i in range(network.members) for part, shape in member.items()}
+        ridge: dict[str, tuple[int, ...]] = {"ridge.coef": (sets * self.dim, genes)}
+        ridge |= {f"ridge.{part}": (genes,) for part in ("intercept", "mean", "std")}
+        check_numbers(sum(map(prod, [*members.values(), *ridge.values(), (MOST_CORE, self.dim)])))
+        used = (members if weight > 0 else {}) | (ridge if weight < 1 else {})
+        return {"scaler.mean": (genes,), "scaler.std": (genes,)} | used
+
+
+class CellModelCard(StoredCard):
+    """Description of a model of cells, as it is stored in a bundle.
+
+    Attributes
+    ----------
+    network
+        Architecture.
+    training
+        Parameters of the training by name.
+    """
+
+    network: CellNetworkConfig
+    training: dict[str, float | int | str] = Field(default_factory=dict, max_length=20)
+
+    @model_validator(mode="after")
+    def _check_preset(self) -> Self:
+        if self.preset != self.network.system:
+            raise InputError(f"`preset` must be that of the network, {self.network.system!r}, got {self.preset!r}")
+        return self
+
+    @property
+    def context(self) -> tuple[Context, ...]:
+        """Sets of the bags that the model uses."""
+        return self.network.context
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return names and shapes of the tensors of the model, without the optional ones; see `expected_shapes`."""
+        from deepspot.models._cells.build import shapes
+
+        network, widest = self.network, max(self.dim, 3 * self.network.width)
+        check_numbers(network.n_ensemble * widest * (2 * widest + len(self.genes)))  # before anything is built
+        return {f"network.{name}": shape for name, shape in shapes(network, self.dim, len(self.genes)).items()}
+
+
+def check_numbers(numbers: int) -> None:
+    """Raise if a model is larger than the limit."""
+    if numbers > MOST_NUMBERS:
+        raise InputError(f"describes a model of {numbers:,} numbers, more than {MOST_NUMBERS:,}")
 
 
 def versions() -> dict[str, str]:
@@ -231,118 +323,3 @@ def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("deepspot", "torch", "lightning", "scanpy", "spatialdata", "timm")}
-
-
-def parse_content(raw: bytes, file: str) -> dict[str, Any]:
-    """Parse the JSON of a card and check its format, but no other field; errors name the `file`."""
-    if raw.count(b",") > MOST_VALUES:
-        raise InputError(f"{file} lists more than {MOST_VALUES:,} values, more than a card can have. Get a new copy.")
-    content = strict_json(raw, file)
-    version = content.get("format") if isinstance(content, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise InputError(
-            f"{file} has format {version}, of a later version: this one reads format {FORMAT}. Update deepspot."
-        )
-    if type(version) is not int or version != FORMAT:  # True equals 1
-        raise InputError(
-            f"{file} has format {short(version)}, and only format {FORMAT} is known. Get a new copy of the bundle."
-        )
-    return content
-
-
-def parse_card(content: dict[str, Any], file: str) -> ModelCard:
-    """Check all fields of a card, and the size of the model it describes."""
-    from pydantic import ValidationError
-
-    unknown = sorted(set(content) - set(ModelCard.model_fields) - {"licence"})
-    if unknown:
-        raise InputError(
-            f"{file} does not describe a model: unknown fields {short(unknown)}. They may be from a "
-            "later version: update deepspot."
-        )
-    try:
-        card = ModelCard.model_validate(content)
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors(include_input=False)]
-        raise InputError(
-            f"{file} does not describe a model ({'; '.join(wrong[:3])[:LONGEST_MESSAGE]}). Get a new copy."
-        ) from error
-    expected_shapes(card, file)
-    if card.reliability is not None and card.reliability.r_n is None:  # intervals of the mean, by an earlier version
-        none: list[float | None] = [None] * len(card.genes)
-        reliability = card.reliability.model_copy(update={"r_low": none, "r_high": none})
-        card = card.model_copy(update={"reliability": reliability})
-    return card
-
-
-def expected_shapes(card: ModelCard, file: str) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the tensors of a model, without the optional ones: OOD detector and bounds of ridge.
-
-    Raises an error that names the card's `file` if the model is larger than the limits.
-    """
-    network, genes, weight = card.network, len(card.genes), 1.0 if card.gate is None else card.gate.weight
-    sets = len(network.context)
-    count = 2 * network.members * (network.n_phi + network.n_rho)
-    if count > MOST_TENSORS:
-        raise InputError(f"{file} describes a network of {count:,} parts, more than {MOST_TENSORS:,}. Get a new copy.")
-    # Fitted models have a single, collapsed ρ.
-    member: dict[str, tuple[int, ...]] = {"rho.0.weight": (genes, sets * network.width), "rho.0.bias": (genes,)}
-    for phi in range(network.n_phi):
-        member |= {f"phi.{phi}.weight": (network.width, card.dim), f"phi.{phi}.bias": (network.width,)}
-    members = {f"members.{i}.{part}": shape for i in range(network.members) for part, shape in member.items()}
-    ridge: dict[str, tuple[int, ...]] = {"ridge.coef": (sets * card.dim, genes)}
-    ridge |= {f"ridge.{part}": (genes,) for part in ("intercept", "mean", "std")}
-    numbers = sum(map(prod, [*members.values(), *ridge.values(), (MOST_CORE, card.dim)]))
-    if numbers > MOST_NUMBERS:
-        raise InputError(
-            f"{file} describes a model of {numbers:,} numbers, more than {MOST_NUMBERS:,}. Get a new copy."
-        )
-    used = (members if weight > 0 else {}) | (ridge if weight < 1 else {})
-    return {"scaler.mean": (genes,), "scaler.std": (genes,)} | used
-
-
-def card_hash(content: dict[str, Any]) -> str:
-    """Return the hash of a card without `sha256`; the weights file contains it, so it cannot depend on their hash."""
-    # The JSON as written is hashed, not the parsed card: later versions may add fields with defaults.
-    kept = {key: value for key, value in content.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode() + b"\0").hexdigest()
-
-
-def strict_json(raw: bytes, file: str) -> Any:
-    """Parse JSON in UTF-8, refusing repeated keys, NaN, infinity and very long integers; errors name the `file`.
-
-    Pydantic's parser takes the last of two equal keys, and infinity for 1e999.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in content:
-                raise InputError(f"it has {short(key)} twice")
-            content[key] = value
-        return content
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise InputError(f"{number[:MOST_DIGITS]} is not a finite number")
-        return value
-
-    def integer(number: str) -> int:
-        if len(number) > MOST_DIGITS:
-            raise InputError(f"a number has {len(number)} digits")
-        return int(number)
-
-    try:
-        return json.loads(
-            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=finite, parse_float=finite, parse_int=integer
-        )
-    except RecursionError as error:
-        raise InputError(f"{file} is nested too deeply. Get a new copy of the bundle.") from error
-    except ValueError as error:  # no JSON, no UTF-8, or refused above
-        raise InputError(f"{file} is not valid JSON ({error}). Get a new copy of the bundle.") from error
-
-
-def short(value: object) -> str:
-    """Return a value from a file as one short line for an error message."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"

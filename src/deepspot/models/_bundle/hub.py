@@ -15,7 +15,7 @@ from deepspot._core.logging import logger
 from deepspot.errors import InputError
 
 from .bundle import CARD, WEIGHTS, largest_weights, read_card, write_files
-from .card import ModelCard
+from .card import StoredCard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,13 @@ def fetch(address: Address, *, token: str | None = None) -> Path:
 
 
 def upload(
-    card: ModelCard, tensors: dict[str, Tensor], address: str, *, token: str | None, private: bool, half_precision: bool
+    card: StoredCard,
+    tensors: dict[str, Tensor],
+    address: str,
+    *,
+    token: str | None,
+    private: bool,
+    half_precision: bool,
 ) -> str:
     """Upload a bundle and its page to a repository in one commit, and return the address of that commit."""
     target = parse(address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -46,15 +47,17 @@ def front_matter(card: dict[str, Any]) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n"
 
 
-def page(card: dict[str, Any], gate: str, where: str = "path/of/the/model") -> str:
+def page(card: dict[str, Any], context: Sequence[str], gate: str, where: str = "path/of/the/model") -> str:
     """Render the page of a model: limits, usage, training data, reliability.
 
-    `card` contains the fields of the card, `gate` is the result of the gate as text, `where` is the argument of `load`.
+    `card` contains the fields of the card, `context` the sets that the model uses, `gate` is the result of the gate as
+    text, `where` is the argument of `load`.
     """
     from markupsafe import Markup
 
     return _template().render(
         card=card,
+        context=context,
         gate=gate,
         where=Markup(json.dumps(where)),
         patients=len({slide["patient"] for slide in card["slides"]}),

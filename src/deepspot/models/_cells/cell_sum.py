@@ -9,7 +9,6 @@ from deepspot._core.keys import key_in
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import SCALES
 from deepspot.errors import InputError
-from deepspot.models._inputs import Scaler
 
 from .base import CellModel
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from .cell_sum_network import CellSumNetwork
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class CellSum(CellModel):
     """Model in which a spot is the sum of its cells and a background, on the scale of rates.
 
@@ -81,12 +80,15 @@ class CellSum(CellModel):
     True
     """
 
+    system = "cell_sum"
     scale: str = "log1p_10k"
     lr: float = 1e-3
     weight_decay: float = 1e-6
     network: CellSumNetwork = field(init=False, repr=False)
 
-    def predict_cells(self, bags: Bags, *, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def predict_cells(
+        self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Predict the rates of cells and backgrounds, of all spots or of `rows`.
 
         Returns
@@ -102,34 +104,24 @@ class CellSum(CellModel):
             cells, background, _ = network.rates(batch, tiles)
             return unpack_cells(cells, batch), background.cpu().numpy()
 
-        cells, backgrounds = zip(*self._apply(rates, bags, rows), strict=True)
+        cells, backgrounds = zip(*self._apply(rates, bags, rows, device), strict=True)
         return np.concatenate(cells), np.concatenate(backgrounds)
 
-    def _check(self, targets: np.ndarray) -> None:
-        super()._check(targets)
+    def check_parameters(self) -> None:
+        """Raise if a parameter is out of range."""
+        super().check_parameters()
         key_in(self.scale, SCALES, "scale")
+
+    def _check_targets(self, targets: np.ndarray) -> None:
+        super()._check_targets(targets)
         if np.nanmin(targets) < 0:
             raise InputError(
                 f"CellSum needs log1p of rates, which are not negative, but the lowest target is "
                 f"{np.nanmin(targets):.3g}. Do not standardize or center the targets."
             )
 
-    def _make(self, bags: Bags, targets: np.ndarray, rows: np.ndarray) -> CellSumNetwork:
-        import torch
-
-        from .cell_sum_network import CellSumNetwork
-
-        scaler, n_cells = Scaler.fit(targets[rows]), None
-        if SCALES[self.scale].total is None and bags.subspots is not None:
-            present = np.ones(bags.subspots.shape[:2], dtype=bool) if bags.present is None else bags.present
-            n_cells = float(present[rows].sum(axis=1).mean())
-        return CellSumNetwork(
-            bags.dim,
-            torch.from_numpy(scaler.mean),
-            torch.from_numpy(scaler.std),
-            width=self.width,
-            dropout=self.dropout,
-            scale_of_spots=self._scale_of_spots(bags, rows),
-            scale_of_cells=self._scale_of_cells(bags, rows),
-            n_cells=n_cells,
-        )
+    def _n_cells(self, bags: Bags, rows: np.ndarray) -> float:
+        if SCALES[self.scale].total is not None or bags.subspots is None:
+            return 0.0
+        present = np.ones(bags.subspots.shape[:2], dtype=bool) if bags.present is None else bags.present
+        return float(present[rows].sum(axis=1).mean())

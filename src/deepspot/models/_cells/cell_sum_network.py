@@ -20,11 +20,12 @@ class CellSumNetwork(CellNetwork):
     """Rates of the cells of a spot and of its background, which add up to the rate of the spot.
 
     Both are a softplus of a linear layer, in units of what they would be if all cells of all spots were equal: the
-    `mean` (genes,) of the log-expression as a rate, divided among the background and the cells. With `n_cells`, rates
-    are counts, and a cell has that of the mean spot divided by this number of cells. Without, they are shares of the
-    counts of a spot, and it is divided by the number of cells of the spot itself. `std` (genes,) scales the loss.
+    `mean` (genes,) of the log-expression as a rate, divided among the background and the cells. If rates are counts, a
+    cell has that of the mean spot divided by `n_cells`, the mean number of cells. If they are shares of the counts of a
+    spot, `n_cells` is 0, and it is divided by the number of cells of the spot itself. `std` (genes,) scales the loss.
     """
 
+    n_cells: Tensor
     rate: Tensor
     std: Tensor
 
@@ -38,10 +39,10 @@ class CellSumNetwork(CellNetwork):
         dropout: float,
         scale_of_spots: nn.Module,
         scale_of_cells: nn.Module,
-        n_cells: float | None,
+        n_cells: float,
     ) -> None:
         super().__init__()
-        self.dim, self.n_cells = dim, n_cells
+        self.dim = dim
         self.scale_of_spots, self.scale_of_cells = scale_of_spots, scale_of_cells
         self.phi_spot, self.phi_cell = nn.Linear(dim, width), nn.Linear(dim, width)
         self.rho_background = nn.Linear(2 * width, len(mean))
@@ -51,6 +52,7 @@ class CellSumNetwork(CellNetwork):
         for layer in (self.rho_background, self.rho_context):
             nn.init.constant_(layer.bias, START)
         self.dropout = nn.Dropout(dropout)
+        self.register_buffer("n_cells", torch.tensor([n_cells], dtype=torch.float32))
         self.register_buffer("rate", mean.clamp(min=0).expm1())
         self.register_buffer("std", std)
 
@@ -63,13 +65,12 @@ class CellSumNetwork(CellNetwork):
         cells, owner = packed_cells(batch)
         around = own_and_around(self.represent(batch["tiles"]) if tiles is None else tiles, batch)
         n = torch.bincount(owner, minlength=len(around)).unsqueeze(1).to(around.dtype)
-        share = torch.full_like(n, BACKGROUND)
-        if self.n_cells is None:
-            share = share.masked_fill(n == 0, 1.0)
+        shares = self.n_cells == 0
+        share = torch.full_like(n, BACKGROUND).masked_fill(shares & (n == 0), 1.0)
         background = share * self.rate * F.softplus(self.rho_background(self.dropout(around)))
         represented = self.dropout(self.phi_cell(self.scale_of_cells(cells))).relu()
         score = self.rho_cell(self.dropout(represented)) + self.rho_context(self.dropout(around))[owner]
-        number = n[owner] if self.n_cells is None else self.n_cells
+        number = torch.where(shares, n[owner], self.n_cells)
         return (1 - BACKGROUND) / number * self.rate * F.softplus(score), background, owner
 
     def forward(self, batch: dict[str, Tensor], tiles: Tensor | None = None) -> Tensor:

@@ -3,22 +3,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from deepspot._core.keys import key_in
 from deepspot._core.validate import check_count
-from deepspot._features.bags import Bags
-from deepspot.models._inputs import Scaler
 
 from .base import CellModel
 
 if TYPE_CHECKING:
-    from deepspot.models._network.config import Context
-
     from .deepcell_network import DeepCellNetwork
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class DeepCell(CellModel):
     """DeepCell: the network of DeepSpot on measured cells and their neighbors.
 
@@ -80,6 +74,7 @@ class DeepCell(CellModel):
     (40, 2)
     """
 
+    system = "deepcell"
     neighbors: bool = True
     aggregation: Literal["max", "mean", "sum"] = "max"
     loss: str = "mse"
@@ -90,38 +85,11 @@ class DeepCell(CellModel):
     epochs: int = 10
     network: DeepCellNetwork = field(init=False, repr=False)
 
-    @property
-    def context(self) -> tuple[Context, ...]:
-        """Sets of the bags that the model uses."""
-        return ("spot", "neighbors") if self.neighbors else ("spot",)
-
-    def _check(self, targets: np.ndarray) -> None:
+    def check_parameters(self) -> None:
+        """Raise if a parameter is out of range."""
         from .deepcell_network import LOSSES
 
-        super()._check(targets)
+        super().check_parameters()
         check_count(self.n_ensemble, "n_ensemble")
         key_in(self.loss, LOSSES, "loss")
         key_in(self.aggregation, ("max", "mean", "sum"), "aggregation")
-
-    def _make(self, bags: Bags, targets: np.ndarray, rows: np.ndarray) -> DeepCellNetwork:
-        from deepspot.models._network.config import NetworkConfig
-
-        from .deepcell_network import DeepCellNetwork
-
-        config = NetworkConfig(
-            context=self.context,
-            width=self.width,
-            n_phi=self.n_ensemble,
-            n_rho=self.n_ensemble,
-            phi_average="median",
-            dropout=self.dropout,
-            output_dropout=0.1,
-        )
-        return DeepCellNetwork(
-            config,
-            bags.dim,
-            Scaler.fit(targets[rows]),
-            aggregation=self.aggregation,
-            loss=self.loss,
-            scale=self._scale_of_spots(bags, rows),
-        )

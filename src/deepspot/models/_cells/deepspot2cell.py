@@ -7,7 +7,6 @@ import numpy as np
 
 from deepspot._core.validate import check_count
 from deepspot._features.bags import Bags
-from deepspot.models._inputs import Scaler
 
 from .base import CellModel
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from .deepspot2cell_network import DeepSpot2CellNetwork
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, repr=False)
 class DeepSpot2Cell(CellModel):
     """DeepSpot2Cell: a deep set over the cells of a spot, which learns from spots and also predicts cells.
 
@@ -71,12 +70,13 @@ class DeepSpot2Cell(CellModel):
     ((40, 2), (40, 3, 2))
     """
 
+    system = "deepspot2cell"
     n_ensemble: int = 10
     spots_per_step: int = 4
     max_epochs: int = 50
     network: DeepSpot2CellNetwork = field(init=False, repr=False)
 
-    def predict_cells(self, bags: Bags, *, rows: np.ndarray | None = None) -> np.ndarray:
+    def predict_cells(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression (n, s, genes) of the cells of all spots or of `rows`, NaN where there is none.
 
         The scale is that of spots: a cell is predicted as a spot with this cell only.
@@ -84,25 +84,10 @@ class DeepSpot2Cell(CellModel):
         from .network import unpack_cells
 
         network = self.network
-        parts = self._apply(lambda batch, tiles: unpack_cells(network.cells(batch, tiles), batch), bags, rows)
+        parts = self._apply(lambda batch, tiles: unpack_cells(network.cells(batch, tiles), batch), bags, rows, device)
         return np.concatenate(parts)
 
-    def _check(self, targets: np.ndarray) -> None:
-        super()._check(targets)
+    def check_parameters(self) -> None:
+        """Raise if a parameter is out of range."""
+        super().check_parameters()
         check_count(self.n_ensemble, "n_ensemble")
-
-    def _make(self, bags: Bags, targets: np.ndarray, rows: np.ndarray) -> DeepSpot2CellNetwork:
-        import torch
-
-        from .deepspot2cell_network import DeepSpot2CellNetwork
-
-        return DeepSpot2CellNetwork(
-            bags.dim,
-            torch.from_numpy(Scaler.fit(targets[rows]).mean),
-            width=self.width,
-            n_ensemble=self.n_ensemble,
-            dropout=self.dropout,
-            output_dropout=0.1,
-            scale_of_spots=self._scale_of_spots(bags, rows),
-            scale_of_cells=self._scale_of_cells(bags, rows),
-        )

@@ -14,7 +14,7 @@ import numpy as np
 
 from deepspot.errors import InputError
 
-from .pickle_reader import FORWARD, NETWORK, Node, Refused, describe
+from .pickle_reader import CELLS, FORWARD, NETWORK, Node, Refused, describe
 
 PICKLE = "data.pkl"
 # The pickle of a network takes about 100 KB, that of a scaler of 20,000 genes about 1 MB.
@@ -33,8 +33,12 @@ Layer = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a checkpoint: hyper-parameters, weight and bias of each member of both ensembles, and scaler."""
+    """Content of a checkpoint: hyper-parameters, weight and bias of each member of both ensembles, and scaler.
 
+    `cells` is whether it is a DeepCell, and not a DeepSpot.
+    """
+
+    cells: bool
     settings: dict[str, Any]
     phi: list[Layer]  # in float32
     rho: list[Layer]
@@ -97,7 +101,7 @@ class _Archive:
 
 def _network(archive: _Archive) -> Checkpoint:
     root = describe(archive.read(PICKLE, LARGEST_PICKLE))
-    if not isinstance(root, Node) or root.of != NETWORK:
+    if not isinstance(root, Node) or root.of not in (NETWORK, CELLS):
         kind = root.of if isinstance(root, Node) else type(root).__name__
         raise Refused(
             f"contains a {kind}, not the network, which the authors save as `final_model.pkl`. Pass that file."
@@ -105,20 +109,22 @@ def _network(archive: _Archive) -> Checkpoint:
     try:
         state = _items(root.state)
         settings = _plain(_items(state["_hparams"]))
-        context = settings.get("spot_context")
+        cells = root.of == CELLS
+        context = settings.get("cell_context" if cells else "spot_context")
         match state.get("_forward_fn"):
             case Node(of="builtins.getattr", args=(_, str(forward))) if forward != f"{FORWARD}{context}":
                 raise Refused(
                     f"is inconsistent about the context: {context!r} or {forward[:LONGEST_TEXT]!r}. Get a new copy."
                 )
-        phi, rho = _ensemble(root, "phi_spot", "Phi", PHI, archive), _ensemble(root, "rho", "Rho", RHO, archive)
+        phi = _ensemble(root, "phi_cell" if cells else "phi_spot", "Phi", PHI, archive)
+        rho = _ensemble(root, "rho", "Rho", RHO, archive)
         scaler = state.get("scaler")
         values = {} if scaler is None else _items(scaler.state)
         mean = _array(values["mean_"]) if values.get("with_mean") is True else None
         scale = _array(values["scale_"]) if values.get("with_std") is True else None
     except (AttributeError, KeyError) as error:
         raise Refused(MISSING) from error
-    return Checkpoint(settings, phi, rho, mean, scale)
+    return Checkpoint(cells, settings, phi, rho, mean, scale)
 
 
 def _items(node: Any) -> dict[str, Any]:
@@ -140,12 +146,12 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _ensemble(root: Node, name: str, of: str, layers: list[str], archive: _Archive) -> list[Layer]:
     """Return weight and bias of all members; raise if their layers differ from the published ones."""
-    members = _parts(_parts(root, NETWORK)[name], "torch.nn.modules.container.ModuleList")
+    members = _parts(_parts(root, root.of)[name], "torch.nn.modules.container.ModuleList")
     if len(members) > MOST_MEMBERS:
         raise Refused(f"has an ensemble of {len(members):,}; the published network has 10. Get a new copy.")
     ensemble = []
     for member in members.values():
-        model = _parts(member, f"deepspot.spot.model.{of}")["model"]
+        model = _parts(member, f"{root.of.rpartition('.')[0]}.{of}")["model"]
         parts = list(_parts(model, "torch.nn.modules.container.Sequential").values())
         if [part.of for part in parts] != layers:
             raise Refused(f"differs from the published network: {of} has other layers.")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,8 @@ from .files import GENES, SETTINGS, find_model, read_genes, read_settings
 
 if TYPE_CHECKING:
     from deepspot.encoders import EncoderCard
+    from deepspot.models._cells import DeepCell
     from deepspot.models._deepspot import DeepSpot
-    from deepspot.models._network.config import NetworkConfig
 
 CONTEXTS: dict[Any, tuple[str, ...]] = {
     "spot": ("spot",),
@@ -25,6 +27,7 @@ CONTEXTS: dict[Any, tuple[str, ...]] = {
     "spot_neighbors": ("spot", "neighbors"),
     "spot_subspot_neighbors": ("spot", "subspots", "neighbors"),
 }
+CONTEXTS_OF_CELLS: dict[Any, tuple[str, ...]] = {"cell": ("spot",), "cell_neighbors": ("spot", "neighbors")}
 LOSSES = {"mse": "mse", "cos": "cosine", "mse_cos": "mse_cosine", "pearson": "pearson", "poisson": "poisson"}
 # Names of encoders in the code of the authors, and here.
 ENCODERS = {
@@ -33,6 +36,8 @@ ENCODERS = {
     "inception": "inception_v3",
 }
 VISIUM_UM = 55.0
+# Side of the tile of a cell and radius of its neighbors in pixels, by default in the code of the authors.
+CELL_PX, RADIUS_PX = 20, 45
 PAGE = "https://zenodo.org/records/15322099"
 
 
@@ -45,8 +50,8 @@ def convert_legacy(
     name: str | None = None,
     tissue: str = "",
     license: str | None = None,
-) -> DeepSpot:
-    """Convert a checkpoint published by the authors of DeepSpot (``final_model.pkl``).
+) -> DeepSpot | DeepCell:
+    """Convert a checkpoint of DeepSpot or DeepCell that their authors published (``final_model.pkl``).
 
     The file is a pickle, which can run any code when it is loaded. It is not loaded here: its instructions are parsed,
     and only tensors, plain values and an allowlist of names are accepted. Anything else raises an error that names it.
@@ -57,8 +62,9 @@ def convert_legacy(
         Folder with ``final_model.pkl``, ``top_param_overall.yaml`` and ``info_highly_variable_genes.csv``, or the path
         of ``final_model.pkl`` in such a folder.
     tile_um
-        Side of the spot tile in µm. The checkpoint states it in pixels of unknown size. By default 55 µm are assumed,
-        the diameter of Visium spots, with a warning.
+        Side of the tile in µm. The checkpoint states it in pixels of unknown size. For spots, 55 µm are assumed by
+        default, the diameter of Visium spots, with a warning. For cells it is required, and also gives the size of the
+        pixels, in which the distance of neighbors is stated.
     encoder
         Name of the encoder; by default the one in the YAML file.
     name
@@ -72,15 +78,16 @@ def convert_legacy(
     The model, with the preset ``"published"``: median of the φ, sub-spots summed, neighbors in a box of the spot
     array. Save it with `save`. It contains its genes (those with ``isPredicted``, in the order of the file), scale,
     geometry and the name of its encoder. Reliability, out-of-distribution scores and training slides are not
-    available.
+    available. A DeepCell predicts cells as its spots: pass them as `shapes_key` of :func:`deepspot.tl.predict`. It
+    pools the real neighbors; as published, a cell without any has an image of zeros as its neighbor.
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
     ValueError
-        If the pickle names anything that such a checkpoint does not need, contains a single-cell model or is damaged,
-        or if the three files are inconsistent.
+        If the pickle names anything that such a checkpoint does not need, contains a DeepSpot2Cell or an earlier and
+        deeper version of DeepCell, or is damaged; if the three files are inconsistent, or `tile_um` is missing.
 
     References
     ----------
@@ -95,7 +102,8 @@ def convert_legacy(
     for given, argument in ((encoder, "encoder"), (name, "name"), (tissue, "tissue"), (license, "license")):
         if given is not None:
             check_text(given, argument)
-    tile = VISIUM_UM if tile_um is None else check_positive(tile_um, "tile_um")
+    if tile_um is not None:
+        check_positive(tile_um, "tile_um")
     path = find_model(Path(source).expanduser())
     settings = read_settings(path.with_name(SETTINGS))
     encoder = encoder or settings.get("image_feature_model")
@@ -105,8 +113,13 @@ def convert_legacy(
         )
     genes = read_genes(path.with_name(GENES))
     checkpoint = read_checkpoint(path)
-    network, dim = _network_config(checkpoint, path)
+    context, width, dim = _layers(checkpoint, path)
     _check_agreement(checkpoint, settings, genes, path)
+    if tile_um is None and checkpoint.cells:
+        raise InputError(
+            f"{path} is a DeepCell, which states the side of its tiles in pixels of unknown size "
+            f"(cell_diameter={_pixels(settings, 'cell_diameter', CELL_PX, path)}). Pass `tile_um=`, this side in µm."
+        )
     if tile_um is None:
         diameter = settings.get("spot_diameter", "?")[:20].encode("unicode_escape").decode()
         logger.warning(
@@ -115,10 +128,14 @@ def convert_legacy(
             diameter,
             VISIUM_UM,
         )
+    tile = tile_um or VISIUM_UM
     card = _encoder_card(encoder, dim)
-    model = _make_model(
+    neighbors = _neighbors_of_cells(settings, tile, path) if checkpoint.cells else _neighbor_rule(settings, path)
+    make = _make_deepcell if checkpoint.cells else _make_deepspot
+    model = make(
         checkpoint,
-        network,
+        context,
+        width,
         path,
         name=name or path.resolve().parent.name,
         tissue=tissue,
@@ -126,26 +143,25 @@ def convert_legacy(
         genes=genes,
         dim=dim,
         encoder=card,
-        geometry=Geometry(
-            tile=TileGeometry(tile_um=tile, input_px=card.read_px), neighbors=_neighbor_rule(settings, path)
-        ),
+        geometry=Geometry(tile=TileGeometry(tile_um=tile, input_px=card.read_px), neighbors=neighbors),
     )
     logger.info("Converted %r.", model)
     return model
 
 
-def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **card: Any) -> DeepSpot:
+def _make_deepspot(checkpoint: Checkpoint, context: tuple[str, ...], width: int, path: Path, **card: Any) -> DeepSpot:
     """Build the model. `card` contains the fields of its card that are not in the checkpoint."""
     import torch
-    from pydantic import ValidationError
 
     from deepspot.models._bundle.card import ModelCard, versions
     from deepspot.models._deepspot import DeepSpot
-    from deepspot.models._network.config import changed, look_up
+    from deepspot.models._network.config import NetworkConfig, changed, look_up
     from deepspot.models._network.network import Network
 
-    seed, loss = checkpoint.settings.get("random_seed"), checkpoint.settings.get("loss_func")
+    loss = checkpoint.settings.get("loss_func")
     unlike = "" if loss in LOSSES else ", which deepspot does not have; the loss in this card is a default"
+    inferred = {"context": context, "width": width, "n_phi": len(checkpoint.phi), "n_rho": len(checkpoint.rho)}
+    network = NetworkConfig(**look_up("published").network.model_dump() | inferred)
     member = Network(network, card["dim"], len(card["genes"]))
     member.load_state_dict(
         {
@@ -158,7 +174,7 @@ def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **ca
     tensors = {f"members.0.{name}": value for name, value in member.collapse().state_dict().items()}
     for name, values in zip(("mean", "std"), _scale(checkpoint, len(card["genes"]), path), strict=True):
         tensors[f"scaler.{name}"] = torch.from_numpy(values)
-    try:
+    with _as_input_error(path):
         whole = ModelCard(
             note=f"Converted from {path.name} of the paper's authors, who trained it with the loss {loss}{unlike}.",
             network=network,
@@ -166,26 +182,77 @@ def _make_model(checkpoint: Checkpoint, network: NetworkConfig, path: Path, **ca
                 look_up("published").training, {"loss": LOSSES[loss]} if loss in LOSSES else {}, "training"
             ),
             preset="published",
-            seed=seed if type(seed) is int and 0 <= seed < 2**32 else 0,
+            seed=_seed(checkpoint),
             versions=versions(),
             **card,
         )
+    return DeepSpot.from_tensors(whole, tensors)
+
+
+def _make_deepcell(checkpoint: Checkpoint, context: tuple[str, ...], width: int, path: Path, **card: Any) -> DeepCell:
+    """Build the model. `card` contains the fields of its card that are not in the checkpoint."""
+    import torch
+
+    from deepspot.models._bundle.card import CellModelCard, versions
+    from deepspot.models._cells import DeepCell
+    from deepspot.models._cells.config import CellNetworkConfig
+
+    # ρ is linear on its input, which is never negative, so the mean of all ρ is one layer.
+    layers = {f"phi.{number}": layer for number, layer in enumerate(checkpoint.phi)}
+    layers["rho.0"] = tuple(np.mean(values, axis=0) for values in zip(*checkpoint.rho, strict=True))
+    tensors = {
+        f"network.{name}.{kind}": torch.from_numpy(value)
+        for name, layer in layers.items()
+        for kind, value in zip(("weight", "bias"), layer, strict=True)
+    }
+    for name, values in zip(("mean", "std"), _scale(checkpoint, len(card["genes"]), path), strict=True):
+        tensors[f"network.{name}"] = torch.from_numpy(values)
+    with _as_input_error(path):
+        whole = CellModelCard(
+            note=f"Converted from {path.name} of the paper's authors.",
+            network=CellNetworkConfig(
+                system="deepcell",
+                width=width,
+                n_ensemble=len(checkpoint.phi),
+                dropout=0.0,
+                neighbors="neighbors" in context,
+                aggregation=checkpoint.settings.get("agg_neighbors", "max"),
+                standardized=False,
+            ),
+            preset="deepcell",
+            seed=_seed(checkpoint),
+            versions=versions(),
+            **card,
+        )
+    return DeepCell.from_tensors(whole, tensors)
+
+
+@contextmanager
+def _as_input_error(path: Path) -> Iterator[None]:
+    """Report a card that cannot be made."""
+    from pydantic import ValidationError
+
+    try:
+        yield
     except ValidationError as error:
         wrong = error.errors(include_input=False)[0]
         raise InputError(
             f"{path} and the files in its folder do not form a valid model: {wrong['msg']}. Get a new copy."
         ) from error
-    return DeepSpot.from_tensors(whole, tensors)
 
 
-def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, int]:
-    """Infer the network configuration and the embedding dimension from the tensors, and check their shapes."""
-    from deepspot.models._network.config import NetworkConfig, look_up
+def _seed(checkpoint: Checkpoint) -> int:
+    seed = checkpoint.settings.get("random_seed")
+    return seed if type(seed) is int and 0 <= seed < 2**32 else 0
 
+
+def _layers(checkpoint: Checkpoint, path: Path) -> tuple[tuple[str, ...], int, int]:
+    """Return context, output dimension of φ and length of an embedding, and check the shapes of all layers."""
     settings, phi, rho = checkpoint.settings, checkpoint.phi, checkpoint.rho
-    context = CONTEXTS.get(settings.get("spot_context"), ())
+    known, name = (CONTEXTS_OF_CELLS, "cell_context") if checkpoint.cells else (CONTEXTS, "spot_context")
+    context = known.get(settings.get(name), ())
     if not phi or not rho or not context:
-        raise InputError(f"{path} has no network, or one with an unknown context: {settings.get('spot_context')!r}.")
+        raise InputError(f"{path} has no network, or one with an unknown context: {settings.get(name)!r}.")
     width, dim, n_genes = len(phi[0][0]), phi[0][0].shape[-1], len(rho[0][0])
     for layers, shape in ((phi, (width, dim)), (rho, (n_genes, width * len(context)))):
         if any(weight.shape != shape or bias.shape != shape[:1] for weight, bias in layers):
@@ -194,9 +261,7 @@ def _network_config(checkpoint: Checkpoint, path: Path) -> tuple[NetworkConfig, 
             raise InputError(f"{path} contains weights that are not finite. Get a new copy.")
     if (settings.get("input_size"), settings.get("output_size")) != (dim, n_genes):
         raise InputError(f"{path} is inconsistent about the number of inputs or genes. Get a new copy.")
-    base = look_up("published").network.model_dump()
-    inferred = {"context": context, "width": width, "n_phi": len(phi), "n_rho": len(rho)}
-    return NetworkConfig(**base | inferred), dim
+    return context, width, dim
 
 
 def _check_agreement(checkpoint: Checkpoint, settings: dict[str, str], genes: list[str], path: Path) -> None:
@@ -204,7 +269,7 @@ def _check_agreement(checkpoint: Checkpoint, settings: dict[str, str], genes: li
     n_genes = len(checkpoint.rho[0][1])
     if len(genes) != n_genes:
         raise InputError(f"{path} predicts {n_genes} genes, but {GENES} names {len(genes)}. Get a new copy.")
-    for key in ("input_size", "output_size", "phi2rho_size", "spot_context"):
+    for key in ("input_size", "output_size", "phi2rho_size", "spot_context", "cell_context"):
         if key in settings and settings[key] != str(checkpoint.settings.get(key)):
             raise InputError(
                 f"{path} has {key}={checkpoint.settings.get(key)!r}, but {SETTINGS} has {settings[key]!r}: "
@@ -231,6 +296,20 @@ def _neighbor_rule(settings: dict[str, str], path: Path) -> NeighborRule:
     if len(text) > 2 or not text.isdecimal() or not 0 < int(text) <= 10:
         raise InputError(f"{path.with_name(SETTINGS)} has neighbors={text[:20]!r}; it must be an integer from 1 to 10.")
     return NeighborRule(kind="box", reach=int(text), cap=(2 * int(text) + 1) ** 2 - 1)
+
+
+def _neighbors_of_cells(settings: dict[str, str], tile_um: float, path: Path) -> NeighborRule:
+    """Return the radius of neighbors in µm: as published, `n_neighbors` is a number of cells and a number of pixels."""
+    number = _pixels(settings, "n_neighbors", RADIUS_PX, path)
+    um_per_pixel = tile_um / _pixels(settings, "cell_diameter", CELL_PX, path)
+    return NeighborRule(reach=number * um_per_pixel, cap=max(1, number - 1))
+
+
+def _pixels(settings: dict[str, str], name: str, default: int, path: Path) -> int:
+    text = settings.get(name, str(default))
+    if len(text) > 3 or not text.isdecimal() or int(text) == 0:
+        raise InputError(f"{path.with_name(SETTINGS)} has {name}={text[:20]!r}; it must be an integer from 1 to 999.")
+    return int(text)
 
 
 def _encoder_card(published: str, dim: int) -> EncoderCard:

@@ -16,14 +16,16 @@ from typing import Any
 
 from deepspot.errors import InputError
 
-NETWORK = "deepspot.spot.model.DeepSpot"
+NETWORK, CELLS = "deepspot.spot.model.DeepSpot", "deepspot.cell.model.DeepCell"
+# How DeepCell pools its neighbors: an enumeration, which is called with its value.
+POOLING = "deepspot.cell.model.Operation"
 FORWARD = "_forward_"
 STORAGE = "storage of a tensor"
 # Allowlist of a published checkpoint: classes that it instantiates, functions that it calls, and values.
 CLASSES = {
     NETWORK,
-    "deepspot.spot.model.Phi",
-    "deepspot.spot.model.Rho",
+    CELLS,
+    *(f"deepspot.{kind}.model.{part}" for kind in ("spot", "cell") for part in ("Phi", "Rho")),
     "torch.nn.modules.activation.ReLU",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.container.Sequential",
@@ -41,12 +43,15 @@ FUNCTIONS = {
     "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy.dtype",
+    POOLING,
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor_v2",
     "torch.device",
 }
 LOSSES = ("mse", "cosine", "mse_cosine", "pearson", "mse_pearson", "poisson")
+LOSSES_OF_CELLS = (*LOSSES, "l1", "huber", "l1_cosine", "huber_cosine")
 VALUES = {"numpy.ndarray", *(f"deepspot.spot.loss.loss_{name}_function" for name in LOSSES)}
+VALUES |= {f"deepspot.cell.loss.loss_{name}_function" for name in LOSSES_OF_CELLS}
 VALUES |= {
     f"torch.{name}" for name in ("DoubleStorage", "FloatStorage", "HalfStorage", "float16", "float32", "float64")
 }
@@ -174,8 +179,10 @@ def _called(function: Any, args: Any, callable_names: set[str]) -> Node:
         raise Refused(refusal(f"{function.of}(...)"))
     if function.of == "builtins.getattr":
         match args:
-            case (Node(of=owner), str(attribute)) if owner == NETWORK and attribute.startswith(FORWARD):
-                pass  # the forward function of the network, the only attribute that a checkpoint looks up
+            case (Node(of=owner), str(attribute)) if owner in (NETWORK, CELLS) and attribute.startswith(FORWARD):
+                pass  # the forward function of the network
+            case (Node(of=owner), "MAX" | "MEAN" | "SUM" | "NONE") if owner == POOLING:
+                pass  # Python 3.11 writes a member of an enumeration by its name, others by its value
             case _:
                 # Only text is shown by value, because a structure that contains itself has an endless repr.
                 shown = [repr(arg) if isinstance(arg, str) else type(arg).__name__ for arg in args]
@@ -186,10 +193,10 @@ def _called(function: Any, args: Any, callable_names: set[str]) -> Node:
 def refusal(name: str) -> str:
     """Return the reason why a name is refused."""
     name = name[:80].encode("unicode_escape").decode()  # no control characters
-    if name.startswith(("deepspot.cell.", "deepspot.deepspot2cell.")):
+    if name.startswith("deepspot.deepspot2cell."):
         return (
-            f"is a single-cell checkpoint ({name}) with deeper networks for cells and their neighbors, which deepspot "
-            "does not have. Only spot checkpoints (`deepspot.spot.DeepSpot`) can be converted."
+            f"is a checkpoint of DeepSpot2Cell ({name}). Only those of DeepSpot and DeepCell can be converted. Train "
+            "one with `ds.models.train(slides, preset='deepspot2cell')`."
         )
     if name.startswith("sklearn."):
         return f"scales its genes with {name}. Only a StandardScaler can be converted."

@@ -165,7 +165,7 @@ def changed(config: Config, changes: dict[str, Any] | None, argument: str) -> Co
     if not isinstance(changes, Mapping | None):
         raise InputTypeError(f"`{argument}` must be a dictionary of fields to change, got {changes!r}.")
     try:
-        return type(config)(**{**config.model_dump(), **(changes or {})})
+        return type(config)(**{**config.model_dump(exclude_unset=True), **(changes or {})})
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise InputError(f"`{argument}` does not fit ({wrong}). Fields: {list(type(config).model_fields)}.") from error

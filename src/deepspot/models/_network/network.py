@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ class Network(nn.Module):
         return self.head(self.pool(tiles, batch))
 
     @torch.no_grad()
-    def collapse(self) -> Network:
+    def collapse(self) -> Self:
         """Replace the ρ by one layer with their mean weights, which gives the same predictions, and return the network.
 
         The input of ρ is never negative, so its ReLU has no effect and ρ is linear in evaluation mode.

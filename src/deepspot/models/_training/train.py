@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deepspot._core.keys import checked
+from deepspot._core.keys import checked, key_in
 from deepspot._core.logging import logger
+from deepspot._core.validate import check_seed
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
     from deepspot.encoders import Encoder
+    from deepspot.models._cells.base import CellModel
     from deepspot.models._deepspot import DeepSpot
 
 
@@ -39,7 +41,7 @@ def train(
     device: str | None = None,
     batch_size: int | None = None,
     trainer_kwargs: dict[str, Any] | None = None,
-) -> DeepSpot:
+) -> DeepSpot | CellModel:
     """Train a model on slides with measured genes.
 
     Raw counts are normalized to log1p of counts per 10,000 (of the genes that all slides share, if the panels differ),
@@ -73,10 +75,14 @@ def train(
         Repeat the spots of small clusters until all clusters of a slide have the size of the largest (section 4.1.1).
         ``"leiden"`` clusters expression, ``"aestetik"`` expression and position; both need optional packages.
     preset
-        ``"default"``, ``"paper"`` or ``"published"``; see :class:`deepspot.models.DeepSpot`.
+        ``"default"``, ``"paper"`` or ``"published"``; see :class:`deepspot.models.DeepSpot`. Models of cells:
+        ``"cell_sum"`` (:class:`CellSum`) and ``"deepspot2cell"`` (:class:`DeepSpot2Cell`) learn from spots and see
+        their nuclei as cells, see :func:`deepspot.pp.nuclei`; ``"deepcell"`` (:class:`DeepCell`) learns from measured
+        cells, which are the shapes named by `keys`.
     network, training
         Fields of :class:`NetworkConfig` and :class:`TrainingConfig` that differ from the preset, such as
-        ``{"context": ("spot",)}`` or ``{"loss": "poisson"}``.
+        ``{"context": ("spot",)}`` or ``{"loss": "poisson"}``; of a model of cells its parameters, such as
+        ``{"width": 128}`` and ``{"lr": 0.001}``.
     card
         Text for the model card: `name`, `tissue` and `license`, such as ``{"tissue": "breast cancer"}``.
     seed
@@ -117,33 +123,47 @@ def train(
     """
     from deepspot._core.compute import choose_device
     from deepspot.models._bundle.card import HASHES, TrainingSlide
+    from deepspot.models._cells import CELL_MODELS
     from deepspot.models._deepspot import DeepSpot
-    from deepspot.models._network.config import look_up
+    from deepspot.models._network.config import PRESETS, look_up
 
+    from .cells import fit_with_card, make_cell_model, tiles_of_cells
     from .plan import plan_slides
 
-    text = as_config(CardText, card, "card")
-    model = DeepSpot(preset=preset, network=network, training=training, seed=seed, device=device)
-    if model.training.gate == "off":  # every model for use reports its accuracy
-        model.training = model.training.model_copy(update={"gate": "record"})
+    text, used = as_config(CardText, card, "card"), as_config(SlideKeys, keys, "keys")
+    look = as_config(TileConfig, tiles, "tiles")
+    key_in(preset, [*PRESETS, *CELL_MODELS], "presets")
+    model: DeepSpot | CellModel
+    if preset in CELL_MODELS:
+        if trainer_kwargs is not None:
+            raise InputError(
+                f"`trainer_kwargs` are not for preset {preset!r}, which Lightning does not train. Omit them."
+            )
+        model = make_cell_model(preset, network, training, scale=used.normalize, seed=seed, device=device)
+    else:
+        model = DeepSpot(preset=preset, network=network, training=training, seed=seed, device=device)
+        if model.training.gate == "off":  # every model for use reports its accuracy
+            model.training = model.training.model_copy(update={"gate": "record"})
     choose_device(device)
     if oversample is not None:
         require(oversample)
-    look, used = as_config(TileConfig, tiles, "tiles"), as_config(SlideKeys, keys, "keys")
     if look.tiles_px is not None:
-        raise InputError("`tiles` must not set `tiles_px` in `ds.models.train`: DeepSpot uses embeddings, not pixels.")
+        raise InputError("`tiles` must not set `tiles_px` in `ds.models.train`: its models use embeddings, not pixels.")
     if not look.subspots:
         raise InputError(
             "`tiles` must not set `subspots` to False in `ds.models.train`. For a model without sub-spots pass "
             "`network={'context': ('spot', 'neighbors')}`."
         )
-    uses_subspots = "subspots" in model.network.context
-    look = look.model_copy(
-        update={
-            "array_box": look.array_box or look_up(preset).array_box,
-            "subspots": look.subspots if uses_subspots else False,
-        }
-    )
+    if isinstance(model, DeepSpot):
+        uses_subspots = "subspots" in model.network.context
+        look = look.model_copy(
+            update={
+                "array_box": look.array_box or look_up(preset).array_box,
+                "subspots": look.subspots if uses_subspots else False,
+            }
+        )
+    else:
+        look = tiles_of_cells(model, look)
     plan = plan_slides(slides, patient_key, encoder, used, look)
     patients = [slide.patient for slide in plan.measured]
     check_copies(plan.measured, patients if len(set(patients)) > 1 else [slide.name for slide in plan.measured])
@@ -152,12 +172,16 @@ def train(
 
     # All input is checked; the slow steps follow.
     bags = plan.embed(device=device, batch_size=batch_size)
-    data = training_set(plan.measured, bags, expression, oversample=oversample, seed=model.seed, scale=used.scale)
-    data.fit(model, genes=chosen, trainer_kwargs=trainer_kwargs)
+    random = check_seed(seed)
+    data = training_set(plan.measured, bags, expression, oversample=oversample, seed=random, scale=used.scale)
+    if isinstance(model, DeepSpot):
+        out_of_fold = data.fit(model, genes=chosen, trainer_kwargs=trainer_kwargs).out_of_fold
+    else:
+        out_of_fold = fit_with_card(model, data, chosen)
     reliability = model.card.reliability
-    if reliability is not None and model.out_of_fold is not None:
+    if reliability is not None and out_of_fold is not None:
         spots = [len(bags[slide.name]) for slide in plan.measured]
-        residuals = out_of_fold_residuals(plan.measured, expression, model.out_of_fold, spots, used.scale)
+        residuals = out_of_fold_residuals(plan.measured, expression, out_of_fold, spots, used.scale)
         ceilings = mean_ceiling(plan.measured, chosen, used.scale)
         reliability = reliability.model_copy(update=residuals | {"r_ceiling": ceilings})
     model.card = model.card.model_copy(
@@ -181,6 +205,6 @@ def train(
             ],
         }
     )
-    how = f"for {model.card.epochs} epochs" if model.weight > 0 else "ridge only"
+    how = f"for {model.card.epochs} epochs" if model.card.epochs else "ridge only"
     logger.info("Trained %s: %r.", how, model)
     return model

@@ -46,7 +46,7 @@ def predict_cells(
     """Predict cells from a spot tile around each and its central sub-spot; those in a spot get its mean on counts."""
     view = features.view
     check_size(model, features.n_spots, "cell", copies=2)
-    known = _spots(view)
+    known = spots_of(view)
     if known is not None and replace(features, view=known[0]).by_nuclei:
         check_nuclei(known[0], features.geometry)
     features_key = replace(features, only_central=True).plan().add(device=device, batch_size=batch_size)
@@ -74,7 +74,7 @@ def predict_cells(
     return Prediction(view, expression, features_key, provenance)
 
 
-def _spots(view: SlideView) -> tuple[SlideView, float] | None:
+def spots_of(view: SlideView) -> tuple[SlideView, float] | None:
     """Return the view of the only spots of known diameter in the image, and this diameter in µm, or None."""
     sdata = view.sdata
     known = {

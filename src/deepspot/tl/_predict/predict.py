@@ -10,9 +10,11 @@ from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.errors import InputError, MissingKeyError
+from deepspot.models._cells import CellSum, DeepCell, DeepSpot2Cell
 from deepspot.models._confidence.ood import MANY_OOD
 
 from .cells import cell_shapes, predict_cells
+from .parts import predict_parts
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
 from .table import PLACES, Resolution, predict_spots, prediction_table
@@ -83,7 +85,9 @@ def predict(
             distances of training. A model whose sub-spots are nuclei gets the tile of the cell itself as the only one
             of its spot. For every gene, the cells in a spot are then scaled so that their mean on the scale
             of counts is the prediction of the spot, if the object has one set of spots of known diameter; other cells
-            stay as they are.
+            stay as they are. With :class:`deepspot.models.CellSum` and :class:`deepspot.models.DeepSpot2Cell`, the
+            nuclei in spots are predicted from the bag of their spot, and other nuclei are left out. Those of CellSum
+            are parts: on the scale of counts, they and the background add up to the prediction of the spot.
     grid_um
         Distance between grid points in µm; by default a quarter of the distance between spots.
     image_key, shapes_key
@@ -136,8 +140,11 @@ def predict(
         r is lower on other patients. It is r over spots for every `resolution`.
     ``obs["ood_score"]``, ``obs["ood"]``
         Out-of-distribution score of the spot tile (float32) and whether it is above the threshold of 1 (bool). Do not
-        trust these spots. A sub-spot has the values of its spot. Absent if the model has no training data
-        (:func:`deepspot.models.convert_legacy`).
+        trust these spots. A sub-spot, and a cell of a model whose spots consist of cells, has the values of its spot.
+        Absent if the model has no training data (:func:`deepspot.models.convert_legacy`).
+    ``obs["parent"]``, ``layers["background"]``
+        With a model whose spots consist of cells: index of the spot of a cell, which is the nearest if spots overlap;
+        and with CellSum, in the table of spots, the part of the expression that is outside of the cells.
     `obs`
         Region and instance, which link the rows to the shapes.
     ``obsm["spatial"]``
@@ -236,7 +243,11 @@ def predict(
         elif resolution == "subspot":
             prediction = predict_subspots(features, ready, table_key=key, overwrite=overwrite, **compute)
         elif resolution == "cell":
-            prediction = predict_cells(features, ready, encoder, **compute)
+            prediction = (
+                predict_parts(view, ready, encoder, **compute)
+                if isinstance(ready, CellSum | DeepSpot2Cell)
+                else predict_cells(features, ready, encoder, **compute)
+            )
         else:
             prediction = predict_grid(features, ready, grid_um, table_key=key, overwrite=overwrite, **compute)
         table = prediction_table(ready, prediction, unclipped=unclipped, half_width=half_width)
@@ -269,6 +280,11 @@ def _check_finer(
             "`resolution='spot'`."
         )
     card, grid = model.card, model.geometry.tile.grid
+    if isinstance(model, DeepCell):
+        raise InputError(
+            f"Model {card.name!r} was trained on cells, so it predicts cells as its spots: pass "
+            "`resolution='spot'` and the cells as `shapes_key`."
+        )
     nuclei = "subspots" in model.context and model.geometry.tile.subspots == "nuclei"
     if resolution != "cell" and nuclei:
         raise InputError(

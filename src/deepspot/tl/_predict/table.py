@@ -18,6 +18,7 @@ from deepspot._sdata.tables import match_rows
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
+from deepspot.models._cells import CellSum
 from deepspot.models._model import clip_expression, is_log, warn_of_impossible
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Prediction:
     """Predicted expression of the spots, sub-spots, grid points or cells of a view.
 
     `expression` is (m, genes) log-expression in float32, which can be negative for spots; `provenance` are entries of
-    ``uns["deepspot"]``; `parents` (m,) are rows of the feature table, None if the places are the rows.
+    ``uns["deepspot"]``; `parents` (m,) are rows of the feature table, None if the places are the rows; `rows` (m,) are
+    the predicted places of the view, None for all; `layers` and `obs` are added to the table.
     """
 
     view: SlideView
@@ -47,6 +49,9 @@ class Prediction:
     features_key: str
     provenance: dict[str, Any] = field(default_factory=dict)
     parents: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    layers: dict[str, np.ndarray] = field(default_factory=dict)
+    obs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def predict_spots(
@@ -58,12 +63,13 @@ def predict_spots(
     batch_size: int | None = None,
 ) -> Prediction:
     """Predict spots; the limit of memory is checked for `copies` matrices."""
-    view = features.view
-    check_size(model, features.n_spots, "spot", copies)
+    view, adds_up = features.view, isinstance(model, CellSum)
+    check_size(model, features.n_spots, "spot", copies + adds_up)
     key = features.plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, key, view.shapes_key, model.geometry.neighbors)
     provenance = {"resolution": "spot", LEARNED: model.card.learned_from(features.image_hash)}
-    return Prediction(view, predict_in_blocks(model, bags, device=device), key, provenance)
+    layers = {"background": predict_background(model, bags, device=device)} if isinstance(model, CellSum) else {}
+    return Prediction(view, predict_in_blocks(model, bags, device=device), key, provenance, layers=layers)
 
 
 def check_size(model: Model, n: int, resolution: Resolution, copies: int = 1) -> None:
@@ -86,6 +92,14 @@ def predict_in_blocks(model: Model, bags: Bags, *, device: str | None, block_siz
     return expression
 
 
+def predict_background(model: CellSum, bags: Bags, *, device: str | None) -> np.ndarray:
+    """Predict the log-expression (n, genes) of spots outside of their cells."""
+    background = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
+    for rows, block in in_blocks(bags, BLOCK_SIZE):
+        background[rows] = np.log1p(model.predict_cells(block, device=device, rows=np.arange(len(rows)))[1])
+    return background
+
+
 def in_blocks(bags: Bags, block_size: int) -> Iterator[tuple[np.ndarray, Bags]]:
     """Yield the rows (b,) of each block, and bags with these b spots first and their neighbors after them."""
     if len(bags) <= block_size:
@@ -103,13 +117,13 @@ def prediction_table(
 ) -> AnnData:
     """Build the table of a prediction, see :func:`deepspot.tl.predict`; `half_width` (genes,) is that of intervals."""
     view, expression = prediction.view, prediction.expression
-    layers = {"unclipped": expression} if unclipped else {}
+    layers = prediction.layers | ({"unclipped": expression} if unclipped else {})
     if half_width is not None:
         layers |= {
             "lower": clip_expression(model, expression - half_width)[0],
             "upper": clip_expression(model, expression + half_width)[0],
         }
-    X, above = clip_expression(model, expression, out=None if layers else expression)
+    X, above = clip_expression(model, expression, out=None if unclipped else expression)
     warn_of_impossible(above, X.size)
     score = model.ood_score(np.asarray(view.sdata.tables[prediction.features_key].X))
     return bare_table(
@@ -117,6 +131,8 @@ def prediction_table(
         model,
         score if prediction.parents is None else score[prediction.parents],
         provenance={"features": prediction.features_key} | prediction.provenance,
+        order=prediction.rows,
+        more_obs=prediction.obs,
         X=X,
         layers=layers,
     )
@@ -129,11 +145,13 @@ def bare_table(
     *,
     provenance: dict[str, Any],
     order: np.ndarray | None = None,
+    more_obs: dict[str, np.ndarray] | None = None,
     **matrices: Any,
 ) -> AnnData:
     """Build the table of a prediction without its matrices, which are passed as `X` and `layers`.
 
-    The rows are the spots of the view, by default in its order; `score` (n,) is their OOD score.
+    The rows are places of the view, by default all in its order; `score` (m,) is their OOD score, and `more_obs` are
+    further columns.
     """
     order = np.arange(len(view.index)) if order is None else order
     index, card = view.index[order], model.card
@@ -141,6 +159,7 @@ def bare_table(
     obs = pd.DataFrame(index=index.astype(str))
     if model.ood.known:
         obs = obs.assign(ood_score=score.astype(np.float32), ood=score > 1)
+    obs = obs.assign(**(more_obs or {}))
     reliability = card.reliability
     uns = {
         "kind": PREDICTION,

@@ -1,0 +1,81 @@
+"""Prediction of the cells of spots, by models whose spots consist of cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepspot._core.keys import LEARNED, PARENT
+from deepspot._core.logging import logger
+from deepspot._features.feature_table import bags_of
+from deepspot._features.nuclei import check_nuclei
+from deepspot.errors import InputError
+from deepspot.models._cells import CellSum
+
+from .cells import spots_of
+from .table import BLOCK_SIZE, Prediction, check_size, in_blocks
+
+if TYPE_CHECKING:
+    from deepspot._features.nuclei import NucleiOfSpots
+    from deepspot._sdata.view import SlideView
+    from deepspot.encoders import Encoder
+    from deepspot.models import DeepSpot2Cell
+
+
+def predict_parts(
+    view: SlideView,
+    model: CellSum | DeepSpot2Cell,
+    encoder: str | Encoder | None,
+    *,
+    device: str | None,
+    batch_size: int | None,
+) -> Prediction:
+    """Predict the cells of a view that are in spots, from the bags of their spots."""
+    known, tile = spots_of(view), model.geometry.tile
+    if known is None:
+        raise InputError(
+            f"Model {model.card.name!r} predicts the cells of spots, but the object has no single set of spots of "
+            "known diameter. Add spots with `ds.pp.spots`, or keep one set of them."
+        )
+    spots = known[0]
+    nuclei_key = check_nuclei(spots, tile)
+    if nuclei_key != view.shapes_key:
+        raise InputError(
+            f"The cells of model {model.card.name!r} are the nuclei {nuclei_key!r}, not {view.shapes_key!r}. Pass "
+            f"`shapes_key={nuclei_key!r}`."
+        )
+    features = model.features_of(spots, encoder)
+    nuclei = features.nuclei
+    check_size(model, len(nuclei.rows), "cell", copies=2)
+    key = features.plan().add(device=device, batch_size=batch_size)
+    bags = bags_of(spots.sdata, key, spots.shapes_key, model.geometry.neighbors)
+    expression = np.empty((len(nuclei.rows), len(model.card.genes)), dtype=np.float32)
+    for rows, block in in_blocks(bags, BLOCK_SIZE):
+        predicted = model.predict_cells(block, device=device, rows=np.arange(len(rows)))
+        cells = np.log1p(predicted[0]) if isinstance(predicted, tuple) else predicted
+        expression[nuclei.of(rows)] = cells[nuclei.present[rows]]
+    kept, parents = _nearest(nuclei, spots.centers)
+    logger.info(
+        "%s of %s cells are in spots of %r and are predicted; the others are left out.",
+        *(f"{len(kept):,}", f"{len(view.centers):,}", spots.shapes_key),
+    )
+    provenance = {"resolution": "cell", LEARNED: model.card.learned_from(features.image_hash)}
+    return Prediction(
+        view,
+        expression[kept],
+        key,
+        provenance,
+        parents,
+        rows=nuclei.rows[kept],
+        obs={PARENT: spots.index[parents].to_numpy()},
+    )
+
+
+def _nearest(nuclei: NucleiOfSpots, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each nucleus once, in the order of the shapes: its position in `nuclei.rows`, and its nearest spot."""
+    owner = np.repeat(np.arange(len(nuclei.number)), nuclei.number)
+    distance = np.linalg.norm(nuclei.centers - spots[owner], axis=1)
+    order = np.lexsort((distance, nuclei.rows))
+    first = np.unique(nuclei.rows[order], return_index=True)[1]
+    return order[first], owner[order[first]]
