@@ -19,19 +19,18 @@ import pandas as pd
 from systems import RESULTS, machine
 
 import deepspot as ds
-from deepspot._core.keys import PREDICTION, SCALE, UNS
-from deepspot._features.feature_table import bags_of
-from deepspot._sdata.write import make_table
-from deepspot._spatial.geometry import NeighborRule
-from deepspot._spatial.neighbors import RINGS
-from deepspot.models._training.slides import measure
-from deepspot.models._training.targets import TrainingSet, targets, training_set
+from deepspot._core.keys import UNS
 
-SEED, GENES, DIAMETER_UM, NUCLEUS_UM = 0, 60, 55.0, 55 / 3
+SEED, GENES, DIAMETER_UM = 0, 60, 55.0
 TOY = {"n_patients": 3, "n_rows": 10, "n_cols": 12, "n_genes": GENES, "mpp": 0.5, "cells": True, "seed": SEED}
 QUICK = {"max_epochs": 20}
-SMALL = {"width": 128, "n_ensemble": 4, "spots_per_step": 32, "lr": 1e-3, "max_epochs": 20}
-RULE = NeighborRule(reach=RINGS * 100)
+SYSTEMS = {
+    "cell_sum": {},
+    "deepspot2cell": {
+        "network": {"width": 128, "n_ensemble": 4},
+        "training": {"spots_per_step": 32, "lr": 1e-3, "max_epochs": 20},
+    },
+}
 MEANS = ["within_r", "within_r_low", "within_r_high", "within_p", "within_r_interpolated", "within_r_depth"]
 MEANS += ["within_of_ceiling", "places_r", "places_r_spot", "places_r_interpolated"]
 
@@ -69,14 +68,12 @@ def main() -> None:
 
 
 def prepared(sdata: Any) -> Any:
-    """Keep the cells in spots, pool their counts into the spots, and embed spots and nuclei."""
+    """Keep the cells in spots, and pool their counts into the spots."""
     ds.pp.pool(sdata, shapes_key="cells", into_key="spots", link_key="spot")
     inside = sdata["table_cells"].obs["spot"].notna().to_numpy()
     sdata.tables["table_cells"] = sdata["table_cells"][inside].copy()
     sdata.shapes["cells"] = sdata["cells"][inside]
     del sdata.tables["table"]
-    ds.pp.embed(sdata, shapes_key="spots")
-    ds.pp.embed(sdata, shapes_key="cells", tile_um=NUCLEUS_UM, subspots=False, key_added="nuclei")
     return sdata
 
 
@@ -95,63 +92,23 @@ def left_out(name: str, slides: dict[str, Any]) -> list[dict[str, Any]]:
         options = {"shapes_key": "cells" if resolution == "cell" else "spots", "key_added": key}
         ds.tl.predict(slide, model, resolution=resolution, overwrite=True, **options)
         found.append(evaluated(slide, key, f'DeepSpot, resolution="{resolution}"'))
-    data = set_of(training, genes)
-    for system in (ds.models.CellSum(seed=SEED), ds.models.DeepSpot2Cell(**SMALL, seed=SEED)):
-        data.fit(system)
-        kind = type(system).__name__
-        found.append(evaluated(slide, add(slide, of_cells(system, slide), kind), kind))
-    found.append(evaluated(slide, add(slide, slide["table_cells"].layers["expected"], "expected"), "*expected*"))
+    for preset, options in SYSTEMS.items():
+        of_cells = keys | {"nuclei_key": "cells"}
+        model = ds.models.train(
+            training, patient_key="patient", genes=genes, keys=of_cells, preset=preset, seed=SEED, **options
+        )
+        ds.tl.predict(slide, model, resolution="cell", shapes_key="cells", key_added=preset)
+        found.append(evaluated(slide, preset, type(model).__name__))
+    found.append(evaluated(slide, add_expected(slide), "*expected*"))
     return found
 
 
-def bag(slide: Any) -> ds.models.Bags:
-    """Return the bags of the spots, with their nuclei as sub-spots."""
-    spots, nuclei, cells = bags_of(slide, "lite0_stats_spots", "spots", RULE), slide["nuclei"], slide["table_cells"]
-    parent = slide["spots"].index.get_indexer(cells.obs["spot"].astype(slide["spots"].index.dtype))
-    place = number_within(parent)
-    subspots = np.zeros((len(spots), place.max() + 1, spots.dim), dtype=np.float16)
-    present = np.zeros(subspots.shape[:2], dtype=bool)
-    subspots[parent, place], present[parent, place] = nuclei.X, True
-    return ds.models.Bags(spots.spot, subspots, spots.neighbors, spots.position, present=present)
-
-
-def number_within(parent: np.ndarray) -> np.ndarray:
-    """Return the number of each cell (n,) within its spot."""
-    return pd.Series(parent).groupby(parent).cumcount().to_numpy()
-
-
-def set_of(slides: dict[str, Any], genes: list[str]) -> TrainingSet:
-    """Return the slides as a training set."""
-    known = [measure(name, sdata, "spots", "spots_counts", patient=name, layer=None) for name, sdata in slides.items()]
-    return training_set(known, {name: bag(sdata) for name, sdata in slides.items()}, targets(known, genes)[0])
-
-
-def of_cells(system: Any, slide: Any) -> np.ndarray:
-    """Return the log-expression of each cell that a model of cells predicts."""
-    found = system.predict_cells(bag(slide))
-    if isinstance(found, tuple):  # rates that add up to the spot: per 10,000 of the cell itself, for comparison
-        rates = found[0]
-        found = np.log1p(1e4 * rates / np.nansum(rates, axis=-1, keepdims=True))
-    cells = slide["table_cells"]
-    parent = slide["spots"].index.get_indexer(cells.obs["spot"].astype(slide["spots"].index.dtype))
-    return np.asarray(found[parent, number_within(parent)])
-
-
-def add(slide: Any, X: np.ndarray, key: str) -> str:
-    """Add a table of predicted cells."""
-    known = slide["nuclei"]
-    made = {"kind": PREDICTION, "scale": SCALE, "image_key": known.uns[UNS]["image_key"], "resolution": "cell"}
-    slide.tables[key] = make_table(
-        np.asarray(X, dtype=np.float32),
-        region="cells",
-        instances=slide["cells"].index,
-        region_key="region",
-        instance_key="cell",
-        var=slide["table_cells"].var[[]].copy(),
-        obsm={"spatial": known.obsm["spatial"]},
-        uns={UNS: made},
-    )
-    return key
+def add_expected(slide: Any) -> str:
+    """Add a table with the expression that the counts of the cells were drawn from."""
+    known = slide["fine"].copy()
+    known.X = np.asarray(slide["table_cells"][:, known.var_names].layers["expected"], dtype=np.float32)
+    slide.tables["expected"] = known
+    return "expected"
 
 
 def evaluated(slide: Any, key: str, name: str) -> dict[str, Any]:

@@ -62,10 +62,21 @@ def test_cells_and_background_add_up_to_their_spot(slide, model, cheap_encoder):
     if model.system == "deepspot2cell":  # its cells do not add up
         assert "background" not in spots.layers
         return
-    cells = pd.DataFrame(np.expm1(table.X.astype(float))).groupby(table.obs["parent"].to_numpy()).sum()
+    cells = pd.DataFrame(np.expm1(table.X.astype(float))).groupby(table.obs["parent"].to_numpy()).mean()
     total = cells.reindex(spots.obs["spot_id"], fill_value=0) + np.expm1(spots.layers["background"].astype(float))
     np.testing.assert_allclose(total, np.expm1(spots.X.astype(float)), rtol=2e-6)
     assert (spots.layers["background"] < spots.X).any()
+
+
+def test_counts_of_cells_add_up_to_the_counts_of_their_spot(slides, slide, mean_color):
+    keys = SPOTS | {"normalize": "log1p_counts"}
+    model = ds.models.train(deepcopy(slides["P2_S1"]), preset="cell_sum", keys=keys, encoder=mean_color(), **OPTIONS)
+    table = predict(slide, model, mean_color())
+    ds.tl.predict(slide, model, shapes_key="spots", encoder=mean_color())
+    spots = slide["deepspot_spots"]
+    cells = pd.DataFrame(np.expm1(table.X.astype(float))).groupby(table.obs["parent"].to_numpy()).sum()
+    total = cells.reindex(spots.obs["spot_id"], fill_value=0) + np.expm1(spots.layers["background"].astype(float))
+    np.testing.assert_allclose(total, np.expm1(spots.X.astype(float)), rtol=2e-6)
 
 
 def test_a_cell_in_two_spots_is_predicted_once(slide, model, cheap_encoder):

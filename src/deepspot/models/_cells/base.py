@@ -11,6 +11,7 @@ import numpy as np
 from deepspot._core.hashing import digest
 from deepspot._core.validate import check_count, check_positive
 from deepspot._features.bags import Bags
+from deepspot._stats.normalize import SCALES
 from deepspot.errors import InputError
 from deepspot.models._baselines.base import Baseline, seeded
 from deepspot.models._bundled import BundledModel
@@ -162,6 +163,7 @@ class CellModel(Baseline, BundledModel):
 
         of_class = {each.name for each in fields(cls)}
         known = card.network.model_dump() | card.training | {"seed": card.seed}
+        known |= {"scale": name for name, scale in SCALES.items() if scale.text == card.scale}
         model = cls(**{name: value for name, value in known.items() if name in of_class}, device=device)
         state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
         model.network = with_state(card.network, card.dim, len(card.genes), state)

@@ -10,6 +10,7 @@ from deepspot._core.keys import LEARNED, PARENT
 from deepspot._core.logging import logger
 from deepspot._features.feature_table import bags_of
 from deepspot._features.nuclei import check_nuclei
+from deepspot._stats.normalize import known_scale
 from deepspot.errors import InputError
 from deepspot.models._cells import CellSum
 
@@ -53,8 +54,13 @@ def predict_parts(
     expression = np.empty((len(nuclei.rows), len(model.card.genes)), dtype=np.float32)
     for rows, block in in_blocks(bags, BLOCK_SIZE):
         predicted = model.predict_cells(block, device=device, rows=np.arange(len(rows)))
-        cells = np.log1p(predicted[0]) if isinstance(predicted, tuple) else predicted
-        expression[nuclei.of(rows)] = cells[nuclei.present[rows]]
+        if isinstance(predicted, tuple):
+            # A part of the spot is small where there are many cells. Times their number it is the expression of a spot
+            # of such cells, if that does not grow with the number.
+            scale = known_scale(model.card.scale)
+            number = nuclei.number[rows] if scale is not None and scale.total is not None else np.ones(len(rows))
+            predicted = np.log1p(predicted[0] * number[:, None, None])
+        expression[nuclei.of(rows)] = predicted[nuclei.present[rows]]
     kept, parents = _nearest(nuclei, spots.centers)
     logger.info(
         "%s of %s cells are in spots of %r and are predicted; the others are left out.",

@@ -86,8 +86,9 @@ def predict(
             of its spot. For every gene, the cells in a spot are then scaled so that their mean on the scale
             of counts is the prediction of the spot, if the object has one set of spots of known diameter; other cells
             stay as they are. With :class:`deepspot.models.CellSum` and :class:`deepspot.models.DeepSpot2Cell`, the
-            nuclei in spots are predicted from the bag of their spot, and other nuclei are left out. Those of CellSum
-            are parts: on the scale of counts, they and the background add up to the prediction of the spot.
+            nuclei in spots are predicted from the bag of their spot, and other nuclei are left out. On the scale of
+            counts, the mean of the cells of CellSum and the background add up to the prediction of the spot; with
+            ``normalize="log1p_counts"`` the sum of the cells and the background do.
     grid_um
         Distance between grid points in µm; by default a quarter of the distance between spots.
     image_key, shapes_key
