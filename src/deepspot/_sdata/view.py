@@ -20,6 +20,7 @@ from deepspot._spatial.transforms import (
     n_inside,
     place_spots,
     place_without_image,
+    polygons_px,
     share_coordinate_system,
     um_per_unit,
 )
@@ -121,6 +122,16 @@ class SlideView:
     def diameter_um(self) -> float | None:
         """Diameter of the tissue that a spot measures in µm, if known."""
         return known_diameter(self.sdata, self.shapes_key)
+
+    @property
+    def width_um(self) -> float | None:
+        """Width of a spot in µm: its diameter, or for polygons the side of a square of their median area, if known."""
+        if self.diameter_um is not None or "radius" in self.sdata.shapes[self.shapes_key] or self.image_key == NO_IMAGE:
+            return self.diameter_um
+        import shapely
+
+        area = shapely.area(polygons_px(self.sdata, self.image_key, self.shapes_key, self.coordinate_system))
+        return float(np.sqrt(np.median(area))) * self.mpp
 
     @property
     def link_keys(self) -> tuple[str, str]:

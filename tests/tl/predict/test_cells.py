@@ -142,3 +142,15 @@ def test_nuclei_of_the_image_are_not_taken_for_spots(slide, model, cheap_encoder
     with pytest.raises(KeyError, match=r"The slide has no spots.*ds\.pp\.spots.*only nuclei"):
         ds.tl.predict(slide, model, encoder=cheap_encoder)
     ds.tl.predict(slide, model, encoder=cheap_encoder, shapes_key="P1_S1_image_nuclei")
+
+
+def test_shapes_of_another_size_than_the_tiles_are_mentioned(slide, model, cheap_encoder, log):
+    ds.tl.predict(slide, model, shapes_key="spots", encoder=cheap_encoder)
+    assert not any("µm wide" in line for line in log)
+    ds.tl.predict(slide, model, shapes_key="cells", encoder=cheap_encoder)
+    width = np.sqrt(np.median(slide["cells"].area))  # 1 µm per pixel
+    assert any(f"'cells' are {width:.3g} µm wide, and the tiles of model" in line for line in log)
+    assert any("tissue in the tile around the center" in line for line in log)
+    slide.shapes["regions"] = slide["cells"].iloc[:4].assign(geometry=slide["cells"].iloc[:4].buffer(150))
+    ds.tl.predict(slide, model, shapes_key="regions", encoder=cheap_encoder)
+    assert any("'regions' are" in line and "that of the middle of a shape" in line for line in log)

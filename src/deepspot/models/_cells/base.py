@@ -163,7 +163,8 @@ class CellModel(Baseline, BundledModel):
 
         of_class = {each.name for each in fields(cls)}
         known = card.network.model_dump() | card.training | {"seed": card.seed}
-        known |= {"scale": name for name, scale in SCALES.items() if scale.text == card.scale}
+        scale = next((name for name, each in SCALES.items() if each.text == card.scale), None)
+        known |= {} if scale is None else {"scale": scale}
         model = cls(**{name: value for name, value in known.items() if name in of_class}, device=device)
         state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
         model.network = with_state(card.network, card.dim, len(card.genes), state)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,6 +19,9 @@ from .parts import predict_parts
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
 from .table import PLACES, Resolution, predict_spots, prediction_table
+
+# Ratio of the width of shapes and tiles from which on they are different things.
+UNLIKE = 2.5
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -225,6 +229,8 @@ def predict(
             f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots: sub-spots and "
             "grid points are predicted together with their spots. Pass the spots as `shapes_key`, and a `resolution`."
         )
+    if resolution == "spot":
+        _say_size(view, ready)
     names = {"subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
     key = key_added or prediction_name(names.get(resolution, view.shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
@@ -302,6 +308,16 @@ def _check_finer(
             f"Model {card.name!r} has {grid} × {grid} sub-spots, so there is no central one. Pass "
             "`resolution='subspot'`."
         )
+
+
+def _say_size(view: SlideView, model: Model) -> None:
+    """Log that shapes are much smaller or larger than the tiles of the model, which are what it predicts."""
+    width, tile = view.width_um, model.geometry.tile.tile_um
+    if width is None or tile / UNLIKE <= width <= tile * UNLIKE:
+        return
+    text = "The shapes %r are %.3g µm wide, and the tiles of model %r %g µm: a prediction is that of the "
+    text += "middle of a shape." if width > tile else "tissue in the tile around the center of a shape."
+    logger.log(logging.WARNING if width > tile else logging.INFO, text, view.shapes_key, width, model.card.name, tile)
 
 
 def _check_out(out: str | Path | None, rounded: bool, resolution: Resolution, *, layers: bool) -> None:
