@@ -154,8 +154,8 @@ def predict(
         the model has this image: ``"yes"``, ``"no"`` or ``"unknown"``.
 
     With `out`, no feature table is added, embeddings are in half precision, rows are ordered so that nearby spots, and
-    the cells of a spot, follow each other, and `X` is a dask array on disk. :func:`deepspot.io.predicted` opens the store again, or reads
-    some genes or a region of it into memory.
+    the cells of a spot, follow each other, and `X` is a dask array on disk. :func:`deepspot.io.predicted` opens the
+    store again, or reads some genes or a region of it into memory.
 
     With a finer `resolution`, shapes ``<shapes>_subspots`` or ``<shapes>_grid`` are added as well, if they do not
     exist: circles with the diameter of a sub-spot, in the coordinate systems of the spots, with the columns `parent`

@@ -86,8 +86,8 @@ def stream(
 ) -> AnnData:
     """Embed and predict the spots of a slide, write spots and table to a SpatialData store, and return the table.
 
-    Cells take the place of spots, and are scaled to their `parents`. The store has the name `out` only when it is complete. `X` of the table is on disk, in float32, with the significant
-    bits of float16 if `rounded`.
+    Cells are scaled to their `parents`. The store has the name `out` only when it is complete. `X` of the table is on
+    disk, in float32, with the significant bits of float16 if `rounded`.
     """
     from spatialdata import SpatialData
 
