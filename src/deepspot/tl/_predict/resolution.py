@@ -119,8 +119,8 @@ def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_si
 def conserve(children: np.ndarray, parents: np.ndarray, groups: np.ndarray) -> None:
     """Scale the expression of parts of spots in place, so that their mean on counts is that of their spot.
 
-    `children` (n, genes) and `parents` (m, genes), which may be on disk, are log1p of expression; negative values count
-    as 0. `groups` (n,) is the number of the spot of each part, or -1 for a part of no spot, which stays as it is. If all
+    `children` (n, genes) and `parents` (m, genes; can be on disk) are log1p of expression; negative values count as 0.
+    `groups` (n,) is the number of the spot of each part, or -1 for a part of no spot, which stays as it is. If all
     parts of a spot are 0, each gets the value of the spot.
     """
     order = np.argsort(groups, kind="stable")
