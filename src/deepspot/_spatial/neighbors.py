@@ -75,8 +75,8 @@ class NeighborFinder:
         own = nearest[..., 0] == rows[:, None]  # on a coarser array, a spot may be the nearest one itself
         distance, nearest = (np.where(own, found[..., 1], found[..., 0]) for found in (distance, nearest))
         source, column = np.nonzero(np.isfinite(distance))
-        pairs = np.unique(np.column_stack([source, nearest[source, column]]), axis=0)
-        return csr_matrix((np.ones(len(pairs), dtype=bool), tuple(pairs.T)), shape=(len(rows), len(self.centers)))
+        target = nearest[source, column]  # a spot that is the nearest to two positions is one neighbor
+        return csr_matrix((np.ones(len(source), dtype=bool), (source, target)), shape=(len(rows), len(self.centers)))
 
 
 def _offsets(centers_um: np.ndarray, rule: NeighborRule) -> tuple[np.ndarray | None, float]:

@@ -3,6 +3,7 @@ import pytest
 from spatialdata import deepcopy
 
 import deepspot as ds
+from deepspot._sdata.tables import match_rows
 from deepspot._spatial.neighbors import nearest_within
 from deepspot.tl._predict.resolution import conserve
 
@@ -81,12 +82,10 @@ def test_cells_can_be_spots_of_their_own(slide, model, cheap_encoder):
     assert np.abs(slide["whole"].X - fine).max() > 0.01
 
 
-def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
+def test_what_cannot_be_predicted(slide, model, cheap_encoder):
     before = sorted(slide.tables)
     with pytest.raises(ValueError, match="calibrated on spots only"):
         predict(slide, model, cheap_encoder, intervals=True)
-    with pytest.raises(ValueError, match="streamed"):
-        predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr")
     with pytest.raises(KeyError, match="nuclei"):
         predict(slide, model, cheap_encoder, shapes_key="nuclei")
     del slide.tables["table_cells"]
@@ -94,6 +93,60 @@ def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
     with pytest.raises(KeyError, match=r"polygons in sdata\.shapes"):
         predict(slide, model, cheap_encoder)
     assert sorted(slide.tables) == sorted(set(before) - {"table_cells"})
+
+
+@pytest.fixture
+def exact(monkeypatch, tmp_path):
+    """Blocks of 7 cells or spots, which are fewer than the cells of a spot, and embeddings in full precision."""
+    from deepspot._features import cache
+    from deepspot.tl._predict import stream
+
+    monkeypatch.setattr(stream, "ROWS", 7)
+    monkeypatch.setattr(cache, "_rounded", lambda embeddings: embeddings)
+    monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("spots", ["new", "predicted", "none"])
+def test_streamed_cells_are_those_in_memory(slide, model, cheap_encoder, tmp_path, exact, spots):
+    if spots == "predicted":
+        ds.tl.predict(slide, model, encoder=cheap_encoder)
+    if spots == "none":
+        del slide.tables["table"], slide.shapes["spots"]
+    memory = predict(slide, model, cheap_encoder)
+    features, before = slide["mean_color_cells"], sorted(slide.tables)
+    disk = predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr", overwrite=True)
+    assert disk.X.chunks[0][:-1] == (7,) * (len(slide["cells"]) // 7)
+    rows, cells = match_rows(disk, slide, "cells")
+    np.testing.assert_array_equal(cells, np.arange(len(slide["cells"])))
+    np.testing.assert_allclose(np.asarray(disk.X)[rows], memory.X, rtol=1e-5, atol=5e-6)
+    np.testing.assert_allclose(disk.obs["ood_score"].to_numpy()[rows], memory.obs["ood_score"], rtol=1e-5)
+    assert dict(disk.uns["deepspot"]) | {"features": "mean_color_cells"} == dict(memory.uns["deepspot"])
+    assert sorted(slide.tables) == before
+    assert slide["mean_color_cells"] is features
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "out.zarr"]
+
+
+def test_streamed_cells_in_a_spot_have_its_mean_on_counts(slide, model, cheap_encoder, tmp_path, monkeypatch):
+    """Of the prediction of spots that is streamed, too: embeddings on disk have half precision."""
+    monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+    disk = predict(slide, model, cheap_encoder, out=tmp_path / "cells.zarr")
+    ds.tl.predict(slide, model, encoder=cheap_encoder, out=tmp_path / "spots.zarr")
+    whole = slide["deepspot_spots"]
+    counts, spot = np.expm1(np.asarray(disk.X, float)), parents(slide)[match_rows(disk, slide, "cells")[0].argsort()]
+    expected = np.expm1(np.asarray(whole.X, float))[match_rows(whole, slide, "spots")[0]]
+    for number in np.unique(spot[spot >= 0]):
+        np.testing.assert_allclose(counts[spot == number].mean(axis=0), expected[number], rtol=1e-5, atol=1e-5)
+        at = np.flatnonzero(spot == number)
+        assert np.ptp(at) == len(at) - 1  # they follow each other
+
+
+def test_spots_that_cannot_be_predicted_leave_nothing(slide, model, cheap_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    monkeypatch.setattr(cheap_encoder, "encode", lambda tiles: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr")
+    assert not list(tmp_path.iterdir())
+    assert "deepspot_cells" not in slide.tables
 
 
 def test_resolution_of_cells_can_be_evaluated(slide, model, cheap_encoder):

@@ -109,6 +109,8 @@ def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
         predict(slide, model, cheap_encoder, shapes_key="others")
     with pytest.raises(ValueError, match="calibrated on spots only"):
         predict(slide, model, cheap_encoder, shapes_key="cells", intervals=True)
+    with pytest.raises(ValueError, match="in memory only"):
+        predict(slide, model, cheap_encoder, shapes_key="cells", out=tmp_path / "cells.zarr")
     for resolution in ("subspot", "grid"):
         with pytest.raises(ValueError, match=r"sub-spots of model .* are nuclei"):
             ds.tl.predict(slide, model, resolution=resolution, shapes_key="spots", encoder=cheap_encoder)

@@ -149,8 +149,8 @@ def test_the_limit_of_memory_does_not_apply(streamed, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"resolution": "grid"}, {"resolution": "subspot"}, {"unclipped": True}])
-def test_only_x_of_spots_is_streamed(streamed, options, tmp_path):
-    with pytest.raises(ValueError, match="Only `X` of spots is streamed"):
+def test_only_x_of_spots_and_cells_is_streamed(streamed, options, tmp_path):
+    with pytest.raises(ValueError, match="Only `X` of spots and cells is streamed"):
         streamed(**options)
     assert not list(tmp_path.iterdir())
 

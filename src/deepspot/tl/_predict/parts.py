@@ -14,7 +14,7 @@ from deepspot._stats.normalize import known_scale
 from deepspot.errors import InputError
 from deepspot.models._cells import CellSum
 
-from .cells import spots_of
+from .cells import only_spots
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def predict_parts(
     batch_size: int | None,
 ) -> Prediction:
     """Predict the cells of a view that are in spots, from the bags of their spots."""
-    known, tile = spots_of(view), model.geometry.tile
+    known, tile = only_spots(view), model.geometry.tile
     if known is None:
         raise InputError(
             f"Model {model.card.name!r} predicts the cells of spots, but the object has no single set of spots of "

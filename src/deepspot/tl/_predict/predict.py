@@ -14,7 +14,7 @@ from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._cells import CellSum, DeepCell, DeepSpot2Cell
 from deepspot.models._confidence.ood import MANY_OOD
 
-from .cells import cell_shapes, predict_cells
+from .cells import cell_shapes, predict_cells, stream_cells
 from .parts import predict_parts
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
@@ -108,8 +108,8 @@ def predict(
         Add ``layers["lower"]`` and ``layers["upper"]``, the 80 % prediction interval of a measurement on another
         patient. Needs a model that was trained on at least 5 patients. Spots only.
     out
-        Path of a new SpatialData store (``.zarr``) to stream spots and table to, without the image. The memory does not
-        depend on the size of the slide. Embeddings are cached up to `settings.embeddings_gb`. Spots only.
+        Path of a new SpatialData store (``.zarr``) to stream spots or cells and their table to, without the image. The
+        memory does not depend on the size of the slide. Embeddings are cached up to `settings.embeddings_gb`.
     rounded
         Round what is streamed to disk to the 11 significant bits of float16: less than half the size. It stays float32.
     key_added
@@ -165,9 +165,9 @@ def predict(
         reason), `expected_r_from`, `tissue`, `license` and `versions`. `training_slide` is whether a training slide of
         the model has this image: ``"yes"``, ``"no"`` or ``"unknown"``.
 
-    With `out`, no feature table is added, embeddings are in half precision, rows are ordered so that nearby spots
-    follow each other, and `X` is a dask array on disk. :func:`deepspot.io.predicted` opens the store again, or reads
-    some genes or a region of it into memory.
+    With `out`, no feature table is added, embeddings are in half precision, rows are ordered so that nearby spots, and
+    the cells of a spot, follow each other, and `X` is a dask array on disk. :func:`deepspot.io.predicted` opens the
+    store again, or reads some genes or a region of it into memory.
 
     With a finer `resolution`, shapes ``<shapes>_subspots`` or ``<shapes>_grid`` are added as well, if they do not
     exist: circles with the diameter of a sub-spot, in the coordinate systems of the spots, with the columns `parent`
@@ -235,7 +235,7 @@ def predict(
     key = key_added or prediction_name(names.get(resolution, view.shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
     half_width = ready.half_width() if intervals else None
-    _check_out(out, rounded, resolution, layers=unclipped or intervals)
+    _check_out(out, rounded, resolution, ready, layers=unclipped or intervals)
     store = None if out is None else Path(out).expanduser()
     if store is not None:
         check_new_path(store, overwrite=overwrite)
@@ -243,7 +243,11 @@ def predict(
     features = ready.features_of(view, encoder, spots=resolution == "spot")
     compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
     if store is not None:
-        table = stream(features, ready, store, key, rounded=rounded, overwrite=overwrite, **compute)
+        written: dict[str, Any] = {"rounded": rounded, "overwrite": overwrite} | compute
+        if resolution == "cell":
+            table = stream_cells(features, ready, encoder, store, key, **written)
+        else:
+            table = stream(features, ready, store, key, **written)
     else:
         if resolution == "spot":
             prediction = predict_spots(features, ready, copies=1 + unclipped + 2 * intervals, **compute)
@@ -320,14 +324,19 @@ def _say_size(view: SlideView, model: Model) -> None:
     logger.log(logging.WARNING if width > tile else logging.INFO, text, view.shapes_key, width, model.card.name, tile)
 
 
-def _check_out(out: str | Path | None, rounded: bool, resolution: Resolution, *, layers: bool) -> None:
+def _check_out(out: str | Path | None, rounded: bool, resolution: Resolution, model: Model, *, layers: bool) -> None:
     """Raise if a prediction cannot be streamed."""
     if out is None:
         if rounded:
             raise InputError("`rounded` needs `out=`: only a prediction that is streamed to disk is rounded.")
         return
-    if resolution != "spot" or layers:
+    if resolution == "cell" and isinstance(model, CellSum | DeepSpot2Cell):
         raise InputError(
-            "Only `X` of spots is streamed to disk. Leave `unclipped`, `intervals` and a finer `resolution` out, or "
+            f"Cells of model {model.card.name!r} are predicted from the bags of their spots, in memory only. Leave "
+            "`out` out, or predict a part of the slide."
+        )
+    if resolution in ("subspot", "grid") or layers:
+        raise InputError(
+            "Only `X` of spots and cells is streamed to disk. Leave `unclipped`, `intervals` and `resolution` out, or "
             "predict a part of the slide without `out`."
         )

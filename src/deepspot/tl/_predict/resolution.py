@@ -23,7 +23,7 @@ from .table import BLOCK_SIZE, Prediction, check_size, in_blocks, predict_in_blo
 if TYPE_CHECKING:
     from deepspot.models import Model
 
-# Spots whose sub-spots are converted to counts in float64 at a time.
+# Spots whose parts are converted to counts in float64 at a time.
 CONSERVED = 16
 
 
@@ -109,11 +109,9 @@ def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_si
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
             expression[rows, k], _ = clip_expression(model, model.predict(alone, device=device, rows=own))
-        for start in range(0, len(rows), CONSERVED):
-            some = rows[start : start + CONSERVED]
-            children = expression[some].reshape(len(some) * s, -1)
-            conserve(children, whole[start : start + CONSERVED], np.repeat(np.arange(len(some)), s))
-            expression[some] = children.reshape(len(some), s, -1)
+        children = expression[rows].reshape(len(rows) * s, -1)
+        conserve(children, whole, np.repeat(np.arange(len(rows)), s))
+        expression[rows] = children.reshape(len(rows), s, -1)
     warn_of_impossible(impossible, n * len(model.card.genes))
     return expression
 
@@ -121,14 +119,20 @@ def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_si
 def conserve(children: np.ndarray, parents: np.ndarray, groups: np.ndarray) -> None:
     """Scale the expression of parts of spots in place, so that their mean on counts is that of their spot.
 
-    `children` (n, genes) and `parents` (m, genes) are log1p of expression; negative values count as 0. `groups` (n,) is
-    the number of the spot of each part, or -1 for a part of no spot, which stays as it is. If all parts of a spot are
-    0, each gets the value of the spot.
+    `children` (n, genes) and `parents` (m, genes; can be on disk) are log1p of expression; negative values count as 0.
+    `groups` (n,) is the number of the spot of each part, or -1 for a part of no spot, which stays as it is. If all
+    parts of a spot are 0, each gets the value of the spot.
     """
-    rows = np.flatnonzero(groups >= 0)
-    used, number = np.unique(groups[rows], return_inverse=True)
-    counts = np.expm1(np.maximum(children[rows], 0, dtype=np.float64))
-    whole = np.expm1(np.maximum(parents[used], 0, dtype=np.float64))
-    mean = (members_of(number) @ counts) / np.bincount(number)[:, None]
-    factor = np.divide(whole, mean, out=np.zeros_like(whole), where=mean > 0)
-    children[rows] = np.log1p(np.where((mean > 0)[number], counts * factor[number], whole[number]))
+    order = np.argsort(groups, kind="stable")
+    order = order[groups[order] >= 0]
+    used, first, number = np.unique(groups[order], return_index=True, return_inverse=True)
+    bounds = np.append(first, len(order))
+    for start in range(0, len(used), CONSERVED):
+        some = used[start : start + CONSERVED]
+        own = slice(bounds[start], bounds[start + len(some)])
+        rows, group = order[own], number[own] - start
+        counts = np.expm1(np.maximum(children[rows], 0, dtype=np.float64))
+        whole = np.expm1(np.maximum(np.asarray(parents[some]), 0, dtype=np.float64))
+        mean = (members_of(group) @ counts) / np.bincount(group)[:, None]
+        factor = np.divide(whole, mean, out=np.zeros_like(whole), where=mean > 0)
+        children[rows] = np.log1p(np.where((mean > 0)[group], counts * factor[group], whole[group]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,8 @@ from deepspot._sdata.zarr_store import lazy_table, write_table_in_blocks
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
 from deepspot.models._model import clip_expression, warn_of_impossible
 
-from .table import bare_table, check_size
+from .resolution import conserve
+from .table import Resolution, bare_table, check_size
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,12 +37,48 @@ if TYPE_CHECKING:
 ROWS = 512
 
 
+@dataclass(frozen=True, eq=False)
+class Parents:
+    """Spots to which cells are scaled: their predicted table, and its row (n,) for each cell, -1 if it is in none."""
+
+    prediction: AnnData
+    groups: np.ndarray
+
+    def anchors(self, centers: np.ndarray) -> np.ndarray:
+        """Return the center (n, 2) of the spot of each cell, or its own in no spot."""
+        spots = np.asarray(self.prediction.obsm["spatial"])
+        return np.where(self.groups[:, None] >= 0, spots[self.groups], centers)
+
+    def scaled(self, blocks: Iterable[np.ndarray], order: np.ndarray) -> Iterator[np.ndarray]:
+        """Scale the cells of blocks (b, genes) in place to their spots, and yield them in blocks of `ROWS`.
+
+        In this order, the cells of a spot follow each other. Those of the last spot of a block wait for the next block.
+        """
+        groups, at = self.groups[order], 0
+        held, done = RowBuffer(), RowBuffer()
+        for block in blocks:
+            held.put(block)
+            own = groups[at : at + held.n]
+            complete = at + held.n == len(groups) or own[-1] < 0
+            if n := held.n if complete else int(np.argmax(own == own[-1])):
+                rows = held.take(n)
+                conserve(rows, self.prediction.X, own[:n])
+                done.put(rows)
+                at += n
+            while done.n >= ROWS:
+                yield done.take(ROWS)
+        if done.n:
+            yield done.take(done.n)
+
+
 def stream(
     features: SlideFeatures,
     model: Model,
     out: Path,
     key: str,
     *,
+    resolution: Resolution = "spot",
+    parents: Parents | None = None,
     rounded: bool,
     overwrite: bool,
     device: str | None,
@@ -49,13 +86,16 @@ def stream(
 ) -> AnnData:
     """Embed and predict the spots of a slide, write spots and table to a SpatialData store, and return the table.
 
-    The store has the name `out` only when it is complete. `X` of the table is on disk, in float32, with the significant
-    bits of float16 if `rounded`.
+    Cells are scaled to their `parents`. The store has the name `out` only when it is complete. `X` of the table is on
+    disk, in float32, with the significant bits of float16 if `rounded`.
     """
     from spatialdata import SpatialData
 
     view = features.view
-    order = _along_curve(view.centers)
+    if parents is None:
+        order = _along_curve(view.centers)
+    else:
+        order = _along_curve(parents.anchors(view.centers), parents.groups)
     card = features.encoder.card
     n_bytes = features.n_spots * (1 + features.n_subspots) * card.dim * np.dtype(np.float16).itemsize
     made_by = [features.fingerprint, card.name, card.dim]  # own encoders may have the same fingerprint
@@ -66,10 +106,10 @@ def stream(
         blocks = _Blocks(features, model, kept, order, device, batch_size)
         blocks.embed()
         score = [model.ood_score(blocks.embedding(block)) for block in range(blocks.n)]
-        provenance = {"resolution": "spot", LEARNED: model.card.learned_from(features.image_hash)}
+        provenance = {"resolution": resolution, LEARNED: model.card.learned_from(features.image_hash)}
         table = bare_table(view, model, np.concatenate(score), provenance=provenance, order=order)
         # A thread predicts the next block during writing. It must end before its folders are deleted after an error.
-        with closing(prefetch(blocks.predict(rounded=rounded), 1)) as predicted:
+        with closing(prefetch(blocks.predict(parents, rounded=rounded), 1)) as predicted:
             rows = track(predicted, f"Predicting {view.shapes_key}", total=blocks.n, unit="block")
             shapes = {view.shapes_key: view.sdata.shapes[view.shapes_key]}
             store = SpatialData(shapes=shapes, tables={key: table}, attrs=dict(view.sdata.attrs))
@@ -129,13 +169,19 @@ class _Blocks:
         """Return the embeddings (b, d) of the spot tiles of a block, rounded to the precision of the cache."""
         return self._get(block, "spot").astype(np.float32)
 
-    def predict(self, *, rounded: bool) -> Iterator[np.ndarray]:
-        """Yield the expression (b, genes) of every block, clipped to possible values."""
+    def predict(self, parents: Parents | None, *, rounded: bool) -> Iterator[np.ndarray]:
+        """Yield the expression (b, genes) of every block, clipped to possible values and scaled to their spots."""
+        expression = self._clipped(self._whole() if self.model.whole_slide else self._by_block())
+        if parents is not None:
+            expression = self._clipped(parents.scaled(expression, self.order))
+        return map(round_to_float16, expression) if rounded else expression
+
+    def _clipped(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         above = total = 0
-        for predicted in self._whole() if self.model.whole_slide else self._by_block():
-            expression, n = clip_expression(self.model, predicted)
+        for block in blocks:
+            expression, n = clip_expression(self.model, block)
             above, total = above + n, total + expression.size
-            yield round_to_float16(expression) if rounded else expression
+            yield expression
         warn_of_impossible(above, total)
 
     def _by_block(self) -> Iterator[np.ndarray]:
@@ -195,11 +241,15 @@ class _Blocks:
         return found
 
 
-def _along_curve(centers: np.ndarray) -> np.ndarray:
-    """Return the order of the spots along a Hilbert curve, which keeps consecutive spots close together."""
+def _along_curve(centers: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+    """Return the order of the spots along a Hilbert curve, which keeps consecutive spots close together.
+
+    The members of each of the `groups` (n,), which share a center, follow each other.
+    """
     from geopandas import GeoSeries, points_from_xy
 
-    return np.argsort(GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy(), kind="stable")
+    distance = GeoSeries(points_from_xy(*centers.T)).hilbert_distance().to_numpy()
+    return np.lexsort((distance,) if groups is None else (groups, distance))
 
 
 def round_to_float16(values: np.ndarray) -> np.ndarray:

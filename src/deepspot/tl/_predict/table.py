@@ -80,7 +80,7 @@ def check_size(model: Model, n: int, resolution: Resolution, copies: int = 1) ->
         raise InputError(
             f"The prediction of {n:,} {PLACES[resolution]} × {genes:,} genes would take {gb:.1f} GB in memory, above "
             f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Stream it to disk with `out='predicted.zarr'` "
-            "(spots only), raise the limit, or predict a part of the spots."
+            "(spots and cells only), raise the limit, or predict a part of the spots."
         )
 
 
