@@ -65,7 +65,7 @@ def unwrapped(text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["predict", "nowhere.zarr"], "There is no SpatialData folder 'nowhere.zarr'"),
+        (["predict", "nowhere.zarr"], "There is no slide 'nowhere.zarr'"),
         (["predict", "STORE", "--model", "nowhere"], "There is no model 'nowhere'"),
         (["predict", "STORE", "--model", "BUNDLE", "--shapes-key", "cells"], "Key `'cells'` not found"),
         (["predict", "STORE", "--model", "BUNDLE", "--out", "STORE"], "exists"),

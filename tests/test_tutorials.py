@@ -12,7 +12,7 @@ import pytest
 import deepspot as ds
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
-NAMES = ["correct_a_slide", "paper_workflow", "quick_start"]
+NAMES = ["correct_a_slide", "hd_and_xenium", "paper_workflow", "quick_start"]
 FIGURE = re.compile(r"\b(ds\.pl\.(?!report)\w+|plt\.subplots|sc\.pl\.\w+|\w+\.plot\b)")
 
 
@@ -67,6 +67,13 @@ class TestRun:
         assert table.uns["deepspot"]["method"] == "posterior"
         assert "source" in table.obs
         assert "EPCAM" in table.var_names
+
+    def test_hd_and_xenium(self, fast, data):
+        found = run("hd_and_xenium")
+        assert found["core"].tables["deepspot_spots"].obs["ood"].all()
+        assert found["cells"].uns["deepspot"]["resolution"] == "cell"
+        assert "within_spots" in found["cells"].uns["deepspot"]
+        assert found["cells"].obs["leiden"].nunique() > 1
 
 
 def test_all_tutorials_are_tested_and_in_the_docs():

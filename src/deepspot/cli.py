@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from deepspot.errors import DeepSpotError
+from deepspot.errors import DeepSpotError, InputError
 
 from ._core.logging import logger, without_noise
 from ._core.settings import RUNTIMES, settings
@@ -21,9 +21,13 @@ from ._core.settings import RUNTIMES, settings
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 COLUMNS = 80
 SCALE = ("mpp", "pitch_um", "diameter_um")
+READ = (*SCALE, "image", "image_scale", "library_id", "gene_id_key", "bin_um", "alignment", "image_key", "shapes_key")
 NOT_OPTIONS = {"run", "command", "slide", "manifest", "source"}
+RENAMED = {"fullres_image_file": "image", "alignment_file": "alignment"}
+"""Arguments of readers whose options have another name."""
 
 RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
+SLIDE = "SpatialData .zarr, folder of Space Ranger (Visium, Visium HD) or Xenium, or .h5ad"
 MODEL = "folder, name or hf:// address of a model (default: the embedded model)"
 IMAGE_KEY, SHAPES_KEY = "image; needed only if there are several", "spots; needed only if there are several"
 
@@ -60,7 +64,7 @@ def name_options(text: str, options: set[str]) -> str:
     """Replace Python arguments in backticks (`name`, `name=`, `name=value`) by the options of a command."""
 
     def option(match: re.Match[str]) -> str:
-        name, value = match[1], (match[2] or "").strip("='\"")
+        name, value = RENAMED.get(match[1], match[1]), (match[2] or "").strip("='\"")
         if name not in options:
             return match[0]
         flag = "--" + name.replace("_", "-")
@@ -122,33 +126,26 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="predict gene expression of a slide from its H&E image")
     predict.set_defaults(run=_predict)
     option = predict.add_argument
-    option("slide", type=_path, metavar="SLIDE.zarr", help="SpatialData with an image and spots")
+    option("slide", type=_path, metavar="SLIDE", help=SLIDE)
     option("--model", metavar="BUNDLE", help=MODEL)
-    option("--out", type=_path, metavar="OUT.zarr", help="write a copy instead of adding to the slide")
-    option("--image-key", help=IMAGE_KEY)
-    option("--shapes-key", help=SHAPES_KEY)
+    out = "write a copy instead of adding to the .zarr; needed for other slides"
+    option("--out", type=_path, metavar="OUT.zarr", help=out)
+    _add_slide(predict)
     option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
-    _add_scale(predict)
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
 
     report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
     report.set_defaults(run=_report)
     option = report.add_argument
-    option("slide", type=_path, metavar="SLIDE", help="SpatialData .zarr, Space Ranger folder or .h5ad")
+    option("slide", type=_path, metavar="SLIDE", help=SLIDE)
     option("--out", type=_path, required=True, metavar="REPORT.html", help="report to write")
     option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones, else clusters)")
     option("--gene-sets", metavar="GMT", help="file, or Enrichr library (default: those of the paper, online)")
     option("--net", type=_path, metavar="CSV", help="weights of pathways (default: PROGENy, online)")
     option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
-    option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a Space Ranger folder")
-    option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
-    option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
-    option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a Space Ranger folder")
-    _add_scale(report)
-    option("--image-key", help=IMAGE_KEY)
-    option("--shapes-key", help=SHAPES_KEY)
+    _add_slide(report)
     option("--table-key", help="table of measured genes; needed only if there are several")
     option("--save", type=_path, metavar="OUT.zarr", help="also write the slide with all results")
     option("--overwrite", action="store_true", help="replace an existing report")
@@ -189,11 +186,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_scale(command: argparse.ArgumentParser) -> None:
+def _add_slide(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
+    option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a folder")
+    option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
+    option("--bin-um", type=_count, metavar="UM", help="side of the bins of Visium HD (default: 16)")
+    option("--alignment", type=_path, metavar="FILE", help="matrix of that image for Xenium (default: next to it)")
+    option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
+    option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a folder")
     option("--mpp", type=float, metavar="UM", help="µm per pixel of the image, if the slide does not state it")
     option("--pitch-um", type=float, metavar="UM", help="distance between spots, to compute the µm per pixel")
     option("--diameter-um", type=float, metavar="UM", help="diameter of the tissue that a spot measures")
+    option("--image-key", help=IMAGE_KEY)
+    option("--shapes-key", help=SHAPES_KEY)
 
 
 def _count(text: str) -> int:
@@ -213,20 +218,19 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from . import tl
-    from ._workflow.steps import state_scale
-    from .io._elements import read_store
+    from ._workflow.steps import is_store, read_slide
 
     slide, out = arguments.slide, arguments.out
-    if not slide.is_dir():
-        raise FileNotFoundError(f"There is no SpatialData folder {str(slide)!r}. Pass the path of a .zarr.")
+    if not slide.exists():
+        raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
+    if out is None and not is_store(slide):
+        raise InputError(f"{str(slide)!r} is no SpatialData (.zarr) to add to. Pass a new one as --out.")
     if out is not None and out.exists():
         raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
-    sdata = read_store(slide)
+    sdata = read_slide(slide, **{name: vars(arguments)[name] for name in READ})
     before = set(sdata.tables)
-    keys = {name: vars(arguments)[name] for name in ("image_key", "shapes_key")}
-    state_scale(sdata, **keys, **{name: vars(arguments)[name] for name in SCALE})
-    more = {name: vars(arguments)[name] for name in ("key_added", "coordinate_system")}
-    tl.predict(sdata, arguments.model, **keys, **more)
+    names = ("image_key", "shapes_key", "key_added", "coordinate_system")
+    tl.predict(sdata, arguments.model, **{name: vars(arguments)[name] for name in names})
     added = [key for key in sdata.tables if key not in before]
     if out is not None:
         sdata.write(out)

@@ -28,6 +28,8 @@ def run_report(
     library_id: str | None = None,
     gene_id_key: str | None = None,
     image_scale: float | None = None,
+    bin_um: int | None = None,
+    alignment: Path | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
@@ -48,7 +50,8 @@ def run_report(
 
     check_file(out, overwrite=overwrite)
     gmt = Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None  # else a library
-    _check_files(slide, out, {"--image": image, "--net": net, "--gene-sets": gmt}, save)
+    inputs = {"--image": image, "--alignment": alignment, "--net": net, "--gene-sets": gmt}
+    _check_files(slide, out, inputs, save)
     notes: dict[str, str] = {}
 
     def attempt(part: str, step: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -69,6 +72,8 @@ def run_report(
         library_id=library_id,
         gene_id_key=gene_id_key,
         image_scale=image_scale,
+        bin_um=bin_um,
+        alignment=alignment,
         image_key=image_key,
         shapes_key=shapes_key,
     )

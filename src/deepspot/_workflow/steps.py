@@ -31,6 +31,8 @@ MIN_SPOTS = 3
 
 SCALE = ("mpp", "pitch_um", "diameter_um")
 SPACE_RANGER = ("mpp", "gene_id_key")
+VISIUM_HD = (*SPACE_RANGER, "bin_um")
+XENIUM = ("alignment", "gene_id_key")
 ANNDATA = (*SCALE, "library_id", "gene_id_key", "image_scale")
 
 
@@ -42,33 +44,48 @@ def read_slide(
     shapes_key: str | None = None,
     **options: Any,
 ) -> SpatialData:
-    """Read a SpatialData store, a Space Ranger folder or an .h5ad; the latter two need `image`.
+    """Read a SpatialData store, a folder of Space Ranger or Xenium, or an .h5ad; all but the first need `image`.
 
-    `options` are arguments of :func:`deepspot.io.visium` and :func:`deepspot.io.from_anndata`; None is left out.
+    `options` are arguments of the readers of :mod:`deepspot.io`, and `alignment`, the `alignment_file` of
+    :func:`deepspot.io.xenium`; None is left out.
     """
+    from deepspot import io
+
     given = {name: value for name, value in options.items() if value is not None}
-    if path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR)):
+    if is_store(path):
         used = given | ({} if image is None else {"image": image})
         _check_options("a SpatialData, which has its image and its names", used, SCALE)
         sdata = read_store(path)
         state_scale(sdata, image_key, shapes_key, **given)
         return sdata
-    parts = ("spatial", "binned_outputs")  # of Visium, and of Visium HD, which is refused
-    if path.is_dir() and any((path / part).is_dir() for part in parts):
-        from deepspot.io import visium
-
+    if path.is_dir() and (path / "experiment.xenium").is_file():
+        _check_options("a Xenium folder", given, XENIUM)
+        alignment = given.pop("alignment", None)
+        if alignment is not None:  # the readers take relative paths from the folder, a command line from where it runs
+            given["alignment_file"] = alignment.absolute()
+        return io.xenium(path, image=_required(image, "a Xenium folder"), **given)
+    # "binned_outputs", its archive, or bins that were unpacked without the folder above.
+    if path.is_dir() and any(any(path.glob(name)) for name in ("binned_outputs*", "square_*um")):
+        _check_options("a Visium HD folder", given, VISIUM_HD)
+        return io.visium_hd(path, fullres_image_file=_required(image, "a Visium HD folder"), **given)
+    if path.is_dir() and (path / "spatial").is_dir():
         _check_options("a Space Ranger folder", given, SPACE_RANGER)
-        return visium(path, fullres_image_file=_required(image, "a Space Ranger folder").resolve(), **given)
+        return io.visium(path, fullres_image_file=_required(image, "a Space Ranger folder"), **given)
     if path.is_file() and path.suffix.lower() == ".h5ad":
         from deepspot.datasets._tables import read_table
-        from deepspot.io import from_anndata
 
         _check_options("an .h5ad", given, ANNDATA)
-        return from_anndata(read_table(path), _required(image, "an .h5ad"), **given)
+        return io.from_anndata(read_table(path), _required(image, "an .h5ad"), **given)
     raise InputError(
-        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a Space Ranger folder "
-        "(with 'spatial'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
+        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a folder of Space Ranger "
+        "(with 'spatial', or 'binned_outputs' of Visium HD) or Xenium (with 'experiment.xenium'), nor an .h5ad. Read "
+        "it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is a SpatialData store."""
+    return path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR))
 
 
 def _check_options(source: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
@@ -88,8 +105,8 @@ def state_scale(sdata: SpatialData, image_key: str | None, shapes_key: str | Non
 
 def _required(image: Path | None, source: str) -> Path:
     if image is None:
-        raise InputError(f"The full-resolution image is missing: {source} does not contain it. Pass it with --image.")
-    return image.expanduser()
+        raise InputError(f"The full-resolution H&E image is missing: {source} does not contain it. Pass it with --image.")
+    return image.expanduser().absolute()
 
 
 def predict(

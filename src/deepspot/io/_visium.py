@@ -186,8 +186,7 @@ def _check_files(folder: Path, image_file: Path | None, path: Path) -> dict[str,
     hd = (folder / "binned_outputs", folder / "spatial" / "tissue_positions.parquet")
     if "bin_size_um" in factors or any(part.exists() for part in hd):
         raise InputError(
-            f"{folder} is an output of Visium HD, which has bins instead of spots. Read it with `ds.io.visium_hd`, and "
-            "write it as a .zarr for the command line."
+            f"{folder} is an output of Visium HD, which has bins instead of spots. Read it with `ds.io.visium_hd`."
         )
     if not path.is_file():
         raise FileNotFoundError(
