@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from spatialdata import SpatialData, read_zarr
 
 import deepspot as ds
@@ -20,14 +22,14 @@ def load_toy() -> dict[str, SpatialData]:
     return {name: embedded(f"toy_{name}", sdata) for name, sdata in slides.items()}
 
 
-def embedded(name: str, sdata: SpatialData) -> SpatialData:
-    """Embed once: the fingerprints prove that kept features are those of this very slide and encoder."""
+def embedded(name: str, sdata: SpatialData, subspots: Literal["tiles", "nuclei"] = "tiles") -> SpatialData:
+    """Embed once: the fingerprints prove that kept features are those of this very slide, encoder and nuclei."""
     store = ds.settings.cache("benchmarks", f"{name}.zarr")
     kept = dict(read_zarr(store, selection=("tables",)).tables) if store.exists() else {}
     for key, table in kept.items():
         sdata.tables[key] = table
     before = set(sdata.tables)
-    ds.pp.embed(sdata)
+    ds.pp.embed(sdata, subspots=subspots)
     if set(sdata.tables) != before:
         features = {key: table for key, table in sdata.tables.items() if key != "table"}
         SpatialData(tables=features).write(store, overwrite=True)

@@ -2,7 +2,8 @@
 
     python benchmarks/nuclei_subspots.py [toy] [patients]
 
-All systems have the same spot tiles and neighbors. "Chosen" takes tiles or nuclei for each fold, by the inner folds.
+All systems have the same spot tiles and neighbors. "Chosen" takes tiles or nuclei for each fold, by the inner folds
+(toy slides only).
 Nuclei are those of `ds.pp.nuclei`. Images of shuffled spots are the null model of each setting. Toy slides are those
 of the other benchmarks at 0.5 µm per pixel; `patients` are sections of HER2ST (`DEEPSPOT_DATA`). Writes
 benchmarks/results/nuclei_subspots.md, one part for each cohort that was run.
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _sections import embedded, load
 from spatialdata import SpatialData
 from systems import PANEL, SEED, compare_table, machine, measures_table
 
@@ -47,23 +49,28 @@ def slides_of(cohort: str) -> dict[str, SpatialData]:
             n_patients=6, n_rows=6, n_cols=8, n_genes=150, mpp=0.5, depth=1500, stain_shift=1.0, batch_effect=0.5
         )
     else:
-        slides = {name: ds.datasets.her2st(name) for name in ("B4", "C2", "C3", "C4", "C5")}
-    for sdata in slides.values():
+        slides = load(["B4", "C2", "C3", "C4", "C5"])
+    for name, sdata in slides.items():
         ds.pp.nuclei(sdata, within_um=150)
+        embedded(f"nuclei_{cohort}_{name}", sdata, subspots="nuclei")
     return slides
 
 
 def measure(cohort: str) -> list[str]:
     title, options = COHORTS[cohort]
+    # One shallow section, as without patient C, is too little to choose parameters within.
+    systems = {name: system for name, system in SYSTEMS.items() if cohort == "toy" or len(system[1]) == 1}
     slides = slides_of(cohort)
-    number = [sdata[key].obs["n_nuclei"] for sdata in slides.values() for key in sdata.tables if "nuclei" in key]
+    number = [
+        sdata[key].obs["n_nuclei"] for sdata in slides.values() for key in sdata.tables if key.startswith("nuclei_")
+    ]
     mean = sum(n.mean() for n in number) / len(number)
     empty, largest = sum(int((n == 0).sum()) for n in number), max(int(n.max()) for n in number)
     cv = ds.models.cross_validate(
         slides,
         patient_key="patient",
-        models={name: kind for name, (kind, _) in SYSTEMS.items()},
-        grid={name: {"tiles": settings} for name, (_, settings) in SYSTEMS.items()},
+        models={name: kind for name, (kind, _) in systems.items()},
+        grid={name: {"tiles": settings} for name, (_, settings) in systems.items()},
         seed=SEED,
         out=ds.settings.cache("benchmarks", "folds"),
         **options,
