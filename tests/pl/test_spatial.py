@@ -1,6 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 import deepspot as ds
 from deepspot._spatial.transforms import centers_px, microns_per_pixel
@@ -8,6 +9,7 @@ from deepspot._stats.metrics import pearson
 from deepspot.pl._map.backdrop import cut_backdrop
 from deepspot.pl._map.panel import bar_length, limits
 from deepspot.pl._map.values import measured_values
+from deepspot.pl._style import MISSING
 
 
 @pytest.fixture
@@ -296,7 +298,7 @@ def test_panels_of_a_gene_share_a_scale_on_request(predicted):
     assert spots(left).get_clim() == spots(right).get_clim() == pytest.approx(limits(both, 1.0))
 
 
-def test_spots_out_of_distribution_have_a_rim_and_are_counted(corrected):
+def test_spots_out_of_distribution_are_outlined_and_counted(corrected):
     gene = corrected.tables["table_corrected"].var_names[0]
     for key in ("deepspot_spots", "table_corrected"):
         table = corrected.tables[key]
@@ -307,11 +309,13 @@ def test_spots_out_of_distribution_have_a_rim_and_are_counted(corrected):
     n = len(corrected.shapes["spots"])
     for ax in others:
         assert f"2 of {n} spots out of distribution" in ax.get_title()
-        rims = spots(ax).get_edgecolors()[:, 3] > 0
-        assert list(np.flatnonzero(rims)) == [3, 7]
+        every, outlines, again = ax.collections
+        for marked in (outlines, again):
+            np.testing.assert_array_equal(marked.get_offsets(), every.get_offsets()[[3, 7]])
+        np.testing.assert_array_equal(again.get_array(), every.get_array()[[3, 7]])
 
 
-def test_rims_of_thousands_of_small_spots_leave_their_color(slide_of, add_table):
+def test_outlines_of_thousands_of_small_spots_are_narrow(slide_of, add_table):
     side = np.arange(70) * 32.0 + 32
     centers = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     sdata = slide_of(np.full((2320, 2320, 3), 240, np.uint8), centers, mpp=0.25, diameter_um=6)
@@ -321,7 +325,8 @@ def test_rims_of_thousands_of_small_spots_leave_their_color(slide_of, add_table)
     (ax,) = ds.pl.spatial(sdata, "A")
     assert "2,450 of 4,900 spots out of distribution" in ax.get_title()
     across = 6 / np.ptp(ax.get_xlim()) * ax.get_window_extent().width * 72 / ax.figure.dpi
-    assert spots(ax).get_linewidth()[0] < 0.3 * across
+    # Half of the line is outside of the spot.
+    assert ax.collections[1].get_linewidth()[0] / 2 < 0.4 * across
 
 
 def test_constant_gene_is_gray_and_said_to_be_constant(predicted):
@@ -330,6 +335,7 @@ def test_constant_gene_is_gray_and_said_to_be_constant(predicted):
     measured, constant = ds.pl.spatial(predicted, gene)
     assert constant.get_title().splitlines()[1] == "constant (1.00 in every spot)"
     assert spots(constant).get_array() is None
+    assert to_hex(spots(constant).get_facecolor()[0]) == MISSING.lower()
     assert len(measured.figure.axes) == 3  # one color bar
 
 

@@ -15,7 +15,7 @@ from deepspot._core.keys import LEARNED, PREDICTION, UNS
 from deepspot._core.validate import check_count
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import known_genes, labels_of
-from deepspot._sdata.view import SlideView
+from deepspot._sdata.view import Noun, SlideView, noun_of
 from deepspot._stats.patterns import distinct_genes
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._confidence.ood import MANY_OOD
@@ -70,6 +70,11 @@ class SlideContents:
             if self.image_key.endswith(suffix) and len(self.image_key) > len(suffix):
                 return self.image_key.removesuffix(suffix)
         return self.image_key if self.shapes_key == "spots" else self.shapes_key
+
+    @cached_property
+    def noun(self) -> Noun:
+        """What the spots, cells or bins are called."""
+        return noun_of(self.sdata, self.shapes_key)
 
     @property
     def n_spots(self) -> int:

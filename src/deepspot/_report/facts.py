@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.html import decimal, library_versions
-from deepspot._core.keys import DIAMETER, SCALE, UNS, grid_name, subspots_name
+from deepspot._core.keys import DIAMETER, SCALE, UNS
 from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.tables import check_shared_genes, comparable_scale
-from deepspot._spatial.transforms import pitch_px
+from deepspot._spatial.transforms import microns_per_pixel, pitch_px
 from deepspot._stats.metrics import pearson
 from deepspot._stats.patterns import effective_patterns
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 N_GENES_LISTED, N_MARKERS, N_SETS_DRAWN, N_SETS_LISTED = 10, 5, 5, 30
 SIGNIFICANT = 0.05
 UNCHECKED = "not checked"  # as written by `ds.tl.correct`
-NOT_DRAWN = "Not drawn, because many spots are unlike the training tissue."
+NOT_DRAWN = "Not drawn, because many {} are unlike the training tissue."
 
 
 def gather(
@@ -58,16 +58,17 @@ def gather(
 
 def _placement(slide: SlideContents) -> dict[str, Any]:
     """Return the image with its spots, its scale, and the size and distance of the spots in µm."""
-    from deepspot.pl._map.backdrop import place_spots
+    from deepspot.pl._map.places import find_places
 
-    spots = place_spots(slide.sdata, slide.image_key, slide.shapes_key)
+    places = find_places(slide.sdata, slide.image_key, slide.shapes_key)
     height, width = level_sizes(pyramid_levels(slide.sdata, slide.image_key))[0]
     return {
         "image": to_png(draw_slide(slide)),
-        "diameter_um": spots.diameter,
+        "diameter_um": places.diameter,
         "diameter_known": DIAMETER in slide.sdata.shapes[slide.shapes_key],
-        "pitch_um": pitch_px(spots.centers) * spots.mpp if slide.n_spots > 1 else None,
-        "mpp": spots.mpp,
+        "polygons": places.rings is not None,
+        "pitch_um": pitch_px(places.xy) if slide.n_spots > 1 else None,
+        "mpp": microns_per_pixel(slide.sdata, slide.image_key),
         "width": width,
         "height": height,
     }
@@ -165,7 +166,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
     from deepspot.pl._gallery import gallery
     from deepspot.pl._map.values import measured_values
     from deepspot.pl._spatial import spatial
-    from deepspot.pl._superresolution import superresolution
+    from deepspot.pl._superresolution import finer_shapes, superresolution
     from deepspot.pl._umap import umap
 
     sdata, table_key, first = slide.sdata, str(slide.prediction_key or slide.corrected_key), genes[0]
@@ -188,7 +189,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
         | expected.loc[gene].to_dict()
         for gene in genes
     ]
-    part = f"Images of spots by {first}"
+    part = f"Images of {slide.noun.many} by {first}"
     facts = {
         "maps": maps,
         "known": bool(expected["r"].notna().any()),
@@ -198,10 +199,10 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
         "umap": None,
     }
     if slide.has_many_ood:
-        slide.missing[part] = NOT_DRAWN
+        slide.missing[part] = NOT_DRAWN.format(slide.noun.many)
     else:
         facts["tiles"] = try_drawing(slide, part, gallery, sdata, first, n=8, table_key=table_key, **keys)
-    if any(name(slide.shapes_key) in sdata.shapes for name in (subspots_name, grid_name)):
+    if finer_shapes(sdata, slide.image_key, slide.shapes_key):
         options = {"prediction_key": slide.prediction_key, **keys, **colors}
         facts["finer"] = try_drawing(slide, "Finer maps", superresolution, sdata, first, **options)
     else:
@@ -273,7 +274,7 @@ def _pathways(slide: SlideContents) -> bytes | None:
         slide.missing["Pathways"] = None
         return None
     if slide.has_many_ood and key != slide.measured_key:
-        slide.missing["Maps of pathways"] = NOT_DRAWN
+        slide.missing["Maps of pathways"] = NOT_DRAWN.format(slide.noun.many)
         return None
     options = {"table_key": key, "image_key": slide.image_key, "shapes_key": slide.shapes_key}
     return try_drawing(slide, "Maps of pathways", pathways, slide.sdata, **options)

@@ -55,27 +55,27 @@ def try_drawing(
 
 
 def draw_slide(slide: SlideContents) -> Axes:
-    """Draw the image with the outlines of the spots."""
+    """Draw the image with the outlines of the spots, cells or bins."""
     from deepspot.pl._map.panel import draw_panel
 
-    ax, spots, backdrop = _map_axes(slide, SLIDE_INCHES, margin=0)
-    circles = draw_panel(ax, np.ones(slide.n_spots), spots, backdrop, cmap="Greys", alpha=1, title="")
-    circles.set_array(None)
-    circles.set(facecolors="none", edgecolors="black", linewidths=0.7)
+    ax, places, backdrop = _map_axes(slide, SLIDE_INCHES, margin=0)
+    outlines: dict[str, Any] = {"facecolors": "none", "edgecolors": "black"}
+    shapes = draw_panel(ax, np.ones(slide.n_spots), places, backdrop, alpha=1, title="", **outlines)
+    shapes.set_linewidth(min(0.7, 0.15 * places.points(ax)))  # lines of small cells would hide the tissue
     return ax
 
 
 def draw_unusual(slide: SlideContents) -> Axes:
-    """Draw the OOD score of every spot, with a rim if it is above 1."""
+    """Draw the OOD score of every spot, with an outline if it is above 1."""
     from deepspot.pl._map.panel import draw_panel
 
     table_key = str(slide.prediction_key)
     score = _in_shape_order(slide, table_key, slide.sdata.tables[table_key].obs["ood_score"].to_numpy(dtype=float))
-    ax, spots, backdrop = _map_axes(slide)
+    ax, places, backdrop = _map_axes(slide)
     ends = (0, max(1.2, float(np.nanquantile(score, 0.99))))
     label = "unlike the training tissue (limit: 1)"
     style: dict[str, Any] = {"cmap": "Greys", "alpha": 0.5, "title": "", "label": label}
-    draw_panel(ax, score, spots, backdrop, clim=ends, ood=score > 1, **style)
+    draw_panel(ax, score, places, backdrop, clim=ends, ood=score > 1, **style)
     return ax
 
 
@@ -92,13 +92,13 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
     labels = labels_of(slide.sdata, table_key, groupby)
     codes = _in_shape_order(slide, table_key, np.where(labels.isna(), np.nan, labels.cat.codes))
     colors = label_colors(slide.sdata.tables[table_key], groupby, [str(name) for name in labels.cat.categories])
-    ax, spots, backdrop = _map_axes(slide)
+    ax, places, backdrop = _map_axes(slide)
     cmap, ends = ListedColormap(list(colors.values())), (-0.5, len(colors) - 0.5)
     ood = ood_spots(slide.sdata, slide.shapes_key, table_key)
-    draw_panel(ax, codes, spots, backdrop, cmap=cmap, alpha=0.5, title="", clim=ends, ood=ood)
+    draw_panel(ax, codes, places, backdrop, cmap=cmap, alpha=0.5, title="", clim=ends, ood=ood)
     style: dict[str, Any] = {"marker": "o", "markersize": 8, "linestyle": "none"}
     marks = [
-        Line2D([], [], color=color, label=f"{name} ({(codes == code).sum():,} spots)", **style)
+        Line2D([], [], color=color, label=f"{name} ({slide.noun.count((codes == code).sum())})", **style)
         for code, (name, color) in enumerate(colors.items())
     ]
     ax.legend(handles=marks, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -111,11 +111,11 @@ def draw_change(slide: SlideContents, change: np.ndarray) -> Axes:
     from deepspot.pl._map.values import ood_spots
 
     values = _in_shape_order(slide, str(slide.corrected_key), change.mean(axis=1))
-    ax, spots, backdrop = _map_axes(slide)
+    ax, places, backdrop = _map_axes(slide)
     style: dict[str, Any] = {"cmap": "viridis", "alpha": 0.5, "title": "", "label": "mean absolute change, log scale"}
     ood = ood_spots(slide.sdata, slide.shapes_key, str(slide.corrected_key))
     ends = (0.0, max(GENE_SPAN, limits(values)[1]))
-    draw_panel(ax, values, spots, backdrop, clim=ends, ood=ood, **style)
+    draw_panel(ax, values, places, backdrop, clim=ends, ood=ood, **style)
     return ax
 
 
@@ -150,11 +150,12 @@ def _map_axes(slide: SlideContents, inches: float = MAP_INCHES, *, margin: float
     """Return new axes for a map of this width with a margin for the legend, the placement and the backdrop."""
     import matplotlib.pyplot as plt
 
-    from deepspot.pl._map.backdrop import backdrop_of, place_spots
+    from deepspot.pl._map.backdrop import backdrop_of
+    from deepspot.pl._map.places import find_places
 
-    spots = place_spots(slide.sdata, slide.image_key, slide.shapes_key)
-    backdrop = backdrop_of(slide.sdata, slide.image_key, spots)
+    places = find_places(slide.sdata, slide.image_key, slide.shapes_key)
+    backdrop = backdrop_of(slide.sdata, slide.image_key, places)
     aspect = backdrop.pixels.shape[0] / backdrop.pixels.shape[1]
     inches = min(inches, inches / aspect)  # the longer side has this size
     _, ax = plt.subplots(figsize=(inches + margin, inches * aspect), layout="constrained")
-    return ax, spots, backdrop
+    return ax, places, backdrop

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, PARENT, key_in, nuclei_name, one_key
+from deepspot._core.keys import DIAMETER, PARENT, PREDICTION, UNS, key_in, nuclei_name, one_key
 from deepspot._image.tiles import image_size, is_rgb, pyramid_levels, read_tiles
 from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
@@ -160,6 +160,41 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
     if len(diameters) != 1:
         raise InputError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
     return float(diameters[0])
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What the shapes of an element are called: one of them, and several."""
+
+    one: str
+    many: str
+
+    def count(self, n: int) -> str:
+        """Return a number with the noun."""
+        return f"{n:,} {self.one if n == 1 else self.many}"
+
+
+# By the resolution of a prediction, see `ds.tl.predict`.
+NOUNS = {
+    "spot": Noun("spot", "spots"),
+    "subspot": Noun("sub-spot", "sub-spots"),
+    "grid": Noun("grid point", "grid points"),
+    "cell": Noun("cell", "cells"),
+}
+
+
+def noun_of(sdata: SpatialData, shapes_key: str) -> Noun:
+    """Return what the shapes of an element are called: by their geometry, and the resolution of their prediction."""
+    shapes = sdata.shapes[shapes_key]
+    if "radius" not in shapes:
+        if DIAMETER in shapes:  # squares of Visium HD
+            return Noun("bin", "bins")
+        return Noun("nucleus", "nuclei") if "nucle" in shapes_key.lower() else NOUNS["cell"]
+    made = (sdata.tables[key].uns[UNS].get("resolution") for key in tables_of_kind(sdata, shapes_key, PREDICTION))
+    finer = {resolution for resolution in made if resolution in NOUNS and resolution != "spot"}
+    if len(finer) == 1:
+        return NOUNS[finer.pop()]
+    return Noun("part", "parts") if PARENT in shapes else NOUNS["spot"]
 
 
 def select_image_and_shapes(

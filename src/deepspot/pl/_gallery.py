@@ -8,7 +8,7 @@ import numpy as np
 from deepspot._core.keys import checked, keys_in
 from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table, known_genes
-from deepspot._sdata.view import select_image_and_shapes
+from deepspot._sdata.view import Noun, noun_of, select_image_and_shapes
 from deepspot.errors import InputError
 
 from ._map.panel import bar_length, draw_scale_bar, is_flat
@@ -119,11 +119,11 @@ def gallery(
     image_key, shapes_key = select_image_and_shapes(sdata, image_key, shapes_key, tile_um)
     (gene,) = known_genes(gene, sdata, [table_key])
     values = expression_values(sdata, shapes_key, table_key, [gene], layer=layer)[:, 0]
-    n = check_count(n, "n")
+    n, noun = check_count(n, "n"), noun_of(sdata, shapes_key)
     if groupby is None:
-        rows = dict(zip(("highest", "lowest"), _ends(values, n, gene, shapes_key), strict=True))
+        rows = dict(zip(("highest", "lowest"), _ends(values, n, gene, shapes_key, noun), strict=True))
     else:
-        rows = _of_labels(values, label_positions(sdata, table_key, shapes_key, groupby), n, groups, groupby)
+        rows = _of_labels(values, label_positions(sdata, table_key, shapes_key, groupby), n, groups, groupby, noun)
     shown, ood = np.concatenate(list(rows.values())), ood_spots(sdata, shapes_key, table_key)
     framed = np.zeros(len(shown), dtype=bool) if ood is None else ood[shown]
 
@@ -135,9 +135,9 @@ def gallery(
         title = f"{gene} {describe_values(sdata, table_key, layer)} ({unit_label(sdata, table_key, layer)})"
         title += training_note(sdata, table_key)
         if framed.any():
-            title += f"\n{framed.sum()} of {len(framed)} spots out of distribution (frame)"
+            title += f"\n{framed.sum()} of {noun.count(len(framed))} out of distribution (frame)"
         if groupby is not None:
-            title += f"\nrandom spots of each {groupby}"
+            title += f"\nrandom {noun.many} of each {groupby}"
         figure.suptitle(title, fontsize="large")
         used = np.array([np.arange(columns) < len(positions) for positions in rows.values()])
         for panel, name in zip(grid[:, 0], rows, strict=True):
@@ -158,7 +158,7 @@ def gallery(
 
 
 def _of_labels(
-    values: np.ndarray, labels: pd.Series, n: int, groups: Sequence[str] | None, groupby: str
+    values: np.ndarray, labels: pd.Series, n: int, groups: Sequence[str] | None, groupby: str, noun: Noun
 ) -> dict[str, np.ndarray]:
     """Return n random positions of each label, by decreasing value; the key is the text left of the row."""
     known = labels[np.isfinite(values)]
@@ -168,22 +168,24 @@ def _of_labels(
     for name in keys_in(groups, found, f"labels of {groupby!r} with a value"):
         members = np.flatnonzero((labels == name).to_numpy() & np.isfinite(values))
         chosen = rng.choice(members, min(n, len(members)), replace=False)
-        text = f"{name}\n{len(members):,} spots\nmean {values[members].mean():.2f}"
+        text = f"{name}\n{noun.count(len(members))}\nmean {values[members].mean():.2f}"
         rows[text] = chosen[np.argsort(-values[chosen], kind="stable")]
     if not rows:
-        raise InputError(f"No spot with a label in {groupby!r} has a value. Choose another column.")
+        raise InputError(f"No {noun.one} with a label in {groupby!r} has a value. Choose another column.")
     return rows
 
 
-def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str) -> tuple[np.ndarray, np.ndarray]:
+def _ends(values: np.ndarray, n: int, gene: str, shapes_key: str, noun: Noun) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the n highest and the n lowest values, each in decreasing order."""
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) < 2:
-        raise InputError(f"{len(finite)} spots of {shapes_key!r} have a value of {gene!r}: at least 2 are needed.")
+        raise InputError(
+            f"{noun.count(len(finite))} of {shapes_key!r} have a value of {gene!r}: at least 2 are needed."
+        )
     if is_flat(values):
         raise InputError(
-            f"{gene!r} is constant: {values[finite].mean():.2f} in every spot of {shapes_key!r}. There are no spots "
-            "where it is high or low. Choose another gene."
+            f"{gene!r} is constant: {values[finite].mean():.2f} in every {noun.one} of {shapes_key!r}. There are no "
+            f"{noun.many} where it is high or low. Choose another gene."
         )
     n = min(n, len(finite) // 2)
     # Without a permutation, spots of equal value, such as 0, would be the first ones of the table, which are neighbors.

@@ -11,8 +11,9 @@ from deepspot._sdata.tables import find_result, match_rows
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot.errors import InputError
 
-from ._map.backdrop import backdrop_of, place_spots
+from ._map.backdrop import backdrop_of
 from ._map.panel import QUANTILES, draw_color_bar, draw_panel, grid_of, map_axes
+from ._map.places import find_places
 from ._map.values import ood_spots, shapes_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def pathways(
     the pattern. All maps share one symmetric color scale up to the 99 % quantile, so they can be compared: a pathway
     with pale colors varies little within this slide.
 
-    If the scores come from predicted genes, spots that are out of distribution (``obs["ood"]``) have an orange rim and
-    are counted in the titles.
+    If the scores come from predicted genes, spots that are out of distribution (``obs["ood"]``) have an orange outline
+    and are counted in the titles.
 
     Parameters
     ----------
@@ -114,17 +115,17 @@ def pathways(
     values[positions] = scores[chosen].to_numpy(dtype=float)[rows]
     if relative:
         values -= np.nanmean(values, axis=0)
-    spots = place_spots(sdata, image_key, shapes_key)
-    backdrop = backdrop_of(sdata, image_key, spots)
+    places = find_places(sdata, image_key, shapes_key)
+    backdrop = backdrop_of(sdata, image_key, places)
     axes = map_axes(ax, grid_of(len(chosen), COLUMNS), backdrop, inches=PANEL_INCHES, figsize=figsize)
     ood = ood_spots(sdata, shapes_key, table_key)
     limit = float(np.nanquantile(np.abs(values), QUANTILES[1])) or 1.0
     for panel, name, column in zip(axes, chosen, values.T, strict=True):
-        circles = draw_panel(
-            panel, column, spots, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit), ood=ood
+        shapes = draw_panel(
+            panel, column, places, backdrop, cmap=cmap, alpha=image_alpha, title=name, clim=(-limit, limit), ood=ood
         )
     label = f"{SCORES.get(score_key, score_key)}{', less its mean' * relative}\n{ENDS[bool(relative)]}"
-    draw_color_bar(circles, axes, values, label)
+    draw_color_bar(shapes, axes, values, label)
     return axes
 
 

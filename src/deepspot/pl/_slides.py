@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import DIAMETER, checked
+from deepspot._core.keys import checked
 from deepspot._core.logging import track
 from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table, known_genes
-from deepspot._spatial.transforms import centers_um, pitch_px
 from deepspot.errors import InputError
 from deepspot.io import predicted
 from deepspot.models._training.slides import as_mapping
 
-from ._map.backdrop import DEFAULT_DIAMETER
 from ._map.panel import GENE_SPAN, bar_length, draw_color_bar, draw_scale_bar, grid_of, is_flat, limits
+from ._map.places import Places, find_places
 from ._map.values import describe_values, expression_values, ood_spots, shapes_of, training_note, unit_label
 from ._style import MISSING, several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.collections import EllipseCollection
+    from matplotlib.collections import EllipseCollection, PolyCollection
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
 
@@ -43,15 +42,24 @@ NOTES = {
 
 @dataclass(frozen=True)
 class _Map:
-    """A gene on one slide: values (n,) at positions (n, 2) in µm from the upper left spot."""
+    """A gene on one slide: values (n,) of places, NaN without a value."""
 
     name: str
     values: np.ndarray
-    xy: np.ndarray
-    diameter: float
+    places: Places
     ood: float | None  # share of out-of-distribution spots
     what: str
     unit: str
+
+    @property
+    def xy(self) -> np.ndarray:
+        """Positions in µm of the places with a value."""
+        return self.places.xy[np.isfinite(self.values)]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the gene."""
+        return float(np.nanmean(self.values))
 
 
 @checked
@@ -70,10 +78,10 @@ def slides(
     """Plot maps of one gene over many slides, by decreasing mean.
 
     All panels have the same length scale, so the sizes of the tissues can be compared; the scale bar in the first one
-    is valid for all. Above a panel are the name of the slide, its number of spots, the share of these that are out of
-    distribution (OOD), and the mean of the gene. If there are more than `n` slides, `n` of them at equal steps of rank
-    are drawn, among them the first and the last, and the title says so. The image is not drawn: slides of a cohort are
-    stored without it.
+    is valid for all. Above a panel are the name of the slide, its number of spots (or cells, or bins), the share of
+    these that are out of distribution (OOD), and the mean of the gene. If there are more than `n` slides, `n` of them
+    at equal steps of rank are drawn, among them the first and the last, and the title says so. The image is not drawn:
+    slides of a cohort are stored without it.
 
     Parameters
     ----------
@@ -128,12 +136,12 @@ def slides(
     import matplotlib.pyplot as plt
 
     check_count(n, "n")
-    maps = sorted(_maps(slides, gene, table_key, layer), key=lambda each: -float(each.values.mean()))
+    maps = sorted(_maps(slides, gene, table_key, layer), key=lambda each: -each.mean)
     if len(units := sorted({each.unit for each in maps})) > 1:
         raise InputError(f"The slides are on different scales: {units}. Draw those of one scale together.")
     total = len(maps)
     maps = [maps[place] for place in np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int))]
-    size_um = np.max([np.ptp(each.xy, axis=0) + 2 * each.diameter for each in maps], axis=0)
+    size_um = np.max([np.ptp(each.xy, axis=0) + 2 * each.places.diameter for each in maps], axis=0)
     if ax is None:
         used = grid_of(len(maps), COLUMNS)
         size = figsize or (
@@ -150,13 +158,13 @@ def slides(
     everything = np.concatenate([each.values for each in maps])
     for panel, each in zip(axes, maps, strict=True):
         own = limits(each.values, GENE_SPAN)
-        circles = _draw(panel, each, size_um, cmap, limits(everything, GENE_SPAN) if shared_scale else own)
+        shapes = _draw(panel, each, size_um, cmap, limits(everything, GENE_SPAN) if shared_scale else own)
         if not shared_scale and is_flat(each.values):
-            circles.set(array=None, facecolor=MISSING)
+            shapes.set(array=None, facecolor=MISSING)
         elif not shared_scale:
-            draw_color_bar(circles, panel, each.values, "")
+            draw_color_bar(shapes, panel, each.values, "")
     if shared_scale:
-        draw_color_bar(circles, axes, everything, maps[0].unit)
+        draw_color_bar(shapes, axes, everything, maps[0].unit)
     draw_scale_bar(axes[0], bar_length(float(size_um[0])))
     return axes
 
@@ -188,41 +196,31 @@ def _map(name: str, sdata: SpatialData, gene: str, table_key: str | None, layer:
         known_genes(gene, sdata, [key])
         shapes_key = shapes_of(sdata, key, None)
         values = expression_values(sdata, shapes_key, key, [gene], layer=layer)[:, 0]
-        xy = centers_um(sdata, shapes_key)
+        places = find_places(sdata, None, shapes_key)
     except (KeyError, ValueError) as error:
         error.add_note(f"This happened on slide {name!r}.")
         raise
     known = np.isfinite(values)
     if not known.any():
         raise InputError(f"No spot of slide {name!r} has a value of {gene!r}. Leave the slide out.")
-    diameters = sdata.shapes[shapes_key].get(DIAMETER)
-    diameter = DEFAULT_DIAMETER * pitch_px(xy) if diameters is None else float(diameters.median())
     ood = ood_spots(sdata, shapes_key, key)
     what, unit = describe_values(sdata, key, layer), unit_label(sdata, key, layer)
     share = None if ood is None else float(ood[known].mean())
-    xy = xy[known] - xy[known].min(axis=0)
-    return _Map(f"{name}{training_note(sdata, key)}", values[known], xy, diameter, share, what, unit)
+    return _Map(f"{name}{training_note(sdata, key)}", values, places, share, what, unit)
 
 
 def _draw(
     ax: Axes, each: _Map, size_um: np.ndarray, cmap: str | Colormap, clim: tuple[float, float]
-) -> EllipseCollection:
-    """Draw spots in the middle of a rectangle of this width and height in µm."""
-    from matplotlib.collections import EllipseCollection
-
-    size = np.full(len(each.values), each.diameter)
-    circles = EllipseCollection(
-        size, size, np.zeros_like(size), units="xy", offsets=each.xy, offset_transform=ax.transData, cmap=cmap
-    )
-    circles.set_array(each.values)
-    circles.set_clim(*clim)
-    ax.add_collection(circles, autolim=False)
-    (left, top), (right, bottom) = (each.xy.max(axis=0) + sign * size_um for sign in (-1, 1))
-    # Room for the scale bar below the spots.
-    ax.set(xlim=(left / 2, right / 2), ylim=(bottom / 2 + BELOW * size_um[1], top / 2), aspect="equal")
+) -> EllipseCollection | PolyCollection:
+    """Draw places in the middle of a rectangle of this width and height in µm."""
+    low, high = each.xy.min(axis=0), each.xy.max(axis=0)
+    (left, top), (right, bottom) = ((low + high + sign * size_um) / 2 for sign in (-1, 1))
+    # Room for the scale bar below the places.
+    ax.set(xlim=(left, right), ylim=(bottom + BELOW * size_um[1], top), aspect="equal")
+    shapes = each.places.draw(ax, each.values, clim=clim, cmap=cmap)
     name = shorten(each.name, LONG, placeholder="…") if " " in each.name else each.name
     name = name if len(name) <= LONG else f"{name[: LONG - 1]}…"
     ood = "" if each.ood is None else f", {each.ood:.0%} OOD"
-    ax.set_title(f"{name}\n{len(each.values):,} spots{ood}, mean {each.values.mean():.2f}", fontsize="small")
+    ax.set_title(f"{name}\n{each.places.noun.count(len(each.xy))}{ood}, mean {each.mean:.2f}", fontsize="small")
     ax.set_axis_off()
-    return circles
+    return shapes

@@ -10,8 +10,9 @@ from deepspot._sdata.tables import check_shared_genes, comparable_scale, known_g
 from deepspot._sdata.view import select_image_and_shapes
 from deepspot._stats.metrics import pearson
 
-from ._map.backdrop import backdrop_of, place_spots
+from ._map.backdrop import backdrop_of
 from ._map.panel import GENE_SPAN, draw_gene, limits, map_axes
+from ._map.places import find_places
 from ._map.values import (
     corrected_table_key,
     measured_table_key,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from spatialdata import SpatialData
+
+    from deepspot._sdata.view import Noun
 
 MEASURED, PREDICTED, CORRECTED = range(3)
 
@@ -54,10 +57,11 @@ def spatial(
     measurement noise and varies less than a measurement. Compare where a gene is high and low, not the colors, or use
     `shared_scale`. The title gives the span of the values between the two quantiles. A color scale covers at least one
     log unit (a factor of 2.7), so small differences have similar colors. A gene that varies by less than 0.01 is drawn
-    in gray, and the title says that it is constant. Spots have the diameter of the tissue that they measure.
+    in gray, and the title says that it is constant. Spots have the diameter of the tissue that they measure. Cells,
+    nuclei and bins are drawn as they are.
 
-    Spots that are out of distribution (``obs["ood"]``) have an orange rim in the panels of predicted and corrected
-    genes, and are counted in the title.
+    Places that are out of distribution (``obs["ood"]``) have an orange outline in the panels of predicted and
+    corrected genes, and are counted in the title. Where such places touch, the line runs around all of them.
 
     A corrected gene contains the measurement, so the correlation between them is not evidence of accuracy and is not
     given. The title gives the mean weight of the measurement instead.
@@ -139,8 +143,8 @@ def spatial(
     values = np.stack([measured, predicted, corrected])
     used = np.isfinite(values).any(axis=1).T
 
-    spots = place_spots(sdata, image_key, shapes_key)
-    backdrop = backdrop_of(sdata, image_key, spots)
+    places = find_places(sdata, image_key, shapes_key)
+    backdrop = backdrop_of(sdata, image_key, places)
     axes = map_axes(ax, used, backdrop, figsize=figsize)
     ood = [None, *(key and ood_spots(sdata, shapes_key, key) for key in (source, corrected_key))]
     units = [
@@ -149,12 +153,12 @@ def spatial(
     ]
     for panel, (column, side) in zip(axes, np.argwhere(used), strict=True):
         drawn = values[side, :, column]
-        title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column])
+        title = _title(genes[column], side, measured[:, column], predicted[:, column], weight[:, column], places.noun)
         title += "" if side == MEASURED else training_note(sdata, source)
         draw_gene(
             panel,
             drawn,
-            spots,
+            places,
             backdrop,
             cmap=cmap,
             alpha=image_alpha,
@@ -175,7 +179,7 @@ def _prediction(
     return prediction_table_key(sdata, shapes_key, key), None
 
 
-def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> str:
+def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, weight: np.ndarray, noun: Noun) -> str:
     if side == MEASURED:
         return f"{gene} measured"
     if side == CORRECTED:
@@ -188,4 +192,4 @@ def _title(gene: str, side: int, measured: np.ndarray, predicted: np.ndarray, we
     both = np.isfinite(measured) & np.isfinite(predicted)
     r = pearson(predicted[both, None], measured[both, None])[0] if both.sum() > 2 else np.nan
     agreement = f"r = {r:.2f}" if np.isfinite(r) else "r undefined"
-    return f"{gene} predicted, {agreement} over {both.sum():,} spots"
+    return f"{gene} predicted, {agreement} over {noun.count(both.sum())}"

@@ -9,7 +9,7 @@ from deepspot._core.keys import checked
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_seed
 from deepspot._sdata.tables import find_expression_table, is_deepspot_table, match_rows
-from deepspot._sdata.view import select_image_and_shapes
+from deepspot._sdata.view import noun_of, select_image_and_shapes
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot._stats.normalize import check_counts, normalize
 from deepspot.errors import InputError
@@ -139,11 +139,12 @@ def umap(
         if colors is not None:
             style: dict[str, Any] = {"fill": False, "edgecolor": colors.rgba[spot], "linewidth": 2.5, "zorder": 3}
             left.add_patch(Rectangle(middle - filled / 2, *filled, **style))
-    left.set_title(f"{len(chosen)} of {len(places):,} spots, images of {tile_um:.3g} µm")
+    noun = noun_of(sdata, shapes_key)
+    left.set_title(f"{len(chosen)} of {noun.count(len(places))}, images of {tile_um:.3g} µm")
     size_of_dot = float(np.clip(8000 / len(places), 4, 40))
     dots = COLORS[0] if colors is None else colors.rgba
     right.scatter(places[:, 0], places[:, 1], s=size_of_dot, c=dots, linewidths=0)
-    right.set_title("all spots" if colors is None else colors.title)
+    right.set_title(f"all {noun.many}" if colors is None else colors.title)
     if colors is not None:
         colors.explain(right)
     return axes

@@ -1,4 +1,4 @@
-"""Maps: spots colored by a value over the image, with a color bar and a scale bar, in a grid of panels."""
+"""Maps: places colored by a value over the image, with a color bar and a scale bar, in a grid of panels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot.pl._style import MISSING, ORANGE, several_axes
+from deepspot.pl._style import MISSING, several_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-    from matplotlib.collections import EllipseCollection
-    from matplotlib.colors import Colormap
+    from matplotlib.collections import EllipseCollection, PolyCollection
 
-    from .backdrop import Backdrop, Spots
+    from .backdrop import Backdrop
+    from .places import Places
 
 QUANTILES = (0.01, 0.99)
 # Minimum span of the color scale of a gene in log units: a smaller difference does not fill the palette.
@@ -94,68 +94,48 @@ def bar_length(width: float) -> float:
 def draw_panel(
     ax: Axes,
     values: np.ndarray,
-    spots: Spots,
+    places: Places,
     backdrop: Backdrop,
     *,
-    cmap: str | Colormap,
     alpha: float,
     title: str,
     detail: str = "",
     label: str | None = None,
     clim: tuple[float, float] | None = None,
     ood: np.ndarray | None = None,
-) -> EllipseCollection:
-    """Draw a map of values (n,) of spots without NaN; `alpha` is the opacity of the image.
+    **style: Any,
+) -> EllipseCollection | PolyCollection:
+    """Draw a map of values (n,) of places without NaN; `alpha` is the opacity of the image.
 
-    Without `label` there is no color bar. `clim` are the limits of the color scale, by default those of `limits`. Spots
-    with `ood` (n,) get a rim and are counted in the second line of the title, after `detail`.
+    Without `label` there is no color bar. `clim` are the limits of the color scale, by default those of `limits`.
+    Places with `ood` (n,) are outlined and counted in the title, below `detail`. `style` is that of
+    the shapes, such as `cmap`.
     """
-    from matplotlib.collections import EllipseCollection
-
     ax.imshow(backdrop.pixels, extent=backdrop.extent, alpha=alpha, interpolation="antialiased")
-    finite = np.isfinite(values)
-    side = np.full(int(finite.sum()), spots.diameter)
-    circles = EllipseCollection(
-        side, side, np.zeros_like(side), units="xy", offsets=spots.xy[finite], offset_transform=ax.transData, cmap=cmap
-    )
-    circles.set_array(values[finite])
-    circles.set_clim(*(limits(values) if clim is None else clim))
-    ax.add_collection(circles, autolim=False)
     left, right, bottom, top = backdrop.extent
     ax.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    shapes = places.draw(ax, values, ood, clim=limits(values) if clim is None else clim, **style)
+    finite = np.isfinite(values)
     if ood is not None and ood[finite].any():
-        # A wider rim would hide the color of a small spot.
-        points = spots.diameter / (right - left) * ax.get_window_extent().width * 72 / ax.figure.dpi
-        rim = float(np.clip(0.2 * points, 0.4, 2))
-        circles.set(edgecolors=np.where(ood[finite], ORANGE, "none"), linewidths=rim)
-        count = f"{ood[finite].sum():,} of {finite.sum():,} spots out of distribution (rim)"
-        detail = f"{detail}, {count}" if detail else count
+        count = f"{ood[finite].sum():,} of {places.noun.count(finite.sum())} out of distribution (orange outline)"
+        detail = f"{detail}\n{count}" if detail else count
     ax.set_title("\n".join(filter(None, (title, detail))), fontsize="medium")
     ax.set_axis_off()
     draw_scale_bar(ax, bar_length(right - left))
     if label is not None:
-        draw_color_bar(circles, ax, values, label)
-    return circles
+        draw_color_bar(shapes, ax, values, label)
+    return shapes
 
 
 def draw_gene(
-    ax: Axes, values: np.ndarray, spots: Spots, backdrop: Backdrop, *, title: str, label: str, **style: Any
-) -> EllipseCollection:
-    """Draw a map of a gene with its span in the title; all spots of a gene without a pattern are gray."""
+    ax: Axes, values: np.ndarray, places: Places, backdrop: Backdrop, *, title: str, label: str, **style: Any
+) -> EllipseCollection | PolyCollection:
+    """Draw a map of a gene with its span in the title; all places of a gene without a pattern are gray."""
     if is_flat(values):
-        circles = draw_panel(
-            ax,
-            values,
-            spots,
-            backdrop,
-            title=title,
-            **style,
-            detail=f"constant ({np.nanmean(values):.2f} in every spot)",
-        )
-        circles.set_array(None)
-        circles.set_facecolor(MISSING)
-        return circles
-    return draw_panel(ax, values, spots, backdrop, title=title, label=label, detail=span_text(values), **style)
+        detail = f"constant ({np.nanmean(values):.2f} in every {places.noun.one})"
+        style["facecolors"] = MISSING
+        return draw_panel(ax, values, places, backdrop, title=title, detail=detail, **style)
+    return draw_panel(ax, values, places, backdrop, title=title, label=label, detail=span_text(values), **style)
 
 
 def draw_color_bar(mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from deepspot._core.keys import PARENT, UNS, checked, grid_name, key_in, prediction_name, subspots_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
-from deepspot._sdata.view import SlideView
+from deepspot._sdata.view import NOUNS, SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.errors import InputError, MissingKeyError
@@ -18,7 +18,7 @@ from .cells import cell_shapes, predict_cells, stream_cells
 from .parts import predict_parts
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
-from .table import PLACES, Resolution, predict_spots, prediction_table
+from .table import Resolution, predict_spots, prediction_table
 
 # Ratio of the width of shapes and tiles from which on they are different things.
 UNLIKE = 2.5
@@ -262,14 +262,14 @@ def predict(
         else:
             prediction = predict_grid(features, ready, grid_um, table_key=key, overwrite=overwrite, **compute)
         table = prediction_table(ready, prediction, unclipped=unclipped, half_width=half_width)
-    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=PLACES[resolution])
+    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=NOUNS[resolution].many)
     share = table.uns[UNS]["ood_share"]
     if share > MANY_OOD:
         logger.warning(
             "%.0f %% of the %s are out of distribution (obs['ood']): they differ from the training spots. Do not trust "
             "their predictions.",
             100 * share,
-            PLACES[resolution],
+            NOUNS[resolution].many,
         )
 
 

@@ -15,6 +15,7 @@ from deepspot._core.settings import settings
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._sdata.tables import match_rows
+from deepspot._sdata.view import NOUNS
 from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from deepspot.models import Model
 
 Resolution = Literal["spot", "subspot", "grid", "cell"]
-PLACES = {"spot": "spots", "subspot": "sub-spots", "grid": "grid points", "cell": "cells"}
 # Spots per block, which bounds the memory besides that of the result.
 BLOCK_SIZE = 1024
 
@@ -78,7 +78,7 @@ def check_size(model: Model, n: int, resolution: Resolution, copies: int = 1) ->
     gb = n * genes * copies * np.dtype(np.float32).itemsize / 1e9
     if gb > settings.max_table_gb:
         raise InputError(
-            f"The prediction of {n:,} {PLACES[resolution]} × {genes:,} genes would take {gb:.1f} GB in memory, above "
+            f"The prediction of {NOUNS[resolution].count(n)} × {genes:,} genes would take {gb:.1f} GB in memory, above "
             f"`ds.settings.max_table_gb` = {settings.max_table_gb:g}. Stream it to disk with `out='predicted.zarr'` "
             "(spots and cells only), raise the limit, or predict a part of the spots."
         )
