@@ -108,7 +108,7 @@ def test_the_alignment_is_an_option(xenium, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "The full-resolution H&E image is missing: a {source} folder does not contain it. Pass it with --image."),
+        ([], "{source} folder has no full-resolution H&E image. Pass it with --image."),
         (["--image", "none.tif"], "There is no image"),
         (["--pitch-um", "100"], "`--pitch-um` cannot be given for a {source} folder."),
         (["--library-id", "A"], "`--library-id` cannot be given for a {source} folder."),

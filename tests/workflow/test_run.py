@@ -189,7 +189,7 @@ def test_reads_a_folder_of_space_ranger_with_its_image(tmp_path, monkeypatch):
     assert read_slide(tmp_path / "outs", image, mpp=0.5) == (tmp_path / "outs", options)
     with pytest.raises(ValueError, match="`library_id` and `pitch_um` cannot be given for a Space Ranger folder"):
         read_slide(tmp_path / "outs", image, library_id="S1", pitch_um=100)
-    with pytest.raises(ValueError, match="a Space Ranger folder does not contain it"):
+    with pytest.raises(ValueError, match="A Space Ranger folder has no full-resolution"):
         read_slide(tmp_path / "outs")
 
 

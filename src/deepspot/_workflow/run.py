@@ -84,14 +84,14 @@ def run_report(
     key, loaded = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
     logger.info("── Checking the registration")
     contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
-    alignment = None
+    registration = None
     if contents.measured_key is None:
         logger.info("Not checked: there are no measured genes.")
     elif contents.is_training_slide:
         logger.info("Not checked: the model was trained on this slide.")
     else:
         options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
-        alignment = attempt("Check of the registration", tl.check_alignment, sdata, **options)
+        registration = attempt("Check of the registration", tl.check_alignment, sdata, **options)
     logger.info("── Groups and their markers")
     groupby = steps.choose_groups(sdata, groupby, key, shapes_key, notes)
     if groupby is not None:
@@ -108,7 +108,7 @@ def run_report(
         genes=genes,
         groupby=groupby,
         model=loaded,
-        alignment=alignment,
+        alignment=registration,
         prediction_key=key,
         table_key=table_key,
         notes=notes,

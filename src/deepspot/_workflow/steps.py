@@ -105,7 +105,7 @@ def state_scale(sdata: SpatialData, image_key: str | None, shapes_key: str | Non
 
 def _required(image: Path | None, source: str) -> Path:
     if image is None:
-        raise InputError(f"The full-resolution H&E image is missing: {source} does not contain it. Pass it with --image.")
+        raise InputError(f"{source[:1].upper()}{source[1:]} has no full-resolution H&E image. Pass it with --image.")
     return image.expanduser().absolute()
 
 
