@@ -1,6 +1,7 @@
 """Models of cells that are trained on slides."""
 
 import json
+from copy import copy
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ SPOTS = {"shapes_key": "spots", "table_key": "table"}
 
 @pytest.fixture(scope="module")
 def slides():
-    """Toy slides of two patients, whose cells have the name of nuclei."""
-    made = ds.datasets.toy(2, n_rows=5, n_cols=6, n_genes=12, cells=True, mpp=0.5)
+    """Toy slides of three patients, whose cells have the name of nuclei."""
+    made = ds.datasets.toy(3, n_rows=5, n_cols=6, n_genes=12, cells=True, mpp=0.5)
     for name, slide in made.items():
         slide.shapes[f"{name}_image_nuclei"] = slide["cells"]
     return made
@@ -30,7 +31,7 @@ def options(preset, mean_color):
 
 @pytest.fixture(scope="module", params=NUCLEI)
 def trained(request, slides, mean_color):
-    own = {name: deepcopy(slide) for name, slide in slides.items()}
+    own = {name: deepcopy(slide) for name, slide in slides.items() if name != "P3_S1"}
     # Both slides have nuclei of one name, which the model keeps.
     for name, slide in own.items():
         slide.shapes["nuclei"] = slide.shapes.pop(f"{name}_image_nuclei")
@@ -91,6 +92,24 @@ def test_a_card_beyond_the_limits_is_refused(trained, tmp_path, where, value, me
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         ds.models.load(tmp_path / "model")
+
+
+def test_a_model_of_cells_is_calibrated_and_saved(trained, slides, mean_color, tmp_path):
+    model, slide = trained[1], deepcopy(slides["P3_S1"])
+    slide.shapes["nuclei"] = slide["cells"]
+    made = ds.models.calibrate(model, slide, keys=SPOTS, encoder=mean_color())
+    assert type(made) is type(model)
+    assert made.fingerprint != model.fingerprint
+    made.save(tmp_path / "model")
+    assert ds.models.load(tmp_path / "model").fingerprint == made.fingerprint
+
+
+def test_a_fit_to_arrays_forgets_the_card(trained):
+    model = copy(trained[1])
+    bags = ds.models.Bags(np.eye(6, dtype=np.float32), np.ones((6, 2, 6), np.float32), np.eye(6, k=1) > 0)
+    model.fit(bags, np.ones((6, 2), np.float32))
+    with pytest.raises(ValueError, match="was not trained on slides"):
+        _ = model.card
 
 
 def test_the_scale_of_the_targets_is_that_of_the_rates(slides, mean_color):

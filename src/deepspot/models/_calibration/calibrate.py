@@ -19,6 +19,7 @@ from deepspot._stats.metrics import rmse
 from deepspot._stats.normalize import LOG1P_10K, Scale, known_scale
 from deepspot.errors import InputError
 from deepspot.models._bundle.card import HASHES, TrainingSlide
+from deepspot.models._bundled import BundledModel
 from deepspot.models._confidence.folds import Folds, make_folds
 from deepspot.models._confidence.ood import OODDetector
 from deepspot.models._confidence.reliability import Reliability, measure_reliability, r_of_units, summarize
@@ -295,7 +296,7 @@ def _assemble(
     """Return the calibrated model."""
     card, slides = model.card, plan.cards()
     update: dict[str, Any] = {"reliability": reliability, "calibrated_on": slides}
-    if isinstance(model, FittedModel):
+    if isinstance(model, BundledModel):
         update["sha256"] = ""  # of the file that this model is no longer
     columns = np.arange(len(card.genes))
     if correction is not None:

@@ -149,6 +149,8 @@ class CellModel(Baseline, BundledModel):
             network = self._make(bags, targets, rows)
             train_network(network, data, rows, epochs=epochs, **options)
         self.network, self.n_epochs = network.collapse(), epochs
+        for stale in ("card", "ood"):  # of an earlier fit to slides
+            vars(self).pop(stale, None)
 
     def predict(self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None) -> np.ndarray:
         """Predict log-expression (n, genes) of all spots, or of `rows`, whose neighbors may be other spots."""
