@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from anndata import AnnData
 from spatialdata import deepcopy
 
 import deepspot as ds
@@ -138,6 +139,24 @@ def test_streamed_cells_in_a_spot_have_its_mean_on_counts(slide, model, cheap_en
         np.testing.assert_allclose(counts[spot == number].mean(axis=0), expected[number], rtol=1e-5, atol=1e-5)
         at = np.flatnonzero(spot == number)
         assert np.ptp(at) == len(at) - 1  # they follow each other
+
+
+def test_cells_of_a_spot_in_several_blocks_are_scaled_together(monkeypatch):
+    from deepspot.tl._predict import stream
+
+    monkeypatch.setattr(stream, "ROWS", 4)
+    rng = np.random.default_rng(0)
+    groups = np.array([3, 3, -1, -1, 0, *[5] * 11, -1, 2, 2, 4, 1])
+    cells, spots = (np.log1p(rng.gamma(1, 2, (n, 3))).astype(np.float32) for n in (len(groups), 6))
+    order = rng.permutation(len(groups))
+    order = order[np.argsort(groups[order], kind="stable")]
+    expected = cells.copy()
+    conserve(expected, spots, groups)
+    parents = stream.Parents(AnnData(spots), groups)
+    given = [cells[rows] for rows in np.split(order, [5, 6, 13])]
+    blocks = list(parents.scaled(given, order))
+    assert [len(block) for block in blocks] == [4, 4, 4, 4, 4, 1]
+    np.testing.assert_allclose(np.concatenate(blocks), expected[order], rtol=1e-6)
 
 
 def test_spots_that_cannot_be_predicted_leave_nothing(slide, model, cheap_encoder, tmp_path, monkeypatch):

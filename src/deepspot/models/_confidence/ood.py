@@ -19,6 +19,8 @@ ENOUGH = 3
 MANY_OOD = 0.25
 # Minimum threshold, for training spots that are all equal.
 LEAST = 1e-6
+# Distances that are in memory at once; the default of scikit-learn is 1 GB.
+WORKING_MB = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,9 @@ def _core(spot: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _distance(core: np.ndarray, spot: np.ndarray) -> np.ndarray:
+    from sklearn import config_context
     from sklearn.neighbors import NearestNeighbors
 
     nearest = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(core)), metric="cosine").fit(core)
-    return nearest.kneighbors(spot.astype(np.float32))[0].mean(axis=1)
+    with config_context(working_memory=WORKING_MB):
+        return nearest.kneighbors(spot.astype(np.float32, copy=False))[0].mean(axis=1)

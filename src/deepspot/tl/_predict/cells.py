@@ -49,11 +49,12 @@ def predict_cells(
 ) -> Prediction:
     """Predict cells from a spot tile around each and its central sub-spot; those in a spot get its mean on counts."""
     view = features.view
-    check_size(model, features.n_spots, "cell", copies=2)
+    check_size(model, features.n_spots, "cell")
     known = _spots(features, model)
     features_key = replace(features, only_central=True).plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, features_key, view.shapes_key, model.geometry.neighbors)
-    expression, above = clip_expression(model, predict_in_blocks(model, bags, device=device))
+    expression = predict_in_blocks(model, bags, device=device)
+    expression, above = clip_expression(model, expression, out=expression)
     warn_of_impossible(above, expression.size)
     if known is not None:
         spots, diameter = known

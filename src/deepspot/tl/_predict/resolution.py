@@ -109,9 +109,11 @@ def subspot_expression(model: Model, bags: Bags, *, device: str | None, block_si
         for k in range(s):
             alone = replace(block, subspots=None if subspots is None else subspots[:, [k]])
             expression[rows, k], _ = clip_expression(model, model.predict(alone, device=device, rows=own))
-        children = expression[rows].reshape(len(rows) * s, -1)
-        conserve(children, whole, np.repeat(np.arange(len(rows)), s))
-        expression[rows] = children.reshape(len(rows), s, -1)
+        for start in range(0, len(rows), CONSERVED):
+            some = rows[start : start + CONSERVED]
+            children = expression[some].reshape(len(some) * s, -1)
+            conserve(children, whole[start : start + CONSERVED], np.repeat(np.arange(len(some)), s))
+            expression[some] = children.reshape(len(some), s, -1)
     warn_of_impossible(impossible, n * len(model.card.genes))
     return expression
 
