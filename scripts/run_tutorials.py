@@ -1,7 +1,7 @@
 """Run the tutorials in place, so that their outputs and figures are those of the present code.
 
     python -m pip install -e ".[doc,test]"
-    DEEPSPOT_DATA=../shared/data python scripts/run_tutorials.py [quick_start paper_workflow correct_a_slide hd_and_xenium]
+    DEEPSPOT_DATA=../shared/data python scripts/run_tutorials.py [quick_start paper_workflow …]
 
 Each runs in a folder of its own that is thrown away. Times and versions of this machine are left out of what is kept,
 and figures are reduced to 256 colors, which nobody sees and which makes the files much smaller.

@@ -21,10 +21,14 @@ from ._core.settings import RUNTIMES, settings
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
 COLUMNS = 80
 SCALE = ("mpp", "pitch_um", "diameter_um")
-READ = (*SCALE, "image", "image_scale", "library_id", "gene_id_key", "bin_um", "alignment", "image_key", "shapes_key")
+READ = (
+    *(*SCALE, "image_key", "shapes_key"),
+    *("image", "image_scale", "bin_um", "alignment_file", "library_id", "gene_id_key"),
+)
+"""Options of the file or folder of a slide."""
 NOT_OPTIONS = {"run", "command", "slide", "manifest", "source"}
-RENAMED = {"fullres_image_file": "image", "alignment_file": "alignment"}
-"""Arguments of readers whose options have another name."""
+RENAMED = {"fullres_image_file": "image"}
+"""Arguments of readers whose option has another name."""
 
 RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
 SLIDE = "SpatialData .zarr, folder of Space Ranger (Visium, Visium HD) or Xenium, or .h5ad"
@@ -191,7 +195,7 @@ def _add_slide(command: argparse.ArgumentParser) -> None:
     option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a folder")
     option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
     option("--bin-um", type=_count, metavar="UM", help="side of the bins of Visium HD (default: 16)")
-    option("--alignment", type=_path, metavar="FILE", help="matrix of that image for Xenium (default: next to it)")
+    option("--alignment-file", type=_path, metavar="FILE", help="matrix of that image for Xenium (default: next to it)")
     option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
     option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a folder")
     option("--mpp", type=float, metavar="UM", help="µm per pixel of the image, if the slide does not state it")

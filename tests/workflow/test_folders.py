@@ -96,13 +96,11 @@ def test_the_alignment_is_an_option(xenium, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["predict", str(xenium), "--image", str(xenium / IMAGES["xenium"]), "--out", "new.zarr"]
     assert cli.main(command) == 2
-    error = said(capsys)
-    assert "Pass the matrix that Xenium Explorer exports as `--alignment`." in error
-    assert "`alignment_file" not in error
-    after = read_slide(xenium, xenium / IMAGES["xenium"], alignment=tmp_path / "matrix.csv")
+    assert "Pass the matrix that Xenium Explorer exports as `--alignment-file`." in said(capsys)
+    after = read_slide(xenium, xenium / IMAGES["xenium"], alignment_file=tmp_path / "matrix.csv")
     assert list(after["cell_boundaries"].index) == list(before["cell_boundaries"].index)
-    assert cli.main(["report", str(xenium), "--alignment", "none.csv", "--out", "report.html"]) == 2
-    assert "There is no file 'none.csv' (--alignment)." in said(capsys)
+    assert cli.main(["report", str(xenium), "--alignment-file", "none.csv", "--out", "report.html"]) == 2
+    assert "There is no file 'none.csv' (--alignment-file)." in said(capsys)
 
 
 @pytest.mark.parametrize(

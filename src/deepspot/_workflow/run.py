@@ -29,7 +29,7 @@ def run_report(
     gene_id_key: str | None = None,
     image_scale: float | None = None,
     bin_um: int | None = None,
-    alignment: Path | None = None,
+    alignment_file: Path | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
@@ -50,7 +50,7 @@ def run_report(
 
     check_file(out, overwrite=overwrite)
     gmt = Path(gene_sets) if gene_sets is not None and gene_sets.endswith(".gmt") else None  # else a library
-    inputs = {"--image": image, "--alignment": alignment, "--net": net, "--gene-sets": gmt}
+    inputs = {"--image": image, "--alignment-file": alignment_file, "--net": net, "--gene-sets": gmt}
     _check_files(slide, out, inputs, save)
     notes: dict[str, str] = {}
 
@@ -73,7 +73,7 @@ def run_report(
         gene_id_key=gene_id_key,
         image_scale=image_scale,
         bin_um=bin_um,
-        alignment=alignment,
+        alignment_file=alignment_file,
         image_key=image_key,
         shapes_key=shapes_key,
     )
