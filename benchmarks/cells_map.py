@@ -1,13 +1,16 @@
-"""Draw a slide whose cells are colored by a gene: measured cells, and predicted spots and cells, in doubt where in doubt.
+"""Draw a slide with cells colored by a gene: measured and predicted cells, in doubt where the tissue is unknown.
 
     DEEPSPOT_DATA=../shared/data python benchmarks/cells_map.py
 
-A toy slide (0.5 µm per pixel) of a patient whom the model has not seen, with known cells. The model is the default with
+A toy slide (0.5 µm per pixel) with known cells, of a patient whom the model has not seen. The model is the default with
 at most 20 epochs, trained on the spots of two other patients. On the slide, a stroke of blue ink is drawn and a round
-region is blurred, as if out of focus: nothing like them is in the training slides. Prints how many spots and cells are
-out of distribution there and elsewhere, and the agreement of the cells with their counts. With `DEEPSPOT_DATA`, the 200
-real Xenium cells of one core are also drawn, to look at, in xenium_core.png in the temporary folder: their model is
-trained on the same cells, so that they show no accuracy. Writes benchmarks/results/cells_map.jpg.
+region is blurred, as if out of focus; there is nothing like them in the training slides. Cells are those in spots and
+between them; the latter are not scaled to a spot. Prints the share of spots and cells that are out of distribution
+there and elsewhere, and the agreement of the cells with their counts.
+
+With `DEEPSPOT_DATA`, the 200 Xenium cells of one real core are drawn too, in a file in the temporary folder. Their
+model is trained on the same cells, so that this shows how they are drawn, and no accuracy. Writes
+benchmarks/results/cells_map.jpg.
 """
 
 from __future__ import annotations
@@ -17,47 +20,101 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_matrix
+from spatialdata import SpatialData
 from spatialdata.models import Image2DModel
 from spatialdata.transformations import get_transformation
+from tissue import blob, stroke
 
 import deepspot as ds
 from deepspot._spatial.transforms import centers_px
 
-SEED, GENE, MPP, GENES = 0, "TUMOR1", 0.5, 60
-TOY: dict[str, Any] = {"n_patients": 3, "n_rows": 10, "n_cols": 12, "n_genes": GENES, "mpp": MPP, "cells": True}
-# In shares of width and height; radii in µm.
-INK, INK_UM, COVERS, COLOR = [(0.08, 0.62), (0.52, 0.86)], 35, 0.85, (30, 60, 170)
-BLUR, BLUR_UM, SIGMA_UM = (0.72, 0.3), 140, 6
+SEED, GENE, MPP = 0, "TUMOR1", 0.5
+TRAINING: dict[str, Any] = {"n_patients": 2, "n_rows": 10, "n_cols": 12, "mpp": MPP}
+SLIDE: dict[str, Any] = {"n_patients": 3, "n_rows": 6, "n_cols": 8, "mpp": MPP, "cells": True}
+# Positions in shares of width and height.
+INK, INK_UM, COVERS, COLOR = [(0.05, 0.6), (0.5, 0.85)], 60, 0.85, (30, 60, 170)
+BLUR, BLUR_UM, SIGMA_UM = (0.72, 0.33), 110, 6
+CORE_MPP, CORE_UM = 2.1, 55  # as in tests/behavior/test_real_cells.py
 OUT = Path(__file__).parent / "results" / "cells_map.jpg"
 
 
 def main() -> None:
-    import matplotlib.pyplot as plt
-
-    mpl.use("Agg")
     ds.settings.progress = False
-    slides = ds.datasets.toy(**TOY, seed=SEED)
-    slide = slides.pop("P3_S1")
-    covered = plant(slide)
-    keys = {"shapes_key": "spots", "table_key": "table"}
-    genes = list(slide["table"].var_names)
-    model = ds.models.train(
-        slides, patient_key="patient", genes=genes, keys=keys, training={"max_epochs": 20}, seed=SEED
-    )
+    mpl.use("Agg")
+    slide = ds.datasets.toy(**SLIDE, seed=SEED)["P3_S1"]
+    regions = plant(slide)
+    training = ds.datasets.toy(**TRAINING, seed=SEED)
+    genes = list(slide["table_cells"].var_names)
+    model = ds.models.train(training, patient_key="patient", genes=genes, training={"max_epochs": 20}, seed=SEED)
     ds.tl.predict(slide, model, shapes_key="spots")
     ds.tl.predict(slide, model, resolution="cell", shapes_key="cells")
-    ds.tl.evaluate_resolution(slide, table_key="table_cells", spots_key="spots", seed=SEED)
+    ds.tl.evaluate_resolution(slide, prediction_key="deepspot_cells", table_key="table_cells", spots_key="spots")
+    for key in ("spots", "cells"):
+        ood = slide[f"deepspot_{key}"].obs["ood"].groupby(where(slide, key, regions))
+        print(pd.DataFrame({"number": ood.size(), "out of distribution": ood.mean().round(2)}).rename_axis(key))
     print(slide["deepspot_cells"].uns["deepspot"]["within_spots"])
     print(slide["deepspot_cells"].var.loc[GENE])
-    for key in ("spots", "cells"):
-        print(doubt(slide, key, covered))
+    draw(slide)
+    if "DEEPSPOT_DATA" in os.environ:
+        draw_core(Path(os.environ["DEEPSPOT_DATA"]) / "xenium_core")
 
-    _, axes = plt.subplots(2, 2, figsize=(12.4, 10), layout="constrained")
-    ds.pl.superresolution(slide, GENE, shapes_key="spots", ax=[axes[0, 0], axes[1, 0], axes[1, 1]])
-    ds.pl.spatial(slide, GENE, shapes_key="cells", ax=[axes[0, 1]])
-    axes[0, 0].figure.savefig(OUT, dpi=110, pil_kwargs={"quality": 80})
-    plt.close("all")
+
+def plant(slide: SpatialData) -> dict[str, np.ndarray]:
+    """Draw ink and blur a region; return the share of each pixel (h, w) that they cover."""
+    (key,) = slide.images
+    image = slide[key]
+    clean = image.transpose("y", "x", "c").to_numpy().astype(np.float32)
+    size = np.array(clean.shape[1::-1])
+    masks = {"ink": stroke(size, INK, INK_UM / MPP), "blurred": blob(size, BLUR, BLUR_UM / MPP)}
+    planted = clean + masks["ink"][..., None] * COVERS * (np.array(COLOR) - clean)
+    soft = gaussian_filter(clean, (SIGMA_UM / MPP, SIGMA_UM / MPP, 0))
+    planted += masks["blurred"][..., None] * (soft - planted)
+    slide.images[key] = Image2DModel.parse(
+        planted.round().clip(1, 255).astype(np.uint8).transpose(2, 0, 1),
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        transformations=dict(get_transformation(image, get_all=True)),
+    )
+    return masks
+
+
+def where(slide: SpatialData, shapes_key: str, regions: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the region (n,) of each place by its center."""
+    x, y = centers_px(slide, next(iter(slide.images)), shapes_key).astype(int).T
+    names = np.full(len(x), "elsewhere", dtype=object)
+    for name, mask in regions.items():
+        names[mask[y, x] > 0.5] = name
+    return names
+
+
+def draw(slide: SpatialData) -> None:
+    _, axes = plt.subplots(2, 2, figsize=(11.6, 9.4), layout="constrained")
+    measured, cells = axes[:, 1]
+    ds.pl.superresolution(slide, GENE, shapes_key="spots", ax=[axes[0, 0], axes[1, 0], cells])
+    ds.pl.spatial(slide, GENE, shapes_key="cells", ax=[measured, plt.figure().gca()])
+    axes[0, 0].figure.savefig(OUT, dpi=110, pil_kwargs={"quality": 85})
+
+
+def draw_core(folder: Path) -> None:
+    adata = ad.read_h5ad(folder / "NCBI858.h5ad")
+    adata.X = csr_matrix(adata.X)
+    adata.obsm["spatial"] = adata.obs[["y_pixel", "x_pixel"]].to_numpy()
+    core = ds.io.from_anndata(adata, folder / "NCBI858.jpg", mpp=CORE_MPP, diameter_um=10, name="core")
+    tiles, keys = {"tile_um": CORE_UM}, {"normalize": "log1p_counts"}
+    model = ds.models.train(core, genes=20, tiles=tiles, keys=keys, training={"max_epochs": 20}, seed=SEED)
+    ds.tl.predict(core, model)
+    gene = str(core["deepspot_spots"].var["expected_r"].idxmax())
+    figure = ds.pl.spatial(core, gene)[0].figure
+    figure.savefig(path := Path(tempfile.gettempdir()) / "cells_map_core.png", dpi=150)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -124,6 +124,11 @@ class SlideContents:
         return "yes" if named else answer
 
     @property
+    def is_finer(self) -> bool:
+        """Whether the prediction is finer than the spots of its model, whose expected r does not apply to it."""
+        return self.provenance.get("resolution", "spot") != "spot"
+
+    @property
     def is_training_slide(self) -> bool:
         """Whether the model is known to have learned from this slide."""
         return self.learned == "yes"
@@ -192,7 +197,7 @@ class SlideContents:
         check_count(genes, "genes")
         table = self.sdata.tables[keys[0]]
         score = table.var.get("expected_r")
-        if score is None or score.isna().all():
+        if score is None or score.isna().all() or self.is_finer:
             score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
         weight = np.nan_to_num(score.to_numpy(dtype=float))
         return [str(table.var_names[column]) for column in distinct_genes(self.sampled, weight, int(genes))]

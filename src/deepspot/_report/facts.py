@@ -122,8 +122,8 @@ def _expected_r(slide: SlideContents) -> pd.DataFrame:
     columns = {"expected_r": "r", "expected_r_low": "low", "expected_r_high": "high", "expected_r_n": "n"}
     var = slide.sdata.tables[str(slide.prediction_key or slide.corrected_key)].var
     expected = var[~var.index.duplicated()].reindex(columns=list(columns)).rename(columns=columns).astype(float)
-    # It was measured on tissue like that of the training.
-    return expected * np.nan if slide.has_many_ood else expected
+    # It was measured on spots, and on tissue like that of the training.
+    return expected * np.nan if slide.has_many_ood or slide.is_finer else expected
 
 
 def _row(gene: Any, row: pd.Series, here: bool) -> list[str]:
@@ -205,7 +205,7 @@ def _genes(slide: SlideContents, genes: list[str], groupby: str | None) -> dict[
     if finer_shapes(sdata, slide.image_key, slide.shapes_key):
         options = {"prediction_key": slide.prediction_key, **keys, **colors}
         facts["finer"] = try_drawing(slide, "Finer maps", superresolution, sdata, first, **options)
-    else:
+    elif not slide.is_finer:
         slide.missing["Finer maps"] = None
     if "X_umap" in sdata.tables[table_key].obsm:
         facts["umap"] = try_drawing(slide, "UMAP", umap, sdata, color=groupby, table_key=table_key, **keys)
