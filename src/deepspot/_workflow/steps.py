@@ -32,7 +32,7 @@ MIN_SPOTS = 3
 SCALE = ("mpp", "pitch_um", "diameter_um")
 SPACE_RANGER = ("mpp", "gene_id_key")
 VISIUM_HD = (*SPACE_RANGER, "bin_um")
-XENIUM = ("alignment", "gene_id_key")
+XENIUM = ("alignment_file", "gene_id_key")
 ANNDATA = (*SCALE, "library_id", "gene_id_key", "image_scale")
 
 
@@ -46,8 +46,8 @@ def read_slide(
 ) -> SpatialData:
     """Read a SpatialData store, a folder of Space Ranger or Xenium, or an .h5ad; all but the first need `image`.
 
-    `options` are arguments of the readers of :mod:`deepspot.io`, and `alignment`, the `alignment_file` of
-    :func:`deepspot.io.xenium`; None is left out.
+    `options` are arguments of the readers of :mod:`deepspot.io`; None is left out. Paths are relative to the working
+    directory, and not to the folder, as they are for the readers.
     """
     from deepspot import io
 
@@ -60,9 +60,8 @@ def read_slide(
         return sdata
     if path.is_dir() and (path / "experiment.xenium").is_file():
         _check_options("a Xenium folder", given, XENIUM)
-        alignment = given.pop("alignment", None)
-        if alignment is not None:  # the readers take relative paths from the folder, a command line from where it runs
-            given["alignment_file"] = alignment.absolute()
+        if "alignment_file" in given:
+            given["alignment_file"] = given["alignment_file"].absolute()
         return io.xenium(path, image=_required(image, "a Xenium folder"), **given)
     # "binned_outputs", its archive, or bins that were unpacked without the folder above.
     if path.is_dir() and any(any(path.glob(name)) for name in ("binned_outputs*", "square_*um")):
