@@ -234,3 +234,22 @@ def test_a_scale_that_shows_nuclei_is_needed(copy):
     ds.pp.set_scale(copy, mpp=2.0)
     with pytest.raises(InputError, match="too coarse for nuclei"):
         ds.pp.nuclei(copy, overwrite=True)
+
+
+def test_nuclei_that_tables_annotate_are_not_replaced(copy):
+    copy.tables["predicted"] = ds.datasets.toy(n_patients=1, n_rows=2, n_cols=2)["P1_S1"]["table"].copy()
+    copy.tables["predicted"].obs["region"] = NUCLEI
+    copy.tables["predicted"].uns["spatialdata_attrs"]["region"] = NUCLEI
+    before = copy[NUCLEI]
+    with pytest.raises(ValueError, match=r"tables \['predicted'\] annotate it"):
+        ds.pp.nuclei(copy, min_area_um2=30, overwrite=True)
+    assert copy[NUCLEI] is before
+
+
+def test_spots_that_cannot_be_described_are_named_before_the_segmentation(copy):
+    del copy.tables["nuclei_spots"]
+    del copy.shapes[NUCLEI]
+    copy["spots"]["diameter_um"] = [50.0, *[55.0] * (len(copy["spots"]) - 1)]
+    with pytest.raises(ValueError, match=r"several diameters: 50, 55 µm"):
+        ds.pp.nuclei(copy)
+    assert NUCLEI not in copy.shapes

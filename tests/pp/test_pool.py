@@ -200,3 +200,15 @@ def test_circles_of_several_sizes_are_refused(bins):
     ds.pp.pool(bins, into_key="circles")
     inside = np.linalg.norm(to_um(centers)[:, None] - bin_centers_um(bins), axis=2) <= 15
     np.testing.assert_array_equal(bins["circles_counts"].X.toarray(), inside @ bins["table"].X.toarray())
+
+
+def test_spots_that_other_tables_annotate_are_not_replaced(bins):
+    ds.pp.pool(bins, diameter_um=50, pitch_um=50)
+    ds.pp.pool(bins, diameter_um=50, pitch_um=50, overwrite=True)
+    key = next(name for name in bins.shapes if name.endswith("_spots"))
+    bins.tables["predicted"] = bins[f"{key}_counts"].copy()
+    ds.pp.pool(bins, diameter_um=50, pitch_um=50, overwrite=True)  # the same spots
+    before = bins[key].copy()
+    with pytest.raises(ValueError, match=r"tables \['predicted'\] annotate it"):
+        ds.pp.pool(bins, diameter_um=40, pitch_um=40, overwrite=True)
+    assert bins[key].equals(before)

@@ -4,7 +4,7 @@ from scipy.sparse import csr_matrix
 from scipy.stats import pearsonr
 
 from deepspot._stats.ceiling import ceiling
-from deepspot._stats.within import agreement_within, center_by, interpolate, r_within
+from deepspot._stats.within import WithinSpots, center_by, interpolate, r_within
 
 OPTIONS = {"n_bootstrap": 300, "n_swaps": 199, "seed": 0}
 
@@ -42,34 +42,55 @@ def test_what_only_spots_explain_has_no_r_within(places):
 
 
 def test_interval_and_swaps(places):
-    found = agreement_within(*places, **OPTIONS)
-    assert found.low[0] < found.r[0] < found.high[0]
-    assert found.low[0] > 0.5
-    assert found.p[0] == pytest.approx(1 / 200)
-    assert found.p[1] == 1
-    assert np.isnan(found.p[2])
-    assert found.mean == pytest.approx(np.nanmean(found.r))
-    assert found.mean_low < found.mean < found.mean_high
-    again = agreement_within(*places, **OPTIONS)
-    np.testing.assert_array_equal(again.low, found.low)
-    np.testing.assert_array_equal(again.p, found.p)
+    predicted, measured, groups = places
+    within = WithinSpots(groups, **OPTIONS)
+    found = within.add(predicted, measured)
+    assert found["low"][0] < found["r"][0] < found["high"][0]
+    assert found["low"][0] > 0.5
+    assert found["p"][0] == pytest.approx(1 / 200)
+    assert found["p"][1] == 1
+    assert np.isnan(found["p"][2])
+    mean = within.mean()
+    assert mean["r"] == pytest.approx(np.nanmean(found["r"]))
+    assert mean["low"] < mean["r"] < mean["high"]
+    assert mean["p"] == pytest.approx(1 / 200)
+
+
+def test_blocks_of_genes_and_the_order_of_places_have_no_effect(places):
+    predicted, measured, groups = places
+    whole, parts = WithinSpots(groups, **OPTIONS), WithinSpots(groups, **OPTIONS)
+    found = whole.add(predicted, measured)
+    blocks = [parts.add(predicted[:, genes], measured[:, genes]) for genes in (slice(0, 1), slice(1, 4))]
+    for name, values in found.items():
+        np.testing.assert_allclose(np.concatenate([block[name] for block in blocks]), values, rtol=1e-9)
+    assert parts.mean() == pytest.approx(whole.mean())
+    order = np.random.default_rng(2).permutation(len(groups))
+    other = WithinSpots(groups[order], **OPTIONS).add(predicted[order], measured[order])
+    np.testing.assert_allclose(other["r"], found["r"], rtol=1e-9)
+    np.testing.assert_allclose(other["low"], found["low"], rtol=1e-9)
+
+
+def test_without_measured_genes_there_is_no_mean():
+    within = WithinSpots(np.array([0, 0, 1, 1]), **OPTIONS)
+    within.add(np.ones((4, 2)), np.full((4, 2), np.nan))
+    assert np.isnan(list(within.mean().values())).all()
 
 
 def test_p_of_unrelated_predictions_is_uniform():
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(20), 4)
-    found = agreement_within(rng.normal(size=(80, 400)), rng.normal(size=(80, 400)), groups, **OPTIONS)
-    assert 0.02 < (found.p <= 0.05).mean() < 0.09
-    assert ((found.low < 0) & (found.high > 0)).mean() > 0.88
+    found = WithinSpots(groups, **OPTIONS).add(rng.normal(size=(80, 400)), rng.normal(size=(80, 400)))
+    assert 0.02 < (found["p"] <= 0.05).mean() < 0.09
+    assert ((found["low"] < 0) & (found["high"] > 0)).mean() > 0.88
 
 
 def test_swaps_stay_within_spots():
     """The order of a spot's places changes r, so p of a prediction that is right in one spot of many is not small."""
     groups = np.repeat(np.arange(2), 2)
     measured = np.array([[0.0], [1.0], [10.0], [11.0]])
-    found = agreement_within(measured, measured, groups, n_bootstrap=10, n_swaps=999, seed=0)
-    assert found.r[0] == pytest.approx(1)
-    assert found.p[0] == pytest.approx(0.25, abs=0.06)  # both spots in the right order by chance
+    found = WithinSpots(groups, n_bootstrap=10, n_swaps=999, seed=0).add(measured, measured)
+    assert found["r"][0] == pytest.approx(1)
+    assert found["p"][0] == pytest.approx(0.25, abs=0.06)  # both spots in the right order by chance
 
 
 def test_interpolation_is_exact_for_a_plane_and_the_nearest_outside():

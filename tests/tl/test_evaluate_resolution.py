@@ -186,3 +186,16 @@ def test_a_prediction_of_the_spots_themselves_is_refused(sdata):
     add_prediction(sdata, sdata["table"].layers["expected"], "spots", centers, resolution="spot")
     with pytest.raises(ValueError, match="predicts the spots 'spots' themselves"):
         ds.tl.evaluate_resolution(sdata)
+
+
+def test_a_slide_that_the_model_learned_from_is_named(sdata, log):
+    add_prediction(sdata, expected(sdata), training_slide="yes")
+    ds.tl.evaluate_resolution(sdata, n_swaps=19, n_bootstrap=20)
+    assert any("learned from this slide" in line for line in log)
+
+
+def test_shapes_that_moved_since_the_prediction_are_refused(sdata):
+    add_prediction(sdata, expected(sdata))
+    sdata["cells"].geometry = sdata["cells"].geometry.translate(xoff=30)
+    with pytest.raises(ValueError, match=r"was predicted for other positions of the shapes 'cells'"):
+        ds.tl.evaluate_resolution(sdata)

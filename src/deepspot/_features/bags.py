@@ -77,6 +77,13 @@ class Bags:
         """Dimension of an embedding."""
         return self.spot.shape[1]
 
+    @property
+    def exist(self) -> np.ndarray:
+        """Which sub-spots exist (n, s), in bool; (n, 0) without sub-spots."""
+        if self.present is not None:
+            return self.present
+        return np.ones((len(self), 0) if self.subspots is None else self.subspots.shape[:2], dtype=bool)
+
     def around(self, rows: np.ndarray) -> Bags:
         """Return the bags of some spots, in this order, followed by their neighbors (with incomplete neighbors)."""
         near = np.setdiff1d(self.neighbors[rows].indices, rows)
@@ -123,8 +130,7 @@ def _padded_alike(bags: Sequence[Bags]) -> list[Bags]:
     widest, made = max(bag.subspots.shape[1] for bag in bags if bag.subspots is not None), []
     for bag in bags:
         if bag.subspots is not None:
-            present = np.ones(bag.subspots.shape[:2], dtype=bool) if bag.present is None else bag.present
-            more = (0, widest - present.shape[1])
+            more = (0, widest - bag.subspots.shape[1])
             subspots = np.pad(bag.subspots, ((0, 0), more, (0, 0)))
-            made.append(replace(bag, subspots=subspots, present=np.pad(present, ((0, 0), more))))
+            made.append(replace(bag, subspots=subspots, present=np.pad(bag.exist, ((0, 0), more))))
     return made

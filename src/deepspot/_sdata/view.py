@@ -79,6 +79,11 @@ class SlideView:
     @cached_property
     def placement(self) -> Placement:
         """Positions of the spots in the image."""
+        if self.planned is None and not self.sdata.shapes[self.shapes_key].index.is_unique:
+            raise InputError(
+                f"The names of the shapes {self.shapes_key!r} (their index) are not unique, so tables cannot refer to "
+                "them. Rename them: `shapes.index = range(len(shapes))`."
+            )
         if self.image_key == NO_IMAGE:
             return self.planned or place_without_image(self.sdata, self.shapes_key)
         return self.planned or place_spots(self.sdata, self.image_key, self.shapes_key, self.coordinate_system)
@@ -158,7 +163,11 @@ def known_diameter(sdata: SpatialData, shapes_key: str) -> float | None:
         return None
     diameters = shapes[DIAMETER].unique()
     if len(diameters) != 1:
-        raise InputError(f"Spots of {shapes_key!r} have several diameters: {sorted(diameters)} µm. Pass `tile_um=`.")
+        found = ", ".join(f"{diameter:g}" for diameter in sorted(diameters))
+        raise InputError(
+            f"Spots of {shapes_key!r} have several diameters: {found} µm. Keep spots of one diameter in an element, or "
+            "pass `tile_um=` to a function that has it."
+        )
     return float(diameters[0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -212,12 +212,35 @@ def add_table(
     logger.info("Added %s %s to sdata.tables[%r].%s", size, what, key, _hint(sdata, key))
 
 
-def add_shapes(sdata: SpatialData, key: str, shapes: GeoDataFrame, *, what: str, overwrite: bool = False) -> None:
-    """Add a shapes element and log one line."""
+def check_not_annotated(sdata: SpatialData, key: str, own: Collection[str] = ()) -> None:
+    """Raise if tables other than `own` annotate shapes that will be replaced: their rows would have other places."""
+    if others := [name for name in tables_annotating(sdata, key) if name not in own]:
+        raise InputError(
+            f"sdata.shapes[{key!r}] would be replaced, but tables {others} annotate it. Delete these tables first "
+            "(`del sdata.tables[...]`), or choose another name."
+        )
+
+
+def add_shapes(
+    sdata: SpatialData,
+    key: str,
+    shapes: GeoDataFrame,
+    *,
+    what: str,
+    overwrite: bool = False,
+    own: Collection[str] = (),
+) -> None:
+    """Add a shapes element and log one line; tables `own` will be replaced with it."""
     check_new_key(sdata, key, overwrite=overwrite, kind="shapes")
+    if key in sdata.shapes and not _same_places(sdata.shapes[key], shapes):
+        check_not_annotated(sdata, key, own)
     shapes.index.name = None
     sdata.shapes[key] = shapes
     logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
+
+
+def _same_places(old: GeoDataFrame, new: GeoDataFrame) -> bool:
+    return old.index.equals(new.index) and bool(old.geometry.geom_equals_exact(new.geometry, 1e-6).all())
 
 
 def _hint(sdata: SpatialData, key: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from .groups import members_of
@@ -12,23 +10,63 @@ from .groups import members_of
 CONSTANT = 1e-12
 
 
-@dataclass(frozen=True, eq=False)
 class WithinSpots:
-    """Pearson's r of deviations from the mean of the spot, over all places in spots with at least two of them.
+    """Agreement of a prediction with a measurement within spots, for blocks of genes.
 
-    `r`, `low`, `high` and `p` are (genes,): r, its 95 % interval from the bootstrap of spots, and the share of random
-    swaps of the predictions within spots with an r at least as high. A constant prediction has an r of 0, a constant
-    measurement NaN. `mean`, `mean_low`, `mean_high` and `mean_p` are those of the mean over genes.
+    It is Pearson's r of deviations from the mean of the spot, over all places in spots with at least two of them.
+    `groups` (n,) are the numbers of the spots from 0. The same bootstrap samples of spots, and the same random swaps of
+    the predictions within spots, are used for all genes, so that the mean over genes has an interval and a p, too.
     """
 
-    r: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    p: np.ndarray
-    mean: float
-    mean_low: float
-    mean_high: float
-    mean_p: float
+    def __init__(self, groups: np.ndarray, *, n_bootstrap: int, n_swaps: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self._order = np.argsort(groups, kind="stable")
+        self._groups = groups[self._order]
+        self._members = members_of(self._groups)
+        n = self._members.shape[0]
+        self._weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap).astype(np.float64)
+        # Positions in the order of the groups: 4 bytes per place and swap.
+        place = np.empty(len(groups), dtype=np.int32)
+        place[self._order] = np.arange(len(groups))
+        self._swaps = [place[np.lexsort((rng.random(len(groups)), groups))] for _ in range(n_swaps)]
+        self._r, self._drawn, self._swapped, self._n = 0.0, np.zeros(n_bootstrap), np.zeros(n_swaps), 0
+        self._n_drawn = np.zeros(n_bootstrap)
+
+    def add(self, predicted: np.ndarray, measured: np.ndarray) -> dict[str, np.ndarray]:
+        """Compare a block of genes (n, genes), and return `r`, `low`, `high` and `p` (genes,).
+
+        These are r, its 95 % interval from the bootstrap of spots, and the share of random swaps with an r at least as
+        high. A constant prediction has an r of 0, a constant measurement NaN.
+        """
+        x, y = (values[self._order].astype(np.float64) for values in (predicted, measured))
+        a, b = center_by(x, self._groups), center_by(y, self._groups)
+        products, squares, of_measured = self._members @ (a * b), self._members @ a**2, self._members @ b**2
+        own = products.sum(axis=0), _clean(a, x), _clean(b, y)
+        r = _r(*own)
+        known = np.isfinite(r)
+        weights = self._weights
+        drawn = _r(weights @ products, weights @ squares * (own[1] > 0), weights @ of_measured * (own[2] > 0))
+        low, high = _ends(drawn)
+        above = np.zeros(len(r))
+        for number, swap in enumerate(self._swaps):
+            other = _r(np.einsum("ij,ij->j", a[swap], b), *own[1:])
+            above += other >= r
+            self._swapped[number] += other[known].sum()
+        self._r += r[known].sum()
+        self._n += int(known.sum())
+        self._drawn += np.nansum(drawn[:, known], axis=1)
+        self._n_drawn += np.isfinite(drawn[:, known]).sum(axis=1)
+        p = np.where(known, (1 + above) / (1 + len(self._swaps)), np.nan)
+        return {"r": r, "low": low, "high": high, "p": p}
+
+    def mean(self) -> dict[str, float]:
+        """Return `r`, `low`, `high` and `p` of the mean over all genes so far that were measured; NaN without any."""
+        if not self._n:
+            return dict.fromkeys(("r", "low", "high", "p"), float("nan"))
+        drawn = np.divide(self._drawn, self._n_drawn, out=np.full(len(self._drawn), np.nan), where=self._n_drawn > 0)
+        low, high = (float(end) for end in _ends(drawn[:, None]).ravel())
+        p = (1 + int((self._swapped >= self._r).sum())) / (1 + len(self._swaps))
+        return {"r": self._r / self._n, "low": low, "high": high, "p": p}
 
 
 def center_by(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -41,38 +79,6 @@ def r_within(predicted: np.ndarray, measured: np.ndarray, groups: np.ndarray) ->
     """Return r (genes,) of deviations from group means: 0 for a constant prediction, NaN for a constant measurement."""
     a, b = (center_by(values.astype(np.float64), groups) for values in (predicted, measured))
     return _r((a * b).sum(axis=0), _clean(a, predicted), _clean(b, measured))
-
-
-def agreement_within(
-    predicted: np.ndarray, measured: np.ndarray, groups: np.ndarray, *, n_bootstrap: int, n_swaps: int, seed: int
-) -> WithinSpots:
-    """Compare a prediction with a measurement (n, genes) within `groups` (n,), numbers from 0 with two places each."""
-    rng = np.random.default_rng(seed)
-    a, b = (center_by(values.astype(np.float64), groups) for values in (predicted, measured))
-    members = members_of(groups)
-    products, squares, measured_squares = members @ (a * b), members @ a**2, members @ b**2
-    own = products.sum(axis=0), _clean(a, predicted), _clean(b, measured)
-    r = _r(*own)
-    known = np.isfinite(r)
-
-    n = members.shape[0]
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=n_bootstrap).astype(np.float64)
-    drawn = _r(weights @ products, weights @ squares * (own[1] > 0), weights @ measured_squares * (own[2] > 0))
-    low, high = _ends(drawn)
-    means = np.nanmean(drawn[:, known], axis=1) if known.any() else np.full(n_bootstrap, np.nan)
-
-    order = np.argsort(groups, kind="stable")
-    above, mean_above = np.zeros(len(r)), 0
-    for _ in range(n_swaps):
-        swapped = a[np.lexsort((rng.random(len(groups)), groups))]
-        other = _r((swapped * b[order]).sum(axis=0), *own[1:])
-        above += other >= r
-        mean_above += np.mean(other[known]) >= np.mean(r[known]) if known.any() else 0
-    p = np.where(known, (1 + above) / (1 + n_swaps), np.nan)
-    mean = float(np.mean(r[known])) if known.any() else float("nan")
-    mean_low, mean_high = (float(end) for end in _ends(means[:, None]).ravel())
-    mean_p = (1 + mean_above) / (1 + n_swaps) if known.any() else float("nan")
-    return WithinSpots(r, low, high, p, mean, mean_low, mean_high, float(mean_p))
 
 
 def interpolate(values: np.ndarray, at: np.ndarray, places: np.ndarray) -> np.ndarray:

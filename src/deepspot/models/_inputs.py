@@ -17,6 +17,9 @@ from ._network.config import Context
 
 CONTEXT: tuple[Context, ...] = get_args(Context)
 LEAST_SPREAD = 0.25
+# Standard deviations at which features are clipped. A feature that hardly varies in training can be far outside its
+# range on a slide with another stain, and would dominate the prediction there.
+CLIP = 3.0
 
 
 def context_features(bags: Bags, context: Sequence[str] = CONTEXT, *, rows: np.ndarray | None = None) -> np.ndarray:

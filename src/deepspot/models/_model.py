@@ -45,6 +45,10 @@ class Model:
         Device for prediction; None takes `settings.device`, or else CUDA, MPS or the CPU.
     whole_slide
         Whether the model must see all spots of a slide in one call.
+    spots_are_cells
+        Whether the model was made for measured cells, which are its spots.
+    has_cells
+        Whether its spots consist of cells, which it predicts, too.
     not_saved
         Reason why the model cannot be saved as a bundle; empty if it can.
     calibration
@@ -55,6 +59,8 @@ class Model:
     ood: OODDetector
     device: str | None = None
     whole_slide: bool = False
+    spots_are_cells: bool = False
+    has_cells: bool = False
     not_saved: str = ""
     calibration: pd.DataFrame
 

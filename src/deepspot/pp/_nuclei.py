@@ -8,7 +8,14 @@ from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
 from deepspot._sdata.view import spot_shapes
-from deepspot._sdata.write import add_shape_columns, add_shapes, add_table, check_new_key, check_shape_columns
+from deepspot._sdata.write import (
+    add_shape_columns,
+    add_shapes,
+    add_table,
+    check_new_key,
+    check_not_annotated,
+    check_shape_columns,
+)
 from deepspot._spatial.transforms import (
     centers_px,
     microns_per_pixel,
@@ -19,7 +26,7 @@ from deepspot._spatial.transforms import (
 from deepspot.errors import InputError
 
 from ._nuclei_blocks import COLUMNS, BlockPlan, measure_given, segment_blocks, tissue_map
-from ._nuclei_table import morphology_table
+from ._nuclei_table import SpotsOfNuclei
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -140,6 +147,8 @@ def nuclei(
         check_new_key(sdata, new_key, overwrite=overwrite, kind="shapes")
         if new_key == shapes_key:
             raise InputError(f"{new_key!r} is the name of the spots. Choose another `key_added`.")
+        if new_key in sdata.shapes:
+            check_not_annotated(sdata, new_key)
     table_key = None if shapes_key is None else morphology_name(shapes_key)
     if table_key is not None:
         check_new_key(sdata, table_key, overwrite=overwrite)
@@ -150,6 +159,7 @@ def nuclei(
             "the full-resolution image of the slide scanner."
         )
 
+    spots = None if shapes_key is None else SpotsOfNuclei(sdata, shapes_key, image_key, coordinate_system)
     pyramid = pyramid_levels(sdata, image_key)
     near = None
     if within_um is not None and shapes_key is not None:
@@ -170,8 +180,8 @@ def nuclei(
         shapes[list(columns)] = columns.to_numpy()
         add_shapes(sdata, new_key, shapes, what="nuclei", overwrite=overwrite)
         nuclei_key = new_key
-    if shapes_key is not None and table_key is not None:
-        table = morphology_table(sdata, shapes_key, nuclei_key, image_key, columns, coordinate_system)
+    if spots is not None and table_key is not None:
+        table = spots.morphology(nuclei_key, columns)
         add_table(sdata, table_key, table, what="features of nuclei", overwrite=overwrite)
         empty = int((table.obs["n_nuclei"] == 0).sum())
         logger.info("%s of %s spots have no nucleus.", f"{empty:,}", f"{table.n_obs:,}")

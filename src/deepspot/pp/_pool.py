@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 VISIUM_DIAMETER_UM, VISIUM_PITCH_UM = 55.0, 100.0
+# Column of the shapes that were pooled into a spot.
+POOLED_FROM = "pooled_from"
 MOST_SPOTS = 5_000_000
 
 
@@ -168,7 +170,7 @@ def pool(
     table = _table(sdata, source, pooled, spots, kept, spots_key)
     if into_key is None:
         what = f"spots of {spots[DIAMETER].iloc[0]:g} µm"
-        add_shapes(sdata, spots_key, spots[kept], what=what, overwrite=overwrite)
+        add_shapes(sdata, spots_key, spots[kept], what=what, overwrite=overwrite, own=[counts_key])
     add_table(sdata, counts_key, table, what=f"genes pooled from {source.key!r}", overwrite=overwrite)
     n, total = int(pooled.n_pooled.sum()) + pooled.n_outside, int(depth.sum()) + pooled.counts_outside
     logger.info(
@@ -187,6 +189,8 @@ def _measured_shapes(sdata: SpatialData, shapes_key: str | None, table_key: str 
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
     tables = [name for name, table in sdata.tables.items() if not is_deepspot_table(table)]
+    # Spots of an earlier call are pooled only if there is nothing else.
+    tables = [name for name in tables if POOLED_FROM not in sdata.tables[name].obs] or tables
     if table_key is not None:
         tables = [key_in(table_key, sdata.tables, "sdata.tables")]
     regions = dict.fromkeys(region for name in tables for region in regions_of(sdata, name))
@@ -238,7 +242,7 @@ def _table(
         counts = counts.astype(np.int32)
     instances = spots.index[kept]
     obs = pd.DataFrame({"n_pooled": pooled.n_pooled[kept]}, index=instances.astype(str))
-    obs["pooled_from"] = pd.Categorical([source.key] * len(obs))
+    obs[POOLED_FROM] = pd.Categorical([source.key] * len(obs))
     region, instance = link_keys(sdata, spots_key)
     for name, values in source.constants().items():
         if name not in (*obs, region, instance):

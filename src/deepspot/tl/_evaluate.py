@@ -29,7 +29,7 @@ from deepspot._stats.patterns import compare_patterns
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
 from deepspot.tl._analysis.gene_sets import GeneSets, read_gene_sets
-from deepspot.tl._predict.table import learned_from
+from deepspot.tl._predict.table import learned_from, log_learned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -281,16 +281,7 @@ def _scale_of(prediction: AnnData) -> str:
 
 def _log_limits(prediction: AnnData, learned: str, scale: Scale, depth: str) -> None:
     """Log what the agreement does not show: training slides, other scales, and other genes behind the depth."""
-    if learned == "yes":
-        logger.warning(
-            "The model learned from this slide: the agreement is higher than on slides of other patients. "
-            "`ds.models.cross_validate` holds out patients."
-        )
-    elif learned == "unknown":
-        logger.info(
-            "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
-            "slides. If it did, the agreement is higher than on slides of other patients."
-        )
+    log_learned(learned)
     if _scale_of(prediction) != scale.text:
         logger.warning(
             "The prediction is on the scale %r and the measurement on %r: the correlations can be compared; errors, "

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from deepspot._core.keys import PREDICTION, SCALE, UNS, WITHIN, checked, one_key
+from deepspot._core.keys import LEARNED, PREDICTION, SCALE, UNS, WITHIN, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_seed
 from deepspot._sdata.measured import measured_counts
@@ -26,21 +26,25 @@ from deepspot._spatial.transforms import pitch_px
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
 from deepspot._stats.groups import members_of
 from deepspot._stats.metrics import pearson
-from deepspot._stats.within import agreement_within, interpolate, r_within
+from deepspot._stats.within import WithinSpots, interpolate, r_within
 from deepspot.errors import InputError
 from deepspot.models._training.targets import targets
+from deepspot.tl._predict.table import is_current, learned_from, log_learned
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from spatialdata import SpatialData
 
     from deepspot._sdata.measured import MeasuredCounts
+    from deepspot._stats.normalize import Scale
 
 COLUMNS = (
     *("within_r", "within_r_low", "within_r_high", "within_p", "within_r_depth", "within_r_interpolated"),
     *("within_ceiling", "places_r", "places_r_spot", "places_r_interpolated"),
 )
 LEAST_SPOTS = 3
+# Genes that are compared at once, so that memory does not depend on their number.
+GENES = 100
 
 
 @checked
@@ -51,6 +55,7 @@ def evaluate_resolution(
     table_key: str | None = None,
     spots_key: str | None = None,
     layer: str | None = None,
+    coordinate_system: str | None = None,
     n_bootstrap: int = 1000,
     n_swaps: int = 199,
     overwrite: bool = False,
@@ -74,6 +79,8 @@ def evaluate_resolution(
         Spots, as circles of known diameter; by default the only ones.
     layer
         Layer with raw counts; None is `X`.
+    coordinate_system
+        Coordinate system that relates image, spots and cells; needed only if they share several that disagree.
     n_bootstrap
         Number of bootstrap samples of the spots, for the intervals.
     n_swaps
@@ -97,7 +104,8 @@ def evaluate_resolution(
         Share of random swaps of the predicted places within spots that have an r at least as high.
     `within_r_interpolated`
         r within spots of the linear interpolation between the predicted means of spots, which needs no image within
-        spots: below it, the prediction only continues the trend between spots.
+        spots: below it, the prediction only continues the trend between spots. Beyond the outer spots it is constant,
+        so it is weak on small slides.
     `within_r_depth`
         r within spots of the logarithm of the counts of a place. Log-normalized shallow counts depend on it.
     `within_ceiling`
@@ -153,54 +161,70 @@ def evaluate_resolution(
     counts = measured_counts(sdata, cells_key, table_key, layer=layer)
 
     image_key = str(prediction.uns[UNS]["image_key"])
-    spots, cells = (SlideView(sdata, image_key, key) for key in (spots_key, cells_key))
+    spots, cells, predicted_at = (
+        SlideView(sdata, image_key, key, coordinate_system) for key in (spots_key, cells_key, places_key)
+    )
+    if not is_current(prediction, predicted_at):
+        raise InputError(
+            f"Table {prediction_key!r} was predicted for other positions of the shapes {places_key!r}. Predict again "
+            "with `ds.tl.predict(…, overwrite=True)`."
+        )
     diameter = known_diameter(sdata, spots_key)
     if diameter is None:
         raise InputError(f"The diameter of the spots {spots_key!r} is unknown. Set it with `ds.pp.set_scale`.")
     rows, summed = _counts_of_places(sdata, prediction, places_key, counts, cells)
     places = _assign(prediction, rows, summed, spots, diameter)
-
-    scale = comparable_scale(prediction)
-    expression, _ = targets([places.counts], list(prediction.var_names), scale)
-    measured, known = expression[0], np.isfinite(expression[0]).any(axis=0)
-    predicted = np.asarray(prediction.X[places.rows], dtype=np.float64)
-    at = np.asarray(prediction.obsm["spatial"])[places.rows]
-    repeated, between = _between(predicted, places, spots.centers, at)
-    options = {"n_bootstrap": n_bootstrap, "n_swaps": n_swaps, "seed": seed}
-    found = agreement_within(predicted[:, known], measured[:, known], places.groups, **options)
-
-    depth = places.counts.depth()
-    log_depth = np.repeat(np.log(depth)[:, None], known.sum(), axis=1)
-    kept = places.counts.counts[:, places.counts.genes.get_indexer(prediction.var_names[known])]
-    result = pd.DataFrame(index=prediction.var_names[known])
-    result["within_r"], result["within_r_low"], result["within_r_high"] = found.r, found.low, found.high
-    result["within_p"] = found.p
-    result["within_r_depth"] = r_within(log_depth, measured[:, known], places.groups)
-    result["within_r_interpolated"] = r_within(between[:, known], measured[:, known], places.groups)
-    result["within_ceiling"] = ceiling(kept, depth, scale=scale, groups=places.groups, seed=seed)
-    for name, values in (("", predicted), ("_spot", repeated), ("_interpolated", between)):
-        result[f"places_r{name}"] = np.nan_to_num(pearson(values[:, known], measured[:, known]))
-    result = result.reindex(prediction.var_names)[list(COLUMNS)].astype(np.float32)
+    scale, genes = comparable_scale(prediction), prediction.var_names
+    learned = learned_from(prediction, counts)
+    log_learned(learned)
+    at, depth = np.asarray(prediction.obsm["spatial"])[places.rows], places.counts.depth()
+    within = WithinSpots(places.groups, n_bootstrap=n_bootstrap, n_swaps=n_swaps, seed=seed)
+    blocks = []
+    for start in range(0, len(genes), GENES):
+        block = slice(start, start + GENES)
+        expression, _ = targets([places.counts], list(genes[block]), scale)
+        predicted = np.asarray(prediction.X[places.rows, block], dtype=np.float64)
+        repeated, between = _between(predicted, places, spots.centers, at)
+        measured = expression[0]
+        blocks.append(
+            pd.DataFrame(
+                {f"within_{name}": values for name, values in within.add(predicted, measured).items()}
+                | {
+                    "within_r_depth": r_within(np.log(depth)[:, None], measured, places.groups),
+                    "within_r_interpolated": r_within(between, measured, places.groups),
+                    "within_ceiling": _ceiling(places, genes[block], depth, scale, seed),
+                }
+                | {
+                    f"places_r{name}": np.where(
+                        np.isfinite(measured).any(axis=0), np.nan_to_num(pearson(values, measured)), np.nan
+                    )
+                    for name, values in (("", predicted), ("_spot", repeated), ("_interpolated", between))
+                },
+                index=genes[block],
+            )
+        )
+    result = pd.concat(blocks).rename(columns={"within_low": "within_r_low", "within_high": "within_r_high"})
+    result, whole = result[list(COLUMNS)].astype(np.float32), within.mean()
     means = result.drop(columns="within_ceiling").mean().astype(float).to_dict()
-    means |= {"within_r": found.mean, "within_r_low": found.mean_low, "within_r_high": found.mean_high}
-    means |= {"within_p": found.mean_p, "spots": len(np.unique(places.groups)), "places": len(places.rows)}
+    means |= {"within_r": whole["r"], "within_r_low": whole["low"], "within_r_high": whole["high"]}
+    means |= {"within_p": whole["p"], "spots": len(np.unique(places.groups)), "places": len(places.rows)}
     means["within_of_ceiling"] = mean_of_ceiling(
         result["within_r"].to_numpy(float), result["within_ceiling"].to_numpy(float)
     )
     what = (
-        f"agreement with {table_key!r} within {means['spots']:,} spots (mean r {found.mean:.3f}, 95 % interval "
-        f"{found.mean_low:.3f} to {found.mean_high:.3f}, p = {found.mean_p:.2g} by swaps; interpolation between spots "
+        f"agreement with {table_key!r} within {means['spots']:,} spots (mean r {whole['r']:.3f}, 95 % interval "
+        f"{whole['low']:.3f} to {whole['high']:.3f}, p = {whole['p']:.2g} by swaps; interpolation between spots "
         f"{means['within_r_interpolated']:.3f}, depth {means['within_r_depth']:.3f})"
     )
     add_columns(sdata, prediction_key, result, what=what, overwrite=overwrite)
-    prediction.uns[UNS][WITHIN] = means
+    prediction.uns[UNS][WITHIN], prediction.uns[UNS][LEARNED] = means, learned
     if scale.text != prediction.uns[UNS].get("scale", SCALE):
         logger.info("The prediction and the counts are on different scales, which correlations allow.")
-    if not found.mean_low > max(0.0, means["within_r_interpolated"]):
+    if not whole["low"] > max(0.0, means["within_r_interpolated"]):
         logger.warning(
             "Within spots, the prediction is not better than %s: its finer resolution is not supported by these "
             "counts. Use the values of spots.",
-            "the interpolation between spots" if found.mean_low > 0 else "the value of the spot",
+            "the interpolation between spots" if whole["low"] > 0 else "the value of the spot",
         )
 
 
@@ -228,6 +252,11 @@ def _counts_of_places(
     at = np.asarray(prediction.obsm["spatial"])
     place = nearest_within(cells.centers[counts.rows], at, pitch_px(at) / 2, square=True)
     inside = np.flatnonzero(place >= 0)
+    if len(inside) < len(place):
+        logger.info(
+            "%s of %s cells of %r are at no predicted place, and are left out.",
+            *(f"{len(place) - len(inside):,}", f"{len(place):,}", cells.shapes_key),
+        )
     rows, number = np.unique(place[inside], return_inverse=True)
     summed = csr_matrix(members_of(number, dtype=np.int64) @ counts.counts[inside])
     return rows, replace(counts, counts=summed, rows=rows)
@@ -249,6 +278,15 @@ def _assign(
         )
     kept = replace(counts, counts=counts.counts[chosen], rows=counts.rows[chosen])
     return Places(rows[chosen], kept, groups, numbers)
+
+
+def _ceiling(places: Places, genes: pd.Index, depth: np.ndarray, scale: Scale, seed: int) -> np.ndarray:
+    """Return the ceiling (genes,) of r within spots, NaN for genes that were not measured."""
+    columns = places.counts.genes.get_indexer(genes)
+    values, known = np.full(len(genes), np.nan), columns >= 0
+    counts = places.counts.counts[:, columns[known]]
+    values[known] = ceiling(counts, depth, scale=scale, groups=places.groups, seed=seed)
+    return values
 
 
 def _between(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from anndata import AnnData
+from shapely import Point
 from spatialdata import deepcopy
 
 import deepspot as ds
@@ -226,3 +227,26 @@ def test_shapes_of_another_size_than_the_tiles_are_mentioned(slide, model, cheap
     slide.shapes["regions"] = slide["cells"].iloc[:4].assign(geometry=slide["cells"].iloc[:4].buffer(150))
     ds.tl.predict(slide, model, shapes_key="regions", encoder=cheap_encoder)
     assert any("'regions' are" in line and "that of the middle of a shape" in line for line in log)
+
+
+def test_cells_are_scaled_to_all_spots_also_if_their_table_was_filtered(slide, model, cheap_encoder):
+    expected = predict(slide, model, cheap_encoder).X.copy()
+    ds.tl.predict(slide, model, encoder=cheap_encoder, shapes_key="spots")
+    slide.tables["deepspot_spots"] = slide["deepspot_spots"][:5].copy()
+    found = predict(slide, model, cheap_encoder, overwrite=True)
+    np.testing.assert_allclose(found.X, expected, atol=1e-6)
+
+
+def test_spots_are_checked_before_cells_are_embedded(slide, model, cheap_encoder):
+    slide["spots"].loc[slide["spots"].index[0], "geometry"] = Point(-500, -500)
+    before = sorted(slide.tables)
+    with pytest.raises(ValueError, match="outside"):
+        predict(slide, model, cheap_encoder)
+    assert sorted(slide.tables) == before
+
+
+def test_names_of_cells_must_be_unique(slide, model, cheap_encoder):
+    del slide.tables["table_cells"]
+    slide["cells"].index = ["a", "a", *map(str, range(len(slide["cells"]) - 2))]
+    with pytest.raises(ValueError, match=r"names of the shapes 'cells' .* are not unique"):
+        predict(slide, model, cheap_encoder)

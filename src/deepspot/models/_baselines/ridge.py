@@ -10,13 +10,10 @@ from deepspot._features.bags import Bags
 from deepspot._stats.metrics import pearson
 from deepspot.errors import InputError
 from deepspot.models._confidence.folds import make_folds
-from deepspot.models._inputs import CONTEXT, Scaler, context_features
+from deepspot.models._inputs import CLIP, CONTEXT, Scaler, context_features
 
 from .base import Baseline
 
-# A feature that hardly varies in training can be far outside its range on a slide with another stain. Without bounds
-# such features dominate the prediction there.
-CLIP = 3.0
 FLAT = 1e-10  # share of the largest variance below which a component is rounding error
 ALPHAS = tuple(np.logspace(2, 6.5, 10).tolist())
 

@@ -12,10 +12,10 @@ from deepspot._core.hashing import digest
 from deepspot._features.bags import Bags
 from deepspot._stats.metrics import mean_r
 from deepspot.models._baselines import Ridge
-from deepspot.models._baselines.ridge import ALPHAS, CLIP, RidgePath
+from deepspot.models._baselines.ridge import ALPHAS, RidgePath
 from deepspot.models._confidence.folds import make_folds
 from deepspot.models._fitted import FittedModel
-from deepspot.models._inputs import Scaler, context_features, which_rows
+from deepspot.models._inputs import CLIP, Scaler, context_features, which_rows
 from deepspot.models._model import Model
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class CorrectedModel(Model):
         self.base, self.correction, self.card, self.ood = base, correction, card, ood
         self.columns = np.arange(len(card.genes)) if columns is None else columns
         self.device, self.whole_slide = base.device, base.whole_slide
+        self.spots_are_cells, self.has_cells = base.spots_are_cells, base.has_cells
         self.not_saved = base.not_saved or "bundles have no place for a ridge correction"
 
     def __repr__(self) -> str:

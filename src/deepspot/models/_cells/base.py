@@ -158,6 +158,12 @@ class CellModel(Baseline, BundledModel):
         parts = self._apply(lambda batch, tiles: network(batch, tiles).cpu().numpy(), bags, rows, device)
         return np.concatenate(parts).astype(np.float32)
 
+    def expression_of_cells(
+        self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Predict log-expression (m, genes) of the cells that exist, spot by spot, on a scale like that of spots."""
+        raise NotImplementedError
+
     @classmethod
     def from_tensors(cls, card: CellModelCard, tensors: dict[str, Tensor], *, device: str | None = None) -> Self:
         """Return a fitted model, given its card and its :meth:`tensors`."""
@@ -185,6 +191,13 @@ class CellModel(Baseline, BundledModel):
             known["novelty.threshold"] = torch.from_numpy(self.ood.threshold)
         return known
 
+    def _unpacked(self, values: np.ndarray, bags: Bags, rows: np.ndarray | None) -> np.ndarray:
+        """Return values (m, genes) of the cells that exist as (n, s, genes), with NaN for the others."""
+        exist = bags.exist[which_rows(rows, len(bags))]
+        whole = np.full((*exist.shape, values.shape[1]), np.nan, dtype=np.float32)
+        whole[exist] = values
+        return whole
+
     def _apply(
         self,
         compute: Callable[[dict[str, Tensor], Tensor], Result],
@@ -204,10 +217,11 @@ class CellModel(Baseline, BundledModel):
         if bags.dim != network.dim:
             raise InputError(f"The model takes embeddings of length {network.dim}, got {bags.dim}.")
         wanted, target = which_rows(rows, len(bags)), choose_device(device or self.device)
-        with torch.inference_mode():
-            found = [compute(*each) for each in batches(network, bags, self.context, wanted, target)]
-        network.cpu()
-        return found
+        try:
+            with torch.inference_mode():
+                return [compute(*each) for each in batches(network, bags, self.context, wanted, target)]
+        finally:
+            network.cpu()
 
     def _check_bags(self, bags: Bags) -> None:
         if "subspots" in self.context and bags.subspots is None:
@@ -227,8 +241,7 @@ class CellModel(Baseline, BundledModel):
 
         once = np.unique(rows)
         subspots = np.empty((len(bags), 0, bags.dim)) if bags.subspots is None else bags.subspots
-        present = np.ones(subspots.shape[:2], dtype=bool) if bags.present is None else bags.present
-        spot, cell = np.nonzero(present[once])
+        spot, cell = np.nonzero(bags.exist[once])
         if len(spot) == 0:
             raise InputError("No training spot has a cell: `bags.present` is False everywhere.")
         if len(spot) > ENOUGH_CELLS:

@@ -9,6 +9,7 @@ from deepspot._core.keys import key_in
 from deepspot._features.bags import Bags
 from deepspot._stats.normalize import SCALES
 from deepspot.errors import InputError
+from deepspot.models._inputs import which_rows
 
 from .base import CellModel
 
@@ -81,9 +82,9 @@ class CellSum(CellModel):
     """
 
     system = "cell_sum"
+    has_cells = True
     scale: str = "log1p_10k"
     lr: float = 1e-3
-    weight_decay: float = 1e-6
     network: CellSumNetwork = field(init=False, repr=False)
 
     def predict_cells(
@@ -96,15 +97,39 @@ class CellSum(CellModel):
         Cells (n, s, genes), NaN where there is none, and backgrounds (n, genes), in float32. Both are parts of the rate
         of the spot, such as counts per 10,000 counts of the spot. They add up to `expm1` of :meth:`predict`.
         """
-        from .network import unpack_cells
+        cells, background = self._rates(bags, rows, device)
+        return self._unpacked(cells, bags, rows), background
 
+    def expression_of_cells(
+        self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Predict log-expression (m, genes) of the cells that exist, spot by spot, on a scale like that of spots.
+
+        On scales per total counts it is the rate times the number of cells of the spot: that of a spot of such cells.
+        """
+        cells, _ = self._rates(bags, rows, device)
+        if SCALES[self.scale].total is not None:
+            number = bags.exist[which_rows(rows, len(bags))].sum(axis=1)
+            cells *= np.repeat(number, number).astype(np.float32)[:, None]
+        return np.log1p(cells, out=cells)
+
+    def predict_background(
+        self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Predict the rates (n, genes) of the backgrounds of all spots or of `rows`."""
+        network = self.network
+        parts = self._apply(lambda batch, tiles: network.background(batch, tiles)[0].cpu().numpy(), bags, rows, device)
+        return np.concatenate(parts)
+
+    def _rates(self, bags: Bags, rows: np.ndarray | None, device: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rates of the cells that exist (m, genes) and of backgrounds (n, genes)."""
         network = self.network
 
-        def rates(batch: dict[str, Tensor], tiles: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        def compute(batch: dict[str, Tensor], tiles: Tensor) -> tuple[np.ndarray, np.ndarray]:
             cells, background, _ = network.rates(batch, tiles)
-            return unpack_cells(cells, batch), background.cpu().numpy()
+            return cells.cpu().numpy(), background.cpu().numpy()
 
-        cells, backgrounds = zip(*self._apply(rates, bags, rows, device), strict=True)
+        cells, backgrounds = zip(*self._apply(compute, bags, rows, device), strict=True)
         return np.concatenate(cells), np.concatenate(backgrounds)
 
     def check_parameters(self) -> None:
@@ -123,5 +148,4 @@ class CellSum(CellModel):
     def _n_cells(self, bags: Bags, rows: np.ndarray) -> float:
         if SCALES[self.scale].total is not None or bags.subspots is None:
             return 0.0
-        present = np.ones(bags.subspots.shape[:2], dtype=bool) if bags.present is None else bags.present
-        return float(present[rows].sum(axis=1).mean())
+        return float(bags.exist[rows].sum(axis=1).mean())

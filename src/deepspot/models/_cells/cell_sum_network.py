@@ -63,15 +63,18 @@ class CellSumNetwork(CellNetwork):
     def rates(self, batch: dict[str, Tensor], tiles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rates of cells (m, genes) and of backgrounds (b, genes), and the number (m,) of a cell's spot."""
         cells, owner = packed_cells(batch)
-        around = own_and_around(self.represent(batch["tiles"]) if tiles is None else tiles, batch)
-        n = torch.bincount(owner, minlength=len(around)).unsqueeze(1).to(around.dtype)
-        shares = self.n_cells == 0
-        share = torch.full_like(n, BACKGROUND).masked_fill(shares & (n == 0), 1.0)
-        background = share * self.rate * F.softplus(self.rho_background(self.dropout(around)))
+        background, around, n = self.background(batch, tiles)
         represented = self.dropout(self.phi_cell(self.scale_of_cells(cells))).relu()
         score = self.rho_cell(self.dropout(represented)) + self.rho_context(self.dropout(around))[owner]
-        number = torch.where(shares, n[owner], self.n_cells)
+        number = torch.where(self.n_cells == 0, n[owner], self.n_cells)
         return (1 - BACKGROUND) / number * self.rate * F.softplus(score), background, owner
+
+    def background(self, batch: dict[str, Tensor], tiles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rates (b, genes) of backgrounds, φ of spot and neighbors (b, 2 · width), and numbers of cells."""
+        around = own_and_around(self.represent(batch["tiles"]) if tiles is None else tiles, batch)
+        n = torch.bincount(packed_cells(batch)[1], minlength=len(around)).unsqueeze(1).to(around.dtype)
+        share = torch.full_like(n, BACKGROUND).masked_fill((self.n_cells == 0) & (n == 0), 1.0)
+        return share * self.rate * F.softplus(self.rho_background(self.dropout(around))), around, n
 
     def forward(self, batch: dict[str, Tensor], tiles: Tensor | None = None) -> Tensor:
         """Predict log-expression (b, genes) of the spots."""

@@ -75,6 +75,7 @@ class DeepCell(CellModel):
     """
 
     system = "deepcell"
+    spots_are_cells = True
     neighbors: bool = True
     aggregation: Literal["max", "mean", "sum"] = "max"
     loss: str = "mse"

@@ -71,6 +71,7 @@ class DeepSpot2Cell(CellModel):
     """
 
     system = "deepspot2cell"
+    has_cells = True
     n_ensemble: int = 10
     spots_per_step: int = 4
     max_epochs: int = 50
@@ -81,10 +82,14 @@ class DeepSpot2Cell(CellModel):
 
         The scale is that of spots: a cell is predicted as a spot with this cell only.
         """
-        from .network import unpack_cells
+        return self._unpacked(self.expression_of_cells(bags, device=device, rows=rows), bags, rows)
 
+    def expression_of_cells(
+        self, bags: Bags, *, device: str | None = None, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Predict log-expression (m, genes) of the cells that exist, spot by spot, on a scale like that of spots."""
         network = self.network
-        parts = self._apply(lambda batch, tiles: unpack_cells(network.cells(batch, tiles), batch), bags, rows, device)
+        parts = self._apply(lambda batch, tiles: network.cells(batch, tiles).cpu().numpy(), bags, rows, device)
         return np.concatenate(parts)
 
     def check_parameters(self) -> None:

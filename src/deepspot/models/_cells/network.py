@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepspot.models._inputs import Scaler
-from deepspot.models._whole_slide.base import CLIP
+from deepspot.models._inputs import CLIP, Scaler
 
 
 class Standardize(nn.Module):
@@ -68,15 +66,6 @@ def packed_cells(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return cells.flatten(0, 1), owner
     present = batch["present"] > 0
     return cells[present], present.nonzero()[:, 0]
-
-
-def unpack_cells(values: Tensor, batch: dict[str, Tensor]) -> np.ndarray:
-    """Return values (m, genes) of cells that are present as (b, s, genes), with NaN for the others."""
-    cells = batch["subspots"]
-    whole = values.new_full((*cells.shape[:2], values.shape[-1]), torch.nan)
-    present = batch["present"] > 0 if "present" in batch else torch.ones_like(cells[..., 0], dtype=torch.bool)
-    whole[present] = values
-    return whole.float().cpu().numpy()
 
 
 def own_and_around(tiles: Tensor, batch: dict[str, Tensor]) -> Tensor:

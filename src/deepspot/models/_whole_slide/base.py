@@ -11,7 +11,7 @@ from deepspot._core.validate import check_count, check_positive, check_same_leng
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
 from deepspot.models._baselines.base import Baseline, seeded
-from deepspot.models._inputs import Scaler, labels, which_rows
+from deepspot.models._inputs import CLIP, Scaler, labels, which_rows
 
 from .array import columns_and_rows, nearest_spots, split_slide
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .part import SlideNetwork, SlidePart
-
-# Standard deviations at which embeddings are clipped, as for ridge: some hardly vary in training.
-CLIP = 3.0
 
 
 @dataclass(eq=False, kw_only=True)

@@ -8,10 +8,10 @@ import numpy as np
 
 from deepspot._features.bags import Bags
 from deepspot.errors import InputError
-from deepspot.models._inputs import Scaler
+from deepspot.models._inputs import CLIP, Scaler
 
 from .array import window
-from .base import CLIP, WholeSlide
+from .base import WholeSlide
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,1 +1,1 @@
-"""Prediction of spots, sub-spots and grids, in memory or streamed to disk."""
+"""Prediction of spots, sub-spots, grids and cells, in memory or streamed to disk."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import LEARNED, PARENT, key_in, one_key, prediction_name
+from deepspot._core.keys import LEARNED, PARENT, key_in, nuclei_name, one_key, prediction_name
 from deepspot._core.logging import logger
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._features.nuclei import check_nuclei
@@ -30,10 +30,18 @@ if TYPE_CHECKING:
     from deepspot.models import Model
 
 
-def cell_shapes(sdata: SpatialData, shapes_key: str | None) -> str:
-    """Return the name of the shapes of cells: by default the only ones that are no circles."""
+def cell_shapes(sdata: SpatialData, shapes_key: str | None, model: Model) -> str:
+    """Return the name of the shapes of cells: by default the only ones that are no circles.
+
+    Of a model whose spots have cells they are the nuclei that are its sub-spots.
+    """
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
+    if model.has_cells:
+        known = model.geometry.tile.nuclei_key
+        nuclei = [nuclei_name(key) for key in sdata.images] if known is None else [known]
+        if found := [key for key in nuclei if key in sdata.shapes]:
+            return one_key(None, found, "nuclei in sdata.shapes", "shapes_key")
     polygons = [key for key, shapes in sdata.shapes.items() if "radius" not in shapes]
     cells = [key for key in polygons if PARENT not in sdata.shapes[key]]  # not the nuclei of cells
     return one_key(None, cells or polygons, "polygons in sdata.shapes", "shapes_key")
@@ -51,6 +59,8 @@ def predict_cells(
     view = features.view
     check_size(model, features.n_spots, "cell")
     known = _spots(features, model)
+    if known is not None:
+        model.features_of(known[0], encoder).plan()  # raises before the cells are embedded
     features_key = replace(features, only_central=True).plan().add(device=device, batch_size=batch_size)
     bags = bags_of(view.sdata, features_key, view.shapes_key, model.geometry.neighbors)
     expression = predict_in_blocks(model, bags, device=device)

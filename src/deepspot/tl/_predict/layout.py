@@ -10,8 +10,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot._core.keys import DIAMETER, PARENT
-from deepspot._sdata.tables import tables_annotating
-from deepspot._sdata.write import check_new_key
+from deepspot._sdata.write import check_new_key, check_not_annotated
 from deepspot._spatial.neighbors import padded
 from deepspot._spatial.transforms import Placement, centers_px, circles_at, pitch_px
 from deepspot.errors import InputError
@@ -136,12 +135,7 @@ def plan_circles(
             f"sdata.shapes[{key!r}] exists and does not match these spots, tile and grid. Pass `overwrite=True` if an "
             "earlier call made it, otherwise rename it."
         )
-    others = [name for name in tables_annotating(sdata, key) if name != table_key]
-    if others:
-        raise InputError(
-            f"sdata.shapes[{key!r}] would be replaced, but tables {others} annotate it. Delete these tables first "
-            "(`del sdata.tables[...]`)."
-        )
+    check_not_annotated(sdata, key, own=[table_key])
     return circles
 
 

@@ -11,11 +11,11 @@ from deepspot._sdata.view import NOUNS, SlideView
 from deepspot._sdata.write import add_table, check_new_key
 from deepspot._sdata.zarr_store import check_new_path, check_replaceable
 from deepspot.errors import InputError, MissingKeyError
-from deepspot.models._cells import CellSum, DeepCell, DeepSpot2Cell
+from deepspot.models._cells import CellSum, DeepSpot2Cell
 from deepspot.models._confidence.ood import MANY_OOD
 
 from .cells import cell_shapes, predict_cells, stream_cells
-from .parts import predict_parts
+from .cells_of_spots import predict_cells_of_spots
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
 from .table import Resolution, predict_spots, prediction_table
@@ -92,7 +92,8 @@ def predict(
             stay as they are. With :class:`deepspot.models.CellSum` and :class:`deepspot.models.DeepSpot2Cell`, the
             nuclei in spots are predicted from the bag of their spot, and other nuclei are left out. On the scale of
             counts, the mean of the cells of CellSum and the background add up to the prediction of the spot; with
-            ``normalize="log1p_counts"`` the sum of the cells and the background do.
+            ``normalize="log1p_counts"`` the sum of the cells and the background do. (Not where spots overlap, as a
+            nucleus has the value of the nearest, and not where a value was clipped.)
     grid_um
         Distance between grid points in µm; by default a quarter of the distance between spots.
     image_key, shapes_key
@@ -149,7 +150,8 @@ def predict(
         Absent if the model has no training data (:func:`deepspot.models.convert_legacy`).
     ``obs["parent"]``, ``layers["background"]``
         With a model whose spots consist of cells: index of the spot of a cell, which is the nearest if spots overlap;
-        and with CellSum, in the table of spots, the part of the expression that is outside of the cells.
+        and with CellSum, in the table of spots (not with `out`), the part of the expression that is outside of the
+        cells.
     `obs`
         Region and instance, which link the rows to the shapes.
     ``obsm["spatial"]``
@@ -218,7 +220,7 @@ def predict(
     view = SlideView.select(
         sdata,
         image_key,
-        cell_shapes(sdata, shapes_key) if resolution == "cell" else shapes_key,
+        cell_shapes(sdata, shapes_key, ready) if resolution == "cell" else shapes_key,
         coordinate_system=coordinate_system,
         tile_um=ready.geometry.tile.tile_um,
         needs_image=False,
@@ -255,7 +257,7 @@ def predict(
             prediction = predict_subspots(features, ready, table_key=key, overwrite=overwrite, **compute)
         elif resolution == "cell":
             prediction = (
-                predict_parts(view, ready, encoder, **compute)
+                predict_cells_of_spots(view, ready, encoder, **compute)
                 if isinstance(ready, CellSum | DeepSpot2Cell)
                 else predict_cells(features, ready, encoder, **compute)
             )
@@ -283,6 +285,11 @@ def _check_finer(
             raise InputError(f"`grid_um` is the distance between points of a grid, but `resolution` is {resolution!r}.")
     if resolution == "spot":
         return
+    if model.has_cells and not isinstance(model, CellSum | DeepSpot2Cell):
+        raise InputError(
+            f"The correction of model {model.card.name!r} holds for spots, and not for their cells. Predict cells with "
+            "the model that was calibrated, or calibrate it without `correction`."
+        )
     if intervals:
         raise InputError("Intervals were calibrated on spots only. Leave `intervals` out, or pass `resolution='spot'`.")
     if unclipped:
@@ -291,7 +298,7 @@ def _check_finer(
             "`resolution='spot'`."
         )
     card, grid = model.card, model.geometry.tile.grid
-    if isinstance(model, DeepCell):
+    if model.spots_are_cells:
         raise InputError(
             f"Model {card.name!r} was trained on cells, so it predicts cells as its spots: pass "
             "`resolution='spot'` and the cells as `shapes_key`."
@@ -330,7 +337,7 @@ def _check_out(out: str | Path | None, rounded: bool, resolution: Resolution, mo
         if rounded:
             raise InputError("`rounded` needs `out=`: only a prediction that is streamed to disk is rounded.")
         return
-    if resolution == "cell" and isinstance(model, CellSum | DeepSpot2Cell):
+    if resolution == "cell" and model.has_cells:
         raise InputError(
             f"Cells of model {model.card.name!r} are predicted from the bags of their spots, in memory only. Leave "
             "`out` out, or predict a part of the slide."

@@ -46,7 +46,7 @@ def predict_subspots(
     bags = bags_of(view.sdata, features_key, view.shapes_key, geometry.neighbors)
     expression = subspot_expression(model, bags, device=device).reshape(len(layout.parents), -1)
     if circles is not None:
-        add_shapes(view.sdata, key, circles, what=f"sub-spots of {view.shapes_key!r}", overwrite=True)
+        add_shapes(view.sdata, key, circles, what=f"sub-spots of {view.shapes_key!r}", overwrite=True, own=[table_key])
     places = view.of_planned(key, layout.placement)
     provenance = {"resolution": "subspot", LEARNED: model.card.learned_from(features.image_hash)}
     return Prediction(places, expression, features_key, provenance, layout.parents)
@@ -76,7 +76,9 @@ def predict_grid(
     array = view.array_positions if geometry.neighbors.kind == "box" else None
     neighbors = grid_neighbors(layout, spots, find_neighbors(view.centers_um, geometry.neighbors, array))
     if circles is not None:
-        add_shapes(view.sdata, key, circles, what=f"grid points over {view.shapes_key!r}", overwrite=True)
+        add_shapes(
+            view.sdata, key, circles, what=f"grid points over {view.shapes_key!r}", overwrite=True, own=[table_key]
+        )
     features_key = plan.add(device=device, batch_size=batch_size)
     table = view.sdata.tables[features_key]
     position = places.centers_um.astype(np.float32)

@@ -96,7 +96,7 @@ def predict_background(model: CellSum, bags: Bags, *, device: str | None) -> np.
     """Predict the log-expression (n, genes) of spots outside of their cells."""
     background = np.empty((len(bags), len(model.card.genes)), dtype=np.float32)
     for rows, block in in_blocks(bags, BLOCK_SIZE):
-        background[rows] = np.log1p(model.predict_cells(block, device=device, rows=np.arange(len(rows)))[1])
+        background[rows] = np.log1p(model.predict_background(block, device=device, rows=np.arange(len(rows))))
     return background
 
 
@@ -223,15 +223,29 @@ def learned_from(prediction: AnnData, measured: MeasuredCounts) -> str:
     return str(uns.get(LEARNED, "no" if len(known) else "unknown"))
 
 
+def log_learned(learned: str) -> None:
+    """Log whether an agreement is that of a slide that the model learned from."""
+    if learned == "yes":
+        logger.warning(
+            "The model learned from this slide: the agreement is higher than on slides of other patients. "
+            "`ds.models.cross_validate` holds out patients."
+        )
+    elif learned == "unknown":
+        logger.info(
+            "Whether the model learned from this slide is unknown, because its card has no hashes of its training "
+            "slides. If it did, the agreement is higher than on slides of other patients."
+        )
+
+
 def find_prediction(view: SlideView, model: Model) -> str | None:
-    """Return the name of a complete table with the prediction of this model for the present spots, or None."""
+    """Return the name of a table with the prediction of this model for all genes and present spots, or None."""
     for key in view.tables(PREDICTION):
         table = view.sdata.tables[key]
         uns = table.uns[UNS]
         # Cells can be predicted as spots of their own, and by a central sub-spot.
         same = uns.get("fingerprint") == model.fingerprint and uns.get("resolution", "spot") == "spot"
         same = same and uns.get("image_key", view.image_key) == view.image_key
-        if same and _is_complete(table, model.card.genes) and _is_current(table, view):
+        if same and _is_complete(table, model.card.genes) and is_current(table, view, every=True):
             logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
             return key
     return None
@@ -240,7 +254,7 @@ def find_prediction(view: SlideView, model: Model) -> str | None:
 def stored_prediction(view: SlideView, key: str) -> AnnData:
     """Return a table of predicted genes by name; raise if the spots have moved since."""
     table = view.sdata.tables[key_in(key, view.tables(PREDICTION), f"predicted tables of {view.shapes_key!r}")]
-    if not _is_current(table, view):
+    if not is_current(table, view):
         raise InputError(
             f"Table {key!r} was predicted for other positions of the spots {view.shapes_key!r}. Predict again with "
             "`ds.tl.predict(…, overwrite=True)`."
@@ -254,6 +268,9 @@ def _is_complete(table: AnnData, genes: list[str]) -> bool:
     return list(table.var_names) == genes and (X.size == 0 or bool(np.isfinite(X).all() and X.min() >= 0))
 
 
-def _is_current(table: AnnData, view: SlideView) -> bool:
+def is_current(table: AnnData, view: SlideView, *, every: bool = False) -> bool:
+    """Return whether the rows of a table are where the spots are now, with `every` if it has all spots."""
     rows, spots = match_rows(table, view.sdata, view.shapes_key)
+    if every and len(spots) < len(view.index):
+        return False
     return bool(np.abs(np.asarray(table.obsm["spatial"])[rows] - view.centers[spots]).max(initial=0) <= AGREE_PX)

@@ -10,7 +10,6 @@ from deepspot._core.keys import LEARNED, PARENT
 from deepspot._core.logging import logger
 from deepspot._features.feature_table import bags_of
 from deepspot._features.nuclei import check_nuclei
-from deepspot._stats.normalize import known_scale
 from deepspot.errors import InputError
 from deepspot.models._cells import CellSum
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from deepspot.models import DeepSpot2Cell
 
 
-def predict_parts(
+def predict_cells_of_spots(
     view: SlideView,
     model: CellSum | DeepSpot2Cell,
     encoder: str | Encoder | None,
@@ -53,19 +52,17 @@ def predict_parts(
     bags = bags_of(spots.sdata, key, spots.shapes_key, model.geometry.neighbors)
     expression = np.empty((len(nuclei.rows), len(model.card.genes)), dtype=np.float32)
     for rows, block in in_blocks(bags, BLOCK_SIZE):
-        predicted = model.predict_cells(block, device=device, rows=np.arange(len(rows)))
-        if isinstance(predicted, tuple):
-            # A part of the spot is small where there are many cells. Times their number it is the expression of a spot
-            # of such cells, if that does not grow with the number.
-            scale = known_scale(model.card.scale)
-            number = nuclei.number[rows] if scale is not None and scale.total is not None else np.ones(len(rows))
-            predicted = np.log1p(predicted[0] * number[:, None, None])
-        expression[nuclei.of(rows)] = predicted[nuclei.present[rows]]
+        own = model.expression_of_cells(block, device=device, rows=np.arange(len(rows)))
+        expression[nuclei.of(rows)] = own
     kept, parents = _nearest(nuclei, spots.centers)
     logger.info(
         "%s of %s cells are in spots of %r and are predicted; the others are left out.",
         *(f"{len(kept):,}", f"{len(view.centers):,}", spots.shapes_key),
     )
+    if len(kept) < len(nuclei.rows):
+        logger.info(
+            "%s cells are in several spots, and get the value of the nearest.", f"{len(nuclei.rows) - len(kept):,}"
+        )
     provenance = {"resolution": "cell", LEARNED: model.card.learned_from(features.image_hash)}
     return Prediction(
         view,

@@ -8,7 +8,8 @@ from spatialdata import deepcopy, read_zarr
 import deepspot as ds
 
 OPTIONS = {"genes": 8, "network": {"width": 16}, "training": {"epochs": 5, "spots_per_step": 16, "lr": 1e-2}}
-SPOTS = {"shapes_key": "spots", "table_key": "table", "nuclei_key": "cells"}
+SHAPES = {"shapes_key": "spots", "table_key": "table"}
+SPOTS = SHAPES | {"nuclei_key": "cells"}
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,17 @@ def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
     del slide.shapes["spots"]
     with pytest.raises(ValueError, match=r"no single set of spots of known diameter.*`ds\.pp\.spots`"):
         predict(slide, model, cheap_encoder, shapes_key="cells")
+
+
+def test_cells_are_the_nuclei_of_the_model_by_default(slide, model, cheap_encoder):
+    slide.shapes["others"] = slide["cells"].iloc[:5]
+    assert predict(slide, model, cheap_encoder).uns["deepspot"]["resolution"] == "cell"
+
+
+def test_a_correction_of_spots_does_not_hold_for_cells(slides, slide, model, mean_color):
+    other = deepcopy(slides["P1_S1"])
+    corrected = ds.models.calibrate(model, other, correction="affine", keys=SHAPES, encoder=mean_color())
+    with pytest.raises(ValueError, match="holds for spots, and not for their cells"):
+        ds.tl.predict(slide, corrected, resolution="cell", encoder=mean_color())
+    ds.tl.predict(slide, corrected, shapes_key="spots", encoder=mean_color())
+    assert "background" not in slide["deepspot_spots"].layers
