@@ -69,3 +69,15 @@ def test_train_on_cells_predict_write_and_read_again(core, mean_color, tmp_path)
     np.testing.assert_array_equal(again["deepspot_spots"].X, table.X)
     assert again["deepspot_spots"].obs_names.tolist() == core["spots"].index.astype(str).tolist()
     assert set(again["spots"]["diameter_um"]) == {TILE_UM}
+
+
+def test_a_model_of_cells_learns_from_the_core_and_predicts_it(core, mean_color, tmp_path):
+    options = {"tiles": {"tile_um": TILE_UM, "subspots": "tiles"}, "genes": 20, "encoder": mean_color()}
+    small = {"network": {"width": 16, "n_ensemble": 2}, "training": {"epochs": 3}}
+    model = ds.models.train(core, preset="deepcell", keys={"normalize": "log1p_counts"}, **options, **small)
+    model.save(tmp_path / "model")
+    ds.tl.predict(core, ds.models.load(tmp_path / "model"), encoder=mean_color())
+    table = core["deepspot_spots"]
+    assert table.shape == (200, 20)
+    assert np.isfinite(table.X).all()
+    assert table.obs["ood"].mean() < 0.25
