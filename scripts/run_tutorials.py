@@ -25,8 +25,8 @@ TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-# tqdm looks for widgets, which progress bars that are off do not need.
-QUIET = "ignore:IProgress not found"
+# tqdm looks for widgets, which progress bars that are off do not need; zarr announces a change at each array it writes.
+QUIET = "ignore:IProgress not found,ignore:zarr v3 autosharding"
 
 
 def main(names: list[str]) -> None:
