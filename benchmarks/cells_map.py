@@ -33,14 +33,16 @@ from spatialdata.transformations import get_transformation
 from tissue import blob, stroke
 
 import deepspot as ds
+from deepspot._core.keys import DIAMETER
 from deepspot._spatial.transforms import centers_px
 
 SEED, GENE, MPP = 0, "TUMOR1", 0.5
 TRAINING: dict[str, Any] = {"n_patients": 2, "n_rows": 10, "n_cols": 12, "mpp": MPP}
-SLIDE: dict[str, Any] = {"n_patients": 3, "n_rows": 6, "n_cols": 8, "mpp": MPP, "cells": True}
+SLIDE: dict[str, Any] = {"n_patients": 3, "n_rows": 5, "n_cols": 6, "mpp": MPP, "cells": True}
 # Positions in shares of width and height.
-INK, INK_UM, COVERS, COLOR = [(0.05, 0.6), (0.5, 0.85)], 60, 0.85, (30, 60, 170)
-BLUR, BLUR_UM, SIGMA_UM = (0.72, 0.33), 110, 6
+INK, INK_UM, COVERS, COLOR = [(0.05, 0.5), (0.62, 0.78)], 50, 0.85, (30, 60, 170)
+BLUR, BLUR_UM, SIGMA_UM = (0.72, 0.33), 90, 6
+CLOSE = (400, 640), (590, 430)  # µm, for the lower row
 CORE_MPP, CORE_UM = 2.1, 55  # as in tests/behavior/test_real_cells.py
 OUT = Path(__file__).parent / "results" / "cells_map.jpg"
 
@@ -95,23 +97,25 @@ def where(slide: SpatialData, shapes_key: str, regions: dict[str, np.ndarray]) -
 
 
 def draw(slide: SpatialData) -> None:
-    _, axes = plt.subplots(2, 2, figsize=(11.6, 9.4), layout="constrained")
-    measured, cells = axes[:, 1]
-    ds.pl.superresolution(slide, GENE, shapes_key="spots", ax=[axes[0, 0], axes[1, 0], cells])
-    ds.pl.spatial(slide, GENE, shapes_key="cells", ax=[measured, plt.figure().gca()])
-    axes[0, 0].figure.savefig(OUT, dpi=110, pil_kwargs={"quality": 85})
+    figure = plt.figure(figsize=(13, 8.6), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[4, 5])
+    ds.pl.superresolution(slide, GENE, shapes_key="spots", ax=upper.subplots(1, 3))
+    for ax in ds.pl.spatial(slide, GENE, shapes_key="cells", ax=lower.subplots(1, 2)):
+        ax.set(xlim=CLOSE[0], ylim=CLOSE[1])
+    figure.savefig(OUT, dpi=100, pil_kwargs={"quality": 80})
 
 
 def draw_core(folder: Path) -> None:
     adata = ad.read_h5ad(folder / "NCBI858.h5ad")
     adata.X = csr_matrix(adata.X)
     adata.obsm["spatial"] = adata.obs[["y_pixel", "x_pixel"]].to_numpy()
-    core = ds.io.from_anndata(adata, folder / "NCBI858.jpg", mpp=CORE_MPP, diameter_um=10, name="core")
-    tiles, keys = {"tile_um": CORE_UM}, {"normalize": "log1p_counts"}
-    model = ds.models.train(core, genes=20, tiles=tiles, keys=keys, training={"max_epochs": 20}, seed=SEED)
+    core = ds.io.from_anndata(adata, folder / "NCBI858.jpg", mpp=CORE_MPP, diameter_um=CORE_UM, name="core")
+    keys = {"normalize": "log1p_counts"}
+    model = ds.models.train(core, genes=20, keys=keys, training={"max_epochs": 20}, seed=SEED)
     ds.tl.predict(core, model)
     gene = str(core["deepspot_spots"].var["expected_r"].idxmax())
-    figure = ds.pl.spatial(core, gene)[0].figure
+    core["spots"][DIAMETER] = 10.0  # as cells, and not as tiles, which overlap
+    figure = ds.pl.spatial(core, gene, image_key="core_image")[0].figure
     figure.savefig(path := Path(tempfile.gettempdir()) / "cells_map_core.png", dpi=150)
     print(path)
 

@@ -275,6 +275,30 @@ def test_finer_maps_are_drawn_if_predicted(predicted, add_table, tmp_path):
     assert "resolution=" not in words
 
 
+def test_cells_are_called_cells_and_have_no_expected_r_of_spots(predicted, add_table, tmp_path):
+    from geopandas import GeoDataFrame
+    from spatialdata.models import ShapesModel
+    from spatialdata.transformations import get_transformation
+
+    spots, table = predicted.shapes["spots"], predicted["deepspot_spots"]
+    polygons = GeoDataFrame(geometry=spots.geometry.buffer(6), index=spots.index)
+    systems = dict(get_transformation(spots, get_all=True))
+    predicted.shapes["cells"] = ShapesModel.parse(polygons, transformations=systems)
+    add_table(predicted, table.X, GENES, "deepspot_cells", shapes_key="cells")
+    cells = predicted["deepspot_cells"]
+    cells.var, cells.obs["ood"], cells.obs["ood_score"] = table.var, table.obs["ood"], table.obs["ood_score"]
+    cells.uns["deepspot"] |= {"resolution": "cell"}
+    words = read(ds.report(predicted, tmp_path / "cells.html", genes=1, shapes_key="cells")).words
+    for said in ("in 30 cells by", "Cells 30, half of them wider than", "value is for one cell", "the marked cells"):
+        assert said in words, said
+    assert "No expected agreement is given: it was measured on whole spots." in words
+    assert "UP: expected r unknown." in words
+    assert not re.search(r"Spots|\d spots|of the spots|marked spots", words)
+    words = read(ds.report(predicted, tmp_path / "spots.html", genes=1, shapes_key="spots")).words
+    assert "UP: expected r 0.61" in words
+    assert "UP at finer resolution" in words  # with the cells
+
+
 def test_does_not_replace_a_file_or_leave_a_partial_one(predicted, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("precious")

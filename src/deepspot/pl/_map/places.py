@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Diameter as a fraction of the distance between spots, if their size is unknown.
 DEFAULT_DIAMETER = 0.55
 # Width of the line around places in doubt, as a fraction of their diameter, and its limits in points.
-OUTLINE, THINNEST, WIDEST = 0.12, 0.45, 1.5
+OUTLINE, THINNEST, WIDEST = 0.2, 0.5, 1.5
 
 
 @dataclass(frozen=True, eq=False)
