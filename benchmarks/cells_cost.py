@@ -38,11 +38,10 @@ CELLS_PER_UM2, BIN_UM, CELL_UM = 6944e-6, 8.0, 8.0
 # Encoder, places, their number, `resolution`, and whether they are streamed.
 ROWS = [
     ("embedded", "cells", 500, "cell", True),
-    ("mean colors", "cells", 10_000, "cell", False),
-    ("mean colors", "cells", 100_000, "cell", False),
-    *[("mean colors", "cells", n, "cell", True) for n in (10_000, 30_000, 100_000, 300_000)],
-    *[("mean colors", "bins", n, "spot", True) for n in (10_000, 50_000)],
+    *[("mean colors", "cells", n, "cell", False) for n in (10_000, 100_000)],
+    *[("mean colors", "cells", n, "cell", True) for n in (10_000, 30_000, 100_000)],
     *[("mean colors", "bins", n, "cell", True) for n in (10_000, 500_000)],
+    ("mean colors", "bins", 10_000, "spot", True),
 ]
 
 
@@ -115,13 +114,18 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         name = f"{row['places']}, `{row['resolution']}`, {'to disk' if row['streamed'] else 'in memory'}"
         lines.setdefault(name.replace("`", '"'), []).append(row)
     for name, rows in lines.items():
+        if len(rows) == 1:
+            continue
         n = [row["n"] for row in rows]
         axes[0].plot(n, [row["seconds"] - row["encoder_s"] for row in rows], "o-", ms=4, label=name)
         axes[1].plot(n, [row["memory"] for row in rows], "o-", ms=4)
-    axes[0].set(xscale="log", yscale="log", ylabel="processor seconds without the encoder")
-    axes[1].set(xscale="log", ylim=(0, None), ylabel="highest memory of the process (GB)")
+    axes[0].set(title="Processor time without the encoder (s)", xscale="log", yscale="log")
+    axes[1].set(title="Highest memory of the process (GB)", ylim=(0, None))
+    axes[1].locator_params(axis="x", nbins=3)
+    axes[1].xaxis.set_major_formatter("{x:,.0f}")
     for ax in axes:
         ax.set_xlabel("cells or bins")
+        ax.title.set_fontsize(10)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
