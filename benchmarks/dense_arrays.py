@@ -29,7 +29,6 @@ from deepspot._spatial.geometry import NeighborRule
 from deepspot._spatial.neighbors import NeighborFinder, select_columns
 from deepspot._spatial.transforms import Placement
 from deepspot._stats.metrics import pearson
-from deepspot.tl._predict.table import features_of
 
 SECTIONS, SEED = ["C2", "C3", "C4", "C5"], 0
 PITCHES, CELL_UM, COARSER = (100, 50, 8), 12, (2, 4)
@@ -46,7 +45,7 @@ def main() -> None:
 
 def section(sdata: SpatialData, model: ds.models.DeepSpot) -> list[str]:
     view, rule = SlideView.select(sdata), model.geometry.neighbors
-    features = features_of(view, model)
+    features = model.features_of(view)
     table = sdata.tables[features.plan().key]
     spot, subspots = np.asarray(table.X, dtype=np.float32), table.obsm["subspots"]
     counts = sdata.tables["table"]
