@@ -271,7 +271,9 @@ def _export(arguments: argparse.Namespace) -> None:
     if not arguments.slide.exists():
         raise FileNotFoundError(f"There is no slide {str(arguments.slide)!r}.")
     if not is_store(arguments.slide):
-        raise InputError(f"{str(arguments.slide)!r} is no SpatialData (.zarr). Write one with `deepspot predict` first.")
+        raise InputError(
+            f"{str(arguments.slide)!r} is no SpatialData (.zarr). Write one with `deepspot predict` first."
+        )
     names = ("format", "table_key", "layer", "genes", "groupby", "object_type")
     names += ("image_key", "shapes_key", "coordinate_system", "overwrite")
     sdata = read_slide(arguments.slide)

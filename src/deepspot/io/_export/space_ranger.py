@@ -63,8 +63,11 @@ def make_matrix(contents: Contents) -> Matrix:
     var = contents.var.loc[genes]
     ids = list(var["gene_ids"].astype(str)) if "gene_ids" in var else genes
     for name in (*names, *genes, *ids):
-        if not name.isprintable():
-            raise InputError(f"Name {name!r} has a tab or another control character. Rename it first.")
+        if not (name.isascii() and name.isprintable()):
+            raise InputError(
+                f"Name {name!r} is not in ASCII or has a control character: readers of 10x Genomics fail for it. "
+                "Rename it first."
+            )
     return Matrix(values, names, genes, ids, provenance)
 
 
@@ -95,24 +98,25 @@ def write_h5(matrix: Matrix, path: Path, library_id: str) -> None:
     """Write the feature-barcode matrix in HDF5. Readers take every group for a genome, so there is only one."""
     import h5py
 
-    text = h5py.string_dtype("utf-8")
+    def text(values: Sequence[str]) -> np.ndarray:
+        return np.array([value.encode("ascii") for value in values], dtype=f"S{max(map(len, values)) or 1}")
+
     n, genes = matrix.values.shape
     with h5py.File(path, "w") as file:
-        file.attrs["library_ids"] = np.array([library_id], dtype=text)
+        file.attrs["library_ids"] = np.array([library_id], dtype=h5py.string_dtype("utf-8"))
         file.attrs["software_version"] = matrix.provenance["written_by"]
         file.attrs["chemistry_description"] = f"{matrix.provenance['values']} {matrix.provenance['scale']}"
         file.attrs["deepspot"] = json.dumps(matrix.provenance)
         group = file.create_group("matrix")
-        group.create_dataset("barcodes", data=np.array(matrix.barcodes, dtype=object), dtype=text)
+        group["barcodes"] = text(matrix.barcodes)
         # Genes × barcodes by column are barcodes × genes by row.
         for name in ("data", "indices", "indptr"):
             group.create_dataset(name, data=getattr(matrix.values, name), compression="gzip")
-        group.create_dataset("shape", data=np.array([genes, n], dtype=np.int32))
+        group["shape"] = np.array([genes, n], dtype=np.int32)
         features = group.create_group("features")
-        columns = {"id": matrix.ids, "name": matrix.genes, "feature_type": [GENE] * genes, "genome": [""] * genes}
-        for name, values in columns.items():
-            features.create_dataset(name, data=np.array(values, dtype=object), dtype=text)
-        features.create_dataset("_all_tag_keys", data=np.array(["genome"], dtype=object), dtype=text)
+        features["id"], features["name"] = text(matrix.ids), text(matrix.genes)
+        features["feature_type"], features["genome"] = text([GENE] * genes), text([""] * genes)
+        features["_all_tag_keys"] = text(["genome"])
 
 
 def write_folder(contents: Contents, matrix: Matrix, folder: Path) -> None:
