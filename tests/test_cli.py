@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import spatialdata
 
@@ -49,6 +50,24 @@ def test_predict_twice_needs_another_name(bundle, store, capsys):
     assert "exists. Pass another `--key-added`." in unwrapped(capsys.readouterr().err)
     assert cli.main([*arguments, "--key-added", "second"]) == 0
     assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
+
+
+def test_export_writes_the_prediction(bundle, store, tmp_path, capsys):
+    assert cli.main(["predict", str(store), "--model", str(bundle)]) == 0
+    genes = spatialdata.read_zarr(store).tables["deepspot_spots"].var_names
+    command = ["export", str(store), str(tmp_path / "s.csv"), "--genes", f"{genes[2]},{genes[0]}"]
+    assert cli.main(command) == 0
+    written = pd.read_csv(tmp_path / "s.csv")
+    assert written.shape[0] == 30
+    assert list(written)[-2:] == [genes[2], genes[0]]
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "Choose another name, or pass `--overwrite`." in unwrapped(capsys.readouterr().err)
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert cli.main(["export", str(store), str(tmp_path / "s")]) == 2
+    assert "pass `--format`, for example `--format 10x`" in unwrapped(capsys.readouterr().err)
+    assert cli.main(["export", str(tmp_path / "s.csv"), str(tmp_path / "s.geojson")]) == 2
+    assert "is no SpatialData" in unwrapped(capsys.readouterr().err)
 
 
 def test_predict_writes_a_copy(bundle, store, tmp_path):
@@ -124,7 +143,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"deepspot {ds.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["predict"], ["report"], ["cohort"], ["convert"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["predict"], ["report"], ["export"], ["cohort"], ["convert"]])
 def test_help_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):

@@ -58,7 +58,10 @@ def test_tools_take_an_object_add_to_it_and_return_nothing(name):
     assert name in RETURNS_A_RESULT or signature.return_annotation == "None"
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name.startswith(("io.", "datasets."))])
+READERS = [name for name in FUNCTIONS if name.startswith(("io.", "datasets.")) and name != "io.export"]
+
+
+@pytest.mark.parametrize("name", READERS)
 def test_readers_return_an_object(name):
     returned = SIGNATURES[name].return_annotation
     assert returned == "Benchmark" if name.endswith("_bench") else "SpatialData" in returned
@@ -79,6 +82,11 @@ def test_plots_take_an_object_or_a_result_first_and_return_axes(name):
     assert next(iter(parameters)) == results.get(name.removeprefix("pl."), "sdata")
     assert returned in ("Axes", "list[Axes]")
     assert "ax" in parameters
+
+
+def test_export_takes_an_object_and_returns_the_path():
+    assert next(iter(SIGNATURES["io.export"].parameters)) == "sdata"
+    assert SIGNATURES["io.export"].return_annotation == "Path"
 
 
 @pytest.mark.parametrize("name", ["report", "models.train", "models.cross_validate", "cohort.run", "cohort.pseudobulk"])

@@ -1,4 +1,4 @@
-"""Command line: ``deepspot demo``, ``predict``, ``report``, ``cohort`` and ``convert``."""
+"""Command line: ``deepspot demo``, ``predict``, ``report``, ``export``, ``cohort`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -154,6 +154,22 @@ def _parser() -> argparse.ArgumentParser:
     option("--save", type=_path, metavar="OUT.zarr", help="also write the slide with all results")
     option("--overwrite", action="store_true", help="replace an existing report")
 
+    export = commands.add_parser("export", help="write predicted genes for QuPath, Seurat, scanpy or as a table")
+    export.set_defaults(run=_export)
+    option = export.add_argument
+    option("slide", type=_path, metavar="SLIDE", help="SpatialData .zarr with predicted genes")
+    option("out", type=_path, metavar="OUT", help=".geojson, .csv, .parquet, .h5ad or .h5; a folder with --format 10x")
+    option("--format", choices=("geojson", "csv", "parquet", "h5ad", "10x", "10x_h5"), help="default: by the ending")
+    option("--table-key", help="table to write (default: the predicted genes)")
+    option("--layer", help="layer to write (default: X)")
+    option("--genes", type=lambda text: text.split(","), metavar="A,B", help="genes to write (default: all)")
+    option("--groupby", metavar="COLUMN", help="groups that become classes in QuPath")
+    option("--object-type", choices=("detection", "cell", "annotation"), help="objects in QuPath (default: by shapes)")
+    option("--image-key", help=IMAGE_KEY)
+    option("--shapes-key", help=SHAPES_KEY)
+    option("--coordinate-system", help="system that relates image and spots, if several disagree")
+    option("--overwrite", action="store_true", help="replace an existing file, or a folder that was exported")
+
     cohort = commands.add_parser("cohort", help="predict the slides of a manifest, locally or on a Dask cluster")
     cohort.set_defaults(run=_cohort)
     option = cohort.add_argument
@@ -250,6 +266,23 @@ def _report(arguments: argparse.Namespace) -> None:
 
     matplotlib.use("Agg")
     print(wrap(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from . import io
+    from ._workflow.steps import is_store, read_slide
+
+    if not arguments.slide.exists():
+        raise FileNotFoundError(f"There is no slide {str(arguments.slide)!r}.")
+    if not is_store(arguments.slide):
+        raise InputError(
+            f"{str(arguments.slide)!r} is no SpatialData (.zarr). Write one with `deepspot predict` first."
+        )
+    names = ("format", "table_key", "layer", "genes", "groupby", "object_type")
+    names += ("image_key", "shapes_key", "coordinate_system", "overwrite")
+    sdata = read_slide(arguments.slide)
+    out = io.export(sdata, arguments.out, **{name: vars(arguments)[name] for name in names})
+    print(wrap(f"Wrote {out}."))
 
 
 def _cohort(arguments: argparse.Namespace) -> int:

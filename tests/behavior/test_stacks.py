@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import read_h5ad
+from geopandas import read_file
 from spatialdata import read_zarr
 
 import deepspot as ds
@@ -41,6 +43,16 @@ def test_results_are_read(stored):
     ds.pl.pathways(stored, pathways="JAK/STAT")
     ds.pl.umap(stored, color="text", n_images=4)
     ds.tl.evaluate(stored)
+
+
+def test_results_leave_the_package(stored, tmp_path):
+    for name in ("a.geojson", "a.csv", "a.parquet", "a.h5ad", "a.h5"):
+        ds.io.export(stored, tmp_path / name, table_key="deepspot_spots")
+    n, genes = stored["deepspot_spots"].shape
+    assert read_h5ad(tmp_path / "a.h5ad").shape == (n, genes)
+    assert len(read_file(tmp_path / "a.geojson")) == n
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert list(table["text"].astype(str)) == list(pd.read_csv(tmp_path / "a.csv")["text"].astype(str))
 
 
 @pytest.mark.parametrize("groupby", ["text", "categories", "of_shapes", "numbers"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deepspot._core.atomic import check_outside_stores, replace_folder
+from deepspot._core.atomic import check_outside_stores, replace_file, replace_folder
 
 
 @pytest.fixture
@@ -34,6 +34,24 @@ def test_a_folder_has_its_name_when_it_is_complete(tmp_path):
         new.mkdir()
         assert not (tmp_path / "a.zarr").exists()
     assert names(tmp_path / "a.zarr") == []
+
+
+def write_text(path, text, *, error=None):
+    with replace_file(path) as new:
+        new.write_text(text)
+        if error is not None:
+            raise error
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "a.csv"
+    write_text(path, "old")
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "partial", error=OSError("disk full"))
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_a_folder_inside_a_store_is_refused(tmp_path):

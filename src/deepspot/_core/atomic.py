@@ -44,6 +44,19 @@ def replace_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         rename_over(new, path, old)
 
 
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yield a path in a temporary folder next to `path`, and rename the file written there to `path` on success.
+
+    An existing file is replaced in one step; it stays if writing fails.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-", ignore_cleanup_errors=True) as scratch:
+        new = Path(scratch) / path.name
+        yield new
+        _synchronize(Path(scratch))
+        new.replace(path)
+
+
 def rename_over(new: Path, path: Path, old: Path) -> None:
     """Rename a folder to `path`. An existing folder there becomes `old`, or `new` if both are exchanged in one step."""
     _synchronize(new)

@@ -7,15 +7,13 @@ all values that are passed to them.
 from __future__ import annotations
 
 import base64
-import os
 import re
-import tempfile
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atomic import check_outside_stores
+from .atomic import check_outside_stores, replace_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -77,7 +75,7 @@ def library_versions() -> dict[str, str]:
 
 
 def check_file(path: str | Path, *, overwrite: bool = False) -> Path:
-    """Raise unless a page can be written to `path`."""
+    """Raise unless a file can be written to `path`."""
     path = Path(path).expanduser()
     if not path.parent.is_dir():
         raise FileNotFoundError(
@@ -85,7 +83,7 @@ def check_file(path: str | Path, *, overwrite: bool = False) -> Path:
         )
     check_outside_stores(path)
     if path.is_dir():
-        raise FileExistsError(f"{str(path)!r} is a folder. Pass the name of a file, such as 'report.html'.")
+        raise FileExistsError(f"{str(path)!r} is a folder. Pass the name of a file.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{str(path)!r} exists. Choose another name, or pass `overwrite=True`.")
     return path
@@ -93,15 +91,6 @@ def check_file(path: str | Path, *, overwrite: bool = False) -> Path:
 
 def write_file(path: Path, text: str) -> Path:
     """Write a page to a temporary file and rename it, so that an interrupted run leaves no partial file."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(scratch).chmod(0o666 & ~umask)  # temporary files are readable by their owner only
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with replace_file(path) as new:
+        new.write_text(text, encoding="utf-8")
     return path

@@ -232,10 +232,13 @@ def um_per_unit(sdata: SpatialData, image_key: str, shapes_key: str) -> float:
     return microns_per_pixel(sdata, image_key) / _stretch(image[system])
 
 
-def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> np.ndarray | None:
+def slide_pixels(
+    sdata: SpatialData, image_key: str | None, shapes_key: str, xy: np.ndarray | None = None
+) -> np.ndarray | None:
     """Return the centers (n, 2) of shapes in full-resolution pixels of the slide, if its reader recorded these.
 
-    With `image_key`, only if the image is a downscaled copy; the pixels of another image are its own.
+    With `xy` (n, 2), positions in the coordinates of the shapes are converted instead. With `image_key`, only if the
+    image is a downscaled copy; the pixels of another image are its own.
     """
     system, shapes = sdata.attrs.get(PIXELS), _affines(sdata[shapes_key])
     if system not in shapes:
@@ -244,7 +247,7 @@ def slide_pixels(sdata: SpatialData, image_key: str | None, shapes_key: str) -> 
         to_slide = _affines(sdata[image_key]).get(system, np.eye(3))
         if _stretch(to_slide) <= 1 or not np.allclose(to_slide, np.diag([*[_stretch(to_slide)] * 2, 1.0]), rtol=0.02):
             return None
-    return _apply(shapes[system], intrinsic_centers(sdata, shapes_key))
+    return _apply(shapes[system], intrinsic_centers(sdata, shapes_key) if xy is None else xy)
 
 
 def has_slide_pixels(sdata: SpatialData, image_key: str) -> bool:

@@ -1,0 +1,1 @@
+"""Export of tables to the formats of other software."""

@@ -1,0 +1,37 @@
+"""AnnData in the layout that the plots of scanpy and squidpy read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deepspot._sdata.view import NO_IMAGE
+from deepspot._sdata.write import plain_text
+from deepspot._sdata.zarr_store import check_fits_in_memory
+
+from .contents import Contents
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def make_anndata(contents: Contents) -> AnnData:
+    """Return a copy of the table with positions and downscaled images; all layers are kept."""
+    rows, table = contents.matched[0], contents.table
+    check_fits_in_memory((len(rows), len(contents.genes)), "Choose fewer genes with `genes=`")
+    adata = table[rows, contents.columns].to_memory()
+    if hasattr(adata.X, "dask"):
+        adata.X = contents.values(slice(0, len(rows)))
+    adata.obs, adata.var = plain_text(adata.obs), plain_text(adata.var)
+    adata.obs_names = contents.names
+    adata.obsm["spatial"] = contents.centers
+    del adata.uns["spatialdata_attrs"]  # the shapes are not in the file
+    if contents.image_key != NO_IMAGE:
+        images = contents.images()
+        adata.uns["spatial"] = {
+            contents.image_key: {
+                "images": {name: pixels for name, (pixels, _) in images.items()},
+                "scalefactors": contents.scale_factors(images),
+                "metadata": contents.provenance(),
+            }
+        }
+    return adata
