@@ -170,7 +170,7 @@ def test_rows_of_labels_show_random_spots(painted):
     assert len(axes) == 4  # one spot is rare
     rows = [ax.get_ylabel() for ax in axes]
     assert rows == [f"TLS\n{len(values)} spots\nmean {values.mean():.2f}", "", "", rows[3]]
-    assert rows[3].startswith("rare\n1 spots")
+    assert rows[3].startswith("rare\n1 spot\n")
     shown = [float(ax.get_title()) for ax in axes[:3]]
     assert shown == sorted(shown, reverse=True)
     np.testing.assert_allclose(np.array(grays_of(axes)) / 100, [float(ax.get_title()) for ax in axes], atol=0.01)
