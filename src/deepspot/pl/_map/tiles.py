@@ -10,7 +10,7 @@ import numpy as np
 from deepspot._core.keys import DIAMETER, PARENT, UNS
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import level_sizes, pyramid_levels, read_tiles
-from deepspot._sdata.view import known_diameter
+from deepspot._sdata.view import known_diameter, noun_of
 from deepspot._spatial.geometry import TileGeometry, make_boxes
 from deepspot._spatial.transforms import place_spots
 from deepspot.errors import InputError
@@ -35,8 +35,8 @@ def tile_side(sdata: SpatialData, table_key: str, shapes_key: str, tile_um: floa
     diameter = known_diameter(sdata, shapes_key)
     if diameter is None:
         raise InputError(
-            f"The size of the spots of {shapes_key!r} is unknown: they have no column {DIAMETER!r}. Pass the side of "
-            "the images as `tile_um=`."
+            f"The size of the {noun_of(sdata, shapes_key).many} of {shapes_key!r} is unknown: they have no column "
+            f"{DIAMETER!r}. Pass the side of the images as `tile_um=`."
         )
     return diameter
 
