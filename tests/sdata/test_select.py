@@ -212,9 +212,7 @@ def test_diameter(slide_of):
     sdata["spots"]["diameter_um"] = [55.0, 55.0]
     assert SlideView(sdata, "he", "spots").diameter_um == 55.0
     sdata["spots"]["diameter_um"] = [55.0, 100.0]
-    with pytest.raises(
-        ValueError, match=r"Spots of 'spots' have several diameters: 55, 100 µm.*pass `tile_um=`"
-    ):
+    with pytest.raises(ValueError, match=r"Spots of 'spots' have several diameters: 55, 100 µm.*pass `tile_um=`"):
         selected(sdata)
 
 
