@@ -16,6 +16,7 @@ const state = { gene: 0, layer: facts.choices[0].key, opacity: 0.9, image: 1, do
 
 const MISSING = [0xd9, 0xd9, 0xd9];
 const FLAT = 0.01;
+const FEW_OUTLINES = 12;
 
 function palette(name) {
   const rgb = Uint8Array.from(atob(facts.maps[name]), (letter) => letter.charCodeAt(0));
@@ -34,7 +35,7 @@ async function picture() {
   if (key === "groups") {
     const { labels, colors } = facts.groups;
     const rgb = colors.map((color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16)));
-    return { levels: await groupLevels, colors: colorTable((level) => rgb[level] ?? MISSING), labels, doubts: true };
+    return { levels: await groupLevels, colors: colorTable((level) => rgb[level] ?? MISSING), labels, doubts: false };
   }
   if (key === "ood") {
     const { scores, high } = await doubt;
@@ -104,6 +105,9 @@ async function start() {
     }
     return path;
   });
+  // Clusters are scattered: their lines would cover the tissue, until they are wanted.
+  state.outlines = (facts.groups?.outlines ?? []).flat().length <= FEW_OUTLINES;
+  $("outline-toggle").checked = state.outlines;
   const ood = await doubt;
   let shown = absent("");
   let frames = 0;
@@ -141,7 +145,6 @@ async function start() {
       // Not in the colors of the groups: orange is for places in doubt.
       for (const path of outlines) line(path, "white", 4.5);
       for (const path of outlines) line(path, "#1d2733", 2);
-      names(camera);
     }
     if (state.chosen >= 0) {
       const path = new Path2D();
@@ -149,6 +152,7 @@ async function start() {
       line(path, "white", 5);
       line(path, "black", 2.5);
     }
+    if (lines) names(camera); // in another transformation
   }
 
   /** Writes the name of each group where its largest part is, as long as there is room for it. */

@@ -94,6 +94,8 @@ def _outlines(codes: np.ndarray, n: int, places: Places, mpp: float) -> dict[str
     for code in range(n):
         area = shapely.intersection(shapely.union_all(cells[np.unique(cell[codes[place] == code])]), near)
         rings = shapely.get_rings(shapely.get_parts(area))
+        # Of irregular grids, the small gaps between spots are left out.
+        rings = rings[shapely.area(shapely.polygons(rings)) > 0.3 * pitch**2]
         outlines.append([np.round(shapely.get_coordinates(ring), 1).tolist() for ring in rings])
         anchors.append(None if shapely.is_empty(area) else _anchor(area, pitch))
     return {"outlines": outlines, "anchors": anchors}

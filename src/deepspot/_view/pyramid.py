@@ -49,7 +49,7 @@ def image_levels(pyramid: list[DataArray], budget: float) -> list[ImageLevel]:
     Each level has half of the pixels per side of the next one. Raises if the coarsest does not fit.
     """
     height, width = level_sizes(pyramid)[0]
-    pixels, size = coarse_image(pyramid, max(1.0, np.sqrt(height * width / IN_MEMORY)))
+    pixels, size = coarse_image(pyramid, 2.0 ** max(0, np.ceil(np.log2(height * width / IN_MEMORY) / 2)))
     factor = float(size[0])
     coarse = [_level(factor, pixels)]
     while max(pixels.shape[:2]) > TILE:
