@@ -48,7 +48,7 @@ async function picture() {
     const high = facts.difference[gene];
     if (high === null) return absent("This gene was not measured, or not predicted.");
     const map = palette("difference");
-    const unit = "predicted − measured, log units";
+    const unit = "predicted − measured, log units. Red: predicted higher. It contains the noise of the measurement";
     const scale = { low: -high, high, unit, map, span: false };
     const values = difference(facts, levels, gene);
     return { levels: levelsOf(values, -high, high), colors: colorTable((level) => map(level / (NONE - 1))), scale, doubts: true };
@@ -110,7 +110,7 @@ async function start() {
   $("outline-toggle").checked = state.outlines;
   const ood = await doubt;
   let shown = absent("");
-  let frames = 0;
+  let [frames, tiles] = [0, 0];
 
   function draw() {
     const camera = slide.camera();
@@ -125,6 +125,7 @@ async function start() {
     drawMarks(camera);
     scaleBar(camera.scale, width);
     document.body.dataset.frames = ++frames;
+    if (shown.levels && tiles > 0) document.body.dataset.first ??= String(Math.round(performance.now()));
   }
 
   function drawMarks(camera) {
@@ -190,6 +191,7 @@ async function start() {
   }
 
   // The image is moved and drawn by OpenSeadragon; the overlay is drawn in the same frame.
+  slide.viewer.addHandler("tile-loaded", () => tiles++);
   slide.viewer.addHandler("update-viewport", draw);
   slide.viewer.addHandler("canvas-click", (event) => {
     if (!event.quick) return;
@@ -199,7 +201,7 @@ async function start() {
   slide.viewer.addHandler("canvas-key", (event) => {
     if (event.originalEvent.key === "Enter") {
       const { x, y } = slide.viewer.viewport.getContainerSize();
-      choose(places.at(...slide.position({ x: x / 2, y: y / 2 }), 60 / slide.camera().scale));
+      choose(places.at(...slide.position({ x: x / 2, y: y / 2 }), Math.min(x, y) / 2 / slide.camera().scale));
     }
   });
   document.addEventListener("keydown", (event) => {

@@ -22,9 +22,10 @@ export class Search {
   matches(text) {
     const query = text.trim().toLowerCase();
     const places = [...this.names.keys()];
-    const starts = places.filter((k) => this.names[k].startsWith(query));
+    const same = places.filter((k) => this.names[k] === query);
+    const starts = places.filter((k) => this.names[k].startsWith(query) && this.names[k] !== query);
     const others = query ? places.filter((k) => this.names[k].indexOf(query) > 0) : [];
-    return [...starts, ...others];
+    return [...same, ...starts, ...others];
   }
 
   open(all = false) {

@@ -9,18 +9,19 @@ import { chromium } from "playwright-core";
 const folder = process.env.PAGES;
 const truth = JSON.parse(readFileSync(join(folder, "truth.json"), "utf8"));
 const executablePath = process.env.CHROMIUM;
-let browser;
+// WebGL in software is slow: only the tests of its painter use it.
+const FLAGS = { "2d": ["--disable-gpu"], webgl: ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"] };
+const browsers = {};
 
 before(async () => {
-  browser = await chromium.launch({
-    executablePath,
-    args: ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"],
-  });
+  for (const [name, flags] of Object.entries(FLAGS)) {
+    browsers[name] = await chromium.launch({ executablePath, args: ["--no-sandbox", ...flags] });
+  }
 });
-after(() => browser?.close());
+after(() => Promise.all(Object.values(browsers).map((browser) => browser.close())));
 
 /** Opens a page, runs a check, and fails on errors, dialogs, and requests that leave the page. */
-async function onPage(name, check, { hash = "", size = { width: 1000, height: 700 }, on = browser } = {}) {
+async function onPage(name, check, { hash = "", size = { width: 1000, height: 700 }, on = browsers["2d"] } = {}) {
   const page = await on.newPage({ viewport: size });
   const wrong = [];
   page.on("pageerror", (error) => wrong.push(error.message));
@@ -72,7 +73,7 @@ for (const painter of ["2d", "webgl"]) {
       for (const [place, color] of Object.entries(truth.colors)) alike(await colorAt(page, +place), [...color, 255], 4, `spot ${place}`);
       // A spot without a value is not drawn.
       assert.equal((await colorAt(page, truth.missing))[3], 0);
-    }, { hash: `#painter=${painter}` }));
+    }, { hash: `#painter=${painter}`, on: browsers[painter] }));
 
   test(`spots out of distribution have an orange line (${painter})`, () =>
     onPage("spots", async (page) => {
@@ -86,7 +87,7 @@ for (const painter of ["2d", "webgl"]) {
       await page.check("input[value=measured]");
       await shown(page, "UP measured");
       assert.equal((await colorAt(page, doubt, radius + 2))[3], 0); // measured values are not in doubt
-    }, { hash: `#painter=${painter}` }));
+    }, { hash: `#painter=${painter}`, on: browsers[painter] }));
 
   test(`cells are polygons, also when many are shown (${painter})`, () =>
     onPage("cells", async (page) => {
@@ -94,9 +95,9 @@ for (const painter of ["2d", "webgl"]) {
       for (const [place, color] of Object.entries(truth.cell_colors)) alike(await colorAt(page, +place), [...color, 255], 4, `cell ${place}`);
       const half = (await page.evaluate(() => window.deepspotViewer.places.diameter / 2)) * (await scale(page));
       // Triangles that point upward: color at the lower corner, none at the same distance above it.
-      assert.equal((await colorAt(page, 0, -0.9 * half, 0.55 * half))[3], 255);
-      assert.equal((await colorAt(page, 0, -0.9 * half, -0.55 * half))[3], 0);
-    }, { hash: `#painter=${painter}` }));
+      assert.ok((await colorAt(page, 0, -0.8 * half, 0.55 * half))[3] > 200);
+      assert.ok((await colorAt(page, 0, -0.9 * half, -0.55 * half))[3] < 50);
+    }, { hash: `#painter=${painter}`, on: browsers[painter] }));
 }
 
 test("a browser without WebGL draws the spots", async () => {
@@ -229,13 +230,12 @@ test("the image moves and zooms by keyboard, and the scale bar follows", () =>
     await check();
     const before = await scale(page);
     await page.locator("#map .openseadragon-canvas").first().focus();
-    for (let k = 0; k < 4; k++) await page.keyboard.press("+");
+    for (let k = 0; k < 8; k++) await page.keyboard.press("+");
     await check();
     assert.ok((await scale(page)) > 1.5 * before);
     const left = await page.evaluate(() => window.deepspotViewer.slide.camera().left);
     await page.keyboard.press("ArrowRight", { delay: 300 });
-    await page.waitForTimeout(600);
-    assert.ok((await page.evaluate(() => window.deepspotViewer.slide.camera().left)) > left);
+    await page.waitForFunction((x) => window.deepspotViewer.slide.camera().left > x, left);
     await page.keyboard.press("r");
     assert.equal(await page.evaluate(() => window.deepspotViewer.slide.viewer.viewport.getRotation()), 0);
     await page.keyboard.press("Enter");
