@@ -81,7 +81,9 @@ def test_plots_take_an_object_or_a_result_first_and_return_axes(name):
     assert "ax" in parameters
 
 
-@pytest.mark.parametrize("name", ["report", "view", "models.train", "models.cross_validate", "cohort.run", "cohort.pseudobulk"])
+@pytest.mark.parametrize(
+    "name", ["report", "view", "models.train", "models.cross_validate", "cohort.run", "cohort.pseudobulk"]
+)
 def test_what_comes_first(name):
     expected = {"report": "sdata", "view": "sdata", "cohort.run": "manifest"}.get(name, "slides")
     assert next(iter(SIGNATURES[name].parameters)) == expected

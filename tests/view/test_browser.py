@@ -23,8 +23,12 @@ from deepspot.pl._map.values import measured_values
 
 VIEWER = Path(__file__).parents[2] / "viewer"
 TESTS = VIEWER / "tests" / "viewer.test.mjs"
-NAMES = re.findall(r"^ *test\([`\"](.*?)[`\"],", TESTS.read_text(encoding="utf-8"), flags=re.M) if TESTS.exists() else []
-NAMES = [name.replace("${painter}", painter) for name in NAMES for painter in (["2d", "webgl"] if "${" in name else [""])]
+NAMES = (
+    re.findall(r"^ *test\([`\"](.*?)[`\"],", TESTS.read_text(encoding="utf-8"), flags=re.M) if TESTS.exists() else []
+)
+NAMES = [
+    name.replace("${painter}", painter) for name in NAMES for painter in (["2d", "webgl"] if "${" in name else [""])
+]
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium")) or shutil.which("google-chrome")
 
 
@@ -113,7 +117,10 @@ def results(node, tmp_path_factory, request):
         env=os.environ | {"PAGES": str(folder), "CHROMIUM": CHROMIUM},
     )
     parts = re.split(r"^(not ok|ok) \d+ - (.*)$", done.stdout, flags=re.M)
-    found = {name.replace("\\#", "#"): (state, text) for state, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)}
+    found = {
+        name.replace("\\#", "#"): (state, text)
+        for state, name, text in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)
+    }
     assert found, done.stdout + done.stderr
     return found
 

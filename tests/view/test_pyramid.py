@@ -1,5 +1,6 @@
 import base64
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,12 +38,15 @@ def test_levels_show_the_image(factors, in_memory, monkeypatch):
     levels = image_levels(source, 1e9)
     assert levels[-1].factor == 1
     assert levels[0].columns == levels[0].rows == 1
-    assert [a.factor / b.factor for a, b in zip(levels, levels[1:], strict=False)] == pytest.approx([2] * (len(levels) - 1))
+    assert all(coarse.factor == pytest.approx(2 * fine.factor) for coarse, fine in pairwise(levels))
     pixels = np.asarray(source[0].data).transpose(1, 2, 0).astype(float)
     for level in levels:
         shown = decoded(level)
         y, x = np.mgrid[5 : shown.shape[0] - 5, 5 : shown.shape[1] - 5]
-        at = [np.clip((each + 0.5) * level.factor, 0, size - 1).astype(int) for each, size in zip((y, x), pixels.shape, strict=False)]
+        at = [
+            np.clip((each + 0.5) * level.factor, 0, size - 1).astype(int)
+            for each, size in zip((y, x), pixels.shape, strict=False)
+        ]
         assert np.abs(shown[y, x] - pixels[at[0], at[1]]).mean() < 6, level.factor
 
 

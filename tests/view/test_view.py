@@ -115,7 +115,10 @@ def test_text_of_the_data_is_escaped(predicted, tmp_path, read_page):
     assert page.facts["groups"]["labels"] == ["tumor", "</script><script>alert(2)</script>"]
     # One script runs, and the page allows no other and no address.
     assert len(re.findall(r"<script(?! type=)", page.text)) == 1
-    assert re.search(r"default-src 'none'; script-src 'sha256-[\w+/=]{44}'; style-src 'unsafe-inline'; img-src blob: data:", page.text)
+    assert re.search(
+        r"default-src 'none'; script-src 'sha256-[\w+/=]{44}'; style-src 'unsafe-inline'; img-src blob: data:",
+        page.text,
+    )
     assert not re.findall(r"(?:src|href)=[\"']?(?!x )", outside)
 
 
@@ -127,7 +130,9 @@ def test_the_same_slide_gives_the_same_file(predicted, tmp_path):
 def test_the_object_is_not_changed(predicted, tmp_path):
     before = {key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in predicted.tables.items()}
     ds.view(predicted, tmp_path / "view.html")
-    assert before == {key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in predicted.tables.items()}
+    assert before == {
+        key: [list(slot) for slot in (t.obs, t.var, t.uns, t.obsm)] for key, t in predicted.tables.items()
+    }
 
 
 def test_values_that_do_not_fit_are_an_error(predicted, tmp_path):

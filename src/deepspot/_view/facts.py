@@ -52,7 +52,9 @@ def doubts(slide: SlideContents) -> tuple[dict[str, Any] | None, dict[str, str]]
     return None, {}
 
 
-def groups(slide: SlideContents, groupby: str | None, places: Places, mpp: float) -> tuple[dict[str, Any] | None, dict[str, str]]:
+def groups(
+    slide: SlideContents, groupby: str | None, places: Places, mpp: float
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """Return labels, colors and outlines of groups, with the packed label of every place; None without groups."""
     if groupby is None:
         return None, {}

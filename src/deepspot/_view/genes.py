@@ -106,7 +106,9 @@ def read(slide: SlideContents, genes: list[str]) -> GeneFacts:
         CORRECTED: (slide.corrected_key, None),
     }
     layers = [
-        Layer(name, unit_label(slide.sdata, key, layer, scale)) for name, (key, layer) in units.items() if key is not None
+        Layer(name, unit_label(slide.sdata, key, layer, scale))
+        for name, (key, layer) in units.items()
+        if key is not None
     ]
     facts = GeneFacts(genes, layers)
     for values in _values(slide, genes, source, scale):
@@ -125,9 +127,7 @@ def check_table(slide: SlideContents) -> None:
         check_shared_genes(list(slide.sdata.tables[source].var_names), measured, slide.measured_key)
 
 
-def _values(
-    slide: SlideContents, genes: list[str], source: str | None, scale: Any
-) -> Iterator[dict[str, np.ndarray]]:
+def _values(slide: SlideContents, genes: list[str], source: str | None, scale: Any) -> Iterator[dict[str, np.ndarray]]:
     """Yield values (n, some of the genes) by layer, and the weight of the measurement."""
     sdata, shapes_key = slide.sdata, slide.shapes_key
     for start in range(0, len(genes), CHUNK):

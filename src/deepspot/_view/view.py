@@ -150,7 +150,12 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
     genes = read(slide, names)
     doubt, doubt_blocks = about.doubts(slide)
     groups, group_blocks = about.groups(slide, groupby, places, mpp)
-    first = {"centers": pack((places.xy / mpp).astype("float32")), "gene-0": genes.packed[0], **doubt_blocks, **group_blocks}
+    first = {
+        "centers": pack((places.xy / mpp).astype("float32")),
+        "gene-0": genes.packed[0],
+        **doubt_blocks,
+        **group_blocks,
+    }
     later = {f"gene-{k}": packed for k, packed in enumerate(genes.packed) if k}
     later["names"] = pack(_json_bytes([str(name) for name in slide.sdata.shapes[slide.shapes_key].index]))
     script, style = ((ASSETS / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
@@ -204,8 +209,8 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
         coarsened=_coarsened(levels, mpp),
         early=first | early_tiles,
         late=later | late_tiles,
-        style=Markup(style),  # noqa: S704 – of this package, as the script
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # of this package, as the script
+        script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         licenses=(ASSETS / "LICENSES.txt").read_text(encoding="utf-8"),
     )
