@@ -76,9 +76,9 @@ def groups(
 
 
 def _outlines(codes: np.ndarray, n: int, places: Places, mpp: float) -> dict[str, list[Any]]:
-    """Return the outlines of each group in pixels, and the place and radius for its name: the area that is nearer to its places than to others, near to them.
+    """Return the outlines of each group in pixels, and the place and radius for its name.
 
-    Outlines of neighboring groups have a common line.
+    The area of a group is near to its places, and nearer to them than to others: neighboring groups have a common line.
     """
     import shapely
 

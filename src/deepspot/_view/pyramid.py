@@ -64,8 +64,8 @@ def image_levels(pyramid: list[DataArray], budget: float) -> list[ImageLevel]:
         left -= level.size
     if not levels:
         raise InputError(
-            f"An image of {max(pixels.shape[:2])} px does not fit beside the values of the genes. Increase `max_mb`, or "
-            "draw fewer `genes`."
+            f"An image of {max(pixels.shape[:2])} px does not fit beside the values of the genes. Increase `max_mb`, "
+            "or pass fewer `genes`."
         )
     while len(levels) >= len(coarse) and (finer := _next(pyramid, levels[-1].factor)) is not None:
         if levels[-1].size * LEAST_GROWTH > left or (made := _read_level(pyramid, *finer, left)) is None:

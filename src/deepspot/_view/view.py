@@ -162,8 +162,8 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
     used = RESERVE + len(script) + sum(len(text) + 80 for text in (*first.values(), *later.values()))
     if used > budget:
         raise InputError(
-            f"The values of {len(names):,} genes in {slide.noun.count(slide.n_spots)} take {used / 1e6:.1f} MB, more than "
-            f"the `max_mb={budget / 1e6:g}` of the file. Pass fewer `genes`, or increase `max_mb`."
+            f"The values of {len(names):,} genes in {slide.noun.count(slide.n_spots)} take {used / 1e6:.1f} MB, more "
+            f"than the `max_mb={budget / 1e6:g}` of the file. Pass fewer `genes`, or increase `max_mb`."
         )
     pyramid = pyramid_levels(slide.sdata, slide.image_key)
     levels = image_levels(pyramid, budget - used)
