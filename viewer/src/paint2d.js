@@ -118,10 +118,9 @@ export class Painter2D {
     const size = places.diameter * scale;
     const line = Math.max(1, Math.round(outlineWidth(size)));
     const around = (255 << 24) | (0x00 << 16) | (0x5e << 8) | 0xd5;
-    const disc = spans(size);
-    // Small places in doubt close the gaps between them: lines in all gaps would look like another color.
-    const closed = size < 6 ? spans(size + 1) : disc;
-    const wider = spans(closed.length + 2 * line);
+    // Small places are a pixel larger: with lines or tissue in the gaps between them, they would have another color.
+    const disc = spans(size < 6 ? size + 1 : size);
+    const wider = spans(disc.length + 2 * line);
     const stamp = (k, shape, word) => {
       const x = Math.round((places.xy[2 * k] - camera.left) * scale - shape.length / 2);
       const y = Math.round((places.xy[2 * k + 1] - camera.top) * scale - shape.length / 2);
@@ -134,7 +133,7 @@ export class Painter2D {
     if (marked) {
       for (const k of shown) if (!marked[k]) stamp(k, disc, palette[levels[k]]);
       for (const k of shown) if (marked[k]) stamp(k, wider, around >>> 0);
-      for (const k of shown) if (marked[k]) stamp(k, closed, palette[levels[k]]);
+      for (const k of shown) if (marked[k]) stamp(k, disc, palette[levels[k]]);
     } else {
       for (const k of shown) stamp(k, disc, palette[levels[k]]);
     }
