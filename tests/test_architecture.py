@@ -31,6 +31,7 @@ LAYERS = [
     "cohort",
     "pl",
     "_report",
+    "_view",
     "_workflow",
     "_demo",
     "cli",

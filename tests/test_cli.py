@@ -143,7 +143,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"deepspot {ds.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["predict"], ["report"], ["export"], ["cohort"], ["convert"]])
+@pytest.mark.parametrize(
+    "command", [[], ["demo"], ["predict"], ["report"], ["view"], ["export"], ["cohort"], ["convert"]]
+)
 def test_help_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):

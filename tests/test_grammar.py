@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 import deepspot as ds
 
-SPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "settings")]
-PUBLIC = {"report": ds.report} | {
+SPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "settings", "view")]
+PUBLIC = {"report": ds.report, "view": ds.view} | {
     f"{space}.{name}": getattr(ds, space).__dict__[name]
     for space in SPACES
     for name in import_module(f"deepspot.{space}").__all__
@@ -89,9 +89,11 @@ def test_export_takes_an_object_and_returns_the_path():
     assert SIGNATURES["io.export"].return_annotation == "Path"
 
 
-@pytest.mark.parametrize("name", ["report", "models.train", "models.cross_validate", "cohort.run", "cohort.pseudobulk"])
+@pytest.mark.parametrize(
+    "name", ["report", "view", "models.train", "models.cross_validate", "cohort.run", "cohort.pseudobulk"]
+)
 def test_what_comes_first(name):
-    expected = {"report": "sdata", "cohort.run": "manifest"}.get(name, "slides")
+    expected = {"report": "sdata", "view": "sdata", "cohort.run": "manifest"}.get(name, "slides")
     assert next(iter(SIGNATURES[name].parameters)) == expected
 
 

@@ -10,6 +10,7 @@ from ._features.cache import clear_cache
 if TYPE_CHECKING:
     from . import cohort, datasets, encoders, errors, io, models, pl, pp, tl
     from ._report.report import report
+    from ._view.view import view
 
 __all__ = [
     "clear_cache",
@@ -24,6 +25,7 @@ __all__ = [
     "report",
     "settings",
     "tl",
+    "view",
 ]
 __version__ = version("deepspot")
 
@@ -32,6 +34,8 @@ def __getattr__(name: str) -> Any:
     # Namespaces load on first use, so that `import deepspot` stays cheap.
     if name == "report":
         return import_module("._report.report", __name__).report
+    if name == "view":
+        return import_module("._view.view", __name__).view
     if name in __all__:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

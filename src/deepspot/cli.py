@@ -1,4 +1,4 @@
-"""Command line: ``deepspot demo``, ``predict``, ``report``, ``export``, ``cohort`` and ``convert``."""
+"""Command line: ``deepspot demo``, ``predict``, ``report``, ``view``, ``export``, ``cohort`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -170,6 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--overwrite", action="store_true", help="replace an existing file, or a folder that was exported")
 
+    view = commands.add_parser("view", help="read a slide, predict it if needed, write an interactive viewer")
+    view.set_defaults(run=_view)
+    option = view.add_argument
+    option("slide", type=_path, metavar="SLIDE", help=SLIDE)
+    option("--out", type=_path, required=True, metavar="VIEW.html", help="viewer to write")
+    option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
+    option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones)")
+    option("--genes", type=_genes, default=1000, metavar="A,B", help="genes, or how many (default: %(default)s)")
+    option("--max-mb", type=float, default=100, metavar="MB", help="size of the file (default: %(default)s)")
+    _add_slide(view)
+    option("--table-key", help="table of measured genes; needed only if there are several")
+    option("--overwrite", action="store_true", help="replace an existing viewer")
+
     cohort = commands.add_parser("cohort", help="predict the slides of a manifest, locally or on a Dask cluster")
     cohort.set_defaults(run=_cohort)
     option = cohort.add_argument
@@ -283,6 +296,13 @@ def _export(arguments: argparse.Namespace) -> None:
     sdata = read_slide(arguments.slide)
     out = io.export(sdata, arguments.out, **{name: vars(arguments)[name] for name in names})
     print(wrap(f"Wrote {out}."))
+
+
+def _view(arguments: argparse.Namespace) -> None:
+    from ._workflow.run import run_view
+
+    options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
+    print(wrap(run_view(**options)))
 
 
 def _cohort(arguments: argparse.Namespace) -> int:

@@ -102,6 +102,22 @@ def test_existing_results_are_reused(given, tmp_path, log, monkeypatch):
     assert files(tmp_path / "saved.zarr") == before
 
 
+def test_view_predicts_a_slide_and_shows_it(given, tmp_path, capsys):
+    before = files(given["slide"])
+    out = tmp_path / "view.html"
+    command = ["view", str(given["slide"]), "--out", str(out), "--model", given["model"], "--groupby", "side"]
+    assert cli.main([*command, "--genes", given["genes"][0]]) == 0
+    assert capsys.readouterr().out == cli.wrap(f"Wrote {out}.") + "\n"
+    page = out.read_text(encoding="utf-8")
+    assert f'"genes": ["{given["genes"][0]}"]' in page
+    assert all(f'"key": "{key}"' in page for key in ("measured", "predicted", "groups"))
+    assert files(given["slide"]) == before
+    assert cli.main([*command, "--genes", "NONE", "--overwrite"]) == 2
+    assert "NONE" in capsys.readouterr().err
+    assert cli.main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
 def test_failed_steps_are_in_the_report(given, monkeypatch, log):
     def offline(*_, **__):
         raise ConnectionError("cannot be had offline: pass `net=`")

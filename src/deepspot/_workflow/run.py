@@ -122,6 +122,40 @@ def run_report(
     return f"Wrote {out} and {save}."
 
 
+def run_view(
+    slide: Path,
+    out: Path,
+    *,
+    model: str | None = None,
+    groupby: str | None = None,
+    genes: int | list[str] = 1000,
+    max_mb: float = 100,
+    image: Path | None = None,
+    alignment: Path | None = None,
+    image_key: str | None = None,
+    shapes_key: str | None = None,
+    table_key: str | None = None,
+    overwrite: bool = False,
+    **read: Any,
+) -> str:
+    """Read a slide, predict it if it has no prediction or `model` is given, and write the viewer.
+
+    Arguments are the options of ``deepspot view``; `read` are those of the reader. The slide on disk is not changed.
+    Returns a message with the file that was written.
+    """
+    from deepspot._view.view import view
+
+    check_file(out, overwrite=overwrite)
+    _check_files(slide, out, {"--image": image, "--alignment": alignment}, None)
+    keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
+    sdata = steps.read_slide(slide, image, alignment=alignment, **keys, **read)
+    keys["shapes_key"] = select_shapes(sdata, image_key, shapes_key)
+    key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
+    options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "table_key": table_key}
+    view(sdata, out, prediction_key=key, overwrite=overwrite, **options, **keys)
+    return f"Wrote {out}."
+
+
 def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: Path | None) -> None:
     """Raise before the first step if an input does not exist or an output cannot be written."""
     if not slide.exists():
