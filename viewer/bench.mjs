@@ -31,7 +31,7 @@ function processorTime() {
   return sum;
 }
 
-/** Moves the image to and fro for some seconds; returns the number of frames. */
+/** Moves the image back and forth for some seconds; returns the number of frames. */
 async function pan(seconds) {
   const { slide } = window.deepspotViewer;
   const { viewport } = slide.viewer;
