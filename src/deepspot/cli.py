@@ -291,8 +291,8 @@ def _export(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"{str(arguments.slide)!r} is no SpatialData (.zarr). Write one with `deepspot predict` first."
         )
-    names = ["format", "table_key", "layer", "genes", "groupby", "object_type"]
-    names += ["image_key", "shapes_key", "coordinate_system", "overwrite"]
+    keys = ("table_key", "image_key", "shapes_key", "coordinate_system")
+    names = (*keys, "format", "layer", "genes", "groupby", "object_type", "overwrite")
     sdata = read_slide(arguments.slide)
     out = io.export(sdata, arguments.out, **{name: vars(arguments)[name] for name in names})
     print(wrap(f"Wrote {out}."))

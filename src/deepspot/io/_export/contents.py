@@ -274,8 +274,8 @@ def find_contents(
     if found.names.has_duplicates:
         name = found.names[found.names.duplicated()][0]
         raise InputError(f"Name {name!r} of a row is not unique. Call `obs_names_make_unique` on the table first.")
-    if not np.isfinite(found.centers).all():
-        raise InputError(f"Shapes {shapes_key!r} have positions that are not finite.")
+    if not len(found.centers):  # positions that are unknown raise here, before anything is written
+        raise InputError(f"Table {table_key!r} and shapes {shapes_key!r} have no {found.noun.one} in common.")
     return found
 
 
