@@ -179,6 +179,7 @@ def test_h5ad_lies_on_its_images(predicted, values, tmp_path):
     assert entry["scalefactors"]["spot_diameter_fullres"] == pytest.approx(55)
 
 
+@pytest.mark.filterwarnings("ignore:The method obs_vector:FutureWarning")  # squidpy, with anndata 0.13
 def test_h5ad_is_drawn_and_read_again(predicted, tmp_path):
     import matplotlib.pyplot as plt
     import squidpy as sq

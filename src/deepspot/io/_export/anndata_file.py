@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from deepspot._sdata.view import NO_IMAGE
 from deepspot._sdata.write import plain_text
 from deepspot._sdata.zarr_store import check_fits_in_memory
@@ -18,10 +20,14 @@ def make_anndata(contents: Contents) -> AnnData:
     """Return a copy of the table with positions and downscaled images; all layers are kept."""
     rows, table = contents.matched[0], contents.table
     check_fits_in_memory((len(rows), len(contents.genes)), "Choose fewer genes with `genes=`")
-    adata = table[rows, contents.columns].to_memory()
+    # A copy: parts of `obsm` can still be views, whose index cannot be changed.
+    adata = table[rows, contents.columns].to_memory().copy()
     if hasattr(adata.X, "dask"):
         adata.X = contents.values(slice(0, len(rows)))
     adata.obs, adata.var = plain_text(adata.obs), plain_text(adata.var)
+    for name, value in adata.uns.items():  # results such as markers
+        if isinstance(value, pd.DataFrame):
+            adata.uns[name] = plain_text(value)
     adata.obs_names = contents.names
     adata.obsm["spatial"] = contents.centers
     del adata.uns["spatialdata_attrs"]  # the shapes are not in the file
