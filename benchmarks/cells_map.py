@@ -35,6 +35,7 @@ from tissue import blob, stroke
 import deepspot as ds
 from deepspot._core.keys import DIAMETER
 from deepspot._spatial.transforms import centers_px
+from deepspot.pl._map.values import measured_values, predicted_values
 
 SEED, GENE, MPP = 0, "TUMOR1", 0.5
 TRAINING: dict[str, Any] = {"n_patients": 2, "n_rows": 10, "n_cols": 12, "mpp": MPP}
@@ -61,6 +62,7 @@ def main() -> None:
     for key in ("spots", "cells"):
         ood = slide[f"deepspot_{key}"].obs["ood"].groupby(where(slide, key, regions))
         print(pd.DataFrame({"number": ood.size(), "out of distribution": ood.mean().round(2)}).rename_axis(key))
+    print(tumor_cells(slide, where(slide, "cells", regions)))
     print(slide["deepspot_cells"].uns["deepspot"]["within_spots"])
     print(slide["deepspot_cells"].var.loc[GENE])
     draw(slide)
@@ -94,6 +96,17 @@ def where(slide: SpatialData, shapes_key: str, regions: dict[str, np.ndarray]) -
     for name, mask in regions.items():
         names[mask[y, x] > 0.5] = name
     return names
+
+
+def tumor_cells(slide: SpatialData, region: np.ndarray) -> pd.DataFrame:
+    """Return the mean measured and predicted gene of the tumor cells by region (n,)."""
+    keys = {"shapes_key": "cells", "genes": [GENE]}
+    values = {
+        "measured": measured_values(slide, table_key="table_cells", **keys)[:, 0],
+        "predicted": predicted_values(slide, table_key="deepspot_cells", **keys)[:, 0],
+    }
+    tumor = (slide["cells"]["class"] == "tumor").to_numpy()
+    return pd.DataFrame(values)[tumor].groupby(region[tumor]).mean()
 
 
 def draw(slide: SpatialData) -> None:
