@@ -25,9 +25,8 @@ def make_anndata(contents: Contents) -> AnnData:
     if hasattr(adata.X, "dask"):
         adata.X = contents.values(slice(0, len(rows)))
     adata.obs, adata.var = plain_text(adata.obs), plain_text(adata.var)
-    for name, value in adata.uns.items():  # results such as markers
-        if isinstance(value, pd.DataFrame):
-            adata.uns[name] = plain_text(value)
+    for slot in (adata.obsm, adata.uns):  # such as markers and deconvolved proportions
+        slot.update({name: plain_text(frame) for name, frame in slot.items() if isinstance(frame, pd.DataFrame)})
     adata.obs_names = contents.names
     adata.obsm["spatial"] = contents.centers
     del adata.uns["spatialdata_attrs"]  # the shapes are not in the file
