@@ -3,10 +3,9 @@
     python benchmarks/nuclei_subspots.py [toy] [patients]
 
 All systems have the same spot tiles and neighbors. "Chosen" takes tiles or nuclei for each fold, by the inner folds
-(toy slides only).
-Nuclei are those of `ds.pp.nuclei`. Images of shuffled spots are the null model of each setting. Toy slides are those
-of the other benchmarks at 0.5 µm per pixel; `patients` are sections of HER2ST (`DEEPSPOT_DATA`). Writes
-benchmarks/results/nuclei_subspots.md, one part for each cohort that was run.
+(toy slides only). Nuclei are those of `ds.pp.nuclei`. Images of shuffled spots are the null model of each setting. Toy
+slides are those of the other benchmarks at 0.5 µm per pixel; `patients` are sections of HER2ST (`DEEPSPOT_DATA`).
+Writes benchmarks/results/nuclei_subspots_*.md.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from systems import PANEL, SEED, compare_table, machine, measures_table
 
 import deepspot as ds
 
-OUT = Path(__file__).parent / "results" / "nuclei_subspots.md"
+RESULTS = Path(__file__).parent / "results"
 TILES, NUCLEI = {"subspots": "tiles"}, {"subspots": "nuclei"}
 SHUFFLED = partial(ds.models.ShuffledImages, factory=ds.models.Ridge)
 NETWORK = partial(ds.models.DeepSpot, network={"members": 1}, training={"max_epochs": 20, "gate": "off"})
@@ -92,9 +91,10 @@ def measure(cohort: str) -> list[str]:
 def main(cohorts: list[str]) -> None:
     ds.settings.progress = False
     ds.settings.runtime = "onnx"
-    text = "\n\n".join("\n".join(measure(cohort)) for cohort in cohorts)
-    OUT.write_text(f"{text}\n")
-    print(text)
+    for cohort in cohorts:
+        text = "\n".join(measure(cohort))
+        (RESULTS / f"nuclei_subspots_{cohort}.md").write_text(f"{text}\n")
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_parameters_have_the_name_of_what_they_are(name, parameter):
     assert parameter.name not in REFUSED
     assert not parameter.name.endswith("_um") or parameter.name in LENGTHS
     # Whatever names an element, a table entry or a column to look up is a key; `groupby` is scanpy's word.
-    assert parameter.name not in ("image", "shapes", "table") or name in ("io.from_anndata", "io.xenium")  # a file
+    assert parameter.name not in ("image", "shapes", "table") or name in ("io.from_anndata", "io.predicted", "io.xenium")  # a file
 
 
 @pytest.mark.parametrize("parameter", SAME_DEFAULT)

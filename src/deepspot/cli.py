@@ -15,6 +15,7 @@ from pathlib import Path
 
 from deepspot.errors import DeepSpotError, InputError
 
+from ._core.keys import SLIDE as WHOLE_SLIDE
 from ._core.logging import logger, without_noise
 from ._core.settings import RUNTIMES, settings
 
@@ -31,7 +32,7 @@ RENAMED = {"fullres_image_file": "image"}
 """Arguments of readers whose option has another name."""
 
 RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
-SLIDE = "SpatialData .zarr, folder of Space Ranger (Visium, Visium HD) or Xenium, or .h5ad"
+SLIDE = "whole slide image, SpatialData .zarr, folder of Space Ranger (Visium, Visium HD) or Xenium, or .h5ad"
 MODEL = "folder, name or hf:// address of a model (default: the embedded model)"
 IMAGE_KEY, SHAPES_KEY = "image; needed only if there are several", "spots; needed only if there are several"
 
@@ -221,7 +222,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_slide(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option("--image", type=_path, metavar="FILE", help="full-resolution image of an .h5ad or a folder")
+    option(
+        "--image",
+        type=_path,
+        metavar="FILE",
+        help="full-resolution image of an .h5ad or a folder; of a predicted slide, if it was moved",
+    )
     option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
     option("--bin-um", type=_count, metavar="UM", help="side of the bins of Visium HD (default: 16)")
     option("--alignment-file", type=_path, metavar="FILE", help="matrix of that image for Xenium (default: next to it)")
@@ -260,16 +266,20 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise InputError(f"{str(slide)!r} is no SpatialData (.zarr) to add to. Pass a new one as --out.")
     if out is not None and out.exists():
         raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
-    sdata = read_slide(slide, **{name: vars(arguments)[name] for name in READ})
+    sdata = read_slide(slide, model=arguments.model, **{name: vars(arguments)[name] for name in READ})
     before = set(sdata.tables)
     names = ("image_key", "shapes_key", "key_added", "coordinate_system")
-    tl.predict(sdata, arguments.model, **{name: vars(arguments)[name] for name in names})
+    options = {name: vars(arguments)[name] for name in names}
+    streamed = WHOLE_SLIDE in sdata.attrs and not before  # a whole slide, whose image is not copied
+    tl.predict(sdata, arguments.model, out=out if streamed else None, **options)
     added = [key for key in sdata.tables if key not in before]
-    if out is not None:
-        sdata.write(out)
-    else:
+    if out is None:
         sdata.write_element(added)
+    elif not streamed:
+        sdata.write(out)
     print(wrap(f"Wrote tables {', '.join(added)} to {out or slide}."))
+    if streamed:
+        print(wrap(f"To look at it: {shlex.join(['deepspot', 'report', str(out), '--out', f'{out.stem}.html'])}"))
 
 
 def _report(arguments: argparse.Namespace) -> None:

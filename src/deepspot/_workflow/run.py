@@ -66,6 +66,7 @@ def run_report(
     sdata = steps.read_slide(
         slide,
         image,
+        model=model,
         mpp=mpp,
         pitch_um=pitch_um,
         diameter_um=diameter_um,
@@ -131,7 +132,7 @@ def run_view(
     genes: int | list[str] = 1000,
     max_mb: float = 100,
     image: Path | None = None,
-    alignment: Path | None = None,
+    alignment_file: Path | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
@@ -146,9 +147,9 @@ def run_view(
     from deepspot._view.view import view
 
     check_file(out, overwrite=overwrite)
-    _check_files(slide, out, {"--image": image, "--alignment": alignment}, None)
+    _check_files(slide, out, {"--image": image, "--alignment-file": alignment_file}, None)
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
-    sdata = steps.read_slide(slide, image, alignment=alignment, **keys, **read)
+    sdata = steps.read_slide(slide, image, model=model, alignment_file=alignment_file, **keys, **read)
     keys["shapes_key"] = select_shapes(sdata, image_key, shapes_key)
     key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
     options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "table_key": table_key}

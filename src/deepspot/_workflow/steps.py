@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, prediction_name, valid_name
+from deepspot._core.keys import PREDICTION, SLIDE, prediction_name, valid_name
 from deepspot._core.logging import logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_genes
@@ -34,24 +34,31 @@ SPACE_RANGER = ("mpp", "gene_id_key")
 VISIUM_HD = (*SPACE_RANGER, "bin_um")
 XENIUM = ("alignment_file", "gene_id_key")
 ANNDATA = (*SCALE, "library_id", "gene_id_key", "image_scale")
+WHOLE_SLIDE = SCALE
 
 
 def read_slide(
     path: Path,
     image: Path | None = None,
     *,
+    model: str | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     **options: Any,
 ) -> SpatialData:
-    """Read a SpatialData store, a folder of Space Ranger or Xenium, or an .h5ad; all but the first need `image`.
+    """Read a SpatialData store, a whole slide image, a folder of Space Ranger or Xenium, or an .h5ad.
 
-    `options` are arguments of the readers of :mod:`deepspot.io`; None is left out. Paths are relative to the working
-    directory, and not to the folder, as they are for the readers.
+    The last two need `image`. A store of :func:`deepspot.tl.predict` or :func:`deepspot.cohort.run` has none: it is
+    opened where it was, or at `image`. A whole slide gets spots on tissue, of the size of `model`. `options` are
+    arguments of the readers of :mod:`deepspot.io`; None is left out. Paths are relative to the working directory, and
+    not to the folder, as they are for the readers.
     """
-    from deepspot import io
+    from deepspot import io, pp
 
     given = {name: value for name, value in options.items() if value is not None}
+    if is_store(path) and is_without_image(path):
+        _check_options("a prediction of a whole slide, which has its scale", given, ())
+        return _in_memory(io.predicted(path, image=True if image is None else image), path)
     if is_store(path):
         used = given | ({} if image is None else {"image": image})
         _check_options("a SpatialData, which has its image and its names", used, SCALE)
@@ -75,16 +82,47 @@ def read_slide(
 
         _check_options("an .h5ad", given, ANNDATA)
         return io.from_anndata(read_table(path), _required(image, "an .h5ad"), **given)
+    if path.is_file():
+        used = given | ({} if image is None else {"image": image})
+        _check_options("a whole slide image", used, WHOLE_SLIDE)
+        sdata = io.slide(path, mpp=given.pop("mpp", None))
+        pp.spots(sdata, model=model, **given)
+        return sdata
     raise InputError(
-        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a folder of Space Ranger "
-        "(with 'spatial', or 'binned_outputs' of Visium HD) or Xenium (with 'experiment.xenium'), nor an .h5ad. Read "
-        "it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
+        f"{str(path)!r} is not a slide that can be read: neither a SpatialData (.zarr), nor a whole slide image, nor a "
+        "folder of Space Ranger (with 'spatial', or 'binned_outputs' of Visium HD) or Xenium (with "
+        "'experiment.xenium'), nor an .h5ad. Read it with `ds.io` or spatialdata-io, and `write` it as a .zarr."
     )
 
 
 def is_store(path: Path) -> bool:
     """Whether a path is a SpatialData store."""
     return path.is_dir() and (path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in ZARR))
+
+
+def is_without_image(store: Path) -> bool:
+    """Whether a store is the prediction of a whole slide, whose image is elsewhere."""
+    import zarr
+
+    try:
+        root: Any = zarr.open_group(store, mode="r")
+    except (OSError, ValueError):
+        return False  # the reader says what is wrong
+    return SLIDE in root.attrs and not ("images" in root and list(root["images"]))
+
+
+def _in_memory(sdata: SpatialData, path: Path) -> SpatialData:
+    """Load the predicted genes; only the best ones if all are larger than `settings.max_table_gb`."""
+    ((key, table),) = sdata.tables.items()
+    most = int(settings.max_table_gb * 1e9 / (4 * max(table.n_obs, 1)))
+    if table.n_vars > most:
+        score = table.var.get("expected_r", pd.Series(0.0, index=table.var_names)).fillna(-1)
+        best = score.sort_values(ascending=False, kind="stable").index[:most]
+        table = table[:, table.var_names.isin(best)]
+        message = "%s: only the %s genes with the highest expected r are loaded, which fit in %g GB."
+        logger.warning(message, path, f"{most:,}", settings.max_table_gb)
+    sdata.tables[key] = table.to_memory()
+    return sdata
 
 
 def _check_options(source: str, given: dict[str, Any], known: tuple[str, ...]) -> None:

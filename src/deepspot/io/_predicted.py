@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import MICRONS, checked, one_key
+from deepspot._core.keys import MICRONS, SLIDE, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import rows_of
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 @checked
 def predicted(
-    path: str | Path, *, genes: str | Sequence[str] | None = None, within_um: Sequence[float] | None = None
+    path: str | Path,
+    *,
+    genes: str | Sequence[str] | None = None,
+    within_um: Sequence[float] | None = None,
+    image: bool | str | Path = False,
 ) -> SpatialData:
     """Open a prediction on disk lazily, or load a part of it.
 
@@ -36,25 +40,31 @@ def predicted(
         Genes to load into memory. The others are left out.
     within_um
         ``(x_min, y_min, x_max, y_max)`` in µm: region whose spots are loaded into memory. The others are left out.
+    image
+        True also opens the whole slide image, which is not in the store, at the path where it was predicted. If the
+        file was moved, its new path. Figures and reports need the image.
 
     Returns
     -------
-    A SpatialData with the spots and their table. `X` is a dask array on disk; with `genes` or `within_um` it is float32
-    array in memory. :func:`spatialdata.read_zarr` reads the same store completely into memory.
+    A SpatialData with the spots and their table, and with `image` the image as :func:`deepspot.io.slide` opens it. `X`
+    is a dask array on disk; with `genes` or `within_um` it is a float32 array in memory.
+    :func:`spatialdata.read_zarr` reads the same store completely into memory.
 
     Raises
     ------
     FileNotFoundError
-        If the store does not exist.
+        If the store, or the image, does not exist.
     KeyError
         If a gene does not exist.
     ValueError
-        If the store is damaged, there is no spot in the region, or the part is larger than `settings.max_table_gb`.
+        If the store is damaged, there is no spot in the region, the part is larger than `settings.max_table_gb`, or the
+        image is another one than that of the prediction.
 
     Examples
     --------
     >>> import deepspot as ds
     >>> sdata = ds.io.predicted("slide.zarr", genes=["FASN", "ERBB2"])  # doctest: +SKIP
+    >>> ds.pl.spatial(ds.io.predicted("slide.zarr", image=True), "FASN")  # doctest: +SKIP
     """
     from spatialdata import SpatialData, bounding_box_query, get_extent
 
@@ -66,6 +76,7 @@ def predicted(
         sdata = read_store(path, ("shapes",))
         region = str(table.uns["spatialdata_attrs"]["region"])
         shapes: GeoDataFrame = sdata.shapes[region]
+    images = {} if image is False else dict(_reopen(sdata, image).images)
     columns: Any = slice(None)
     rows: Any = slice(None)
     if genes is not None:
@@ -94,7 +105,31 @@ def predicted(
         with reading(path, "prediction"):
             table = table.to_memory()
     logger.info("Opened %s: %s%s.", path, size_of(table), "" if load else ", on disk")
-    return SpatialData(shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
+    return SpatialData(images=images, shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
+
+
+def _reopen(sdata: SpatialData, image: str | Path | bool) -> SpatialData:
+    """Open the whole slide of a prediction, at the path in its attributes or at a new one."""
+    from ._slide import slide
+
+    facts = sdata.attrs.get(SLIDE)
+    if facts is None:
+        raise InputError(
+            "The image of this prediction cannot be opened again, because it was not read from a whole slide with "
+            "`ds.io.slide`. Read it as for the prediction, and add it to `sdata.images`."
+        )
+    file = Path(facts["path"] if isinstance(image, bool) else image).expanduser()
+    if not file.is_file():
+        was = f"The image of slide {facts['name']!r} was {facts['path']}"
+        raise FileNotFoundError(
+            f"{was}, where it is no longer. Pass its new path as `image=`."
+            if isinstance(image, bool)
+            else f"There is no image {file}. {was}."
+        )
+    opened = slide(file, mpp=facts["mpp"], name=facts["name"])
+    if opened.attrs[SLIDE]["fingerprint"] != facts["fingerprint"]:
+        raise InputError(f"{file} is another image than {facts['path']}, of which slide {facts['name']!r} is.")
+    return opened
 
 
 def _open_table(path: Path) -> tuple[AnnData, str]:
