@@ -16,7 +16,7 @@ from deepspot._image.tiles import level_sizes, pyramid_levels
 from deepspot._sdata.tables import match_rows
 from deepspot._spatial.transforms import microns_per_pixel, pitch_px
 
-from .figures import to_jpeg, try_drawing, untitled
+from .figures import NOT_DRAWN, to_jpeg, try_drawing, untitled
 from .groups import group_facts
 from .maps import draw_change, draw_gene, draw_pathway, draw_tissue, gene_values
 from .trust import gene_table, trust_facts
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .contents import SlideContents
 
 N_PATHWAYS = 16
-NOT_DRAWN = "Not drawn, because many {} are unlike the training tissue."
 
 
 def gather(
@@ -227,5 +226,5 @@ def _provenance(slide: SlideContents) -> dict[str, Any]:
 
 def _short(value: Any, length: int = 120) -> str:
     """Return a parameter as text, truncated to this length."""
-    text = str(list(value) if isinstance(value, np.ndarray) else value)
+    text = str(value.tolist() if isinstance(value, np.ndarray) else value)
     return text if len(text) <= length else text[: length - 3] + "…"

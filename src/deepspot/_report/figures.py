@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DPI = 110
 JPEG_QUALITY = 85
+NOT_DRAWN = "Not drawn, because many {} are unlike the training tissue."
 
 
 def to_png(ax: Axes | Sequence[Axes]) -> bytes:

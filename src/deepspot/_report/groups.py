@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .figures import to_jpeg, try_drawing, untitled
+from .contents import CLUSTERS
+from .figures import NOT_DRAWN, to_jpeg, try_drawing, untitled
 from .maps import draw_groups
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ MANY_GROUPS = 12
 
 def group_facts(slide: SlideContents, groupby: str | None) -> dict[str, Any] | None:
     """Return the groups with their origin, sizes and map, and the figures and tables of markers and gene sets."""
-    marked, enriched = (slide.table_with_result("uns", name) for name in ("markers", "enrichment"))
+    marked = _usable(slide, "markers", "Marker genes")
+    enriched = _usable(slide, "enrichment", "Gene sets")
     facts: dict[str, Any] = {"image": None, "origin": None, "rows": [], "few": [], "markers": None, "sets": None}
     markers = None if marked is None else _markers(slide.sdata.tables[marked])
     if groupby is None:
@@ -31,33 +33,36 @@ def group_facts(slide: SlideContents, groupby: str | None) -> dict[str, Any] | N
     else:
         facts["image"] = try_drawing(slide, "Map of groups", draw_groups, slide, groupby, to_image=to_jpeg)
         facts["origin"] = slide.group_origin(groupby)
-        of_groups = markers is not None and markers["groupby"] == groupby
         labels, colors = slide.group_colors(groupby)
         sizes = labels.value_counts(sort=False)
         facts["few"] = [(str(name), int(n)) for name, n in sizes.items() if n < FEW_SPOTS]
         facts["unlabeled"] = int(labels.isna().sum())
-        facts["rows"] = [
-            {"name": str(name), "color": colors[str(name)], "n": int(n), "of_groups": of_groups}
-            for name, n in sizes.items()
-        ]
-        facts["predicted"] = groupby == "leiden" and facts["origin"].endswith("predicted genes")
-    if markers is None:
-        slide.missing["Marker genes"] = None
-    else:
+        facts["rows"] = [{"name": str(name), "color": colors[str(name)], "n": int(n)} for name, n in sizes.items()]
+        facts["predicted"] = groupby == CLUSTERS and facts["origin"].endswith("predicted genes")
+    if markers is not None:
         from deepspot.pl._markers import markers as heat_map
 
         n_groups, n_genes = len(markers["tested"]), markers.pop("n_drawn")
         # Half of the page; the default for many groups, which is wider.
         size = (6.2, 0.21 * n_genes + 1.5) if n_groups <= MANY_GROUPS else None
-        options = {"table_key": marked, "n_top": N_MARKERS, "figsize": size}
+        options: dict[str, Any] = {"table_key": marked, "n_top": N_MARKERS, "figsize": size}
         image = try_drawing(slide, "Figure of marker genes", untitled, heat_map, slide.sdata, **options)
         facts["markers"] = {"image": image, "origin": slide.group_origin(markers["groupby"]), **markers}
         facts["markers"]["measured"] = marked == slide.measured_key
-    if enriched is None:
-        slide.missing["Gene sets"] = None
-    else:
+    if enriched is not None:
         facts["sets"] = _sets(slide, enriched)
     return facts if any(facts[name] for name in ("image", "markers", "sets")) else None
+
+
+def _usable(slide: SlideContents, entry: str, part: str) -> str | None:
+    """Return the table with a result, None without or if it follows from genes that are not to be trusted."""
+    key = slide.table_with_result("uns", entry)
+    if key is None:
+        slide.missing[part] = None
+    elif slide.has_many_ood and key != slide.measured_key:
+        slide.missing[part] = NOT_DRAWN.format(slide.noun.many)
+        return None
+    return key
 
 
 def _markers(table: AnnData) -> dict[str, Any]:
@@ -94,11 +99,9 @@ def _sets(slide: SlideContents, key: str) -> dict[str, Any]:
     names = groups_of(sets, None, "groups")
     if not names:
         slide.missing["Figure of gene sets"] = "No gene set contains a marker."
-    images = [
-        (name, try_drawing(slide, f"Gene sets of {name}", untitled, enrichment, slide.sdata, **options))
-        for name in names
-        for options in [{"groups": name, "table_key": key, "n_top": N_SETS_DRAWN, "figsize": (4.0, 2.2)}]
-    ]
+    options: dict[str, Any] = {"table_key": key, "n_top": N_SETS_DRAWN, "figsize": (4.0, 2.2)}
+    draw = untitled, enrichment, slide.sdata
+    images = [(name, try_drawing(slide, f"Gene sets of {name}", *draw, groups=name, **options)) for name in names]
     rows = [
         (row.group, row.term, f"{row.n_overlap:.0f} of {row.n_set:.0f}", f"{row.p_adj:.2g}")
         for row in sets[sets["p_adj"] < SIGNIFICANT].itertuples()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._sdata.tables import comparable_scale, labels_of, match_rows
+from deepspot._sdata.tables import comparable_scale, match_rows
 from deepspot.pl._style import MISSING
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def draw_unusual(slide: SlideContents) -> Axes:
 
 
 def draw_gene(slide: SlideContents, values: np.ndarray, label: str, ood: np.ndarray | None) -> Axes:
-    """Draw a gene (n,) in the order of the shapes: gray without a pattern, and in shades of gray if not to be trusted."""
+    """Draw a gene (n,) in the order of the shapes: in one gray without a pattern, in grays if not to be trusted."""
     from deepspot.pl._map.panel import GENE_SPAN, is_flat, limits
 
     if is_flat(values):
@@ -61,7 +61,6 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
     from matplotlib.lines import Line2D
 
     from deepspot.pl._map.panel import draw_panel
-    from deepspot.pl._map.values import ood_spots
 
     table_key = str(slide.table_with_labels(groupby))
     labels, colors = slide.group_colors(groupby)
@@ -70,9 +69,8 @@ def draw_groups(slide: SlideContents, groupby: str) -> Axes:
     rows = -(-len(colors) // LEGEND_COLUMNS)
     ax, below = _map_axes(slide, below=0.1 + LEGEND_INCHES * rows)
     style: dict[str, Any] = {"cmap": ListedColormap(list(colors.values())), "clim": (-0.5, len(colors) - 0.5)}
-    ood = ood_spots(slide.sdata, slide.shapes_key, table_key)
-    draw_panel(ax, codes, places, backdrop, alpha=FAINT, title="", ood=ood, **style)
-    ax.set_title("")
+    # Without outlines of spots in doubt, whose color can be that of a group.
+    draw_panel(ax, codes, places, backdrop, alpha=FAINT, title="", **style)
     mark: dict[str, Any] = {"marker": "o", "markersize": 7, "linestyle": "none"}
     marks = [Line2D([], [], color=color, label=_short(name), **mark) for name, color in colors.items()]
     below.set_axis_off()

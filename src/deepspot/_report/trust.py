@@ -92,7 +92,7 @@ def species_of(genes: list[str]) -> str | None:
             return species
     letters = [name for gene in genes if (name := "".join(filter(str.isalpha, gene)))]
     upper = np.mean([name.isupper() for name in letters]) if letters else 0
-    capital = np.mean([name[0].isupper() and name[1:].islower() for name in letters if len(name) > 1] or [0])
+    capital = np.mean([name[0].isupper() and name[1:].islower() for name in letters if len(name) > 1] or [False])
     return "human" if upper > MOST else "mouse" if capital > MOST else None
 
 
@@ -154,7 +154,7 @@ def _registration(slide: SlideContents, alignment: Alignment | None) -> str | No
 def _listed(table: pd.DataFrame, drawn: list[str], slide: SlideContents) -> dict[str, Any]:
     """Return the table of genes as text: the best, those that are drawn, the number of each verdict, and all as CSV."""
     table = table.sort_values("r", ascending=False, kind="stable").sort_values("verdict", kind="stable")
-    known = [name for name in ("here", "detected") if table[name].notna().any()]
+    known = [name for name in ("low", "n", "here", "detected") if table[name].notna().any()]
     best = table[table["r"].notna() | table["here"].notna()][:N_GENES_LISTED]
     others = table[table.index.isin(drawn) & ~table.index.isin(best.index)]
     counts = table["verdict"].value_counts()
@@ -175,11 +175,12 @@ def _listed(table: pd.DataFrame, drawn: list[str], slide: SlideContents) -> dict
 
 
 def _row(gene: Any, row: pd.Series, known: list[str]) -> list[str]:
-    """Return a row of the table of genes: with r on this slide and the share of spots with the gene, if measured."""
-    interval = f"{decimal(row['low'])} to {decimal(row['high'])}" if row.notna()["low"] else "unknown"
-    n = f"{row['n']:.0f}" if row.notna()["n"] else "unknown"
-    values = [str(gene), decimal(row["r"]), interval, n]
-    values += [decimal(row["here"])] * ("here" in known)
-    if "detected" in known:
-        values.append(f"{100 * row['detected']:.0f} %" if row.notna()["detected"] else "unknown")
-    return [*values, str(row["verdict"])]
+    """Return a row of the table of genes: the verdict, expected r, and the columns that are known for any gene."""
+    formats = {
+        "low": lambda: f"{decimal(row['low'])} to {decimal(row['high'])}",
+        "n": lambda: f"{row['n']:.0f}",
+        "here": lambda: decimal(row["here"]),
+        "detected": lambda: f"{100 * row['detected']:.0f} %",
+    }
+    values = [formats[name]() if row.notna()[name] else "unknown" for name in known]
+    return [str(gene), str(row["verdict"]), decimal(row["r"]), *values]

@@ -26,8 +26,8 @@ def trust(
 ) -> None:
     """Judge in words how far the predicted map of each gene can be trusted on a new patient.
 
-    The verdict depends on the expected r of the gene and on its 90 % interval, which is that of r on the next slide of a
-    new patient:
+    The verdict depends on the expected r of the gene and on its 90 % interval, which is that of r on the next slide of
+    a new patient:
 
     - ``"usable as a pattern"``: the interval is above 0.2.
     - ``"weak"``: the interval is above 0, and not above 0.2.
