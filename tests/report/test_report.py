@@ -301,7 +301,7 @@ def test_cells_are_called_cells_and_have_no_expected_r_of_spots(predicted, add_t
     for said in ("in 30 cells by", "Cells 30, half of them wider than", "value is for one cell", "the marked cells"):
         assert said in words, said
     assert "No expected agreement is given: it was measured on whole spots." in words
-    assert "UP: expected r unknown." in words
+    assert "UP: expected r unknown; span" in words
     assert not re.search(r"Spots|\d spots|of the spots|marked spots", words)
     words = read(ds.report(predicted, tmp_path / "spots.html", genes=1, shapes_key="spots")).words
     assert "UP: expected r 0.61" in words
@@ -419,7 +419,7 @@ def test_drawn_genes_are_among_those_with_a_high_expected_r(slide, add_table):
     ("genes", "species"),
     [
         (["CD24", "HLA-DRA", "MT-CO1"], "human"),
-        (["Cd24a", "H2-Aa", "mt-Co1", "Actb", "Krt8", "Mbp"], "mouse"),
+        (["Cd24a", "H2-Aa", "Col1a1", "Actb", "Krt8", "Mbp"], "mouse"),
         (["ENSG00000272398", "ENSG00000012"], "human"),
         (["ENSMUSG00000047139"], "mouse"),
         (["eve", "ftz"], None),
