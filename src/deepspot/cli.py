@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
     report.set_defaults(run=_report)
     option = report.add_argument
-    option("slide", type=_path, metavar="SLIDE", help=SLIDE)
+    option("slide", type=_path, metavar="SLIDE", help=f"{SLIDE}; the output folder of a cohort for its report")
     option("--out", type=_path, required=True, metavar="REPORT.html", help="report to write")
     option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones, else clusters)")
@@ -285,9 +285,15 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     import matplotlib
 
+    from ._report.cohort import report_cohort
     from ._workflow.run import run_report
 
     matplotlib.use("Agg")
+    if (arguments.slide / "runs.csv").is_file():
+        gene = arguments.genes[0] if isinstance(arguments.genes, list) else None
+        options = {name: vars(arguments)[name] for name in ("command", "overwrite")}
+        print(wrap(f"Wrote {report_cohort(arguments.slide, arguments.out, gene=gene, **options)}."))
+        return
     print(wrap(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})))
 
 

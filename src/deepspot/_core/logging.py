@@ -31,6 +31,23 @@ def without_noise() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def only_warnings(prefix: str) -> Iterator[None]:
+    """Log only warnings, with a prefix such as the name of a slide."""
+
+    def named(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return False
+        record.msg, record.args = f"{prefix}: {record.getMessage()}", ()
+        return True
+
+    logger.addFilter(named)
+    try:
+        yield
+    finally:
+        logger.removeFilter(named)
+
+
 def bar(description: str, *, total: int | None = None, unit: str = "it") -> tqdm:
     """Open a progress bar."""
     from tqdm.auto import tqdm

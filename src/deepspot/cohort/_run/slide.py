@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +12,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest, hash_file
 from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
-from deepspot._core.logging import logger, without_noise
+from deepspot._core.logging import logger, only_warnings, without_noise
 from deepspot.errors import InputError
 
 from .folder import Folder
@@ -81,7 +79,7 @@ def run_slide(job: Job, model: Model) -> SlideResult:
     """Predict a slide and move its store into the folder; an error becomes part of the result."""
     start = time.perf_counter()
     try:
-        with _only_warnings(job.slide), without_noise(), job.folder.attempt(job.slide) as attempt:
+        with only_warnings(job.slide), without_noise(), job.folder.attempt(job.slide) as attempt:
             return _predict(job, model, attempt, start)
     except Exception as error:  # noqa: BLE001 - an error of one slide must not stop the others
         return SlideResult(job.slide, _seconds_since(start), error=one_line(error))
@@ -245,23 +243,6 @@ def _file_state(path: Path) -> list[int]:
 
 def _seconds_since(start: float) -> float:
     return round(time.perf_counter() - start, 1)
-
-
-@contextmanager
-def _only_warnings(slide: str) -> Iterator[None]:
-    """Log only warnings, with the name of the slide."""
-
-    def named(record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return False
-        record.msg, record.args = f"{slide}: {record.getMessage()}", ()
-        return True
-
-    logger.addFilter(named)
-    try:
-        yield
-    finally:
-        logger.removeFilter(named)
 
 
 def one_line(error: BaseException) -> str:
