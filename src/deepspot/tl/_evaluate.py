@@ -10,6 +10,7 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
+    NO_COUNTS,
     check_shared_genes,
     comparable_scale,
     find_measured_table,
@@ -200,12 +201,19 @@ def evaluate(
     (10,)
     """
     prediction_key = one_key(
-        prediction_key, _predictions(sdata, shapes_key), "predictions in sdata.tables", "prediction_key"
+        prediction_key,
+        _predictions(sdata, shapes_key),
+        "predictions of spots in sdata.tables",
+        "prediction_key",
+        "Predict them first: `ds.tl.predict(sdata, model)`. Finer predictions, such as those of cells, are compared "
+        "with counts by `ds.tl.evaluate_resolution(sdata)`.",
     )
     prediction = sdata.tables[prediction_key]
     regions = regions_of(sdata, prediction_key)
     shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
-    table_key = find_measured_table(sdata, shapes_key, table_key)
+    finer = prediction.uns[UNS].get("resolution", "spot") != "spot"
+    resolved = "`ds.tl.evaluate_resolution(sdata)` compares a finer prediction with the counts of cells or bins."
+    table_key = find_measured_table(sdata, shapes_key, table_key, resolved if finer else NO_COUNTS)
     columns = [*COLUMNS, *[COVERAGE] * (set(INTERVAL) <= set(prediction.layers))]
     check_entries(sdata, prediction_key, "var", columns, overwrite=overwrite)
     check_entries(sdata, prediction_key, "uns", [GENE_SETS] * (gene_sets is not None), overwrite=overwrite)
@@ -225,6 +233,8 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
+    if finer:
+        logger.info("`ds.tl.evaluate_resolution(sdata)` measures what a finer prediction knows beyond its spots.")
     learned, scale = learned_from(prediction, truth), comparable_scale(prediction)
     expression, depth = targets([truth], genes, scale)
     _log_limits(prediction, learned, scale, depth)
