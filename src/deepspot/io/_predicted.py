@@ -105,7 +105,7 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
 
     root: Any = zarr.open_group(path, mode="r")
     tables = list(root["tables"]) if "tables" in root else []
-    key = one_key(None, tables, f"tables of {path.name}", "table_key")
+    key = one_key(None, tables, f"tables of {path.name}", "table_key", "`ds.tl.predict(sdata, out=…)` writes one.")
     # There are hashes of the files of the table, and not of their copy in the root.
     group: Any = zarr.open_group(path, mode="r", use_consolidated=False)[f"tables/{key}"]
     check_files(path, group)

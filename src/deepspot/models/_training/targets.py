@@ -138,11 +138,11 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
 
 def log_fewer(requested: int | Sequence[str], found: int) -> None:
     """Log that there are fewer genes than the requested number of most variable ones."""
-    if isinstance(requested, Integral) and found < requested:
+    if isinstance(requested, Integral) and found < int(requested):
         logger.info(
             "There are %s genes that can be ranked, fewer than `genes` = %s, so all of them are taken. They are "
             "measured on all slides, and have counts in at least 3 spots (and the share `min_detected`) of each.",
-            *(f"{found:,}", f"{requested:,}"),
+            *(f"{found:,}", f"{int(requested):,}"),
         )
 
 
