@@ -27,7 +27,7 @@ from deepspot._spatial.transforms import (
 from deepspot.errors import InputError, MissingKeyError
 
 from .measured import MeasuredCounts, measured_counts
-from .tables import array_positions, find_measured_table, link_keys, tables_of_kind
+from .tables import array_positions, find_measured_table, link_keys, regions_of, tables_of_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,6 +205,12 @@ def noun_of(sdata: SpatialData, shapes_key: str) -> Noun:
     if len(finer) == 1:
         return NOUNS[finer.pop()]
     return Noun("part", "parts") if PARENT in shapes else NOUNS["spot"]
+
+
+def noun_of_table(sdata: SpatialData, table_key: str) -> Noun:
+    """Return what the rows of a table are called; spots, if it annotates several elements or none."""
+    regions = regions_of(sdata, table_key)
+    return noun_of(sdata, regions[0]) if len(regions) == 1 else NOUNS["spot"]
 
 
 def select_image_and_shapes(

@@ -14,7 +14,7 @@ from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
 
 from .tables import rows_of, tables_annotating
-from .view import noun_of
+from .view import noun_of_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,7 +211,7 @@ def add_table(
     """Add a table and log one line; `store` is where its matrix is, if not in memory."""
     check_new_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
-    rows = noun_of(sdata, table.uns["spatialdata_attrs"]["region"]).count(table.n_obs)
+    rows = noun_of_table(sdata, key).count(table.n_obs)
     hint = _hint(sdata, key) if store is None else f" It is on disk: {store}."
     logger.info("Added %s × %s %s to sdata.tables[%r].%s", rows, f"{table.n_vars:,}", what, key, hint)
 

@@ -8,7 +8,7 @@ from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
 from deepspot._sdata.tables import kind_of
-from deepspot._sdata.view import spot_shapes
+from deepspot._sdata.view import NOUNS, spot_shapes
 from deepspot._sdata.write import (
     add_shape_columns,
     add_shapes,
@@ -104,6 +104,7 @@ def nuclei(
         - `X`: float32 (n, 6): `nuclei_per_mm2`, the number of centroids in the spot over its area, and the mean of each
           of the columns over these nuclei (NaN without any)
         - ``obs["n_nuclei"]``: int64, number of nuclei
+        - ``obsm["spatial"]``: float64 (n, 2), centers as x and y in pixels
         - ``uns["deepspot"]``: `kind` (``"morphology"``), `nuclei`, `image`
 
     Raises
@@ -188,9 +189,10 @@ def nuclei(
     else:
         polygons, columns = segment_blocks(plan, min_area_um2, max_area_um2)
         if not len(polygons):
+            where = "" if within_um is None else f" within `within_um` = {within_um:g} µm of the center of a spot"
             raise InputError(
-                f"Image {image_key!r} shows no nuclei of {min_area_um2:g} to {max_area_um2:g} µm². Look at the image, "
-                "and check its scale."
+                f"Image {image_key!r} shows no nuclei of {min_area_um2:g} to {max_area_um2:g} µm²{where}. Look at the "
+                f"image, and check its scale{' and `within_um`' * bool(where)}."
             )
         shapes = polygons_in(sdata, image_key, polygons)
         shapes[list(columns)] = columns.to_numpy()
@@ -201,7 +203,7 @@ def nuclei(
         table = spots.morphology(nuclei_key, columns)
         add_table(sdata, table_key, table, what="features of nuclei", overwrite=overwrite)
         empty = int((table.obs["n_nuclei"] == 0).sum())
-        logger.info("%s of %s spots have no nucleus.", f"{empty:,}", f"{table.n_obs:,}")
+        logger.info("%s of %s have no nucleus.", f"{empty:,}", NOUNS["spot"].count(table.n_obs))
 
 
 def _say_outdated(sdata: SpatialData, nuclei_key: str, table_key: str | None) -> None:

@@ -10,7 +10,6 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_seed
 from deepspot._sdata.measured import measured_counts
 from deepspot._sdata.tables import (
-    NO_COUNTS,
     check_shared_genes,
     comparable_scale,
     find_measured_table,
@@ -19,6 +18,7 @@ from deepspot._sdata.tables import (
     regions_of,
     tables_annotating,
 )
+from deepspot._sdata.view import noun_of, noun_of_table
 from deepspot._sdata.write import add_columns, add_entries, check_entries
 from deepspot._stats.agreement import MEANS, agreement_of_genes, agreement_of_values
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
@@ -200,6 +200,11 @@ def evaluate(
     >>> sdata.tables["deepspot_spots"].var["pearson"].shape
     (10,)
     """
+    if prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
+        raise InputError(
+            f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare it "
+            f"with counts by `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
+        )
     prediction_key = one_key(
         prediction_key,
         _predictions(sdata, shapes_key),
@@ -211,9 +216,7 @@ def evaluate(
     prediction = sdata.tables[prediction_key]
     regions = regions_of(sdata, prediction_key)
     shapes_key = one_key(None, regions, f"regions of table {prediction_key!r}", "shapes_key")
-    finer = prediction.uns[UNS].get("resolution", "spot") != "spot"
-    resolved = "`ds.tl.evaluate_resolution(sdata)` compares a finer prediction with the counts of cells or bins."
-    table_key = find_measured_table(sdata, shapes_key, table_key, resolved if finer else NO_COUNTS)
+    table_key = find_measured_table(sdata, shapes_key, table_key)
     columns = [*COLUMNS, *[COVERAGE] * (set(INTERVAL) <= set(prediction.layers))]
     check_entries(sdata, prediction_key, "var", columns, overwrite=overwrite)
     check_entries(sdata, prediction_key, "uns", [GENE_SETS] * (gene_sets is not None), overwrite=overwrite)
@@ -233,8 +236,6 @@ def evaluate(
             f"Tables {prediction_key!r} and {table_key!r} share {len(ours)} spots of {shapes_key!r} with counts; at "
             "least 3 are needed. Predict the measured spots."
         )
-    if finer:
-        logger.info("`ds.tl.evaluate_resolution(sdata)` measures what a finer prediction knows beyond its spots.")
     learned, scale = learned_from(prediction, truth), comparable_scale(prediction)
     expression, depth = targets([truth], genes, scale)
     _log_limits(prediction, learned, scale, depth)
@@ -266,9 +267,9 @@ def evaluate(
         sides = dict(zip(DOMAINS, (ours_of, theirs_of), strict=True))
         labels = pd.DataFrame(sides, prediction.obs_names[chosen])
     what = (
-        f"agreement with {table_key!r} over {len(ours):,} spots (mean r {means['r']:.3f} over "
-        f"{agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the depth "
-        f"of spots alone {means['r_depth']:.3f})"
+        f"agreement with {table_key!r} over {noun_of(sdata, shapes_key).count(len(ours))} (mean r {means['r']:.3f} "
+        f"over {agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the "
+        f"depth of spots alone {means['r_depth']:.3f})"
     )
     # Results of an earlier call with other options.
     prediction.uns.pop(GENE_SETS, None)
@@ -350,4 +351,9 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
         names = tables_annotating(sdata, key_in(shapes_key, sdata.shapes, "sdata.shapes"))
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
     # Sub-spots and grids have no measurements.
-    return [name for name in predicted if sdata.tables[name].uns[UNS].get("resolution", "spot") == "spot"]
+    return [name for name in predicted if not _is_finer(sdata.tables[name])]
+
+
+def _is_finer(table: AnnData) -> bool:
+    """Return whether a table predicts places finer than spots."""
+    return kind_of(table) == PREDICTION and table.uns[UNS].get("resolution", "spot") != "spot"

@@ -3,6 +3,7 @@ import re
 import numpy as np
 import pytest
 from anndata import AnnData
+from geopandas import GeoDataFrame
 from shapely import Point
 from spatialdata import deepcopy
 from spatialdata.models import ShapesModel
@@ -199,18 +200,18 @@ def test_spots_are_no_cells(slide, model, cheap_encoder):
 
 
 def test_circles_of_cells_are_cells(slide, model, cheap_encoder):
-    circles = slide["cells"][[]].assign(geometry=slide["cells"].centroid, radius=5.0)
+    circles = GeoDataFrame(geometry=slide["cells"].centroid).assign(radius=5.0)
     slide["circles"] = ShapesModel.parse(circles, transformations=get_transformation(slide["cells"], get_all=True))
     polygons = predict(slide, model, cheap_encoder, shapes_key="cells")
-    predict(slide, model, cheap_encoder, shapes_key="circles")
-    np.testing.assert_allclose(slide["deepspot_circles"].X, polygons.X, atol=1e-5)
+    predict(slide, model, cheap_encoder, shapes_key="circles", key_added="circles_table")
+    np.testing.assert_allclose(slide["circles_table"].X, polygons.X, atol=1e-5)
 
 
 def test_cells_outside_of_all_spots_are_a_warning(slide, model, cheap_encoder, log):
     outside = parents(slide) < 0
     slide["beside"] = slide["cells"][outside]
-    predict(slide, model, cheap_encoder, shapes_key="beside")
-    assert any(f"None of the {outside.sum():,} cells 'beside' is in a spot of 'spots'" in line for line in log)
+    predict(slide, model, cheap_encoder, shapes_key="beside", key_added="deepspot_cells")
+    assert any(f"None of {outside.sum():,} cells of 'beside' is in a spot of 'spots'" in line for line in log)
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_the_log_says_where_a_streamed_table_is(slide, model, cheap_encoder, log
     slide.write(tmp_path / "slide.zarr")
     predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr")
     (line,) = [line for line in log if "sdata.tables['deepspot_cells']" in line]
-    start = f"Added {len(slide['cells'])} cells × 8 predicted genes to sdata.tables['deepspot_cells']."
+    start = f"Added {len(slide['cells']):,} cells × 8 predicted genes to sdata.tables['deepspot_cells']."
     assert line == f"{start} It is on disk: {tmp_path / 'out.zarr'}."
 
 
@@ -271,9 +272,9 @@ def test_errors_name_the_next_step(slide, model, cheap_encoder):
         KeyError, match=r"of 'spots'\. Call `ds\.tl\.predict\(sdata, model, shapes_key='spots'\)` .*\['cells'\] are"
     ):
         ds.pl.superresolution(slide, model.card.genes[0])
-    del slide.tables["table_cells"]
-    with pytest.raises(KeyError, match=r"annotating 'cells'.*`ds\.tl\.evaluate_resolution\(sdata\)`"):
+    with pytest.raises(ValueError, match=r"predicts cells, .*`ds\.tl\.evaluate_resolution\(sdata, prediction_key='"):
         ds.tl.evaluate(slide, prediction_key="deepspot_cells")
+    del slide.tables["table_cells"]
     with pytest.raises(KeyError, match=r"tables of cells or bins .*`ds\.io\.xenium`"):
         ds.tl.evaluate_resolution(slide)
     del slide.tables["deepspot_cells"], slide.shapes["cells"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepspot._core.keys import checked, key_in
-from deepspot._core.logging import logger
+from deepspot._core.logging import count_of, logger
 from deepspot._core.validate import check_seed
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError
@@ -208,6 +208,6 @@ def train(
         }
     )
     epochs = model.card.epochs
-    how = f"for {epochs} {'epoch' if epochs == 1 else 'epochs'}" if epochs else "ridge only"
+    how = f"for {count_of(epochs, 'epoch')}" if epochs else "ridge only"
     logger.info("Trained %s: %r.", how, model)
     return model

@@ -25,7 +25,7 @@ from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._features.nuclei import check_nuclei
 from deepspot._features.stored import SAME_TILE, same_tile
 from deepspot._sdata.tables import is_deepspot_table, tables_annotating, tables_of_kind
-from deepspot._sdata.view import SlideView, known_diameter, spot_shapes
+from deepspot._sdata.view import NOUNS, SlideView, known_diameter, spot_shapes
 from deepspot._spatial.neighbors import array_layout, nearest_within
 from deepspot._spatial.transforms import has_scale, pitch_px, share_coordinate_system, um_per_own_unit
 from deepspot.errors import InputError
@@ -146,14 +146,14 @@ def _rows_of_cells(view: SlideView, spots: SlideView, prediction: AnnData, diame
     rows = nearest_within(view.centers, np.asarray(prediction.obsm["spatial"]), diameter / view.mpp / 2)
     if not (rows >= 0).any():
         logger.warning(
-            "None of the %s cells %r is in a spot of %r, so none is scaled to its spot. Check that both are of the "
-            "same part of the slide.",
-            *(f"{len(rows):,}", view.shapes_key, spots.shapes_key),
+            "None of %s of %r is in a spot of %r, so none is scaled to its spot. Check that both are of the same part "
+            "of the slide.",
+            *(NOUNS["cell"].count(len(rows)), view.shapes_key, spots.shapes_key),
         )
         return rows
     logger.info(
-        "%s of %s cells are in spots of %r, and are scaled to the prediction of their spot.",
-        *(f"{(rows >= 0).sum():,}", f"{len(rows):,}", spots.shapes_key),
+        "%s of %s in spots of %r: these are scaled to the prediction of their spot.",
+        *(f"{(rows >= 0).sum():,}", NOUNS["cell"].count(len(rows)), spots.shapes_key),
     )
     return rows
 
