@@ -15,8 +15,9 @@ from pathlib import Path
 
 from deepspot.errors import DeepSpotError, InputError
 
+from ._core.atomic import replace_folder
 from ._core.keys import SLIDE as WHOLE_SLIDE
-from ._core.logging import logger, without_noise
+from ._core.logging import count_of, logger, without_noise
 from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
@@ -139,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
+    option("--overwrite", action="store_true", help="replace an existing OUT.zarr, or table of that name")
 
     report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
     report.set_defaults(run=_report)
@@ -222,15 +224,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_slide(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
-    option(
-        "--image",
-        type=_path,
-        metavar="FILE",
-        help="full-resolution image of an .h5ad or a folder; of a predicted slide, if it was moved",
-    )
+    image = "full-resolution image of an .h5ad or a folder, or of a predicted slide that was moved, relative to the "
+    image += "working directory"
+    option("--image", type=_path, metavar="FILE", help=image)
     option("--image-scale", type=float, metavar="X", help="pixels of that image per full-resolution pixel (default: 1)")
     option("--bin-um", type=_count, metavar="UM", help="side of the bins of Visium HD (default: 16)")
-    option("--alignment-file", type=_path, metavar="FILE", help="matrix of that image for Xenium (default: next to it)")
+    option("--alignment-file", type=_path, metavar="FILE", help="its matrix for Xenium (default: next to the image)")
     option("--library-id", metavar="NAME", help="library of an .h5ad that the image shows, if there are several")
     option("--gene-id-key", metavar="COLUMN", help="gene names of an .h5ad or a folder")
     option("--mpp", type=float, metavar="UM", help="µm per pixel of the image, if the slide does not state it")
@@ -257,24 +256,37 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from . import tl
-    from ._workflow.steps import is_store, read_slide
+    from ._workflow.steps import is_store, is_without_image, read_slide
 
     slide, out = arguments.slide, arguments.out
     if not slide.exists():
         raise FileNotFoundError(f"There is no slide {str(slide)!r}.")
     if out is None and not is_store(slide):
         raise InputError(f"{str(slide)!r} is no SpatialData (.zarr) to add to. Pass a new one as --out.")
+    if is_store(slide) and is_without_image(slide):
+        raise InputError(
+            f"{str(slide)!r} is the prediction of a whole slide, without its image. Predict the image again, with --out."
+        )
     if out is not None and out.exists():
-        raise FileExistsError(f"{str(out)!r} exists. Choose another name with --out.")
+        if not arguments.overwrite:
+            raise FileExistsError(f"{str(out)!r} exists. Pass --overwrite, or choose another name with --out.")
+        if not is_store(out) or out.resolve() == slide.resolve():
+            what = "the slide itself" if is_store(out) else "no SpatialData"
+            raise InputError(f"{str(out)!r} is {what} and is not replaced. Choose another name with --out.")
     sdata = read_slide(slide, model=arguments.model, **{name: vars(arguments)[name] for name in READ})
-    before = set(sdata.tables)
-    names = ("image_key", "shapes_key", "key_added", "coordinate_system")
-    options = {name: vars(arguments)[name] for name in names}
+    before = dict(sdata.tables)
+    names = ("image_key", "shapes_key", "key_added", "coordinate_system", "overwrite")
     streamed = WHOLE_SLIDE in sdata.attrs and not before  # a whole slide, whose image is not copied
+    options = {name: vars(arguments)[name] for name in names}
     tl.predict(sdata, arguments.model, out=out if streamed else None, **options)
-    added = [key for key in sdata.tables if key not in before]
+    added = [key for key, table in sdata.tables.items() if table is not before.get(key)]
     if out is None:
+        for key in set(added) & set(before):
+            sdata.delete_element_from_disk(key)
         sdata.write_element(added)
+    elif not streamed and out.exists():
+        with replace_folder(out, overwrite=True) as draft:
+            sdata.write(draft)
     elif not streamed:
         sdata.write(out)
     print(wrap(f"Wrote tables {', '.join(added)} to {out or slide}."))
@@ -292,9 +304,9 @@ def _report(arguments: argparse.Namespace) -> None:
     if (arguments.slide / "runs.csv").is_file():
         gene = arguments.genes[0] if isinstance(arguments.genes, list) else None
         options = {name: vars(arguments)[name] for name in ("command", "overwrite")}
-        print(wrap(f"Wrote {report_cohort(arguments.slide, arguments.out, gene=gene, **options)}."))
+        report_cohort(arguments.slide, arguments.out, gene=gene, **options)
         return
-    print(wrap(run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})))
+    run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -310,15 +322,14 @@ def _export(arguments: argparse.Namespace) -> None:
     keys = ("table_key", "image_key", "shapes_key", "coordinate_system")
     names = (*keys, "format", "layer", "genes", "groupby", "object_type", "overwrite")
     sdata = read_slide(arguments.slide)
-    out = io.export(sdata, arguments.out, **{name: vars(arguments)[name] for name in names})
-    print(wrap(f"Wrote {out}."))
+    io.export(sdata, arguments.out, **{name: vars(arguments)[name] for name in names})
 
 
 def _view(arguments: argparse.Namespace) -> None:
     from ._workflow.run import run_view
 
     options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
-    print(wrap(run_view(**options)))
+    run_view(**options)
 
 
 def _cohort(arguments: argparse.Namespace) -> int:
@@ -335,8 +346,8 @@ def _cohort(arguments: argparse.Namespace) -> int:
             tissue=None if arguments.tissue == "all" else arguments.tissue,
             **{name: vars(arguments)[name] for name in names},
         )
-    failed = int((runs["status"] == "failed").sum())
-    print(wrap(f"{len(runs) - failed} of {len(runs)} slides are done. See {arguments.out / 'runs.csv'}."))
+    failed, are = int((runs["status"] == "failed").sum()), "is" if len(runs) == 1 else "are"
+    print(wrap(f"{len(runs) - failed} of {count_of(len(runs), 'slide')} {are} done. See {arguments.out / 'runs.csv'}."))
     return SOME_FAILED if failed else 0
 
 

@@ -22,6 +22,11 @@ if not logger.handlers:
     logger.propagate = False
 
 
+def count_of(n: int, noun: str) -> str:
+    """Return a number with a noun, which gets an "s" unless there is one."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Suppress warnings of zarr that are repeated for every array and that users cannot act on."""

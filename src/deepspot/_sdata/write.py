@@ -14,8 +14,11 @@ from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
 
 from .tables import rows_of, tables_annotating
+from .view import noun_of_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from anndata import AnnData
     from geopandas import GeoDataFrame
@@ -203,22 +206,30 @@ def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind
 
 
 def add_table(
-    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, rows: str = "spots"
+    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, store: Path | None = None
 ) -> None:
-    """Add a table and log one line."""
+    """Add a table and log one line; `store` is where its matrix is, if not in memory."""
     check_new_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
-    size = f"{table.n_obs:,} {rows} × {table.n_vars:,}"
-    logger.info("Added %s %s to sdata.tables[%r].%s", size, what, key, _hint(sdata, key))
+    rows = noun_of_table(sdata, key).count(table.n_obs)
+    hint = _hint(sdata, key) if store is None else f" It is on disk: {store}."
+    logger.info("Added %s × %s %s to sdata.tables[%r].%s", rows, f"{table.n_vars:,}", what, key, hint)
 
 
 def check_not_annotated(sdata: SpatialData, key: str, own: Collection[str] = ()) -> None:
     """Raise if tables other than `own` annotate shapes that will be replaced: their rows would have other places."""
     if others := [name for name in tables_annotating(sdata, key) if name not in own]:
+        what = "would be replaced" if key in sdata.shapes else "was deleted and would be others"
         raise InputError(
-            f"sdata.shapes[{key!r}] would be replaced, but tables {others} annotate it. Delete these tables first "
+            f"sdata.shapes[{key!r}] {what}, but tables {others} annotate it. Delete these tables first "
             "(`del sdata.tables[...]`), or choose another name."
         )
+
+
+def _fits(sdata: SpatialData, table_key: str, shapes: GeoDataFrame, key: str) -> bool:
+    """Return whether the rows of a table are those of shapes that will be added."""
+    rows = rows_of(sdata.tables[table_key], key)
+    return len(rows) == len(shapes) and bool(rows.isin(shapes.index).all())
 
 
 def add_shapes(
@@ -232,8 +243,12 @@ def add_shapes(
 ) -> None:
     """Add a shapes element and log one line; tables `own` will be replaced with it."""
     check_new_key(sdata, key, overwrite=overwrite, kind="shapes")
-    if key in sdata.shapes and not _same_places(sdata.shapes[key], shapes):
-        check_not_annotated(sdata, key, own)
+    if key in sdata.shapes:
+        if not _same_places(sdata.shapes[key], shapes):
+            check_not_annotated(sdata, key, own)
+    else:  # tables of shapes that were deleted
+        fitting = [name for name in tables_annotating(sdata, key) if _fits(sdata, name, shapes, key)]
+        check_not_annotated(sdata, key, [*own, *fitting])
     shapes.index.name = None
     sdata.shapes[key] = shapes
     logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))

@@ -36,12 +36,12 @@ def run_report(
     save: Path | None = None,
     overwrite: bool = False,
     command: str | None = None,
-) -> str:
+) -> None:
     """Read a slide, predict it, find groups, markers, gene sets and pathways, and write the report.
 
     Existing results are reused. A step that fails is left out, and the report gives the reason. Arguments are the
-    options of ``deepspot report``; `command` is the command line. The slide on disk is not changed. Returns a message
-    with the files that were written.
+    options of ``deepspot report``; `command` is the command line. The slide on disk is not changed. Files that were
+    written are logged.
     """
     from deepspot import tl
     from deepspot._report.contents import find_contents
@@ -117,10 +117,9 @@ def run_report(
         overwrite=overwrite,
         **keys,
     )
-    if save is None:
-        return f"Wrote {out}."
-    sdata.write(save)
-    return f"Wrote {out} and {save}."
+    if save is not None:
+        sdata.write(save)
+        logger.info("Wrote the slide %s.", save)
 
 
 def run_view(
@@ -138,11 +137,11 @@ def run_view(
     table_key: str | None = None,
     overwrite: bool = False,
     **read: Any,
-) -> str:
+) -> None:
     """Read a slide, predict it if it has no prediction or `model` is given, and write the viewer.
 
     Arguments are the options of ``deepspot view``; `read` are those of the reader. The slide on disk is not changed.
-    Returns a message with the file that was written.
+    The file that was written is logged.
     """
     from deepspot._view.view import view
 
@@ -154,7 +153,6 @@ def run_view(
     key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
     options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "table_key": table_key}
     view(sdata, out, prediction_key=key, overwrite=overwrite, **options, **keys)
-    return f"Wrote {out}."
 
 
 def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: Path | None) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from deepspot._core.keys import ARRAY, checked, one_key
+from deepspot._core.keys import ADD_IMAGE, ARRAY, checked, one_key
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
 from deepspot._image.tissue import PER_TILE, TISSUE_RULES
@@ -100,7 +100,7 @@ def spots(
     """
     import pandas as pd
 
-    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
     check_new_key(sdata, key_added, overwrite=overwrite, kind="shapes")
     if layout not in LAYOUTS:
         raise InputError(f"`layout` must be one of {list(LAYOUTS)}, got {layout!r}.")

@@ -379,7 +379,7 @@ def test_overwrite_repeats_only_what_differs(run, manifest, tmp_path, log):
     run()
     before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns
     runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
-    assert "Replacing 1 slides, which were made with other options." in log
+    assert "Replacing 1 slide made with other options." in log
     assert runs["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns == before
     assert ds.io.predicted(tmp_path / "out" / "slides" / "P2_S1.zarr").attrs["deepspot_slide"]["mpp"] == 0.8

@@ -118,7 +118,9 @@ def test_what_cannot_be_predicted(slide, model, cheap_encoder, tmp_path):
     assert sorted(slide.tables) == before
     del slide.tables["table"]
     del slide.shapes["spots"]
-    with pytest.raises(ValueError, match=r"no single set of spots of known diameter.*`ds\.pp\.spots`"):
+    with pytest.raises(
+        ValueError, match=r"predicts the cells of spots. There are no spots of known diameter.*`ds\.pp\.spots`"
+    ):
         predict(slide, model, cheap_encoder, shapes_key="cells")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from deepspot._core.keys import checked, key_in
-from deepspot._core.logging import logger
+from deepspot._core.logging import count_of, logger
 from deepspot.errors import InputError, InputTypeError
 
 from .dask_runner import DaskRunner, check_portable, connected
@@ -169,12 +169,14 @@ def run(
         if to_do and runner is not None:
             runner.check(to_do[0])
         table = RunTable(folder, slides, finished)
-        logger.info("%d slides in %s: %d are finished, %d to do.", len(jobs), folder.path, len(finished), len(to_do))
+        counts = count_of(len(jobs), "slide"), folder.path, len(finished), len(to_do)
+        logger.info("%s in %s: %d are finished, %d to do.", *counts)
         table.save()
         _run(to_do, runner, table, ready)
     done, failed = table.count(DONE), table.count(FAILED)
     failures = f", {failed} failed" * bool(failed)
-    logger.info("%d of %d slides are done%s. Run table: %s", done, len(jobs), failures, folder.runs)
+    of, are = count_of(len(jobs), "slide"), "is" if len(jobs) == 1 else "are"
+    logger.info("%d of %s %s done%s. Run table: %s", done, of, are, failures, folder.runs)
     return table.frame
 
 

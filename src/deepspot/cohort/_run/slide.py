@@ -12,7 +12,7 @@ import numpy as np
 
 from deepspot._core.hashing import digest, hash_file
 from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
-from deepspot._core.logging import logger, only_warnings, without_noise
+from deepspot._core.logging import count_of, logger, only_warnings, without_noise
 from deepspot.errors import InputError
 
 from .folder import Folder
@@ -151,7 +151,7 @@ def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list
             "Choose another `out`, use the same options, or replace these slides with `overwrite=True`."
         )
     if different:
-        logger.info("Replacing %d slides, which were made with other options.", len(different))
+        logger.info("Replacing %s made with other options.", count_of(len(different), "slide"))
     return finished, to_do
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from deepspot._core.keys import SCALE, is_label
+from deepspot._core.logging import count_of
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
 from deepspot.errors import InputError
@@ -179,7 +180,11 @@ class StoredCard(Card):
         patients = {slide.patient for slide in self.slides}
         encoder = self.encoder.name if self.encoder else f"{self.dim} features"
         tile = f", tiles of {self.geometry.tile.tile_um:g} µm" if self.geometry else ""
-        slides = f"{len(self.slides)} slides of {len(patients)} patients" if patients else "unknown slides"
+        slides = (
+            f"{count_of(len(self.slides), 'slide')} of {count_of(len(patients), 'patient')}"
+            if patients
+            else "unknown slides"
+        )
         return (
             f"{self.name!r}: {len(self.genes):,} genes from {encoder}{tile}; preset {self.preset!r}, trained on "
             f"{slides}; license {self.license}"

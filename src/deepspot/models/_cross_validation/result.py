@@ -15,6 +15,7 @@ import pandas as pd
 
 from deepspot._core.atomic import replace_folder
 from deepspot._core.keys import key_in
+from deepspot._core.logging import count_of
 from deepspot._core.validate import check_path
 from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
@@ -128,8 +129,8 @@ class CrossValidation:
         found = self.summary()
         folds = f"{self.leave_out}s held out in turn" if not self.given else "given folds"
         lines = [
-            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {folds}, {len(self.slides)} "
-            f"slides of {len(set(self.slides.values()))} patients",
+            f"CrossValidation: {count_of(len(self.grid), 'model')}, {self.scores['fold'].nunique()} {folds}, "
+            f"{count_of(len(self.slides), 'slide')} of {count_of(len(set(self.slides.values())), 'patient')}",
             "mean area under the curve of r (95 % interval):",
         ]
         width = max(map(len, found.index))
