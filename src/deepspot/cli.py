@@ -179,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones)")
     option("--genes", type=_genes, default=1000, metavar="A,B", help="genes, or how many (default: %(default)s)")
     option("--max-mb", type=float, default=100, metavar="MB", help="size of the file (default: %(default)s)")
+    option("--no-folder", dest="folder", action="store_false", help="leave out what does not fit; no folder beside it")
     _add_slide(view)
     option("--table-key", help="table of measured genes; needed only if there are several")
     option("--overwrite", action="store_true", help="replace an existing viewer")
