@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from deepspot._core.atomic import replace_folder
 from deepspot._core.html import write_file
 from deepspot._core.logging import logger
-from deepspot.errors import InputError
 
 from .pyramid import write_levels
 
