@@ -182,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones)")
     option("--genes", type=_genes, default=1000, metavar="A,B", help="genes, or how many (default: %(default)s)")
     option("--max-mb", type=float, default=100, metavar="MB", help="size of the file (default: %(default)s)")
+    option("--no-folder", dest="folder", action="store_false", help="leave out what does not fit; no folder beside it")
     _add_slide(view)
     option("--table-key", help="table of measured genes; needed only if there are several")
     option("--overwrite", action="store_true", help="replace an existing viewer")
@@ -265,7 +266,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         raise InputError(f"{str(slide)!r} is no SpatialData (.zarr) to add to. Pass a new one as --out.")
     if is_store(slide) and is_without_image(slide):
         raise InputError(
-            f"{str(slide)!r} is the prediction of a whole slide, without its image. Predict the image again, with --out."
+            f"{str(slide)!r} is the prediction of a whole slide without its image. Predict the image again, with --out."
         )
     if out is not None and out.exists():
         if not arguments.overwrite:

@@ -106,7 +106,7 @@ def test_view_predicts_a_slide_and_shows_it(given, tmp_path, capsys, log):
     before = files(given["slide"])
     out = tmp_path / "view.html"
     command = ["view", str(given["slide"]), "--out", str(out), "--model", given["model"], "--groupby", "side"]
-    assert cli.main([*command, "--genes", given["genes"][0]]) == 0
+    assert cli.main([*command, "--genes", given["genes"][0], "--no-folder"]) == 0
     assert sum(str(out) in line for line in log) == 1
     assert capsys.readouterr().out == ""
     page = out.read_text(encoding="utf-8")

@@ -130,6 +130,7 @@ def run_view(
     groupby: str | None = None,
     genes: int | list[str] = 1000,
     max_mb: float = 100,
+    folder: bool = True,
     image: Path | None = None,
     alignment_file: Path | None = None,
     image_key: str | None = None,
@@ -151,7 +152,8 @@ def run_view(
     sdata = steps.read_slide(slide, image, model=model, alignment_file=alignment_file, **keys, **read)
     keys["shapes_key"] = select_shapes(sdata, image_key, shapes_key)
     key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
-    options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "table_key": table_key}
+    options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "folder": folder}
+    options["table_key"] = table_key
     view(sdata, out, prediction_key=key, overwrite=overwrite, **options, **keys)
 
 
