@@ -47,7 +47,7 @@ def test_predict_twice_needs_another_name(bundle, store, capsys):
     arguments = ["predict", str(store), "--model", str(bundle)]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 2
-    assert "exists. Pass another `--key-added`." in unwrapped(capsys.readouterr().err)
+    assert "exists. Pass `--overwrite`, or another `--key-added`." in unwrapped(capsys.readouterr().err)
     assert cli.main([*arguments, "--key-added", "second"]) == 0
     assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
 

@@ -202,8 +202,9 @@ def evaluate(
     """
     if prediction_key is not None and prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
         places = noun_of_table(sdata, prediction_key).many
+        call = f"`ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`"
         raise InputError(
-            f"Table {prediction_key!r} predicts {places}, finer than spots. Compare it with counts by `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
+            f"Table {prediction_key!r} predicts {places}, finer than spots. Compare it with counts by {call}."
         )
     prediction_key = one_key(
         prediction_key,
