@@ -21,7 +21,7 @@ from ._core.logging import count_of, logger, without_noise
 from ._core.settings import RUNTIMES, settings
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
-COLUMNS = 80
+COLUMNS, MAX_SHOWN = 80, 10
 SCALE = ("mpp", "pitch_um", "diameter_um")
 READ = (
     *(*SCALE, "image_key", "shapes_key"),
@@ -335,6 +335,7 @@ def _view(arguments: argparse.Namespace) -> None:
 
 def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
+    from .cohort._run.attention import needs_attention
     from .cohort._run.dask_runner import local_workers
 
     names = ("sections", "diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
@@ -348,7 +349,17 @@ def _cohort(arguments: argparse.Namespace) -> int:
             **{name: vars(arguments)[name] for name in names},
         )
     failed, are = int((runs["status"] == "failed").sum()), "is" if len(runs) == 1 else "are"
-    print(wrap(f"{len(runs) - failed} of {count_of(len(runs), 'slide')} {are} done. See {arguments.out / 'runs.csv'}."))
+    out = arguments.out
+    print(wrap(f"{len(runs) - failed} of {count_of(len(runs), 'slide')} {are} done. See {out / 'runs.csv'}."))
+    if reasons := needs_attention(runs):
+        print(wrap(f"{count_of(len(reasons), 'slide')} to look at:"))
+        for name, found in list(reasons.items())[:MAX_SHOWN]:
+            print(wrap(f"  {name}: {'; '.join(found)}"))
+        if len(reasons) > MAX_SHOWN:
+            print(f"  and {len(reasons) - MAX_SHOWN} more")
+    if failed < len(runs):
+        print(wrap(f"Mean expression of each slide: {out / 'pseudobulk.h5ad'}. Predictions: {out / 'slides'}."))
+        print(wrap(f"To look at them: {shlex.join(['deepspot', 'report', str(out), '--out', f'{out.name}.html'])}"))
     return SOME_FAILED if failed else 0
 
 

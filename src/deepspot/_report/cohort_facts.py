@@ -16,6 +16,7 @@ from deepspot._core.html import library_versions
 from deepspot._core.keys import LEARNED, UNS
 from deepspot._core.logging import only_warnings, track
 from deepspot._core.validate import check_genes
+from deepspot.cohort._run.attention import LEAST_SLIDES, UNUSUAL, needs_attention, profile_scores
 from deepspot.cohort._run.folder import Folder
 from deepspot.cohort._run.run_table import DONE, FAILED
 from deepspot.cohort._run.slide import TABLE
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from deepspot.pl._map.backdrop import Backdrop
 
-# Modified z-score of Iglewicz and Hoaglin (1993), their limit, and the least number of slides that it describes.
-TO_SIGMA, UNUSUAL, LEAST_SLIDES = 0.6745, 3.5, 5
-FEW_SPOTS = 20
 THUMBNAIL_PX, CARD_INCHES, DPI = 500, 2.6, 110
 
 
@@ -58,8 +56,8 @@ def gather(folder: Path, gene: str | None, n: int) -> dict[str, Any]:
     runs = read_runs(folder)
     profiles = _profiles(paths)
     gene = _choose_gene(gene, paths, runs, profiles)
-    runs["distance"], runs["z"] = _distances(profiles, runs)
-    attention = _attention(runs)
+    runs["z"] = profile_scores(profiles, runs)
+    attention = needs_attention(runs, runs["z"])
     done = runs.index[runs["status"] == DONE]
     drawn = [name for name in (*attention, *(name for name in done if name not in attention)) if name in done][:n]
     slides = [_open(paths, name, str(gene)) for name in track(drawn, "Slides", total=len(drawn), unit="slide")]
@@ -95,8 +93,9 @@ def read_runs(folder: Path) -> pd.DataFrame:
     path = Folder(folder).runs
     if not path.is_file():
         raise FileNotFoundError(f"{str(folder)!r} has no run table {path.name!r}. Pass `out` of `ds.cohort.run`.")
-    runs = pd.read_csv(path, dtype={"slide": str, "patient": str, "error": str}, index_col="slide")
-    return runs.assign(error=runs["error"].fillna(""))
+    types = {"slide": str, "patient": str, "error": str, "spots": "Int64"}
+    numbers = dict.fromkeys(("spots", "seconds", "ood_share"), "")  # a slide may be called "NA"
+    return pd.read_csv(path, dtype=types, index_col="slide", keep_default_na=False, na_values=numbers)
 
 
 def _profiles(paths: Folder) -> AnnData | None:
@@ -116,38 +115,6 @@ def _choose_gene(gene: str | None, paths: Folder, runs: pd.DataFrame, profiles: 
         return check_genes([gene], var.index, "the model")[0]
     expected = var["expected_r"].astype(float) if "expected_r" in var else pd.Series(np.nan, index=var.index)
     return str(expected.fillna(-1).idxmax())
-
-
-def _distances(profiles: AnnData | None, runs: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Return the mean absolute difference of each profile to the median profile, and its modified z-score."""
-    distance = pd.Series(np.nan, index=runs.index)
-    if profiles is None or profiles.n_obs < LEAST_SLIDES:
-        return distance, distance.copy()
-    X = np.asarray(profiles.X, dtype=float)
-    found = pd.Series(np.abs(X - np.median(X, axis=0)).mean(axis=1), index=profiles.obs_names)
-    spread = (found - found.median()).abs().median()
-    z = TO_SIGMA * (found - found.median()) / spread if spread > 0 else found * 0
-    return found.reindex(runs.index), z.reindex(runs.index)
-
-
-def _attention(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the reasons why slides need attention, by slide."""
-    reasons: dict[str, list[str]] = {}
-    for name, row in runs.iterrows():
-        found = []
-        if row["status"] == FAILED:
-            found.append(f"failed: {row['error']}")
-        elif row["status"] != DONE:
-            found.append("not predicted yet")
-        if row["ood_share"] > MANY_OOD:
-            found.append(f"{row['ood_share']:.0%} of the spots are unlike the training tissue")
-        if row["z"] > UNUSUAL:
-            found.append(f"its mean expression is unlike that of the other slides (modified z-score {row['z']:.1f})")
-        if row["spots"] < FEW_SPOTS:
-            found.append(f"only {row['spots']:.0f} spots")
-        if found:
-            reasons[str(name)] = found
-    return reasons
 
 
 def _open(paths: Folder, name: str, gene: str) -> _Slide:

@@ -10,7 +10,8 @@ import pytest
 
 import deepspot as ds
 from deepspot import cli
-from deepspot._report.cohort_facts import _attention, _distances, gather, read_runs
+from deepspot._report.cohort_facts import gather, read_runs
+from deepspot.cohort._run.attention import needs_attention, profile_scores
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +100,13 @@ def test_profiles_unlike_the_others_are_outliers():
     X = np.random.default_rng(0).normal(1, 0.05, size=(12, 40)).astype(np.float32)
     X[3] += 0.5
     names = [f"s{i}" for i in range(12)]
-    runs = pd.DataFrame({"status": "done", "error": "", "ood_share": 0.1, "spots": 100.0}, index=names)
-    runs["distance"], runs["z"] = _distances(AnnData(X, obs=pd.DataFrame(index=names)), runs)
-    assert list(_attention(runs)) == ["s3"]
-    expected = np.abs(X - np.median(X, axis=0)).mean(axis=1)
-    np.testing.assert_allclose(runs["distance"], expected, rtol=1e-6)
-    spread = np.median(np.abs(expected - np.median(expected)))
-    assert runs.loc["s3", "z"] == pytest.approx(0.6745 * (expected[3] - np.median(expected)) / spread)
+    runs = pd.DataFrame({"status": "done", "error": "", "ood_share": 0.1, "spots": 100}, index=names)
+    scores = profile_scores(AnnData(X, obs=pd.DataFrame(index=names)), runs)
+    assert list(needs_attention(runs, scores)) == ["s3"]
+    distance = np.abs(X - np.median(X, axis=0)).mean(axis=1)
+    spread = np.median(np.abs(distance - np.median(distance)))
+    assert scores["s3"] == pytest.approx(0.6745 * (distance[3] - np.median(distance)) / spread)
+    assert profile_scores(AnnData(X[:4]), runs).isna().all()
 
 
 def test_names_and_errors_of_the_run_table_are_text(folder):
