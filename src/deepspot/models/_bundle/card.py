@@ -144,6 +144,12 @@ class Card(BaseModel):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.name!r}: {len(self.genes):,} genes"
+
+    def __str__(self) -> str:
+        return repr(self)
+
     def learned_from(self, image: str) -> str:
         """Return whether a training slide has the image with this hash: yes, no or unknown."""
         known = {slide.image for slide in self.slides}
@@ -216,8 +222,14 @@ class StoredCard(Card):
 
         return front_matter(self.model_dump()) + self._page(where)
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.summary}"
+
+    def __str__(self) -> str:
         return self._page("path/of/the/model")
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
 
     def _page(self, where: str) -> str:
         from .page import page
