@@ -200,10 +200,10 @@ def evaluate(
     >>> sdata.tables["deepspot_spots"].var["pearson"].shape
     (10,)
     """
-    if prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
+    if prediction_key is not None and prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
         raise InputError(
-            f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare it "
-            f"with counts by `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
+            f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare "
+            f"it with counts: `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
         )
     prediction_key = one_key(
         prediction_key,
