@@ -43,13 +43,38 @@ def test_predict_adds_to_the_slide(bundle, store, capsys):
     assert np.isfinite(sdata.tables["deepspot_spots"].X).all()
 
 
-def test_predict_twice_needs_another_name(bundle, store, capsys):
+def test_predict_twice_needs_another_name_or_overwrite(bundle, store, capsys):
     arguments = ["predict", str(store), "--model", str(bundle)]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 2
     assert "exists. Pass `--overwrite`, or another `--key-added`." in unwrapped(capsys.readouterr().err)
     assert cli.main([*arguments, "--key-added", "second"]) == 0
-    assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
+    sdata = spatialdata.read_zarr(store)
+    sdata["deepspot_spots"].obs["old"] = 1
+    sdata.delete_element_from_disk("deepspot_spots")
+    sdata.write_element("deepspot_spots")
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    tables = spatialdata.read_zarr(store).tables
+    assert {"deepspot_spots", "second"} <= set(tables)
+    assert "old" not in tables["deepspot_spots"].obs
+    np.testing.assert_array_equal(tables["deepspot_spots"].X, tables["second"].X)
+
+
+def test_predict_replaces_a_copy_only_with_overwrite(bundle, store, tmp_path, capsys):
+    out = tmp_path / "new.zarr"
+    arguments = ["predict", str(store), "--model", str(bundle), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    (out / "marker").touch()
+    assert cli.main(arguments) == 2
+    assert "exists. Pass --overwrite, or choose another name with --out." in unwrapped(capsys.readouterr().err)
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert not (out / "marker").exists()
+    assert "deepspot_spots" in spatialdata.read_zarr(out).tables
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "new.zarr", "slide.zarr"]
+    (tmp_path / "notes").mkdir()
+    for path, what in ((tmp_path / "notes", "no SpatialData"), (store, "the slide itself")):
+        assert cli.main([*arguments[:-1], str(path), "--overwrite"]) == 2
+        assert f"is {what} and is not replaced" in unwrapped(capsys.readouterr().err)
 
 
 def test_export_writes_the_prediction(bundle, store, tmp_path, capsys):

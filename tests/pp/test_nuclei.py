@@ -216,6 +216,16 @@ def test_only_around_the_spots(segmented, copy):
     assert len(copy["near"]) == near.sum() < len(near)
 
 
+def test_a_distance_without_nuclei_is_named(copy):
+    with pytest.raises(InputError, match=r"no nuclei .* within `within_um` = 0\.1 µm .* and `within_um`"):
+        ds.pp.nuclei(copy, within_um=0.1, overwrite=True)
+
+
+def test_morphology_can_be_drawn(segmented):
+    spots, table = segmented["spots"], segmented["nuclei_spots"]
+    np.testing.assert_allclose(table.obsm["spatial"], np.column_stack([spots.geometry.x, spots.geometry.y]))
+
+
 def test_an_object_without_spots_gets_nuclei_only(copy, tmp_path):
     for key in ("table", "nuclei_spots"):
         del copy.tables[key]

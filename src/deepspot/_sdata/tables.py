@@ -72,14 +72,12 @@ def tables_of_kind(sdata: SpatialData, shapes_key: str, *kinds: str) -> list[str
     return [name for name in tables_annotating(sdata, shapes_key) if kind_of(sdata.tables[name]) in kinds]
 
 
-NO_COUNTS = "Add a table of raw counts that annotates the shapes, or name other shapes as `shapes_key=`."
-
-
-def find_measured_table(sdata: SpatialData, shapes_key: str, table_key: str | None, hint: str = NO_COUNTS) -> str:
-    """Return the name of the table with the measured genes of a shapes element; the `hint` is what to do without."""
+def find_measured_table(sdata: SpatialData, shapes_key: str, table_key: str | None) -> str:
+    """Return the name of the table with the measured genes of a shapes element."""
     names = tables_annotating(sdata, shapes_key)
     if table_key is None:
         names = [name for name in names if not is_deepspot_table(sdata.tables[name])]
+    hint = "Add a table of raw counts that annotates the shapes, or name other shapes as `shapes_key=`."
     return one_key(table_key, names, f"sdata.tables annotating {shapes_key!r}", "table_key", hint)
 
 

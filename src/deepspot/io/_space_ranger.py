@@ -72,6 +72,8 @@ def technology_of(folder: Path) -> str | None:
 def check_technology(folder: Path, reader: str) -> None:
     """Raise if a folder is the output for another reader."""
     found = technology_of(folder)
+    if found == "visium" and not any(folder.glob("spatial/tissue_positions*.csv")):
+        return  # an incomplete folder of Visium HD has "spatial", too
     if found is not None and found != reader:
         raise InputError(
             f"{folder} is an output of {TECHNOLOGIES[found]}, and not of {TECHNOLOGIES[reader]}. Read it with "

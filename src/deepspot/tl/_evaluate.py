@@ -201,10 +201,9 @@ def evaluate(
     (10,)
     """
     if prediction_key is not None and prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
-        places = noun_of_table(sdata, prediction_key).many
-        call = f"`ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`"
         raise InputError(
-            f"Table {prediction_key!r} predicts {places}, finer than spots. Compare it with counts by {call}."
+            f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare "
+            f"it with counts: `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
         )
     prediction_key = one_key(
         prediction_key,

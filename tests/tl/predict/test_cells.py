@@ -272,7 +272,9 @@ def test_errors_name_the_next_step(slide, model, cheap_encoder):
         KeyError, match=r"of 'spots'\. Call `ds\.tl\.predict\(sdata, model, shapes_key='spots'\)` .*\['cells'\] are"
     ):
         ds.pl.superresolution(slide, model.card.genes[0])
-    with pytest.raises(ValueError, match=r"predicts cells, .*`ds\.tl\.evaluate_resolution\(sdata, prediction_key='"):
+    with pytest.raises(
+        ValueError, match=r"predicts cells, finer than spots.*`ds\.tl\.evaluate_resolution\(sdata, prediction_key='"
+    ):
         ds.tl.evaluate(slide, prediction_key="deepspot_cells")
     del slide.tables["table_cells"]
     with pytest.raises(KeyError, match=r"tables of cells or bins .*`ds\.io\.xenium`"):

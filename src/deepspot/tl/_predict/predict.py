@@ -153,7 +153,7 @@ def predict(
     ``obs["parent"]``, ``layers["background"]``
         With a model whose spots consist of cells: index of the spot of a cell, which is the nearest if spots overlap;
         and with CellSum, in the table of spots (not with `out`), the part of the expression that is outside of the
-        cells.
+        cells, as log1p like `X`.
     `obs`
         Region and instance, which link the rows to the shapes.
     ``obsm["spatial"]``
