@@ -243,8 +243,8 @@ def _unrelated(sdata: SpatialData) -> str:
     """Return what to do without an image that shows any shapes."""
     if sdata.images:
         return (
-            f"No image of {list(sdata.images)} shares a coordinate system with suitable shapes of {list(sdata.shapes)}. "
-            "Check that both are of one slide."
+            f"No image of {list(sdata.images)} shares a coordinate system with suitable shapes of {list(sdata.shapes)}."
+            " Check that both are of one slide."
         )
     return (
         "The object has no image. Read the slide with `ds.io`; a store of `ds.tl.predict(out=…)` has none: add that of "
