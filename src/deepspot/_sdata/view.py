@@ -236,15 +236,15 @@ def select_image_and_shapes(
                 "full-resolution image of the slide scanner, or pass a larger `tile_um=`."
             )
     full = _full_resolution(sdata, fine, shapes_key)
-    return one_key(full, fine, "sdata.images", "image_key", _no_image(sdata, shapes_key)), shapes_key
+    return one_key(full, fine, "sdata.images", "image_key", _unrelated(sdata)), shapes_key
 
 
-def _no_image(sdata: SpatialData, shapes_key: str) -> str:
-    """Return what to do without an image that shows the shapes."""
+def _unrelated(sdata: SpatialData) -> str:
+    """Return what to do without an image that shows any shapes."""
     if sdata.images:
         return (
-            f"None of the images {list(sdata.images)} shares a coordinate system with the shapes {shapes_key!r}. Check "
-            "that both are of one slide."
+            f"No image of {list(sdata.images)} shares a coordinate system with suitable shapes of {list(sdata.shapes)}."
+            " Check that both are of one slide."
         )
     return (
         "The object has no image. Read the slide with `ds.io`; a store of `ds.tl.predict(out=…)` has none: add that of "
@@ -274,8 +274,7 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
         )
     whole = [key for key in others if PARENT not in sdata.shapes[key]]
     spots = [key for key in whole if "radius" in sdata.shapes[key]]
-    hint = f"None of the shapes {list(sdata.shapes)} shares a coordinate system with the images {images}."
-    return one_key(None, spots or whole or others, "sdata.shapes", "shapes_key", hint)
+    return one_key(None, spots or whole or others, "sdata.shapes", "shapes_key", _unrelated(sdata))
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:
