@@ -5,7 +5,7 @@ import { NONE } from "./data.js";
 export const ORANGE = "#D55E00";
 /** More places than this are drawn as discs of pixels: they are at most about 20 pixels wide on a large screen. */
 const MANY = 4000;
-const THINNEST = 0.8;
+const THINNEST = 1.3;
 const WIDEST = 3;
 
 /** Width of the line around a place in doubt, in pixels of the screen, by the diameter of the place. */
