@@ -81,7 +81,7 @@ def test_runs_all_steps_and_does_not_change_the_slide(given, tmp_path, monkeypat
     assert files(given["slide"]) == before
     assert [sum(str(path) in line for line in log) for path in (given["out"], tmp_path / "saved.zarr")] == [1, 1]
     page = given["out"].read_text()
-    for said in ("Spots by side.", "gene set", "Pathways", "Registration of measured spots", "deepspot report"):
+    for said in ("the column “side”", "gene set", "Pathways", "of measured spots and image: ", "deepspot report"):
         assert said in page
     assert "Missing parts" in page
     assert "ds.tl.enrich" not in page

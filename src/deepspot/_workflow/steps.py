@@ -209,6 +209,7 @@ def choose_groups(
     rows = rows_of(sdata.tables[key], shapes_key)
     column = pd.Series(labels[rows.index.to_numpy()], index=pd.Index(rows))
     add_labels(sdata, shapes_key, CLUSTERS, column)
+    sdata.tables[key].uns[f"deepspot_{CLUSTERS}"] = {"of": "predicted genes", "seed": settings.seed}
     logger.info("Found %d Leiden clusters of spots on the predicted genes.", column.nunique())
     return CLUSTERS
 
