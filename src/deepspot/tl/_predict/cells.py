@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepspot._core.keys import LEARNED, PARENT, key_in, nuclei_name, one_key, prediction_name
+from deepspot._core.keys import LEARNED, PARENT, artifacts_name, key_in, nuclei_name, one_key, prediction_name
 from deepspot._core.logging import logger
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._features.nuclei import check_nuclei
@@ -42,7 +42,8 @@ def cell_shapes(sdata: SpatialData, shapes_key: str | None, model: Model) -> str
         nuclei = [nuclei_name(key) for key in sdata.images] if known is None else [known]
         if found := [key for key in nuclei if key in sdata.shapes]:
             return one_key(None, found, "nuclei in sdata.shapes", "shapes_key")
-    polygons = [key for key, shapes in sdata.shapes.items() if "radius" not in shapes]
+    artifacts = {artifacts_name(key) for key in sdata.images}
+    polygons = [key for key, shapes in sdata.shapes.items() if "radius" not in shapes and key not in artifacts]
     cells = [key for key in polygons if PARENT not in sdata.shapes[key]]  # not the nuclei of cells
     return one_key(None, cells or polygons, "polygons in sdata.shapes", "shapes_key")
 
