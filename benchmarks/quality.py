@@ -1,6 +1,6 @@
 """Quality control on planted artifacts, and stain normalization across patients whose stains differ.
 
-    DEEPSPOT_DATA=../shared/data python benchmarks/quality.py [detection accuracy stains time]
+    DEEPSPOT_DATA=../shared/data python benchmarks/quality.py [detection cost accuracy stains]
 
 *Detection.* On toy slides (0.5 µm per pixel) and real sections, two round regions are blurred (Gaussian, sigma of 2 and
 4 µm, with the noise of a sensor added), a stroke of tissue is folded (the light passes through it and through tissue 30
@@ -20,8 +20,10 @@ Writes benchmarks/results/quality.md and quality.jpg.
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -30,24 +32,31 @@ import pandas as pd
 import squidpy as sq
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.stats import t
 from sklearn.metrics import roc_auc_score
-from spatialdata import SpatialData
+from spatialdata import SpatialData, deepcopy
 from spatialdata.models import Image2DModel
+from spatialdata.transformations import get_transformation
 from squidpy.experimental.im import QCMetric
 from tissue import INKS, blob, stroke
 
 import deepspot as ds
-from deepspot._image.quality import MAX_BACKGROUND, SQUARE_UM, quality_map
+from deepspot._image.quality import ARTIFACTS, MAX_BACKGROUND, SQUARE_UM, quality_map
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import glass_color, tile_means
 from deepspot._spatial.transforms import centers_px, microns_per_pixel
+from deepspot._stats.metrics import pearson
+from deepspot.models._training.config import SlideKeys, TileConfig
+from deepspot.models._training.plan import plan_slides
+from deepspot.models._training.targets import choose_genes, targets, training_set
 
 SEED = 0
 TOY = {"n_patients": 4, "n_rows": 10, "n_cols": 12, "mpp": 0.5, "stain_shift": 1.0}
-SECTIONS = ["B4", "C2", "C3", "C4"]
+SECTIONS = ["B4", "C2", "C3"]
 BLURS = {"blurred, sigma 2 µm": ((0.33, 0.35), 2.0), "blurred, sigma 4 µm": ((0.7, 0.7), 4.0)}
 FOLD, FOLD_UM, SHIFT_UM = [(0.25, 0.8), (0.45, 0.6), (0.55, 0.45), (0.8, 0.3)], 90, 30
 PEN_UM, COVERS, NOISE = 100, 0.85, 1.2
+RIDGE = partial(ds.models.Ridge, context=("spot", "neighbors"))
 OUT = Path(__file__).parent / "results" / "quality"
 
 
@@ -119,7 +128,7 @@ def judge(name: str, image: np.ndarray, mpp: float) -> list[dict]:
     shape = theirs["outlier"].shape
     shares = {key: squares(mask, mpp, ours.pen.shape)[: shape[0], : shape[1]] for key, mask in masks.items()}
     clean, glass = image.astype(np.float32), glass_color(image)
-    density = squares(-np.log((clean + 1) / (glass + 1)).mean(axis=2).clip(0), mpp, ours.pen.shape)
+    density = squares((-np.log((clean + 1) / (glass + 1)).mean(axis=2)).clip(0), mpp, ours.pen.shape)
     tissue = density[: shape[0], : shape[1]] > 0.15
     verdicts = {key: value[: shape[0], : shape[1]] for key, value in ours.artifacts().items()}
     measures = {key: getattr(ours, key)[: shape[0], : shape[1]] for key in ("focus", "darkness", "pen", "background")}
@@ -210,7 +219,7 @@ def draw(image: np.ndarray, mpp: float) -> None:
         for number, outline in enumerate(outlines):
             x, y = np.array(outline.exterior.coords).T / step
             axes[1].plot(x, y, color=colors[name], lw=2, label=name if number == 0 else None)
-    axes[1].legend(loc="upper right")
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3)
     shape = marked[::step, ::step].shape
     extent = (0, found.focus.shape[1] * found.side / step, found.focus.shape[0] * found.side / step, 0)
     drawn = axes[2].imshow(found.focus.clip(0.01, 3), norm=mpl.colors.LogNorm(0.02, 3), extent=extent, cmap="viridis")
@@ -223,8 +232,171 @@ def draw(image: np.ndarray, mpp: float) -> None:
     plt.close(figure)
 
 
+def accuracy() -> list[str]:
+    """r of tuned ridge on held-out patients, of the same spots in the clean and in the planted image."""
+    slides = ds.datasets.toy(8, n_rows=10, n_cols=12, n_genes=150, depth=1500, seed=SEED)
+    copies = {f"{name}_planted": planted(sdata) for name, sdata in slides.items()}
+    for sdata in copies.values():
+        ds.pp.quality(sdata)
+    plan = plan_slides(slides | copies, "patient", ds.encoders.get(None), SlideKeys(), TileConfig(subspots=False))
+    bags = plan.embed(device=None, batch_size=None)
+    measured = {slide.name: slide for slide in plan.measured}
+    found = []
+    for held in slides:
+        learned = [name for name in slides if name != held]
+        genes = choose_genes([measured[name] for name in learned], 150, 0.0)
+        used = [measured[name] for name in (*learned, held, f"{held}_planted")]
+        whole = training_set(used, bags, targets(used, genes)[0])
+        rows = {one.name: whole.rows[whole.slides[whole.rows] == one.name] for one in used}
+        fitted = RIDGE().fit(
+            whole.bags,
+            whole.targets,
+            rows=np.concatenate([rows[name] for name in learned]),
+            slides=whole.slides,
+            patients=whole.patients,
+        )
+        verdict = copies[f"{held}_planted"]["spots"]["artifact"].astype(str).to_numpy()
+        parts = {"truth": whole.targets[rows[held]]}
+        for name, key in (("clean", held), ("planted", f"{held}_planted")):
+            parts[name] = fitted.predict(whole.bags, rows=rows[key])
+        found.append({name: pd.DataFrame(part, columns=genes).sort_index(axis=1) for name, part in parts.items()})
+        found[-1]["verdict"] = verdict
+    lines = ["| spots | number | r, clean image | r, planted image | difference (95 %) |", "|---|---|---|---|---|"]
+    groups = {
+        "without artifacts": lambda v: v == "none",
+        **{kind: lambda v, kind=kind: v == kind for kind in ARTIFACTS},
+        "all with artifacts": lambda v: v != "none",
+        "all spots": lambda v: np.ones(len(v), dtype=bool),
+    }
+    rng = np.random.default_rng(SEED)
+    for name, chosen in groups.items():
+        clean, marked = (pooled_r(found, chosen, image) for image in ("clean", "planted"))
+        drawn = [[found[i] for i in rng.integers(0, len(found), len(found))] for _ in range(500)]
+        gains = [pooled_r(some, chosen, "planted") - pooled_r(some, chosen, "clean") for some in drawn]
+        low, high = np.nanquantile(gains, [0.025, 0.975])
+        number = sum(int(chosen(one["verdict"]).sum()) for one in found)
+        lines.append(
+            f"| {name} | {number} | {clean:.3f} | {marked:.3f} | {marked - clean:+.3f} ({low:+.3f} to {high:+.3f}) |"
+        )
+    return lines
+
+
+def planted(sdata: SpatialData) -> SpatialData:
+    """Return a copy of a toy slide with planted artifacts."""
+    copy, (key,) = deepcopy(sdata), sdata.images
+    marked, _ = plant(sdata[key].transpose("y", "x", "c").to_numpy(), microns_per_pixel(sdata, key))
+    copy.images[key] = parsed(marked, transformations=dict(get_transformation(sdata[key], get_all=True)))
+    return copy
+
+
+def pooled_r(found: list[dict], chosen: Callable[[np.ndarray], np.ndarray], image: str) -> float:
+    """Mean over genes of r over some spots of all patients, each centered on the mean of all its spots."""
+    parts = []
+    for one in found:
+        rows = chosen(one["verdict"])
+        parts.append([(one[name] - one[name].mean()).to_numpy()[rows] for name in (image, "truth")])
+    predicted, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return float(np.nan_to_num(pearson(predicted, truth)).mean()) if len(truth) > 2 else np.nan
+
+
+TOY_COHORT = {"n_rows": 6, "n_cols": 8, "n_genes": 150, "depth": 1500, "seed": SEED}
+TOP = {"toy": (25, 50, 100, 150), "sections": (50, 100, 150, 200)}
+
+
+def stains() -> list[str]:
+    """Nested cross-validation of ridge with and without normalization; null models are those of the first row."""
+    cohorts: dict[str, tuple[dict[str, SpatialData], dict]] = {
+        "toy, stains of 12 laboratories": (
+            ds.datasets.toy(12, stain_shift=1.0, batch_effect=0.5, **TOY_COHORT),
+            {"genes": 150, "top": TOP["toy"]},
+        ),
+        "toy, stains alike": (
+            ds.datasets.toy(12, stain_shift=0.1, batch_effect=0.5, **TOY_COHORT),
+            {"genes": 150, "top": TOP["toy"]},
+        ),
+        "sections of patients B and C": (
+            {name: ds.datasets.her2st(name) for name in ("B4", "C2", "C3", "C4", "C5")},
+            {"genes": 200, "min_detected": 0.3, "top": TOP["sections"]},
+        ),
+    }
+    lines = [
+        "| cohort | stains | mean r | difference (95 %) | better on | least r of a patient |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (slides, options) in cohorts.items():
+        variants = {"as they are": (slides, None), "Macenko (`stain`)": (slides, "macenko")}
+        if name.startswith("toy, stains of"):
+            for method in ("macenko", "reinhard"):
+                variants[f"squidpy, {method.capitalize()}, to the first slide"] = (
+                    by_squidpy_stains(slides, method),
+                    None,
+                )
+        known, nulls = None, None
+        for variant, (of, stain) in variants.items():
+            tiles = {"subspots": False, "stain": stain}
+            cv = ds.models.cross_validate(
+                of, patient_key="patient", models={"ridge": RIDGE}, tiles=tiles, seed=SEED, **options
+            )
+            areas = cv.areas()
+            r = areas.loc["ridge"]
+            gain = "" if known is None else difference(r - known)
+            better = "" if known is None else f"{(r > known).sum()} of {len(r)}"
+            known = r if known is None else known
+            nulls = areas.drop(index="ridge") if nulls is None else nulls
+            lines.append(f"| {name} | {variant} | {r.mean():.3f} | {gain} | {better} | {r.min():.3f} |")
+            print(lines[-1], flush=True)
+        for null, values in nulls.iterrows():
+            lines.append(
+                f"| {name} | *{null}* | {values.mean():.3f} | {difference(values - known)} |  | {values.min():.3f} |"
+            )
+    return lines
+
+
+def difference(gain: pd.Series) -> str:
+    """Mean difference over patients, with an interval (Student's t) from three patients on."""
+    if len(gain) < 3:
+        return f"{gain.mean():+.3f}"
+    half = t.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain))
+    return f"{gain.mean():+.3f} ({gain.mean() - half:+.3f} to {gain.mean() + half:+.3f})"
+
+
+def by_squidpy_stains(slides: dict[str, SpatialData], method: str) -> dict[str, SpatialData]:
+    """Normalize the images of slides to the first with squidpy, on its tissue masks."""
+    normalized, reference = {}, None
+    for name, sdata in slides.items():
+        copy, (key,) = deepcopy(sdata), sdata.images
+        sq.experimental.im.detect_tissue(copy, key)
+        if reference is None:
+            reference = sq.experimental.im.fit_stain_reference(copy, key, method=method)
+        image = sq.experimental.im.normalize_stains(copy, key, reference, inplace=False)
+        transformations = dict(get_transformation(sdata[key], get_all=True))
+        copy.images[key] = parsed(image.transpose("y", "x", "c").to_numpy(), transformations=transformations)
+        normalized[name] = copy
+    return normalized
+
+
+def cost() -> list[str]:
+    """CPU seconds on a section, so that other work on the machine does not count."""
+    sdata = ds.datasets.her2st("C3")
+    image, mpp = pixels(sdata)
+    area = image.shape[0] * image.shape[1] * mpp**2 / 1e6
+    lines = ["| call | CPU seconds |", "|---|---|"]
+    calls = {
+        f"deepspot, squares of 50 µm, {area:.0f} mm²": lambda: quality_map([parsed(image)], mpp, "The image"),
+        "squidpy `qc_image`, tiles of 50 µm": lambda: by_squidpy(image, mpp),
+    }
+    for name, call in calls.items():
+        start = time.process_time()
+        call()
+        lines.append(f"| {name} | {time.process_time() - start:.0f} |")
+    return lines
+
+
 PARTS: dict[str, tuple[str, Callable[[], list[str]]]] = {
     "detection": ("Planted artifacts found, by squares of 50 µm", detection),
+    "cost": ("Time", cost),
+    "accuracy": ("Agreement of predictions where the image is bad", accuracy),
+    "stains": ("Stain normalization: tuned ridge on spot and neighbors, each patient left out in turn", stains),
 }
 
 
@@ -234,10 +406,12 @@ def main(names: list[str]) -> None:
     mpl.use("Agg")
     warnings.simplefilter("ignore")
     path = OUT.with_suffix(".md")
-    kept = dict(part.split("\n", 1) for part in path.read_text().split("### ")[1:]) if path.exists() else {}
     for name in names or PARTS:
         title, measure = PARTS[name]
-        kept[title] = "\n".join(["", *measure(), "", ""])
+        lines = measure()
+        kept = dict(part.split("\n", 1) for part in path.read_text().split("### ")[1:]) if path.exists() else {}
+        kept = {key: f"{text.rstrip()}\n\n" for key, text in kept.items()}
+        kept[title] = "\n".join(["", *lines, "", ""])
         text = "".join(f"### {title}\n{kept[title]}" for title, _ in PARTS.values() if title in kept)
         path.write_text(text.rstrip() + "\n")
         print(text, flush=True)
