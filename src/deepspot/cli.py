@@ -199,6 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
     rules = ("brightness", "saturation", "all")
     option("--tissue", choices=rules, default=rules[0], help="rule that detects tissue (default: %(default)s)")
+    bad = "spots that are out of focus, folded or inked (default: not looked for)"
+    option("--artifacts", choices=("exclude", "flag"), help=bad)
     option("--rounded", action="store_true", help="round to the precision of float16, to save disk space")
     option("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
     option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
@@ -309,7 +311,17 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from . import cohort
     from .cohort._run.dask_runner import local_workers
 
-    names = ("sections", "diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
+    names = (
+        "sections",
+        "diameter_um",
+        "pitch_um",
+        "layout",
+        "artifacts",
+        "rounded",
+        "device",
+        "batch_size",
+        "overwrite",
+    )
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,

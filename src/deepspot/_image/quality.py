@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Side of a square, and of a pixel in which focus is measured. A block has 20 × 20 squares.
 SQUARE_UM, PX_UM, BLOCK = 50.0, 1.0, 20
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 # Limits of a square. All were chosen on two slides, see benchmarks/quality.py.
 MAX_BACKGROUND = 0.5
 MIN_FOCUS, MAX_DARKNESS, MAX_PEN = 0.15, 1.25, 0.1
@@ -127,7 +128,7 @@ def _focus(pyramid: list[DataArray], mpp: float, tissue: np.ndarray) -> np.ndarr
     corners = np.array(first, dtype=np.int64).reshape(-1, 2) * px - 1
     with bar("Focus", total=len(first), unit="block") as shown:
         for number, block in read_blocks(pyramid, corners, BLOCK * px + 2, PX_UM / mpp):
-            edges = laplace(block @ np.float32([0.2126, 0.7152, 0.0722]))[1:-1, 1:-1]
+            edges = laplace(block @ LUMINANCE)[1:-1, 1:-1]
             parts = edges.reshape(BLOCK, px, BLOCK, px).var(axis=(1, 3))
             (r, c), part = first[number], focus[first[number][0] :, first[number][1] :][:BLOCK, :BLOCK]
             focus[r : r + BLOCK, c : c + BLOCK] = parts[: part.shape[0], : part.shape[1]]

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from deepspot.errors import InputError
 
@@ -17,7 +25,8 @@ def _as_tuple(values: Any) -> Any:
     return tuple(values) if isinstance(values, list | np.ndarray) else values
 
 
-Density, Strength = Annotated[float, Field(ge=-1, le=1)], Annotated[float, Field(gt=0, le=100)]
+Density = Annotated[float, Field(ge=-1, le=1)]
+Strength = Annotated[float, Field(gt=0, le=100)]
 Densities = Annotated[tuple[Density, Density, Density], BeforeValidator(_as_tuple)]
 Stain = Literal["macenko"]
 SubspotsFrom = Literal["tiles", "tokens", "nuclei"]
@@ -42,6 +51,12 @@ class StainReference(BaseModel):
     hematoxylin: Densities
     eosin: Densities
     strengths: Annotated[tuple[Strength, Strength], BeforeValidator(_as_tuple)]
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        if any(abs(np.linalg.norm(stain) - 1) > 0.01 for stain in (self.hematoxylin, self.eosin)):
+            raise InputError("the stains of the reference must have the length 1")
+        return self
 
 
 # The reference of Macenko et al. (2009) in their published code. It is fixed: features of all slides and models are

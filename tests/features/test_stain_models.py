@@ -94,6 +94,9 @@ def test_features_are_told_apart(laboratories, models, mean_color):
 def test_bad_arguments(slide, models):
     with pytest.raises(KeyError, match="macenko"):
         ds.pp.embed(slide, stain="other")
+    reference = models["macenko"].card.geometry.tile.stain.model_dump()
+    with pytest.raises(ValueError, match="length 1"):
+        TileGeometry(tile_um=55, input_px=224, stain=reference | {"eosin": [0, 0, 0]})
     with pytest.raises(ValueError, match="stain"):
         ds.models.TileConfig(stain="other")
     with pytest.raises(ValueError, match="normalizes the stains"):
