@@ -160,6 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
     rules = ("brightness", "saturation", "all")
     option("--tissue", choices=rules, default=rules[0], help="rule that detects tissue (default: %(default)s)")
+    bad = "spots that are out of focus, folded or inked (default: not looked for)"
+    option("--artifacts", choices=("exclude", "flag"), help=bad)
     option("--rounded", action="store_true", help="round to the precision of float16, to save disk space")
     _add_device(cohort)
     option("--overwrite", action="store_true", help="replace slides that were predicted differently")
@@ -320,7 +322,17 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from .cohort._run.attention import needs_attention
     from .cohort._run.dask_runner import local_workers
 
-    names = ("sections", "diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
+    names = (
+        "sections",
+        "diameter_um",
+        "pitch_um",
+        "layout",
+        "artifacts",
+        "rounded",
+        "device",
+        "batch_size",
+        "overwrite",
+    )
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,

@@ -254,6 +254,13 @@ def add_shapes(
     logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
 
 
+def drop_shapes(sdata: SpatialData, key: str) -> None:
+    """Remove a shapes element from the object in memory, if it exists."""
+    if key in sdata.shapes:
+        del sdata.shapes[key]
+        logger.info("Removed sdata.shapes[%r].", key)
+
+
 def _same_places(old: GeoDataFrame, new: GeoDataFrame) -> bool:
     return old.index.equals(new.index) and bool(old.geometry.geom_equals_exact(new.geometry, 1e-6).all())
 
@@ -343,23 +350,11 @@ def add_columns(
 GEOMETRY = ("geometry", "radius", DIAMETER, PARENT, *ARRAY)
 
 
-def add_labels(
-    sdata: SpatialData,
-    shapes_key: str,
-    key: str,
-    labels: pd.Series,
-    *,
-    colors: Sequence[str] | None = None,
-    overwrite: bool = False,
-) -> list[str]:
-    """Add labels to a shapes element and to `obs` of all tables that annotate it. Return the names of the tables.
+def check_labels(sdata: SpatialData, shapes_key: str, key: str, *, overwrite: bool = False) -> dict[str, pd.Series]:
+    """Raise unless a column can be added to a shapes element and to `obs` of all tables that annotate it.
 
-    `labels` is a categorical with the index of the shapes; `colors` has one color for each category, stored as in
-    scanpy.
+    Returns for each of the tables the shapes of its rows, see :func:`rows_of`.
     """
-    import pandas as pd
-    from anndata import AnnData
-
     shapes, tables = sdata.shapes[shapes_key], tables_annotating(sdata, shapes_key)
     check_name(key)
     relations = [sdata.tables[name].uns["spatialdata_attrs"] for name in tables]
@@ -379,15 +374,39 @@ def add_labels(
             taken.append(f"obs of sdata.tables[{name!r}]")
     if taken and not overwrite:
         raise InputError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+    return rows
+
+
+def add_labels(
+    sdata: SpatialData,
+    shapes_key: str,
+    key: str,
+    labels: pd.Series,
+    *,
+    colors: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Add labels or numbers to a shapes element and to `obs` of all tables that annotate it. Return the tables' names.
+
+    `labels` is a categorical, or float, with the index of the shapes; `colors` has one color for each category, stored
+    as in scanpy.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    rows, shapes = check_labels(sdata, shapes_key, key, overwrite=overwrite), sdata.shapes[shapes_key]
     check_writable(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
     shapes[key] = labels.reindex(shapes.index)
-    for name in tables:
+    for name in rows:
         table = sdata.tables[name]
         others = table.obs[key].astype(object) if key in table.obs else pd.Series(None, table.obs_names, dtype=object)
         others.iloc[rows[name].index] = labels.reindex(rows[name]).astype(object).to_numpy()
+        if not isinstance(labels.dtype, pd.CategoricalDtype):
+            table.obs[key] = pd.to_numeric(others, errors="coerce").astype(np.float64)
+            continue
         present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
         table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
         table.uns.pop(f"{key}_colors", None)
         if colors is not None and not present:
             table.uns[f"{key}_colors"] = list(colors)
-    return tables
+    return list(rows)

@@ -129,7 +129,7 @@ def nuclei(
     ['nuclei_per_mm2', 'area_um2', 'eccentricity']
     """
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
-    shapes_key = _spots(sdata, image_key, shapes_key, nuclei_key)
+    shapes_key = spots_of_image(sdata, image_key, shapes_key, nuclei_key)
     if tissue is not None and tissue not in TISSUE_RULES:
         raise InputError(f"`tissue` must be one of {list(TISSUE_RULES)}, or None for everywhere, got {tissue!r}.")
     check_positive(min_area_um2, "min_area_um2")
@@ -217,7 +217,9 @@ def _say_outdated(sdata: SpatialData, nuclei_key: str, table_key: str | None) ->
         )
 
 
-def _spots(sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None) -> str | None:
+def spots_of_image(
+    sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None = None
+) -> str | None:
     """Return the spots to describe: by default the only circles of the image that are no nuclei, or None."""
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
