@@ -61,7 +61,7 @@ def slide(centers: np.ndarray, shapes: gpd.GeoDataFrame, n_genes: int, mpp: floa
 def spots() -> SpatialData:
     rows, columns = np.divmod(np.arange(5000), 70)
     centers = np.column_stack([columns + 0.5 * (rows % 2), rows * 0.866]) * 100.0 + 100
-    shapes = gpd.GeoDataFrame({"radius": 27.5, "diameter_um": 55.0}, geometry=gpd.points_from_xy(*centers.T))
+    shapes = gpd.GeoDataFrame(geometry=gpd.points_from_xy(*centers.T)).assign(radius=27.5, diameter_um=55.0)
     return slide(centers, shapes, 1000, mpp=1.0)
 
 

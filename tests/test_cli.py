@@ -8,6 +8,8 @@ import spatialdata
 
 import deepspot as ds
 from deepspot import cli, encoders, errors
+from deepspot._core.logging import logger
+from deepspot._workflow.console import name_options
 
 
 @pytest.fixture
@@ -43,13 +45,38 @@ def test_predict_adds_to_the_slide(bundle, store, capsys):
     assert np.isfinite(sdata.tables["deepspot_spots"].X).all()
 
 
-def test_predict_twice_needs_another_name(bundle, store, capsys):
+def test_predict_twice_needs_another_name_or_overwrite(bundle, store, capsys):
     arguments = ["predict", str(store), "--model", str(bundle)]
     assert cli.main(arguments) == 0
     assert cli.main(arguments) == 2
-    assert "exists. Pass another `--key-added`." in unwrapped(capsys.readouterr().err)
+    assert "exists. Pass `--overwrite`, or another `--key-added`." in unwrapped(capsys.readouterr().err)
     assert cli.main([*arguments, "--key-added", "second"]) == 0
-    assert {"deepspot_spots", "second"} <= set(spatialdata.read_zarr(store).tables)
+    sdata = spatialdata.read_zarr(store)
+    sdata["deepspot_spots"].obs["old"] = 1
+    sdata.delete_element_from_disk("deepspot_spots")
+    sdata.write_element("deepspot_spots")
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    tables = spatialdata.read_zarr(store).tables
+    assert {"deepspot_spots", "second"} <= set(tables)
+    assert "old" not in tables["deepspot_spots"].obs
+    np.testing.assert_array_equal(tables["deepspot_spots"].X, tables["second"].X)
+
+
+def test_predict_replaces_a_copy_only_with_overwrite(bundle, store, tmp_path, capsys):
+    out = tmp_path / "new.zarr"
+    arguments = ["predict", str(store), "--model", str(bundle), "--out", str(out)]
+    assert cli.main(arguments) == 0
+    (out / "marker").touch()
+    assert cli.main(arguments) == 2
+    assert "exists. Pass --overwrite, or choose another name with --out." in unwrapped(capsys.readouterr().err)
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert not (out / "marker").exists()
+    assert "deepspot_spots" in spatialdata.read_zarr(out).tables
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "new.zarr", "slide.zarr"]
+    (tmp_path / "notes").mkdir()
+    for path, what in ((tmp_path / "notes", "no SpatialData"), (store, "the slide itself")):
+        assert cli.main([*arguments[:-1], str(path), "--overwrite"]) == 2
+        assert f"is {what} and is not replaced" in unwrapped(capsys.readouterr().err)
 
 
 def test_export_writes_the_prediction(bundle, store, tmp_path, capsys):
@@ -120,11 +147,11 @@ def test_mistakes_are_reported_in_80_columns(arguments, message, store, bundle, 
     ],
 )
 def test_errors_name_options(text, expected):
-    assert cli.name_options(text, {"image_key", "shapes_key", "key_added", "mpp", "tissue"}) == expected
+    assert name_options(text, {"image_key", "shapes_key", "key_added", "mpp", "tissue"}) == expected
 
 
 def test_overwrite_is_named_where_a_command_has_it():
-    assert cli.name_options("Pass `overwrite=True`, or another name.", {"overwrite"}) == (
+    assert name_options("Pass `overwrite=True`, or another name.", {"overwrite"}) == (
         "Pass `--overwrite`, or another name."
     )
 
@@ -144,7 +171,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["predict"], ["report"], ["view"], ["export"], ["cohort"], ["convert"]]
+    "command", [[], ["demo"], ["predict"], ["report"], ["view"], ["export"], ["cohort"], ["train"], ["convert"]]
 )
 def test_help_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -155,11 +182,11 @@ def test_help_fits_80_columns(command, capsys, monkeypatch):
 
 def test_log_lines_are_wrapped_and_name_options(store, monkeypatch):
     seen = []
-    handler = cli.logger.handlers[0]
+    handler = logger.handlers[0]
     before = handler.formatter
 
     def log(*_, **__):
-        record = cli.logger.makeRecord("deepspot", 20, "", 0, "word " * 30 + "`image_key=`", (), None)
+        record = logger.makeRecord("deepspot", 20, "", 0, "word " * 30 + "`image_key=`", (), None)
         seen.extend(handler.format(record).splitlines())
 
     monkeypatch.setattr(ds.tl, "predict", log)

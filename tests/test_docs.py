@@ -10,7 +10,7 @@ import pytest
 import deepspot as ds
 
 ROOT = Path(__file__).parents[1]
-TOP = {"clear_cache", "report", "settings", "view"}
+TOP = {"clear_cache", "report", "report_cohort", "settings", "view"}
 NAMESPACES = sorted(set(ds.__all__) - TOP)
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -18,7 +18,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 def public() -> dict[str, object]:
     modules = {name: importlib.import_module(f"deepspot.{name}") for name in NAMESPACES}
     items = {f"{name}.{item}": getattr(module, item) for name, module in modules.items() for item in names(module)}
-    return {"clear_cache": ds.clear_cache, "report": ds.report, "view": ds.view} | items
+    return {
+        "clear_cache": ds.clear_cache,
+        "report": ds.report,
+        "report_cohort": ds.report_cohort,
+        "view": ds.view,
+    } | items
 
 
 def names(module) -> list[str]:

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 import deepspot as ds
 
-SPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "settings", "view")]
-PUBLIC = {"report": ds.report, "view": ds.view} | {
+SPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "report_cohort", "settings", "view")]
+PUBLIC = {"report": ds.report, "report_cohort": ds.report_cohort, "view": ds.view} | {
     f"{space}.{name}": getattr(ds, space).__dict__[name]
     for space in SPACES
     for name in import_module(f"deepspot.{space}").__all__
@@ -111,7 +111,11 @@ def test_parameters_have_the_name_of_what_they_are(name, parameter):
     assert parameter.name not in REFUSED
     assert not parameter.name.endswith("_um") or parameter.name in LENGTHS
     # Whatever names an element, a table entry or a column to look up is a key; `groupby` is scanpy's word.
-    assert parameter.name not in ("image", "shapes", "table") or name in ("io.from_anndata", "io.predicted", "io.xenium")  # a file
+    assert parameter.name not in ("image", "shapes", "table") or name in (
+        "io.from_anndata",
+        "io.predicted",
+        "io.xenium",
+    )  # a file
 
 
 @pytest.mark.parametrize("parameter", SAME_DEFAULT)

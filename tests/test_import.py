@@ -10,7 +10,7 @@ import pytest
 
 import deepspot as ds
 
-NAMESPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "settings", "view")]
+NAMESPACES = [name for name in ds.__all__ if name not in ("clear_cache", "report", "report_cohort", "settings", "view")]
 PUBLIC = [
     pytest.param(getattr(import_module(f"deepspot.{space}"), name), id=f"{space}.{name}")
     for space in NAMESPACES

@@ -200,6 +200,24 @@ def test_bins_without_the_folder_above(outs):
     assert "square_016um" in ds.io.visium_hd(outs).tables
 
 
+def test_folders_of_other_technologies(outs, tmp_path):
+    """Their reader is named, also of a folder with all files of both."""
+    with pytest.raises(ValueError, match=r"an output of Visium HD, and not of Xenium\. .*`ds\.io\.visium_hd`"):
+        ds.io.xenium(outs)
+    visium = tmp_path / "visium"
+    (visium / "spatial").mkdir(parents=True)
+    (visium / "spatial" / "tissue_positions.csv").touch()
+    for read, name in ((ds.io.xenium, "Xenium"), (ds.io.visium_hd, "Visium HD")):
+        with pytest.raises(ValueError, match=rf"an output of Visium, and not of {name}\. .*`ds\.io\.visium`"):
+            read(visium)
+    xenium = tmp_path / "xenium"
+    xenium.mkdir()
+    (xenium / "experiment.xenium").touch()
+    for read, name in ((ds.io.visium, "Visium"), (ds.io.visium_hd, "Visium HD")):
+        with pytest.raises(ValueError, match=rf"an output of Xenium, and not of {name}\. .*`ds\.io\.xenium`"):
+            read(xenium)
+
+
 def test_no_bins(outs, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere.*usually 'outs'"):
         ds.io.visium_hd(tmp_path / "nowhere")

@@ -1,5 +1,6 @@
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 from spatialdata import deepcopy, read_zarr
@@ -7,6 +8,7 @@ from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
 import deepspot as ds
+from deepspot._sdata.write import make_table
 from deepspot.datasets._toy.tissue import CLASSES, grow_tissue, hex_array, scatter_cells
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.pp import _nuclei_blocks
@@ -162,8 +164,39 @@ def test_shapes_of_other_software_are_described(segmented, copy):
         assert np.abs(given[column].to_numpy() - mine[column].to_numpy()).mean() < worst
     np.testing.assert_allclose(copy["nuclei_spots"].X[:, 0], segmented["nuclei_spots"].X[:, 0])
     assert copy["nuclei_spots"].uns["deepspot"] == {"kind": "morphology", "nuclei": "cells", "image": "P1_S1_image"}
+    with pytest.raises(InputError, match=r"'nuclei_spots'.*, the nuclei of the spots 'spots', exists"):
+        ds.pp.nuclei(copy, nuclei_key="cells")
+    del copy["cells"]["solidity"], copy.tables["nuclei_spots"]
     with pytest.raises(InputError, match="has the columns"):
         ds.pp.nuclei(copy, nuclei_key="cells")
+
+
+def test_nuclei_are_described_for_a_second_set_of_spots(segmented, copy, log, monkeypatch):
+    """Without another segmentation or measurement of the nuclei."""
+    copy["others"] = copy["spots"].iloc[::2].copy()
+    monkeypatch.setattr("deepspot.pp._nuclei.measure_given", lambda *_: 1 / 0)
+    ds.pp.nuclei(copy, shapes_key="others", nuclei_key=NUCLEI)
+    pd.testing.assert_frame_equal(copy[NUCLEI], segmented[NUCLEI])
+    np.testing.assert_array_equal(copy["nuclei_others"].X, segmented["nuclei_spots"].X[::2])
+    assert any("have been measured already" in line for line in log)
+
+
+def test_morphology_of_nuclei_that_were_replaced_is_mentioned(copy, log):
+    copy["others"] = copy["spots"].iloc[::2].copy()
+    ds.pp.nuclei(copy, shapes_key="others", nuclei_key=NUCLEI)
+    ds.pp.nuclei(copy, shapes_key="spots", min_area_um2=30, overwrite=True)
+    assert any(f"Tables ['nuclei_others'] describe the nuclei {NUCLEI!r} of an earlier" in line for line in log)
+
+
+def test_tables_of_nuclei_that_were_deleted_are_in_the_way(copy):
+    """Their rows would be those of other nuclei of the same name."""
+    make = {"region": NUCLEI, "instances": copy[NUCLEI].index, "region_key": "region", "instance_key": "instance_id"}
+    copy["predicted"] = make_table(np.zeros((len(copy[NUCLEI]), 2), np.float32), **make)
+    del copy.shapes[NUCLEI]
+    with pytest.raises(InputError, match=r"was deleted and would be others, but tables \['predicted'\] annotate it"):
+        ds.pp.nuclei(copy, overwrite=True)
+    del copy.tables["predicted"]
+    ds.pp.nuclei(copy, overwrite=True)
 
 
 def test_circles_are_nuclei_too(copy):
@@ -181,6 +214,16 @@ def test_only_around_the_spots(segmented, copy):
     assert spots.query(centers_of(copy, "near"))[0].max() <= 40
     near = spots.query(centers_of(segmented))[0] <= 40
     assert len(copy["near"]) == near.sum() < len(near)
+
+
+def test_a_distance_without_nuclei_is_named(copy):
+    with pytest.raises(InputError, match=r"no nuclei .* within `within_um` = 0\.1 µm .* and `within_um`"):
+        ds.pp.nuclei(copy, within_um=0.1, overwrite=True)
+
+
+def test_morphology_can_be_drawn(segmented):
+    spots, table = segmented["spots"], segmented["nuclei_spots"]
+    np.testing.assert_allclose(table.obsm["spatial"], np.column_stack([spots.geometry.x, spots.geometry.y]))
 
 
 def test_an_object_without_spots_gets_nuclei_only(copy, tmp_path):
@@ -217,10 +260,15 @@ def test_glass_and_ink_have_no_nuclei(copy):
         ({"min_area_um2": 0}, InputError, "above 0"),
         ({"min_area_um2": 500}, InputError, "must be above `min_area_um2`"),
         ({"within_um": -1}, InputError, "above 0"),
-        ({"key_added": "spots"}, InputError, "exists"),
+        ({"key_added": "spots"}, InputError, "name of the spots"),
         ({"key_added": "spots", "overwrite": True}, InputError, "name of the spots"),
         ({"nuclei_key": NUCLEI, "within_um": 5}, InputError, "for a segmentation"),
-        ({}, InputError, "exists"),
+        ({}, InputError, f"'{NUCLEI}'\\] exists. Pass `nuclei_key='{NUCLEI}'` .* other spots"),
+        (
+            {"key_added": "others"},
+            InputError,
+            r"sdata.tables\['nuclei_spots'\], the nuclei of the spots 'spots', exists",
+        ),
     ],
 )
 def test_bad_arguments_change_nothing(segmented, options, error, message):

@@ -1,8 +1,11 @@
+import geopandas as gpd
 import numpy as np
 import pytest
+import shapely
 from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
+import deepspot as ds
 from deepspot._sdata.view import SlideView
 from deepspot._spatial.transforms import centers_px, microns_per_pixel, write_scale
 
@@ -234,3 +237,27 @@ def test_spots_take_precedence_over_regions(slide_of):
     assert selected(sdata) == ("he", "spots")
     del sdata.shapes["spots"]
     assert selected(sdata) == ("he", "regions")
+
+
+def test_all_shapes_that_can_be_named_are_listed(slide_of):
+    """Also polygons, which are not chosen by default next to spots."""
+    sdata = slide_of(GRAY, XY)
+    square = shapely.box(0, 0, 50, 50)
+    sdata["cells"] = ShapesModel.parse(gpd.GeoDataFrame(geometry=[square]), transformations={"global": Identity()})
+    for options in ({}, {"needs_image": False}):
+        with pytest.raises(KeyError, match=r"Available keys: \['spots', 'cells'\]"):
+            selected(sdata, shapes_key="cels", **options)
+    del sdata.images["he"]
+    with pytest.raises(KeyError, match=r"Available keys: \['spots', 'cells'\]"):
+        selected(sdata, shapes_key="cels", needs_image=False)
+
+
+def test_without_an_image_the_next_step_is_named(slide_of):
+    sdata = slide_of(GRAY, XY)
+    del sdata.images["he"]
+    with pytest.raises(
+        KeyError, match=r"The object has no image.*`ds\.tl\.predict\(out=…\)`.*`sdata\[key\] = slide\[key\]`"
+    ):
+        selected(sdata, shapes_key="spots")
+    with pytest.raises(KeyError, match=r"Read the slide with its image"):
+        ds.pp.nuclei(sdata)

@@ -181,10 +181,10 @@ def test_a_coarser_array_has_its_nearest_neighbors(log):
     assert set(of(near, 12)) >= {7, 11, 13, 17}
     assert find_neighbors(xy, NeighborRule(reach=300)).nnz == 0
     assert not near.diagonal().any()
-    told = "Spots are {} µm apart, and were 200 µm apart in training: neighbors are {}"
+    told = "The places are {} µm apart, and the spots of the training 200 µm: neighbors are {}"
     assert log == [told.format(400, "farther away than in training.")]
     find_neighbors(xy / 4, TRAINED)
-    assert log[-1] == told.format(100, "the spots at the distances of training.")
+    assert log[-1] == told.format(100, "the places at the distances of training.")
 
 
 def test_at_the_border_and_in_holes_there_are_fewer_neighbors():

@@ -16,6 +16,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 import deepspot as ds
+from deepspot._view import pyramid
 from deepspot._view.view import ASSETS
 from deepspot.pl._map.panel import GENE_SPAN, limits
 from deepspot.pl._map.tiles import cut_tiles
@@ -29,6 +30,8 @@ NAMES = (
 NAMES = [
     name.replace("${painter}", painter) for name in NAMES for painter in (["2d", "webgl"] if "${" in name else [""])
 ]
+BESIDE = "tiles beside #1 50%"
+"""Name of a page with a folder: these characters have another meaning in an address."""
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium")) or shutil.which("google-chrome")
 
 
@@ -59,6 +62,7 @@ def add_cells(sdata, add_table):
     sdata.shapes["cells"] = ShapesModel.parse(outlines, transformations=spots)
     values = np.linspace(0, 2, 1500)
     add_table(sdata, values[:, None], ["UP"], "deepspot_cells", shapes_key="cells")
+    sdata.tables["deepspot_cells"].obs["ood"] = np.arange(1500) >= 750
     return values
 
 
@@ -72,6 +76,11 @@ def pages(toy, add_results, add_table, tmp_path_factory):
     ds.view(slide, folder / "measured.html", genes=2)
     add_results(slide)
     ds.view(slide, folder / "spots.html", title="<i>title</i> & more")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyramid, "TILE", 128)
+        ds.view(slide, folder / f"{BESIDE}.html", genes=2, max_mb=0.75)
+    (folder / "alone").mkdir()
+    shutil.copy(folder / f"{BESIDE}.html", folder / "alone")
     table = slide.tables["deepspot_spots"]
     values = table[:, "UP"].X.ravel()
     measured = measured_values(slide, "spots", "table", ["UP"])[:, 0]
@@ -93,10 +102,12 @@ def pages(toy, add_results, add_table, tmp_path_factory):
         "evil": table.var_names[2],
         "label": table.obs["annotation"].cat.categories[1],
         "title": "<i>title</i> & more",
+        "beside": BESIDE,
     }
     cells = add_cells(slide, add_table)
     ds.view(slide, folder / "cells.html", shapes_key="cells")
     truth["cell_colors"] = colors(cells, [0, 700, 1499])
+    truth["cell_in_doubt"] = 1120  # and all of its neighbors
     (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     return folder
 

@@ -9,7 +9,7 @@ from xarray import DataArray
 
 from deepspot._view import pyramid
 from deepspot._view.pack import NONE, to_levels
-from deepspot._view.pyramid import image_levels
+from deepspot._view.pyramid import finer_levels, image_levels, write_levels
 from deepspot.errors import InputError
 
 
@@ -21,11 +21,17 @@ def levels_of(side, *factors):
     return [DataArray(level, dims=("c", "y", "x"), name="slide") for level in (pixels, *small)]
 
 
-def decoded(level):
-    """Image of a level, put together from its tiles."""
+def decoded(level, folder=None):
+    """Image of a level, put together from its tiles, which are in the page or in a folder."""
+
+    def tile(column, row):
+        if level.files is not None:
+            return Image.open(folder / level.files / f"{column}-{row}.jpg")
+        return Image.open(BytesIO(base64.b64decode(level.tiles[column, row])))
+
     rows = []
     for row in range(level.rows):
-        tiles = [Image.open(BytesIO(base64.b64decode(level.tiles[column, row]))) for column in range(level.columns)]
+        tiles = [tile(column, row) for column in range(level.columns)]
         rows.append(np.concatenate([np.asarray(tile) for tile in tiles], axis=1))
     return np.concatenate(rows)
 
@@ -39,9 +45,14 @@ def test_levels_show_the_image(factors, in_memory, monkeypatch):
     assert levels[-1].factor == 1
     assert levels[0].columns == levels[0].rows == 1
     assert all(coarse.factor == pytest.approx(2 * fine.factor) for coarse, fine in pairwise(levels))
+    check_levels(levels, source)
+
+
+def check_levels(levels, source, folder=None):
+    """Compare all levels with the image."""
     pixels = np.asarray(source[0].data).transpose(1, 2, 0).astype(float)
     for level in levels:
-        shown = decoded(level)
+        shown = decoded(level, folder)
         y, x = np.mgrid[5 : shown.shape[0] - 5, 5 : shown.shape[1] - 5]
         at = [
             np.clip((each + 0.5) * level.factor, 0, size - 1).astype(int)
@@ -60,6 +71,26 @@ def test_finer_levels_are_left_out(monkeypatch):
     assert sum(level.size for level in some) <= budget
     with pytest.raises(InputError, match="max_mb"):
         image_levels(source, 100)
+
+
+@pytest.mark.parametrize("factors", [(), (2,), (4,)])
+@pytest.mark.parametrize("share", [0.02, 0.2])
+def test_levels_that_do_not_fit_are_written_to_a_folder(factors, share, monkeypatch, tmp_path):
+    monkeypatch.setattr(pyramid, "IN_MEMORY", 700**2)
+    source = levels_of(1300, *factors)
+    every = image_levels(source, 1e9)
+    embedded = image_levels(source, share * sum(level.size for level in every) + every[0].size)
+    finer = finer_levels(source, embedded)
+    assert [level.factor for level in embedded + finer] == pytest.approx([level.factor for level in every])
+    size = write_levels(source, finer, tmp_path)
+    files = list(tmp_path.rglob("*.*"))
+    assert len(files) == sum(level.columns * level.rows for level in finer) > 0
+    assert size == sum(file.stat().st_size for file in files)
+    check_levels(finer, source, tmp_path)
+    # Names are those of this image, and of no other.
+    other = finer_levels([255 - level for level in source], image_levels([255 - level for level in source], 1e5))
+    assert not {level.files for level in finer} & {level.files for level in other}
+    assert finer_levels(source, every) == []
 
 
 def test_levels_of_values():

@@ -4,10 +4,12 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 import deepspot as ds
+from deepspot._view import genes, pyramid
 from deepspot.pl._map.panel import GENE_SPAN, limits
 from deepspot.pl._map.values import measured_values
 
@@ -136,8 +138,82 @@ def test_the_object_is_not_changed(predicted, tmp_path):
 
 
 def test_values_that_do_not_fit_are_an_error(predicted, tmp_path):
-    with pytest.raises(ds.errors.InputError, match=r"values of 4 genes in 30 spots take .* `max_mb=0.1`"):
+    with pytest.raises(ds.errors.InputError, match=r"values of 4 genes in 30 spots take .* `max_mb` leaves 0 MB"):
         ds.view(predicted, tmp_path / "view.html", max_mb=0.1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_genes_are_refused_before_all_are_read(slide, add_table, tmp_path, monkeypatch):
+    n, k = len(slide.shapes["spots"]), 3000
+    add_table(slide, np.random.default_rng(0).random((n, k)), [f"GENE{each}" for each in range(k)])
+    del slide.tables["table"]
+    chunks = []
+    original = genes.predicted_values
+    monkeypatch.setattr(genes, "predicted_values", lambda *a, **more: chunks.append(1) or original(*a, **more))
+    with pytest.raises(ds.errors.InputError, match=r"values of 3,000 genes in 30 spots take about 0\.2\d") as error:
+        ds.view(slide, tmp_path / "view.html", genes=k, max_mb=0.65)
+    assert 1 <= len(chunks) < 20
+    fit = int(re.search(r"about ([\d,]+) genes\.", str(error.value))[1].replace(",", ""))
+    with pytest.raises(ds.errors.InputError, match="genes"):
+        ds.view(slide, tmp_path / "view.html", genes=fit + 100, max_mb=0.65)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 128 px, and an image of which the finest level does not fit into a page of 0.75 MB."""
+    monkeypatch.setattr(pyramid, "TILE", 128)
+    return {"genes": 2, "max_mb": 0.75}
+
+
+def test_what_does_not_fit_is_in_a_folder(predicted, tmp_path, read_page, small_tiles, log):
+    page = read_page(ds.view(predicted, tmp_path / "view.html", **small_tiles))
+    image = page.facts["image"]
+    assert image["folder"] == "view_tiles"
+    assert [level["files"] is None for level in image["levels"]] == sorted(
+        (level["files"] is None for level in image["levels"]), reverse=True
+    )
+    finest = image["levels"][-1]
+    assert finest["factor"] == 1
+    tiles = sorted((tmp_path / "view_tiles" / finest["files"]).iterdir())
+    assert len(tiles) == finest["columns"] * finest["rows"]
+    pixels = np.asarray(predicted.images["P1_S1_image"].data)[:, 128:256, 256:384].transpose(1, 2, 0).astype(float)
+    shown = np.asarray(Image.open(tmp_path / "view_tiles" / finest["files"] / "2-1.jpg"))
+    assert np.abs(shown - pixels).mean() < 6
+    assert (tmp_path / "view.html").stat().st_size < 0.75e6
+    assert "Move them together" in "\n".join(log)
+    assert "'self' file:" in page.text
+    # Again, then into one file.
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        ds.view(predicted, tmp_path / "view.html", **small_tiles)
+    (tmp_path / "view.html").unlink()
+    with pytest.raises(FileExistsError, match=r"folder .*view_tiles"):
+        ds.view(predicted, tmp_path / "view.html", **small_tiles)
+    ds.view(predicted, tmp_path / "view.html", overwrite=True, **small_tiles)
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    page = read_page(ds.view(predicted, tmp_path / "view.html", overwrite=True, folder=False, **small_tiles))
+    assert [path.name for path in tmp_path.iterdir()] == ["view.html"]
+    assert "`folder=False`" in "\n".join(log)
+    assert page.facts["image"]["levels"][-1]["factor"] > 1
+    assert "file:" not in page.text.partition("<style>")[0]
+
+
+def test_a_folder_of_the_user_is_kept(predicted, tmp_path, small_tiles):
+    (tmp_path / "view_tiles").mkdir()
+    (tmp_path / "view_tiles" / "mine.txt").write_text("mine")
+    for options in ({}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match="Choose another name"):
+            ds.view(predicted, tmp_path / "view.html", **small_tiles, **options)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["mine.txt"]
+
+
+def test_an_error_while_tiles_are_written_leaves_nothing(predicted, tmp_path, small_tiles, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        ds.view(predicted, tmp_path / "view.html", **small_tiles)
     assert not list(tmp_path.iterdir())
 
 

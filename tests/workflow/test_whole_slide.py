@@ -114,6 +114,15 @@ def test_a_part_is_loaded_if_all_is_too_large(store, monkeypatch, log):
     assert "only the 5 genes with the highest expected r" in " ".join(log)
 
 
+def test_a_prediction_is_replaced_only_on_request(store, image, bundle, capsys):
+    command = ["predict", str(image), "--model", str(bundle), "--out", str(store)]
+    assert cli.main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert cli.main(["predict", str(store)]) == 2
+    assert "Predict the image again" in " ".join(capsys.readouterr().err.split())
+
+
 def test_options_of_other_slides_are_refused(store, image, tmp_path, capsys):
     out = ["--out", str(tmp_path / "a.html")]
     assert cli.main(["report", str(image), *out, "--bin-um", "8"]) == 2

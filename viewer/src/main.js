@@ -79,6 +79,11 @@ const doubt = facts.ood
 
 async function start() {
   const slide = new Slide($("map"), facts.image);
+  slide.onIncomplete = () => {
+    const finest = facts.image.levels.findLast((level) => !level.files).factor * facts.image.mpp;
+    $("absent").textContent = `The image is coarser than the slide (${number(finest)} µm per pixel): the folder “${facts.image.folder}” is not beside this page, or incomplete.`;
+    $("absent").hidden = false;
+  };
   const places = new Places(await read("centers", Float32Array), facts.shapes.diameter);
   // Above the image and below the buttons: OpenSeadragon has a container of its own.
   const container = slide.viewer.canvas;

@@ -1,9 +1,17 @@
-/** The image: OpenSeadragon with tiles that are part of the page. */
+/** The image: OpenSeadragon with tiles that are part of the page, or files in a folder beside it. */
 
 import OpenSeadragon from "openseadragon";
 import { bytes } from "./data.js";
 
-async function bitmapOf(level, column, row) {
+/** Picture of a tile, to be drawn: a page from disk can show image files, and not read their pixels. */
+async function pictureOf({ folder, levels }, level, column, row) {
+  const { files } = levels[level];
+  if (files) {
+    const picture = new Image();
+    picture.src = `${encodeURIComponent(folder)}/${files}/${column}-${row}.jpg`;
+    await picture.decode();
+    return picture;
+  }
   const jpeg = await bytes(`tile-${level}-${column}-${row}`);
   if (jpeg === null) throw new Error(`The page has no tile ${level}-${column}-${row}.`);
   return createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
@@ -13,6 +21,7 @@ export class Slide {
   /** @param element where the image goes @param image size, µm per pixel and levels of the image, coarsest first */
   constructor(element, image) {
     this.image = image;
+    this.isIncomplete = false;
     const source = new OpenSeadragon.TileSource({
       width: image.width,
       height: image.height,
@@ -25,16 +34,19 @@ export class Slide {
     source.getTileUrl = (level, column, row) => `tile-${level}-${column}-${row}`;
     source.downloadTileStart = (job) => {
       const [level, column, row] = job.src.split("-").slice(1).map(Number);
-      bitmapOf(level, column, row).then(
-        (bitmap) => {
+      pictureOf(image, level, column, row).then(
+        (picture) => {
           const canvas = document.createElement("canvas");
-          [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+          [canvas.width, canvas.height] = [picture.width, picture.height];
           const context = canvas.getContext("2d");
-          context.drawImage(bitmap, 0, 0);
-          bitmap.close();
+          context.drawImage(picture, 0, 0);
+          picture.close?.();
           job.finish(context, null, "context2d");
         },
-        (error) => job.fail(String(error), null),
+        (error) => {
+          if (image.levels[level].files) this.#incomplete();
+          job.fail(String(error), null);
+        },
       );
     };
     source.downloadTileAbort = () => {};
@@ -94,7 +106,8 @@ export class Slide {
 
   /** Draws a square of the image into a canvas, from the coarsest level that has as many pixels, or the finest one. */
   async crop(canvas, x, y, side) {
-    const { levels, tile } = this.image;
+    const { tile } = this.image;
+    const levels = this.image.levels.filter((level) => !level.files || !this.isIncomplete);
     const enough = levels.findIndex((level) => side / level.factor >= canvas.width);
     const index = enough < 0 ? levels.length - 1 : enough;
     const { factor, columns, rows } = levels[index];
@@ -106,18 +119,31 @@ export class Slide {
         wanted.push([column, row]);
       }
     }
-    const bitmaps = await Promise.all(wanted.map(([column, row]) => bitmapOf(index, column, row)));
+    let pictures;
+    try {
+      pictures = await Promise.all(wanted.map(([column, row]) => pictureOf(this.image, index, column, row)));
+    } catch (error) {
+      if (!levels[index].files) throw error;
+      this.#incomplete();
+      return this.crop(canvas, x, y, side);
+    }
     const context = canvas.getContext("2d");
     const zoom = canvas.width / shown;
     context.fillStyle = "white";
     context.fillRect(0, 0, canvas.width, canvas.height);
     wanted.forEach(([column, row], k) => {
-      const bitmap = bitmaps[k];
+      const picture = pictures[k];
       context.drawImage(
-        bitmap, (column * tile - left) * zoom, (row * tile - top) * zoom, bitmap.width * zoom, bitmap.height * zoom,
+        picture, (column * tile - left) * zoom, (row * tile - top) * zoom, picture.width * zoom, picture.height * zoom,
       );
-      bitmap.close();
+      picture.close?.();
     });
+  }
+
+  /** The folder is not there: what is in the page is shown, coarser than the slide. */
+  #incomplete() {
+    if (!this.isIncomplete) this.onIncomplete?.();
+    this.isIncomplete = true;
   }
 }
 

@@ -20,14 +20,14 @@ before(async () => {
 });
 after(() => Promise.all(Object.values(browsers).map((browser) => browser.close())));
 
-/** Opens a page, runs a check, and fails on errors, dialogs, and requests that leave the page. */
-async function onPage(name, check, { hash = "", size = { width: 1000, height: 700 }, on = browsers["2d"] } = {}) {
+/** Opens a page, runs a check, and fails on errors, dialogs, and requests that leave the page and its folder of files. */
+async function onPage(name, check, { hash = "", size = { width: 1000, height: 700 }, on = browsers["2d"], files = null, broken = null } = {}) {
   const page = await on.newPage({ viewport: size });
   const wrong = [];
   page.on("pageerror", (error) => wrong.push(error.message));
-  page.on("console", (message) => message.type() === "error" && wrong.push(message.text()));
+  page.on("console", (message) => message.type() === "error" && !broken?.test(message.text()) && wrong.push(message.text()));
   page.on("dialog", (dialog) => { wrong.push(`dialog ${dialog.message()}`); dialog.dismiss(); });
-  page.on("request", (request) => /^(blob|data):/.test(request.url()) || request.isNavigationRequest() || wrong.push(request.url()));
+  page.on("request", (request) => /^(blob|data):/.test(request.url()) || request.isNavigationRequest() || (files && request.url().startsWith(pathToFileURL(join(folder, files)).href + "/")) || wrong.push(request.url()));
   try {
     await page.goto(pathToFileURL(join(folder, `${name}.html`)).href + hash);
     await page.waitForFunction(() => document.body.dataset.ready && document.body.dataset.complete && window.deepspotViewer, null, { timeout: 60_000 });
@@ -100,6 +100,22 @@ for (const painter of ["2d", "webgl"]) {
     }, { hash: `#painter=${painter}`, on: browsers[painter] }));
 }
 
+test("small cells in doubt keep their colors, and the line is around all of them", () =>
+  onPage("cells", async (page) => {
+    await opaque(page);
+    const [pitch, size] = await page.evaluate(() => {
+      const { places, slide } = window.deepspotViewer;
+      const { scale: s } = slide.camera();
+      return [(places.xy[2] - places.xy[0]) * s, places.diameter * s];
+    });
+    assert.ok(size < 6, `${size} px`);
+    const orange = ([red, green, blue, alpha]) => alpha > 100 && red > 150 && red > 1.4 * green && blue < 90;
+    const [inside, between] = [await colorAt(page, truth.cell_in_doubt), await colorAt(page, truth.cell_in_doubt, pitch / 2)];
+    assert.ok(!orange(inside) && !orange(between) && between[3] > 150, `${inside}; ${between}`);
+    const edge = await Promise.all([-3, -2, -1, 0].map((dx) => colorAt(page, 1100, -size / 2 + dx)));
+    assert.ok(edge.some(orange), edge.join("; "));
+  }, { hash: "#painter=webgl", on: browsers.webgl, size: { width: 280, height: 800 } }));
+
 test("a browser without WebGL draws the spots", async () => {
   const plain = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"] });
   try {
@@ -140,6 +156,57 @@ test("the image is behind the spots, with its tiles in place", () =>
       alike(drawn, color, 14, `image at spot ${place}`);
     }
   }));
+
+/** Mean absolute difference of two screenshots; the browser does not let scripts read pixels of files. */
+const apart = async (one, other) => {
+  const page = await browsers["2d"].newPage();
+  try {
+    return await page.evaluate(async (shots) => {
+      const [a, b] = await Promise.all(shots.map(async (shot) => {
+        const bitmap = await createImageBitmap(await (await fetch(`data:image/png;base64,${shot}`)).blob());
+        const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+        context.drawImage(bitmap, 0, 0);
+        return context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+      }));
+      return a.reduce((sum, each, k) => sum + Math.abs(each - b[k]), 0) / a.length;
+    }, [one, other].map((shot) => shot.toString("base64")));
+  } finally {
+    await page.close();
+  }
+};
+
+/** The zoomed tissue, and the tile in the card of a spot. */
+const looks = async (page) => {
+  await page.evaluate((k) => {
+    const { slide, places, choose, state, draw } = window.deepspotViewer;
+    [state.hidden, state.outlines] = [true, false];
+    draw();
+    slide.show({ left: places.xy[2 * k] - 90, top: places.xy[2 * k + 1] - 60, right: places.xy[2 * k] + 90, bottom: places.xy[2 * k + 1] + 60 });
+    choose(k);
+  }, truth.clicked);
+  await page.waitForFunction(() => window.deepspotViewer.slide.viewer.world.getItemAt(0).getFullyLoaded() && document.getElementById("card-facts").textContent);
+  const tile = await page.locator("#card-tile").screenshot();
+  await page.evaluate(() => window.deepspotViewer.choose(-1));
+  return { tissue: await page.locator("#map").screenshot(), tile };
+};
+
+test("fine tiles are read from the folder, and without it the page says what it lacks", async () => {
+  const seen = {};
+  await onPage("spots", async (page) => { seen.page = await looks(page); });
+  await onPage(truth.beside, async (page) => {
+    seen.beside = await looks(page);
+    assert.ok(await page.locator("#absent").isHidden());
+  }, { files: `${truth.beside}_tiles` });
+  await onPage(join("alone", truth.beside), async (page) => {
+    await page.locator("#absent").waitFor();
+    seen.alone = await looks(page);
+    assert.match(await text(page, "absent"), /coarser than the slide \(\d.*tiles beside #1 50%_tiles/);
+  }, { files: join("alone", `${truth.beside}_tiles`), broken: /ERR_FILE_NOT_FOUND|failed to load/ });
+  for (const part of ["tissue", "tile"]) {
+    const [beside, alone] = [await apart(seen.page[part], seen.beside[part]), await apart(seen.page[part], seen.alone[part])];
+    assert.ok(beside < 2 && alone > 2 * beside, `${part}: ${beside} with the folder, ${alone} without it`);
+  }
+});
 
 test("a click shows the values, the score and the group of a spot", () =>
   onPage("spots", async (page) => {

@@ -13,6 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
+ARTIFACT = "artifact"
+"""Column of spots and regions: what is wrong with the image there."""
+
 MICRONS = "microns"
 """Coordinate system whose unit is 1 µm."""
 
@@ -26,7 +29,10 @@ ARRAY = ("array_row", "array_col")
 """Columns with the position of a spot in the array of its technology."""
 
 LINK = ("region", "spot_id")
-"""Region and instance column of tables that this package links."""
+"""Region and instance column of tables that this package links to spots."""
+
+LINK_OF_POLYGONS = ("region", "instance_id")
+"""Region and instance column of tables that this package links to polygons: cells, nuclei and bins."""
 
 SLIDE = "deepspot_slide"
 """Key in the `attrs` of a SpatialData: source file of a whole slide."""
@@ -117,6 +123,11 @@ def nuclei_name(image_key: str) -> str:
     return valid_name(f"{image_key}_nuclei")
 
 
+def artifacts_name(image_key: str) -> str:
+    """Return the name of the regions of an image with artifacts: ``<image>_artifacts``."""
+    return valid_name(f"{image_key}_artifacts")
+
+
 def morphology_name(shapes_key: str) -> str:
     """Return the name of the table with the nuclei of spots: ``nuclei_<shapes>``."""
     return valid_name(f"nuclei_{shapes_key}")
@@ -141,15 +152,21 @@ def keys_in(keys: str | Iterable[str] | None, available: Iterable[str], where: s
     return [key_in(key, names, where) for key in dict.fromkeys(wanted)]
 
 
-def one_key(key: str | None, available: Iterable[str], where: str, argument: str) -> str:
-    """Return `key` if it is available, or the only available key if it is None."""
+ADD_IMAGE = "Read the slide with its image: functions of `ds.io` take one."
+
+
+def one_key(
+    key: str | None, available: Iterable[str], where: str, argument: str, hint: str = "Add an element first."
+) -> str:
+    """Return `key` if it is available, or the only available key if it is None; the `hint` is what to do without any.
+
+    All keys that the caller accepts must be `available`, as the error for another key lists them.
+    """
     names = list(available)
     if key is not None:
         return key_in(key, names, where)
     if not names:
-        raise MissingKeyError(
-            f"`{where}` holds no suitable element, so `{argument}` cannot be chosen. Add an element first."
-        )
+        raise MissingKeyError(f"`{where}` holds no suitable element, so `{argument}` cannot be chosen. {hint}")
     if len(names) > 1:
         raise InputError(f"`{where}` holds several candidates: {names}. Choose one with `{argument}=`.")
     return names[0]

@@ -22,6 +22,11 @@ if not logger.handlers:
     logger.propagate = False
 
 
+def count_of(n: int, noun: str) -> str:
+    """Return a number with a noun, which gets an "s" unless there is one."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 @contextmanager
 def without_noise() -> Iterator[None]:
     """Suppress warnings of zarr that are repeated for every array and that users cannot act on."""
@@ -29,6 +34,23 @@ def without_noise() -> Iterator[None]:
         for message in ("zarr v3 autosharding", "The data type .* does not have a Zarr V3 specification"):
             warnings.filterwarnings("ignore", message=message)
         yield
+
+
+@contextmanager
+def only_warnings(prefix: str) -> Iterator[None]:
+    """Log only warnings, with a prefix such as the name of a slide."""
+
+    def named(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return False
+        record.msg, record.args = f"{prefix}: {record.getMessage()}", ()
+        return True
+
+    logger.addFilter(named)
+    try:
+        yield
+    finally:
+        logger.removeFilter(named)
 
 
 def bar(description: str, *, total: int | None = None, unit: str = "it") -> tqdm:

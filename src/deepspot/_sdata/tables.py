@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import AGREEMENT, ARRAY, CORRECTED, LINK, PARENT, PREDICTION, SCALE, UNS, key_in, one_key
+from deepspot._core.keys import (
+    AGREEMENT,
+    ARRAY,
+    CORRECTED,
+    LINK,
+    LINK_OF_POLYGONS,
+    PARENT,
+    PREDICTION,
+    SCALE,
+    UNS,
+    key_in,
+    one_key,
+)
 from deepspot._core.validate import check_genes
 from deepspot._stats.normalize import LOG1P_10K, Scale, known_scale
 from deepspot.errors import InputError, MissingKeyError
@@ -65,7 +77,8 @@ def find_measured_table(sdata: SpatialData, shapes_key: str, table_key: str | No
     names = tables_annotating(sdata, shapes_key)
     if table_key is None:
         names = [name for name in names if not is_deepspot_table(sdata.tables[name])]
-    return one_key(table_key, names, f"sdata.tables annotating {shapes_key!r}", "table_key")
+    hint = "Add a table of raw counts that annotates the shapes, or name other shapes as `shapes_key=`."
+    return one_key(table_key, names, f"sdata.tables annotating {shapes_key!r}", "table_key", hint)
 
 
 def find_expression_table(sdata: SpatialData, table_key: str | None) -> str:
@@ -160,11 +173,15 @@ def find_result(
 
 
 def link_keys(sdata: SpatialData, shapes_key: str) -> tuple[str, str]:
-    """Return the region and instance column for a new table: those of the first table of the shapes, if any."""
+    """Return the region and instance column for a new table: those of the first table of the shapes, if any.
+
+    Cells, nuclei and bins, which are polygons, are no spots.
+    """
     for name in tables_annotating(sdata, shapes_key):
         attrs = sdata.tables[name].uns["spatialdata_attrs"]
         return attrs["region_key"], attrs["instance_key"]
-    return LINK
+    shapes = sdata.shapes.get(shapes_key)
+    return LINK if shapes is None or "radius" in shapes else LINK_OF_POLYGONS
 
 
 def rows_of(table: AnnData, shapes_key: str) -> pd.Series:

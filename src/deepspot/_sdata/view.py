@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, PARENT, PREDICTION, UNS, key_in, nuclei_name, one_key
+from deepspot._core.keys import DIAMETER, PARENT, PREDICTION, UNS, artifacts_name, key_in, nuclei_name, one_key
 from deepspot._image.tiles import image_size, is_rgb, pyramid_levels, read_tiles
 from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
@@ -27,7 +27,7 @@ from deepspot._spatial.transforms import (
 from deepspot.errors import InputError, MissingKeyError
 
 from .measured import MeasuredCounts, measured_counts
-from .tables import array_positions, find_measured_table, link_keys, tables_of_kind
+from .tables import array_positions, find_measured_table, link_keys, regions_of, tables_of_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,8 @@ class SlideView:
         """
         if not (needs_image or sdata.images or image_key):
             spots = [key for key in sdata.shapes if PARENT not in sdata.shapes[key]]
-            return cls(sdata, NO_IMAGE, one_key(shapes_key, spots, "sdata.shapes", "shapes_key"))
+            names = spots if shapes_key is None else sdata.shapes
+            return cls(sdata, NO_IMAGE, one_key(shapes_key, names, "sdata.shapes", "shapes_key", NO_SPOTS))
         return cls(sdata, *select_image_and_shapes(sdata, image_key, shapes_key, tile_um), coordinate_system)
 
     def of_planned(self, shapes_key: str, placement: Placement) -> SlideView:
@@ -206,6 +207,12 @@ def noun_of(sdata: SpatialData, shapes_key: str) -> Noun:
     return Noun("part", "parts") if PARENT in shapes else NOUNS["spot"]
 
 
+def noun_of_table(sdata: SpatialData, table_key: str) -> Noun:
+    """Return what the rows of a table are called; spots, if it annotates several elements or none."""
+    regions = regions_of(sdata, table_key)
+    return noun_of(sdata, regions[0]) if len(regions) == 1 else NOUNS["spot"]
+
+
 def select_image_and_shapes(
     sdata: SpatialData, image_key: str | None, shapes_key: str | None, tile_um: float | None = None
 ) -> tuple[str, str]:
@@ -229,7 +236,20 @@ def select_image_and_shapes(
                 "full-resolution image of the slide scanner, or pass a larger `tile_um=`."
             )
     full = _full_resolution(sdata, fine, shapes_key)
-    return one_key(full, fine, "sdata.images", "image_key"), shapes_key
+    return one_key(full, fine, "sdata.images", "image_key", _unrelated(sdata)), shapes_key
+
+
+def _unrelated(sdata: SpatialData) -> str:
+    """Return what to do without an image that shows any shapes."""
+    if sdata.images:
+        return (
+            f"No image of {list(sdata.images)} shares a coordinate system with suitable shapes of {list(sdata.shapes)}."
+            " Check that both are of one slide."
+        )
+    return (
+        "The object has no image. Read the slide with `ds.io`; a store of `ds.tl.predict(out=…)` has none: add that of "
+        "the slide, `sdata[key] = slide[key]`."
+    )
 
 
 def spot_shapes(sdata: SpatialData) -> list[str]:
@@ -239,22 +259,22 @@ def spot_shapes(sdata: SpatialData) -> list[str]:
 
 def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | None) -> str:
     """Select the shapes that share a coordinate system with an image (by default with any)."""
-    if shapes_key is not None and shapes_key in sdata.shapes:
-        return shapes_key
     if not sdata.shapes:
         raise MissingKeyError(NO_SPOTS)
+    if shapes_key is not None:
+        return key_in(shapes_key, sdata.shapes, "sdata.shapes")
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
-    # Spots take precedence over polygons, which are cells, bins or regions. Nuclei are none.
-    nuclei = {nuclei_name(key) for key in sdata.images}
+    # Spots take precedence over polygons, which are cells, bins or regions. Nuclei and artifacts are none.
+    nuclei = {name(key) for key in sdata.images for name in (nuclei_name, artifacts_name)}
     others = [key for key in related if key not in nuclei]
-    if shapes_key is None and related and not others:
+    if related and not others:
         raise MissingKeyError(
-            f"{NO_SPOTS} There are only nuclei, {related}: pass them as `shapes_key` if you mean them."
+            f"{NO_SPOTS} There are only nuclei or regions, {related}: pass them as `shapes_key` if you mean them."
         )
     whole = [key for key in others if PARENT not in sdata.shapes[key]]
     spots = [key for key in whole if "radius" in sdata.shapes[key]]
-    return one_key(shapes_key, spots or whole or others, "sdata.shapes", "shapes_key")
+    return one_key(None, spots or whole or others, "sdata.shapes", "shapes_key", _unrelated(sdata))
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:

@@ -14,8 +14,11 @@ from deepspot._core.settings import settings
 from deepspot.errors import InputError, InputTypeError
 
 from .tables import rows_of, tables_annotating
+from .view import noun_of_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from anndata import AnnData
     from geopandas import GeoDataFrame
@@ -203,22 +206,30 @@ def check_new_key(sdata: SpatialData, key: str, *, overwrite: bool = False, kind
 
 
 def add_table(
-    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, rows: str = "spots"
+    sdata: SpatialData, key: str, table: AnnData, *, what: str, overwrite: bool = False, store: Path | None = None
 ) -> None:
-    """Add a table and log one line."""
+    """Add a table and log one line; `store` is where its matrix is, if not in memory."""
     check_new_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
-    size = f"{table.n_obs:,} {rows} × {table.n_vars:,}"
-    logger.info("Added %s %s to sdata.tables[%r].%s", size, what, key, _hint(sdata, key))
+    rows = noun_of_table(sdata, key).count(table.n_obs)
+    hint = _hint(sdata, key) if store is None else f" It is on disk: {store}."
+    logger.info("Added %s × %s %s to sdata.tables[%r].%s", rows, f"{table.n_vars:,}", what, key, hint)
 
 
 def check_not_annotated(sdata: SpatialData, key: str, own: Collection[str] = ()) -> None:
     """Raise if tables other than `own` annotate shapes that will be replaced: their rows would have other places."""
     if others := [name for name in tables_annotating(sdata, key) if name not in own]:
+        what = "would be replaced" if key in sdata.shapes else "was deleted and would be others"
         raise InputError(
-            f"sdata.shapes[{key!r}] would be replaced, but tables {others} annotate it. Delete these tables first "
+            f"sdata.shapes[{key!r}] {what}, but tables {others} annotate it. Delete these tables first "
             "(`del sdata.tables[...]`), or choose another name."
         )
+
+
+def _fits(sdata: SpatialData, table_key: str, shapes: GeoDataFrame, key: str) -> bool:
+    """Return whether the rows of a table are those of shapes that will be added."""
+    rows = rows_of(sdata.tables[table_key], key)
+    return len(rows) == len(shapes) and bool(rows.isin(shapes.index).all())
 
 
 def add_shapes(
@@ -232,11 +243,22 @@ def add_shapes(
 ) -> None:
     """Add a shapes element and log one line; tables `own` will be replaced with it."""
     check_new_key(sdata, key, overwrite=overwrite, kind="shapes")
-    if key in sdata.shapes and not _same_places(sdata.shapes[key], shapes):
-        check_not_annotated(sdata, key, own)
+    if key in sdata.shapes:
+        if not _same_places(sdata.shapes[key], shapes):
+            check_not_annotated(sdata, key, own)
+    else:  # tables of shapes that were deleted
+        fitting = [name for name in tables_annotating(sdata, key) if _fits(sdata, name, shapes, key)]
+        check_not_annotated(sdata, key, [*own, *fitting])
     shapes.index.name = None
     sdata.shapes[key] = shapes
     logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
+
+
+def drop_shapes(sdata: SpatialData, key: str) -> None:
+    """Remove a shapes element from the object in memory, if it exists."""
+    if key in sdata.shapes:
+        del sdata.shapes[key]
+        logger.info("Removed sdata.shapes[%r].", key)
 
 
 def _same_places(old: GeoDataFrame, new: GeoDataFrame) -> bool:
@@ -328,23 +350,11 @@ def add_columns(
 GEOMETRY = ("geometry", "radius", DIAMETER, PARENT, *ARRAY)
 
 
-def add_labels(
-    sdata: SpatialData,
-    shapes_key: str,
-    key: str,
-    labels: pd.Series,
-    *,
-    colors: Sequence[str] | None = None,
-    overwrite: bool = False,
-) -> list[str]:
-    """Add labels to a shapes element and to `obs` of all tables that annotate it. Return the names of the tables.
+def check_labels(sdata: SpatialData, shapes_key: str, key: str, *, overwrite: bool = False) -> dict[str, pd.Series]:
+    """Raise unless a column can be added to a shapes element and to `obs` of all tables that annotate it.
 
-    `labels` is a categorical with the index of the shapes; `colors` has one color for each category, stored as in
-    scanpy.
+    Returns for each of the tables the shapes of its rows, see :func:`rows_of`.
     """
-    import pandas as pd
-    from anndata import AnnData
-
     shapes, tables = sdata.shapes[shapes_key], tables_annotating(sdata, shapes_key)
     check_name(key)
     relations = [sdata.tables[name].uns["spatialdata_attrs"] for name in tables]
@@ -364,15 +374,39 @@ def add_labels(
             taken.append(f"obs of sdata.tables[{name!r}]")
     if taken and not overwrite:
         raise InputError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+    return rows
+
+
+def add_labels(
+    sdata: SpatialData,
+    shapes_key: str,
+    key: str,
+    labels: pd.Series,
+    *,
+    colors: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Add labels or numbers to a shapes element and to `obs` of all tables that annotate it. Return the tables' names.
+
+    `labels` is a categorical, or float, with the index of the shapes; `colors` has one color for each category, stored
+    as in scanpy.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    rows, shapes = check_labels(sdata, shapes_key, key, overwrite=overwrite), sdata.shapes[shapes_key]
     check_writable(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
     shapes[key] = labels.reindex(shapes.index)
-    for name in tables:
+    for name in rows:
         table = sdata.tables[name]
         others = table.obs[key].astype(object) if key in table.obs else pd.Series(None, table.obs_names, dtype=object)
         others.iloc[rows[name].index] = labels.reindex(rows[name]).astype(object).to_numpy()
+        if not isinstance(labels.dtype, pd.CategoricalDtype):
+            table.obs[key] = pd.to_numeric(others, errors="coerce").astype(np.float64)
+            continue
         present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
         table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
         table.uns.pop(f"{key}_colors", None)
         if colors is not None and not present:
             table.uns[f"{key}_colors"] = list(colors)
-    return tables
+    return list(rows)

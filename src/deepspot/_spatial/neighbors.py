@@ -90,9 +90,9 @@ def _offsets(centers_um: np.ndarray, rule: NeighborRule) -> tuple[np.ndarray | N
     pitch = pitch_px(distinct)
     if abs(pitch / rule.pitch_um - 1) <= SAME_PITCH:
         return None, np.inf
-    text = "Spots are %.4g µm apart, and were %.4g µm apart in training: neighbors are "
+    text = "The places are %.4g µm apart, and the spots of the training %.4g µm: neighbors are "
     if pitch < rule.pitch_um:
-        logger.info(text + "the spots at the distances of training.", pitch, rule.pitch_um)
+        logger.info(text + "the places at the distances of training.", pitch, rule.pitch_um)
     else:
         logger.warning(text + "farther away than in training.", pitch, rule.pitch_um)
     return trained_offsets(rule, rule.pitch_um, rule.layout), max(HALF_DIAGONAL * pitch, STAND_IN * rule.pitch_um)

@@ -81,7 +81,7 @@ def check_counts(X: Any, where: str) -> csr_matrix:
     if (values < 0).any() or (values != np.round(values)).any():
         raise InputError(
             f"{where} does not contain raw counts: some values are negative or not integers, so it may already be "
-            "normalized. Pass the layer with raw counts as `layer=`."
+            "normalized. Pass the layer with raw counts as `layer=`, or `keys={'layer': ...}` of `ds.models`."
         )
     return counts
 
@@ -97,7 +97,10 @@ def normalize(counts: csr_matrix, depth: np.ndarray | None = None, scale: Scale 
 
 
 def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int) -> list[str]:
-    """Return the most variable genes by Seurat v3, best first, from raw counts (spots, genes) of each slide."""
+    """Return the most variable genes by Seurat v3, best first, from raw counts (spots, genes) of each slide.
+
+    If fewer than `n_top` can be ranked, because they have counts in at least 3 spots of each slide, these are returned.
+    """
     import scanpy as sc
     from anndata import AnnData, concat
 
@@ -106,11 +109,7 @@ def most_variable(counts: Sequence[csr_matrix], genes: Sequence[str], n_top: int
     # The local regression of Seurat v3 fails for genes without counts in a slide.
     expressed = np.all([np.asarray((part > 0).sum(axis=0)).ravel() >= 3 for part in counts], axis=0)
     together = together[:, expressed].copy()
-    if n_top > together.n_vars:
-        raise InputError(
-            f"Only {together.n_vars:,} genes have counts in at least 3 spots of each slide, but {n_top:,} were "
-            "requested. Request fewer with `genes=`."
-        )
+    n_top = min(n_top, together.n_vars)
     # The local regression also fails if many genes have the same mean, as on small or shallow slides.
     for span in SPANS if together.n_vars >= FEWEST_GENES else ():
         with suppress(ValueError):

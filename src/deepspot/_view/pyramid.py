@@ -1,4 +1,4 @@
-"""Image of the viewer: JPEG tiles of several levels, as many as a size in bytes allows."""
+"""Image of the viewer: JPEG tiles of several levels, in the page as far as a size in bytes allows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepspot._core.hashing import digest
 from deepspot._image.tiles import coarse_image, level_sizes, read_tiles
 from deepspot._spatial.geometry import Boxes
 from deepspot.errors import InputError
@@ -30,12 +32,18 @@ Tiles = dict[tuple[int, int], str]
 
 @dataclass(frozen=True)
 class ImageLevel:
-    """Tiles as base64 of JPEG, by column and row, of an image downscaled by a factor, and their number."""
+    """Tiles as base64 of JPEG, by column and row, of an image downscaled by a factor, and their number.
+
+    A level without tiles in the page is stored in a folder, with the names that start with `files`. It is made of a
+    level of the slide, of which squares of pixels are averaged.
+    """
 
     factor: float
     columns: int
     rows: int
     tiles: Tiles
+    files: str | None = None
+    source: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
@@ -68,11 +76,38 @@ def image_levels(pyramid: list[DataArray], budget: float) -> list[ImageLevel]:
             "or pass fewer `genes`."
         )
     while len(levels) >= len(coarse) and (finer := _next(pyramid, levels[-1].factor)) is not None:
-        if levels[-1].size * LEAST_GROWTH > left or (made := _read_level(pyramid, *finer, left)) is None:
+        if levels[-1].size * LEAST_GROWTH > left or (made := _fitting_level(pyramid, *finer, left)) is None:
             break
         levels.append(made)
         left -= made.size
     return levels
+
+
+def finer_levels(pyramid: list[DataArray], levels: list[ImageLevel]) -> list[ImageLevel]:
+    """Return the levels that are finer than those in the page, up to full resolution, without their tiles.
+
+    Their names contain a digest of the image, so that the files of another slide are never shown for this one.
+    """
+    finer: list[ImageLevel] = []
+    factor = levels[-1].factor
+    image = digest("viewer", factor, *levels[0].tiles.values())[:12]
+    while (source := _next(pyramid, factor)) is not None:
+        factor, columns, rows = _layout(pyramid, *source)
+        finer.append(ImageLevel(factor, columns, rows, {}, f"{image}-{len(levels) + len(finer)}", source))
+    return finer
+
+
+def write_levels(pyramid: list[DataArray], levels: list[ImageLevel], folder: Path) -> int:
+    """Write the tiles of levels without tiles into a folder, one by one; return their size in bytes."""
+    size = 0
+    for level in levels:
+        if level.source is None or level.files is None:
+            continue
+        (folder / level.files).mkdir(parents=True)
+        for (column, row), jpeg in _read_level(pyramid, *level.source):
+            (folder / level.files / f"{column}-{row}.jpg").write_bytes(jpeg)
+            size += len(jpeg)
+    return size
 
 
 def _next(pyramid: list[DataArray], factor: float) -> tuple[int, int] | None:
@@ -86,29 +121,41 @@ def _next(pyramid: list[DataArray], factor: float) -> tuple[int, int] | None:
     return level, max(1, int(target / factors[level]))
 
 
-def _read_level(pyramid: list[DataArray], level: int, step: int, budget: float) -> ImageLevel | None:
-    """Return a level that is read tile by tile; None once it is larger than the budget."""
+def _layout(pyramid: list[DataArray], level: int, step: int) -> tuple[float, int, int]:
+    """Return the factor of a level of which squares of pixels are averaged, and its columns and rows of tiles."""
     sizes = level_sizes(pyramid)
     height, width = sizes[level]
+    return sizes[0][1] / width * step, -(-width // (TILE * step)), -(-height // (TILE * step))
+
+
+def _read_level(pyramid: list[DataArray], level: int, step: int) -> Iterator[tuple[tuple[int, int], bytes]]:
+    """Yield column and row of every tile of a level that is read tile by tile, and its JPEG."""
+    height, width = level_sizes(pyramid)[level]
     side = TILE * step
-    columns, rows = -(-width // side), -(-height // side)
+    _, columns, rows = _layout(pyramid, level, step)
     corners = np.array([(row * side, column * side) for row in range(rows) for column in range(columns)])
-    tiles: Tiles = {}
-    used = 0
     for chosen, batch in read_tiles(pyramid[level], Boxes(corners, side, level), batch_size=4 if step == 1 else 1):
         for place, pixels in zip(chosen, batch, strict=True):
             row, column = divmod(int(place), columns)
             inside = pixels[: height - row * side, : width - column * side]
-            tiles[column, row] = _encode(_average(inside, step))
-            used += len(tiles[column, row]) + 80
+            yield (column, row), _encode(_average(inside, step))
+
+
+def _fitting_level(pyramid: list[DataArray], level: int, step: int, budget: float) -> ImageLevel | None:
+    """Return a level that is read tile by tile; None once it is larger than the budget."""
+    tiles: Tiles = {}
+    used = 0
+    for place, jpeg in _read_level(pyramid, level, step):
+        tiles[place] = _as_text(jpeg)
+        used += len(tiles[place]) + 80
         if used > budget:
             return None
-    return ImageLevel(sizes[0][1] / width * step, columns, rows, tiles)
+    return ImageLevel(*_layout(pyramid, level, step), tiles)
 
 
 def _level(factor: float, pixels: np.ndarray) -> ImageLevel:
     columns, rows = -(-pixels.shape[1] // TILE), -(-pixels.shape[0] // TILE)
-    return ImageLevel(factor, columns, rows, {place: _encode(tile) for place, tile in _cut(pixels)})
+    return ImageLevel(factor, columns, rows, {place: _as_text(_encode(tile)) for place, tile in _cut(pixels)})
 
 
 def _cut(pixels: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
@@ -118,12 +165,16 @@ def _cut(pixels: np.ndarray) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
             yield (column // TILE, row // TILE), pixels[row : row + TILE, column : column + TILE]
 
 
-def _encode(pixels: np.ndarray) -> str:
+def _encode(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     content = BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="JPEG", quality=QUALITY)
-    return base64.b64encode(content.getvalue()).decode("ascii")
+    return content.getvalue()
+
+
+def _as_text(jpeg: bytes) -> str:
+    return base64.b64encode(jpeg).decode("ascii")
 
 
 def _halve(pixels: np.ndarray) -> np.ndarray:

@@ -39,6 +39,7 @@ def view(
     image_key: str | None = None,
     shapes_key: str | None = None,
     max_mb: float = 100,
+    folder: bool = True,
     title: str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -68,12 +69,15 @@ def view(
     image_key, shapes_key
         Image and spots; needed only if there are several.
     max_mb
-        Size of the file in MB (10⁶ bytes). Levels of the image that do not fit are left out, the finest first, with a
-        warning.
+        Size of the file in MB (10⁶ bytes), of values and image.
+    folder
+        Write the finest levels of the image, if they do not fit into `max_mb`, to a folder beside the file, such as
+        ``view_tiles`` for ``view.html``. Without the folder, the file shows what it contains. With `False`, there is
+        only one file: levels that do not fit are left out, with a warning.
     title
         Name of the slide; by default from the name of the image. Names can identify a patient.
     overwrite
-        Replace an existing file.
+        Replace an existing file, and the folder that was written with it.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def view(
     FileNotFoundError
         If the folder of `path` does not exist.
     FileExistsError
-        If `path` exists.
+        If `path` or the folder exists.
     KeyError
         If a gene, a column, a table, an image or shapes element does not exist.
     ValueError
@@ -105,12 +109,15 @@ def view(
     >>> path.name
     'view.html'
     """
-    from deepspot._core.html import check_file, write_file
+    from deepspot._core.html import check_file
+    from deepspot._image.tiles import pyramid_levels
     from deepspot._report.contents import find_contents
 
+    from .files import check_folder, write
     from .genes import check_table, choose
 
     path = check_file(path, overwrite=overwrite)
+    tiles = check_folder(path, overwrite=overwrite)
     budget = 1e6 * check_positive(max_mb, "max_mb")
     slide = find_contents(
         sdata,
@@ -124,14 +131,20 @@ def view(
     if table_key is not None:
         check_table(slide)
     chosen = choose(slide, genes)
-    page = _page(slide, chosen, slide.choose_groupby(groupby), title or slide.name, budget)
-    write_file(path, page)
-    logger.info("Wrote the viewer %s (%.1f MB).", path, len(page.encode()) / 1e6)
+    page, finer = _page(
+        slide, chosen, slide.choose_groupby(groupby), title or slide.name, budget, tiles.name if folder else None
+    )
+    write(path, page, tiles, pyramid_levels(sdata, slide.image_key), finer)
     return path
 
 
-def _page(slide: SlideContents, names: list[str], groupby: str | None, title: str, budget: float) -> str:
-    """Return the page as text: what is shown first, the script, and then all other data."""
+def _page(
+    slide: SlideContents, names: list[str], groupby: str | None, title: str, budget: float, folder: str | None
+) -> tuple[str, list[ImageLevel]]:
+    """Return the page as text, and the levels of the image that are in the folder.
+
+    The page has what is shown first, the script, and then all other data.
+    """
     from markupsafe import Markup
 
     from deepspot._core.html import render
@@ -143,11 +156,12 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
     from . import facts as about
     from .genes import read
     from .pack import pack
-    from .pyramid import TILE, image_levels
+    from .pyramid import TILE, finer_levels, image_levels
 
     mpp = microns_per_pixel(slide.sdata, slide.image_key)
     places = find_places(slide.sdata, slide.image_key, slide.shapes_key)
-    genes = read(slide, names)
+    script, style = ((ASSETS / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
+    genes = read(slide, names, budget - RESERVE - len(script))
     doubt, doubt_blocks = about.doubts(slide)
     groups, group_blocks = about.groups(slide, groupby, places, mpp)
     first = {
@@ -158,15 +172,16 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
     }
     later = {f"gene-{k}": packed for k, packed in enumerate(genes.packed) if k}
     later["names"] = pack(_json_bytes([str(name) for name in slide.sdata.shapes[slide.shapes_key].index]))
-    script, style = ((ASSETS / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
     used = RESERVE + len(script) + sum(len(text) + 80 for text in (*first.values(), *later.values()))
     if used > budget:
         raise InputError(
-            f"The values of {len(names):,} genes in {slide.noun.count(slide.n_spots)} take {used / 1e6:.1f} MB, more "
-            f"than the `max_mb={budget / 1e6:g}` of the file. Pass fewer `genes`, or increase `max_mb`."
+            f"The page of {len(names):,} genes in {slide.noun.count(slide.n_spots)} takes {used / 1e6:.1f} MB without "
+            f"the image, more than `max_mb={budget / 1e6:g}`. Pass fewer `genes`, or increase `max_mb`."
         )
     pyramid = pyramid_levels(slide.sdata, slide.image_key)
-    levels = image_levels(pyramid, budget - used)
+    embedded = image_levels(pyramid, budget - used)
+    finer = [] if folder is None else finer_levels(pyramid, embedded)
+    levels = embedded + finer
     shapes, rings = about.shapes(places, mpp, levels[-1].factor)
     later |= rings
     height, width = pyramid[0].sizes["y"], pyramid[0].sizes["x"]
@@ -175,7 +190,10 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
         "height": height,
         "mpp": mpp,
         "tile": TILE,
-        "levels": [{"factor": each.factor, "columns": each.columns, "rows": each.rows} for each in levels],
+        "folder": folder if finer else None,
+        "levels": [
+            {"factor": each.factor, "columns": each.columns, "rows": each.rows, "files": each.files} for each in levels
+        ],
     }
     facts: dict[str, Any] = {
         "n": slide.n_spots,
@@ -199,8 +217,8 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
         },
         **_expected(slide, names),
     }
-    early_tiles, late_tiles = _split(levels)
-    return render(
+    early_tiles, late_tiles = _split(embedded)
+    page = render(
         "_view/view.html.j2",
         title=title,
         slide=slide,
@@ -214,6 +232,7 @@ def _page(slide: SlideContents, names: list[str], groupby: str | None, title: st
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         licenses=(ASSETS / "LICENSES.txt").read_text(encoding="utf-8"),
     )
+    return page, finer
 
 
 def _json_bytes(value: Any) -> bytes:
@@ -266,7 +285,8 @@ def _coarsened(levels: list[ImageLevel], mpp: float) -> str | None:
     if factor < 1.5:
         return None
     logger.warning(
-        "The image is in the file with %.2g µm per pixel; the slide has %.2g. Increase `max_mb` for finer levels.",
+        "The image is in the file with %.2g µm per pixel; the slide has %.2g. Increase `max_mb`, or leave out "
+        "`folder=False`, for finer levels.",
         mpp * factor,
         mpp,
     )

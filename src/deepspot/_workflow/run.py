@@ -33,15 +33,18 @@ def run_report(
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
+    layer: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
     save: Path | None = None,
     overwrite: bool = False,
     command: str | None = None,
-) -> str:
+) -> None:
     """Read a slide, predict it, find groups, markers, gene sets and pathways, and write the report.
 
     Existing results are reused. A step that fails is left out, and the report gives the reason. Arguments are the
-    options of ``deepspot report``; `command` is the command line. The slide on disk is not changed. Returns a message
-    with the files that were written.
+    options of ``deepspot report``; `command` is the command line. The slide on disk is not changed. Files that were
+    written are logged.
     """
     from deepspot import tl
     from deepspot._report.contents import find_contents
@@ -82,16 +85,17 @@ def run_report(
     measured_table_key(sdata, shapes_key, table_key)  # raises before the long steps if there are several
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     logger.info("── Predicting")
-    key, loaded = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
+    named = genes if isinstance(genes, list) else None
+    key, loaded = steps.predict(sdata, model, genes=named, device=device, batch_size=batch_size, **keys)
     logger.info("── Checking the registration")
-    contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
+    contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, layer=layer, **keys)
     registration = None
     if contents.measured_key is None:
         logger.info("Not checked: there are no measured genes.")
     elif contents.is_training_slide:
         logger.info("Not checked: the model was trained on this slide.")
     else:
-        options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
+        options = {"prediction_key": key, "table_key": contents.measured_key, "layer": layer, **keys}
         registration = attempt("Check of the registration", tl.check_alignment, sdata, **options)
     logger.info("── Groups and their markers")
     groupby = steps.choose_groups(sdata, groupby, key, shapes_key, notes)
@@ -112,15 +116,15 @@ def run_report(
         alignment=registration,
         prediction_key=key,
         table_key=table_key,
+        layer=layer,
         notes=notes,
         command=command,
         overwrite=overwrite,
         **keys,
     )
-    if save is None:
-        return f"Wrote {out}."
-    sdata.write(save)
-    return f"Wrote {out} and {save}."
+    if save is not None:
+        sdata.write(save)
+        logger.info("Wrote the slide %s.", save)
 
 
 def run_view(
@@ -131,18 +135,22 @@ def run_view(
     groupby: str | None = None,
     genes: int | list[str] = 1000,
     max_mb: float = 100,
+    folder: bool = True,
     image: Path | None = None,
     alignment_file: Path | None = None,
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
+    layer: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
     overwrite: bool = False,
     **read: Any,
-) -> str:
+) -> None:
     """Read a slide, predict it if it has no prediction or `model` is given, and write the viewer.
 
     Arguments are the options of ``deepspot view``; `read` are those of the reader. The slide on disk is not changed.
-    Returns a message with the file that was written.
+    The file that was written is logged.
     """
     from deepspot._view.view import view
 
@@ -151,10 +159,11 @@ def run_view(
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     sdata = steps.read_slide(slide, image, model=model, alignment_file=alignment_file, **keys, **read)
     keys["shapes_key"] = select_shapes(sdata, image_key, shapes_key)
-    key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
-    options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "table_key": table_key}
+    named = genes if isinstance(genes, list) else None
+    key, _ = steps.predict(sdata, model, genes=named, device=device, batch_size=batch_size, **keys)
+    options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "folder": folder}
+    options |= {"table_key": table_key, "layer": layer}
     view(sdata, out, prediction_key=key, overwrite=overwrite, **options, **keys)
-    return f"Wrote {out}."
 
 
 def _check_files(slide: Path, out: Path, inputs: dict[str, Path | None], save: Path | None) -> None:

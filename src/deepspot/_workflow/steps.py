@@ -17,6 +17,7 @@ from deepspot._sdata.view import SlideView
 from deepspot._sdata.write import add_labels
 from deepspot.errors import InputError
 from deepspot.io._elements import read_store
+from deepspot.io._space_ranger import technology_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -65,16 +66,16 @@ def read_slide(
         sdata = read_store(path)
         state_scale(sdata, image_key, shapes_key, **given)
         return sdata
-    if path.is_dir() and (path / "experiment.xenium").is_file():
+    technology = technology_of(path) if path.is_dir() else None
+    if technology == "xenium":
         _check_options("a Xenium folder", given, XENIUM)
         if "alignment_file" in given:
             given["alignment_file"] = given["alignment_file"].absolute()
         return io.xenium(path, image=_required(image, "a Xenium folder"), **given)
-    # "binned_outputs", its archive, or bins that were unpacked without the folder above.
-    if path.is_dir() and any(any(path.glob(name)) for name in ("binned_outputs*", "square_*um")):
+    if technology == "visium_hd":
         _check_options("a Visium HD folder", given, VISIUM_HD)
         return io.visium_hd(path, fullres_image_file=_required(image, "a Visium HD folder"), **given)
-    if path.is_dir() and (path / "spatial").is_dir():
+    if technology == "visium":
         _check_options("a Space Ranger folder", given, SPACE_RANGER)
         return io.visium(path, fullres_image_file=_required(image, "a Space Ranger folder"), **given)
     if path.is_file() and path.suffix.lower() == ".h5ad":
@@ -153,6 +154,8 @@ def predict(
     shapes_key: str,
     image_key: str | None = None,
     genes: list[str] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
 ) -> tuple[str, Model | None]:
     """Predict a slide, or find an existing prediction; return the name of the table, and the model if loaded.
 
@@ -179,7 +182,8 @@ def predict(
     key = prediction_name(shapes_key)
     if key in sdata.tables:
         key = valid_name(f"{key}_{loaded.fingerprint}")
-    tl.predict(sdata, loaded, image_key=image_key, shapes_key=shapes_key, key_added=key)
+    compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
+    tl.predict(sdata, loaded, image_key=image_key, shapes_key=shapes_key, key_added=key, **compute)
     return key, loaded
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from deepspot._core.keys import ARRAY, DIAMETER, LINK, PIXELS, key_in
 from deepspot._core.logging import logger
+from deepspot._sdata.view import NOUNS, Noun
 from deepspot._sdata.write import check_name, check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
 from deepspot.errors import DeepSpotError, InputError
@@ -290,6 +291,6 @@ def visium_mpp(centers: np.ndarray, obs: pd.DataFrame) -> float:
     return PITCH_UM / pitch_from_array(centers, obs[list(ARRAY)].to_numpy(dtype=float) * STEPS)
 
 
-def size_of(table: AnnData) -> str:
-    """Format the size of a table."""
-    return f"{table.n_obs:,} spots × {table.n_vars:,} genes"
+def size_of(table: AnnData, noun: Noun = NOUNS["spot"]) -> str:
+    """Format the size of a table, whose rows have a noun."""
+    return f"{noun.count(table.n_obs)} × {table.n_vars:,} genes"

@@ -10,6 +10,7 @@ from deepspot._core.keys import MICRONS, SLIDE, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_genes
 from deepspot._sdata.tables import rows_of
+from deepspot._sdata.view import noun_of
 from deepspot._sdata.zarr_store import check_files, check_fits_in_memory, lazy_X
 from deepspot._spatial.transforms import has_scale
 from deepspot.errors import InputError
@@ -98,13 +99,13 @@ def predicted(
                 f"({x0:.0f}, {y0:.0f}, {x1:.0f}, {y1:.0f})."
             )
         shapes, rows = inside, np.flatnonzero(rows_of(table, region).isin(inside.index))
-    load = genes is not None or within_um is not None
+    load, noun = genes is not None or within_um is not None, noun_of(sdata, region)
     if load:
         table = table[rows, columns]
         check_fits_in_memory(table.shape, "Choose fewer with `genes=` and `within_um=`")
         with reading(path, "prediction"):
             table = table.to_memory()
-    logger.info("Opened %s: %s%s.", path, size_of(table), "" if load else ", on disk")
+    logger.info("Opened %s: %s%s.", path, size_of(table, noun), "" if load else ", on disk")
     return SpatialData(images=images, shapes={region: shapes}, tables={key: table}, attrs=dict(sdata.attrs))
 
 
@@ -140,7 +141,7 @@ def _open_table(path: Path) -> tuple[AnnData, str]:
 
     root: Any = zarr.open_group(path, mode="r")
     tables = list(root["tables"]) if "tables" in root else []
-    key = one_key(None, tables, f"tables of {path.name}", "table_key")
+    key = one_key(None, tables, f"tables of {path.name}", "table_key", "`ds.tl.predict(sdata, out=…)` writes one.")
     # There are hashes of the files of the table, and not of their copy in the root.
     group: Any = zarr.open_group(path, mode="r", use_consolidated=False)[f"tables/{key}"]
     check_files(path, group)

@@ -54,6 +54,33 @@ def check_options(kwargs: dict[str, Any], known: Iterable[str], read: Callable[.
     return PYRAMID | options
 
 
+TECHNOLOGIES = {"visium": "Visium", "visium_hd": "Visium HD", "xenium": "Xenium"}
+"""Readers of output folders, and what they read."""
+
+
+def technology_of(folder: Path) -> str | None:
+    """Return the reader of an output folder of 10x Genomics, by the files that are in no other; None if unknown."""
+    if (folder / "experiment.xenium").is_file():
+        return "xenium"
+    # "binned_outputs", its archive, bins that were unpacked without the folder above, or the folder of some bins.
+    hd = ("binned_outputs*", "square_*um", "spatial/tissue_positions.parquet")
+    if any(any(folder.glob(name)) for name in hd):
+        return "visium_hd"
+    return "visium" if (folder / "spatial").is_dir() else None
+
+
+def check_technology(folder: Path, reader: str) -> None:
+    """Raise if a folder is the output for another reader."""
+    found = technology_of(folder)
+    if found == "visium" and not any(folder.glob("spatial/tissue_positions*.csv")):
+        return  # an incomplete folder of Visium HD has "spatial", too
+    if found is not None and found != reader:
+        raise InputError(
+            f"{folder} is an output of {TECHNOLOGIES[found]}, and not of {TECHNOLOGIES[reader]}. Read it with "
+            f"`ds.io.{found}`."
+        )
+
+
 def check_counts(path: Path) -> None:
     """Raise if a file is not a table of counts in the format of 10x Genomics."""
     import h5py

@@ -28,7 +28,16 @@ from ._elements import (
     visium_mpp,
     warn_repeated_genes,
 )
-from ._space_ranger import COLUMNS, COUNTS, FACTORS, add_downscaled, check_counts, check_options, check_same_slide
+from ._space_ranger import (
+    COLUMNS,
+    COUNTS,
+    FACTORS,
+    add_downscaled,
+    check_counts,
+    check_options,
+    check_same_slide,
+    check_technology,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -183,8 +192,8 @@ def _check_files(folder: Path, image_file: Path | None, path: Path) -> dict[str,
     if path.is_file():
         with reading(path, "JSON"):
             factors = dict(json.loads(path.read_bytes()))
-    hd = (folder / "binned_outputs", folder / "spatial" / "tissue_positions.parquet")
-    if "bin_size_um" in factors or any(part.exists() for part in hd):
+    check_technology(folder, "visium")
+    if "bin_size_um" in factors:
         raise InputError(
             f"{folder} is an output of Visium HD, which has bins instead of spots. Read it with `ds.io.visium_hd`."
         )

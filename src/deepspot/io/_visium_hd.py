@@ -23,7 +23,16 @@ from deepspot._spatial.transforms import centers_px, pitch_from_array, write_sca
 from deepspot.errors import InputError
 
 from ._elements import image_element, load_image, name_genes, reading
-from ._space_ranger import COLUMNS, COUNTS, FACTORS, add_downscaled, check_counts, check_options, check_same_slide
+from ._space_ranger import (
+    COLUMNS,
+    COUNTS,
+    FACTORS,
+    add_downscaled,
+    check_counts,
+    check_options,
+    check_same_slide,
+    check_technology,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -162,6 +171,7 @@ def _find_bins(folder: Path, bin_um: int) -> Path:
     """Return the folder of the bins of a size."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Pass the output folder of Space Ranger, usually 'outs'.")
+    check_technology(folder, "visium_hd")
     top = folder / BINS if (folder / BINS).is_dir() else folder
     # "square_016um" next to "square_008um": some downloads unpack without the folder above.
     found = {int(name[1]): each for each in top.iterdir() if (name := re.fullmatch(r"square_(\d{3})um", each.name))}

@@ -19,7 +19,7 @@ from deepspot._spatial.transforms import affine, centers_px, write_pixels, write
 from deepspot.errors import InputError
 
 from ._elements import image_element, load_image, name_genes, reading
-from ._space_ranger import check_counts, check_options
+from ._space_ranger import check_counts, check_options, check_technology
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -145,6 +145,7 @@ def _check_files(folder: Path, nucleus_boundaries: bool) -> float:
     """Check that the files exist; return the µm per pixel of Xenium."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Pass the output folder of Xenium.")
+    check_technology(folder, "xenium")
     polygons = [CELL_POLYGONS] + [NUCLEUS_POLYGONS] * nucleus_boundaries
     for name in (SPECS, CELLS, COUNTS, "cells.zarr.zip", *(f"{each}.parquet" for each in polygons)):
         if not (folder / name).is_file():

@@ -20,6 +20,10 @@ class BundledModel(Model):
 
     card: StoredCard
 
+    def _repr_markdown_(self) -> str | None:
+        card = getattr(self, "card", None)  # not before `fit`
+        return None if card is None else f"`{self!r}`\n\n{card}"
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all numbers of the model, by their names in a bundle."""
         raise NotImplementedError

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import checked, key_in, keys_in
+from deepspot._core.logging import count_of
 from deepspot._sdata.tables import find_expression_table, known_genes, labels_of, match_rows
 from deepspot.errors import InputError
 from deepspot.models._training.slides import as_mapping
@@ -242,7 +243,10 @@ def _draw(ax: Axes, samples: dict[str, np.ndarray], colors: dict[str, str], mean
     ax.boxplot(list(samples.values()), positions=places, widths=0.28, showfliers=False, zorder=3, **style)
     labels = [f"{name}\nn = {len(values):,}" for name, values in samples.items()]
     if means is not None:
-        labels = [f"{label} spots\n{means[name].count()} slides" for label, name in zip(labels, samples, strict=True)]
+        labels = [
+            f"{name}\nn = {count_of(len(values), 'spot')}\n{count_of(means[name].count(), 'slide')}"
+            for name, values in samples.items()
+        ]
     rotated: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     ax.set_xticks(places, labels, **rotated if max(map(len, samples)) > LONG_NAME else {})
     ax.spines[["top", "right"]].set_visible(False)

@@ -114,7 +114,8 @@ def superresolution(
     tissue, *maps = axes = map_axes(ax, used, backdrop, inches=PANEL_INCHES, figsize=figsize, together=True)
     draw_panel(tissue, np.full(len(values[0]), np.nan), places[0], backdrop, cmap=cmap, alpha=1, title="H&E image")
     for panel, (key, shapes), value, each in zip(maps, layers, values, places, strict=True):
-        title = f"{gene} predicted, {each.noun.count(len(value))} of {each.size}{training_note(sdata, key)}"
+        n = int(np.isfinite(value).sum())  # not all shapes are predicted: nuclei outside of spots
+        title = f"{gene} predicted, {each.noun.count(n)} of {each.size}{training_note(sdata, key)}"
         last = draw_panel(
             panel,
             value,

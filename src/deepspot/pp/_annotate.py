@@ -143,7 +143,8 @@ def _spots(sdata: SpatialData, regions: str | None, shapes_key: str | None) -> s
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
     spots = [name for name in sdata.shapes if name != regions and PARENT not in sdata.shapes[name]]
     annotated = [name for name in spots if tables_annotating(sdata, name)]
-    return one_key(None, annotated or spots, "sdata.shapes", "shapes_key")
+    hint = "Add spots with `ds.pp.spots(sdata)`, or read a slide with its spots."
+    return one_key(None, annotated or spots, "sdata.shapes", "shapes_key", hint)
 
 
 def _frame(sdata: SpatialData, regions: str | Path | GeoDataFrame) -> GeoDataFrame:

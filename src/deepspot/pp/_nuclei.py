@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from deepspot._core.keys import checked, key_in, morphology_name, nuclei_name, one_key
+from deepspot._core.keys import ADD_IMAGE, MORPHOLOGY, UNS, checked, key_in, morphology_name, nuclei_name, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
-from deepspot._sdata.view import spot_shapes
+from deepspot._sdata.tables import kind_of
+from deepspot._sdata.view import NOUNS, spot_shapes
 from deepspot._sdata.write import (
     add_shape_columns,
     add_shapes,
@@ -103,6 +104,7 @@ def nuclei(
         - `X`: float32 (n, 6): `nuclei_per_mm2`, the number of centroids in the spot over its area, and the mean of each
           of the columns over these nuclei (NaN without any)
         - ``obs["n_nuclei"]``: int64, number of nuclei
+        - ``obsm["spatial"]``: float64 (n, 2), centers as x and y in pixels
         - ``uns["deepspot"]``: `kind` (``"morphology"``), `nuclei`, `image`
 
     Raises
@@ -126,8 +128,8 @@ def nuclei(
     >>> sdata["nuclei_spots"].var_names.tolist()[:3]
     ['nuclei_per_mm2', 'area_um2', 'eccentricity']
     """
-    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
-    shapes_key = _spots(sdata, image_key, shapes_key, nuclei_key)
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
+    shapes_key = spots_of_image(sdata, image_key, shapes_key, nuclei_key)
     if tissue is not None and tissue not in TISSUE_RULES:
         raise InputError(f"`tissue` must be one of {list(TISSUE_RULES)}, or None for everywhere, got {tissue!r}.")
     check_positive(min_area_um2, "min_area_um2")
@@ -141,16 +143,28 @@ def nuclei(
         key_in(nuclei_key, sdata.shapes, "sdata.shapes")
         if key_added is not None or within_um is not None:
             raise InputError("`key_added` and `within_um` are for a segmentation. Leave them out, or `nuclei_key`.")
-        check_shape_columns(sdata, nuclei_key, COLUMNS, overwrite=overwrite)
+        known = set(COLUMNS) <= set(sdata.shapes[nuclei_key].columns) and not overwrite
+        if not known:
+            check_shape_columns(sdata, nuclei_key, COLUMNS, overwrite=overwrite)
     else:
-        new_key = nuclei_name(image_key) if key_added is None else key_added
-        check_new_key(sdata, new_key, overwrite=overwrite, kind="shapes")
+        known, new_key = False, nuclei_name(image_key) if key_added is None else key_added
         if new_key == shapes_key:
             raise InputError(f"{new_key!r} is the name of the spots. Choose another `key_added`.")
-        if new_key in sdata.shapes:
-            check_not_annotated(sdata, new_key)
+        if new_key in sdata.shapes and not overwrite:
+            raise InputError(
+                f"sdata.shapes[{new_key!r}] exists. Pass `nuclei_key={new_key!r}` to describe these nuclei for other "
+                "spots, `overwrite=True` to segment again, or another `key_added`."
+            )
+        check_new_key(sdata, new_key, overwrite=overwrite, kind="shapes")
+        check_not_annotated(sdata, new_key)
     table_key = None if shapes_key is None else morphology_name(shapes_key)
     if table_key is not None:
+        if table_key in sdata.tables and not overwrite:
+            raise InputError(
+                f"sdata.tables[{table_key!r}], the nuclei of the spots {shapes_key!r}, exists: its name is that of the "
+                "spots. Pass `overwrite=True` to replace it, or rename it: "
+                f"`sdata['other'] = sdata.tables.pop({table_key!r})`."
+            )
         check_new_key(sdata, table_key, overwrite=overwrite)
     mpp = microns_per_pixel(sdata, image_key)
     if mpp > MAX_MPP:
@@ -165,29 +179,47 @@ def nuclei(
     if within_um is not None and shapes_key is not None:
         near = centers_px(sdata, image_key, shapes_key, coordinate_system), within_um / mpp
     plan = BlockPlan.of(pyramid, mpp, tissue_map(pyramid, mpp, tissue, f"Image {image_key!r}"), near)
-    if nuclei_key is not None:
+    if nuclei_key is not None and known:
+        columns = sdata.shapes[nuclei_key][list(COLUMNS)]
+        logger.info("The nuclei %r have been measured already. `overwrite=True` measures them again.", nuclei_key)
+    elif nuclei_key is not None:
         polygons = polygons_px(sdata, image_key, nuclei_key, coordinate_system)
         columns = measure_given(plan, polygons).set_axis(sdata.shapes[nuclei_key].index)
         add_shape_columns(sdata, nuclei_key, columns, overwrite=overwrite)
     else:
         polygons, columns = segment_blocks(plan, min_area_um2, max_area_um2)
         if not len(polygons):
+            where = "" if within_um is None else f" within `within_um` = {within_um:g} µm of the center of a spot"
             raise InputError(
-                f"Image {image_key!r} shows no nuclei of {min_area_um2:g} to {max_area_um2:g} µm². Look at the image, "
-                "and check its scale."
+                f"Image {image_key!r} shows no nuclei of {min_area_um2:g} to {max_area_um2:g} µm²{where}. Look at the "
+                f"image, and check its scale{' and `within_um`' * bool(where)}."
             )
         shapes = polygons_in(sdata, image_key, polygons)
         shapes[list(columns)] = columns.to_numpy()
         add_shapes(sdata, new_key, shapes, what="nuclei", overwrite=overwrite)
         nuclei_key = new_key
+        _say_outdated(sdata, nuclei_key, table_key)
     if spots is not None and table_key is not None:
         table = spots.morphology(nuclei_key, columns)
         add_table(sdata, table_key, table, what="features of nuclei", overwrite=overwrite)
         empty = int((table.obs["n_nuclei"] == 0).sum())
-        logger.info("%s of %s spots have no nucleus.", f"{empty:,}", f"{table.n_obs:,}")
+        logger.info("%s of %s have no nucleus.", f"{empty:,}", NOUNS["spot"].count(table.n_obs))
 
 
-def _spots(sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None) -> str | None:
+def _say_outdated(sdata: SpatialData, nuclei_key: str, table_key: str | None) -> None:
+    """Warn of the morphology of other spots, which is that of nuclei that were replaced."""
+    tables = [key for key, table in sdata.tables.items() if kind_of(table) == MORPHOLOGY and key != table_key]
+    if old := [key for key in tables if sdata.tables[key].uns[UNS].get("nuclei") == nuclei_key]:
+        logger.warning(
+            "Tables %s describe the nuclei %r of an earlier segmentation. Make them again: "
+            "`ds.pp.nuclei(sdata, shapes_key=…, nuclei_key=%r, overwrite=True)`.",
+            *(old, nuclei_key, nuclei_key),
+        )
+
+
+def spots_of_image(
+    sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None = None
+) -> str | None:
     """Return the spots to describe: by default the only circles of the image that are no nuclei, or None."""
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")

@@ -27,7 +27,7 @@ class SpotsOfNuclei:
         self.coordinate_system = coordinate_system
         self.area, self.find = area_mm2(sdata, shapes_key), finder(sdata, shapes_key)
         self.link_keys = link_keys(sdata, shapes_key)
-        centers_px(sdata, image_key, shapes_key, coordinate_system)  # raises if coordinate systems disagree
+        self.centers = centers_px(sdata, image_key, shapes_key, coordinate_system)  # raises if these disagree
 
     def morphology(self, nuclei_key: str, columns: pd.DataFrame) -> AnnData:
         """Make a table with the density of the nuclei and the means (NaN without nuclei) of their `columns` (n rows).
@@ -51,5 +51,6 @@ class SpotsOfNuclei:
             instance_key=instance,
             obs=pd.DataFrame({"n_nuclei": number}, index=instances.astype(str)),
             var=pd.DataFrame(index=list(means)),
+            obsm={"spatial": self.centers},
             uns={UNS: {"kind": MORPHOLOGY, "nuclei": nuclei_key, "image": self.image_key}},
         )

@@ -194,7 +194,11 @@ def _measured_shapes(sdata: SpatialData, shapes_key: str | None, table_key: str 
     if table_key is not None:
         tables = [key_in(table_key, sdata.tables, "sdata.tables")]
     regions = dict.fromkeys(region for name in tables for region in regions_of(sdata, name))
-    return one_key(None, [name for name in regions if name != into_key], "shapes with a measured table", "shapes_key")
+    names = [name for name in regions if name != into_key]
+    hint = (
+        "Read bins or cells with their counts (`ds.io.visium_hd`, `ds.io.xenium`), or name transcripts: `points_key=`."
+    )
+    return one_key(None, names, "shapes with a measured table", "shapes_key", hint)
 
 
 def _new_spots(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from deepspot._core.keys import DIAMETER, checked, one_key
+from deepspot._core.keys import ADD_IMAGE, DIAMETER, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_mpp, check_positive
 from deepspot._sdata.view import select_shapes
@@ -63,11 +63,11 @@ def set_scale(
     if (mpp is None) == (pitch_um is None):
         raise InputError("Pass either `mpp` (µm per pixel) or `pitch_um` (µm between neighboring spots).")
     if sdata.images or image_key is not None:
-        image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+        image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
         needs_spots = pitch_um is not None or diameter_um is not None
         spots = select_shapes(sdata, image_key, shapes_key) if needs_spots else ""
     else:
-        image_key = spots = one_key(shapes_key, sdata.shapes, "sdata.shapes", "shapes_key")
+        image_key = spots = one_key(shapes_key, sdata.shapes, "sdata.shapes", "shapes_key", ADD_IMAGE)
     if pitch_um is not None:
         mpp = check_positive(pitch_um, "pitch_um") / pitch_px(centers_px(sdata, image_key, spots))
     scale = float(check_mpp(mpp, "`mpp`" if pitch_um is None else "`pitch_um`"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import FEATURES, UNS, checked, features_name, one_key
+from deepspot._core.keys import ADD_IMAGE, FEATURES, UNS, checked, features_name, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._features.stored import IMPORTED, same_tile
@@ -156,7 +156,7 @@ def _add_for_new_spots(
     overwrite: bool,
 ) -> None:
     """Add circles at the patches, and their features."""
-    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
     card = _card(patches, encoder)
     factor = _level0_factor(patches, _image_size(sdata, image_key))
     mpp = microns_per_pixel(sdata, image_key)

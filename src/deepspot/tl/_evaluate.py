@@ -18,6 +18,7 @@ from deepspot._sdata.tables import (
     regions_of,
     tables_annotating,
 )
+from deepspot._sdata.view import noun_of, noun_of_table
 from deepspot._sdata.write import add_columns, add_entries, check_entries
 from deepspot._stats.agreement import MEANS, agreement_of_genes, agreement_of_values
 from deepspot._stats.ceiling import ceiling, mean_of_ceiling
@@ -199,8 +200,18 @@ def evaluate(
     >>> sdata.tables["deepspot_spots"].var["pearson"].shape
     (10,)
     """
+    if prediction_key is not None and prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
+        raise InputError(
+            f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare "
+            f"it with counts: `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
+        )
     prediction_key = one_key(
-        prediction_key, _predictions(sdata, shapes_key), "predictions in sdata.tables", "prediction_key"
+        prediction_key,
+        _predictions(sdata, shapes_key),
+        "predictions of spots in sdata.tables",
+        "prediction_key",
+        "Predict them first: `ds.tl.predict(sdata, model)`. Finer predictions, such as those of cells, are compared "
+        "with counts by `ds.tl.evaluate_resolution(sdata)`.",
     )
     prediction = sdata.tables[prediction_key]
     regions = regions_of(sdata, prediction_key)
@@ -256,9 +267,9 @@ def evaluate(
         sides = dict(zip(DOMAINS, (ours_of, theirs_of), strict=True))
         labels = pd.DataFrame(sides, prediction.obs_names[chosen])
     what = (
-        f"agreement with {table_key!r} over {len(ours):,} spots (mean r {means['r']:.3f} over "
-        f"{agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the depth "
-        f"of spots alone {means['r_depth']:.3f})"
+        f"agreement with {table_key!r} over {noun_of(sdata, shapes_key).count(len(ours))} (mean r {means['r']:.3f} "
+        f"over {agreement['pearson'].count():,} genes; beyond their first axis {means['r_beyond_axis']:.3f}; of the "
+        f"depth of spots alone {means['r_depth']:.3f})"
     )
     # Results of an earlier call with other options.
     prediction.uns.pop(GENE_SETS, None)
@@ -340,4 +351,9 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
         names = tables_annotating(sdata, key_in(shapes_key, sdata.shapes, "sdata.shapes"))
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
     # Sub-spots and grids have no measurements.
-    return [name for name in predicted if sdata.tables[name].uns[UNS].get("resolution", "spot") == "spot"]
+    return [name for name in predicted if not _is_finer(sdata.tables[name])]
+
+
+def _is_finer(table: AnnData) -> bool:
+    """Return whether a table predicts places finer than spots."""
+    return kind_of(table) == PREDICTION and table.uns[UNS].get("resolution", "spot") != "spot"

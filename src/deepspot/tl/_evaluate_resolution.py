@@ -144,17 +144,21 @@ def evaluate_resolution(
     check_count(n_bootstrap, "n_bootstrap")
     check_count(n_swaps, "n_swaps")
     seed = check_seed(seed)
-    prediction_key = one_key(prediction_key, _finer(sdata), "finer predictions in sdata.tables", "prediction_key")
+    hint = "Predict cells or bins first: `ds.tl.predict(sdata, model, resolution='cell', shapes_key=…)`."
+    prediction_key = one_key(prediction_key, _finer(sdata), "finer predictions in sdata.tables", "prediction_key", hint)
     prediction = sdata.tables[prediction_key]
     places_key = one_key(None, regions_of(sdata, prediction_key), f"regions of table {prediction_key!r}", "shapes_key")
     circles = [key for key in spot_shapes(sdata) if key != places_key]
-    spots_key = one_key(spots_key, circles or spot_shapes(sdata), "sdata.shapes", "spots_key")
+    hint = "`ds.pp.pool` makes spots from measured cells or bins, and `ds.pp.spots` places them on the tissue."
+    spots_key = one_key(spots_key, circles or spot_shapes(sdata), "circles in sdata.shapes", "spots_key", hint)
     if spots_key == places_key:
         raise InputError(
             f"Table {prediction_key!r} predicts the spots {spots_key!r} themselves. Predict finer places, with "
             "`resolution='subspot'`, `'grid'` or `'cell'`, or name other spots as `spots_key=`."
         )
-    table_key = one_key(table_key, _measured(sdata, spots_key), "tables of cells or bins in sdata.tables", "table_key")
+    hint = "The truth is a table with raw counts of cells or bins, as `ds.io.xenium` and `ds.io.visium_hd` read it."
+    counted = _measured(sdata, spots_key)
+    table_key = one_key(table_key, counted, "tables of cells or bins in sdata.tables", "table_key", hint)
     cells_key = one_key(None, regions_of(sdata, table_key), f"regions of table {table_key!r}", "shapes_key")
     check_entries(sdata, prediction_key, "var", COLUMNS, overwrite=overwrite)
     check_shared_genes(list(prediction.var_names), sdata.tables[table_key], table_key)

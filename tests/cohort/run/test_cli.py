@@ -29,7 +29,11 @@ def arguments(known, model, files, tmp_path):
 
 def test_cohort(arguments, tmp_path, capsys):
     assert cli.main(arguments) == 1
-    assert capsys.readouterr().out.split() == f"1 of 2 slides are done. See {tmp_path / 'out' / 'runs.csv'}.".split()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"1 of 2 slides are done. See {tmp_path / 'out' / 'runs.csv'}." in said
+    assert "white: failed: InputError: Image 'white_image' shows no tissue" in said
+    assert f"Mean expression of each slide: {tmp_path / 'out' / 'pseudobulk.h5ad'}." in said
+    assert f"deepspot report {tmp_path / 'out'} --out out.html" in said
     rows = pd.read_csv(tmp_path / "manifest.csv")[:1]
     rows.to_csv(tmp_path / "manifest.csv", index=False)
     assert cli.main(arguments) == 0
@@ -40,13 +44,13 @@ def test_options_are_passed(arguments, monkeypatch, tmp_path):
 
     def cohort(manifest, model, out, **options):
         seen.update(options, manifest=manifest.name, model=model, out=out, runtime=ds.settings.runtime)
-        return pd.DataFrame({"status": ["done"]})
+        return pd.DataFrame({"status": ["done"], "ood_share": [0.1], "spots": [90]})
 
     monkeypatch.setattr(ds.cohort, "run", cohort)
     monkeypatch.setattr(ds.settings, "runtime", "torch")
     options = (
         "--scheduler tcp://here:1 --sections top --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all "
-        "--rounded --device cpu --runtime onnx --batch-size 8 --overwrite"
+        "--artifacts flag --rounded --device cpu --runtime onnx --batch-size 8 --overwrite"
     )
     assert cli.main([*arguments, *options.split()]) == 0
     assert seen == {
@@ -56,6 +60,7 @@ def test_options_are_passed(arguments, monkeypatch, tmp_path):
         "pitch_um": 120.0,
         "layout": "hexagonal",
         "tissue": None,
+        "artifacts": "flag",
         "rounded": True,
         "device": "cpu",
         "batch_size": 8,

@@ -172,3 +172,14 @@ def test_card_text_is_escaped(tiny, evil):
 
 def test_notebooks_show_it_without_metadata(tiny):
     assert tiny.card._repr_markdown_().startswith("# tiny\n")
+
+
+def test_a_printed_card_is_a_page_and_its_repr_a_line(tiny):
+    card = ds.models.load().card
+    assert str(card).startswith("# her2st\n")
+    assert len(str(card)) < 10_000
+    assert repr(card).startswith("ModelCard 'her2st': 1,000 genes from lite0_stats")
+    assert "\n" not in repr(card)
+    assert repr(card.reliability).startswith("Reliability of 1,000 genes on 2 held-out patients, median r 0.")
+    assert tiny._repr_markdown_().endswith(str(tiny.card))
+    assert ds.models.DeepSpot()._repr_markdown_() is None

@@ -145,6 +145,13 @@ def test_held_out_slides_give_a_warning(quick, mean_color, log):
     assert "does not measure accuracy on other patients" in found.summary().attrs["note"]
 
 
+def test_all_genes_of_a_small_panel_are_taken(embedded, quick, log):
+    """The default of 5,000 genes is more than a panel of Xenium has."""
+    found = cross_validate(embedded, **{**quick, "genes": 5000})
+    assert set(found.scores["gene"]) == set(embedded["P1_S1"]["table"].var_names)
+    assert sum("fewer than `genes` = 5,000, so all of them are taken" in line for line in log) == 1
+
+
 def test_with_two_patients_inner_folds_are_within_one_slide(toy, quick):
     from spatialdata import deepcopy
 
@@ -291,7 +298,7 @@ def test_a_model_that_needs_sub_spots_is_refused_before_anything_is_embedded(sli
         ({"top": ()}, ValueError, "`top` is empty"),
         ({"top": (0, 5)}, ValueError, "`top` must be at least 1"),
         ({"genes": 0}, ValueError, "`genes` must be at least 1"),
-        ({"genes": 500}, ValueError, "Request fewer"),
+        ({"genes": 5000, "min_detected": 1.0}, ValueError, r"too few spots .*`min_detected="),
         ({"genes": ["TP53"]}, KeyError, "TP53"),
         ({"genes": "TP53"}, TypeError, "list of names"),
         ({"oversample": "twice"}, KeyError, "leiden"),

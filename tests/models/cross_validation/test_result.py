@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -288,3 +289,11 @@ def test_repr_is_a_few_lines(cv):
     assert lines[0] == "CrossValidation: 3 models, 5 patients held out in turn, 10 slides of 5 patients"
     assert [line.split()[0] for line in lines[2:]] == ["good", "ridge", "null"]
     assert len(lines) == 5
+
+
+def test_notebooks_show_a_table(cv):
+    shown = cv._repr_html_()
+    assert "5 patients held out in turn" in shown
+    assert re.findall(r"<th>(good|ridge|null)\b", shown) == ["good", "ridge", "null"]
+    assert [f"<td>{mean:.3f}</td>" in shown for mean in cv.summary()["mean"].round(3)] == [True] * 3
+    assert shown.count("null model") == 1

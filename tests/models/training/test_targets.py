@@ -82,6 +82,13 @@ def test_most_variable_genes_are_scanpys():
     assert set(choose_genes(parts, 20)) == set(adata.var_names[adata.var["highly_variable"]])
 
 
+def test_a_number_above_that_of_the_panel_takes_all_genes():
+    counts = np.random.default_rng(0).poisson(5, size=(40, 30))
+    counts[2:, 7] = 0
+    names = [f"G{i}" for i in range(30)]
+    assert set(choose_genes([slide("s1", names, counts)], 5000)) == {*names} - {"G7"}
+
+
 def test_rarely_detected_genes_can_be_left_out():
     rng = np.random.default_rng(0)
     counts = rng.poisson(5, size=(40, 30))

@@ -20,6 +20,22 @@ def test_card_has_geometry_encoder_and_training_slides(quick_model):
     assert card.depth == "all measured genes"
 
 
+@pytest.mark.parametrize(("requested", "said"), [({}, 5000), ({"genes": 60}, 60), ({"genes": 10}, None)])
+def test_a_panel_with_fewer_genes_than_requested_is_taken_whole(slides, quick, log, requested, said):
+    """As on Xenium: the default of 5,000 is more than a panel has."""
+    for sdata in slides.values():
+        panel = sdata["table"][:, :40].copy()
+        del sdata.tables["table"]
+        sdata["table"] = panel
+    quick = {name: value for name, value in quick.items() if name != "genes"} | requested
+    ranked = np.all([(sdata["table"].X > 0).sum(axis=0) >= 3 for sdata in slides.values()], axis=0)
+    model = ds.models.train(slides, **quick)
+    assert len(model.card.genes) == (int(ranked.sum()) if said else 10)
+    lines = [line for line in log if "all of them are taken" in line]
+    assert len(lines) == bool(said)
+    assert not said or f"There are {ranked.sum()} genes that can be ranked, fewer than `genes` = {said:,}" in lines[0]
+
+
 def test_training_adds_features_and_nothing_else(slides, quick):
     before = {name: sdata.tables["table"].copy() for name, sdata in slides.items()}
     ds.models.train(slides, **quick)
@@ -144,7 +160,7 @@ def test_mapping_of_patients_and_list_of_slides(slides, quick):
         ({"patient_key": None}, ValueError, "need `patient_key`"),
         ({"patient_key": "donor"}, KeyError, "donor"),
         ({"patient_key": {"P1_S1": "a"}}, KeyError, "P2_S1"),
-        ({"genes": 5000}, ValueError, "Request fewer"),
+        ({"genes": 5000, "min_detected": 1.0}, ValueError, r"too few spots .*`min_detected="),
         ({"genes": ["TP53"]}, KeyError, "TP53"),
         ({"keys": {"layer": "raw"}}, KeyError, "raw"),
         ({"keys": {"layer": "expected"}}, ValueError, "does not contain raw counts"),

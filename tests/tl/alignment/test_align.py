@@ -147,6 +147,7 @@ def test_an_aligned_slide(pair):
     np.testing.assert_array_equal(result.matrix, np.eye(3))
     assert result.r == pytest.approx(pearson(predicted, measured).mean(), abs=1e-5)
     assert repr(result) == f"Aligned: measured spots match the image (r {result.r:.2f} without a move)"
+    assert result._repr_html_().startswith("<p><b>Aligned</b>: measured spots match the image (r")
 
 
 def test_a_mirrored_slide_is_detected_and_described():

@@ -1,8 +1,13 @@
+import re
+
 import numpy as np
 import pytest
 from anndata import AnnData
+from geopandas import GeoDataFrame
 from shapely import Point
 from spatialdata import deepcopy
+from spatialdata.models import ShapesModel
+from spatialdata.transformations import get_transformation
 
 import deepspot as ds
 from deepspot._sdata.tables import match_rows
@@ -175,6 +180,116 @@ def test_resolution_of_cells_can_be_evaluated(slide, model, cheap_encoder):
     means = slide["deepspot_cells"].uns["deepspot"]["within_spots"]
     spot = parents(slide)
     assert means["places"] == sum(n for n in np.bincount(spot[spot >= 0]) if n > 1)
+
+
+def test_spots_are_no_cells(slide, model, cheap_encoder):
+    """Also if a table has the name of the prediction, and whatever the circles are called."""
+    ds.tl.predict(slide, model, shapes_key="spots", encoder=cheap_encoder)
+    before = slide["deepspot_spots"]
+    with pytest.raises(ValueError, match=r"circles 'spots' are 55 µm wide: they are spots.*ds\.pp\.nuclei"):
+        predict(slide, model, cheap_encoder, shapes_key="spots")
+    small = slide["spots"].assign(diameter_um=20.0, radius=10.0)  # a regular array of 100 µm
+    slide["small"] = small
+    with pytest.raises(ValueError, match="circles 'small' are 20 µm wide: they are spots"):
+        predict(slide, model, cheap_encoder, shapes_key="small")
+    slide["wide"] = small.drop(columns="diameter_um").assign(radius=27.5)
+    with pytest.raises(ValueError, match="circles 'wide' are 55 µm wide: they are spots"):
+        predict(slide, model, cheap_encoder, shapes_key="wide")
+    assert slide["deepspot_spots"] is before
+    assert "mean_color_small" not in slide.tables
+
+
+def test_circles_of_cells_are_cells(slide, model, cheap_encoder):
+    circles = GeoDataFrame(geometry=slide["cells"].centroid).assign(radius=5.0)
+    slide["circles"] = ShapesModel.parse(circles, transformations=get_transformation(slide["cells"], get_all=True))
+    polygons = predict(slide, model, cheap_encoder, shapes_key="cells")
+    predict(slide, model, cheap_encoder, shapes_key="circles", key_added="circles_table")
+    np.testing.assert_allclose(slide["circles_table"].X, polygons.X, atol=1e-5)
+
+
+def test_cells_outside_of_all_spots_are_a_warning(slide, model, cheap_encoder, log):
+    outside = parents(slide) < 0
+    slide["beside"] = slide["cells"][outside]
+    predict(slide, model, cheap_encoder, shapes_key="beside", key_added="deepspot_cells")
+    assert any(f"None of {outside.sum():,} cells of 'beside' is in a spot of 'spots'" in line for line in log)
+
+
+@pytest.fixture
+def pooled(slide):
+    """A second set of spots with measured genes, of the same size."""
+    ds.pp.pool(slide, shapes_key="cells")
+    return slide
+
+
+def test_of_several_spots_cells_are_in_those_that_the_model_predicted(pooled, model, cheap_encoder, log):
+    ds.tl.predict(pooled, model, shapes_key="cells_spots", encoder=cheap_encoder)
+    table = predict(pooled, model, cheap_encoder)
+    assert "Of the spots ['spots', 'cells_spots'], the cells are in 'cells_spots': this model predicted them." in log
+    spots, xy = pooled["cells_spots"], np.column_stack([pooled["cells"].centroid.x, pooled["cells"].centroid.y])
+    at = nearest_within(xy, np.column_stack([spots.geometry.x, spots.geometry.y]), 27.5)
+    whole, counts = np.expm1(pooled["deepspot_cells_spots"].X.astype(float)), np.expm1(table.X.astype(float))
+    for number in np.unique(at[at >= 0]):
+        np.testing.assert_allclose(counts[at == number].mean(axis=0), whole[number], rtol=1e-5, atol=1e-5)
+
+
+def test_spots_that_are_not_clear_are_not_used(pooled, model, cheap_encoder, log):
+    said = r"several sets of spots in which the cells could be: \['spots', 'cells_spots'\]\. "
+    predict(pooled, model, cheap_encoder)
+    (line,) = [line for line in log if "not scaled to spots" in line]
+    assert re.search(said + r".*`ds\.tl\.predict\(sdata, model, shapes_key='cells_spots'\)`", line)
+    for key in ("spots", "cells_spots"):
+        ds.tl.predict(pooled, model, shapes_key=key, encoder=cheap_encoder)
+    predict(pooled, model, cheap_encoder, overwrite=True)
+    last = [line for line in log if "not scaled to spots" in line][-1]
+    assert re.search(said + r"This model predicted \['spots', 'cells_spots'\]: delete", last)
+
+
+@pytest.mark.parametrize("change", ["size", "measured"])
+def test_spots_are_chosen_by_their_size_and_measured_genes(pooled, model, cheap_encoder, log, change):
+    if change == "size":
+        pooled["spots"]["diameter_um"] = 100.0
+    else:
+        del pooled.tables["table"]
+    predict(pooled, model, cheap_encoder)
+    assert any("the cells are in 'cells_spots': they alone have the 55 µm of the model" in line for line in log)
+
+
+def test_the_log_says_where_a_streamed_table_is(slide, model, cheap_encoder, log, tmp_path, monkeypatch):
+    """Also of an object with a store: the table is in neither memory nor that store."""
+    monkeypatch.setattr(ds.settings, "cache_dir", tmp_path / "cache")
+    slide.write(tmp_path / "slide.zarr")
+    predict(slide, model, cheap_encoder, out=tmp_path / "out.zarr")
+    (line,) = [line for line in log if "sdata.tables['deepspot_cells']" in line]
+    start = f"Added {len(slide['cells']):,} cells × 8 predicted genes to sdata.tables['deepspot_cells']."
+    assert line == f"{start} It is on disk: {tmp_path / 'out.zarr'}."
+
+
+def test_errors_name_the_next_step(slide, model, cheap_encoder):
+    predict(slide, model, cheap_encoder)
+    with pytest.raises(KeyError, match=r"predictions of spots in .*`ds\.tl\.evaluate_resolution\(sdata\)`"):
+        ds.tl.evaluate(slide)
+    with pytest.raises(
+        KeyError, match=r"of 'spots'\. Call `ds\.tl\.predict\(sdata, model, shapes_key='spots'\)` .*\['cells'\] are"
+    ):
+        ds.pl.superresolution(slide, model.card.genes[0])
+    with pytest.raises(
+        ValueError, match=r"predicts cells, finer than spots.*`ds\.tl\.evaluate_resolution\(sdata, prediction_key='"
+    ):
+        ds.tl.evaluate(slide, prediction_key="deepspot_cells")
+    del slide.tables["table_cells"]
+    with pytest.raises(KeyError, match=r"tables of cells or bins .*`ds\.io\.xenium`"):
+        ds.tl.evaluate_resolution(slide)
+    del slide.tables["deepspot_cells"], slide.shapes["cells"]
+    with pytest.raises(KeyError, match=r"polygons in .*`ds\.pp\.nuclei\(sdata\)`, or name circles of cells"):
+        predict(slide, model, cheap_encoder)
+
+
+def test_rows_of_nuclei_are_no_spots(slide, model, cheap_encoder, log):
+    slide["P1_S1_image_nuclei"] = slide["cells"].iloc[:20].copy()
+    predict(slide, model, cheap_encoder, shapes_key="P1_S1_image_nuclei", key_added="deepspot_cells")
+    assert slide["deepspot_cells"].uns["spatialdata_attrs"]["instance_key"] == "instance_id"
+    assert "Added 20 nuclei × 8 predicted genes to sdata.tables['deepspot_cells']." in log
+    assert "Added 20 nuclei × 27 features to sdata.tables['mean_color_P1_S1_image_nuclei']." in log
 
 
 def test_groups_are_scaled_to_their_parents():

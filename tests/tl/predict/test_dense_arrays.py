@@ -34,7 +34,7 @@ def test_more_spots_do_not_change_the_prediction(slide, quick_model, cheap_encod
     ds.tl.predict(slide, quick_model, shapes_key="spots", encoder=cheap_encoder)
     assert not any("apart in training" in line for line in log)
     ds.tl.predict(slide, quick_model, shapes_key="dense", encoder=cheap_encoder, **out)
-    assert any("25 µm apart, and were 100 µm apart in training" in line for line in log)
+    assert any("25 µm apart, and the spots of the training 100 µm" in line for line in log)
     table = slide.tables["deepspot_dense"]
     order = np.argsort(table.obs["instance_id" if "instance_id" in table.obs else "spot_id"].to_numpy())
     found = np.asarray(table.X)[order][: len(centers)]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import key_in
-from deepspot._core.logging import track
+from deepspot._core.logging import count_of, track
 from deepspot._stats.metrics import pearson, spearman
 from deepspot.errors import InputError, MissingKeyError
 
@@ -63,7 +63,7 @@ class BulkAgreement:
             lines.append(
                 f"  {group}: mean r {row['mean']:.3f}, with shuffled bulk profiles {row['null_low']:.3f} to "
                 f"{row['null_high']:.3f}; {row['significant']:,.0f} genes with q < {SIGNIFICANT}; "
-                f"{row['slides']:.0f} slides, {row['bulk']:.0f} bulk profiles"
+                f"{count_of(int(row['slides']), 'slide')}, {count_of(int(row['bulk']), 'bulk profile')}"
             )
         return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.sparse import issparse
 
 from deepspot._core.keys import PSEUDOBULK, SLIDE, UNS, checked
-from deepspot._core.logging import logger, track
+from deepspot._core.logging import count_of, logger, track
 from deepspot._sdata.tables import MIN_SHARED_GENES, find_expression_table, labels_of
 from deepspot._stats.log_scale import check_log_scale
 from deepspot._stats.normalize import LOG1P_10K, SCALES
@@ -119,7 +119,10 @@ def pseudobulk(
     var = next(iter(tables.values())).var.loc[genes] if model else pd.DataFrame(index=genes)
     uns = {"kind": PSEUDOBULK, "how": how, "scale": scale} | model | ({} if groupby is None else {"groupby": groupby})
     profiles = AnnData(np.stack(X), obs=obs, var=var.copy(), uns={"log1p": {}, UNS: uns})
-    logger.info(f"Made {len(obs)} profiles of {len(genes):,} genes: the {how} over the spots of {len(tables)} slides.")
+    logger.info(
+        f"Made {count_of(len(obs), 'profile')} of {len(genes):,} genes: the {how} over the spots of "
+        f"{count_of(len(tables), 'slide')}."
+    )
     return profiles
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from deepspot._core.keys import PSEUDOBULK, UNS
-from deepspot._core.logging import bar, logger
+from deepspot._core.logging import bar, count_of, logger
 from deepspot.models._model import is_log
 
 from .folder import Folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
-RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "error": object}
+RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "artifact_share": "float64", "error": object}
 
 
 class RunTable:
@@ -92,7 +92,7 @@ class Progress:
         self.bar.set_postfix_str(", ".join(notes), refresh=False)
         self.bar.update()
         if self.bar.disable:
-            logger.info("%s", ", ".join([f"{self.finished}/{self.total} slides", *notes]))
+            logger.info("%s", ", ".join([f"{self.finished}/{count_of(self.total, 'slide')}", *notes]))
 
     def time_left(self) -> str:
         """Return the estimated time left; empty if it is unknown, or nothing is left."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from deepspot._core.keys import SCALE, is_label
+from deepspot._core.logging import count_of
 from deepspot._spatial.geometry import Geometry
 from deepspot.encoders._card import EncoderCard
 from deepspot.errors import InputError
@@ -143,6 +144,12 @@ class Card(BaseModel):
                 raise InputError(f"{text[:20]!r}… is too long for a name, or holds control characters")
         return self
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.name!r}: {len(self.genes):,} genes"
+
+    def __str__(self) -> str:
+        return repr(self)
+
     def learned_from(self, image: str) -> str:
         """Return whether a training slide has the image with this hash: yes, no or unknown."""
         known = {slide.image for slide in self.slides}
@@ -179,7 +186,11 @@ class StoredCard(Card):
         patients = {slide.patient for slide in self.slides}
         encoder = self.encoder.name if self.encoder else f"{self.dim} features"
         tile = f", tiles of {self.geometry.tile.tile_um:g} µm" if self.geometry else ""
-        slides = f"{len(self.slides)} slides of {len(patients)} patients" if patients else "unknown slides"
+        slides = (
+            f"{count_of(len(self.slides), 'slide')} of {count_of(len(patients), 'patient')}"
+            if patients
+            else "unknown slides"
+        )
         return (
             f"{self.name!r}: {len(self.genes):,} genes from {encoder}{tile}; preset {self.preset!r}, trained on "
             f"{slides}; license {self.license}"
@@ -211,8 +222,14 @@ class StoredCard(Card):
 
         return front_matter(self.model_dump()) + self._page(where)
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.summary}"
+
+    def __str__(self) -> str:
         return self._page("path/of/the/model")
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
 
     def _page(self, where: str) -> str:
         from .page import page

@@ -74,6 +74,14 @@ class Reliability(BaseModel):
     dispersion: list[float | None] | None = None
     rate_level: list[float | None] | None = None
 
+    def __repr__(self) -> str:
+        known = [r for r in self.r if r is not None]
+        median = f", median r {np.median(known):.2f}" if known else ""
+        return f"Reliability of {len(self.r):,} genes on {self.n} held-out {self.unit}{median}"
+
+    def __str__(self) -> str:
+        return repr(self)
+
 
 def measure_reliability(predicted: np.ndarray, targets: np.ndarray, folds: Folds, slides: np.ndarray) -> Reliability:
     """Measure the reliability of out-of-fold predictions (n, genes); r is computed within the `slides` (n,)."""

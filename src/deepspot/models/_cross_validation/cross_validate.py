@@ -13,7 +13,7 @@ from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 from deepspot.models._training.config import SlideKeys, TileConfig, as_config
 from deepspot.models._training.slides import as_mapping
-from deepspot.models._training.targets import Oversample, choose_genes
+from deepspot.models._training.targets import Oversample, choose_genes, log_fewer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +79,9 @@ def cross_validate(
         r is then on the scale of the setting, so a choice of it is a choice of the targets). A model without a grid has
         fixed parameters and needs no inner folds.
     genes
-        Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. A named gene that no
-        training slide measures is left out of that fold.
+        Number of most variable genes (Seurat v3, batch by slide) of the training set, or names. If there are fewer, as
+        on a panel of Xenium, all are taken, with a log line. A named gene that no training slide measures is left out
+        of that fold.
     min_detected
         Minimum share of the spots of every training slide in which a gene is detected, for a gene to be chosen as most
         variable.
@@ -200,6 +201,7 @@ def cross_validate(
         scale=used.scale,
         given=given,
     )
+    log_fewer(wanted, min(len(fold.genes) for fold, _ in folds))
     if leave_out == "slide":
         logger.warning(
             "Slides of patients in the training set are held out. This checks that training works, and does not "

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from gzip import BadGzipFile
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from deepspot._core.atomic import replace_folder
 from deepspot._core.keys import key_in
+from deepspot._core.logging import count_of
 from deepspot._core.validate import check_path
 from deepspot._stats.normalize import LOG1P_10K
 from deepspot.errors import InputError
@@ -126,16 +128,26 @@ class CrossValidation:
 
     def __repr__(self) -> str:
         found = self.summary()
-        folds = f"{self.leave_out}s held out in turn" if not self.given else "given folds"
-        lines = [
-            f"CrossValidation: {len(self.grid)} models, {self.scores['fold'].nunique()} {folds}, {len(self.slides)} "
-            f"slides of {len(set(self.slides.values()))} patients",
-            "mean area under the curve of r (95 % interval):",
-        ]
+        lines = [self._title, "mean area under the curve of r (95 % interval):"]
         width = max(map(len, found.index))
         for model, row in found.sort_values("mean", ascending=False).iterrows():
             lines.append(f"  {model:<{width}}  {row['mean']:6.3f} ({row['mean_low']:.3f} to {row['mean_high']:.3f})")
         return "\n".join([*lines, *filter(None, [found.attrs["note"]])])
+
+    def _repr_html_(self) -> str:
+        found = self.summary().sort_values("mean", ascending=False)
+        interval = [f"{low:.3f} to {high:.3f}" for low, high in zip(found["mean_low"], found["mean_high"], strict=True)]
+        shown = found[["mean"]].round(3).assign(**{"95 % interval": interval, "mean rank": found["mean_rank"].round(1)})
+        table = shown.rename(columns={"mean": "mean area under the curve of r"}).to_html(na_rep="null model")
+        return f"<p>{escape(self._title)}</p>{table}<p>{escape(found.attrs['note'])}</p>"
+
+    @property
+    def _title(self) -> str:
+        folds = f"{self.leave_out}s held out in turn" if not self.given else "given folds"
+        return (
+            f"CrossValidation: {count_of(len(self.grid), 'model')}, {self.scores['fold'].nunique()} {folds}, "
+            f"{count_of(len(self.slides), 'slide')} of {count_of(len(set(self.slides.values())), 'patient')}"
+        )
 
     @property
     def best(self) -> pd.DataFrame:

@@ -109,7 +109,7 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
     """Return the genes to predict: those named, or the most variable ones among the genes that all slides share.
 
     Named genes must be measured on at least one slide. Most variable genes must be detected in at least the share
-    `min_detected` of the spots of every slide.
+    `min_detected` of the spots of every slide; of a small panel they are all of these.
     """
     if not 0 <= min_detected <= 1:
         raise InputError(f"`min_detected` must be a share from 0 to 1, got {min_detected}.")
@@ -134,6 +134,16 @@ def choose_genes(slides: Sequence[MeasuredSlide], genes: int | Sequence[str], mi
             f"genes like {list(slides[0].genes[:3])}: use these identifiers, or `gene_id_key` when reading."
         )
     return _storable(wanted)
+
+
+def log_fewer(requested: int | Sequence[str], found: int) -> None:
+    """Log that there are fewer genes than the requested number of most variable ones."""
+    if isinstance(requested, Integral) and found < int(requested):
+        logger.info(
+            "There are %s genes that can be ranked, fewer than `genes` = %s, so all of them are taken. They are "
+            "measured on all slides, and have counts in at least 3 spots (and the share `min_detected`) of each.",
+            *(f"{found:,}", f"{int(requested):,}"),
+        )
 
 
 def _storable(genes: list[str]) -> list[str]:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepspot._core.keys import checked, key_in
-from deepspot._core.logging import logger
+from deepspot._core.logging import count_of, logger
 from deepspot._core.validate import check_seed
 from deepspot._stats.oversample import require
 from deepspot.errors import InputError
 
 from .config import CardText, SlideKeys, TileConfig, as_config
 from .copies import check_copies
-from .targets import Oversample, choose_genes, mean_ceiling, out_of_fold_residuals, targets, training_set
+from .targets import Oversample, choose_genes, log_fewer, mean_ceiling, out_of_fold_residuals, targets, training_set
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,8 @@ def train(
         Column of the tables' `obs` with the patient, or a mapping or Series from slide names to patients. Required with
         several slides.
     genes
-        Names of the genes to predict, or the number of most variable genes to choose (Seurat v3, batch by slide).
+        Names of the genes to predict, or the number of most variable genes to choose (Seurat v3, batch by slide). If
+        there are fewer, as on a panel of Xenium, all are taken, with a log line.
     min_detected
         Minimum share of the spots of every slide in which a gene is detected, for a gene to be chosen as most variable.
         Without a minimum, the most variable genes of shallow data are mostly noise.
@@ -168,6 +169,7 @@ def train(
     patients = [slide.patient for slide in plan.measured]
     check_copies(plan.measured, patients if len(set(patients)) > 1 else [slide.name for slide in plan.measured])
     chosen = choose_genes(plan.measured, genes, min_detected)
+    log_fewer(genes, len(chosen))
     expression, depth = targets(plan.measured, chosen, used.scale)
 
     # All input is checked; the slow steps follow.
@@ -205,6 +207,7 @@ def train(
             ],
         }
     )
-    how = f"for {model.card.epochs} epochs" if model.card.epochs else "ridge only"
+    epochs = model.card.epochs
+    how = f"for {count_of(epochs, 'epoch')}" if epochs else "ridge only"
     logger.info("Trained %s: %r.", how, model)
     return model

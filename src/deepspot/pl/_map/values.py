@@ -41,8 +41,15 @@ def prediction_table_key(
     if key is None:
         tables = tables_of_kind(sdata, shapes_key, PREDICTION)
         if not tables:
-            raise MissingKeyError(f"No table has predicted genes of {shapes_key!r}. Call `ds.tl.predict(sdata)` first.")
+            raise MissingKeyError(f"No table has predicted genes of {shapes_key!r}. {_to_predict(sdata, shapes_key)}")
     return one_key(key, tables, f"sdata.tables annotating {shapes_key!r}", argument)
+
+
+def _to_predict(sdata: SpatialData, shapes_key: str) -> str:
+    """Return how to get a prediction of shapes, and of which others there is one."""
+    others = [key for key in sdata.shapes if key != shapes_key and tables_of_kind(sdata, key, PREDICTION)]
+    call = f"Call `ds.tl.predict(sdata, model, shapes_key={shapes_key!r})` first"
+    return f"{call}, or name other shapes as `shapes_key`: {others} are predicted." if others else f"{call}."
 
 
 def corrected_table_key(sdata: SpatialData, shapes_key: str, key: str | Literal[False] | None) -> str | None:

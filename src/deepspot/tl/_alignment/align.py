@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Literal
 
 import numpy as np
@@ -107,6 +108,11 @@ class Alignment:
             as_is += ", " + (moved if better else f"not significantly better: {moved}")
         where = f" in the {', the '.join(self.misplaced)}" if self.misplaced else ""
         return f"{self.verdict.capitalize()}: {MEANING[self.verdict]}{where} ({as_is})"
+
+    def _repr_html_(self) -> str:
+        verdict, _, reason = repr(self).partition(":")
+        numbers = f"{self.n_spots:,} spots, {self.n_genes:,} genes, spots {self.pitch_um:.0f} µm apart"
+        return f"<p><b>{escape(verdict)}</b>:{escape(reason)}</p><p>{numbers}</p>"
 
 
 def describe_move(symmetry: str, dx: float, dy: float) -> str:

@@ -12,6 +12,7 @@ from deepspot._core.keys import CORRECTED, PREDICTION, checked, key_in, keys_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import MOST, check_count, check_positive, check_seed
 from deepspot._sdata.tables import find_expression_table, kind_of, labels_of, match_rows, regions_of
+from deepspot._sdata.view import noun_of_table
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._spatial.transforms import intrinsic_centers
 from deepspot._stats.log_scale import PAPER, log_expression
@@ -238,10 +239,15 @@ def markers(
                 advice,
             ),
         )
-    left_out = {"spots without a group": (~kept).sum(), "genes with missing values": (~known).sum()}
+    noun = noun_of_table(sdata, table_key)
+    left_out = {
+        f"{noun.many} without a group": (~kept).sum(),
+        "genes with missing values": (~known).sum(),
+    }
     text = " and ".join(f"{n:,} {what}" for what, n in left_out.items() if n)
     logger.info(
-        f"Compared {kept.sum():,} spots by {groupby!r} in {small.n_vars:,} genes of sdata.tables[{table_key!r}]; "
+        f"Compared {noun.count(int(kept.sum()))} by {groupby!r} in {small.n_vars:,} genes of "
+        f"sdata.tables[{table_key!r}]; "
         f"markers: {', '.join(f'{name} {n:,}' for name, n in number.items())}.{f' Left out: {text}.' if text else ''}"
     )
 

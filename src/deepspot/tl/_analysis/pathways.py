@@ -12,6 +12,7 @@ from deepspot._core.keys import checked, column_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table
+from deepspot._sdata.view import noun_of_table
 from deepspot._sdata.write import add_entries, check_entries
 from deepspot._stats.log_scale import log_expression
 from deepspot.errors import InputError
@@ -154,7 +155,7 @@ def pathways(
     left_out = f" Left out: {(~known).sum():,} genes with missing values." if not known.all() else ""
     logger.info(
         f"Scored {len(scores[0].columns)} pathways ({source}, {n_targets.min()} to {n_targets.max()} genes each) in "
-        f"{len(scores[0]):,} spots of sdata.tables[{table_key!r}].{left_out}"
+        f"{noun_of_table(sdata, table_key).count(len(scores[0]))} of sdata.tables[{table_key!r}].{left_out}"
     )
 
 

@@ -13,7 +13,7 @@ from deepspot._features.nuclei import check_nuclei
 from deepspot.errors import InputError
 from deepspot.models._cells import CellSum
 
-from .cells import only_spots
+from .cells import spots_of_cells
 from .table import BLOCK_SIZE, Prediction, check_size, in_blocks
 
 if TYPE_CHECKING:
@@ -32,19 +32,7 @@ def predict_cells_of_spots(
     batch_size: int | None,
 ) -> Prediction:
     """Predict the cells of a view that are in spots, from the bags of their spots."""
-    known, tile = only_spots(view), model.geometry.tile
-    if known is None:
-        raise InputError(
-            f"Model {model.card.name!r} predicts the cells of spots, but the object has no single set of spots of "
-            "known diameter. Add spots with `ds.pp.spots`, or keep one set of them."
-        )
-    spots = known[0]
-    nuclei_key = check_nuclei(spots, tile)
-    if nuclei_key != view.shapes_key:
-        raise InputError(
-            f"The cells of model {model.card.name!r} are the nuclei {nuclei_key!r}, not {view.shapes_key!r}. Pass "
-            f"`shapes_key={nuclei_key!r}`."
-        )
+    spots = spots_with_cells(view, model)
     features = model.features_of(spots, encoder)
     nuclei = features.nuclei
     check_size(model, len(nuclei.rows), "cell", copies=2)
@@ -73,6 +61,20 @@ def predict_cells_of_spots(
         rows=nuclei.rows[kept],
         obs={PARENT: spots.index[parents].to_numpy()},
     )
+
+
+def spots_with_cells(view: SlideView, model: CellSum | DeepSpot2Cell) -> SlideView:
+    """Return the view of the spots whose cells are those of a view; raise if these are not the nuclei of the model."""
+    nuclei_key = check_nuclei(view, model.geometry.tile)
+    if nuclei_key != view.shapes_key:
+        raise InputError(
+            f"The cells of model {model.card.name!r} are the nuclei {nuclei_key!r}, not {view.shapes_key!r}. Pass "
+            f"`shapes_key={nuclei_key!r}`."
+        )
+    try:
+        return spots_of_cells(view, model)[0]
+    except InputError as error:
+        raise InputError(f"Model {model.card.name!r} predicts the cells of spots. {error}") from error
 
 
 def _nearest(nuclei: NucleiOfSpots, spots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

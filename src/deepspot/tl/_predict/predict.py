@@ -14,8 +14,8 @@ from deepspot.errors import InputError, MissingKeyError
 from deepspot.models._cells import CellSum, DeepSpot2Cell
 from deepspot.models._confidence.ood import MANY_OOD
 
-from .cells import cell_shapes, predict_cells, stream_cells
-from .cells_of_spots import predict_cells_of_spots
+from .cells import cell_shapes, check_cells, predict_cells, stream_cells
+from .cells_of_spots import predict_cells_of_spots, spots_with_cells
 from .resolution import predict_grid, predict_subspots
 from .stream import stream
 from .table import Resolution, predict_spots, prediction_table
@@ -87,13 +87,15 @@ def predict(
             The shapes named by `shapes_key`, which are smaller than spots: polygons of cells or nuclei, or bins. A spot
             tile around the center of each and its central sub-spot are embedded; neighbors are other cells at the
             distances of training. A model whose sub-spots are nuclei gets the tile of the cell itself as the only one
-            of its spot. For every gene, the cells in a spot are then scaled so that their mean on the scale
-            of counts is the prediction of the spot, if the object has one set of spots of known diameter; other cells
-            stay as they are. With :class:`deepspot.models.CellSum` and :class:`deepspot.models.DeepSpot2Cell`, the
-            nuclei in spots are predicted from the bag of their spot, and other nuclei are left out. On the scale of
-            counts, the mean of the cells of CellSum and the background add up to the prediction of the spot; with
-            ``normalize="log1p_counts"`` the sum of the cells and the background do. (Not where spots overlap, as a
-            nucleus has the value of the nearest, and not where a value was clipped.)
+            of its spot. For every gene, the cells in a spot are then scaled so that their mean on the scale of counts
+            is the prediction of the spot; other cells stay as they are. The spots are the only circles of known
+            diameter. Of several, they are those that this model predicted, or else the only ones with the diameter of
+            its tile, or else of these the only ones with measured genes; a log line names them. With
+            :class:`deepspot.models.CellSum` and :class:`deepspot.models.DeepSpot2Cell`, the nuclei in spots are
+            predicted from the bag of their spot, and other nuclei are left out. On the scale of counts, the mean of the
+            cells of CellSum and the background add up to the prediction of the spot; with ``normalize="log1p_counts"``
+            the sum of the cells and the background do. (Not where spots overlap, as a nucleus has the value of the
+            nearest, and not where a value was clipped.)
     grid_um
         Distance between grid points in µm; by default a quarter of the distance between spots.
     image_key, shapes_key
@@ -151,7 +153,7 @@ def predict(
     ``obs["parent"]``, ``layers["background"]``
         With a model whose spots consist of cells: index of the spot of a cell, which is the nearest if spots overlap;
         and with CellSum, in the table of spots (not with `out`), the part of the expression that is outside of the
-        cells.
+        cells, as log1p like `X`.
     `obs`
         Region and instance, which link the rows to the shapes.
     ``obsm["spatial"]``
@@ -183,7 +185,8 @@ def predict(
     ValueError
         If the scale of the image is unknown or too coarse, the encoder is not that of the model, the model has no
         intervals for `intervals`, or the result is larger than `settings.max_table_gb` without `out`; with a finer
-        `resolution` if the model does not use sub-spots, or other shapes have the name of the finer ones.
+        `resolution` if the model does not use sub-spots, other shapes have the name of the finer ones, or the shapes of
+        ``"cell"`` are spots.
     FileExistsError
         If `out` exists.
     KeyError
@@ -231,8 +234,12 @@ def predict(
             f"sdata.shapes[{view.shapes_key!r}] (with a column {PARENT!r}) was made of spots: sub-spots and "
             "grid points are predicted together with their spots. Pass the spots as `shapes_key`, and a `resolution`."
         )
-    if resolution == "spot":
-        _say_size(view, ready)
+    if resolution == "cell":
+        check_cells(view, ready)
+        if isinstance(ready, CellSum | DeepSpot2Cell):
+            spots_with_cells(view, ready)
+    if resolution == "spot" or "radius" not in sdata.shapes[view.shapes_key]:
+        _say_size(view, ready, small=resolution == "spot")
     names = {"subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
     key = key_added or prediction_name(names.get(resolution, view.shapes_key))
     check_new_key(sdata, key, overwrite=overwrite)
@@ -264,7 +271,7 @@ def predict(
         else:
             prediction = predict_grid(features, ready, grid_um, table_key=key, overwrite=overwrite, **compute)
         table = prediction_table(ready, prediction, unclipped=unclipped, half_width=half_width)
-    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, rows=NOUNS[resolution].many)
+    add_table(sdata, key, table, what="predicted genes", overwrite=overwrite, store=store)
     share = table.uns[UNS]["ood_share"]
     if share > MANY_OOD:
         logger.warning(
@@ -321,10 +328,10 @@ def _check_finer(
         )
 
 
-def _say_size(view: SlideView, model: Model) -> None:
-    """Log that shapes are much smaller or larger than the tiles of the model, which are what it predicts."""
+def _say_size(view: SlideView, model: Model, *, small: bool) -> None:
+    """Log that shapes are much larger or, with `small`, smaller than the tiles of the model, which it predicts."""
     width, tile = view.width_um, model.geometry.tile.tile_um
-    if width is None or tile / UNLIKE <= width <= tile * UNLIKE:
+    if width is None or tile / UNLIKE <= width <= tile * UNLIKE or (width < tile and not small):
         return
     text = "The shapes %r are %.3g µm wide, and the tiles of model %r %g µm: a prediction is that of the "
     text += "middle of a shape." if width > tile else "tissue in the tile around the center of a shape."

@@ -198,7 +198,7 @@ def get_prediction(
 
     A warning is logged if the model is only the `default`, and another one predicted the spots.
     """
-    key = find_prediction(view, model)
+    key = find_prediction(view, model, encoder)
     if key is not None:
         return view.sdata.tables[key]
     others = {name: view.sdata.tables[name].uns[UNS].get("model") for name in view.tables(PREDICTION)}
@@ -237,8 +237,11 @@ def log_learned(learned: str) -> None:
         )
 
 
-def find_prediction(view: SlideView, model: Model) -> str | None:
-    """Return the name of a table with the prediction of this model for all genes and present spots, or None."""
+def find_prediction(view: SlideView, model: Model, encoder: str | Encoder | None = None) -> str | None:
+    """Return the name of a table with the prediction of this model for all genes and present spots, or None.
+
+    With nuclei as sub-spots, the features must be in the object, so that the prediction is that of these nuclei.
+    """
     for key in view.tables(PREDICTION):
         table = view.sdata.tables[key]
         uns = table.uns[UNS]
@@ -246,6 +249,10 @@ def find_prediction(view: SlideView, model: Model) -> str | None:
         same = uns.get("fingerprint") == model.fingerprint and uns.get("resolution", "spot") == "spot"
         same = same and uns.get("image_key", view.image_key) == view.image_key
         if same and _is_complete(table, model.card.genes) and is_current(table, view, every=True):
+            if model.geometry.tile.subspots == "nuclei" and "subspots" in model.context:
+                plan = model.features_of(view, encoder).plan()
+                if not plan.exists or plan.key != uns.get("features"):
+                    continue
             logger.info("Using sdata.tables[%r]: model and spots are the same.", key)
             return key
     return None
