@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
+import sys
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import NumpyDocstring
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from _llms import llms_text  # noqa: E402
+
 # Pages of names that are gone would stay behind and break the build.
 shutil.rmtree(HERE / "generated", ignore_errors=True)
 
@@ -26,6 +33,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "sphinx_design",
     "sphinxcontrib.bibtex",
 ]
 copybutton_prompt_text = r">>> |\.\.\. "
@@ -70,7 +78,7 @@ intersphinx_mapping = (
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]
-html_css_files = ["notebooks.css"]
+html_css_files = ["site.css"]
 html_title = f"deepspot {release}"
 html_theme_options = {"show_toc_level": 2, "use_fullscreen_button": False, "navbar_persistent": []}
 
@@ -91,13 +99,28 @@ def attributes(self: NumpyDocstring, section: str) -> list[str]:
 def describe_settings(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Show the fields of the settings object, which autodoc takes for a plain value."""
     if name == "deepspot.settings":
-        import inspect
-
         doc = inspect.cleandoc(type(obj).__doc__ or "").splitlines()
         lines[:] = str(NumpyDocstring(doc, app.config, app, "class", name, obj, options)).splitlines()
+
+
+def plain_signature(
+    app: Sphinx, what: str, name: str, obj: Any, options: object, signature: str | None, returns: str | None
+) -> tuple[str, None] | None:
+    """Leave out the types of fields, which pydantic gives with its validators: the description has them."""
+    if what != "class" or not issubclass(obj, BaseModel):
+        return None
+    fields = inspect.signature(obj).parameters.values()
+    return str(inspect.Signature([field.replace(annotation=field.empty) for field in fields])), None
+
+
+def write_llms(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None and app.builder.format == "html":
+        (Path(app.outdir) / "llms.txt").write_text(llms_text(HERE), encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
     NumpyDocstring._parse_returns_section = prose_returns
     NumpyDocstring._parse_attributes_section = attributes
     app.connect("autodoc-process-docstring", describe_settings, priority=900)
+    app.connect("autodoc-process-signature", plain_signature)
+    app.connect("build-finished", write_llms)

@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,21 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, known)
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def python_blocks():
+    """The Python blocks of a page, by name from the root: those that run, and those that a comment marks as not run."""
+
+    def read(page):
+        found = re.findall(
+            r"(?:^<!-- not run: (.+?) -->\n)?^```python\n(.*?)^```",
+            (Path(__file__).parents[1] / page).read_text(encoding="utf-8"),
+            flags=re.M | re.S,
+        )
+        return [block for reason, block in found if not reason], [block for reason, block in found if reason]
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 """What the docs say and what the code offers must not drift apart."""
 
-import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 
 import deepspot as ds
@@ -12,7 +13,10 @@ import deepspot as ds
 ROOT = Path(__file__).parents[1]
 TOP = {"clear_cache", "report", "report_cohort", "settings", "view"}
 NAMESPACES = sorted(set(ds.__all__) - TOP)
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "api").glob("*.md"))]
+# Pages whose Python blocks run after those of docs/examples.md, and how many of their blocks are marked as not run.
+RUN = {"examples.md": 0, "index.md": 0, "faq.md": 1, "gallery.md": 0}
 
 
 def public() -> dict[str, object]:
@@ -65,7 +69,8 @@ def test_readme_has_one_test_command():
 
 
 def test_api_page_lists_every_public_name():
-    blocks = re.findall(r"```\{eval-rst\}\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), flags=re.S)
+    pages = [page.read_text() for page in (DOCS / "api").glob("*.md")]
+    blocks = re.findall(r"```\{eval-rst\}\n(.*?)```", "\n".join(pages), flags=re.S)
     listed = [line.strip() for block in blocks for line in block.splitlines() if re.fullmatch(r"   [a-zA-Z]\S*", line)]
     assert len(listed) == len(set(listed))
     assert set(listed) == {"settings", *PUBLIC}
@@ -98,6 +103,68 @@ def test_pages_name_only_what_exists(page):
     assert set(names) <= set(PUBLIC)
     fields = re.findall(r"\bds\.settings\.(\w+)", page.read_text())
     assert all(hasattr(ds.settings, field) for field in fields)
+
+
+@pytest.fixture(scope="session")
+def example_data(python_blocks):
+    names = {}
+    blocks, _ = python_blocks("docs/examples.md")
+    for block in blocks:
+        exec(block, names)
+    return names
+
+
+@pytest.fixture
+def example_names(example_data):
+    """What the blocks of docs/examples.md define, to be changed by one page."""
+    from spatialdata import deepcopy
+
+    slides = {name: deepcopy(sdata) for name, sdata in example_data["slides"].items()}
+    return example_data | {"slides": slides, "sdata": deepcopy(example_data["sdata"])}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # few patients, few epochs
+@pytest.mark.parametrize("page", RUN)
+def test_code_blocks_run(python_blocks, example_names, page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks, left_out = python_blocks(f"docs/{page}")
+    assert blocks
+    assert len(left_out) == RUN[page]
+    for block in blocks if page != "examples.md" else ():  # these have run
+        exec(compile(block, page, "exec"), example_names)
+    plt.close("all")
+
+
+def test_gallery_shows_every_figure():
+    text = (DOCS / "gallery.md").read_text()
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", text, flags=re.M | re.S))
+    assert sorted(sections) == sorted(ds.pl.__all__)
+    for name, section in sections.items():
+        *_, call = re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S)
+        assert f"ds.pl.{name}(" in call
+        (image,) = re.findall(r"^```\{image\} (.*)$", section, flags=re.M)
+        assert (DOCS / image).name == f"{name}.jpg"
+        assert (DOCS / image).exists()
+
+
+def test_images_of_the_docs_stay_small():
+    kinds = {".jpg", ".png", ".svg", ".ipynb"}
+    places = (DOCS / "_static", DOCS / "tutorials", ROOT / "benchmarks" / "results")
+    sizes = {path: path.stat().st_size for place in places for path in place.rglob("*") if path.suffix in kinds}
+    assert sum(sizes.values()) < 1e7
+    assert sum(size for path, size in sizes.items() if path.parent.name == "gallery") < 3e6
+    assert sizes[DOCS / "_static" / "landing.jpg"] < 2e5
+
+
+def test_llms_txt_has_a_line_for_every_page():
+    spec = importlib.util.spec_from_file_location("llms", DOCS / "_llms.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    lines = re.findall(r"^- \[(.+?)\]\(_sources/(.+?)\.txt\): (.+)$", module.llms_text(DOCS), flags=re.M)
+    pages = [path for pattern in ("*.md", "api/*.md", "tutorials/*.ipynb") for path in DOCS.glob(pattern)]
+    assert {path for _, path, _ in lines} == {str(path.relative_to(DOCS)) for path in pages} - {"index.md"}
+    assert not [line for line in lines if "{" in "".join(line)]
 
 
 def test_changelog_has_this_version():

@@ -131,10 +131,6 @@ def from_extras() -> set[str]:
     return {module for module, names in modules if core.isdisjoint(map(canonicalize_name, names))}
 
 
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.M | re.S)
-
-
 def test_the_dependencies_tell_what_is_installed():
     absent = from_extras()
     assert {"igraph", "leidenalg", "pytest", "skglm"} <= absent  # the tests' own environment has all extras
@@ -142,8 +138,8 @@ def test_the_dependencies_tell_what_is_installed():
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_code_blocks_import_only_what_is_installed_by_default(page):
-    trees = [ast.parse(block) for block in python_blocks(page)]
+def test_code_blocks_import_only_what_is_installed_by_default(python_blocks, page):
+    trees = [ast.parse(block) for blocks in python_blocks(page) for block in blocks]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     named |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -178,7 +174,7 @@ def whole_slide(path):
 
 
 @pytest.mark.slow
-def test_the_code_blocks_of_the_readme_run_after_its_install_command(tmp_path):
+def test_the_code_blocks_of_the_readme_run_after_its_install_command(python_blocks, tmp_path):
     whole_slide(tmp_path / "slide.tif")
     (tmp_path / "manifest.csv").write_text("path,patient\nslide.tif,P1\n")
     script = tmp_path / "readme.py"
@@ -188,7 +184,9 @@ def test_the_code_blocks_of_the_readme_run_after_its_install_command(tmp_path):
     modules = packages_distributions().items()
     absent = {module for module, names in modules if hidden.intersection(map(canonicalize_name, names))}
     assert {"igraph", "leidenalg", "skglm"} <= absent
-    script.write_text(SCRIPT.format(absent=absent, blocks=python_blocks("README.md")))
+    blocks, left_out = python_blocks("README.md")
+    assert not left_out
+    script.write_text(SCRIPT.format(absent=absent, blocks=blocks))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", script],
         capture_output=True,
