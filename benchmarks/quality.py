@@ -35,13 +35,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 from spatialdata import SpatialData, deepcopy
-from spatialdata.models import Image2DModel
+from spatialdata.models import Image2DModel, Labels2DModel
 from spatialdata.transformations import get_transformation
 from squidpy.experimental.im import QCMetric
 from tissue import INKS, blob, stroke
 
 import deepspot as ds
-from deepspot._image.quality import ARTIFACTS, MAX_BACKGROUND, SQUARE_UM, quality_map
+from deepspot._image.quality import ARTIFACTS, SQUARE_UM, quality_map
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import glass_color, tile_means
 from deepspot._spatial.transforms import centers_px, microns_per_pixel
@@ -157,7 +157,7 @@ def judge(name: str, image: np.ndarray, mpp: float) -> list[dict]:
         "squidpy tissue_fraction": 1 - theirs["tissue_fraction"],
         "darkness alone": -dark,
     }.items():
-        verdict = None if method == "darkness alone" else score > MAX_BACKGROUND
+        verdict = None if method == "darkness alone" else score > 0.5
         rows.append({"slide": name, "artifact": "background", "method": method})
         rows[-1] |= agreement(glassy, score, verdict, free)
     return rows
@@ -361,15 +361,20 @@ def difference(gain: pd.Series) -> str:
 
 
 def by_squidpy_stains(slides: dict[str, SpatialData], method: str) -> dict[str, SpatialData]:
-    """Normalize the images of slides to the first with squidpy, on its tissue masks."""
+    """Normalize the images of slides to the first with squidpy, on pixels that are not glass.
+
+    Its own `detect_tissue` finds none on the toy slides, which are full of tissue.
+    """
     normalized, reference = {}, None
     for name, sdata in slides.items():
         copy, (key,) = deepcopy(sdata), sdata.images
-        sq.experimental.im.detect_tissue(copy, key)
+        transformations = dict(get_transformation(sdata[key], get_all=True))
+        tissue = (sdata[key].transpose("y", "x", "c").to_numpy() < 225).any(axis=2).astype(np.int32)
+        copy.labels[f"{key}_tissue"] = Labels2DModel.parse(tissue, dims=("y", "x"), transformations=transformations)
         if reference is None:
             reference = sq.experimental.im.fit_stain_reference(copy, key, method=method)
         image = sq.experimental.im.normalize_stains(copy, key, reference, inplace=False)
-        transformations = dict(get_transformation(sdata[key], get_all=True))
+        del copy.labels[f"{key}_tissue"]
         copy.images[key] = parsed(image.transpose("y", "x", "c").to_numpy(), transformations=transformations)
         normalized[name] = copy
     return normalized

@@ -12,6 +12,7 @@ from deepspot._core.logging import bar
 from .blocks import read_blocks
 from .tiles import coarse_image, level_sizes
 from .tissue import (
+    MAX_SATURATION,
     MIN_STROKE_PX,
     PER_TILE,
     glass_color,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SQUARE_UM, PX_UM, BLOCK = 50.0, 1.0, 20
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
 # Limits of a square. All were chosen on two slides, see benchmarks/quality.py.
-MAX_BACKGROUND = 0.5
+PALE = 0.5  # of the saturation of a tile with tissue: paler pixels are background
 MIN_FOCUS, MAX_DARKNESS, MAX_PEN = 0.15, 1.25, 0.1
 # Fewer adjacent squares are no region: fat and the border of tissue have single squares without detail.
 MIN_SQUARES = 4
@@ -102,8 +103,11 @@ def quality_map(pyramid: list[DataArray], mpp: float, name: str) -> QualityMap:
     from scipy.ndimage import maximum_filter
 
     ink = maximum_filter(core, MIN_STROKE_PX)
-    pen, background = squares(ink.astype(np.float32)), squares(((saturation < threshold) & ~ink).astype(np.float32))
-    tissue = (background < MAX_BACKGROUND) & (pen < MAX_PEN)
+    pen = squares(ink.astype(np.float32))
+    background = squares(((saturation < PALE * threshold) & ~ink).astype(np.float32))
+    # As spots on tissue: a square of fat or loose tissue is mostly background.
+    colored = np.sqrt(squares(np.where(ink, 0, np.minimum(saturation, MAX_SATURATION)) ** 2)) >= threshold
+    tissue = colored & (pen < MAX_PEN)
     density = -np.log((without_unscanned(rgb) + np.float32(1)) / (glass_color(rgb) + 1)).mean(axis=2)
     darkness = np.where(tissue, squares(np.maximum(density, 0)), np.float32(np.nan))
     focus = np.where(tissue, _focus(pyramid, mpp, tissue), np.float32(np.nan))
