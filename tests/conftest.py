@@ -11,7 +11,7 @@ import pytest
 
 import deepspot as ds
 from deepspot._core.logging import logger
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot._spatial.geometry import split
 
 mpl.use("Agg")

@@ -8,7 +8,7 @@ from spatialdata.models import Image2DModel, ShapesModel
 from spatialdata.transformations import Affine, get_transformation, set_transformation
 
 import deepspot as ds
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot.datasets._toy.tissue import CLASSES, grow_tissue, hex_array, scatter_cells
 from deepspot.errors import InputError, MissingKeyError
 from deepspot.pp import _nuclei_blocks

@@ -17,7 +17,7 @@ from deepspot._sdata.tables import (
     rows_of,
     tables_annotating,
 )
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 
 XY = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0], [40.0, 40.0]])
 SPOTS = ["A", "B", "C", "D"]

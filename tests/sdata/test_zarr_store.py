@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from spatialdata import SpatialData
 
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot._sdata.zarr_store import check_new_path, write_table_in_blocks
 
 

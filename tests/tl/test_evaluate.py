@@ -8,8 +8,7 @@ from spatialdata import read_zarr
 
 import deepspot as ds
 from deepspot._sdata.view import SlideView
-from deepspot._sdata.writable import make_table
-from deepspot._sdata.write import add_table
+from deepspot._sdata.write import add_table, make_table
 from deepspot._stats.normalize import normalize
 from deepspot.tl._evaluate import COLUMNS, evaluate
 from deepspot.tl._predict.table import learned_from

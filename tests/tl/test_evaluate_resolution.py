@@ -5,7 +5,7 @@ from spatialdata import deepcopy
 
 import deepspot as ds
 from deepspot._core.keys import PREDICTION, UNS
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import Placement, circles_at
 
 SCALE = "log1p of counts per 10,000"

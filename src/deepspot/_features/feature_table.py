@@ -21,8 +21,7 @@ from deepspot._image.stains import stain_normalizer
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import NO_IMAGE, SlideView
-from deepspot._sdata.writable import make_table
-from deepspot._sdata.write import add_table, check_memory, check_new_key
+from deepspot._sdata.write import add_table, check_memory, check_new_key, make_table
 from deepspot._spatial.geometry import Boxes, TileGeometry, make_boxes, place_boxes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot.encoders._parts import VERSION, require_parts

@@ -16,8 +16,7 @@ import pandas as pd
 from deepspot._core.keys import ARRAY, DIAMETER, LINK, PIXELS, key_in
 from deepspot._core.logging import logger
 from deepspot._sdata.view import NOUNS, Noun
-from deepspot._sdata.writable import check_writable
-from deepspot._sdata.write import check_name
+from deepspot._sdata.write import check_name, check_writable
 from deepspot._spatial.transforms import pitch_from_array, scaling, write_scale
 from deepspot.errors import DeepSpotError, InputError
 

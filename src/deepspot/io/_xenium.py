@@ -13,7 +13,7 @@ from deepspot._core.keys import PARENT, PIXELS, checked, key_in
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_mpp
 from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._sdata.writable import check_writable
+from deepspot._sdata.write import check_writable
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import affine, centers_px, write_pixels, write_scale
 from deepspot.errors import InputError

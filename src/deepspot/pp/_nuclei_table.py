@@ -8,7 +8,7 @@ import numpy as np
 
 from deepspot._core.keys import MORPHOLOGY, UNS
 from deepspot._sdata.tables import link_keys
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, positions_in
 
 from ._containing import area_mm2, finder

@@ -8,8 +8,7 @@ from deepspot._core.keys import ARRAY, DIAMETER, checked, counts_name, key_in, o
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_positive
 from deepspot._sdata.tables import find_measured_table, is_deepspot_table, link_keys, regions_of
-from deepspot._sdata.writable import make_table
-from deepspot._sdata.write import add_columns, add_shapes, add_table, check_entries, check_new_key
+from deepspot._sdata.write import add_columns, add_shapes, add_table, check_entries, check_new_key, make_table
 from deepspot._spatial.geometry import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import circles_at_um, positions_in
 from deepspot.errors import InputError

@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 import deepspot as ds
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot.cohort._patients.pseudobulk import profile
 
 GENES = ["A", "B", "C", "D"]

@@ -57,7 +57,7 @@ def test_transform_of_the_paper_does_not_change_scores(classes, net):
 
 def test_real_network_as_a_file(slide, data):
     """A pathway whose genes are raised in some spots, by their weights, is found there."""
-    from deepspot._sdata.writable import make_table
+    from deepspot._sdata.write import make_table
 
     path = data / "genesets" / "progeny_human_top100_long.csv"
     progeny = pd.read_csv(path)

@@ -16,7 +16,7 @@ from deepspot._core.hashing import hash_file
 from deepspot._core.keys import valid_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_path
-from deepspot._sdata.writable import MAX_NAME, check_writable
+from deepspot._sdata.write import MAX_NAME, check_writable
 from deepspot.errors import InputError, InputTypeError
 
 REQUIRED = ("path", "patient")

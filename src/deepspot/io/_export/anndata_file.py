@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from deepspot._sdata.view import NO_IMAGE
-from deepspot._sdata.writable import plain_text
+from deepspot._sdata.write import plain_text
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot.errors import InputTypeError
 

@@ -11,8 +11,7 @@ import pandas as pd
 from deepspot._core.keys import CORRECTED, UNS
 from deepspot._core.logging import logger
 from deepspot._sdata.tables import comparable_scale, known_genes, match_rows
-from deepspot._sdata.writable import make_table
-from deepspot._sdata.write import check_memory
+from deepspot._sdata.write import check_memory, make_table
 from deepspot._stats.gamma_poisson import level_shift, posterior
 from deepspot.errors import InputError
 from deepspot.models._training.targets import ALL_GENES, NOT_NORMALIZED

@@ -16,7 +16,7 @@ from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._sdata.tables import match_rows
 from deepspot._sdata.view import NOUNS
-from deepspot._sdata.writable import make_table
+from deepspot._sdata.write import make_table
 from deepspot._spatial.transforms import AGREE_PX
 from deepspot.errors import InputError
 from deepspot.models._cells import CellSum
