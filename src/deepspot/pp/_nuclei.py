@@ -7,16 +7,10 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
+from deepspot._sdata.shapes import add_shape_columns, add_shapes, check_not_annotated, check_shape_columns
 from deepspot._sdata.tables import kind_of
 from deepspot._sdata.view import NOUNS, spot_shapes
-from deepspot._sdata.write import (
-    add_shape_columns,
-    add_shapes,
-    add_table,
-    check_new_key,
-    check_not_annotated,
-    check_shape_columns,
-)
+from deepspot._sdata.write import add_table, check_new_key
 from deepspot._spatial.transforms import (
     centers_px,
     microns_per_pixel,

@@ -9,8 +9,9 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.quality import ARTIFACTS, MEASURES, quality_map
 from deepspot._image.tiles import level_sizes, pyramid_levels
+from deepspot._sdata.shapes import add_shapes, check_not_annotated, drop_shapes
 from deepspot._sdata.view import SlideView
-from deepspot._sdata.write import add_labels, add_shapes, check_labels, check_new_key, check_not_annotated, drop_shapes
+from deepspot._sdata.write import add_labels, check_labels, check_new_key
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import microns_per_pixel, polygons_in
 from deepspot.errors import InputError

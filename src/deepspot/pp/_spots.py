@@ -8,7 +8,8 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
 from deepspot._image.tissue import PER_TILE, TISSUE_RULES
-from deepspot._sdata.write import add_shapes, check_new_key
+from deepspot._sdata.shapes import add_shapes
+from deepspot._sdata.write import check_new_key
 from deepspot._spatial.geometry import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel, polygons_px
 from deepspot.errors import InputError

@@ -138,7 +138,7 @@ def _predict(job: Job, model: Model, attempt: Path, start: float) -> SlideResult
 def _check_quality(sdata: SpatialData, job: Job) -> float:
     """Flag the spots with artifacts, or leave them out. Return their share of the spots."""
     from deepspot import pp
-    from deepspot._sdata.write import add_shapes
+    from deepspot._sdata.shapes import add_shapes
 
     pp.quality(sdata, shapes_key=SHAPES)
     spots = sdata.shapes[SHAPES]
