@@ -99,7 +99,7 @@ def quality_map(pyramid: list[DataArray], mpp: float, name: str) -> QualityMap:
         return tile_means(values, centers, sides).reshape(shape).astype(np.float32)
 
     saturation, core = saturation_and_ink(rgb)
-    threshold = saturation_threshold(without_ink(saturation, core, float(sides.mean())), sides, name)
+    threshold = saturation_threshold(without_ink(saturation.copy(), core, float(sides.mean())), sides, name)
     from scipy.ndimage import maximum_filter
 
     ink = maximum_filter(core, MIN_STROKE_PX)

@@ -152,10 +152,11 @@ def saturation_and_ink(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def without_ink(saturation: np.ndarray, core: np.ndarray, side: float) -> np.ndarray:
-    """Return the saturation (h, w), 0 in pen strokes and the margin in which they fade; tiles have this `side`."""
+    """Set the saturation (h, w) to 0 in pen strokes and the margin in which they fade; tiles have this `side`."""
     from scipy.ndimage import maximum_filter
 
-    return np.where(maximum_filter(core, MIN_STROKE_PX + 2 * round(MARGIN * side)), np.float32(0), saturation)
+    saturation[maximum_filter(core, MIN_STROKE_PX + 2 * round(MARGIN * side))] = 0
+    return saturation
 
 
 def _between(hue: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
