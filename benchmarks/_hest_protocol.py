@@ -1,6 +1,6 @@
 """The protocol of HEST-Benchmark, from its description: precomputed embeddings, PCA, ridge, pooled Pearson r.
 
-The settings are theirs, also where they are unusual: see docs/hest_bench.md.
+The settings are theirs, also where they are unusual: see docs/evaluation.md.
 """
 
 from __future__ import annotations

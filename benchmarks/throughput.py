@@ -6,7 +6,7 @@ Reading is measured on the mosaic of `benchmarks/streaming.py`, through OpenSlid
 the same tiles with the embedded encoder, so that tiles per second are those of this device; prediction and writing with
 a model of 5,000 genes, on embeddings of the right length. Bytes per value are of real predictions: the embedded model
 on sections C2 and C5. The median of three runs, all in one process. Writes benchmarks/results/throughput.md,
-throughput_bytes.md, and cohort_cost.md: what the paper's cohort costs by the formula of docs/cohort_cost.md.
+throughput_bytes.md, and cohort_cost.md: what the paper's cohort costs by the formula of docs/cohorts.md.
 """
 
 from __future__ import annotations

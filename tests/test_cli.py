@@ -8,6 +8,8 @@ import spatialdata
 
 import deepspot as ds
 from deepspot import cli, encoders, errors
+from deepspot._core.logging import logger
+from deepspot._workflow.console import name_options
 
 
 @pytest.fixture
@@ -145,11 +147,11 @@ def test_mistakes_are_reported_in_80_columns(arguments, message, store, bundle, 
     ],
 )
 def test_errors_name_options(text, expected):
-    assert cli.name_options(text, {"image_key", "shapes_key", "key_added", "mpp", "tissue"}) == expected
+    assert name_options(text, {"image_key", "shapes_key", "key_added", "mpp", "tissue"}) == expected
 
 
 def test_overwrite_is_named_where_a_command_has_it():
-    assert cli.name_options("Pass `overwrite=True`, or another name.", {"overwrite"}) == (
+    assert name_options("Pass `overwrite=True`, or another name.", {"overwrite"}) == (
         "Pass `--overwrite`, or another name."
     )
 
@@ -169,7 +171,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["predict"], ["report"], ["view"], ["export"], ["cohort"], ["convert"]]
+    "command", [[], ["demo"], ["predict"], ["report"], ["view"], ["export"], ["cohort"], ["train"], ["convert"]]
 )
 def test_help_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -180,11 +182,11 @@ def test_help_fits_80_columns(command, capsys, monkeypatch):
 
 def test_log_lines_are_wrapped_and_name_options(store, monkeypatch):
     seen = []
-    handler = cli.logger.handlers[0]
+    handler = logger.handlers[0]
     before = handler.formatter
 
     def log(*_, **__):
-        record = cli.logger.makeRecord("deepspot", 20, "", 0, "word " * 30 + "`image_key=`", (), None)
+        record = logger.makeRecord("deepspot", 20, "", 0, "word " * 30 + "`image_key=`", (), None)
         seen.extend(handler.format(record).splitlines())
 
     monkeypatch.setattr(ds.tl, "predict", log)

@@ -1,27 +1,25 @@
-"""Command line: ``deepspot demo``, ``predict``, ``report``, ``view``, ``export``, ``cohort`` and ``convert``."""
+"""Command line: ``deepspot demo``, ``predict``, ``report``, ``view``, ``train``, ``cohort`` and others."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import re
 import shlex
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from deepspot.errors import DeepSpotError, InputError
 
 from ._core.atomic import replace_folder
 from ._core.keys import SLIDE as WHOLE_SLIDE
-from ._core.logging import count_of, logger, without_noise
+from ._core.logging import count_of, without_noise
 from ._core.settings import RUNTIMES, settings
+from ._workflow.console import console_log, name_options, one_line, wrap
 
 SOME_FAILED, FAILED, INTERRUPTED = 1, 2, 130
-COLUMNS, MAX_SHOWN = 80, 10
+MAX_SHOWN = 10
 SCALE = ("mpp", "pitch_um", "diameter_um")
 READ = (
     *(*SCALE, "image_key", "shapes_key"),
@@ -29,8 +27,6 @@ READ = (
 )
 """Options of the file or folder of a slide."""
 NOT_OPTIONS = {"run", "command", "slide", "manifest", "source"}
-RENAMED = {"fullres_image_file": "image"}
-"""Arguments of readers whose option has another name."""
 
 RUNTIME = "library that computes the encoder on a CPU (default: %(default)s)"
 SLIDE = "whole slide image, SpatialData .zarr, folder of Space Ranger (Visium, Visium HD) or Xenium, or .h5ad"
@@ -56,57 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = set(vars(arguments)) - NOT_OPTIONS
     try:
         settings.runtime = vars(arguments).get("runtime", settings.runtime)
-        with without_noise(), _console_log(options):
+        with without_noise(), console_log(options):
             return arguments.run(arguments) or 0
     except (DeepSpotError, OSError) as error:  # any other error is a bug and needs its traceback
-        print(wrap(f"deepspot: {name_options(_one_line(error), options)}"), file=sys.stderr)
+        print(wrap(f"deepspot: {name_options(one_line(error), options)}"), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("deepspot: interrupted", file=sys.stderr)
         return INTERRUPTED
-
-
-def name_options(text: str, options: set[str]) -> str:
-    """Replace Python arguments in backticks (`name`, `name=`, `name=value`) by the options of a command."""
-
-    def option(match: re.Match[str]) -> str:
-        name, value = RENAMED.get(match[1], match[1]), (match[2] or "").strip("='\"")
-        if name not in options:
-            return match[0]
-        flag = "--" + name.replace("_", "-")
-        return f"`{flag}`" if value in ("", "True") else f"`{flag} {value}`"
-
-    if "mpp" in options:
-        text = re.sub(r"`ds\.pp\.set_scale\b[^`]*`", "`--mpp <µm per pixel>`", text)
-        spots = r"\1 in Python, or predict the file of the slide with `deepspot cohort`, which places spots"
-        text = re.sub(r"(`ds\.pp\.spots\b[^`]*`)", spots, text)
-    if "overwrite" not in options:
-        text = text.replace("`overwrite=True`, or ", "")
-    return re.sub(r"`(\w+)(=[^`]*)?`", option, text)
-
-
-def wrap(text: str) -> str:
-    """Wrap text to the width of a terminal; words, such as paths, are kept whole."""
-    return "\n".join(
-        textwrap.fill(line, COLUMNS, break_long_words=False, break_on_hyphens=False) for line in text.split("\n")
-    )
-
-
-@contextmanager
-def _console_log(options: set[str]) -> Iterator[None]:
-    """Wrap the log lines and name options in them, as in errors."""
-
-    class Console(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return wrap(name_options(super().format(record), options))
-
-    handler = logger.handlers[0]
-    before = handler.formatter
-    handler.setFormatter(Console("%(message)s"))
-    try:
-        yield
-    finally:
-        handler.setFormatter(before)
 
 
 def _path(text: str) -> Path:
@@ -139,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_slide(predict)
     option("--coordinate-system", help="system that relates image and spots, if several disagree")
     option("--key-added", help="name of the new table (default: deepspot_<shapes>)")
-    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
+    _add_device(predict)
     option("--overwrite", action="store_true", help="replace an existing OUT.zarr, or table of that name")
 
     report = commands.add_parser("report", help="read a slide, predict and analyze it, write a report")
@@ -154,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     option("--genes", type=_genes, default=4, metavar="A,B", help="genes to draw, or how many (default: %(default)s)")
     _add_slide(report)
     option("--table-key", help="table of measured genes; needed only if there are several")
+    option("--layer", help="its layer with raw counts (default: X)")
     option("--save", type=_path, metavar="OUT.zarr", help="also write the slide with all results")
+    _add_device(report)
     option("--overwrite", action="store_true", help="replace an existing report")
 
     export = commands.add_parser("export", help="write predicted genes for QuPath, Seurat, scanpy or as a table")
@@ -181,10 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     option("--model", metavar="BUNDLE", help="model (default: use an existing prediction, else the embedded model)")
     option("--groupby", metavar="COLUMN", help="groups of spots (default: existing ones)")
     option("--genes", type=_genes, default=1000, metavar="A,B", help="genes, or how many (default: %(default)s)")
+    _add_device(view)
     option("--max-mb", type=float, default=100, metavar="MB", help="size of the file (default: %(default)s)")
     option("--no-folder", dest="folder", action="store_false", help="leave out what does not fit; no folder beside it")
     _add_slide(view)
     option("--table-key", help="table of measured genes; needed only if there are several")
+    option("--layer", help="its layer with raw counts (default: X)")
     option("--overwrite", action="store_true", help="replace an existing viewer")
 
     cohort = commands.add_parser("cohort", help="predict the slides of a manifest, locally or on a Dask cluster")
@@ -203,11 +160,31 @@ def _parser() -> argparse.ArgumentParser:
     option("--layout", choices=("square", "hexagonal"), default="square", help="grid (default: %(default)s)")
     rules = ("brightness", "saturation", "all")
     option("--tissue", choices=rules, default=rules[0], help="rule that detects tissue (default: %(default)s)")
+    bad = "spots that are out of focus, folded or inked (default: not looked for)"
+    option("--artifacts", choices=("exclude", "flag"), help=bad)
     option("--rounded", action="store_true", help="round to the precision of float16, to save disk space")
-    option("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
-    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
-    option("--batch-size", type=_count, metavar="N", help="number of tiles per batch of the encoder")
+    _add_device(cohort)
     option("--overwrite", action="store_true", help="replace slides that were predicted differently")
+
+    train = commands.add_parser("train", help="train a model on the measured slides of a manifest")
+    train.set_defaults(run=_train)
+    option = train.add_argument
+    columns = "columns path (.zarr, folder or .h5ad), patient; image for folders and .h5ad; optional slide, mpp, …"
+    option("manifest", type=_path, metavar="MANIFEST.csv", help=columns)
+    option("--out", type=_path, required=True, metavar="BUNDLE", help="output folder")
+    option("--genes", type=_genes, default=5000, metavar="A,B", help="genes, or how many variable ones (default: 5000)")
+    option("--min-detected", type=float, default=0.0, metavar="SHARE", help="least share of spots with such a gene")
+    option("--encoder", metavar="NAME", help="encoder (default: the embedded one)")
+    option("--preset", default="default", metavar="NAME", help="default, paper, published, cell_sum, … (see the docs)")
+    for name, what in (("layer", "layer with raw counts (default: X)"), ("table-key", "table of measured genes")):
+        option(f"--{name}", help=what)
+    option("--image-key", help=IMAGE_KEY)
+    option("--shapes-key", help=SHAPES_KEY)
+    for name in ("name", "tissue", "license"):
+        option(f"--{name}", help=f"{name}, for the model card")
+    option("--seed", type=int, help="random seed (default: that of the settings)")
+    _add_device(train)
+    option("--overwrite", action="store_true", help="replace an existing model")
 
     convert = commands.add_parser("convert", help="convert a checkpoint of the paper's authors, without executing it")
     convert.set_defaults(run=_convert)
@@ -238,6 +215,13 @@ def _add_slide(command: argparse.ArgumentParser) -> None:
     option("--diameter-um", type=float, metavar="UM", help="diameter of the tissue that a spot measures")
     option("--image-key", help=IMAGE_KEY)
     option("--shapes-key", help=SHAPES_KEY)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    option = command.add_argument
+    option("--device", help="cpu, cuda, cuda:1, mps (default: the fastest available)")
+    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
+    option("--batch-size", type=_count, metavar="N", help="number of tiles per batch of the encoder")
 
 
 def _count(text: str) -> int:
@@ -278,7 +262,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     before = dict(sdata.tables)
     names = ("image_key", "shapes_key", "key_added", "coordinate_system", "overwrite")
     streamed = WHOLE_SLIDE in sdata.attrs and not before  # a whole slide, whose image is not copied
-    options = {name: vars(arguments)[name] for name in names}
+    options = {name: vars(arguments)[name] for name in (*names, "device", "batch_size")}
     tl.predict(sdata, arguments.model, out=out if streamed else None, **options)
     added = [key for key, table in sdata.tables.items() if table is not before.get(key)]
     if out is None:
@@ -307,7 +291,7 @@ def _report(arguments: argparse.Namespace) -> None:
         options = {name: vars(arguments)[name] for name in ("command", "overwrite")}
         report_cohort(arguments.slide, arguments.out, gene=gene, **options)
         return
-    run_report(**{key: value for key, value in vars(arguments).items() if key != "run"})
+    run_report(**{key: value for key, value in vars(arguments).items() if key not in ("run", "runtime")})
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -329,7 +313,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _view(arguments: argparse.Namespace) -> None:
     from ._workflow.run import run_view
 
-    options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command")}
+    options = {key: value for key, value in vars(arguments).items() if key not in ("run", "command", "runtime")}
     run_view(**options)
 
 
@@ -338,7 +322,17 @@ def _cohort(arguments: argparse.Namespace) -> int:
     from .cohort._run.attention import needs_attention
     from .cohort._run.dask_runner import local_workers
 
-    names = ("sections", "diameter_um", "pitch_um", "layout", "rounded", "device", "batch_size", "overwrite")
+    names = (
+        "sections",
+        "diameter_um",
+        "pitch_um",
+        "layout",
+        "artifacts",
+        "rounded",
+        "device",
+        "batch_size",
+        "overwrite",
+    )
     with local_workers(arguments.workers) as workers:
         runs = cohort.run(
             arguments.manifest,
@@ -363,6 +357,23 @@ def _cohort(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    from ._workflow.train import run_train
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: vars(arguments)[name] for name in names}
+
+    options = chosen("genes", "min_detected", "encoder", "preset", "seed", "device", "batch_size")
+    run_train(
+        arguments.manifest,
+        arguments.out,
+        keys=chosen("layer", "table_key", "image_key", "shapes_key"),
+        card=chosen("name", "tissue", "license"),
+        overwrite=arguments.overwrite,
+        **options,
+    )
+
+
 def _convert(arguments: argparse.Namespace) -> None:
     from . import models
 
@@ -372,12 +383,3 @@ def _convert(arguments: argparse.Namespace) -> None:
     model = models.convert_legacy(arguments.source, **{name: vars(arguments)[name] for name in names})
     model.save(arguments.out, overwrite=arguments.overwrite)
     print(wrap(f"Wrote {arguments.out}."))
-
-
-def _one_line(error: BaseException) -> str:
-    # The first argument of an OSError may be a number.
-    text = error.args[0] if len(error.args) == 1 else error
-    line = " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
-    return "".join(
-        char if char.isprintable() else repr(char)[1:-1] for char in line
-    )  # file names may hold control codes

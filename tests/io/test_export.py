@@ -368,6 +368,49 @@ def test_invalid_input_raises_and_writes_nothing(predicted, values, add_table, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("slot", ["obs", "var"])
+@pytest.mark.parametrize("format", ["parquet", "h5ad"])
+def test_a_column_that_cannot_be_stored_is_named(predicted, tmp_path, slot, format):
+    frame = getattr(predicted["deepspot_spots"], slot)
+    values = [1, "two", 3.5]
+    frame["note"] = pd.Series([values[k % 3] for k in range(len(frame))], frame.index, dtype=object)
+    with pytest.raises(ds.errors.InputTypeError, match=rf"{slot}\['note'\].*[Cc]onvert"):
+        ds.io.export(predicted, tmp_path / ALL[format])
+    assert not list(tmp_path.iterdir())
+    frame["note"] = frame["note"].astype(str)
+    ds.io.export(predicted, tmp_path / ALL[format])
+
+
+def test_values_that_are_missing_or_infinite(predicted, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepspot.io._export.contents.BLOCK", 7)
+    table = predicted["deepspot_spots"]
+    first = table.obs["spot_id"].to_numpy() < 20  # missing in whole blocks
+    table.obs["note"] = pd.Series(np.where(first, None, "seen"), table.obs_names, dtype=object)
+    table.obs["count"] = pd.Series(range(30), table.obs_names, dtype="Int64").where(~first)
+    table.obs["ood"] = table.obs["ood"].astype("boolean").where(~first)
+    table.obs["ratio"] = np.where(first, np.inf, 0.5)
+    table.var["expected_r"] = [0.5, np.inf, np.nan]
+    frame = pd.read_parquet(ds.io.export(predicted, tmp_path / "s.parquet"))
+    assert frame["note"].isna().sum() == frame["count"].isna().sum() == 20
+    assert set(frame["note"].dropna()) == {"seen"}
+    assert np.isinf(frame["ratio"]).sum() == 20
+    assert pd.read_csv(ds.io.export(predicted, tmp_path / "s.csv"))["note"].isna().sum() == 20
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    text = ds.io.export(predicted, tmp_path / "s.geojson").read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=refuse)
+    measured = [each["properties"]["measurements"] for each in content["features"]]
+    assert (
+        ["ratio" in each for each in measured] == ["count" in each for each in measured] == [False] * 20 + [True] * 10
+    )
+    assert all("classification" not in each["properties"] for each in content["features"][:20])
+    assert set(content["deepspot"]["expected_r"]) == {GENES[0]}
+    read = anndata.read_h5ad(ds.io.export(predicted, tmp_path / "s.h5ad"))
+    assert read.obs["note"].isna().sum() == 20
+
+
 def test_names_must_be_unique(predicted, tmp_path):
     table = predicted["deepspot_spots"]
     table.obs["FASN"] = 1.0

@@ -188,3 +188,17 @@ def test_a_region_needs_a_scale(store, monkeypatch):
     monkeypatch.setattr("deepspot.io._predicted.has_scale", lambda sdata, key: False)
     with pytest.raises(ValueError, match=r"no coordinate system 'microns'.*set_scale"):
         ds.io.predicted(store, within_um=(0, 0, 1, 1))
+
+
+def test_a_map_needs_the_image_of_the_slide(store, slide, quick_model_of_io):
+    gene = quick_model_of_io.card.genes[0]
+    sdata = ds.io.predicted(store, genes=[gene])
+    with pytest.raises(KeyError, match=r"The object has no image.*`sdata\[key\] = slide\[key\]`"):
+        ds.pl.spatial(sdata, gene)
+    sdata["P1_S1_image"] = slide["P1_S1_image"]
+    assert len(ds.pl.spatial(sdata, gene)) == 1
+
+
+def test_the_log_says_what_the_rows_are(store, log):
+    ds.io.predicted(store)
+    assert f"Opened {store}: 30 spots × 10 genes, on disk." in log

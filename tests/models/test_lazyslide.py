@@ -13,7 +13,7 @@ from deepspot.models._lazyslide import _steps
 
 zs = pytest.importorskip("lazyslide", reason="needs LazySlide, which is in the extra `test`")
 
-PAGE = Path(__file__).parents[2] / "docs" / "lazyslide.md"
+PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
 CPU = {"device": "cpu", "pbar": False}
 
 
@@ -310,10 +310,11 @@ def test_compiling_changes_nothing(wsi, predictor):
     np.testing.assert_array_equal(wsi.tables["deepspot_tiles"].X, first)
 
 
-def test_the_page_in_the_docs_runs(file, monkeypatch):
+def test_the_section_in_the_docs_runs(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     names = {}
-    for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S):
+    section = PAGE.read_text().split("\n## LazySlide\n")[1]
+    for block in re.findall(r"^```python\n(.*?)^```", section, flags=re.M | re.S):
         exec(block, names)
     assert names["sdata"].tables["resnet18_spots"].shape == (6, 512)
     table = names["wsi"].tables["her2st_tiles"]

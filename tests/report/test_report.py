@@ -104,10 +104,12 @@ def complete(predicted, add_table):
     return predicted
 
 
-SECTIONS = """The slide / The model / Reliability / Maps of genes / Regions / Pathways /
-Correction of the measured genes / Missing parts and how to add them / Versions and parameters"""
+SECTIONS = """How far to trust this prediction / The slide / Maps of genes / Groups of spots / Gene sets / Pathways /
+Correction of the measured genes / Words in this report / Technical section"""
 EXPECTED = """not a medical device / µm in diameter / breast <test> / CC BY 4.0 / r 0.2 & more /
 4 of 30 spots (13 %) look unlike / patients who were held out / UP: expected r 0.61 / UP (+1.00) /
+verdict: usable as a pattern / Regions that were annotated on the slide / tumor 15 /
+The only pathway that could be scored /
 Registration of measured spots and image: Aligned: fine / 50 % for the median gene / Left as measured 1 gene /
 0.50 mean absolute change / fingerprint abc / deepspot report x / torch 2.0 / resolution="subspot" /
 groupby = annotation"""
@@ -119,26 +121,31 @@ def entries(sdata):
 
 @pytest.mark.slow
 def test_reports_all_results_and_does_not_change_the_object(complete, tmp_path):
-    before = entries(complete)
+    import matplotlib.pyplot as plt
+
+    before, figures = entries(complete), plt.get_fignums()
     path = ds.report(complete, tmp_path / "report.html", command="deepspot report x")
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     assert path == tmp_path / "report.html"
     assert page.headings == SECTIONS.replace("\n", " ").split(" / ")
-    # slide, unusual spots, r, 3 genes, tiles, groups, markers, gene sets, pathways, correction
-    assert len(page.images) == 12
+    # unusual spots, r; the slide twice; 3 genes with the tissue beside them, 2 of them corrected too; tiles; groups
+    # beside the tissue; markers; sets of a group; a pathway beside the tissue; correction
+    assert len(page.images) == 2 + 2 + 3 + 5 + 1 + 2 + 1 + 1 + 2 + 1
     for said in EXPECTED.replace("\n", " ").split(" / "):
         assert said in page.words, said
     assert "nan" not in page.words
     assert entries(complete) == before
-    import matplotlib.pyplot as plt
-
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == figures
     # One file without scripts or network.
     assert "script" not in page.tags
-    assert all(image.startswith("data:image/png;base64,") for image in page.images)
-    links = [address for address in page.addresses if not address.startswith("data:")]
-    assert {link.removeprefix("#") for link in links} == set(page.ids)
+    assert all(image.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for image in page.images)
+    links = {address.removeprefix("#") for address in page.addresses if not address.startswith("data:")}
+    assert links <= set(page.ids)
+    # Every section has a link, and each word is explained.
+    assert {f"part{number}" for number in range(1, 10)} <= links
+    assert {"word-spot", "word-r", "word-expected-r", "word-interval", "word-marker", "word-pathway-score"} <= links
+    assert not re.search(r"ds\.|sdata|deepspot_spots", page.words.split("Technical section")[-2])
     assert not re.search(r"https?://", re.sub(r'src="[^"]+"', "", text))
     assert "<script>alert(1)</script>" in page.words  # as text
 
@@ -194,7 +201,7 @@ def test_a_failed_part_is_listed_and_the_rest_is_written(complete, tmp_path):
     page = read(ds.report(complete, tmp_path / "report.html", genes=1))
     assert "does not contain raw counts" in page.words
     assert "UP: expected r" in page.words  # drawn without the measured genes
-    assert "holds no gene set" in page.words
+    assert "No gene set contains a marker." in page.words
     assert "Pathways" in page.headings
 
 
@@ -215,29 +222,31 @@ def test_agreement_is_that_of_evaluate_or_computed_without_changes(predicted, tm
 def test_warns_of_an_out_of_distribution_slide_at_the_top(predicted, tmp_path):
     predicted.tables["deepspot_spots"].obs["ood"] = True
     words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
-    assert "100 % of the spots look unlike the training tissue: do not trust this prediction." in words
+    assert (
+        "100 % of the spots look unlike the training tissue: do not trust this prediction." in words.split("Check")[0]
+    )
+    assert "so no gene is judged" in words
     assert "tissue, stain or scanner differs" in words
     assert "are expected" not in words
 
 
 def test_no_expected_r_and_no_vivid_maps_where_many_spots_are_out_of_distribution(complete, tmp_path, monkeypatch):
-    from deepspot.pl import _gallery, _pathways, _spatial
+    from deepspot._report import maps
+
+    def draw(slide, values, label, *, cmap=None, **style):
+        colors.append(cmap)
+        return maps.draw_tissue(slide)
 
     colors = []
-
-    def spatial(*args, cmap="viridis", **options):
-        colors.append(cmap)
-        raise ValueError("not drawn in this test")
-
-    monkeypatch.setattr(_spatial, "spatial", spatial)
-    monkeypatch.setattr(_gallery, "gallery", None)
-    monkeypatch.setattr(_pathways, "pathways", None)
+    monkeypatch.setattr(maps, "draw_values", draw)
     complete.tables["deepspot_spots"].obs["ood"] = np.arange(30) < 20
+    del complete.tables["table_corrected"]
     words = read(ds.report(complete, tmp_path / "report.html", genes=2)).words
-    assert colors == ["Greys", "Greys"]
-    assert "expected r" not in words
+    assert colors == ["Greys"] * 3  # and the map of unusual spots
+    assert not re.search(r"expected r \d", words)
     assert "67 % of the spots are unlike the training tissue. The maps are gray" in words
-    assert "Images of spots by UP Not drawn, because many spots" in words
+    for part in ("Images of spots by UP", "Maps of pathways", "Marker genes", "Gene sets"):
+        assert f"{part} Not drawn, because many spots" in words
 
 
 def test_recognizes_a_training_slide(predicted):
@@ -260,7 +269,7 @@ def test_genes_title_notes_and_groups_can_be_chosen(complete, tmp_path):
     assert "These genes were selected by the user." in words
     assert "FLAT: expected r 0.02" in words
     assert "UP: expected" not in words
-    assert "Spots by side." in words
+    assert "Groups of the column “side” that came with the slide" in words
     assert "not today" in words
     assert "see <there>" in words
     assert "<code>today</code>" in path.read_text()
@@ -292,7 +301,7 @@ def test_cells_are_called_cells_and_have_no_expected_r_of_spots(predicted, add_t
     for said in ("in 30 cells by", "Cells 30, half of them wider than", "value is for one cell", "the marked cells"):
         assert said in words, said
     assert "No expected agreement is given: it was measured on whole spots." in words
-    assert "UP: expected r unknown." in words
+    assert "UP: expected r unknown; span" in words
     assert not re.search(r"Spots|\d spots|of the spots|marked spots", words)
     words = read(ds.report(predicted, tmp_path / "spots.html", genes=1, shapes_key="spots")).words
     assert "UP: expected r 0.61" in words
@@ -361,5 +370,89 @@ def test_renders_in_a_browser(complete, tmp_path):
 def test_an_unchecked_registration_is_reported_as_missing(complete, tmp_path):
     complete.tables["table_corrected"].uns["deepspot"]["registration"] = "not checked"
     words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
-    assert "The registration of measured spots and image was not checked." in words
+    assert "Registration not checked The registration of measured spots and image was not checked." in words
     assert "ds.tl.check_alignment" in words
+
+
+def test_groups_say_where_they_came_from_and_which_are_too_small(predicted, add_table, tmp_path):
+    slide, table = find_contents(predicted), predicted.tables["deepspot_spots"]
+    table.obs["leiden"] = pd.Categorical(["1"] * 27 + ["2"] * 2 + ["3"])
+    assert slide.group_origin("annotation") == "Regions that were annotated on the slide"
+    assert "not recorded" in slide.group_origin("leiden")
+    predicted.tables["table"].uns["leiden"] = {}  # of scanpy
+    assert slide.group_origin("leiden") == "Leiden clusters of the measured genes"
+    table.uns["deepspot_leiden"] = {"of": "predicted genes"}
+    assert slide.group_origin("leiden") == "Leiden clusters of the predicted genes"
+    words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
+    assert "Group 2 has only 2 spots; Group 3 has only 1 spot. This is too few" in words
+    assert "a cluster is tissue that looks similar" in words
+
+
+def test_the_table_of_genes_has_a_verdict_and_is_saved_as_csv(predicted, tmp_path):
+    from base64 import b64decode
+    from io import BytesIO
+
+    genes = list(predicted.tables["table"].var_names[:2])
+    predicted.tables["deepspot_spots"].var_names = [*genes, "OTHER"]
+    page = read(ds.report(predicted, tmp_path / "report.html", genes=1))
+    (link,) = [address for address in page.addresses if address.startswith("data:text/csv;base64,")]
+    table = pd.read_csv(BytesIO(b64decode(link.split(",")[1])), index_col="gene")
+    assert list(table.index) == [genes[0], genes[1], "OTHER"]
+    assert list(table["verdict"]) == ["usable as a pattern", "no evidence", "too few patients"]
+    assert list(table["drawn"]) == [True, False, False]
+    counts = predicted.tables["table"][:, genes[0]].X.toarray()
+    assert table.loc[genes[0], "detected_share"] == pytest.approx((counts > 0).mean(), abs=1e-3)
+    assert table["r_on_this_slide"].isna().tolist() == [False, False, True]
+    assert "The maps of 1 of 3 genes are usable as a pattern." in page.words
+
+
+def test_drawn_genes_are_among_those_with_a_high_expected_r(slide, add_table):
+    rng = np.random.default_rng(0)
+    add_table(slide, rng.normal(size=(30, 40)), [f"G{number}" for number in range(40)])
+    slide.tables["deepspot_spots"].var["expected_r"] = np.linspace(0.5, 0.1, 40)
+    chosen = find_contents(slide).choose_genes(4)
+    assert len(set(chosen)) == 4
+    assert all(int(gene[1:]) < 10 for gene in chosen)
+
+
+@pytest.mark.parametrize(
+    ("genes", "species"),
+    [
+        (["CD24", "HLA-DRA", "MT-CO1"], "human"),
+        (["Cd24a", "H2-Aa", "Col1a1", "Actb", "Krt8", "Mbp"], "mouse"),
+        (["ENSG00000272398", "ENSG00000012"], "human"),
+        (["ENSMUSG00000047139"], "mouse"),
+        (["eve", "ftz"], None),
+    ],
+)
+def test_species_is_told_by_the_names_of_genes(genes, species):
+    from deepspot._report.trust import species_of
+
+    assert species_of(genes) == species
+
+
+def test_says_that_species_differ(predicted, tmp_path):
+    predicted.tables["deepspot_spots"].var_names = ["CD24", "KRT8", "MBP"]
+    predicted.tables["table"].obs["species"] = "Mus musculus"
+    words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
+    assert "Species do not trust The predicted genes are named as in: human." in words
+    assert "states that the slide is of: mouse." in words
+
+
+def test_titles_of_predicted_panels_say_that_the_model_learned_from_the_slide(complete, tmp_path):
+    complete.tables["deepspot_spots"].uns["deepspot"]["training_slide"] = "yes"
+    words = read(ds.report(complete, tmp_path / "report.html", genes=1)).words
+    assert "UP, predicted (training slide)" in words
+    assert "MAPK, predicted (training slide)" in words
+    assert "The model was trained on this very slide" in words
+
+
+def test_says_which_pathways_were_drawn(predicted, tmp_path):
+    rng = np.random.default_rng(0)
+    table = predicted.tables["deepspot_spots"]
+    scores = rng.normal(size=(30, 20)) * np.arange(1, 21)
+    table.obsm["score_mlm"] = pd.DataFrame(scores, table.obs_names, [f"P{number}" for number in range(20)])
+    words = read(ds.report(predicted, tmp_path / "report.html", genes=1)).words
+    assert "The 16 of 20 pathways whose scores vary most are drawn" in words
+    assert "P19, predicted" in words
+    assert "P0, predicted" not in words

@@ -11,7 +11,8 @@ from spatialdata.models import ShapesModel
 
 import deepspot as ds
 from deepspot._core.keys import UNS
-from deepspot._sdata.write import add_columns, add_shapes, add_table, check_new_key, check_writable, make_table
+from deepspot._sdata.shapes import add_shapes
+from deepspot._sdata.write import add_columns, add_table, check_new_key, check_writable, make_table
 from deepspot._spatial.transforms import microns_per_pixel
 
 XY = np.array([[10.0, 10.0], [20.0, 20.0], [30.0, 30.0]])

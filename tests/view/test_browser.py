@@ -62,6 +62,7 @@ def add_cells(sdata, add_table):
     sdata.shapes["cells"] = ShapesModel.parse(outlines, transformations=spots)
     values = np.linspace(0, 2, 1500)
     add_table(sdata, values[:, None], ["UP"], "deepspot_cells", shapes_key="cells")
+    sdata.tables["deepspot_cells"].obs["ood"] = np.arange(1500) >= 750
     return values
 
 
@@ -106,6 +107,7 @@ def pages(toy, add_results, add_table, tmp_path_factory):
     cells = add_cells(slide, add_table)
     ds.view(slide, folder / "cells.html", shapes_key="cells")
     truth["cell_colors"] = colors(cells, [0, 700, 1499])
+    truth["cell_in_doubt"] = 1120  # and all of its neighbors
     (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
     return folder
 

@@ -9,7 +9,7 @@ from spatialdata.models import ShapesModel
 from spatialdata.transformations import get_transformation
 
 import deepspot as ds
-from deepspot._view import pyramid
+from deepspot._view import genes, pyramid
 from deepspot.pl._map.panel import GENE_SPAN, limits
 from deepspot.pl._map.values import measured_values
 
@@ -138,9 +138,24 @@ def test_the_object_is_not_changed(predicted, tmp_path):
 
 
 def test_values_that_do_not_fit_are_an_error(predicted, tmp_path):
-    with pytest.raises(ds.errors.InputError, match=r"values of 4 genes in 30 spots take .* `max_mb=0.1`"):
+    with pytest.raises(ds.errors.InputError, match=r"values of 4 genes in 30 spots take .* `max_mb` leaves 0 MB"):
         ds.view(predicted, tmp_path / "view.html", max_mb=0.1)
     assert not list(tmp_path.iterdir())
+
+
+def test_many_genes_are_refused_before_all_are_read(slide, add_table, tmp_path, monkeypatch):
+    n, k = len(slide.shapes["spots"]), 3000
+    add_table(slide, np.random.default_rng(0).random((n, k)), [f"GENE{each}" for each in range(k)])
+    del slide.tables["table"]
+    chunks = []
+    original = genes.predicted_values
+    monkeypatch.setattr(genes, "predicted_values", lambda *a, **more: chunks.append(1) or original(*a, **more))
+    with pytest.raises(ds.errors.InputError, match=r"values of 3,000 genes in 30 spots take about 0\.2\d") as error:
+        ds.view(slide, tmp_path / "view.html", genes=k, max_mb=0.65)
+    assert 1 <= len(chunks) < 20
+    fit = int(re.search(r"about ([\d,]+) genes\.", str(error.value))[1].replace(",", ""))
+    with pytest.raises(ds.errors.InputError, match="genes"):
+        ds.view(slide, tmp_path / "view.html", genes=fit + 100, max_mb=0.65)
 
 
 @pytest.fixture

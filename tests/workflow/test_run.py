@@ -79,9 +79,9 @@ def test_runs_all_steps_and_does_not_change_the_slide(given, tmp_path, monkeypat
     arguments += ["--genes", ",".join(given["genes"]), "--save", str(tmp_path / "saved.zarr")]
     assert cli.main(arguments) == 0
     assert files(given["slide"]) == before
-    assert sum(str(given["out"]) in line for line in log) == 1
+    assert [sum(str(path) in line for line in log) for path in (given["out"], tmp_path / "saved.zarr")] == [1, 1]
     page = given["out"].read_text()
-    for said in ("Spots by side.", "gene set", "Pathways", "Registration of measured spots", "deepspot report"):
+    for said in ("the column “side”", "gene set", "Pathways", "of measured spots and image: ", "deepspot report"):
         assert said in page
     assert "Missing parts" in page
     assert "ds.tl.enrich" not in page

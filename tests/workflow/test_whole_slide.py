@@ -74,7 +74,7 @@ def test_report_and_view_of_a_file(image, bundle, tmp_path):
 
 def test_the_image_of_a_store_is_opened_again(store, tmp_path):
     assert cli.main(["report", str(store), "--out", str(tmp_path / "a.html"), "--genes", "1"]) == 0
-    assert "data:image/png" in (tmp_path / "a.html").read_text()
+    assert "data:image/jpeg" in (tmp_path / "a.html").read_text()
     assert not read_zarr(store).images
 
 

@@ -19,27 +19,25 @@ const vec4 outside = vec4(2.0, 2.0, 2.0, 1.0);
 `;
 const DISC = {
   vertex: `${HEAD}${PLACE}
-in vec2 xy; uniform float radius; uniform float line;
-out vec2 at; flat out vec4 color; flat out float inner;
+in vec2 xy; uniform float radius; uniform float line; uniform vec3 lineColor; uniform int doubts;
+out vec2 at; flat out vec4 color;
 void main() {
   float value = level(gl_InstanceID);
-  bool doubt = marked(gl_InstanceID);
-  float all = radius + (doubt ? line : 0.0);
   at = (vec2(gl_VertexID & 1, gl_VertexID >> 1) * 2.0 - 1.0) * 1.1;
-  inner = radius / all;
-  color = fill(value);
-  gl_Position = value > 254.5 ? outside : onScreen(xy + at * all);
+  color = line > 0.0 ? vec4(lineColor, 1.0) : fill(value);
+  gl_Position = value > 254.5 || marked(gl_InstanceID) != (doubts == 1) ? outside : onScreen(xy + at * (radius + line));
 }`,
   fragment: `${HEAD}
-in vec2 at; flat in vec4 color; flat in float inner; uniform vec3 lineColor; out vec4 result;
+in vec2 at; flat in vec4 color; out vec4 result;
 void main() {
-  float far = length(at), edge = fwidth(far);
-  float cover = clamp((1.0 - far) / edge + 0.5, 0.0, 1.0);
+  float far = length(at);
+  float cover = clamp((1.0 - far) / fwidth(far) + 0.5, 0.0, 1.0);
   if (cover <= 0.0) discard;
-  float ring = inner < 0.999 ? clamp((far - inner) / edge + 0.5, 0.0, 1.0) : 0.0;
-  result = mix(color, vec4(lineColor, 1.0), ring) * cover;
+  result = color * cover;
 }`,
 };
+/** Places below this diameter in pixels are drawn as discs, a pixel larger: no line or tissue is in the gaps between them. */
+const SMALL = 6;
 const MESH = {
   vertex: `${HEAD}${PLACE}
 in vec2 xy; in float owner; uniform int doubts; flat out vec4 color;
@@ -204,11 +202,22 @@ export class PainterGL {
       return uniforms;
     };
     const line = outlineWidth(size);
-    if (!this.triangles) {
-      const uniforms = use(this.disc, this.discs, line);
-      // A place that is smaller than a pixel would not be seen.
-      gl.uniform1f(uniforms.radius, Math.max(places.diameter / 2, 0.6 / scale));
-      gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, places.n);
+    if (!this.triangles || size < SMALL) {
+      const discs = (doubts, width, opacity) => {
+        const uniforms = use(this.disc, this.discs, width);
+        gl.uniform1f(uniforms.radius, (size < SMALL ? size + 1 : size) / 2 / scale);
+        gl.uniform1i(uniforms.doubts, doubts);
+        gl.uniform1f(uniforms.opacity, opacity);
+        gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, places.n);
+      };
+      discs(0, 0, what.opacity);
+      if (!what.marked) return;
+      // The line is behind the places in doubt: it covers no value, and where they touch, it runs around all of them.
+      discs(1, line, 1);
+      gl.blendFunc(gl.ZERO, gl.ONE_MINUS_SRC_ALPHA);
+      discs(1, 0, 1);
+      gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
+      discs(1, 0, what.opacity);
       return;
     }
     for (const doubts of what.marked ? [0, 1] : [0]) {

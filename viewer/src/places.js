@@ -58,18 +58,21 @@ export class Places {
     this.grid = { side, columns, rows, start, order };
   }
 
-  /** Places with a center in a rectangle, and some around it. */
+  /** Places with a center in a rectangle, and some around it; the array is used again by the next call. */
   within(left, top, right, bottom) {
     const { side, columns, rows, start, order } = this.grid;
     const column = (x) => Math.min(columns - 1, Math.max(0, Math.floor((x - this.extent.left) / side)));
     const row = (y) => Math.min(rows - 1, Math.max(0, Math.floor((y - this.extent.top) / side)));
     const margin = this.diameter;
     const [c0, c1] = [column(left - margin), column(right + margin)];
-    const found = [];
+    let count = 0;
+    const found = (this.found ??= new Uint32Array(this.n));
     for (let r = row(top - margin); r <= row(bottom + margin); r++) {
-      for (let k = start[r * columns + c0]; k < start[r * columns + c1 + 1]; k++) found.push(order[k]);
+      const some = order.subarray(start[r * columns + c0], start[r * columns + c1 + 1]);
+      found.set(some, count);
+      count += some.length;
     }
-    return found;
+    return found.subarray(0, count);
   }
 
   /** The place at a point, or the nearest one within a distance; -1 if there is none. */

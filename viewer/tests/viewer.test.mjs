@@ -100,6 +100,22 @@ for (const painter of ["2d", "webgl"]) {
     }, { hash: `#painter=${painter}`, on: browsers[painter] }));
 }
 
+test("small cells in doubt keep their colors, and the line is around all of them", () =>
+  onPage("cells", async (page) => {
+    await opaque(page);
+    const [pitch, size] = await page.evaluate(() => {
+      const { places, slide } = window.deepspotViewer;
+      const { scale: s } = slide.camera();
+      return [(places.xy[2] - places.xy[0]) * s, places.diameter * s];
+    });
+    assert.ok(size < 6, `${size} px`);
+    const orange = ([red, green, blue, alpha]) => alpha > 100 && red > 150 && red > 1.4 * green && blue < 90;
+    const [inside, between] = [await colorAt(page, truth.cell_in_doubt), await colorAt(page, truth.cell_in_doubt, pitch / 2)];
+    assert.ok(!orange(inside) && !orange(between) && between[3] > 150, `${inside}; ${between}`);
+    const edge = await Promise.all([-3, -2, -1, 0].map((dx) => colorAt(page, 1100, -size / 2 + dx)));
+    assert.ok(edge.some(orange), edge.join("; "));
+  }, { hash: "#painter=webgl", on: browsers.webgl, size: { width: 280, height: 800 } }));
+
 test("a browser without WebGL draws the spots", async () => {
   const plain = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-3d-apis"] });
   try {

@@ -38,10 +38,11 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.filters |= {
+        "csv_url": csv_url,
         "decimal": decimal,
         "percent": lambda share: f"{100 * share:.0f} %",
         "plural": plural,
-        "png": png,
+        "image_url": image_url,
         "split_code": split_code,
         "thousands": "{:,}".format,
     }
@@ -58,10 +59,19 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def png(image: bytes | Path) -> str:
-    """Return a PNG image, or the file that contains it, as a data URL."""
+def image_url(image: bytes | Path) -> str:
+    """Return a PNG or JPEG image, or the file that contains it, as a data URL."""
     content = image if isinstance(image, bytes) else image.read_bytes()
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+    return _data_url("image/png" if content.startswith(b"\x89PNG") else "image/jpeg", content)
+
+
+def csv_url(text: str) -> str:
+    """Return text in CSV as a data URL, which a link can save as a file."""
+    return _data_url("text/csv", text.encode("utf-8"))
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def split_code(text: str) -> list[str]:

@@ -13,6 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from deepspot.errors import InputError, InputTypeError, MissingKeyError
 
+ARTIFACT = "artifact"
+"""Column of spots and regions: what is wrong with the image there."""
+
 MICRONS = "microns"
 """Coordinate system whose unit is 1 µm."""
 
@@ -118,6 +121,11 @@ def counts_name(shapes_key: str) -> str:
 def nuclei_name(image_key: str) -> str:
     """Return the name of the nuclei of an image: ``<image>_nuclei``."""
     return valid_name(f"{image_key}_nuclei")
+
+
+def artifacts_name(image_key: str) -> str:
+    """Return the name of the regions of an image with artifacts: ``<image>_artifacts``."""
+    return valid_name(f"{image_key}_artifacts")
 
 
 def morphology_name(shapes_key: str) -> str:

@@ -16,6 +16,8 @@ from deepspot._core.keys import FEATURES, UNS, features_name
 from deepspot._core.logging import bar, logger
 from deepspot._core.settings import settings
 from deepspot._core.validate import check_count
+from deepspot._image.stains import VERSION as STAINS_VERSION
+from deepspot._image.stains import stain_normalizer
 from deepspot._image.tiles import image_fingerprint, level_sizes, read_tiles
 from deepspot._sdata.tables import array_positions, rows_of, tables_annotating
 from deepspot._sdata.view import NO_IMAGE, SlideView
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray
 
+    from deepspot._image.stains import StainNormalizer
     from deepspot._spatial.geometry import NeighborRule
     from deepspot.encoders import Encoder
     from deepspot.encoders._encode import Tiling
@@ -115,6 +118,20 @@ class SlideFeatures:
         return self.view.pyramid[self.boxes.level]
 
     @cached_property
+    def normalizer(self) -> StainNormalizer | None:
+        """Normalization of the stains of the slide, if the geometry has one."""
+        if self.geometry.stain is None:
+            return None
+        name = f"Image {self.view.image_key!r}"
+        return stain_normalizer(self.view.pyramid, self.view.mpp, self.geometry.stain, name)
+
+    def _read(self, boxes: Boxes, *, in_order: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Read tiles in batches, with normalized stains if the geometry has a reference: rows, and tiles in uint8."""
+        normalize = self.normalizer
+        for rows, tiles in read_tiles(self.level, boxes, SPOTS, in_order=in_order):
+            yield rows, tiles if normalize is None else normalize(tiles)
+
+    @cached_property
     def image_hash(self) -> str:
         """Content hash of the image level that is read; empty without an image."""
         if self.view.image_key == NO_IMAGE:
@@ -130,6 +147,8 @@ class SlideFeatures:
             return digest("stored", np.asarray(table.X), np.asarray(table.obsm.get("subspots", ())), *present)
         parts: Any = "central" if self.n_subspots == 1 and self.only_central else self.subspots
         nuclei = [self.nuclei.centers.round(3), self.nuclei.number] if self.by_nuclei else []
+        # The stains are those of the whole slide, and not only of its tiles.
+        stain = [] if self.normalizer is None else [STAINS_VERSION, self.normalizer.matrix.round(3)]
         return digest(
             self.image_hash,
             self.view.centers.round(3),
@@ -139,6 +158,7 @@ class SlideFeatures:
             self.encoder.fingerprint,
             [parts, VERSION] if self.tokens else parts,
             *nuclei,
+            *stain,
         )
 
     def embed(
@@ -173,7 +193,7 @@ class SlideFeatures:
                 parts = np.asarray(table.obsm["subspots"][some]) if self.subspots else None
                 yield np.arange(start, start + len(some)), np.asarray(table.X[some], dtype=np.float32), parts
             return
-        batches = read_tiles(self.level, self.boxes[rows], SPOTS, in_order=in_order)
+        batches = self._read(self.boxes[rows], in_order=in_order)
         tiling, encoder = self._tiling(batch_size), self.encoder.to(device)
         if self.by_nuclei:
             n_tiles = len(rows) + int(self.nuclei.number[rows].sum())
@@ -198,7 +218,7 @@ class SlideFeatures:
         number, nuclei = self.nuclei.number[rows], self.nuclei.of(rows)
         vectors = np.empty((len(nuclei), encoder.card.dim), dtype=np.float16)
         if len(nuclei):
-            batches = read_tiles(self.level, self.nuclei_boxes[nuclei], SPOTS)
+            batches = self._read(self.nuclei_boxes[nuclei])
             for at, embedded, _ in stream_spots(batches, encoder, tiling, count):
                 check_embedded(embedded, encoder, embedded.shape)
                 vectors[at] = embedded
@@ -223,7 +243,7 @@ class SlideFeatures:
             "Raise the limit, or read smaller tiles with `tiles_px=`.",
         )
         tiles = np.empty((self.n_spots, px, px, 3), dtype=np.uint8)
-        for rows, pixels in read_tiles(self.level, self.boxes, SPOTS):
+        for rows, pixels in self._read(self.boxes):
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
             small = F.interpolate(batch, size=(px, px), mode="bilinear", antialias=True, align_corners=False)
             tiles[rows] = small.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).numpy()
@@ -296,7 +316,7 @@ class FeaturePlan:
             "fingerprint": features.fingerprint,
             "image_key": view.image_key,
             "mpp": view.mpp,
-            "geometry": features.geometry.model_dump(),
+            "geometry": features.geometry.model_dump(mode="json"),
             "subspots": "none" if not features.subspots else "central" if features.only_central else "all",
             "encoder": features.encoder.card.model_dump_json(),
             "encoder_fingerprint": features.encoder.fingerprint,

@@ -100,6 +100,9 @@ def find_imported(
                 "sdata.tables[%r] has tiles of %g µm and is not used: the model has %g.", key, side, tile.tile_um
             )
             continue
+        if tile.stain is not None:
+            logger.info("sdata.tables[%r] is not used: the model normalizes stains, and its maker is another.", key)
+            continue
         if subspots:
             logger.info("sdata.tables[%r] has no sub-spots and is not used: the model needs them.", key)
             continue

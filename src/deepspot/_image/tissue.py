@@ -41,12 +41,18 @@ def tissue_by_saturation(
     square, as tissue is patchy and the tint of glass is not. The threshold is found on tiles that cover the slide;
     raises InputError if none of them is colored. Parameters as in :func:`tissue_by_brightness`.
     """
+    saturation = without_ink(*saturation_and_ink(rgb), float(sides.mean()))
+    threshold = saturation_threshold(saturation, sides, name)
+    return np.sqrt(tile_means(np.minimum(saturation, MAX_SATURATION) ** 2, centers, sides)) >= threshold
+
+
+def saturation_threshold(saturation: np.ndarray, sides: np.ndarray, name: str) -> float:
+    """Return the least root mean square of the saturation (h, w) of a tile that shows tissue."""
     from skimage.filters import threshold_otsu
 
-    side = float(sides.mean())
-    squared = np.minimum(_saturation_without_ink(rgb, side), MAX_SATURATION) ** 2
+    side, squared = float(sides.mean()), np.minimum(saturation, MAX_SATURATION) ** 2
     # A grid of its own, so that the threshold does not depend on the positions of the spots.
-    height, width = rgb.shape[:2]
+    height, width = saturation.shape
     grid = spot_grid(width, height, side / 2, side, "square")[0]
     everywhere = np.sqrt(tile_means(squared, grid, sides))
     upper = everywhere >= threshold_otsu(everywhere)
@@ -58,7 +64,7 @@ def tissue_by_saturation(
         )
     # Otsu's optimum is the middle of both means. If no value is between them, Otsu returns the lower end of the gap.
     middle = (colored + everywhere[~upper].mean()) / 2 if not upper.all() else colored
-    return np.sqrt(tile_means(squared, centers, sides)) >= min(middle, MAX_THRESHOLD)
+    return float(min(middle, MAX_THRESHOLD))
 
 
 TISSUE_RULES = {"brightness": tissue_by_brightness, "saturation": tissue_by_saturation}
@@ -121,9 +127,12 @@ MIN_STROKE_PX = 3
 MARGIN = 0.5
 
 
-def _saturation_without_ink(rgb: np.ndarray, side: float) -> np.ndarray:
-    """Return the saturation (h, w) relative to the glass, and 0 in pen strokes and the margin in which they fade."""
-    from scipy.ndimage import maximum_filter, minimum_filter
+def saturation_and_ink(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the saturation (h, w) relative to the glass, and the core of pen strokes (h, w) in bool.
+
+    The core is a stroke without the `MIN_STROKE_PX // 2` pixels at its border.
+    """
+    from scipy.ndimage import minimum_filter
     from skimage.color import rgb2hsv
 
     white = glass_color(rgb)
@@ -139,9 +148,14 @@ def _saturation_without_ink(rgb: np.ndarray, side: float) -> np.ndarray:
             | (~_between(hue, NOT_RED) & (chroma > MIN_RED_CHROMA))
             | ((saturation[rows] < MAX_BLACK_SATURATION) & (brightness < MAX_BLACK_BRIGHTNESS))
         )
-    ink = maximum_filter(minimum_filter(ink, MIN_STROKE_PX), MIN_STROKE_PX + 2 * round(MARGIN * side))
-    saturation[ink] = 0
-    return saturation
+    return saturation, minimum_filter(ink, MIN_STROKE_PX)
+
+
+def without_ink(saturation: np.ndarray, core: np.ndarray, side: float) -> np.ndarray:
+    """Return the saturation (h, w), 0 in pen strokes and the margin in which they fade; tiles have this `side`."""
+    from scipy.ndimage import maximum_filter
+
+    return np.where(maximum_filter(core, MIN_STROKE_PX + 2 * round(MARGIN * side)), np.float32(0), saturation)
 
 
 def _between(hue: np.ndarray, limits: tuple[int, int]) -> np.ndarray:

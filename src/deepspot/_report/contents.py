@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from deepspot.models import Model
     from deepspot.models._bundle.card import Card
+    from deepspot.pl._map.backdrop import Backdrop
+    from deepspot.pl._map.places import Places
 
 ANNOTATION, CLUSTERS = "annotation", "leiden"
 MAX_SPOTS = 2000
@@ -75,6 +77,15 @@ class SlideContents:
     def noun(self) -> Noun:
         """What the spots, cells or bins are called."""
         return noun_of(self.sdata, self.shapes_key)
+
+    @cached_property
+    def map(self) -> tuple[Places, Backdrop]:
+        """Places of the spots and the downscaled image behind them, which all maps share."""
+        from deepspot.pl._map.backdrop import backdrop_of
+        from deepspot.pl._map.places import find_places
+
+        places = find_places(self.sdata, self.image_key, self.shapes_key)
+        return places, backdrop_of(self.sdata, self.image_key, places)
 
     @property
     def n_spots(self) -> int:
@@ -146,13 +157,6 @@ class SlideContents:
         """Whether so many spots are out of distribution that the prediction is not to be trusted."""
         return self.ood_share > MANY_OOD
 
-    def without_measured(self) -> SpatialData:
-        """Return the object without the measured table; all other elements are shared."""
-        from spatialdata import SpatialData
-
-        tables = {name: table for name, table in self.sdata.tables.items() if name != self.measured_key}
-        return SpatialData(images=dict(self.sdata.images), shapes=dict(self.sdata.shapes), tables=tables)
-
     def table_with_result(self, slot: str, key: str) -> str | None:
         """Return the name of the first table of `table_keys` with this result."""
         tables = self.sdata.tables
@@ -184,10 +188,32 @@ class SlideContents:
         columns = [str(parameters["groupby"]) for parameters in markers if "groupby" in parameters]
         return next((key for key in (*columns, ANNOTATION, CLUSTERS) if self.table_with_labels(key) is not None), None)
 
+    def group_colors(self, groupby: str) -> tuple[pd.Series, dict[str, str]]:
+        """Return the labels in a column, by the rows of the first table that has them, and the color of each."""
+        from deepspot.pl._map.coloring import label_colors
+
+        key = str(self.table_with_labels(groupby))
+        labels = labels_of(self.sdata, key, groupby)
+        return labels, label_colors(self.sdata.tables[key], groupby, [str(name) for name in labels.cat.categories])
+
+    def group_origin(self, groupby: str) -> str:
+        """Return where the groups in a column came from, in words."""
+        tables = self.sdata.tables
+        if groupby == CLUSTERS:
+            if any(f"deepspot_{CLUSTERS}" in tables[name].uns for name in self.table_keys):
+                return "Leiden clusters of the predicted genes"
+            sources = [name for name in self.table_keys if CLUSTERS in tables[name].uns]  # as scanpy notes them
+            words = {self.measured_key: "measured", self.prediction_key: "predicted", self.corrected_key: "corrected"}
+            which = f"the {words[sources[0]]} genes" if sources else "genes, of which table is not recorded"
+            return f"Leiden clusters of {which}"
+        if groupby == ANNOTATION:
+            return "Regions that were annotated on the slide"
+        return f"Groups of the column “{groupby}” that came with the slide"
+
     def choose_genes(self, genes: int | Sequence[str]) -> list[str]:
         """Return the genes to draw: the named ones, or this number.
 
-        These have different patterns and a high expected r (if it is unknown, a high variance).
+        These have different patterns, among the quarter with the highest expected r (if it is unknown, variance).
         """
         keys = [name for name in (self.prediction_key, self.corrected_key) if name is not None]
         if not keys:
@@ -200,7 +226,10 @@ class SlideContents:
         if score is None or score.isna().all() or self.is_finer:
             score = pd.Series(np.asarray(table.X).var(axis=0), index=table.var_names)
         weight = np.nan_to_num(score.to_numpy(dtype=float))
-        return [str(table.var_names[column]) for column in distinct_genes(self.sampled, weight, int(genes))]
+        # Without this limit, a gene with a low expected r is chosen because its map is unlike those of the others.
+        best = np.sort(np.argsort(-weight, kind="stable")[: max(int(genes), len(weight) // 4)])
+        chosen = distinct_genes(self.sampled[:, best], weight[best], int(genes))
+        return [str(name) for name in table.var_names[best[chosen]]]
 
 
 def find_contents(

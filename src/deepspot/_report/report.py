@@ -36,10 +36,12 @@ def report(
 ) -> Path:
     """Write an HTML report of one slide for pathologists, with all figures in one file.
 
-    The report shows the slide, the model and the reliability of its prediction (out-of-distribution spots, expected r
-    of genes, and agreement with measured genes). It draws the results in `sdata`: maps of genes, images of the spots
-    where a gene is high and low, groups of spots and their markers, gene sets, pathways, finer maps, a correction.
-    Missing parts are listed with the call that adds them. The file needs no network and runs no script.
+    The report begins with how far to trust the prediction: tissue and species, out-of-distribution spots, expected r of
+    genes, the number of independent patterns, agreement with measured genes, and a table of genes with the verdicts of
+    :func:`deepspot.tl.trust`, of which a link saves all genes as CSV. It draws the results in `sdata`: maps of genes
+    beside the plain tissue, images of the spots where a gene is high and low, groups of spots and their markers, gene
+    sets, pathways, finer maps, a correction. A closing technical section has the model, versions and parameters, and
+    the missing parts with the call that adds them. The file needs no network and runs no script.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def report(
     path
         File to write, such as ``"report.html"``.
     genes
-        Genes to draw, or their number: genes with different patterns and a high expected r.
+        Genes to draw, or their number: genes with different patterns, among the quarter with the highest expected r.
     groupby
         Column with groups of spots to draw; by default that of the marker genes, else `annotation`, else `leiden`.
     model

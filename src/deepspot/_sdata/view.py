@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import DIAMETER, PARENT, PREDICTION, UNS, key_in, nuclei_name, one_key
+from deepspot._core.keys import DIAMETER, PARENT, PREDICTION, UNS, artifacts_name, key_in, nuclei_name, one_key
 from deepspot._image.tiles import image_size, is_rgb, pyramid_levels, read_tiles
 from deepspot._spatial.geometry import MIN_TILE_PX, Boxes, tile_px
 from deepspot._spatial.transforms import (
@@ -236,15 +236,15 @@ def select_image_and_shapes(
                 "full-resolution image of the slide scanner, or pass a larger `tile_um=`."
             )
     full = _full_resolution(sdata, fine, shapes_key)
-    return one_key(full, fine, "sdata.images", "image_key", _no_image(sdata, shapes_key)), shapes_key
+    return one_key(full, fine, "sdata.images", "image_key", _unrelated(sdata)), shapes_key
 
 
-def _no_image(sdata: SpatialData, shapes_key: str) -> str:
-    """Return what to do without an image that shows the shapes."""
+def _unrelated(sdata: SpatialData) -> str:
+    """Return what to do without an image that shows any shapes."""
     if sdata.images:
         return (
-            f"None of the images {list(sdata.images)} shares a coordinate system with the shapes {shapes_key!r}. Check "
-            "that both are of one slide."
+            f"No image of {list(sdata.images)} shares a coordinate system with suitable shapes of {list(sdata.shapes)}."
+            " Check that both are of one slide."
         )
     return (
         "The object has no image. Read the slide with `ds.io`; a store of `ds.tl.predict(out=…)` has none: add that of "
@@ -265,17 +265,16 @@ def select_shapes(sdata: SpatialData, image_key: str | None, shapes_key: str | N
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")
     images = list(sdata.images) if image_key is None or image_key not in sdata.images else [image_key]
     related = [key for key in sdata.shapes if any(share_coordinate_system(sdata, image, key) for image in images)]
-    # Spots take precedence over polygons, which are cells, bins or regions. Nuclei are none.
-    nuclei = {nuclei_name(key) for key in sdata.images}
+    # Spots take precedence over polygons, which are cells, bins or regions. Nuclei and artifacts are none.
+    nuclei = {name(key) for key in sdata.images for name in (nuclei_name, artifacts_name)}
     others = [key for key in related if key not in nuclei]
     if related and not others:
         raise MissingKeyError(
-            f"{NO_SPOTS} There are only nuclei, {related}: pass them as `shapes_key` if you mean them."
+            f"{NO_SPOTS} There are only nuclei or regions, {related}: pass them as `shapes_key` if you mean them."
         )
     whole = [key for key in others if PARENT not in sdata.shapes[key]]
     spots = [key for key in whole if "radius" in sdata.shapes[key]]
-    hint = f"None of the shapes {list(sdata.shapes)} shares a coordinate system with the images {images}."
-    return one_key(None, spots or whole or others, "sdata.shapes", "shapes_key", hint)
+    return one_key(None, spots or whole or others, "sdata.shapes", "shapes_key", _unrelated(sdata))
 
 
 def _full_resolution(sdata: SpatialData, images: list[str], shapes_key: str) -> str | None:

@@ -1,9 +1,9 @@
-"""Writing to a SpatialData: the only file that does. Everything that is added can be written to disk."""
+"""Writing to a SpatialData, which only this file and `shapes.py` do. All that is added can be written to disk."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from anndata import AnnData
-    from geopandas import GeoDataFrame
     from spatialdata import SpatialData
 
 
@@ -184,7 +183,7 @@ def check_name(name: str) -> None:
         raise InputError(f"The name {name[:40]!r}… has more than {MAX_NAME} bytes. Choose a shorter one.")
 
 
-def _check_case(name: str, existing: Any, where: str) -> None:
+def check_case(name: str, existing: Any, where: str) -> None:
     """Raise if an existing name differs by case only, or is that of the index: such names cannot be written."""
     if hasattr(existing, "columns") and existing.index.name == name:
         raise InputError(f"{name!r} is the name of the index of {where}. Choose another name, or rename the index.")
@@ -212,82 +211,17 @@ def add_table(
     check_new_key(sdata, key, overwrite=overwrite)
     sdata.tables[key] = table
     rows = noun_of_table(sdata, key).count(table.n_obs)
-    hint = _hint(sdata, key) if store is None else f" It is on disk: {store}."
+    hint = hint_to_save(sdata, key) if store is None else f" It is on disk: {store}."
     logger.info("Added %s × %s %s to sdata.tables[%r].%s", rows, f"{table.n_vars:,}", what, key, hint)
 
 
-def check_not_annotated(sdata: SpatialData, key: str, own: Collection[str] = ()) -> None:
-    """Raise if tables other than `own` annotate shapes that will be replaced: their rows would have other places."""
-    if others := [name for name in tables_annotating(sdata, key) if name not in own]:
-        what = "would be replaced" if key in sdata.shapes else "was deleted and would be others"
-        raise InputError(
-            f"sdata.shapes[{key!r}] {what}, but tables {others} annotate it. Delete these tables first "
-            "(`del sdata.tables[...]`), or choose another name."
-        )
-
-
-def _fits(sdata: SpatialData, table_key: str, shapes: GeoDataFrame, key: str) -> bool:
-    """Return whether the rows of a table are those of shapes that will be added."""
-    rows = rows_of(sdata.tables[table_key], key)
-    return len(rows) == len(shapes) and bool(rows.isin(shapes.index).all())
-
-
-def add_shapes(
-    sdata: SpatialData,
-    key: str,
-    shapes: GeoDataFrame,
-    *,
-    what: str,
-    overwrite: bool = False,
-    own: Collection[str] = (),
-) -> None:
-    """Add a shapes element and log one line; tables `own` will be replaced with it."""
-    check_new_key(sdata, key, overwrite=overwrite, kind="shapes")
-    if key in sdata.shapes:
-        if not _same_places(sdata.shapes[key], shapes):
-            check_not_annotated(sdata, key, own)
-    else:  # tables of shapes that were deleted
-        fitting = [name for name in tables_annotating(sdata, key) if _fits(sdata, name, shapes, key)]
-        check_not_annotated(sdata, key, [*own, *fitting])
-    shapes.index.name = None
-    sdata.shapes[key] = shapes
-    logger.info("Added %s %s to sdata.shapes[%r].%s", f"{len(shapes):,}", what, key, _hint(sdata, key))
-
-
-def _same_places(old: GeoDataFrame, new: GeoDataFrame) -> bool:
-    return old.index.equals(new.index) and bool(old.geometry.geom_equals_exact(new.geometry, 1e-6).all())
-
-
-def _hint(sdata: SpatialData, key: str) -> str:
+def hint_to_save(sdata: SpatialData, key: str) -> str:
     """Explain how to save an element that was added to a SpatialData with a store."""
     if not sdata.is_backed():
         return ""
     if any(path.endswith(f"/{key}") for path in sdata.elements_paths_on_disk()):
         return f" It is in memory: `sdata.delete_element_from_disk({key!r})` and `write_element` replace it on disk."
     return f" It is in memory: `sdata.write_element({key!r})` saves it."
-
-
-def set_column(sdata: SpatialData, shapes_key: str, column: str, value: float) -> None:
-    """Set a column of a shapes element to one number."""
-    sdata.shapes[shapes_key][column] = float(value)
-
-
-def check_shape_columns(sdata: SpatialData, shapes_key: str, columns: Iterable[str], *, overwrite: bool) -> None:
-    """Raise unless columns can be added to a shapes element under these names."""
-    shapes, columns = sdata.shapes[shapes_key], list(columns)
-    for name in columns:
-        _check_case(name, shapes, f"sdata.shapes[{shapes_key!r}]")
-    taken = [name for name in columns if name in shapes]
-    if taken and not overwrite:
-        raise InputError(f"sdata.shapes[{shapes_key!r}] has the columns {taken} already. Pass `overwrite=True`.")
-
-
-def add_shape_columns(sdata: SpatialData, shapes_key: str, columns: pd.DataFrame, *, overwrite: bool = False) -> None:
-    """Add columns of numbers, in the order of the shapes, to a shapes element, and log one line."""
-    check_shape_columns(sdata, shapes_key, columns, overwrite=overwrite)
-    for name, values in columns.items():
-        sdata.shapes[shapes_key][name] = values.to_numpy()
-    logger.info("Added %s to sdata.shapes[%r].", list(columns), shapes_key)
 
 
 def check_entries(
@@ -297,7 +231,7 @@ def check_entries(
     names = list(names)
     for name in names:
         check_name(name)
-        _check_case(name, getattr(sdata.tables[key], slot), f"{slot} of sdata.tables[{key!r}]")
+        check_case(name, getattr(sdata.tables[key], slot), f"{slot} of sdata.tables[{key!r}]")
         if slot == "uns" and name in RESERVED:
             raise InputError(f"uns[{name!r}] describes the table. Choose another `key_added`.")
     taken = [name for name in names if name in getattr(sdata.tables[key], slot)]
@@ -343,23 +277,11 @@ def add_columns(
 GEOMETRY = ("geometry", "radius", DIAMETER, PARENT, *ARRAY)
 
 
-def add_labels(
-    sdata: SpatialData,
-    shapes_key: str,
-    key: str,
-    labels: pd.Series,
-    *,
-    colors: Sequence[str] | None = None,
-    overwrite: bool = False,
-) -> list[str]:
-    """Add labels to a shapes element and to `obs` of all tables that annotate it. Return the names of the tables.
+def check_labels(sdata: SpatialData, shapes_key: str, key: str, *, overwrite: bool = False) -> dict[str, pd.Series]:
+    """Raise unless a column can be added to a shapes element and to `obs` of all tables that annotate it.
 
-    `labels` is a categorical with the index of the shapes; `colors` has one color for each category, stored as in
-    scanpy.
+    Returns for each of the tables the shapes of its rows, see :func:`rows_of`.
     """
-    import pandas as pd
-    from anndata import AnnData
-
     shapes, tables = sdata.shapes[shapes_key], tables_annotating(sdata, shapes_key)
     check_name(key)
     relations = [sdata.tables[name].uns["spatialdata_attrs"] for name in tables]
@@ -369,9 +291,9 @@ def add_labels(
             f"Column {key!r} holds positions of spots, or relates them to tables. Choose another `key_added`."
         )
     rows = {name: rows_of(sdata.tables[name], shapes_key) for name in tables}
-    _check_case(key, shapes, f"sdata.shapes[{shapes_key!r}]")
+    check_case(key, shapes, f"sdata.shapes[{shapes_key!r}]")
     for name in tables:
-        _check_case(key, sdata.tables[name].obs, f"obs of sdata.tables[{name!r}]")
+        check_case(key, sdata.tables[name].obs, f"obs of sdata.tables[{name!r}]")
     taken = [f"sdata.shapes[{shapes_key!r}]"] * (key in shapes)
     for name in tables:
         # A table may also annotate other shapes, whose labels are kept.
@@ -379,15 +301,39 @@ def add_labels(
             taken.append(f"obs of sdata.tables[{name!r}]")
     if taken and not overwrite:
         raise InputError(f"Column {key!r} exists already: {taken}. Pass `overwrite=True`, or another `key_added`.")
+    return rows
+
+
+def add_labels(
+    sdata: SpatialData,
+    shapes_key: str,
+    key: str,
+    labels: pd.Series,
+    *,
+    colors: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Add labels or numbers to a shapes element and to `obs` of all tables that annotate it. Return the tables' names.
+
+    `labels` is a categorical, or float, with the index of the shapes; `colors` has one color for each category, stored
+    as in scanpy.
+    """
+    import pandas as pd
+    from anndata import AnnData
+
+    rows, shapes = check_labels(sdata, shapes_key, key, overwrite=overwrite), sdata.shapes[shapes_key]
     check_writable(AnnData(obs=pd.DataFrame({key: labels.to_numpy()}, index=[str(i) for i in range(len(labels))])))
     shapes[key] = labels.reindex(shapes.index)
-    for name in tables:
+    for name in rows:
         table = sdata.tables[name]
         others = table.obs[key].astype(object) if key in table.obs else pd.Series(None, table.obs_names, dtype=object)
         others.iloc[rows[name].index] = labels.reindex(rows[name]).astype(object).to_numpy()
+        if not isinstance(labels.dtype, pd.CategoricalDtype):
+            table.obs[key] = pd.to_numeric(others, errors="coerce").astype(np.float64)
+            continue
         present = [value for value in pd.unique(others.dropna()) if value not in labels.cat.categories]
         table.obs[key] = pd.Categorical(others, [*present, *labels.cat.categories])
         table.uns.pop(f"{key}_colors", None)
         if colors is not None and not present:
             table.uns[f"{key}_colors"] = list(colors)
-    return tables
+    return list(rows)

@@ -4,14 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from deepspot.errors import InputError
 
+
+def _as_tuple(values: Any) -> Any:
+    """Convert lists, which zarr returns as arrays."""
+    return tuple(values) if isinstance(values, list | np.ndarray) else values
+
+
+Density = Annotated[float, Field(ge=-1, le=1)]
+Strength = Annotated[float, Field(gt=0, le=100)]
+Densities = Annotated[tuple[Density, Density, Density], BeforeValidator(_as_tuple)]
+Stain = Literal["macenko"]
 SubspotsFrom = Literal["tiles", "tokens", "nuclei"]
+
+
+class StainReference(BaseModel):
+    """Stains to which the tiles of every slide are normalized. They belong to a model.
+
+    Attributes
+    ----------
+    method
+        ``"macenko"``: the color and the strength of both stains are replaced.
+    hematoxylin, eosin
+        Optical densities (natural logarithm) of red, green and blue, of length 1.
+    strengths
+        99th percentiles of the amounts of hematoxylin and eosin in tissue.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["macenko"] = "macenko"
+    hematoxylin: Densities
+    eosin: Densities
+    strengths: Annotated[tuple[Strength, Strength], BeforeValidator(_as_tuple)]
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        if any(abs(np.linalg.norm(stain) - 1) > 0.01 for stain in (self.hematoxylin, self.eosin)):
+            raise InputError("the stains of the reference must have the length 1")
+        return self
+
+
+# The reference of Macenko et al. (2009) in their published code. It is fixed: features of all slides and models are
+# normalized alike, and nothing of a held-out slide reaches the training.
+STAINS = {
+    "macenko": StainReference(
+        hematoxylin=(0.5626, 0.7201, 0.4062), eosin=(0.2159, 0.8012, 0.5581), strengths=(1.9705, 1.0308)
+    )
+}
 
 
 class TileGeometry(BaseModel):
@@ -31,6 +85,8 @@ class TileGeometry(BaseModel):
         spot tile.
     nuclei_key
         Shapes that are the nuclei; None for ``<image>_nuclei``, those of :func:`deepspot.pp.nuclei`.
+    stain
+        Stains to which the colors of a slide are normalized before its tiles are embedded; None keeps the colors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +96,7 @@ class TileGeometry(BaseModel):
     grid: int = Field(default=3, gt=0)
     subspots: SubspotsFrom = "tiles"
     nuclei_key: str | None = None
+    stain: StainReference | None = None
 
     @model_serializer(mode="wrap")
     def _serialize(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -49,6 +106,8 @@ class TileGeometry(BaseModel):
             fields.pop("subspots", None)
         if self.nuclei_key is None:
             fields.pop("nuclei_key", None)
+        if self.stain is None:
+            fields.pop("stain", None)
         return fields
 
 

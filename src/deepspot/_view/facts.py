@@ -63,7 +63,7 @@ def groups(
     if len(names) >= NONE:
         raise InputError(f"Column {groupby!r} has {len(names):,} labels; the viewer can show {NONE - 1}.")
     labels = label_positions(slide.sdata, key, slide.shapes_key, groupby)
-    codes = labels.cat.codes.to_numpy()
+    codes = labels.cat.codes.to_numpy().astype(np.int64)  # of pandas: int8, which cannot hold 255
     facts = {
         "name": groupby,
         "labels": names,

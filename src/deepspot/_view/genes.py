@@ -12,7 +12,7 @@ from deepspot._core.validate import check_count
 from deepspot._sdata.tables import check_shared_genes, comparable_scale, known_genes
 from deepspot._stats.metrics import pearson
 from deepspot._stats.normalize import LOG1P_10K
-from deepspot.errors import MissingKeyError
+from deepspot.errors import InputError, MissingKeyError
 from deepspot.pl._map.panel import GENE_SPAN, limits
 from deepspot.pl._map.values import measured_values, predicted_values, unit_label
 
@@ -96,8 +96,8 @@ def choose(slide: SlideContents, genes: int | Sequence[str]) -> list[str]:
     return [str(table.var_names[column]) for column in order[: int(genes)]]
 
 
-def read(slide: SlideContents, genes: list[str]) -> GeneFacts:
-    """Read, round and compress the values of genes."""
+def read(slide: SlideContents, genes: list[str], budget: float) -> GeneFacts:
+    """Read, round and compress the values of genes; raise once they take more than this number of bytes."""
     source = slide.prediction_key or slide.corrected_key
     scale = LOG1P_10K if source is None else comparable_scale(slide.sdata.tables[source])
     units = {
@@ -113,6 +113,13 @@ def read(slide: SlideContents, genes: list[str]) -> GeneFacts:
     facts = GeneFacts(genes, layers)
     for values in _values(slide, genes, source, scale):
         _add(facts, values)
+        n, used = len(facts.packed), sum(map(len, facts.packed))
+        if used > budget:
+            raise InputError(
+                f"The values of {len(genes):,} genes in {slide.noun.count(slide.n_spots)} take about "
+                f"{used / n * len(genes) / 1e6:.3g} MB, and `max_mb` leaves {max(budget, 0) / 1e6:.3g} MB for them: "
+                f"about {max(0, int(n * budget / used)):,} genes. Pass fewer `genes`, or increase `max_mb`."
+            )
     facts.layers = [layer for layer in layers if any(low is not None for low in layer.low)]
     if not {MEASURED, PREDICTED} <= set(facts.keys):
         facts.difference, facts.agreement = [], []

@@ -160,7 +160,8 @@ def _page(
 
     mpp = microns_per_pixel(slide.sdata, slide.image_key)
     places = find_places(slide.sdata, slide.image_key, slide.shapes_key)
-    genes = read(slide, names)
+    script, style = ((ASSETS / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
+    genes = read(slide, names, budget - RESERVE - len(script))
     doubt, doubt_blocks = about.doubts(slide)
     groups, group_blocks = about.groups(slide, groupby, places, mpp)
     first = {
@@ -171,12 +172,11 @@ def _page(
     }
     later = {f"gene-{k}": packed for k, packed in enumerate(genes.packed) if k}
     later["names"] = pack(_json_bytes([str(name) for name in slide.sdata.shapes[slide.shapes_key].index]))
-    script, style = ((ASSETS / name).read_text(encoding="utf-8") for name in ("viewer.js", "viewer.css"))
     used = RESERVE + len(script) + sum(len(text) + 80 for text in (*first.values(), *later.values()))
     if used > budget:
         raise InputError(
-            f"The values of {len(names):,} genes in {slide.noun.count(slide.n_spots)} take {used / 1e6:.1f} MB, more "
-            f"than the `max_mb={budget / 1e6:g}` of the file. Pass fewer `genes`, or increase `max_mb`."
+            f"The page of {len(names):,} genes in {slide.noun.count(slide.n_spots)} takes {used / 1e6:.1f} MB without "
+            f"the image, more than `max_mb={budget / 1e6:g}`. Pass fewer `genes`, or increase `max_mb`."
         )
     pyramid = pyramid_levels(slide.sdata, slide.image_key)
     embedded = image_levels(pyramid, budget - used)

@@ -33,6 +33,9 @@ def run_report(
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
+    layer: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
     save: Path | None = None,
     overwrite: bool = False,
     command: str | None = None,
@@ -82,16 +85,17 @@ def run_report(
     measured_table_key(sdata, shapes_key, table_key)  # raises before the long steps if there are several
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     logger.info("── Predicting")
-    key, loaded = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
+    named = genes if isinstance(genes, list) else None
+    key, loaded = steps.predict(sdata, model, genes=named, device=device, batch_size=batch_size, **keys)
     logger.info("── Checking the registration")
-    contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, **keys)
+    contents = find_contents(sdata, model=loaded, prediction_key=key, table_key=table_key, layer=layer, **keys)
     registration = None
     if contents.measured_key is None:
         logger.info("Not checked: there are no measured genes.")
     elif contents.is_training_slide:
         logger.info("Not checked: the model was trained on this slide.")
     else:
-        options = {"prediction_key": key, "table_key": contents.measured_key, **keys}
+        options = {"prediction_key": key, "table_key": contents.measured_key, "layer": layer, **keys}
         registration = attempt("Check of the registration", tl.check_alignment, sdata, **options)
     logger.info("── Groups and their markers")
     groupby = steps.choose_groups(sdata, groupby, key, shapes_key, notes)
@@ -112,6 +116,7 @@ def run_report(
         alignment=registration,
         prediction_key=key,
         table_key=table_key,
+        layer=layer,
         notes=notes,
         command=command,
         overwrite=overwrite,
@@ -136,6 +141,9 @@ def run_view(
     image_key: str | None = None,
     shapes_key: str | None = None,
     table_key: str | None = None,
+    layer: str | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
     overwrite: bool = False,
     **read: Any,
 ) -> None:
@@ -151,9 +159,10 @@ def run_view(
     keys: dict[str, Any] = {"image_key": image_key, "shapes_key": shapes_key}
     sdata = steps.read_slide(slide, image, model=model, alignment_file=alignment_file, **keys, **read)
     keys["shapes_key"] = select_shapes(sdata, image_key, shapes_key)
-    key, _ = steps.predict(sdata, model, genes=genes if isinstance(genes, list) else None, **keys)
+    named = genes if isinstance(genes, list) else None
+    key, _ = steps.predict(sdata, model, genes=named, device=device, batch_size=batch_size, **keys)
     options: dict[str, Any] = {"genes": genes, "groupby": groupby, "max_mb": max_mb, "folder": folder}
-    options["table_key"] = table_key
+    options |= {"table_key": table_key, "layer": layer}
     view(sdata, out, prediction_key=key, overwrite=overwrite, **options, **keys)
 
 

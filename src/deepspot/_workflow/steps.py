@@ -154,6 +154,8 @@ def predict(
     shapes_key: str,
     image_key: str | None = None,
     genes: list[str] | None = None,
+    device: str | None = None,
+    batch_size: int | None = None,
 ) -> tuple[str, Model | None]:
     """Predict a slide, or find an existing prediction; return the name of the table, and the model if loaded.
 
@@ -180,7 +182,8 @@ def predict(
     key = prediction_name(shapes_key)
     if key in sdata.tables:
         key = valid_name(f"{key}_{loaded.fingerprint}")
-    tl.predict(sdata, loaded, image_key=image_key, shapes_key=shapes_key, key_added=key)
+    compute: dict[str, Any] = {"device": device, "batch_size": batch_size}
+    tl.predict(sdata, loaded, image_key=image_key, shapes_key=shapes_key, key_added=key, **compute)
     return key, loaded
 
 
@@ -206,6 +209,7 @@ def choose_groups(
     rows = rows_of(sdata.tables[key], shapes_key)
     column = pd.Series(labels[rows.index.to_numpy()], index=pd.Index(rows))
     add_labels(sdata, shapes_key, CLUSTERS, column)
+    sdata.tables[key].uns[f"deepspot_{CLUSTERS}"] = {"of": "predicted genes", "seed": settings.seed}
     logger.info("Found %d Leiden clusters of spots on the predicted genes.", column.nunique())
     return CLUSTERS
 

@@ -29,7 +29,7 @@ LITE0_STATS = LITE0.model_copy(
         "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
     }
 )
-# The largest weight that does not lower accuracy on held-out sections of the training patient (docs/benchmarks.md).
+# The largest weight that does not lower accuracy on held-out sections of the training patient (docs/result_tables.md).
 STATISTICS_WEIGHT = 3.0
 
 

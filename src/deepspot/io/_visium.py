@@ -12,7 +12,8 @@ from deepspot._core.keys import DIAMETER, MICRONS, PIXELS, checked, key_in, vali
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_mpp, check_positive
 from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._sdata.write import check_name, check_writable, set_column
+from deepspot._sdata.shapes import set_column
+from deepspot._sdata.write import check_name, check_writable
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, intrinsic_centers, write_scale
 from deepspot.errors import InputError

@@ -17,7 +17,8 @@ from deepspot._core.keys import ARRAY, DIAMETER, MICRONS, PIXELS, checked, key_i
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_mpp, check_positive
 from deepspot._image.tiles import level_sizes, pyramid_levels
-from deepspot._sdata.write import check_name, check_writable, set_column
+from deepspot._sdata.shapes import set_column
+from deepspot._sdata.write import check_name, check_writable
 from deepspot._spatial.geometry import check_inside
 from deepspot._spatial.transforms import centers_px, pitch_from_array, write_scale
 from deepspot.errors import InputError

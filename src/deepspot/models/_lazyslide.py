@@ -79,6 +79,11 @@ class TilePredictor:
                 f"Model {card.name!r} has the nuclei of a spot as sub-spots, and tiles of LazySlide have no nuclei. "
                 "Predict with `ds.tl.predict`, or use a model whose sub-spots are parts of the tile."
             )
+        if tile.stain is not None:
+            raise InputError(
+                f"Model {card.name!r} normalizes the stains of a slide, which it cannot see from tiles of LazySlide. "
+                "Predict with `ds.tl.predict`."
+            )
         side = tile_px(tile.tile_um, check_positive(self.mpp, "mpp"))
         if side < MIN_TILE_PX:
             raise InputError(

@@ -6,7 +6,7 @@ from deepspot._core.keys import DIAMETER, checked, key_in
 from deepspot._core.validate import check_positive
 from deepspot._features.feature_table import SlideFeatures
 from deepspot._sdata.view import SlideView
-from deepspot._spatial.geometry import SubspotsFrom, TileGeometry
+from deepspot._spatial.geometry import STAINS, Stain, SubspotsFrom, TileGeometry
 from deepspot.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def embed(
     tile_um: float | None = None,
     subspots: SubspotsFrom | Literal[False] = "tiles",
     nuclei_key: str | None = None,
+    stain: Stain | None = None,
     coordinate_system: str | None = None,
     key_added: str | None = None,
     overwrite: bool = False,
@@ -54,6 +55,10 @@ def embed(
         them r was lower by 0.005 on toy slides. False: not at all.
     nuclei_key
         Shapes of nuclei, with ``"nuclei"``. By default ``<image>_nuclei``, those of :func:`deepspot.pp.nuclei`.
+    stain
+        ``"macenko"``: normalize the colors of hematoxylin and eosin to a fixed reference before tiles are embedded.
+        Both stains are estimated once, on squares of tissue that are spread over the slide. None keeps the colors.
+        Whether this helps depends on the slides, see the page "Quality control".
     coordinate_system
         Coordinate system that relates spots and image; needed only if they share several that disagree.
     key_added
@@ -92,11 +97,11 @@ def embed(
     ValueError
         If the scale is unknown or too coarse, a spot is outside the image, the image is not RGB uint8, `subspots` is
         ``"tokens"`` but the encoder returns no tokens, no spot has a nucleus, `nuclei_key` is given without
-        ``"nuclei"``, or the result is larger than `settings.max_table_gb`.
+        ``"nuclei"``, the stains of the slide cannot be estimated, or the result is larger than `settings.max_table_gb`.
 
     References
     ----------
-    DeepSpot, section 4.2.1 (model input).
+    DeepSpot, section 4.2.1 (model input). Macenko et al., International Symposium on Biomedical Imaging 2009 (stains).
 
     Examples
     --------
@@ -112,6 +117,8 @@ def embed(
         check_positive(tile_um, "tile_um")
     if subspots is not False:
         key_in(subspots, get_args(SubspotsFrom), "subspots")
+    if stain is not None:
+        key_in(stain, STAINS, "stain")
     if nuclei_key is not None and subspots != "nuclei":
         raise InputError(f"`nuclei_key` is for `subspots='nuclei'`, but `subspots` is {subspots!r}. Leave one out.")
     ready = encoders.get(encoder)
@@ -127,6 +134,7 @@ def embed(
         input_px=ready.card.read_px,
         subspots=subspots or "tiles",
         nuclei_key=nuclei_key,
+        stain=None if stain is None else STAINS[stain],
     )
     features = SlideFeatures(view, ready, geometry, subspots is not False)
     features.plan(key_added=key_added, overwrite=overwrite).add(device=device, batch_size=batch_size)

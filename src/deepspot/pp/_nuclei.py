@@ -7,16 +7,10 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import pyramid_levels
 from deepspot._image.tissue import TISSUE_RULES
+from deepspot._sdata.shapes import add_shape_columns, add_shapes, check_not_annotated, check_shape_columns
 from deepspot._sdata.tables import kind_of
 from deepspot._sdata.view import NOUNS, spot_shapes
-from deepspot._sdata.write import (
-    add_shape_columns,
-    add_shapes,
-    add_table,
-    check_new_key,
-    check_not_annotated,
-    check_shape_columns,
-)
+from deepspot._sdata.write import add_table, check_new_key
 from deepspot._spatial.transforms import (
     centers_px,
     microns_per_pixel,
@@ -129,7 +123,7 @@ def nuclei(
     ['nuclei_per_mm2', 'area_um2', 'eccentricity']
     """
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
-    shapes_key = _spots(sdata, image_key, shapes_key, nuclei_key)
+    shapes_key = spots_of_image(sdata, image_key, shapes_key, nuclei_key)
     if tissue is not None and tissue not in TISSUE_RULES:
         raise InputError(f"`tissue` must be one of {list(TISSUE_RULES)}, or None for everywhere, got {tissue!r}.")
     check_positive(min_area_um2, "min_area_um2")
@@ -217,7 +211,9 @@ def _say_outdated(sdata: SpatialData, nuclei_key: str, table_key: str | None) ->
         )
 
 
-def _spots(sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None) -> str | None:
+def spots_of_image(
+    sdata: SpatialData, image_key: str, shapes_key: str | None, nuclei_key: str | None = None
+) -> str | None:
     """Return the spots to describe: by default the only circles of the image that are no nuclei, or None."""
     if shapes_key is not None:
         return key_in(shapes_key, sdata.shapes, "sdata.shapes")

@@ -7,8 +7,9 @@ import numpy as np
 from deepspot._core.keys import ARRAY, DIAMETER, checked, counts_name, key_in, one_key, pooled_name
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_count, check_positive
+from deepspot._sdata.shapes import add_shapes
 from deepspot._sdata.tables import find_measured_table, is_deepspot_table, link_keys, regions_of
-from deepspot._sdata.write import add_columns, add_shapes, add_table, check_entries, check_new_key, make_table
+from deepspot._sdata.write import add_columns, add_table, check_entries, check_new_key, make_table
 from deepspot._spatial.geometry import LAYOUTS, spot_grid
 from deepspot._spatial.transforms import circles_at_um, positions_in
 from deepspot.errors import InputError

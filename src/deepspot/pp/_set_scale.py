@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from deepspot._core.keys import ADD_IMAGE, DIAMETER, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_mpp, check_positive
+from deepspot._sdata.shapes import set_column
 from deepspot._sdata.view import select_shapes
-from deepspot._sdata.write import set_column
 from deepspot._spatial.transforms import centers_px, pitch_px, write_scale
 from deepspot.errors import InputError
 

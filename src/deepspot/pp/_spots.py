@@ -3,14 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from deepspot._core.keys import ADD_IMAGE, ARRAY, checked, one_key
+from deepspot._core.keys import ADD_IMAGE, ARRAY, artifacts_name, checked, one_key
+from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.tiles import coarse_image, level_sizes, pyramid_levels
 from deepspot._image.tissue import PER_TILE, TISSUE_RULES
-from deepspot._sdata.write import add_shapes, check_new_key
+from deepspot._sdata.shapes import add_shapes
+from deepspot._sdata.write import check_new_key
 from deepspot._spatial.geometry import LAYOUTS, spot_grid
-from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel
+from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel, polygons_px
 from deepspot.errors import InputError
+
+from ._covered import MIN_COVER, covered
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -27,6 +31,7 @@ def spots(
     pitch_um: float | None = None,
     layout: Literal["square", "hexagonal"] = "square",
     tissue: Literal["brightness", "saturation"] | None = "brightness",
+    exclude_artifacts: bool = True,
     image_key: str | None = None,
     key_added: str = "spots",
     overwrite: bool = False,
@@ -60,6 +65,9 @@ def spots(
         - None: all spots.
 
         Both rules treat exact black as glass, because readers return black where nothing was scanned.
+    exclude_artifacts
+        Leave out spots of whose tile at least half is in the regions that :func:`deepspot.pp.quality` found in this
+        image (``<image>_artifacts``). Without such regions, nothing is left out for this reason.
     image_key
         Image; needed only if there are several.
     key_added
@@ -84,7 +92,7 @@ def spots(
         If `model` does not exist.
     ValueError
         If shapes of this name exist, the scale of the image is unknown, an argument is out of range, no spot fits into
-        the image, there is no tissue, or the model has no size of spots.
+        the image, there is no tissue, all tissue is in regions with artifacts, or the model has no size of spots.
 
     References
     ----------
@@ -98,6 +106,7 @@ def spots(
     >>> sdata.shapes["dense"].columns.tolist()
     ['geometry', 'radius', 'diameter_um', 'array_row', 'array_col']
     """
+    import numpy as np
     import pandas as pd
 
     image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
@@ -126,6 +135,17 @@ def spots(
             )
         centers, array = centers[keep], array[keep]
         what = f"spots on tissue ({keep.mean():.0%} of {len(keep):,}, by {tissue})"
+    artifacts_key = artifacts_name(image_key)
+    if exclude_artifacts and artifacts_key in sdata.shapes:
+        polygons = polygons_px(sdata, image_key, artifacts_key)
+        bad = covered(polygons, np.zeros(len(polygons)), centers, diameter / mpp).sum(axis=1).to_numpy() >= MIN_COVER
+        if bad.all():
+            raise InputError(
+                f"All {len(bad):,} {what} are in the regions of sdata.shapes[{artifacts_key!r}]. Look at the slide; "
+                "`exclude_artifacts=False` keeps these spots."
+            )
+        logger.info("Left out %s spots in the regions of sdata.shapes[%r].", f"{bad.sum():,}", artifacts_key)
+        centers, array = centers[~bad], array[~bad]
     placement = Placement(centers=centers, mpp=mpp, index=pd.RangeIndex(len(centers)))
     circles = circles_at(sdata, image_key, image_key, placement, diameter)
     circles[list(ARRAY)] = array

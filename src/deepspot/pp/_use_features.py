@@ -11,8 +11,9 @@ from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._features.stored import IMPORTED, same_tile
 from deepspot._image.tiles import level_sizes
+from deepspot._sdata.shapes import add_shapes
 from deepspot._sdata.view import NO_IMAGE, SlideView
-from deepspot._sdata.write import add_shapes, add_table, check_new_key, make_table
+from deepspot._sdata.write import add_table, check_new_key, make_table
 from deepspot._spatial.geometry import TileGeometry, same_aspect
 from deepspot._spatial.transforms import Placement, circles_at, microns_per_pixel, slide_mpp, slide_pixels
 from deepspot.encoders import EncoderCard

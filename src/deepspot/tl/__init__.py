@@ -9,5 +9,16 @@ from ._correct.correct import correct
 from ._evaluate import evaluate
 from ._evaluate_resolution import evaluate_resolution
 from ._predict.predict import predict
+from ._trust import trust
 
-__all__ = ["check_alignment", "correct", "enrich", "evaluate", "evaluate_resolution", "markers", "pathways", "predict"]
+__all__ = [
+    "check_alignment",
+    "correct",
+    "enrich",
+    "evaluate",
+    "evaluate_resolution",
+    "markers",
+    "pathways",
+    "predict",
+    "trust",
+]

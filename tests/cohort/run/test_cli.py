@@ -50,7 +50,7 @@ def test_options_are_passed(arguments, monkeypatch, tmp_path):
     monkeypatch.setattr(ds.settings, "runtime", "torch")
     options = (
         "--scheduler tcp://here:1 --sections top --diameter-um 60 --pitch-um 120 --layout hexagonal --tissue all "
-        "--rounded --device cpu --runtime onnx --batch-size 8 --overwrite"
+        "--artifacts flag --rounded --device cpu --runtime onnx --batch-size 8 --overwrite"
     )
     assert cli.main([*arguments, *options.split()]) == 0
     assert seen == {
@@ -60,6 +60,7 @@ def test_options_are_passed(arguments, monkeypatch, tmp_path):
         "pitch_um": 120.0,
         "layout": "hexagonal",
         "tissue": None,
+        "artifacts": "flag",
         "rounded": True,
         "device": "cpu",
         "batch_size": 8,

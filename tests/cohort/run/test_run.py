@@ -17,7 +17,16 @@ def test_small_cohort(run, manifest, model, tmp_path, log):
     runs = run(manifest.assign(stage=["I", "II"], tissue_area=[1.0, 2.0]))
     out = tmp_path / "out"
     assert list(runs.index) == ["P1_S1", "P2_S1"]
-    assert list(runs.columns) == ["path", "patient", "status", "seconds", "spots", "ood_share", "error"]
+    assert list(runs.columns) == [
+        "path",
+        "patient",
+        "status",
+        "seconds",
+        "spots",
+        "ood_share",
+        "artifact_share",
+        "error",
+    ]
     assert (runs["status"] == "done").all()
     assert runs["error"].isna().all()
     kept = pd.read_csv(out / "runs.csv", index_col="slide")
@@ -53,6 +62,7 @@ def test_stores_have_their_provenance(run, manifest, model, encoder, tmp_path):
         "tissue": "brightness",
         "rounded": False,
         "mpp": None,
+        "artifacts": None,
     }
     # The single steps give the same.
     slide = ds.io.slide(manifest["path"][1], name="P2_S1")
@@ -62,6 +72,34 @@ def test_stores_have_their_provenance(run, manifest, model, encoder, tmp_path):
     order = table.obs["spot_id"].to_numpy().argsort()
     np.testing.assert_allclose(table.to_df().to_numpy()[order], by_hand, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(table.var["pseudobulk"], np.asarray(table.X).mean(axis=0), rtol=1e-5)
+
+
+def test_spots_with_artifacts_are_flagged_or_excluded(run, files, toy, tmp_path, write_tiff):
+    """A third of the second slide is covered by green ink. The brightness rule takes it for tissue."""
+    image = np.ascontiguousarray(toy["P2_S1"].images["P2_S1_image"].to_numpy().transpose(1, 2, 0))
+    image[:, : image.shape[1] // 3] = (20, 120, 70)
+    paths = [str(files / "P1_S1.tiff"), str(write_tiff(tmp_path / "inked.tiff", image))]
+    rows = pd.DataFrame({"path": paths, "patient": ["P1", "P2"]})
+    runs = {name: run(rows, tmp_path / str(name), artifacts=name) for name in (None, "flag", "exclude")}
+    assert runs[None]["artifact_share"].isna().all()
+    shares = runs["flag"]["artifact_share"]
+    assert shares["P1_S1"] == 0
+    assert 0.2 < shares["inked"] < 0.7
+    pd.testing.assert_series_equal(runs["exclude"]["artifact_share"], shares)
+    assert runs["flag"]["spots"].tolist() == runs[None]["spots"].tolist()
+    flagged = read_zarr(tmp_path / "flag" / "slides" / "inked.zarr")
+    kept = read_zarr(tmp_path / "exclude" / "slides" / "inked.zarr")
+    good = (flagged["spots"]["artifact"] == "none").to_numpy()
+    assert len(kept["spots"]) == runs["exclude"].loc["inked", "spots"] == good.sum() < len(good)
+    np.testing.assert_array_equal(
+        kept["spots"].get_coordinates().to_numpy(), flagged["spots"].get_coordinates().to_numpy()[good]
+    )
+    assert kept["deepspot_spots"].n_obs == good.sum()
+    # Finished slides of other options are not taken for these.
+    with pytest.raises(ValueError, match="artifacts"):
+        run(rows, tmp_path / "None", artifacts="flag")
+    again = run(rows, tmp_path / "flag", artifacts="flag")
+    assert again["artifact_share"].tolist() == shares.tolist()
 
 
 def test_profiles_are_means_over_spots(run, manifest, tmp_path):

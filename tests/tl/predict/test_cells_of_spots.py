@@ -56,6 +56,15 @@ def test_the_cells_in_spots_are_predicted(slide, model, cheap_encoder):
     np.testing.assert_array_equal(table.obs["ood_score"], spots.obs["ood_score"].iloc[row])
 
 
+def test_titles_count_the_predicted_cells(slide, model, cheap_encoder):
+    """And not all shapes: nuclei outside of spots are not predicted."""
+    n = predict(slide, model, cheap_encoder).n_obs
+    ds.tl.predict(slide, model, shapes_key="spots", encoder=cheap_encoder)
+    *_, cells = ds.pl.superresolution(slide, model.card.genes[0], shapes_key="spots")
+    assert n < len(slide["cells"])
+    assert f"predicted, {n:,} cells of" in cells.get_title()
+
+
 def test_cells_and_background_add_up_to_their_spot(slide, model, cheap_encoder):
     table = predict(slide, model, cheap_encoder)
     ds.tl.predict(slide, model, shapes_key="spots", encoder=cheap_encoder)

@@ -160,6 +160,19 @@ def test_nuclei_in_spots_get_the_mean_of_their_spot(model, slide, cheap_encoder)
     np.testing.assert_allclose(mean, np.expm1(slide["deepspot_spots"].X)[mean.index], rtol=1e-4)
 
 
+def test_a_prediction_from_other_nuclei_is_not_reused(model, slide, cheap_encoder):
+    """Cells are scaled to the spots as they are with the present nuclei."""
+    ds.tl.predict(slide, model, encoder=cheap_encoder)
+    slide.shapes["he_image_nuclei"] = slide["he_image_nuclei"].iloc[::2]
+    ds.tl.predict(slide, model, encoder=cheap_encoder, resolution="cell", shapes_key="he_image_nuclei")
+    ds.tl.predict(slide, model, encoder=cheap_encoder, key_added="now")
+    cells, now = slide["deepspot_he_image_nuclei"], slide["now"]
+    distance = np.linalg.norm(cells.obsm["spatial"][:, None] - now.obsm["spatial"], axis=-1)
+    mean = pd.DataFrame(np.expm1(cells.X)).groupby(distance.argmin(axis=1)).mean()
+    np.testing.assert_allclose(mean, np.expm1(now.X)[mean.index], rtol=1e-4)
+    assert np.abs(now.X - slide["deepspot_spots"].X).max() > 0.01
+
+
 def test_a_sum_over_nuclei_is_not_scaled(cohort, cheap_encoder):
     summing = train(cohort, cheap_encoder, ["P1"], network={"subspot_pooling": "sum"}, training={"gate": "off"})
     rng = np.random.default_rng(0)
@@ -184,9 +197,9 @@ def test_nuclei_of_another_name(cohort, slide, cheap_encoder):
     named = cells(slides, keys={"nuclei_key": "cellpose"})
     assert "(shapes cellpose)" in named.card.to_markdown()
     ds.tl.predict(slide, named, encoder=cheap_encoder)
-    del slide.shapes["cellpose"]
+    slide.shapes["cells"] = slide.shapes.pop("cellpose")
     slide.shapes["other"], before = slide["spots"].copy(), cheap_encoder.n_tiles
-    for options in ({"shapes_key": "other"}, {"shapes_key": "spots", "resolution": "cell", "overwrite": True}):
+    for options in ({"shapes_key": "other"}, {"shapes_key": "cells", "resolution": "cell"}):
         with pytest.raises(KeyError, match="no shapes 'cellpose'"):
             ds.tl.predict(slide, named, encoder=cheap_encoder, **options)
     assert cheap_encoder.n_tiles == before

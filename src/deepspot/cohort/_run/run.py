@@ -14,7 +14,7 @@ from .folder import Folder
 from .manifest import read_manifest
 from .run_table import DONE, FAILED, Progress, RunTable, save_profiles
 from .sections import Sections, choose_sections
-from .slide import Job, Layout, SlideOptions, SlideResult, Tissue, find_result, one_line, run_slide, split
+from .slide import Artifacts, Job, Layout, SlideOptions, SlideResult, Tissue, find_result, one_line, run_slide, split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ def run(
     pitch_um: float | None = None,
     layout: Layout = "square",
     tissue: Tissue | None = "brightness",
+    artifacts: Artifacts | None = None,
     rounded: bool = False,
     encoder: str | Encoder | None = None,
     device: str | None = None,
@@ -76,6 +77,10 @@ def run(
     layout, tissue
         Layout of spots, and rule that detects tissue, see :func:`deepspot.pp.spots`. The paper uses a square grid and
         a brightness of at most 200.
+    artifacts
+        Spots that are out of focus, folded or marked with a pen, see :func:`deepspot.pp.quality`: ``"exclude"`` them,
+        or ``"flag"`` them in the columns of the spots of each slide. None, as in the paper, does not look for them:
+        that reads each slide once more.
     rounded
         Round expression to the 11 significant bits of float16, see :func:`deepspot.tl.predict`: less than half the size
         on disk.
@@ -92,8 +97,9 @@ def run(
     Returns
     -------
     Run table, indexed by the names of the slides: `path`, `patient`, `status` (``"done"`` or ``"failed"``), `seconds`
-    (float64), `spots` (Int64), `ood_share` (float64, share of out-of-distribution spots), `error` (kind and text).
-    Writes to `out`:
+    (float64), `spots` (Int64), `ood_share` (float64, share of out-of-distribution spots), `artifact_share` (float64,
+    share of the spots on tissue that have artifacts, excluded or not; missing with `artifacts=None`), `error` (kind and
+    text). Writes to `out`:
 
     ``slides/<name>.zarr``
         SpatialData of a slide: the spots, and the table ``deepspot_spots`` of :func:`deepspot.tl.predict`, with the
@@ -149,13 +155,15 @@ def run(
     key_in(layout, get_args(Layout), "layout")
     if tissue is not None:
         key_in(tissue, get_args(Tissue), "tissue")
+    if artifacts is not None:
+        key_in(artifacts, get_args(Artifacts), "artifacts")
     folder = Folder(Path(out).expanduser().resolve())
     scales = (
         slides["mpp"].astype(object).where(slides["mpp"].notna(), None) if "mpp" in slides else [None] * len(slides)
     )
     jobs = []
     for name, path, mpp in zip(slides.index, slides["path"], scales, strict=True):
-        options = SlideOptions(ready.fingerprint, diameter, pitch, layout, tissue, rounded, mpp)
+        options = SlideOptions(ready.fingerprint, diameter, pitch, layout, tissue, rounded, mpp, artifacts)
         jobs.append(Job(name, path, folder, options, encoder, device, batch_size))
     if client is not None and ready.not_saved:
         raise InputError(

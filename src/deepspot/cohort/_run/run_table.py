@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
-RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "error": object}
+RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "artifact_share": "float64", "error": object}
 
 
 class RunTable:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from deepspot._core.hashing import digest, hash_file
-from deepspot._core.keys import COHORT, SLIDE, UNS, prediction_name
+from deepspot._core.keys import ARTIFACT, COHORT, SLIDE, UNS, prediction_name
 from deepspot._core.logging import count_of, logger, only_warnings, without_noise
 from deepspot.errors import InputError
 
 from .folder import Folder
 
 if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
     from deepspot.encoders import Encoder
     from deepspot.models import Model
 
 Layout = Literal["square", "hexagonal"]
 Tissue = Literal["brightness", "saturation"]
+Artifacts = Literal["exclude", "flag"]
 SHAPES, PROFILE, HOW = "spots", "pseudobulk", "mean"
 TABLE = prediction_name(SHAPES)
 MAX_SHOWN = 5
@@ -39,6 +42,7 @@ class SlideOptions:
     tissue: Tissue | None
     rounded: bool
     mpp: float | None
+    artifacts: Artifacts | None = None
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,16 @@ class Job:
 
 @dataclass(frozen=True)
 class SlideResult:
-    """Result of a slide: `spots` and `ood_share` are None if it failed, `error` is None if it is done."""
+    """Result of a slide: numbers are None if it failed, and `error` is None if it is done.
+
+    `artifact_share` is that of the spots on tissue, before they are excluded; None if it was not measured.
+    """
 
     slide: str
     seconds: float | None
     spots: int | None = None
     ood_share: float | None = None
+    artifact_share: float | None = None
     error: str | None = None
 
     @property
@@ -101,6 +109,7 @@ def _predict(job: Job, model: Model, attempt: Path, start: float) -> SlideResult
         tissue=options.tissue,
         key_added=SHAPES,
     )
+    artifact_share = None if options.artifacts is None else _check_quality(sdata, job)
     tl.predict(
         sdata,
         model,
@@ -113,7 +122,7 @@ def _predict(job: Job, model: Model, attempt: Path, start: float) -> SlideResult
     )
     table = sdata.tables[TABLE]
     ood_share = float(table.uns[UNS]["ood_share"])
-    result = SlideResult(job.slide, _seconds_since(start), table.n_obs, ood_share)
+    result = SlideResult(job.slide, _seconds_since(start), table.n_obs, ood_share, artifact_share)
     values = profile(table.X, HOW)
     made = asdict(result) | {"made_by": asdict(options), "file_state": file_state}
     complete(
@@ -124,6 +133,21 @@ def _predict(job: Job, model: Model, attempt: Path, start: float) -> SlideResult
     )
     job.folder.place(attempt, store, job.slide)
     return result
+
+
+def _check_quality(sdata: SpatialData, job: Job) -> float:
+    """Flag the spots with artifacts, or leave them out. Return their share of the spots."""
+    from deepspot import pp
+    from deepspot._sdata.shapes import add_shapes
+
+    pp.quality(sdata, shapes_key=SHAPES)
+    spots = sdata.shapes[SHAPES]
+    bad = (spots[ARTIFACT] != "none").to_numpy()
+    if job.options.artifacts == "exclude":
+        if bad.all():
+            raise InputError(f"All {len(bad):,} spots have artifacts. `artifacts='flag'` predicts them nevertheless.")
+        add_shapes(sdata, SHAPES, spots[~bad].reset_index(drop=True), what="spots without artifacts", overwrite=True)
+    return float(bad.mean())
 
 
 def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list[SlideResult], list[Job]]:
@@ -193,7 +217,9 @@ def _stored(job: Job) -> tuple[SlideResult | None, str]:
         raise InputError(f"{str(store)!r} was not made by `ds.cohort.run`. Move it away, or choose another `out`.")
     try:
         made = attrs[COHORT]
-        result = SlideResult(made["slide"], made["seconds"], made["spots"], made["ood_share"])
+        result = SlideResult(
+            made["slide"], made["seconds"], made["spots"], made["ood_share"], made.get("artifact_share")
+        )
         then, file_state, fingerprint = made["made_by"], made["file_state"], attrs[SLIDE]["fingerprint"]
         # Zarr reads a lost chunk as zeros. Files in the same state are not read.
         whole = made["state"] == _state(store) or made["content"] == _content(store)

@@ -11,11 +11,11 @@ from deepspot._core.logging import logger
 from deepspot._sdata.view import NO_IMAGE
 from deepspot.errors import InputError, MissingKeyError
 
-from .anndata_file import make_anndata
+from .anndata_file import make_anndata, write_h5ad
 from .contents import find_contents
 from .geojson import OBJECT_TYPES, write_geojson
 from .space_ranger import PROVENANCE, make_matrix, write_folder, write_h5
-from .tabular import check_columns, genes_path, write_csv, write_genes, write_parquet
+from .tabular import check_columns, check_types, genes_path, write_csv, write_genes, write_parquet
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -98,6 +98,8 @@ def export(
     ValueError
         If the format is unknown, there are several candidates for an element, names are not unique, or a table has
         neither counts nor rates for a matrix of 10x Genomics.
+    TypeError
+        If a column of `obs` or `var` has values that Parquet or ``.h5ad`` cannot hold, such as text and numbers.
 
     Examples
     --------
@@ -152,12 +154,14 @@ def export(
     elif kind == "h5ad":
         adata = make_anndata(contents)
         with replace_file(path) as new:
-            adata.write_h5ad(new, compression="gzip")
+            write_h5ad(adata, new)
     elif kind == "geojson":
         with replace_file(path) as new:
             write_geojson(contents, new, groupby=groupby, object_type=object_type)
     else:
         check_columns(contents)
+        if kind == "parquet":
+            check_types(contents)
         write = write_csv if kind == "csv" else write_parquet
         with replace_file(path) as new, replace_file(files[1]) as new_genes:
             write(contents, new)

@@ -73,7 +73,8 @@ def _numbers(contents: Contents) -> pd.DataFrame:
 def _classes(contents: Contents, groupby: str | None) -> list[Any]:
     """Return the class of each row as QuPath stores it, or None: groups, or which spots are out of distribution."""
     if groupby is None:
-        ood = contents.obs["ood"].astype(bool) if "ood" in contents.obs else pd.Series(False, contents.obs.index)
+        obs = contents.obs
+        ood = obs["ood"].to_numpy(dtype=bool, na_value=False) if "ood" in obs else np.zeros(len(obs), dtype=bool)
         doubtful = {"name": DOUBT, "color": [230, 120, 30]}
         return [doubtful if value else None for value in ood]
     from matplotlib.colors import to_rgb
@@ -90,6 +91,7 @@ def _about(contents: Contents) -> dict[str, Any]:
     """Return provenance, with the expected r of the genes that have one."""
     facts: dict[str, Any] = contents.provenance()
     if "expected_r" in contents.var:
-        known = contents.var["expected_r"].dropna()
+        known = contents.var["expected_r"]
+        known = known[np.isfinite(known)]
         facts["expected_r"] = {str(gene): round(float(r), DIGITS) for gene, r in known.items()}
     return facts

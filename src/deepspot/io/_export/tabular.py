@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deepspot.errors import InputError
+from deepspot.errors import InputError, InputTypeError
 
 from .contents import Contents, as_json
 
@@ -30,6 +30,21 @@ def check_columns(contents: Contents) -> None:
         )
 
 
+def check_types(contents: Contents) -> None:
+    """Raise if a column of `obs` or `var` has values that have no common type in Parquet."""
+    import pyarrow as pa
+
+    for slot, frame in (("obs", contents.obs), ("var", contents.var)):
+        for name, column in frame.items():
+            try:
+                pa.Array.from_pandas(column)
+            except (pa.ArrowException, OverflowError) as error:
+                raise InputTypeError(
+                    f"{slot}[{name!r}] of table {contents.table_key!r} has values that Parquet cannot hold ({error}). "
+                    "Convert the column to text or numbers, such as with `.astype(str)`, or remove it."
+                ) from error
+
+
 def write_csv(contents: Contents, path: Path) -> None:
     """Write a CSV in blocks of rows."""
     for block, frame in enumerate(_frames(contents)):
@@ -41,13 +56,16 @@ def write_parquet(contents: Contents, path: Path) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
+    # The type of a column is that of all rows: those of one block can all be missing.
+    fields = list(pa.Schema.from_pandas(row_facts(contents), preserve_index=False))
     writer = None
     try:
         for frame in _frames(contents):
             part = pa.Table.from_pandas(frame, preserve_index=False)
             if writer is None:
                 facts = {"deepspot": as_json(contents.provenance())}
-                schema = part.schema.with_metadata({**(part.schema.metadata or {}), **facts})
+                metadata = {**(part.schema.metadata or {}), **facts}
+                schema = pa.schema([*fields, *list(part.schema)[len(fields) :]], metadata=metadata)
                 writer = ParquetWriter(path, schema)
             writer.write_table(part.cast(writer.schema))
     finally:

@@ -13,7 +13,7 @@ from .folds import Folds, Unit
 
 Verdict = Literal["network", "blend", "ridge"]
 # Share of the network. On separate toy cohorts no rule for the share of the blend was better than one half, see
-# docs/benchmarks.md.
+# docs/result_tables.md.
 SHARES: dict[Verdict, float] = {"ridge": 0.0, "blend": 0.5, "network": 1.0}
 LEVEL = 0.9
 UNITS = {"patients": "patients", "slides": "slides of one patient", "blocks": "blocks of one slide"}

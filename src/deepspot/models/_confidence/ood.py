@@ -41,7 +41,7 @@ class OODDetector:
     References
     ----------
     Sun, Ming, Zhu and Li, "Out-of-distribution detection with deep nearest neighbors", ICML 2022. Compared with
-    Mahalanobis distances in ``docs/reliability.md``.
+    Mahalanobis distances in ``docs/result_tables.md``.
     """
 
     core: np.ndarray

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from deepspot._spatial.geometry import SubspotsFrom
+from deepspot._spatial.geometry import Stain, SubspotsFrom
 from deepspot._stats.normalize import SCALES, Scale
 from deepspot.errors import InputTypeError
 from deepspot.models._network.config import changed
@@ -85,6 +85,9 @@ class TileConfig(BaseModel):
         ``"tokens"`` computes them in one pass with the tile of their spot, ``"nuclei"`` embeds a tile around each
         nucleus of a spot, see :func:`deepspot.pp.embed`. False embeds none, for comparisons of models that use none;
         :func:`deepspot.models.train` does not accept it.
+    stain
+        ``"macenko"`` normalizes the stains of every slide to a fixed reference, see :func:`deepspot.pp.embed`. The
+        model keeps the reference, and normalizes the slides that it predicts.
     array_box
         Take as neighbors the spots within this number of rows and columns of the spot array (1 in the paper), unless
         `radius_um` is given. The presets ``"paper"`` and ``"published"`` of :func:`deepspot.models.train` set it.
@@ -105,6 +108,7 @@ class TileConfig(BaseModel):
     radius_um: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     max_neighbors: int = Field(default=8, gt=0)
     subspots: SubspotsFrom | Literal[False] = "tiles"
+    stain: Stain | None = None
     array_box: int | None = Field(default=None, gt=0)
     tiles_px: int | None = Field(default=None, gt=0)
 

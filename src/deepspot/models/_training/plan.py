@@ -15,7 +15,7 @@ from deepspot._features.feature_table import FeaturePlan, SlideFeatures, bags_of
 from deepspot._features.nuclei import check_nuclei
 from deepspot._features.stored import StoredEncoder, StoredFeatures, read_stored, same_tile
 from deepspot._sdata.view import NO_IMAGE, SlideView
-from deepspot._spatial.geometry import Geometry, NeighborRule, TileGeometry
+from deepspot._spatial.geometry import STAINS, Geometry, NeighborRule, TileGeometry
 from deepspot._spatial.neighbors import RINGS, array_layout, check_array
 from deepspot._spatial.transforms import pitch_px
 from deepspot.encoders._parts import require_parts
@@ -97,6 +97,7 @@ def plan_slides(
             input_px=ready.card.read_px,
             subspots=tiles.subspots or "tiles",
             nuclei_key=keys.nuclei_key if tiles.subspots == "nuclei" else None,
+            stain=None if tiles.stain is None else STAINS[tiles.stain],
         )
         if tiles.subspots == "nuclei":
             for name, view in views.items():
@@ -153,6 +154,12 @@ def _common(stored: Mapping[str, StoredFeatures], tiles: TileConfig) -> tuple[St
     if tiles.subspots and tiles.subspots != first.tile.subspots:
         raise InputError(
             f"The sub-spots of feature table {key!r} are from {first.tile.subspots!r}, not {tiles.subspots!r}."
+        )
+    wanted = first.tile.stain if tiles.stain is None else STAINS[tiles.stain]
+    if any(table.tile.stain != wanted for table in tables):
+        raise InputError(
+            f"The feature tables {key!r} of the slides differ in the normalization of their stains, or from `stain` = "
+            f"{tiles.stain!r}. Make them again with `ds.pp.embed(sdata, stain=...)`."
         )
     return first.encoder, first.tile.model_copy(update={"tile_um": tile_um})
 

@@ -138,13 +138,21 @@ def draw_gene(
     return draw_panel(ax, values, places, backdrop, title=title, label=label, detail=span_text(values), **style)
 
 
-def draw_color_bar(mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str) -> None:
-    """Draw the color bar of one panel or of several that share a scale; arrows mark values beyond it."""
+def draw_color_bar(
+    mappable: ScalarMappable, ax: Axes | Sequence[Axes], values: np.ndarray, label: str, *, cax: Axes | None = None
+) -> None:
+    """Draw the color bar of one panel or of several that share a scale; arrows mark values beyond it.
+
+    It stands at the right of the panels, or lies in `cax`.
+    """
     first = ax[0] if isinstance(ax, Sequence) else ax
     low, high = mappable.get_clim()
     beyond = bool(np.nanmin(values) < low), bool(np.nanmax(values) > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    first.figure.colorbar(mappable, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
+    if cax is not None:
+        first.figure.colorbar(mappable, cax=cax, label=label, orientation="horizontal", extend=extend)
+    else:
+        first.figure.colorbar(mappable, ax=ax, label=label, fraction=0.04, pad=0.02, extend=extend)
 
 
 def draw_scale_bar(ax: Axes, length: float) -> None:

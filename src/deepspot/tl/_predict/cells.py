@@ -15,6 +15,7 @@ from deepspot._core.keys import (
     PARENT,
     PREDICTION,
     UNS,
+    artifacts_name,
     key_in,
     nuclei_name,
     one_key,
@@ -55,7 +56,8 @@ def cell_shapes(sdata: SpatialData, shapes_key: str | None, model: Model) -> str
         nuclei = [nuclei_name(key) for key in sdata.images] if known is None else [known]
         if found := [key for key in nuclei if key in sdata.shapes]:
             return one_key(None, found, "nuclei in sdata.shapes", "shapes_key")
-    polygons = [key for key, shapes in sdata.shapes.items() if "radius" not in shapes]
+    artifacts = {artifacts_name(key) for key in sdata.images}
+    polygons = [key for key, shapes in sdata.shapes.items() if "radius" not in shapes and key not in artifacts]
     cells = [key for key in polygons if PARENT not in sdata.shapes[key]]  # not the nuclei of cells
     hint = "Outline nuclei with `ds.pp.nuclei(sdata)`, or name circles of cells as `shapes_key=`."
     return one_key(None, cells or polygons, "polygons in sdata.shapes", "shapes_key", hint)

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.sparse import csr_matrix
 
 from deepspot._core.keys import DIAMETER, PARENT
-from deepspot._sdata.write import check_new_key, check_not_annotated
+from deepspot._sdata.shapes import check_not_annotated
+from deepspot._sdata.write import check_new_key
 from deepspot._spatial.neighbors import padded
 from deepspot._spatial.transforms import Placement, centers_px, circles_at, pitch_px
 from deepspot.errors import InputError

@@ -11,7 +11,7 @@ from deepspot._core.keys import LEARNED, grid_name, subspots_name
 from deepspot._features.bags import Bags
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import level_sizes
-from deepspot._sdata.write import add_shapes
+from deepspot._sdata.shapes import add_shapes
 from deepspot._spatial.neighbors import find_neighbors
 from deepspot._stats.groups import members_of
 from deepspot.errors import InputError
