@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import torch
+from neighbor_weights import table
 from systems import COHORTS, QUICK, machine
 from torch import Tensor
 
@@ -24,7 +24,6 @@ import deepspot as ds
 from deepspot._features.bags import Bags
 from deepspot.models import _inputs
 from deepspot.models._baselines import ridge
-from deepspot.models._cross_validation.statistics import N_BOOTSTRAP, compare, draws
 from deepspot.models._network import fit, train_members
 from deepspot.models._network.network import Network
 
@@ -72,11 +71,12 @@ class MeanRidge(ds.models.Ridge):
 
 ALONE = QUICK | {"gate": "off"}
 MODELS = {
-    "network, maximum": partial(ds.models.DeepSpot, training=ALONE),
-    "network, mean": partial(MeanDeepSpot, training=ALONE),
-    "ridge, maximum": ds.models.Ridge,
-    "ridge, mean": MeanRidge,
+    "network: maximum": partial(ds.models.DeepSpot, training=ALONE),
+    "network: mean": partial(MeanDeepSpot, training=ALONE),
+    "ridge: maximum": ds.models.Ridge,
+    "ridge: mean": MeanRidge,
 }
+BASELINES = {name: f"{name}: maximum" for name in ("network", "ridge")}
 
 
 def measure(cohort: str) -> str:
@@ -92,31 +92,7 @@ def measure(cohort: str) -> str:
         )
         runs.append(cv)
         print(cohort, seed, cv.areas().mean(axis=1).round(4), sep="\n", flush=True)
-    by_seed = pd.concat([cv.areas() for cv in runs], keys=SEEDS, names=["seed"])
-    areas = by_seed.groupby("model", sort=False).mean()
-    beyond = pd.concat([cv.measures()["r_beyond_axis"] for cv in runs]).groupby(level=0, sort=False).mean()
-    null = np.array([model not in MODELS for model in areas.index])
-    several = areas.shape[1] > 2
-    lines = [
-        f"### {COHORTS[cohort].title}",
-        "",
-        f"| model | mean r | {' | '.join(f'{fold} left out' for fold in areas)} | difference to the maximum"
-        f"{' (95 %)' if several else ''} | by seed | r beyond the first axis |",
-        "|" + "---|" * (5 + areas.shape[1]),
-    ]
-    for model, row in areas.iterrows():
-        base, gain, each_seed = f"{str(model).partition(',')[0]}, maximum", "", ""
-        if model in MODELS and model != base:
-            found = compare(areas, null, base, draws(areas.shape[1], N_BOOTSTRAP, SEEDS[0])).loc[model]
-            gain = f"{found['difference']:+.4f}"
-            if several:
-                gain += f" ({found['low']:+.4f} to {found['high']:+.4f})"
-            difference = by_seed.xs(model, level="model") - by_seed.xs(base, level="model")
-            each_seed = ", ".join(f"{value:+.4f}" for value in difference.mean(axis=1))
-        name = model if model in MODELS else f"*{model}*"
-        each = " | ".join(f"{r:.3f}" for r in row)
-        lines.append(f"| {name} | {row.mean():.3f} | {each} | {gain} | {each_seed} | {beyond[model]:.3f} |")
-    return "\n".join(lines)
+    return "\n".join([f"### {COHORTS[cohort].title}", "", *table(runs, BASELINES)])
 
 
 def main() -> None:

@@ -165,22 +165,22 @@ def run(cohort: str, slides: dict[str, SpatialData], seed: int) -> ds.models.Cro
     )
 
 
-def table(runs: list[ds.models.CrossValidation]) -> list[str]:
-    """Means over seeds by fold, and the paired difference to the maximum of the same sets and radius."""
+def table(runs: list[ds.models.CrossValidation], baselines: dict[str, str]) -> list[str]:
+    """Means over seeds by fold, and the paired difference to the baseline of the same name up to the colon."""
     areas = pd.concat([cv.areas() for cv in runs], keys=range(len(runs)), names=["seed"])
     values = areas.groupby("model", sort=False).mean()
     beyond = pd.concat([cv.measures()["r_beyond_axis"] for cv in runs]).groupby(level=0).mean()
     null = runs[0].scores.drop_duplicates("model").set_index("model")["null"].loc[values.index].to_numpy()
     several = values.shape[1] > 2
     samples = draws(values.shape[1], N_BOOTSTRAP, SEEDS[0])
-    gains = {base: compare(values, null, base, samples) for base in BASELINES.values()}
+    gains = {base: compare(values, null, base, samples) for base in baselines.values()}
     lines = [
-        f"| sets and pooling | mean r | {' | '.join(f'{fold} left out' for fold in values)} | difference to the maximum"
+        f"| model | mean r | {' | '.join(f'{fold} left out' for fold in values)} | difference to the maximum"
         f"{' (95 %)' if several else ''} | by seed | r beyond the first axis |",
         "|" + "---|" * (5 + values.shape[1]),
     ]
     for (model, row), is_null in zip(values.iterrows(), null, strict=True):
-        base, gain, each_seed = BASELINES.get(str(model).partition(":")[0]), "", ""
+        base, gain, each_seed = baselines.get(str(model).partition(":")[0]), "", ""
         if not is_null and model != base:
             found = gains[base].loc[model]
             gain = f"{found['difference']:+.4f}"
@@ -234,7 +234,10 @@ def main() -> None:
             runs[name].append(run(name, cohort, seed))
             print(seed, runs[name][-1].areas().round(4), sep="\n", flush=True)
         used = machine().replace("Seed 0", f"Seeds {', '.join(map(str, SEEDS[: seed + 1]))}")
-        tables = ["\n".join([f"### {COHORTS[name].title}", "", *table(found), "", ""]) for name, found in runs.items()]
+        tables = [
+            "\n".join([f"### {COHORTS[name].title}", "", *table(found, BASELINES), "", ""])
+            for name, found in runs.items()
+        ]
         OUT.write_text("\n".join([*tables, *text, "", used, ""]))
     print(OUT.read_text())
 

@@ -284,14 +284,25 @@ def _report(arguments: argparse.Namespace) -> None:
 
     from ._report.cohort import report_cohort
     from ._workflow.run import run_report
+    from .cohort._run.folder import Folder
 
     matplotlib.use("Agg")
-    if (arguments.slide / "runs.csv").is_file():
-        gene = arguments.genes[0] if isinstance(arguments.genes, list) else None
-        options = {name: vars(arguments)[name] for name in ("command", "overwrite")}
-        report_cohort(arguments.slide, arguments.out, gene=gene, **options)
+    if Folder(arguments.slide).runs.is_file():
+        report_cohort(arguments.slide, arguments.out, **_cohort_options(arguments))
         return
     run_report(**{key: value for key, value in vars(arguments).items() if key not in ("run", "runtime")})
+
+
+def _cohort_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the report of a cohort; raise if others are given."""
+    used = {"run", "slide", "out", "genes", "runtime", "command", "overwrite"}
+    if given := [name for name, value in vars(arguments).items() if name not in used and value is not None]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise InputError(f"{flags} cannot be given for the report of a cohort, whose slides are predicted already.")
+    genes = arguments.genes if isinstance(arguments.genes, list) else [None]
+    if len(genes) > 1:
+        raise InputError(f"The report of a cohort draws one gene, got {genes}.")
+    return {"gene": genes[0], "command": arguments.command, "overwrite": arguments.overwrite}
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -51,7 +51,12 @@ def test_all_share_one_scale_around_zero(scored):
         np.testing.assert_allclose(drawn(ax).get_clim(), (-limit, limit))
     assert len(axes[0].figure.axes) == 3  # one color bar
     label = axes[0].figure.axes[-1].get_ylabel()
-    assert label.startswith("pathway activity (t-value of decoupler's mlm), less its mean\nblue: below")
+    assert label == "t-value of decoupler's mlm, less its mean\nabove (red) or below the mean of the slide"
+    figure = axes[0].figure
+    figure.canvas.draw()
+    shown = figure.axes[-1].yaxis.label.get_window_extent()
+    assert shown.y0 >= 0
+    assert shown.y1 <= figure.bbox.height
 
 
 def test_draws_the_scores_themselves_if_requested(scored):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .atomic import check_outside_stores, replace_file
+from .logging import count_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,7 +42,7 @@ def _templates() -> Environment:
         "csv_url": csv_url,
         "decimal": decimal,
         "percent": lambda share: f"{100 * share:.0f} %",
-        "plural": plural,
+        "plural": count_of,
         "image_url": image_url,
         "split_code": split_code,
         "thousands": "{:,}".format,
@@ -52,11 +53,6 @@ def _templates() -> Environment:
 def decimal(value: float, unknown: str = "unknown") -> str:
     """Format a number with two decimals; NaN becomes `unknown`."""
     return unknown if value != value else f"{value:.2f}".replace("-", "−")
-
-
-def plural(n: int, noun: str) -> str:
-    """Format a number and its noun."""
-    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def image_url(image: bytes | Path) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,16 @@ from deepspot._core.html import library_versions
 from deepspot._core.keys import LEARNED, UNS
 from deepspot._core.logging import only_warnings, track
 from deepspot._core.validate import check_genes
-from deepspot.cohort._run.attention import LEAST_SLIDES, UNUSUAL, needs_attention, profile_scores
+from deepspot.cohort._run.attention import LEAST_SLIDES, MANY_ARTIFACTS, UNUSUAL, needs_attention, profile_scores
 from deepspot.cohort._run.folder import Folder
-from deepspot.cohort._run.run_table import DONE, FAILED
+from deepspot.cohort._run.run_table import DONE, FAILED, read_runs
 from deepspot.cohort._run.slide import TABLE
 from deepspot.errors import InputError
 from deepspot.io._predicted import predicted
 from deepspot.models._confidence.ood import MANY_OOD
 from deepspot.pl._map.panel import GENE_SPAN, draw_panel, limits
+
+from .figures import to_jpeg
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from deepspot.pl._map.backdrop import Backdrop
 
-THUMBNAIL_PX, CARD_INCHES, DPI = 500, 2.6, 110
+THUMBNAIL_PX, CARD_INCHES = 500, 2.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,7 @@ def gather(folder: Path, gene: str | None, n: int) -> dict[str, Any]:
         ],
         "scale_image": _draw_scale(ends, str(model.get("scale", ""))) if slides else None,
         "many_ood": MANY_OOD,
+        "many_artifacts": MANY_ARTIFACTS,
         "unusual": UNUSUAL,
         "least_slides": LEAST_SLIDES,
         "profiled": bool(runs["z"].notna().any()),
@@ -86,16 +87,6 @@ def gather(folder: Path, gene: str | None, n: int) -> dict[str, Any]:
         "libraries": library_versions(),
         "counts": {status: int((runs["status"] == status).sum()) for status in (DONE, FAILED)},
     }
-
-
-def read_runs(folder: Path) -> pd.DataFrame:
-    """Return the run table of a cohort, indexed by the names of the slides."""
-    path = Folder(folder).runs
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(folder)!r} has no run table {path.name!r}. Pass `out` of `ds.cohort.run`.")
-    types = {"slide": str, "patient": str, "error": str, "spots": "Int64"}
-    numbers = dict.fromkeys(("spots", "seconds", "ood_share"), "")  # a slide may be called "NA"
-    return pd.read_csv(path, dtype=types, index_col="slide", keep_default_na=False, na_values=numbers)
 
 
 def _profiles(paths: Folder) -> AnnData | None:
@@ -136,8 +127,8 @@ def _expected_r(slides: list[_Slide], gene: str | None) -> float:
     return float(var.loc[gene, "expected_r"]) if "expected_r" in var else float("nan")
 
 
-def _draw(slide: _Slide, ends: tuple[float, float]) -> str:
-    """Draw the image of a slide beside the map of the gene, as a data URL."""
+def _draw(slide: _Slide, ends: tuple[float, float]) -> bytes:
+    """Draw the image of a slide beside the map of the gene."""
     import matplotlib.pyplot as plt
 
     from deepspot.pl._map.backdrop import backdrop_of
@@ -155,7 +146,7 @@ def _draw(slide: _Slide, ends: tuple[float, float]) -> str:
     options: dict[str, Any] = {"cmap": "viridis", "clim": ends, "ood": slide.ood, "alpha": 0.25}
     draw_panel(axes[1], slide.values, places, backdrop, title="", **options)
     axes[1].set_title("")  # the text of the card has the numbers
-    return _jpeg(axes[0].figure)
+    return to_jpeg(axes[0])
 
 
 def _blank(xy: np.ndarray, diameter: float) -> Backdrop:
@@ -167,24 +158,12 @@ def _blank(xy: np.ndarray, diameter: float) -> Backdrop:
     return Backdrop(np.full((height, THUMBNAIL_PX, 3), 255, np.uint8), (left, right, bottom, top))
 
 
-def _draw_scale(ends: tuple[float, float], label: str) -> str:
-    """Draw the color scale of all maps, as a data URL."""
+def _draw_scale(ends: tuple[float, float], label: str) -> bytes:
+    """Draw the color scale of all maps."""
     import matplotlib.pyplot as plt
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     figure, ax = plt.subplots(figsize=(4, 0.65), layout="constrained")
     figure.colorbar(ScalarMappable(Normalize(*ends), "viridis"), cax=ax, orientation="horizontal", label=label)
-    return _jpeg(figure)
-
-
-def _jpeg(figure: Any) -> str:
-    """Return a figure as a data URL, and close it."""
-    import matplotlib.pyplot as plt
-
-    content = BytesIO()
-    try:
-        figure.savefig(content, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
-    finally:
-        plt.close(figure)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return to_jpeg(ax)

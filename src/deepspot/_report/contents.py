@@ -14,7 +14,7 @@ import pandas as pd
 from deepspot._core.keys import LEARNED, PREDICTION, UNS
 from deepspot._core.validate import check_count
 from deepspot._sdata.measured import measured_counts
-from deepspot._sdata.tables import known_genes, labels_of
+from deepspot._sdata.tables import is_finer, known_genes, labels_of
 from deepspot._sdata.view import Noun, SlideView, noun_of
 from deepspot._stats.patterns import distinct_genes
 from deepspot.errors import InputError, MissingKeyError
@@ -137,7 +137,7 @@ class SlideContents:
     @property
     def is_finer(self) -> bool:
         """Whether the prediction is finer than the spots of its model, whose expected r does not apply to it."""
-        return self.provenance.get("resolution", "spot") != "spot"
+        return self.prediction is not None and is_finer(self.prediction)
 
     @property
     def is_training_slide(self) -> bool:

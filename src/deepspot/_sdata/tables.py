@@ -81,6 +81,11 @@ def find_measured_table(sdata: SpatialData, shapes_key: str, table_key: str | No
     return one_key(table_key, names, f"sdata.tables annotating {shapes_key!r}", "table_key", hint)
 
 
+def is_finer(table: AnnData) -> bool:
+    """Return whether a table predicts places finer than spots."""
+    return kind_of(table) == PREDICTION and table.uns[UNS].get("resolution", "spot") != "spot"
+
+
 def find_expression_table(sdata: SpatialData, table_key: str | None) -> str:
     """Return the name of the table with genes to analyze: by default the predicted or corrected one."""
     if table_key is not None:

@@ -78,7 +78,7 @@ def check_writable(adata: AnnData) -> None:
     raw = [] if adata.raw is None else [AnnData(var=adata.raw.var)]
     problem = _write_error(checked, arrays, *raw)
     if problem is not None:
-        entries = _entries(checked, arrays, adata.raw)
+        entries = single_entries(checked, arrays, adata.raw)
         where = next((name for name, entry in entries if _write_error(entry) is not None), "The table")
         if isinstance(problem, OSError):
             raise InputError(
@@ -137,7 +137,7 @@ def _write_error(*tables: AnnData) -> Exception | None:
     return None
 
 
-def _entries(adata: AnnData, arrays: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
+def single_entries(adata: AnnData, arrays: AnnData, raw: Any) -> Iterator[tuple[str, AnnData]]:
     """Split a table, and one row of its arrays, into tables of one entry, each with its name."""
     from anndata import AnnData
 

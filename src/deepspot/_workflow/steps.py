@@ -49,10 +49,10 @@ def read_slide(
 ) -> SpatialData:
     """Read a SpatialData store, a whole slide image, a folder of Space Ranger or Xenium, or an .h5ad.
 
-    The last two need `image`. A store of :func:`deepspot.tl.predict` or :func:`deepspot.cohort.run` has none: it is
-    opened where it was, or at `image`. A whole slide gets spots on tissue, of the size of `model`. `options` are
-    arguments of the readers of :mod:`deepspot.io`; None is left out. Paths are relative to the working directory, and
-    not to the folder, as they are for the readers.
+    A folder and an .h5ad need `image`. A store of :func:`deepspot.tl.predict` or :func:`deepspot.cohort.run` has no
+    image: it is opened where it was, or at `image`. A whole slide gets spots on tissue, of the size of `model`.
+    `options` are arguments of the readers of :mod:`deepspot.io`; None is left out. Paths are relative to the working
+    directory, and not to the folder, as they are for the readers.
     """
     from deepspot import io, pp
 

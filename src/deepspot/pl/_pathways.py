@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 PANEL_INCHES = 3.8
-SCORES = {"score_mlm": "pathway activity (t-value of decoupler's mlm)"}
-ENDS = {True: "blue: below, red: above the mean of the slide", False: "blue: below, red: above other genes"}
+SCORES = {"score_mlm": "t-value of decoupler's mlm"}
+ENDS = {True: "above (red) or below the mean of the slide", False: "above (red) or below other genes"}
 
 
 @checked

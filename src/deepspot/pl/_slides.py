@@ -7,12 +7,13 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from deepspot._core.keys import checked
 from deepspot._core.logging import track
 from deepspot._core.validate import check_count
 from deepspot._sdata.tables import find_expression_table, known_genes
+from deepspot.cohort._run.folder import Folder
+from deepspot.cohort._run.run_table import DONE, read_runs
 from deepspot.errors import InputError
 from deepspot.io import predicted
 from deepspot.models._training.slides import as_mapping
@@ -32,7 +33,6 @@ COLUMNS = 6
 PANEL_INCHES, TITLE_INCHES = 2.1, 6.5
 LEAST_INCHES = 3.0
 BELOW = 0.2
-RUNS = "runs.csv"
 LONG = 24
 NOTES = {
     True: "one color scale for all slides: levels also differ by stain and preparation",
@@ -180,14 +180,12 @@ def _maps(
             yield _map(name, sdata, gene, table_key, layer)
         return
     folder = Path(slides).expanduser()
-    if not (folder / RUNS).is_file():
-        raise FileNotFoundError(f"{str(folder)!r} has no run table {RUNS!r}. Pass the folder `out` of `ds.cohort.run`.")
-    runs = pd.read_csv(folder / RUNS, dtype={"slide": str}, keep_default_na=False)
-    done = runs.loc[runs["status"] == "done", "slide"].tolist()
+    runs = read_runs(folder)
+    done = list(runs.index[runs["status"] == DONE])
     if not done:
         raise InputError(f"No slide in {str(folder)!r} is finished.")
     for name in track(done, "Slides", total=len(done), unit="slide"):
-        yield _map(name, predicted(folder / "slides" / f"{name}.zarr", genes=[gene]), gene, table_key, layer)
+        yield _map(name, predicted(Folder(folder).slide(name), genes=[gene]), gene, table_key, layer)
 
 
 def _map(name: str, sdata: SpatialData, gene: str, table_key: str | None, layer: str | None) -> _Map:

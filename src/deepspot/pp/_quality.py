@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepspot._core.keys import ARTIFACT, DIAMETER, artifacts_name, checked, one_key
+from deepspot._core.keys import ADD_IMAGE, ARTIFACT, DIAMETER, artifacts_name, checked, one_key
 from deepspot._core.logging import logger
 from deepspot._core.validate import check_positive
 from deepspot._image.quality import ARTIFACTS, MEASURES, quality_map
@@ -99,7 +99,7 @@ def quality(
     >>> sdata.tables["table"].obs["artifact"].value_counts().to_dict()
     {'none': 12, 'blurred': 0, 'folded': 0, 'pen': 0}
     """
-    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key")
+    image_key = one_key(image_key, sdata.images, "sdata.images", "image_key", ADD_IMAGE)
     shapes_key = spots_of_image(sdata, image_key, shapes_key)
     key = artifacts_name(image_key) if key_added is None else key_added
     check_new_key(sdata, key, overwrite=overwrite, kind="shapes")

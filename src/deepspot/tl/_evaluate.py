@@ -13,6 +13,7 @@ from deepspot._sdata.tables import (
     check_shared_genes,
     comparable_scale,
     find_measured_table,
+    is_finer,
     kind_of,
     match_rows,
     regions_of,
@@ -200,7 +201,7 @@ def evaluate(
     >>> sdata.tables["deepspot_spots"].var["pearson"].shape
     (10,)
     """
-    if prediction_key is not None and prediction_key in sdata.tables and _is_finer(sdata.tables[prediction_key]):
+    if prediction_key is not None and prediction_key in sdata.tables and is_finer(sdata.tables[prediction_key]):
         raise InputError(
             f"Table {prediction_key!r} predicts {noun_of_table(sdata, prediction_key).many}, finer than spots. Compare "
             f"it with counts: `ds.tl.evaluate_resolution(sdata, prediction_key={prediction_key!r})`."
@@ -351,9 +352,4 @@ def _predictions(sdata: SpatialData, shapes_key: str | None) -> list[str]:
         names = tables_annotating(sdata, key_in(shapes_key, sdata.shapes, "sdata.shapes"))
     predicted = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
     # Sub-spots and grids have no measurements.
-    return [name for name in predicted if not _is_finer(sdata.tables[name])]
-
-
-def _is_finer(table: AnnData) -> bool:
-    """Return whether a table predicts places finer than spots."""
-    return kind_of(table) == PREDICTION and table.uns[UNS].get("resolution", "spot") != "spot"
+    return [name for name in predicted if not is_finer(sdata.tables[name])]

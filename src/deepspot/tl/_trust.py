@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from deepspot._core.keys import PREDICTION, UNS, checked, key_in, one_key
-from deepspot._sdata.tables import kind_of, tables_annotating
+from deepspot._core.keys import PREDICTION, checked, key_in, one_key
+from deepspot._sdata.tables import is_finer, kind_of, tables_annotating
 from deepspot._sdata.write import add_columns, check_entries
 from deepspot._stats.verdicts import verdicts
 from deepspot.models._confidence.ood import MANY_OOD
@@ -82,7 +82,8 @@ def trust(
     if shapes_key is not None:
         names = tables_annotating(sdata, key_in(shapes_key, sdata.shapes, "sdata.shapes"))
     names = [name for name in names if kind_of(sdata.tables[name]) == PREDICTION]
-    prediction_key = one_key(prediction_key, names, "predictions in sdata.tables", "prediction_key")
+    hint = "Predict genes first: `ds.tl.predict(sdata, model)`."
+    prediction_key = one_key(prediction_key, names, "predictions in sdata.tables", "prediction_key", hint)
     check_entries(sdata, prediction_key, "var", [key_added], overwrite=overwrite, argument="key_added")
     table = sdata.tables[prediction_key]
     r, low = (
@@ -90,8 +91,7 @@ def trust(
         for name in ("expected_r", "expected_r_low")
     )
     many_ood = "ood" in table.obs and table.obs["ood"].mean() > MANY_OOD
-    is_finer = table.uns[UNS].get("resolution", "spot") != "spot"
-    found = verdicts(r, low, valid=not (many_ood or is_finer))
+    found = verdicts(r, low, valid=not (many_ood or is_finer(table)))
     counts = found.value_counts()
     what = ", ".join(f"{n:,} {name}" for name, n in counts[counts > 0].items())
     columns = pd.DataFrame({key_added: found}, index=table.var_names)

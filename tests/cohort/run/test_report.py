@@ -72,6 +72,25 @@ def test_command_line(folder, model, tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "mine", "--mpp", "0.5"], "--model, --mpp cannot be given for the report of a cohort"),
+        (["--genes", "A,B"], "draws one gene"),
+    ],
+)
+def test_options_of_one_slide_are_refused(folder, tmp_path, options, message, capsys):
+    assert cli.main(["report", str(folder), "--out", str(tmp_path / "cohort.html"), *options]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "cohort.html").exists()
+
+
+def test_slides_with_many_artifacts_need_attention():
+    runs = {"status": "done", "error": "", "ood_share": 0.1, "spots": 100, "artifact_share": [0.1, 0.4, np.nan]}
+    found = needs_attention(pd.DataFrame(runs, index=["a", "b", "c"]))
+    assert found == {"b": ["40% of the spots are out of focus, folded or inked"]}
+
+
 def test_a_cohort_without_a_finished_slide(files, model, encoder, tmp_path):
     manifest = pd.DataFrame({"path": [str(files / "white.tiff")], "patient": ["P"]})
     ds.cohort.run(manifest, model=model, encoder=encoder, out=tmp_path / "out")

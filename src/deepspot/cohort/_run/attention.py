@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Modified z-score of Iglewicz and Hoaglin (1993), their limit, and the least number of slides that it describes.
 TO_SIGMA, UNUSUAL, LEAST_SLIDES = 0.6745, 3.5, 5
 FEW_SPOTS = 20
+# Share of spots out of focus, folded or inked from which a slide is listed, as for those out of distribution.
+MANY_ARTIFACTS = 0.25
 
 
 def profile_scores(profiles: AnnData | None, runs: pd.DataFrame) -> pd.Series:
@@ -45,6 +47,8 @@ def needs_attention(runs: pd.DataFrame, scores: pd.Series | None = None) -> dict
         else:
             if row["ood_share"] > MANY_OOD:
                 found.append(f"{row['ood_share']:.0%} of the spots are unlike the training tissue")
+            if row.get("artifact_share", 0.0) > MANY_ARTIFACTS:
+                found.append(f"{row['artifact_share']:.0%} of the spots are out of focus, folded or inked")
             if scores is not None and scores[name] > UNUSUAL:
                 what = f"modified z-score {scores[name]:.1f}"
                 found.append(f"its mean expression is unlike that of the other slides ({what})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "artifact_share": "float64", "error": object}
+
+
+def read_runs(folder: Path) -> pd.DataFrame:
+    """Return the run table in the output folder of a cohort, indexed by the names of the slides."""
+    path = Folder(folder).runs
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no run table {path.name!r}. Pass the folder `out` of `ds.cohort.run`."
+        )
+    types = {"slide": str, "patient": str, "error": str, "spots": "Int64"}
+    numbers = [name for name, dtype in RESULTS.items() if dtype is not object]  # a slide may be called "NA"
+    empty = dict.fromkeys(numbers, "")
+    return pd.read_csv(path, dtype=types, index_col="slide", keep_default_na=False, na_values=empty)
 
 
 class RunTable:

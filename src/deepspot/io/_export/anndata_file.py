@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from deepspot._sdata.view import NO_IMAGE
-from deepspot._sdata.write import plain_text
+from deepspot._sdata.write import plain_text, single_entries
 from deepspot._sdata.zarr_store import check_fits_in_memory
 from deepspot.errors import InputTypeError
 
@@ -46,38 +46,24 @@ def make_anndata(contents: Contents) -> AnnData:
 
 
 def write_h5ad(adata: AnnData, path: Path) -> None:
-    """Write a file; an error names the column or entry that cannot be stored in HDF5."""
-    problem = _problem(lambda: adata.write_h5ad(path, compression="gzip"))
+    """Write a file; an error names the column or entry that HDF5 cannot hold, which may be one that zarr can."""
+    problem = _write_error(adata, path)
     if problem is None:
         return
-    where = next((name for name, entry in _entries(adata) if not _is_storable(entry)), "An entry of the table")
+    with tempfile.TemporaryDirectory() as folder:
+        entries = single_entries(adata, adata, adata.raw)
+        tried = ((name, _write_error(entry, Path(folder) / "entry.h5ad")) for name, entry in entries)
+        where = next((name for name, error in tried if error is not None), "An entry of the table")
     raise InputTypeError(
         f"{where} cannot be stored in an .h5ad ({problem}). Convert it to text or numbers, such as with "
         "`.astype(str)`, or remove it."
     ) from problem
 
 
-def _entries(adata: AnnData) -> Iterator[tuple[str, Any]]:
-    for axis in ("obs", "var"):
-        for name in getattr(adata, axis):
-            yield f"{axis}[{name!r}]", getattr(adata, axis)[[name]]
-    for slot in ("uns", "obsm", "varm"):
-        for name, entry in getattr(adata, slot).items():
-            yield f"{slot}[{name!r}]", entry
-
-
-def _is_storable(entry: Any) -> bool:
-    import h5py
-    from anndata.io import write_elem
-
-    with h5py.File("entry", "w", driver="core", backing_store=False) as file:
-        return _problem(lambda: write_elem(file, "entry", entry)) is None
-
-
-def _problem(write: Callable[[], None]) -> Exception | None:
-    """Call a function and return its error, unless it is one of the disk or of too little memory."""
+def _write_error(adata: AnnData, path: Path) -> Exception | None:
+    """Write a file and return the error, unless it is one of the disk or of too little memory."""
     try:
-        write()
+        adata.write_h5ad(path, compression="gzip")
     except Exception as error:  # of anndata and h5py, of various types
         if isinstance(error, OSError | MemoryError):
             raise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from deepspot._core.logging import count_of
 from deepspot._stats.ceiling import mean_of_ceiling
 from deepspot.models._confidence.gate import UNITS
 
@@ -91,7 +92,7 @@ def _template() -> Template:
     environment.globals |= {"SHOWN": SHOWN, "UNITS": UNITS}
     environment.filters |= {
         "thousands": "{:,}".format,
-        "count_of": lambda number, what: f"{number:,} {what}{'s' * (number != 1)}",
+        "count_of": count_of,
         "sentence": lambda text: text and text[:1].upper() + text[1:].rstrip(".") + ".",
     }
     return environment.get_template("page.md.jinja")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from deepspot._core.logging import count_of
 from deepspot._core.validate import check_same_length
 from deepspot._stats.metrics import pearson, varies
 from deepspot._stats.patterns import beyond_first_axis, compare_patterns
@@ -175,8 +176,7 @@ def calibrate(residuals: np.ndarray, patients: np.ndarray, *, level: float = 0.8
     codes = np.unique(patients, return_inverse=True)[1].ravel()
     n_patients = int(codes.max(initial=-1)) + 1
     if n_patients < needed:
-        plural = "s" * (n_patients != 1)
-        return None, f"{n_patients} patient{plural}: intervals at {100 * level:g} % need at least {needed}."
+        return None, f"{count_of(n_patients, 'patient')}: intervals at {100 * level:g} % need at least {needed}."
     half_width = [_half_width(np.abs(errors), codes, level, needed) for errors in residuals.T]
     return np.array(half_width, dtype=np.float32), ""
 

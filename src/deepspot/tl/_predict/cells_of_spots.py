@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 def predict_cells_of_spots(
     view: SlideView,
+    spots: SlideView,
     model: CellSum | DeepSpot2Cell,
     encoder: str | Encoder | None,
     *,
     device: str | None,
     batch_size: int | None,
 ) -> Prediction:
-    """Predict the cells of a view that are in spots, from the bags of their spots."""
-    spots = spots_with_cells(view, model)
+    """Predict the cells of a view that are in `spots`, see `spots_with_cells`, from the bags of these spots."""
     features = model.features_of(spots, encoder)
     nuclei = features.nuclei
     check_size(model, len(nuclei.rows), "cell", copies=2)

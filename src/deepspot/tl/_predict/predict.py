@@ -236,8 +236,7 @@ def predict(
         )
     if resolution == "cell":
         check_cells(view, ready)
-        if isinstance(ready, CellSum | DeepSpot2Cell):
-            spots_with_cells(view, ready)
+        of_spots = spots_with_cells(view, ready) if isinstance(ready, CellSum | DeepSpot2Cell) else None
     if resolution == "spot" or "radius" not in sdata.shapes[view.shapes_key]:
         _say_size(view, ready, small=resolution == "spot")
     names = {"subspot": subspots_name(view.shapes_key), "grid": grid_name(view.shapes_key)}
@@ -264,8 +263,8 @@ def predict(
             prediction = predict_subspots(features, ready, table_key=key, overwrite=overwrite, **compute)
         elif resolution == "cell":
             prediction = (
-                predict_cells_of_spots(view, ready, encoder, **compute)
-                if isinstance(ready, CellSum | DeepSpot2Cell)
+                predict_cells_of_spots(view, of_spots, ready, encoder, **compute)
+                if of_spots is not None and isinstance(ready, CellSum | DeepSpot2Cell)
                 else predict_cells(features, ready, encoder, **compute)
             )
         else:
