@@ -1,7 +1,7 @@
 import pytest
 from jinja2 import UndefinedError
 
-from deepspot._core.html import PACKAGE, _templates, check_file, decimal, plural, render, split_code
+from deepspot._core.html import PACKAGE, _templates, check_file, decimal, render, split_code
 
 
 def macro(name):
@@ -39,4 +39,3 @@ def test_formats_of_numbers():
         "unknown",
         "undefined",
     ]
-    assert [plural(1, "spot"), plural(1234, "spot")] == ["1 spot", "1,234 spots"]
