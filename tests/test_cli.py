@@ -197,9 +197,10 @@ def test_log_lines_are_wrapped_and_name_options(store, monkeypatch):
     assert handler.formatter is before
 
 
-def test_a_runtime_that_is_not_installed(monkeypatch, store, capsys):
+@pytest.mark.parametrize("command", [["predict", "slide.zarr"], ["demo", "--toy"]])
+def test_a_runtime_that_is_not_installed(monkeypatch, command, capsys):
     monkeypatch.setattr("deepspot._core.settings.find_spec", lambda name: None)
-    assert cli.main(["predict", str(store), "--runtime", "onnx"]) == 2
+    assert cli.main([*command, "--runtime", "onnx"]) == 2
     assert "needs onnxruntime and onnxscript" in capsys.readouterr().err
     assert ds.settings.runtime == "torch"
 

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     option("--out", type=_path, default=Path("deepspot_demo"), help="output folder (default: %(default)s)")
     option("--toy", action="store_true", help="use synthetic slides")
     option("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    option("--runtime", choices=RUNTIMES, default=settings.runtime, help=RUNTIME)
 
     predict = commands.add_parser("predict", help="predict gene expression of a slide from its H&E image")
     predict.set_defaults(run=_predict)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -309,8 +310,12 @@ def image_fingerprint(level: DataArray, boxes: Boxes) -> str:
         corners = [(y, x) for y, x in np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))]
         side = PATCH
     squares = [""] * len(corners)
-    for rows, tiles in read_tiles(level, Boxes(np.array(corners), side, 0), batch_size=4):
-        for row, tile in zip(rows, tiles, strict=True):
-            y, x = corners[row]
-            squares[row] = digest(tile[: height - y, : width - x].transpose(2, 0, 1))
+
+    def hash_square(row: int, tile: np.ndarray) -> None:
+        y, x = corners[row]
+        squares[row] = digest(tile[: height - y, : width - x].transpose(2, 0, 1))
+
+    with ThreadPoolExecutor(settings.workers) as threads:
+        for rows, tiles in read_tiles(level, Boxes(np.array(corners), side, 0), batch_size=4):
+            deque(threads.map(hash_square, rows, tiles), maxlen=0)
     return digest(list(level.shape), squares)
