@@ -3,7 +3,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,18 +60,6 @@ def test_the_thread_ends_after_an_error_of_the_caller():
     with pytest.raises(ValueError, match="0"):
         use()
     assert not names()
-
-
-def test_torch_is_limited_to_one_core_in_that_thread_only():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
-        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1, alone=True)) == [1, 1]
-        assert torch.get_num_threads() == 2
-        assert list(prefetch((torch.get_num_threads() for _ in range(2)), 1)) == [2, 2]
-    finally:
-        torch.set_num_threads(before)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1), st.data())

@@ -1,3 +1,5 @@
+from threading import current_thread, main_thread
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 import deepspot as ds
 from deepspot._core.compute import autocast, choose_device
 from deepspot.encoders import Encoder, EncoderCard
-from deepspot.encoders._torch import TorchEncoder, prepare
+from deepspot.encoders._torch import Pooled, TorchEncoder, prepare
 
 TILES = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 
@@ -173,13 +175,42 @@ def test_tiles_are_resized_as_with_antialiasing(interpolation, resize_as, side):
     torch.testing.assert_close(made, expected, rtol=0, atol=2e-6)
 
 
-def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch):
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch, two_threads):
     encoder = TorchEncoder(card(), convolution())
     whole, seen = encoder.encode(TILES), []
-    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 1)
     encoder.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     np.testing.assert_allclose(encoder.encode(TILES), whole, rtol=1e-5, atol=1e-6)
     assert seen == [2, 2, 1]
     encoder.device = torch.device("cuda")
     assert encoder.at_once(64) == 64
+
+
+def test_threads_compute_tiles_of_their_own(monkeypatch, two_threads):
+    """Modules of this package do; one of a user may keep values between its layers."""
+    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 2)
+    seen = []
+    network = convolution()
+    network.register_forward_pre_hook(
+        lambda _, args: seen.append((len(args[0]), torch.get_num_threads(), current_thread() is main_thread()))
+    )
+    pooled = TorchEncoder(card(), Pooled(network, "pooled", 0))
+    tiles = np.concatenate([TILES, TILES])[:7]
+    whole = pooled.encode(tiles)
+    assert sorted(seen) == [(1, 1, False), (2, 1, False), (2, 1, False), (2, 1, False)]
+    alone = [pooled.encode(tiles[[row]]) for row in range(7)]
+    np.testing.assert_allclose(whole, np.concatenate(alone), rtol=1e-5, atol=1e-6)
+    seen.clear()
+    pooled.encode(tiles[:1])
+    assert seen == [(1, 2, True)]  # all cores for one tile
+    seen.clear()
+    TorchEncoder(card(), network).encode(tiles)
+    assert seen == [(4, 2, True), (3, 2, True)]

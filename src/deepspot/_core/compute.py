@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,8 +19,10 @@ from .settings import settings
 
 if TYPE_CHECKING:
     import torch
+    from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def _forget_threads() -> None:
@@ -69,13 +72,13 @@ def autocast(device: torch.device) -> AbstractContextManager[None]:
     return torch.autocast("cuda", dtype=dtype)
 
 
-def prefetch(items: Iterable[T], n: int, *, alone: bool = False) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], n: int) -> Generator[T, None, None]:
     """Iterate in a background thread, `n` items in advance. Errors are raised in the calling thread.
 
-    `alone` limits torch to one core in that thread. The thread ends when the generator is exhausted or closed.
+    The thread ends when the generator is exhausted or closed.
     """
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, "deepspot-prefetch", initializer=_limit_threads if alone else None) as thread:
+    with ThreadPoolExecutor(1, "deepspot-prefetch") as thread:
         pending: deque[Future[Any]] = deque(thread.submit(next, iterator, end) for _ in range(n))
         try:
             while (item := pending.popleft().result()) is not end:
@@ -86,13 +89,31 @@ def prefetch(items: Iterable[T], n: int, *, alone: bool = False) -> Generator[T,
                 future.cancel()
 
 
+def in_threads(function: Callable[[T], R], items: Sequence[T], n: int) -> list[R]:
+    """Call a function for all items, in `n` threads in which torch uses one core; a single item keeps all cores.
+
+    Threads with items of their own do not wait for each other as threads that share the operations of one item do.
+    """
+    if n == 1 or len(items) <= 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(n, "deepspot-compute", initializer=_limit_threads) as threads:
+        return list(threads.map(function, items))
+
+
 def _limit_threads() -> None:
-    """Limit torch to one core in this thread: more would compete for cores that are in use."""
+    """Limit torch to one core in this thread."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     torch.get_num_threads()  # otherwise torch sets the number at its first call
-    threadpool_limits(1, user_api="openmp")
+    _openmp().limit(limits=1)
+
+
+@cache
+def _openmp() -> ThreadpoolController:
+    """Return the OpenMP libraries of this process, which takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="openmp")
 
 
 class RowBuffer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +24,8 @@ def stains(rgb: Tensor) -> Tensor:
     """Return hematoxylin and eosin density (n, 2, h, w) of RGB in 0 to 1 (n, 3, h, w)."""
     density = -torch.log(rgb.clamp(min=1 / 255))
     unmix = torch.linalg.inv(torch.tensor(STAINS, dtype=torch.float64)).to(rgb)
-    return torch.einsum("nchw,cs->nshw", density, unmix[:, :2])
+    # As a product of matrices, ten times as fast as `einsum`.
+    return (unmix[:, :2].T @ density.flatten(2)).unflatten(2, rgb.shape[2:])
 
 
 def statistics(rgb: Tensor) -> Tensor:
@@ -55,12 +59,28 @@ def _statistics(sampled: Tensor, smooth: Tensor) -> Tensor:
     dy = smooth[..., 1:, :-1] - smooth[..., :-1, :-1]
     gradient = torch.sqrt(dx.square() + dy.square()).flatten(2)
     moments = [*_moments(colors, RGB_QUANTILES), *_moments(densities, STAIN_QUANTILES)]
-    return torch.cat([*moments, gradient.mean(-1), gradient[:, :1].std(-1)], dim=1)
+    return torch.cat([*moments, gradient.mean(-1), _sd(gradient[:, :1])], dim=1)
 
 
 def _moments(values: Tensor, quantiles: tuple[float, ...]) -> list[Tensor]:
-    levels = torch.tensor(quantiles, dtype=values.dtype, device=values.device)
-    return [values.mean(-1), values.std(-1), torch.quantile(values, levels, dim=-1).movedim(0, -1).flatten(1)]
+    return [values.mean(-1), _sd(values), _quantiles(values, quantiles).flatten(1)]
+
+
+def _sd(values: Tensor) -> Tensor:
+    """Return the standard deviation along the last axis, 20 times as fast as `values.std(-1)` on a CPU."""
+    centered = values - values.mean(-1, keepdim=True)
+    return torch.linalg.vector_norm(centered, dim=-1) / math.sqrt(values.shape[-1] - 1)
+
+
+def _quantiles(values: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Return quantiles (n, c, q) of values (n, c, k) by linear interpolation, as `torch.quantile` does."""
+    if values.device.type == "cpu":
+        ordered = torch.from_numpy(np.sort(values.numpy(), axis=-1))  # four times as fast as torch
+    else:
+        ordered = values.sort(dim=-1).values
+    position = torch.tensor(levels, dtype=torch.float64, device=values.device) * (values.shape[-1] - 1)
+    below = position.long()
+    return torch.lerp(ordered[..., below], ordered[..., position.ceil().long()], (position - below).to(values))
 
 
 class StatisticsEncoder(MapEncoder):

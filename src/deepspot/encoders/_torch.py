@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from deepspot._core.compute import autocast, choose_device, prefetch
+from deepspot._core.compute import autocast, choose_device, in_threads
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
 from deepspot.errors import InputError
@@ -26,6 +27,11 @@ from ._parts import pool
 
 TILES_PER_THREAD = 4
 """Tiles per thread and call on a CPU. The buffers of more tiles do not fit into the caches."""
+
+TRANSLATION = Lock()
+"""A network is translated by the first thread that needs it."""
+
+T = TypeVar("T")
 
 
 class TorchEncoder:
@@ -79,32 +85,42 @@ class TorchEncoder:
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
-        with torch.inference_mode(), autocast(self.device):
-            embedded = [self.forward(pixels, appendix).cpu() for pixels, appendix in self._prepared(tiles)]
-        return torch.cat(embedded).numpy()
+
+        def embed(pixels: Tensor) -> Tensor:
+            return self.forward(self.transform(pixels), self.appendix(pixels)).cpu()
+
+        return torch.cat(self._in_batches(tiles, embed)).numpy()
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
         """Resize tiles that are resized as 8-bit images. :meth:`encode` gives the same result for resized tiles."""
         return resize(tiles, self.card)
 
+    @property
+    def concurrent(self) -> int:
+        """Number of batches that are computed at the same time, on a CPU, each on one core.
+
+        It is 1 for a module of the user, which may keep values of a call, for example in hooks.
+        """
+        return torch.get_num_threads() if self.device.type == "cpu" and isinstance(self.module, Pooled) else 1
+
     def at_once(self, n: int) -> int:
         """Return how many of `n` tiles the module gets per call."""
-        limit = TILES_PER_THREAD * torch.get_num_threads() if self.device.type == "cpu" else n
-        return max(1, min(limit, n))
+        if self.device.type != "cpu":
+            return max(1, n)
+        limit = TILES_PER_THREAD * torch.get_num_threads() // self.concurrent
+        return max(1, min(limit, math.ceil(n / self.concurrent)))
 
-    def _prepared(self, tiles: np.ndarray, *grids: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield normalized pixels and the values to append for tiles and their parts, in small batches."""
+    def _in_batches(self, tiles: np.ndarray, embed: Callable[[Tensor], T]) -> list[T]:
+        """Prepare and embed tiles in small batches on a CPU, and in one on a GPU."""
         check_tiles(tiles)
+
+        def call(batch: np.ndarray) -> T:
+            with torch.inference_mode(), autocast(self.device):  # which hold for one thread
+                return embed(prepare(batch, self.card, self.device))
+
         size = self.at_once(len(tiles))
-
-        @torch.inference_mode()
-        def batches() -> Iterator[tuple[Tensor, ...]]:
-            for start in range(0, max(len(tiles), 1), size):
-                pixels = prepare(tiles[start : start + size], self.card, self.device)
-                yield self.transform(pixels), self.appendix(pixels), *(self.appendix(pixels, grid) for grid in grids)
-
-        # The next batch is prepared while the module computes. A GPU gets all tiles in one batch.
-        return prefetch(batches(), 1, alone=True) if size < len(tiles) else batches()
+        batches = [tiles[start : start + size] for start in range(0, max(len(tiles), 1), size)]
+        return in_threads(call, batches, self.concurrent)
 
     def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
         """Return values to append to the embeddings, here none: (n, 0), or for parts (n, grid², 0)."""
@@ -120,8 +136,9 @@ class TorchEncoder:
             # The module itself is called, so that its hooks run.
             return self.module(pixels) if method == "forward" else getattr(self.module, method)(pixels)
         key = method, torch.get_num_threads()
-        if key not in self.translated:
-            self.translated[key] = OnnxNetwork(self.module, method, pixels, self.card.name)
+        with TRANSLATION:
+            if key not in self.translated:
+                self.translated[key] = OnnxNetwork(self.module, method, pixels, self.card.name)
         return self.translated[key](pixels)
 
     def _normalize(self, pixels: Tensor) -> Tensor:
@@ -134,9 +151,12 @@ class MapEncoder(TorchEncoder):
 
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
         """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim)."""
-        with torch.inference_mode(), autocast(self.device):
-            prepared = self._prepared(tiles, grid)
-            embedded = [self.forward_parts(pixels, grid, *appendices) for pixels, *appendices in prepared]
+
+        def embed(pixels: Tensor) -> tuple[Tensor, Tensor]:
+            appendices = self.appendix(pixels), self.appendix(pixels, grid)
+            return self.forward_parts(self.transform(pixels), grid, *appendices)
+
+        embedded = self._in_batches(tiles, embed)
         spot, parts = (torch.cat(outputs).cpu().numpy() for outputs in zip(*embedded, strict=True))
         return spot, parts
 
@@ -223,7 +243,9 @@ def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
 
 
 def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
-    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=True)
+    # The same for enlarged floating-point images, at a third of the cost; bicubic kernels differ.
+    plain = interpolation == "bilinear" and pixels.is_floating_point() and side >= pixels.shape[-1]
+    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=not plain)
 
 
 def _with_pillow(tiles: np.ndarray, side: int, interpolation: str) -> np.ndarray:
