@@ -21,6 +21,7 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
+from deepspot._core.compute import autocast, in_threads
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import pyramid_levels, read_tiles
 from deepspot._sdata.view import SlideView
@@ -86,22 +87,22 @@ class Run:
 
         return call
 
-    def forward(self, n: int, at_once: int) -> Callable[[], None]:
-        """The backbone alone on so many tiles, which are on the device already, as many as caches do not hold."""
+    def forward(self, n: int, at_once: int, threads: int = 1) -> Callable[[], None]:
+        """The backbone alone on so many tiles, which are on the device already, as many as caches do not hold.
+
+        Several threads compute a batch each on one core; a single one uses all cores for its batch.
+        """
         side, held = self.encoder.card.input_px, max(64, at_once) // at_once * at_once
         pixels = torch.rand(held, 3, side, side, device=self.device).contiguous(memory_format=torch.channels_last)
         pixels = self.encoder.transform(pixels)
 
         @torch.inference_mode()
-        def call() -> None:
-            from deepspot._core.compute import autocast
-
+        def batch(at: int) -> None:
+            first = at % held
             with autocast(self.device):
-                for at in range(0, n, at_once):
-                    first = at % held
-                    self.encoder.module(pixels[first : first + min(at_once, n - at)]).float().cpu()
+                self.encoder.module(pixels[first : first + min(at_once, n - at)]).float().cpu()
 
-        return call
+        return lambda: in_threads(batch, range(0, n, at_once), threads)
 
 
 def tiles(run: Run, table: Table) -> None:
@@ -148,7 +149,7 @@ def embedding(run: Run, table: Table) -> None:
         {
             "ours": lambda: site.embed(rows, device=str(run.device)),
             "forward": run.forward(n, batch),
-            "few": run.forward(n, encoder.at_once(batch)),
+            "few": run.forward(n, encoder.at_once(batch), encoder.concurrent),
             "alone": run.per_spot(),
         },
         run.rounds,
@@ -315,7 +316,7 @@ def end_to_end(run: Run, table: Table) -> None:
                 "memory": memory,
                 "disk": disk,
                 "forward": run.forward(n, batch),
-                "few": run.forward(n, run.encoder.at_once(batch)),
+                "few": run.forward(n, run.encoder.at_once(batch), run.encoder.concurrent),
                 "alone": run.per_spot(network),
             }
             | ({"onnx": with_onnx} if run.device.type == "cpu" else {}),
@@ -329,7 +330,7 @@ def end_to_end(run: Run, table: Table) -> None:
     table.add(
         "predict ÷ forward of the backbone in batches as the encoder makes them",
         seconds["memory"] / seconds["few"],
-        "≤ 1.10",
+        "≤ 1.15",
     )
     table.add(
         f"predict to disk ÷ forward of the backbone, batches of {batch}",

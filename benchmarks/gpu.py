@@ -30,7 +30,7 @@ from _timing import in_turn, wait
 from streaming import DISTANCE_UM, write_mosaic
 
 import deepspot as ds
-from deepspot._core.compute import autocast
+from deepspot._core.compute import autocast, in_threads
 from deepspot.encoders._torch import Pooled, TorchEncoder, prepare
 
 SIDE, SEED, PREDICT_S = 224, 0, 20.0
@@ -125,10 +125,12 @@ def speed(names: list[str], device: torch.device, n: int, batch: int, limit: flo
         size = encoder.at_once(batch)
 
         @torch.inference_mode()
-        def bare(ready: torch.Tensor = ready, encoder: TorchEncoder = encoder, size: int = size) -> None:
+        def forward(part: torch.Tensor, encoder: TorchEncoder = encoder) -> None:
             with autocast(device):
-                for part in ready.split(size):
-                    encoder.module(part)
+                encoder.module(part)
+
+        def bare(ready: torch.Tensor = ready, encoder: TorchEncoder = encoder, size: int = size) -> None:
+            in_threads(forward, ready.split(size), encoder.concurrent)
 
         def encode(tiles: np.ndarray = tiles, encoder: TorchEncoder = encoder) -> None:
             for start in range(0, len(tiles), batch):

@@ -4,8 +4,8 @@
     python benchmarks/runtimes.py            # some minutes; torch.compile needs a C++ compiler
 
 Networks of the embedded encoder (real weights) and of a ViT-S/16 (random weights) on tiles that are in memory, in the
-batches that the package makes for a CPU, all in turn. "First" is what the first batch takes: translating, compiling.
-OpenVINO would report its use to its makers when it is imported; here that is prevented. Last, the encoder as
+batches that the package makes for a CPU, each on one core, all in turn. "First" is what the first batch takes:
+translating, compiling. OpenVINO would report its use to its makers when it is imported; here that is prevented. Last, the encoder as
 `ds.pp.embed` calls it (`encode` and `encode_parts`), with the setting of the package. Writes
 benchmarks/results/runtimes.md.
 """
@@ -28,6 +28,7 @@ from speed import processor
 from torch import Tensor, nn
 
 import deepspot as ds
+from deepspot._core.compute import in_threads
 from deepspot.encoders._onnx import OnnxNetwork
 from deepspot.encoders._torch import TILES_PER_THREAD
 
@@ -97,20 +98,22 @@ def main() -> None:
 
 def networks(name: str, network: nn.Module) -> list[str]:
     """A network in each runtime."""
-    at_once = TILES_PER_THREAD * torch.get_num_threads()
+    threads = torch.get_num_threads()
     pixels = torch.rand(TILES, 3, 224, 224) * 2 - 1
     runs: dict[str, tuple[Run, Tensor]] = {"torch": (network, pixels.contiguous(memory_format=torch.channels_last))}
     first = {}
+    torch.set_num_threads(1)  # for each of the threads that compute batches
     for runtime, make in MAKERS.items():
         start = time.perf_counter()
-        few = runs["torch"][1][:at_once] if runtime == "torch.compile" else pixels[:at_once]
+        few = (runs["torch"][1] if runtime == "torch.compile" else pixels)[:TILES_PER_THREAD]
         runs[runtime] = make(network, few), runs["torch"][1] if runtime == "torch.compile" else pixels
         first[runtime] = time.perf_counter() - start
+    torch.set_num_threads(threads)
     made: dict[str, Tensor] = {}
 
     def call(runtime: str) -> None:
         run, tiles = runs[runtime]
-        made[runtime] = torch.cat([run(tiles[at : at + at_once]) for at in range(0, TILES, at_once)])
+        made[runtime] = torch.cat(in_threads(torch.no_grad()(run), tiles.split(TILES_PER_THREAD), threads))
 
     seconds = in_turn({runtime: partial(call, runtime) for runtime in runs}, ROUNDS, CPU)
     lines = []
