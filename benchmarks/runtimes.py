@@ -5,8 +5,8 @@
 
 Networks of the embedded encoder (real weights) and of a ViT-S/16 (random weights) on tiles that are in memory, in the
 batches that the package makes for a CPU, each on one core, all in turn. "First" is what the first batch takes:
-translating, compiling. OpenVINO would report its use to its makers when it is imported; here that is prevented. Last, the encoder as
-`ds.pp.embed` calls it (`encode` and `encode_parts`), with the setting of the package. Writes
+translating, compiling. OpenVINO would report its use to its makers when it is imported; here that is prevented. Last,
+the encoder as `ds.pp.embed` calls it (`encode` and `encode_parts`), with the setting of the package. Writes
 benchmarks/results/runtimes.md.
 """
 
