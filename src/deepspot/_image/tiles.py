@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
     from xarray import DataArray
 
-# Side of the blocks in which an image is hashed and, if it is in memory, read.
+# Side of the squares in which an image is hashed; if it is in memory, it is read in blocks of twice this side.
 SQUARE = 1024
 
 
@@ -300,22 +299,22 @@ PATCH, PATCHES = 64, 256
 
 def image_fingerprint(level: DataArray, boxes: Boxes) -> str:
     """Return the content hash of a level: of all pixels up to 1 GB, otherwise of patches in up to 256 of the tiles."""
-    height, width = level.sizes["y"], level.sizes["x"]
     if level.nbytes <= EXACT_FINGERPRINT:
-        # In squares of one size: memory and hash do not depend on the chunks of the image.
-        corners = [(y, x) for y in range(0, height, SQUARE) for x in range(0, width, SQUARE)]
-        side = SQUARE
-    else:
-        some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
-        corners = [(y, x) for y, x in np.clip(boxes.corners[some], 0, (height - PATCH, width - PATCH))]
-        side = PATCH
-    squares = [""] * len(corners)
+        return digest(list(level.shape), _hash_squares(level))
+    some = np.linspace(0, len(boxes.corners) - 1, min(len(boxes.corners), PATCHES)).astype(int)
+    corners = np.clip(boxes.corners[some], 0, (level.sizes["y"] - PATCH, level.sizes["x"] - PATCH))
+    patches = [""] * len(corners)
+    for rows, tiles in read_tiles(level, Boxes(corners, PATCH, 0), batch_size=4):
+        for row, tile in zip(rows, tiles, strict=True):
+            patches[row] = digest(tile.transpose(2, 0, 1))
+    return digest(list(level.shape), patches)
 
-    def hash_square(row: int, tile: np.ndarray) -> None:
-        y, x = corners[row]
-        squares[row] = digest(tile[: height - y, : width - x].transpose(2, 0, 1))
 
-    with ThreadPoolExecutor(settings.workers) as threads:
-        for rows, tiles in read_tiles(level, Boxes(np.array(corners), side, 0), batch_size=4):
-            deque(threads.map(hash_square, rows, tiles), maxlen=0)
-    return digest(list(level.shape), squares)
+def _hash_squares(level: DataArray) -> list[str]:
+    """Hash all pixels of a level in squares of one size, so that the hashes do not depend on its chunks."""
+    import dask
+
+    squares = _in_blocks(level)[0].rechunk((-1, SQUARE, SQUARE)).to_delayed().ravel()
+    hashes = [dask.delayed(digest)(square) for square in squares]
+    with _reading(level.name):
+        return list(dask.compute(*hashes, scheduler="threads", num_workers=settings.workers))
