@@ -197,3 +197,17 @@ def test_contributing_names_only_files_that_exist():
     places = (ROOT, ROOT / "src" / "deepspot")
     assert names
     assert not [name for name in names if not any((place / name).exists() for place in places)]
+
+
+def test_benchmarks_readme_names_every_script_and_every_result():
+    folder = ROOT / "benchmarks"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    scripts = {path.name for path in folder.glob("[!_]*.py")}
+    run = set(re.findall(r"`python benchmarks/([\w.]+)", text))
+    assert scripts == run
+    links = set(re.findall(r"\]\(([^)#]+)", text))
+    assert not [link for link in links if not (folder / link).exists()]
+    assert {f"results/{path.name}" for path in (folder / "results").iterdir()} <= links
+    elsewhere = re.findall(r"`(?:python )?((?:docs|scripts|tests)/[\w/]+\.py)", text)
+    assert elsewhere
+    assert not [name for name in elsewhere if not (ROOT / name).exists()]

@@ -124,6 +124,16 @@ def test_workflows_test_the_pythons_that_are_promised():
     assert PROJECT["requires-python"] == f">={min(promised, key=lambda text: int(text.partition('.')[2]))}"
 
 
+def test_no_file_has_merge_conflicts():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a checkout of git")
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert files
+    marker = re.compile(rb"^(?:<{7}|>{7}) ", re.M)
+    assert not [path for path in files if path.is_file() and marker.search(path.read_bytes())]
+
+
 def from_extras() -> set[str]:
     """Modules that are installed here and would not be by `pip install .`."""
     core = closure(CORE) | {"deepspot"}

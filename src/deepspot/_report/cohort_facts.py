@@ -82,6 +82,7 @@ def gather(folder: Path, gene: str | None, n: int) -> dict[str, Any]:
         "unusual": UNUSUAL,
         "least_slides": LEAST_SLIDES,
         "profiled": bool(runs["z"].notna().any()),
+        "looked_for_artifacts": bool(runs["artifact_share"].notna().any()),
         "folder": folder.resolve(),
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         "libraries": library_versions(),

@@ -86,7 +86,7 @@ def draw_r(r: Mapping[str, pd.Series]) -> Axes:
 
     _, ax = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
     every = np.concatenate(list(r.values()))
-    edges = [float(edge) for edge in np.linspace(min(0.0, every.min()), max(0.1, every.max()), 26)]
+    edges = [float(edge) for edge in np.linspace(min(0.0, every.min()), 1.0, 31)]
     for (name, values), color in zip(r.items(), (BLUE, ORANGE), strict=False):
         label = f"{name}, median {np.median(values):.2f}"
         ax.hist(values, bins=edges, histtype="step", linewidth=1.8, color=color, label=label)

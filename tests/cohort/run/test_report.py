@@ -132,3 +132,21 @@ def test_names_and_errors_of_the_run_table_are_text(folder):
     runs = read_runs(folder)
     assert runs.loc["P1_S1", "error"] == ""
     assert gather(folder, None, 5)["counts"] == {"done": 2, "failed": 1}
+
+
+def test_artifacts_and_training_slides_are_told(model, files, encoder, tmp_path):
+    manifest = pd.DataFrame({"path": [str(files / "P1_S1.tiff")], "patient": ["P1"]})
+    out = tmp_path / "out"
+    runs = ds.cohort.run(manifest, model=model, encoder=encoder, out=out, artifacts="flag")
+    share = runs["artifact_share"].iloc[0]
+    page = ds.report_cohort(out, tmp_path / "flagged.html")
+    assert f"{share:.0%}".replace("%", " %") + " with artifacts" in text_of(page)
+    assert "<th>artifacts</th>" in page.read_text(encoding="utf-8")
+    assert "<th>z-score of its mean</th>" not in page.read_text(encoding="utf-8")
+    assert "The model learned from 1 slide drawn here" in text_of(page)
+
+
+def test_artifacts_that_nobody_looked_for_are_no_zeros(folder, tmp_path):
+    page = ds.report_cohort(folder, tmp_path / "cohort.html")
+    assert "did not look for spots that are out of focus" in text_of(page)
+    assert "<th>artifacts</th>" not in page.read_text(encoding="utf-8")
