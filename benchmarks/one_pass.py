@@ -2,10 +2,10 @@
 
     DEEPSPOT_DATA=../shared/data python benchmarks/one_pass.py [toy patients within cost]
 
-One pass at the input of the encoder (224 px), and at larger inputs, whose feature maps have more cells for a sub-spot.
-The same folds, genes and models for each, patients (or sections) left out in turn; differences are paired by what was
-left out, with a 95 % bootstrap over it where there are more than two. The network has one member and no gate; its
-search for epochs ends at 20. Time: all in turn, as ratios within the run. Fits and embeddings are kept in the cache. Writes
+With the default encoder, whose input has 224 px, and with `lite0_stats_336`, whose feature map has more cells for a
+sub-spot. The same folds, genes and models for each, patients (or sections) left out in turn; differences are paired by
+what was left out, with a 95 % bootstrap over it where there are more than two. The network has one member and no gate;
+its search for epochs ends at 20. Time: all in turn, as ratios within the run. Fits are kept in the cache. Writes
 benchmarks/results/one_pass_*.md.
 """
 
@@ -22,10 +22,13 @@ from systems import COHORTS, QUICK, RESULTS, SEED, machine
 
 import deepspot as ds
 from deepspot.encoders._encode import encode_spots
-from deepspot.encoders._lite0 import LITE0_STATS, STATISTICS_WEIGHT, _identity, _pooled
-from deepspot.encoders._statistics import StatisticsEncoder
 
-INPUTS = (224, 336)
+# Encoder and source of the sub-spots.
+VARIANTS = {
+    "tiles": ("lite0_stats", "tiles"),
+    "one pass": ("lite0_stats", "tokens"),
+    "one pass, `lite0_stats_336`": ("lite0_stats_336", "tokens"),
+}
 MODELS = {
     "network": partial(ds.models.DeepSpot, network={"members": 1}, training=QUICK | {"gate": "off"}),
     "ridge": ds.models.Ridge,
@@ -35,25 +38,10 @@ SPOTS, SIDE, ROUNDS = 16, 111, 5
 CPU = torch.device("cpu")
 
 
-def default_encoder(input_px: int) -> StatisticsEncoder:
-    """The default encoder, whose network sees tiles of another size."""
-    if input_px == LITE0_STATS.input_px:
-        return ds.encoders.get("lite0_stats")
-    card = LITE0_STATS.model_copy(update={"name": f"lite0_stats_{input_px}", "input_px": input_px})
-    return StatisticsEncoder(card, _pooled(), weight=STATISTICS_WEIGHT, identity=f"{_identity()}, {input_px} px")
-
-
-def variants() -> dict[str, tuple[StatisticsEncoder, str]]:
-    """Encoder and source of the sub-spots."""
-    return {"tiles": (default_encoder(224), "tiles")} | {
-        f"one pass, {px} px": (default_encoder(px), "tokens") for px in INPUTS
-    }
-
-
 def accuracy(name: str) -> list[str]:
     """All variants on one cohort."""
     areas = {}
-    for variant, (encoder, subspots) in variants().items():
+    for variant, (encoder, subspots) in VARIANTS.items():
         slides = COHORTS[name].slides()
         cv = ds.models.cross_validate(
             slides,
@@ -99,11 +87,14 @@ def cost() -> list[str]:
     """Time to embed spots and sub-spots of tiles in memory, in turn."""
     tiles = np.random.default_rng(SEED).integers(0, 256, (SPOTS, SIDE, SIDE, 3), dtype=np.uint8)
 
-    def embed(encoder: StatisticsEncoder, subspots: str) -> None:
+    def embed(encoder: ds.encoders.Encoder, subspots: str) -> None:
         batches, tokens = [(np.arange(SPOTS), tiles)], subspots == "tokens"
         encode_spots(batches, SPOTS, encoder, grid=3, subspots=True, batch_size=ds.settings.batch_size, tokens=tokens)
 
-    calls = {variant: partial(embed, encoder.to(CPU), subspots) for variant, (encoder, subspots) in variants().items()}
+    calls = {
+        variant: partial(embed, ds.encoders.get(encoder).to(CPU), subspots)
+        for variant, (encoder, subspots) in VARIANTS.items()
+    }
     seconds = in_turn(calls, ROUNDS, CPU)
     lines = [
         f"| sub-spots, {SPOTS} spots in memory | times as fast as tiles, median of {ROUNDS} (range) |",

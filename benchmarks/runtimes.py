@@ -30,10 +30,11 @@ from torch import Tensor, nn
 import deepspot as ds
 from deepspot._core.compute import in_threads
 from deepspot.encoders._onnx import OnnxNetwork
-from deepspot.encoders._torch import TILES_PER_THREAD
+from deepspot.encoders._torch import PIXELS_PER_THREAD
 
 RESULTS = Path(__file__).parent / "results" / "runtimes.md"
 TILES, SIDE, ROUNDS, SEED = 64, 111, 5, 0
+AT_ONCE = PIXELS_PER_THREAD // 224**2
 CPU = torch.device("cpu")
 # What each is, with what it drags in that torch does not need.
 PACKAGES = {
@@ -105,7 +106,7 @@ def networks(name: str, network: nn.Module) -> list[str]:
     torch.set_num_threads(1)  # for each of the threads that compute batches
     for runtime, make in MAKERS.items():
         start = time.perf_counter()
-        few = (runs["torch"][1] if runtime == "torch.compile" else pixels)[:TILES_PER_THREAD]
+        few = (runs["torch"][1] if runtime == "torch.compile" else pixels)[:AT_ONCE]
         runs[runtime] = make(network, few), runs["torch"][1] if runtime == "torch.compile" else pixels
         first[runtime] = time.perf_counter() - start
     torch.set_num_threads(threads)
@@ -113,7 +114,7 @@ def networks(name: str, network: nn.Module) -> list[str]:
 
     def call(runtime: str) -> None:
         run, tiles = runs[runtime]
-        made[runtime] = torch.cat(in_threads(torch.no_grad()(run), tiles.split(TILES_PER_THREAD), threads))
+        made[runtime] = torch.cat(in_threads(torch.no_grad()(run), tiles.split(AT_ONCE), threads))
 
     seconds = in_turn({runtime: partial(call, runtime) for runtime in runs}, ROUNDS, CPU)
     lines = []

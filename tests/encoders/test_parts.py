@@ -125,7 +125,7 @@ def test_a_registered_module_gives_parts_if_it_has_a_map(monkeypatch):
     assert type(ds.encoders.get("plain")) is TorchEncoder
 
 
-@pytest.mark.parametrize("name", ["lite0", "lite0_stats"])
+@pytest.mark.parametrize("name", ["lite0", "lite0_stats", "lite0_stats_336"])
 def test_spot_embedding_is_the_same_with_parts(name):
     encoder = ds.encoders.get(name)
     spot, parts = encoder.encode_parts(TILES[:2], 3)
@@ -133,6 +133,14 @@ def test_spot_embedding_is_the_same_with_parts(name):
     assert parts.shape == (2, 9, encoder.card.dim)
     # What a sub-spot is averaged from is what the spot is averaged from.
     np.testing.assert_allclose(parts[..., :1280].mean(axis=1), spot[:, :1280], atol=1e-4)
+
+
+def test_a_larger_input_has_the_same_statistics():
+    """They are computed at 224 px."""
+    small, large = (ds.encoders.get(name).encode_parts(TILES[:2], 3) for name in ("lite0_stats", "lite0_stats_336"))
+    for ours, expected in zip(large, small, strict=True):
+        np.testing.assert_allclose(ours[..., 1280:], expected[..., 1280:], rtol=0.05, atol=0.05)
+        assert np.abs(ours[..., :1280] - expected[..., :1280]).max() > 0.1
 
 
 def test_parts_are_in_row_major_order():

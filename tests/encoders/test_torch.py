@@ -186,7 +186,7 @@ def two_threads():
 def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch, two_threads):
     encoder = TorchEncoder(card(), convolution())
     whole, seen = encoder.encode(TILES), []
-    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 1)
+    monkeypatch.setattr("deepspot.encoders._torch.PIXELS_PER_THREAD", 8**2)
     encoder.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     np.testing.assert_allclose(encoder.encode(TILES), whole, rtol=1e-5, atol=1e-6)
     assert seen == [2, 2, 1]
@@ -196,7 +196,7 @@ def test_a_cpu_gets_a_few_tiles_at_once(monkeypatch, two_threads):
 
 def test_threads_compute_tiles_of_their_own(monkeypatch, two_threads):
     """Modules of this package do; one of a user may keep values between its layers."""
-    monkeypatch.setattr("deepspot.encoders._torch.TILES_PER_THREAD", 2)
+    monkeypatch.setattr("deepspot.encoders._torch.PIXELS_PER_THREAD", 2 * 8**2 + 1)
     seen = []
     network = convolution()
     network.register_forward_pre_hook(

@@ -29,6 +29,13 @@ LITE0_STATS = LITE0.model_copy(
         "note": LITE0.note + " 32 stain and texture statistics of the tile are appended.",
     }
 )
+LITE0_STATS_336 = LITE0_STATS.model_copy(
+    update={
+        "name": "lite0_stats_336",
+        "input_px": 336,
+        "note": LITE0_STATS.note + ' Larger input, for sub-spots in one pass (`subspots="tokens"`).',
+    }
+)
 # The largest weight that does not lower accuracy on held-out sections of the training patient (docs/result_tables.md).
 STATISTICS_WEIGHT = 3.0
 
@@ -42,9 +49,18 @@ def lite0() -> MapEncoder:
 
 def lite0_stats() -> MapEncoder:
     """Build EfficientNet-Lite0 with tile statistics, the default encoder."""
+    return _with_statistics(LITE0_STATS)
+
+
+def lite0_stats_336() -> MapEncoder:
+    """Build the default encoder with a larger input, whose feature map is fine enough for sub-spots."""
+    return _with_statistics(LITE0_STATS_336)
+
+
+def _with_statistics(card: EncoderCard) -> MapEncoder:
     from ._statistics import StatisticsEncoder
 
-    return StatisticsEncoder(LITE0_STATS, _pooled(), weight=STATISTICS_WEIGHT, identity=_identity())
+    return StatisticsEncoder(card, _pooled(), weight=STATISTICS_WEIGHT, identity=_identity())
 
 
 def backbone() -> nn.Module:

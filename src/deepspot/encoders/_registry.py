@@ -10,7 +10,7 @@ from deepspot.errors import InputError, InputTypeError
 
 from ._card import Encoder, EncoderCard
 from ._lazyslide import PREFIX, adapt, from_lazyslide
-from ._lite0 import LITE0, LITE0_STATS, lite0, lite0_stats
+from ._lite0 import LITE0, LITE0_STATS, LITE0_STATS_336, lite0, lite0_stats, lite0_stats_336
 from ._zoo.find import find_weights, local_weights
 from ._zoo.specs import REFUSED, SPECS, Spec, refusal
 from ._zoo.weights import load
@@ -25,6 +25,7 @@ DEFAULT = LITE0_STATS.name
 _registry: dict[str, tuple[EncoderCard, Callable[[], Encoder] | Spec | None]] = {
     LITE0.name: (LITE0, lite0),
     LITE0_STATS.name: (LITE0_STATS, lite0_stats),
+    LITE0_STATS_336.name: (LITE0_STATS_336, lite0_stats_336),
     **{name: (spec.card, spec) for name, spec in SPECS.items()},
     **{name: (card, None) for name, card in REFUSED.items()},
 }

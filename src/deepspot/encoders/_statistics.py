@@ -16,6 +16,8 @@ from ._torch import MapEncoder
 STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
 RGB_QUANTILES = (0.1, 0.5, 0.9)
 STAIN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Larger tiles are reduced to this side: the statistics do not become better, but slower.
+LARGEST_PX = 224
 # Increase with each change of the statistics, so that old features are not reused.
 VERSION = 1
 
@@ -95,4 +97,6 @@ class StatisticsEncoder(MapEncoder):
         """Return statistics of RGB in 0 to 1 (n, 32), or of its parts (n, grid², 32)."""
         # Half precision would blur differences between stains.
         with torch.autocast(pixels.device.type, enabled=False):
+            if pixels.shape[-1] > LARGEST_PX:
+                pixels = F.interpolate(pixels, size=(LARGEST_PX, LARGEST_PX), mode="bilinear")
             return self.weight * (statistics(pixels) if grid is None else statistics_of_parts(pixels, grid))

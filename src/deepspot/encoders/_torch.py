@@ -25,8 +25,8 @@ from ._fingerprint import describe_code, describe_module
 from ._onnx import OnnxNetwork
 from ._parts import pool
 
-TILES_PER_THREAD = 4
-"""Tiles per thread and call on a CPU. The buffers of more tiles do not fit into the caches."""
+PIXELS_PER_THREAD = 4 * 224**2
+"""Pixels per thread and call on a CPU, four tiles of 224 px. The buffers of more do not fit into the caches."""
 
 TRANSLATION = Lock()
 """A network is translated by the first thread that needs it."""
@@ -107,7 +107,9 @@ class TorchEncoder:
         """Return how many of `n` tiles the module gets per call."""
         if self.device.type != "cpu":
             return max(1, n)
-        limit = TILES_PER_THREAD * torch.get_num_threads() // self.concurrent
+        limit = max(1, PIXELS_PER_THREAD // self.card.input_px**2)
+        if self.concurrent == 1:
+            return max(1, min(limit * torch.get_num_threads(), n))
         return max(1, min(limit, math.ceil(n / self.concurrent)))
 
     def _in_batches(self, tiles: np.ndarray, embed: Callable[[Tensor], T]) -> list[T]:
