@@ -1,4 +1,4 @@
-"""Make the pictures of the figure gallery, the landing page, and the pages on geometry and correction.
+"""Make the pictures of the figure gallery, the landing page, and the page on geometry.
 
     DEEPSPOT_DATA=../shared/data python docs/make_gallery.py [--only spatial,umap]
 
@@ -32,16 +32,14 @@ from deepspot._spatial.transforms import place_spots
 HERE = Path(__file__).parent
 IMAGES = HERE / "_static"
 TISSUE = {"spatial", "gallery", "umap", "evaluation", "alignment"}
-PAGES = {"landing", "geometry", "correction"}
-TRAINING, TESTED, GENE, CORRECTED = ("C2", "C3", "C4", "C5"), "B4", "EPCAM", "CD74"
+PAGES = {"landing", "geometry"}
+TRAINING, TESTED, GENE = ("C2", "C3", "C4", "C5"), "B4", "EPCAM"
 WIDTH = 1100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only", help="sections to draw, separated by commas; `landing`, `geometry` and `correction` too"
-    )
+    parser.add_argument("--only", help="sections to draw, separated by commas; `landing` and `geometry` too")
     parser.add_argument("--model", type=Path, help="folder of the model of tissue, which is made if it does not exist")
     options = parser.parse_args()
     wanted = set(options.only.split(",")) if options.only else {*ds.pl.__all__, *PAGES}
@@ -54,13 +52,11 @@ def main() -> None:
     if wanted - TISSUE - PAGES:
         names = scope([*(block for _, block in code("examples.md")), *setup])
         draw([pair for pair in blocks[len(setup) :] if pair[0] not in TISSUE], names, wanted)
-    if wanted & {*TISSUE, "landing", "correction"}:
+    if wanted & {*TISSUE, "landing"}:
         names = tissue(options.model)
         if "landing" in wanted:
             landing(names["sdata"], IMAGES / "landing.jpg")
         draw([pair for pair in blocks[len(setup) :] if pair[0] in TISSUE], names, wanted)
-        if "correction" in wanted:  # last: with its table, `spatial` draws three panels
-            correction(names["sdata"], names["model"], IMAGES / "correction.jpg")
 
 
 def code(page: str) -> list[tuple[str, str]]:
@@ -141,15 +137,6 @@ def landing(sdata: Any, path: Path) -> None:
     r = sdata["deepspot_spots"].var["pearson"].dropna()
     print(f"{GENE}: r {r[GENE]:.2f}, rank {int((r > r[GENE]).sum()) + 1} of {len(r)} genes, mean {r.mean():.2f}")
     save(figure, path)
-
-
-def correction(sdata: Any, model: Any, path: Path) -> None:
-    """Draw a gene as measured, as predicted, and corrected."""
-    ds.tl.correct(sdata, model)
-    axes = ds.pl.spatial(sdata, CORRECTED, image_alpha=0.3)
-    weight = sdata["table_corrected"][:, CORRECTED].layers["weight"]
-    print(f"{CORRECTED}: weight of the measurement {np.nanmin(weight):.2f} to {np.nanmax(weight):.2f}")
-    save(np.ravel(axes)[0].figure, path)
 
 
 def geometry(sdata: Any, path: Path) -> None:
