@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = "docs/examples.md"
-BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```", re.M | re.S)
 
 
 def pages() -> list[str]:
