@@ -11,8 +11,10 @@ Needs `pip install ".[survival]"`, and some minutes; `--model` names a folder th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +73,11 @@ def code(page: str) -> list[tuple[str, str]]:
 
 
 def scope(blocks: list[str]) -> dict[str, Any]:
-    """Return the names that these blocks define."""
+    """Return the names that these blocks define; files that they write are not kept."""
     names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for block in blocks:
+            exec(block, names)
     return names
 
 

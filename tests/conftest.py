@@ -60,7 +60,7 @@ def python_blocks():
 
     def read(page):
         found = re.findall(
-            r"(?:^<!-- not run: (.+?) -->\n)?^```python\n(.*?)^```",
+            r"(?:^<!-- not run: ([^\n]+) -->\n)?^```python\n(.*?)^```",
             (Path(__file__).parents[1] / page).read_text(encoding="utf-8"),
             flags=re.M | re.S,
         )

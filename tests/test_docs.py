@@ -1,8 +1,10 @@
 """What the docs say and what the code offers must not drift apart."""
 
+import contextlib
 import importlib.util
 import inspect
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,8 +17,7 @@ TOP = {"clear_cache", "report", "report_cohort", "settings", "view"}
 NAMESPACES = sorted(set(ds.__all__) - TOP)
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "api").glob("*.md"))]
-# Pages whose Python blocks run after those of docs/examples.md, and how many of their blocks are marked as not run.
-RUN = {"examples.md": 0, "index.md": 0, "faq.md": 1, "gallery.md": 0}
+RUN = [page.name for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text() and page.name != "examples.md"]
 
 
 def public() -> dict[str, object]:
@@ -106,34 +107,45 @@ def test_pages_name_only_what_exists(page):
 
 
 @pytest.fixture(scope="session")
-def example_data(python_blocks):
+def example_data(python_blocks, tmp_path_factory):
+    """What the blocks of docs/examples.md define, and the folder of the files that they write."""
     names = {}
     blocks, _ = python_blocks("docs/examples.md")
-    for block in blocks:
-        exec(block, names)
-    return names
+    folder = tmp_path_factory.mktemp("examples")
+    with contextlib.chdir(folder):
+        for block in blocks:
+            exec(block, names)
+    return names, folder
 
 
 @pytest.fixture
-def example_names(example_data):
-    """What the blocks of docs/examples.md define, to be changed by one page."""
+def example_names(example_data, tmp_path, monkeypatch):
+    """The same for one page, which may change objects and files."""
     from spatialdata import deepcopy
 
-    slides = {name: deepcopy(sdata) for name, sdata in example_data["slides"].items()}
-    return example_data | {"slides": slides, "sdata": deepcopy(example_data["sdata"])}
+    names, folder = example_data
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    slides = {name: deepcopy(sdata) for name, sdata in names["slides"].items()}
+    copies = {name: names[name].copy() for name in ("profiles", "bulk")}
+    return names | copies | {"slides": slides, "sdata": deepcopy(names["sdata"])}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # few patients, few epochs
 @pytest.mark.parametrize("page", RUN)
-def test_code_blocks_run(python_blocks, example_names, page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks, left_out = python_blocks(f"docs/{page}")
-    assert blocks
-    assert len(left_out) == RUN[page]
-    for block in blocks if page != "examples.md" else ():  # these have run
-        exec(compile(block, page, "exec"), example_names)
+def test_code_blocks_run(python_blocks, example_names, page):
+    names = example_names if "[data of the examples](examples.md)" in (DOCS / page).read_text() else {}
+    for block in python_blocks(f"docs/{page}")[0]:
+        exec(compile(block, page, "exec"), names)
     plt.close("all")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_that_are_not_run_say_why(page):
+    reasons = re.findall(r"^<!-- not run: (.*?) -->$", page.read_text(), flags=re.M)
+    assert all(reason.startswith(("needs ", "takes ")) for reason in reasons)
+    assert len(reasons) == len(re.findall(r"<!-- not run[^\n]*\n```(?:python|bash)\n", page.read_text()))
 
 
 def test_gallery_shows_every_figure():

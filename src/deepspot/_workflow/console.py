@@ -62,7 +62,7 @@ def one_line(error: BaseException) -> str:
     """Return the text of an error in one line, without control characters."""
     # The first argument of an OSError may be a number.
     text = error.args[0] if len(error.args) == 1 else error
-    line = " ".join([str(text), *getattr(error, "__notes__", [])]).replace("\n", " ")
+    line = " ".join([str(text) or type(error).__name__, *getattr(error, "__notes__", [])]).replace("\n", " ")
     return "".join(
         char if char.isprintable() else repr(char)[1:-1] for char in line
     )  # file names may hold control codes

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepspot._core.hashing import hash_file
 from deepspot._core.keys import PIXELS, SLIDE, checked, valid_name
-from deepspot._core.logging import logger
+from deepspot._core.logging import count_of, logger
 from deepspot._core.validate import check_mpp, check_text
 from deepspot._sdata import write
 from deepspot._spatial.geometry import same_aspect
@@ -103,7 +103,8 @@ def slide(path: str | Path, *, mpp: float | None = None, name: str | None = None
     sdata.attrs |= {SLIDE: facts, PIXELS: "global"}
     height, width = reader.properties.shape
     size = f"{width:,} × {height:,} px"
-    logger.info("Opened %s: %s, %d levels, %.4g µm per pixel (from the %s).", name, size, len(pyramid), scale, source)
+    levels = count_of(len(pyramid), "level")
+    logger.info("Opened %s: %s, %s, %.4g µm per pixel (from the %s).", name, size, levels, scale, source)
     return sdata
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 
 import anndata
 import numpy as np
@@ -29,6 +30,24 @@ def client():
 
 def job_of(name, out):
     return Job(name, "nowhere", Folder(out), SlideOptions("m", 1.0, 1.0, "square", None, True, None))
+
+
+def test_workers_that_are_slow_to_end_are_no_error(monkeypatch):
+    import distributed
+
+    class Slow:
+        def __init__(self, **_):
+            pass
+
+        def close(self):
+            raise TimeoutError
+
+    monkeypatch.setattr(distributed, "LocalCluster", Slow)
+    monkeypatch.setattr(distributed, "Client", nullcontext)
+    with dask_runner.local_workers(2) as client:
+        assert isinstance(client, Slow)
+    with pytest.raises(OSError, match="full"), dask_runner.local_workers(2):
+        raise OSError("disk full")
 
 
 def test_workers_and_this_process_agree(run, client, manifest, files, tmp_path):

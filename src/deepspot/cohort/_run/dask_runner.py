@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -146,11 +146,14 @@ def local_workers(workers: int | None) -> Iterator[Client | None]:
     from distributed import Client, LocalCluster
 
     threads = max(1, CPU_COUNT // workers)
-    with (
-        LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    cluster = LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0")
+    try:
+        with Client(cluster) as client:
+            yield client
+    finally:
+        # All results are written. On a busy machine Dask gives up waiting for the ends of the workers.
+        with suppress(TimeoutError):
+            cluster.close()
 
 
 def check_portable(encoder: str | Encoder | None) -> None:
