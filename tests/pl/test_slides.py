@@ -2,6 +2,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 
 import deepspot as ds
 
@@ -71,6 +72,27 @@ def test_the_folder_of_a_cohort(levels, tmp_path, monkeypatch):
         ds.pl.slides(str(tmp_path), "UP")
     with pytest.raises(FileNotFoundError, match=r"no run table 'runs\.csv'"):
         ds.pl.slides(tmp_path / "other", "UP")
+
+
+@pytest.mark.parametrize("profiled", [["P2_S1", "P1_S1"], ["P1_S1"], None])
+def test_only_slides_to_draw_are_opened_if_there_are_profiles(levels, tmp_path, monkeypatch, profiled):
+    """Profiles of an interrupted run lack slides, and there may be none: then all are opened."""
+    opened = []
+
+    def predicted(path, *, genes):
+        opened.append(path.stem)
+        return levels[path.stem]
+
+    monkeypatch.setattr("deepspot.pl._slides.predicted", predicted)
+    pd.DataFrame({"slide": ["P1_S1", "P2_S1"], "status": "done"}).to_csv(tmp_path / "runs.csv", index=False)
+    if profiled:
+        means = np.float32([[0, levels[name]["deepspot_spots"][:, "UP"].X.mean()] for name in profiled])
+        obs, var = (pd.DataFrame(index=names) for names in (profiled, ["OTHER", "UP"]))
+        AnnData(means, obs=obs, var=var).write_h5ad(tmp_path / "pseudobulk.h5ad")
+    (ax,) = ds.pl.slides(tmp_path, "UP", n=1)
+    assert ax.get_title().startswith("P2_S1\n")  # the higher one
+    assert "1 of 2 slides at equal steps of rank" in ax.figure.get_suptitle()
+    assert opened == (["P2_S1"] if profiled and len(profiled) == 2 else ["P1_S1", "P2_S1"])
 
 
 def test_bad_input(levels):

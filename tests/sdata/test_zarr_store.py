@@ -1,10 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from spatialdata import SpatialData
+from spatialdata import SpatialData, read_zarr
 
 from deepspot._sdata.write import make_table
-from deepspot._sdata.zarr_store import check_new_path, write_table_in_blocks
+from deepspot._sdata.zarr_store import check_new_path, lazy_X, write_table_in_blocks
 
 
 def test_missing_folder(tmp_path):
@@ -25,3 +25,34 @@ def test_blocks_must_fill_the_table(tmp_path, slide):
     sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
     with pytest.raises(ValueError, match=f"hold {n - 1} rows, the table {n}"):
         write_table_in_blocks(sdata, "t", [np.zeros((n - 1, 3), np.float32)], tmp_path / "a.zarr")
+
+
+def test_a_block_is_one_file_of_which_a_few_genes_can_be_read(tmp_path, slide, monkeypatch):
+    from zarr.storage import LocalStore
+
+    n, genes = len(slide.shapes["spots"]), 1_100
+    table = make_table(
+        None,
+        region="spots",
+        instances=slide.shapes["spots"].index,
+        region_key="region",
+        instance_key="spot_id",
+        var=pd.DataFrame(index=[f"g{i}" for i in range(genes)]),
+    )
+    sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+    X = np.random.default_rng(0).random((n, genes), dtype=np.float32)
+    write_table_in_blocks(sdata, "t", [X[at : at + 12] for at in range(0, n, 12)], tmp_path / "a.zarr")
+    files = [path for path in (tmp_path / "a.zarr/tables/t/X/c").rglob("*") if path.is_file()]
+    assert len(files) == -(-n // 12)
+    np.testing.assert_array_equal(read_zarr(tmp_path / "a.zarr").tables["t"].X, X)
+    read, get = [], LocalStore.get
+
+    async def counted(self, key, *args, **kwargs):
+        found = await get(self, key, *args, **kwargs)
+        if "/X/c/" in f"/{self.root / key}":
+            read.append(0 if found is None else len(found))
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", counted)
+    np.testing.assert_array_equal(lazy_X(tmp_path / "a.zarr", "t")[:, 1_050].compute(), X[:, 1_050])
+    assert 0 < sum(read) < sum(file.stat().st_size for file in files) / 3

@@ -75,10 +75,12 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
     at = 0
     for block in blocks:
         if array is None:
+            width = min(512, genes)  # a few genes can be read without the others
             array = group.create_array(
                 "X",
                 shape=(n, genes),
-                chunks=(min(len(block), n), min(512, genes)),  # a few genes can be read without the others
+                chunks=(min(len(block), n), width),
+                shards=(min(len(block), n), -(-genes // width) * width),  # one file for each block
                 dtype=np.float32,
                 fill_value=np.nan,  # of lost chunks, which would be read as zeros
                 # Bit shuffling compresses the trailing zeros of rounded numbers. A changed chunk cannot be read.

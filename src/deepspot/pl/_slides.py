@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from deepspot._core.keys import checked
 from deepspot._core.logging import track
@@ -136,11 +138,11 @@ def slides(
     import matplotlib.pyplot as plt
 
     check_count(n, "n")
-    maps = sorted(_maps(slides, gene, table_key, layer), key=lambda each: -each.mean)
+    opened, total = _open(slides, gene, n)
+    maps = sorted((_map(name, sdata, gene, table_key, layer) for name, sdata in opened), key=lambda each: -each.mean)
     if len(units := sorted({each.unit for each in maps})) > 1:
         raise InputError(f"The slides are on different scales: {units}. Draw those of one scale together.")
-    total = len(maps)
-    maps = [maps[place] for place in np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int))]
+    maps = [maps[rank] for rank in _ranks(len(maps), n)]
     size_um = np.max([np.ptp(each.xy, axis=0) + 2 * each.places.diameter for each in maps], axis=0)
     if ax is None:
         used = grid_of(len(maps), COLUMNS)
@@ -169,23 +171,42 @@ def slides(
     return axes
 
 
-def _maps(
-    slides: str | Path | SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData],
-    gene: str,
-    table_key: str | None,
-    layer: str | None,
-) -> Iterator[_Map]:
+def _open(
+    slides: str | Path | SpatialData | Sequence[SpatialData] | Mapping[str, SpatialData], gene: str, n: int
+) -> tuple[Iterator[tuple[str, SpatialData]], int]:
+    """Return slides with their names, among them the `n` to draw, and the number of all."""
     if not isinstance(slides, str | Path):
-        for name, sdata in as_mapping(slides).items():
-            yield _map(name, sdata, gene, table_key, layer)
-        return
+        given = as_mapping(slides)
+        return iter(given.items()), len(given)
     folder = Path(slides).expanduser()
     runs = read_runs(folder)
     done = list(runs.index[runs["status"] == DONE])
     if not done:
         raise InputError(f"No slide in {str(folder)!r} is finished.")
-    for name in track(done, "Slides", total=len(done), unit="slide"):
-        yield _map(name, predicted(Folder(folder).slide(name), genes=[gene]), gene, table_key, layer)
+    # The means of all slides are in the profiles: a large cohort takes half an hour to open.
+    means = _means(Folder(folder).pseudobulk, done, gene) if len(done) > n else None
+    names = done if means is None else means.index[np.argsort(-means.to_numpy(), kind="stable")[_ranks(len(done), n)]]
+    bar = track(names, "Slides", total=len(names), unit="slide")
+    return ((name, predicted(Folder(folder).slide(name), genes=[gene])) for name in bar), len(done)
+
+
+def _means(profiles: Path, names: Sequence[str], gene: str) -> pd.Series | None:
+    """Return the mean of a gene on these slides; None if the profiles do not have it, as after an interrupted run."""
+    from anndata import read_h5ad
+
+    if not profiles.is_file():
+        return None
+    stored = read_h5ad(profiles, backed="r")
+    with closing(stored.file):
+        if gene not in stored.var_names or not set(names) <= set(stored.obs_names):
+            return None
+        values = np.asarray(stored.X[:, stored.var_names.get_loc(gene)])
+    return pd.Series(values, index=stored.obs_names)[list(names)]
+
+
+def _ranks(total: int, n: int) -> np.ndarray:
+    """Return at most `n` of so many ranks, at equal steps, with the first and the last."""
+    return np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(int))
 
 
 def _map(name: str, sdata: SpatialData, gene: str, table_key: str | None, layer: str | None) -> _Map:

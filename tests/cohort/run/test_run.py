@@ -266,6 +266,24 @@ def test_an_interrupt_keeps_finished_slides(run, monkeypatch, tmp_path):
     assert run()["status"].tolist() == ["done", "done"]
 
 
+def test_a_restart_hashes_the_model_and_reads_each_slide_a_fixed_number_of_times(run, manifest, model, monkeypatch):
+    rows = pd.concat([manifest.assign(slide=[f"{i}_a", f"{i}_b"]) for i in range(3)])
+    run(rows)
+    counts, hashed, opened = [], [], []
+    real, zarr_open = type(model).fingerprint, zarr.open_group
+    monkeypatch.setattr(type(model), "fingerprint", property(lambda self: hashed.append(1) or real.fget(self)))
+    monkeypatch.setattr(zarr, "open_group", lambda *args, **kwargs: opened.append(kwargs) or zarr_open(*args, **kwargs))
+    for n in (2, 6):
+        hashed.clear()
+        opened.clear()
+        run(rows[:n])
+        counts.append((len(hashed), len(opened)))
+        # Parsing the metadata of a hundred arrays takes ten times as long as the rest.
+        assert all(each["use_consolidated"] is False for each in opened)
+    assert counts[0][0] == counts[1][0]
+    assert [opens for _, opens in counts] == [2, 6]
+
+
 def test_finished_slides_are_skipped(run, monkeypatch, log):
     first = run()
     monkeypatch.delattr(ds.io, "slide")

@@ -109,7 +109,8 @@ def run(
         AnnData (slides, genes), float32: the mean over spots of each finished slide. `obs` has the columns of the
         manifest, `spots` and `ood_share`.
     ``runs.csv``
-        Run table, written after each slide; slides that are not yet done have the status ``"waiting"``.
+        Run table, written after each slide, but for at most a twentieth of the time; slides that are not yet done have
+        the status ``"waiting"``.
     ``model``
         Bundle of the model, if it can be saved.
 
@@ -161,9 +162,10 @@ def run(
     scales = (
         slides["mpp"].astype(object).where(slides["mpp"].notna(), None) if "mpp" in slides else [None] * len(slides)
     )
+    fingerprint = ready.fingerprint  # hashes all weights
     jobs = []
     for name, path, mpp in zip(slides.index, slides["path"], scales, strict=True):
-        options = SlideOptions(ready.fingerprint, diameter, pitch, layout, tissue, rounded, mpp, artifacts)
+        options = SlideOptions(fingerprint, diameter, pitch, layout, tissue, rounded, mpp, artifacts)
         jobs.append(Job(name, path, folder, options, encoder, device, batch_size))
     if client is not None and ready.not_saved:
         raise InputError(
@@ -180,7 +182,11 @@ def run(
         counts = count_of(len(jobs), "slide"), folder.path, len(finished), len(to_do)
         logger.info("%s in %s: %d are finished, %d to do.", *counts)
         table.save()
-        _run(to_do, runner, table, ready)
+        try:
+            _run(to_do, runner, table, ready)
+        except BaseException:  # also an interrupt
+            table.save(now=True)
+            raise
     done, failed = table.count(DONE), table.count(FAILED)
     failures = f", {failed} failed" * bool(failed)
     of, are = count_of(len(jobs), "slide"), "is" if len(jobs) == 1 else "are"

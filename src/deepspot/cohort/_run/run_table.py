@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 RESULTS = {"seconds": "float64", "spots": "Int64", "ood_share": "float64", "artifact_share": "float64", "error": object}
+SHARE = 0.05  # of the time in which the run table may be written
 
 
 def read_runs(folder: Path) -> pd.DataFrame:
@@ -42,6 +44,7 @@ class RunTable:
 
     def __init__(self, folder: Folder, manifest: pd.DataFrame, finished: Iterable[SlideResult]) -> None:
         self.folder, self.manifest = folder, manifest
+        self.next_save = 0.0
         self.frame = manifest[["path", "patient"]].astype(object).assign(status=WAITING)
         self.frame["status"] = self.frame["status"].astype(object)
         for column, dtype in RESULTS.items():
@@ -51,22 +54,31 @@ class RunTable:
 
     def put(self, result: SlideResult) -> None:
         """Enter the result of a slide."""
-        self.frame.loc[result.slide, "status"] = DONE if result.done else FAILED
+        self.frame.at[result.slide, "status"] = DONE if result.done else FAILED
         for column in RESULTS:
             value = getattr(result, column)
-            self.frame.loc[result.slide, column] = pd.NA if value is None and column == "spots" else value
+            self.frame.at[result.slide, column] = pd.NA if value is None and column == "spots" else value
 
     def write(self) -> None:
         """Write the run table atomically."""
         with self.folder.writing(self.folder.runs) as draft:
             self.frame.to_csv(draft)
 
-    def save(self) -> None:
-        """Write the run table after a slide; an error of the disk is only a warning."""
+    def save(self, *, now: bool = False) -> None:
+        """Write the run table after a slide; an error of the disk is only a warning.
+
+        Unless it is needed `now`, it is left to a later slide if writing would take more than `SHARE` of the time:
+        small slides may end faster than the table of a large cohort is written.
+        """
+        start = time.monotonic()
+        if start < self.next_save and not now:
+            return
         try:
             self.write()
         except OSError as error:
             logger.warning("The run table could not be written after this slide (%s).", error)
+        end = time.monotonic()
+        self.next_save = end + (end - start) / SHARE
 
     def count(self, status: str) -> int:
         """Return the number of slides with a status."""
@@ -80,7 +92,7 @@ class Progress:
     """
 
     def __init__(self, sizes: Mapping[str, float], total: int, done: int, workers: Callable[[], int]) -> None:
-        self.left = dict(sizes)
+        self.left, self.size_left = dict(sizes), sum(sizes.values())
         self.total, self.finished, self.failed, self.workers = total, done, 0, workers
         self.seconds = self.size = 0.0
 
@@ -97,6 +109,7 @@ class Progress:
     def update(self, result: SlideResult) -> None:
         """Count a slide."""
         size = self.left.pop(result.slide, 0.0)
+        self.size_left -= size
         self.finished += 1
         self.failed += not result.done
         if result.done and result.seconds is not None:
@@ -113,7 +126,7 @@ class Progress:
         if not self.left or not self.size:
             return ""
         workers = max(1, min(self.workers(), len(self.left)))
-        return _duration(sum(self.left.values()) * self.seconds / self.size / workers)
+        return _duration(self.size_left * self.seconds / self.size / workers)
 
 
 def _duration(seconds: float) -> str:
@@ -133,13 +146,13 @@ def save_profiles(table: RunTable, model: Model) -> None:
 
     card, folder = model.card, table.folder
     done = table.frame[table.frame["status"] == DONE]
-    stores = [folder.slide(str(name)) for name in done.index]
-    rows = [read_profile(store) for store in stores]
     obs = table.manifest.loc[done.index].assign(
         slide=done.index, spots=done["spots"].to_numpy(np.int64), ood_share=done["ood_share"].to_numpy(np.float64)
     )
     obs.index.name = None
-    X = np.asarray(rows, dtype=np.float32).reshape(len(done), len(card.genes))
+    X = np.empty((len(done), len(card.genes)), dtype=np.float32)
+    for row, name in enumerate(done.index):
+        X[row] = read_profile(folder.slide(str(name)))
     uns = {"kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint}
     profiles = AnnData(
         X, obs=obs, var=model.expected_r(), uns={UNS: uns} | ({"log1p": {}} if is_log(card.scale) else {})
@@ -149,6 +162,7 @@ def save_profiles(table: RunTable, model: Model) -> None:
         # Written in memory first: HDF5 cannot close a file on a full disk, and does not raise an OSError then.
         with h5py.File("profiles", "w", driver="core", backing_store=False) as file:
             write_elem(file, "/", profiles)
+            del X, profiles  # as large as the file, which is copied next
             file.flush()
             content = file.id.get_file_image()
         draft.write_bytes(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -208,7 +209,9 @@ def _stored(job: Job) -> tuple[SlideResult | None, str]:
         return None, ""
     damaged = DamagedError(f"{store} is damaged, or was made by an earlier version, and is predicted again.")
     try:
-        attrs: dict[str, Any] = dict(zarr.open_group(store, mode="r").attrs)
+        # Without the metadata of all arrays, which would be parsed: a restart opens every slide.
+        root = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+        attrs: dict[str, Any] = dict(root.attrs)
     except (OSError, *DAMAGED) as error:
         if (store / "tables" / TABLE).is_dir() or (store.is_dir() and not any(store.iterdir())):
             raise damaged from error
@@ -245,25 +248,30 @@ def _state(store: Path) -> str:
 
 def _content(store: Path) -> str:
     """Return a hash of the files of a store."""
-    return digest([[name, hash_file(path)] for name, path in _files(store)])
+    return digest([[name, hash_file(Path(path))] for name, path in _files(store)])
 
 
-def _files(store: Path) -> list[tuple[str, Path]]:
-    """Return the files of a store, without the one that contains its attributes and files like ``.DS_Store``."""
-    files = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
-    return sorted((name, path) for name, path in files.items() if name != "zarr.json" and path.name[0] != ".")
+def _files(store: Path) -> list[tuple[str, str]]:
+    """Return the files of a store, without the one that contains its attributes and files like ``.DS_Store``.
+
+    Paths are text: a restart lists the files of every slide, and `pathlib` takes five times as long.
+    """
+    start = len(str(store)) + 1
+    found = ((folder[start:], folder, name) for folder, _, names in os.walk(store) for name in names if name[0] != ".")
+    files = [(f"{part}/{name}".replace(os.sep, "/").lstrip("/"), f"{folder}/{name}") for part, folder, name in found]
+    return sorted(file for file in files if file[0] != "zarr.json")
 
 
 def read_profile(store: Path) -> np.ndarray:
     """Read the profile (genes,) of a finished slide."""
     import zarr
 
-    return np.asarray(zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r")[:])
+    return np.asarray(zarr.open_array(store / f"tables/{TABLE}/var/{PROFILE}", mode="r", zarr_format=3)[:])
 
 
-def _file_state(path: Path) -> list[int]:
+def _file_state(path: str | Path) -> list[int]:
     """Return size and modification time of a file."""
-    stat = path.stat()
+    stat = os.stat(path)  # noqa: PTH116 - paths of stores are text
     return [stat.st_size, stat.st_mtime_ns]
 
 
