@@ -144,6 +144,20 @@ def test_names_that_no_file_can_have(slot, entry):
         table(**{slot: entry})
 
 
+def test_what_is_not_tried_can_be_written(tiny, tmp_path):
+    """Numbers in columns, and text and numbers in `uns`, under simple names."""
+    columns = {f"of_{kind}": np.ones(3, kind) for kind in ("bool", "i1", "u8", "i8", "f2", "f4", "f8")}
+    uns = {"text": "a", "empty": "", "yes": True, "real": 1.5, "none": float("nan"), "deep": {"text": "b"}}
+    made = table(obs=pd.DataFrame(columns, index=["A", "B", "C"]), uns=uns)
+    add_table(tiny, "t", made, what="genes")
+    tiny.write(tmp_path / "a.zarr")
+    again = read_zarr(tmp_path / "a.zarr")["t"]
+    for name, values in columns.items():
+        np.testing.assert_array_equal(again.obs[name], values)
+        assert again.obs[name].dtype == values.dtype
+    np.testing.assert_equal({name: again.uns[name] for name in uns}, uns)
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError("too large")])
 def test_errors_of_the_machine_are_not_blamed_on_the_table(monkeypatch, error):
     def fail(*_):

@@ -77,12 +77,17 @@ def check_writable(adata: AnnData) -> None:
         var=row.var[[]],
         **{slot: dict(getattr(row, slot)) for slot in SLOTS},
     )
-    raw = [] if adata.raw is None else [AnnData(var=adata.raw.var)]
-    has_arrays = any(len(getattr(arrays, slot)) for slot in SLOTS)
-    problem = _write_error(checked, *([arrays] if has_arrays else []), *raw)
+    parts = {
+        "obs": _without_numbers(checked.obs),
+        "var": _without_numbers(checked.var),
+        "uns": _without_plain(checked.uns),
+        "raw": {} if adata.raw is None else {"var": adata.raw.var},
+        **{slot: {**getattr(arrays, slot), **getattr(checked, slot)} for slot in SLOTS},
+    }
+    problem = _write_error(parts)
     if problem is not None:
         entries = single_entries(checked, arrays, adata.raw)
-        where = next((name for name, entry in entries if _write_error(entry) is not None), "The table")
+        where = next((name for name, entry in entries if _write_error({"entry": entry}) is not None), "The table")
         if isinstance(problem, OSError):
             raise InputError(
                 f"{where[:MAX_NAME]} cannot be written under this name ({problem.strerror}). Rename it."
@@ -115,8 +120,37 @@ LONGEST = 255
 """Bytes of a name of a file on all usual file systems."""
 
 
-def _write_error(*tables: AnnData) -> Exception | None:
-    """Write tables to a store in memory and return the error, also that of a name that no file can have.
+def _is_simple(name: Any) -> bool:
+    """Whether a name can be written on every system."""
+    return isinstance(name, str) and name.isascii() and name.isidentifier() and name[0] != "_" and len(name) <= MAX_NAME
+
+
+def _without_plain(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return entries of `uns` without text and numbers under simple names: all can be written, each takes a while."""
+
+    def is_plain(value: Any) -> bool:
+        return type(value) in (bool, float, str) and str(value).isascii()
+
+    return {
+        name: _without_plain(value) if type(value) is dict else value
+        for name, value in entries.items()
+        if not (_is_simple(name) and is_plain(value))
+    }
+
+
+def _without_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a data frame without columns of numbers under simple names: all can be written, each takes a while."""
+
+    def are_numbers(dtype: Any) -> bool:
+        return isinstance(dtype, np.dtype) and dtype.kind in "biuf" and dtype.itemsize <= 8
+
+    if not frame.columns.is_unique:
+        return frame
+    return frame[[name for name, dtype in frame.dtypes.items() if not (_is_simple(name) and are_numbers(dtype))]]
+
+
+def _write_error(parts: Mapping[str, Any]) -> Exception | None:
+    """Write the parts of a table to a store in memory and return the error, also that of a name that no file can have.
 
     What can be written differs between versions of anndata. On disk, the same takes four times as long.
     """
@@ -127,10 +161,10 @@ def _write_error(*tables: AnnData) -> Exception | None:
 
     files: dict[str, Any] = {}
     group = zarr.group(zarr.storage.MemoryStore(files))
+    filled = {name: part for name, part in parts.items() if not isinstance(part, dict) or part}
     with warnings.catch_warnings(action="ignore"):
         try:
-            for number, table in enumerate(tables):
-                write_elem(group, str(number), table)
+            write_elem(group, "table", filled)
             return _name_error(files)
         except Exception as error:
             if isinstance(error, (MemoryError, OSError)):
