@@ -143,13 +143,12 @@ def predict(
     return len(sdata.shapes["spots"])
 
 
-def make_model(encoder: ds.encoders.Encoder, *, subspots: bool) -> ds.models.DeepSpot:
+def make_model(encoder: ds.encoders.Encoder, *, subspots: bool, genes: int = 5_000) -> ds.models.DeepSpot:
     """A model of the make-up of the default; what its weights say does not matter here."""
     from deepspot._spatial.geometry import Geometry, TileGeometry
 
     rng = np.random.default_rng(0)
-    d, genes = encoder.card.dim, 5_000
-    spot = rng.normal(size=(64, d)).astype(np.float32)
+    spot = rng.normal(size=(64, encoder.card.dim)).astype(np.float32)
     from scipy.sparse import csr_matrix
 
     bags = ds.models.Bags(spot, np.repeat(spot[:, None], 9, axis=1), csr_matrix((64, 64), dtype=bool))
