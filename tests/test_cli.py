@@ -19,8 +19,16 @@ def store(slide, tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def model(toy, mean_color):
+    network, training = {"width": 8, "members": 1}, {"epochs": 2}
+    return ds.models.train(
+        spatialdata.deepcopy(toy["P1_S1"]), genes=4, encoder=mean_color(), network=network, training=training
+    )
+
+
 @pytest.fixture
-def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
+def bundle(model, cheap_encoder, tmp_path, monkeypatch):
     """A model on a cheap encoder, which is registered during the test."""
     real = encoders.get
     monkeypatch.setattr(
@@ -28,12 +36,7 @@ def bundle(slide, cheap_encoder, tmp_path, monkeypatch):
         "get",
         lambda encoder=None: cheap_encoder if encoder in ("mean_color", cheap_encoder) else real(encoder),
     )
-    model = ds.models.train(
-        slide, genes=4, encoder=cheap_encoder, network={"width": 8, "members": 1}, training={"epochs": 2}
-    )
     model.save(tmp_path / "model")
-    for key in set(slide.tables) - {"table"}:
-        del slide.tables[key]
     return tmp_path / "model"
 
 

@@ -9,14 +9,6 @@ from deepspot.tl._predict import stream
 INDEX = [3, 0]
 
 
-@pytest.fixture
-def store(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "ROWS", 7)
-    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
-    ds.tl.predict(slide, quick_model_of_io, encoder=cheap_encoder, out=tmp_path / "slide.zarr")
-    return tmp_path / "slide.zarr"
-
-
 @pytest.fixture(scope="module")
 def quick_model_of_io(toy, mean_color):
     from spatialdata import deepcopy
@@ -28,33 +20,56 @@ def quick_model_of_io(toy, mean_color):
     return ds.models.train(slides, network=network, training=training, **options)
 
 
-def test_x_is_lazy(store, slide):
-    sdata = ds.io.predicted(store)
-    table, known = sdata.tables["deepspot_spots"], slide.tables["deepspot_spots"]
+@pytest.fixture(scope="module")
+def predicted(toy, quick_model_of_io, mean_color, tmp_path_factory):
+    """A slide with a streamed prediction, and its store. Read-only."""
+    from spatialdata import deepcopy
+
+    slide, store = deepcopy(toy["P1_S1"]), tmp_path_factory.mktemp("predicted") / "slide.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "ROWS", 7)
+        patch.setattr(ds.settings, "embeddings_gb", 0)
+        ds.tl.predict(slide, quick_model_of_io, encoder=mean_color(), out=store)
+    return slide, store
+
+
+@pytest.fixture
+def known(predicted):
+    """The table of the slide that was predicted. Read-only."""
+    return predicted[0].tables["deepspot_spots"]
+
+
+@pytest.fixture
+def store(predicted, tmp_path):
+    return shutil.copytree(predicted[1], tmp_path / "slide.zarr")
+
+
+def test_x_is_lazy(store, known):
+    table = ds.io.predicted(store).tables["deepspot_spots"]
     assert table.X.chunks == ((7, 7, 7, 7, 2), (10,))
     np.testing.assert_array_equal(np.asarray(table.X), np.asarray(known.X))
     assert table.obs.equals(known.obs)
     assert table.uns["deepspot"]["kind"] == "prediction"
 
 
-def test_some_genes_in_memory(store, slide, quick_model_of_io):
+def test_some_genes_in_memory(store, known, quick_model_of_io):
     genes = [quick_model_of_io.card.genes[i] for i in INDEX]
     table = ds.io.predicted(store, genes=genes).tables["deepspot_spots"]
     assert isinstance(table.X, np.ndarray)
     assert list(table.var_names) == genes
-    np.testing.assert_array_equal(table.X, np.asarray(slide.tables["deepspot_spots"].X)[:, INDEX])
+    np.testing.assert_array_equal(table.X, np.asarray(known.X)[:, INDEX])
     with pytest.raises(KeyError, match=r"NOGENE.*the store 'slide\.zarr'"):
         ds.io.predicted(store, genes="NOGENE")
 
 
-def test_a_region_in_memory(store, slide, tmp_path):
+def test_a_region_in_memory(store, slide, known, tmp_path):
     spots = slide.shapes["spots"]  # the toy has 1 µm per pixel
     x, y = spots.geometry.x, spots.geometry.y
     corners = (x.min() - 1, y.min() - 1, x.median(), y.max() + 1)
     part = ds.io.predicted(store, within_um=corners)
     inside = set(spots.index[x < x.median() - 28])
     assert inside <= set(part.shapes["spots"].index) < set(spots.index)
-    table, known = part.tables["deepspot_spots"], slide.tables["deepspot_spots"]
+    table = part.tables["deepspot_spots"]
     assert set(table.obs["spot_id"]) == set(part.shapes["spots"].index)
     np.testing.assert_array_equal(table.X, np.asarray(known[table.obs_names].X))
     part.write(tmp_path / "part.zarr")
@@ -75,25 +90,17 @@ def _chunk(store):
     return next(path for path in (store / "tables/deepspot_spots/X/c").rglob("*") if path.is_file())
 
 
-def test_a_lost_chunk_is_an_error_and_not_zeros(store, slide):
+def test_a_lost_chunk_is_an_error_and_not_zeros(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "ROWS", 7)
+    monkeypatch.setattr(ds.settings, "embeddings_gb", 0)
+    store = tmp_path / "slide.zarr"
+    ds.tl.predict(slide, quick_model_of_io, encoder=cheap_encoder, out=store)
     opened = ds.io.predicted(store).tables["deepspot_spots"]
     _chunk(store).unlink()
     with pytest.raises(ValueError, match=r"slide\.zarr is damaged: 1 of 5 chunks of values were lost"):
         ds.io.predicted(store)
     for table in (opened, slide.tables["deepspot_spots"]):  # opened before
         assert np.isnan(np.asarray(table.X)).any()
-
-
-@pytest.fixture(scope="module")
-def whole(toy, quick_model_of_io, mean_color, tmp_path_factory):
-    """A store that is copied before it is damaged."""
-    from spatialdata import deepcopy
-
-    store = tmp_path_factory.mktemp("whole") / "whole.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ds.settings, "embeddings_gb", 0)
-        ds.tl.predict(deepcopy(next(iter(toy.values()))), quick_model_of_io, encoder=mean_color(), out=store)
-    return store
 
 
 PARTS = [
@@ -113,13 +120,12 @@ PARTS = [
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("damage", ["lost", "changed"])
-def test_a_lost_or_changed_file_is_named(whole, tmp_path, name, damage):
+def test_a_lost_or_changed_file_is_named(store, name, damage):
     """Zarr reads lost chunks as zeros, and does not notice changed ones."""
-    shutil.copytree(whole, tmp_path / "slide.zarr")
-    file = tmp_path / "slide.zarr" / name
+    file = store / name
     if file.is_dir():  # anndata 0.12 and 0.13 store text in different arrays
         file = next(file.rglob("c/0"))
-        name = file.relative_to(tmp_path / "slide.zarr").as_posix()
+        name = file.relative_to(store).as_posix()
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if damage == "lost":
@@ -127,37 +133,34 @@ def test_a_lost_or_changed_file_is_named(whole, tmp_path, name, damage):
     else:
         file.write_bytes(content)
     with pytest.raises(ValueError, match=rf"slide\.zarr is damaged: {name} was lost or changed\. Predict"):
-        ds.io.predicted(tmp_path / "slide.zarr")
+        ds.io.predicted(store)
 
 
 @pytest.mark.parametrize("name", ["tables/zarr.json", "tables/deepspot_spots/zarr.json"])
-def test_a_store_without_its_metadata_is_damaged(whole, tmp_path, name):
-    shutil.copytree(whole, tmp_path / "slide.zarr")
-    (tmp_path / "slide.zarr" / name).unlink()
+def test_a_store_without_its_metadata_is_damaged(store, name):
+    (store / name).unlink()
     with pytest.raises(ValueError, match=r"slide\.zarr is damaged"):
-        ds.io.predicted(tmp_path / "slide.zarr")
+        ds.io.predicted(store)
 
 
-def test_elements_and_files_can_be_added(whole, tmp_path):
+def test_elements_and_files_can_be_added(store):
     from spatialdata import read_zarr
 
-    shutil.copytree(whole, tmp_path / "slide.zarr")
-    (tmp_path / "slide.zarr" / "shapes" / ".DS_Store").touch()
-    sdata = read_zarr(tmp_path / "slide.zarr")
+    (store / "shapes" / ".DS_Store").touch()
+    sdata = read_zarr(store)
     sdata.shapes["more"] = sdata.shapes["spots"]
     sdata.write_element("more")
-    assert ds.io.predicted(tmp_path / "slide.zarr").tables["deepspot_spots"].n_obs == 30
+    assert ds.io.predicted(store).tables["deepspot_spots"].n_obs == 30
 
 
-def test_a_table_that_was_written_again_can_be_opened(whole, tmp_path):
+def test_a_table_that_was_written_again_can_be_opened(store):
     from spatialdata import read_zarr
 
-    shutil.copytree(whole, tmp_path / "slide.zarr")
-    sdata = read_zarr(tmp_path / "slide.zarr")
+    sdata = read_zarr(store)
     sdata.tables["deepspot_spots"].obs["new"] = 1
     sdata.delete_element_from_disk("deepspot_spots")
     sdata.write_element("deepspot_spots")
-    assert (ds.io.predicted(tmp_path / "slide.zarr").tables["deepspot_spots"].obs["new"] == 1).all()
+    assert (ds.io.predicted(store).tables["deepspot_spots"].obs["new"] == 1).all()
 
 
 def test_chunks_of_zeros_are_not_lost(slide, quick_model_of_io, cheap_encoder, tmp_path, monkeypatch):

@@ -28,9 +28,12 @@ def test_the_same_map_agrees_more_than_shifted_ones(centers):
 
 
 def test_unrelated_maps_are_seldom_significant(centers):
-    """5 to 7 % of unrelated maps have p of at most 0.05, and 12 to 13 % at most 0.1, measured on 400 pairs."""
+    """5 to 7 % of unrelated maps have p of at most 0.05, and 12 to 13 % at most 0.1, measured on 400 pairs.
+
+    With a share of 13 %, five or more of 15 pairs are expected in 4 % of seeds, and this one is fixed.
+    """
     rng = np.random.default_rng(0)
-    p = np.array([agreement_of_domains(patches(rng), patches(rng), centers, seed)["ari_p"] for seed in range(30)])
+    p = np.array([agreement_of_domains(patches(rng), patches(rng), centers, seed)["ari_p"] for seed in range(15)])
     assert (p <= 0.1).mean() <= 0.3
     assert 0.3 < p.mean() < 0.65
 

@@ -1,5 +1,7 @@
 """Whole slide images on the command line: predicted, reported and viewed, with the image where it was or elsewhere."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tifffile
@@ -28,30 +30,43 @@ def bundle(toy, mean_color, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def image(slide, cheap_encoder, tmp_path, monkeypatch):
-    """Whole slide of a toy tissue, at 1 µm per pixel."""
-    real = encoders.get
-    monkeypatch.setattr(
-        encoders, "get", lambda encoder=None: cheap_encoder if encoder == "mean_color" else real(encoder)
-    )
-    pixels = slide.images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
-    path = tmp_path / "slide.tif"
+@pytest.fixture(autouse=True, scope="module")
+def registered(mean_color):
+    """Register the cheap encoder, so that models find it by name."""
+    real, cheap = encoders.get, mean_color()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "get", lambda encoder=None: cheap if encoder == "mean_color" else real(encoder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def image(toy, tmp_path_factory):
+    """Whole slide of a toy tissue, at 1 µm per pixel. Read-only."""
+    pixels = toy["P1_S1"].images["P1_S1_image"].to_numpy().transpose(1, 2, 0)
+    path = tmp_path_factory.mktemp("image") / "slide.tif"
     options = {"tile": (256, 256), "resolution": (1e4, 1e4), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
     tifffile.imwrite(path, np.ascontiguousarray(pixels), **options)
     return path
 
 
-@pytest.fixture
-def store(image, bundle, tmp_path):
-    out = tmp_path / "predicted.zarr"
+def predict(image, bundle, out):
     assert cli.main(["predict", str(image), "--model", str(bundle), "--out", str(out)]) == 0
     return out
 
 
+@pytest.fixture(scope="module")
+def predicted(image, bundle, tmp_path_factory):
+    return predict(image, bundle, tmp_path_factory.mktemp("predicted") / "predicted.zarr")
+
+
+@pytest.fixture
+def store(predicted, tmp_path):
+    """A store with a prediction of the image, which a test may change."""
+    return shutil.copytree(predicted, tmp_path / "predicted.zarr")
+
+
 def test_predict_streams_a_whole_slide_without_its_image(image, bundle, tmp_path, capsys):
-    out = tmp_path / "predicted.zarr"
-    assert cli.main(["predict", str(image), "--model", str(bundle), "--out", str(out)]) == 0
+    out = predict(image, bundle, tmp_path / "predicted.zarr")
     assert "deepspot report" in capsys.readouterr().out
     sdata = read_zarr(out)
     table = sdata.tables["deepspot_spots"]
@@ -78,7 +93,9 @@ def test_the_image_of_a_store_is_opened_again(store, tmp_path):
     assert not read_zarr(store).images
 
 
-def test_a_moved_image(store, image, tmp_path, capsys):
+def test_a_moved_image(image, bundle, tmp_path, capsys):
+    image = shutil.copy(image, tmp_path / "slide.tif")
+    store = predict(image, bundle, tmp_path / "predicted.zarr")
     moved = image.rename(tmp_path / "moved.tif")
     report = ["report", str(store), "--out", str(tmp_path / "a.html"), "--genes", "1"]
     assert cli.main(report) == 2

@@ -162,9 +162,9 @@ def test_the_largest_section_of_a_patient_is_used(profiles, result, log):
     both = anndata.concat([small, profiles])
     with pytest.raises(ValueError, match=r"20 patients have several sections by obs\['patient'\].*`tissue_area_key=`"):
         ds.cohort.survival(both, **COLUMNS, **SMALL)
-    result = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", **SMALL)
-    assert not any(name.startswith("small") for name in result.patients["profile"])
-    pd.testing.assert_frame_equal(result.table, result.table)
+    found = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", **SMALL)
+    assert not any(name.startswith("small") for name in found.patients["profile"])
+    pd.testing.assert_frame_equal(found.table, result.table)
     assert "20 patients have several sections: the one with the largest area is kept." in log
     both.obs["area"] = 1.0
     tied = ds.cohort.survival(both, **COLUMNS, tissue_area_key="area", n_train=60, n_repeats=1)

@@ -13,6 +13,25 @@ from deepspot.cohort._run.folder import Folder
 from deepspot.cohort._run.slide import Job, SlideOptions, find_result, one_line, split
 
 
+@pytest.fixture(scope="module")
+def finished(model, encoder, files, tmp_path_factory):
+    """A finished cohort. Read-only."""
+    rows = pd.DataFrame({"path": [str(files / f"P{i}_S1.tiff") for i in (1, 2)], "patient": ["P1", "P2"]})
+    out = tmp_path_factory.mktemp("finished") / "out"
+
+    def run(rows=rows, **options):
+        return ds.cohort.run(rows, model, out, encoder=encoder, **options)
+
+    return run, run(), out
+
+
+@pytest.fixture
+def again(finished, run, tmp_path):
+    """Run a copy of the finished cohort again, or another one in its place."""
+    shutil.copytree(finished[2], tmp_path / "out")
+    return run
+
+
 def test_small_cohort(run, manifest, model, tmp_path, log):
     runs = run(manifest.assign(stage=["I", "II"], tissue_area=[1.0, 2.0]))
     out = tmp_path / "out"
@@ -46,9 +65,9 @@ def test_small_cohort(run, manifest, model, tmp_path, log):
     assert f"2 of 2 slides are done. Run table: {out / 'runs.csv'}" in log
 
 
-def test_stores_have_their_provenance(run, manifest, model, encoder, tmp_path):
-    runs = run()
-    sdata = read_zarr(tmp_path / "out" / "slides" / "P2_S1.zarr")
+def test_stores_have_their_provenance(finished, manifest, model, encoder):
+    _, runs, out = finished
+    sdata = read_zarr(out / "slides" / "P2_S1.zarr")
     assert list(sdata.images) == []
     table = sdata.tables["deepspot_spots"]
     assert len(sdata.shapes["spots"]) == table.n_obs == runs.loc["P2_S1", "spots"]
@@ -80,13 +99,14 @@ def test_spots_with_artifacts_are_flagged_or_excluded(run, files, toy, tmp_path,
     image[:, : image.shape[1] // 3] = (20, 120, 70)
     paths = [str(files / "P1_S1.tiff"), str(write_tiff(tmp_path / "inked.tiff", image))]
     rows = pd.DataFrame({"path": paths, "patient": ["P1", "P2"]})
-    runs = {name: run(rows, tmp_path / str(name), artifacts=name) for name in (None, "flag", "exclude")}
+    runs = {name: run(rows[1:], tmp_path / str(name), artifacts=name) for name in (None, "exclude")}
+    runs["flag"] = run(rows, tmp_path / "flag", artifacts="flag")
     assert runs[None]["artifact_share"].isna().all()
     shares = runs["flag"]["artifact_share"]
     assert shares["P1_S1"] == 0
     assert 0.2 < shares["inked"] < 0.7
-    pd.testing.assert_series_equal(runs["exclude"]["artifact_share"], shares)
-    assert runs["flag"]["spots"].tolist() == runs[None]["spots"].tolist()
+    pd.testing.assert_series_equal(runs["exclude"]["artifact_share"], shares[1:])
+    assert runs["flag"]["spots"].tolist()[1:] == runs[None]["spots"].tolist()
     flagged = read_zarr(tmp_path / "flag" / "slides" / "inked.zarr")
     kept = read_zarr(tmp_path / "exclude" / "slides" / "inked.zarr")
     good = (flagged["spots"]["artifact"] == "none").to_numpy()
@@ -191,14 +211,12 @@ def test_a_slide_finished_by_another_attempt_is_done(run, monkeypatch, tmp_path)
     assert read_h5ad(tmp_path / "out" / "pseudobulk.h5ad").n_obs == 2
 
 
-def test_an_earlier_result_does_not_hide_a_failure(run, manifest, monkeypatch):
-    run()
-
+def test_an_earlier_result_does_not_hide_a_failure(again, manifest, monkeypatch):
     def predict(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ds.tl, "predict", predict)
-    runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
+    runs = again(manifest.assign(mpp=[None, 0.8]), overwrite=True)
     assert runs["status"].tolist() == ["done", "failed"]
 
 
@@ -225,12 +243,12 @@ def test_a_full_disk_at_the_end_is_an_error(full, run, manifest, files, monkeypa
         assert pd.read_csv(out / "runs.csv")["status"].tolist() == ["done", "failed"]
 
 
-def test_profiles_of_another_model_are_deleted(run, model, monkeypatch, tmp_path):
+def test_profiles_of_another_model_are_deleted(again, model, monkeypatch, tmp_path):
     from copy import copy
     from dataclasses import replace
 
     profiles = tmp_path / "out" / "pseudobulk.h5ad"
-    run()
+    assert profiles.exists()
     real, seen = ds.io.slide, []
 
     def slide(*args, **kwargs):
@@ -241,10 +259,10 @@ def test_profiles_of_another_model_are_deleted(run, model, monkeypatch, tmp_path
     other = copy(model)
     other.scaler = replace(model.scaler, mean=model.scaler.mean + 1)
     assert other.fingerprint != model.fingerprint
-    run(model=other, overwrite=True)
+    again(model=other, overwrite=True)
     assert seen == [False, False]
     assert read_h5ad(profiles).uns["deepspot"]["fingerprint"] == other.fingerprint
-    run(model=other)
+    again(model=other)
     assert profiles.exists()
 
 
@@ -284,11 +302,10 @@ def test_a_restart_hashes_the_model_and_reads_each_slide_a_fixed_number_of_times
     assert [opens for _, opens in counts] == [2, 6]
 
 
-def test_finished_slides_are_skipped(run, monkeypatch, log):
-    first = run()
+def test_finished_slides_are_skipped(finished, monkeypatch, log):
+    run, first, _ = finished
     monkeypatch.delattr(ds.io, "slide")
-    again = run()
-    pd.testing.assert_frame_equal(again, first)
+    pd.testing.assert_frame_equal(run(), first)
     assert "2 are finished, 0 to do." in log[-2]
 
 
@@ -309,18 +326,6 @@ def test_other_options_are_refused(finished, options, text):
     assert text in str(error.value)
     assert "overwrite=True" in str(error.value)
     pd.testing.assert_frame_equal(run(), table)
-
-
-@pytest.fixture(scope="module")
-def finished(model, encoder, files, tmp_path_factory):
-    """A finished cohort. Read-only."""
-    rows = pd.DataFrame({"path": [str(files / f"P{i}_S1.tiff") for i in (1, 2)], "patient": ["P1", "P2"]})
-    out = tmp_path_factory.mktemp("finished") / "out"
-
-    def run(rows=rows, **options):
-        return ds.cohort.run(rows, model, out, encoder=encoder, **options)
-
-    return run, run(), out
 
 
 def test_another_scale_in_the_manifest_is_refused(finished, manifest):
@@ -402,39 +407,36 @@ def test_damage_of_a_finished_slide_is_noticed(finished, files, tmp_path, part, 
     assert split([job], Folder(tmp_path), overwrite=False) == ([], [job])
 
 
-def test_a_damaged_slide_or_model_is_named_and_made_again(run, tmp_path, log):
-    run()
+def test_a_damaged_slide_or_model_is_named_and_made_again(again, tmp_path, log):
     out = tmp_path / "out"
     before, fingerprint = read_h5ad(out / "pseudobulk.h5ad").X, ds.models.load(out / "model").fingerprint
     _lose_chunk(out / "slides/P2_S1.zarr" / TABLE / "X")
     (out / "model" / "card.json").write_text("")
     log.clear()
-    assert (run()["status"] == "done").all()
+    assert (again()["status"] == "done").all()
     for damaged in ("slides/P2_S1.zarr", "model"):
         assert sum(str(out / damaged) in line and "again" in line for line in log) == 1
     np.testing.assert_array_equal(read_h5ad(out / "pseudobulk.h5ad").X, before)
     assert ds.models.load(out / "model").fingerprint == fingerprint
     log.clear()
     (out / "slides/P2_S1.zarr" / ".DS_Store").touch()  # by the Finder of macOS
-    run()
+    again()
     assert not any("again" in line for line in log)
 
 
-def test_a_store_of_someone_else_is_not_replaced(run, tmp_path):
-    run()
+def test_a_store_of_someone_else_is_not_replaced(again, tmp_path):
     store = tmp_path / "out" / "slides" / "P1_S1.zarr"
     _lose(store)
     store.mkdir()
     (store / "precious").touch()
     with pytest.raises(ValueError, match=r"P1_S1\.zarr' was not made by `ds\.cohort\.run`"):
-        run()
+        again()
     assert (store / "precious").exists()
 
 
-def test_overwrite_repeats_only_what_differs(run, manifest, tmp_path, log):
-    run()
+def test_overwrite_repeats_only_what_differs(again, manifest, tmp_path, log):
     before = (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns
-    runs = run(manifest.assign(mpp=[None, 0.8]), overwrite=True)
+    runs = again(manifest.assign(mpp=[None, 0.8]), overwrite=True)
     assert "Replacing 1 slide made with other options." in log
     assert runs["status"].tolist() == ["done", "done"]
     assert (tmp_path / "out" / "slides" / "P1_S1.zarr").stat().st_mtime_ns == before

@@ -16,11 +16,10 @@ pytestmark = pytest.mark.slow  # the fixture `pair` embeds two slides and trains
 
 @pytest.fixture(scope="module")
 def pair():
-    """A model of one synthetic slide, and another one with its prediction."""
+    """A model of one synthetic slide, and another one with its prediction. Without sub-spots a spot is one tile."""
     slides = ds.datasets.toy(2, 1, n_rows=9, n_cols=10, stain_shift=0.1, n_genes=60)
-    model = ds.models.train(
-        slides["P1_S1"], genes=40, network={"members": 1, "width": 16}, training={"epochs": 3}, seed=0
-    )
+    network = {"members": 1, "width": 16, "context": ("spot", "neighbors")}
+    model = ds.models.train(slides["P1_S1"], genes=40, network=network, training={"epochs": 3}, seed=0)
     ds.tl.predict(slides["P2_S1"], model)
     return slides["P2_S1"], model
 

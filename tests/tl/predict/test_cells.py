@@ -40,6 +40,19 @@ def predict(slide, model, encoder, **options):
     return slide["deepspot_cells"]
 
 
+@pytest.fixture(scope="module")
+def predicted_once(pair, mean_color):
+    slide = deepcopy(pair[0])
+    predict(slide, pair[1], mean_color())
+    return slide
+
+
+@pytest.fixture
+def predicted(predicted_once):
+    """The slide with its predicted cells."""
+    return deepcopy(predicted_once)
+
+
 def parents(slide):
     spots = np.column_stack([slide["spots"].geometry.x, slide["spots"].geometry.y])
     cells = np.column_stack([slide["cells"].centroid.x, slide["cells"].centroid.y])
@@ -47,8 +60,8 @@ def parents(slide):
     return np.where(distance.min(axis=1) <= 27.5, distance.argmin(axis=1), -1)
 
 
-def test_cells_in_a_spot_have_its_mean_on_counts(slide, model, cheap_encoder):
-    table = predict(slide, model, cheap_encoder)
+def test_cells_in_a_spot_have_its_mean_on_counts(predicted, model, cheap_encoder):
+    slide, table = predicted, predicted["deepspot_cells"]
     assert table.n_obs == len(slide["cells"])
     assert list(table.obs["cell"]) == list(slide["cells"].index)
     assert table.uns["deepspot"]["resolution"] == "cell"
@@ -60,8 +73,8 @@ def test_cells_in_a_spot_have_its_mean_on_counts(slide, model, cheap_encoder):
     assert np.median([np.ptp(table.X[spot == number], axis=0) for number in np.unique(spot[spot >= 0])]) > 0.01
 
 
-def test_a_cell_is_seen_in_the_middle_of_its_tile(slide, model, cheap_encoder):
-    predict(slide, model, cheap_encoder)
+def test_a_cell_is_seen_in_the_middle_of_its_tile(predicted, model):
+    slide = predicted
     features = slide["mean_color_cells"]
     assert features.obsm["subspots"].shape == (len(slide["cells"]), 1, 27)
     table = slide["deepspot_cells"]
@@ -82,11 +95,10 @@ def test_without_spots_cells_are_not_scaled(slide, model, cheap_encoder, log):
     assert any("not scaled to spots" in line for line in log)
 
 
-def test_cells_can_be_spots_of_their_own(slide, model, cheap_encoder):
+def test_cells_can_be_spots_of_their_own(predicted, model, cheap_encoder):
     """A prediction of the same shapes by whole tiles is not that of cells, and the other way around."""
-    fine = predict(slide, model, cheap_encoder).X.copy()
-    ds.tl.predict(slide, model, shapes_key="cells", encoder=cheap_encoder, key_added="whole")
-    assert np.abs(slide["whole"].X - fine).max() > 0.01
+    ds.tl.predict(predicted, model, shapes_key="cells", encoder=cheap_encoder, key_added="whole")
+    assert np.abs(predicted["whole"].X - predicted["deepspot_cells"].X).max() > 0.01
 
 
 def test_what_cannot_be_predicted(slide, model, cheap_encoder):
@@ -174,8 +186,8 @@ def test_spots_that_cannot_be_predicted_leave_nothing(slide, model, cheap_encode
     assert "deepspot_cells" not in slide.tables
 
 
-def test_resolution_of_cells_can_be_evaluated(slide, model, cheap_encoder):
-    predict(slide, model, cheap_encoder)
+def test_resolution_of_cells_can_be_evaluated(predicted):
+    slide = predicted
     ds.tl.evaluate_resolution(slide, n_swaps=19, n_bootstrap=50)
     means = slide["deepspot_cells"].uns["deepspot"]["within_spots"]
     spot = parents(slide)
@@ -199,12 +211,12 @@ def test_spots_are_no_cells(slide, model, cheap_encoder):
     assert "mean_color_small" not in slide.tables
 
 
-def test_circles_of_cells_are_cells(slide, model, cheap_encoder):
+def test_circles_of_cells_are_cells(predicted, model, cheap_encoder):
+    slide = predicted
     circles = GeoDataFrame(geometry=slide["cells"].centroid).assign(radius=5.0)
     slide["circles"] = ShapesModel.parse(circles, transformations=get_transformation(slide["cells"], get_all=True))
-    polygons = predict(slide, model, cheap_encoder, shapes_key="cells")
     predict(slide, model, cheap_encoder, shapes_key="circles", key_added="circles_table")
-    np.testing.assert_allclose(slide["circles_table"].X, polygons.X, atol=1e-5)
+    np.testing.assert_allclose(slide["circles_table"].X, slide["deepspot_cells"].X, atol=1e-5)
 
 
 def test_cells_outside_of_all_spots_are_a_warning(slide, model, cheap_encoder, log):
@@ -264,8 +276,8 @@ def test_the_log_says_where_a_streamed_table_is(slide, model, cheap_encoder, log
     assert line == f"{start} It is on disk: {tmp_path / 'out.zarr'}."
 
 
-def test_errors_name_the_next_step(slide, model, cheap_encoder):
-    predict(slide, model, cheap_encoder)
+def test_errors_name_the_next_step(predicted, model, cheap_encoder):
+    slide = predicted
     with pytest.raises(KeyError, match=r"predictions of spots in .*`ds\.tl\.evaluate_resolution\(sdata\)`"):
         ds.tl.evaluate(slide)
     with pytest.raises(
@@ -344,8 +356,8 @@ def test_shapes_of_another_size_than_the_tiles_are_mentioned(slide, model, cheap
     assert any("'regions' are" in line and "that of the middle of a shape" in line for line in log)
 
 
-def test_cells_are_scaled_to_all_spots_also_if_their_table_was_filtered(slide, model, cheap_encoder):
-    expected = predict(slide, model, cheap_encoder).X.copy()
+def test_cells_are_scaled_to_all_spots_also_if_their_table_was_filtered(predicted, model, cheap_encoder):
+    slide, expected = predicted, predicted["deepspot_cells"].X.copy()
     ds.tl.predict(slide, model, encoder=cheap_encoder, shapes_key="spots")
     slide.tables["deepspot_spots"] = slide["deepspot_spots"][:5].copy()
     found = predict(slide, model, cheap_encoder, overwrite=True)
