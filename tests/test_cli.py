@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -12,11 +13,16 @@ from deepspot._core.logging import logger
 from deepspot._workflow.console import name_options
 
 
-@pytest.fixture
-def store(slide, tmp_path):
-    path = tmp_path / "slide.zarr"
-    slide.write(path)
+@pytest.fixture(scope="module")
+def written(toy, tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "slide.zarr"
+    spatialdata.deepcopy(toy["P1_S1"]).write(path)
     return path
+
+
+@pytest.fixture
+def store(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "slide.zarr")
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,33 +19,44 @@ pytestmark = pytest.mark.filterwarnings("ignore:The data type")
 
 @pytest.fixture(scope="module")
 def trained(toy, mean_color):
-    from spatialdata import deepcopy
-
-    slide = deepcopy(toy["P2_S1"])
+    slide = spatialdata.deepcopy(toy["P2_S1"])
     genes = list(slide.tables["table"].var_names[:12])
     options = {"network": {"width": 16, "members": 1}, "training": {"epochs": 3, "gate": "record"}, "seed": 0}
     return ds.models.train({"P2_S1": slide}, genes=genes, encoder=mean_color(), **options)
 
 
+def add_sides(slide):
+    x = slide.tables["table"].obsm["spatial"][:, 0]
+    slide.tables["table"].obs["side"] = pd.Categorical(np.where(x < np.median(x), "left", "right"))
+
+
+@pytest.fixture(scope="module")
+def written(trained, toy, tmp_path_factory):
+    """A folder with a slide, a model of another slide, and files with gene sets and pathways. Read-only."""
+    folder, slide = tmp_path_factory.mktemp("written"), spatialdata.deepcopy(toy["P1_S1"])
+    trained.save(folder / "model")
+    add_sides(slide)
+    slide.write(folder / "slide.zarr")
+    genes = trained.card.genes
+    (folder / "sets.gmt").write_text(
+        "\n".join(["\t".join(["SET_A", "", *genes[:6]]), "\t".join(["SET_B", "", *genes])])
+    )
+    net = pd.DataFrame({"source": ["P", "Q"] * 6, "target": genes, "weight": np.linspace(-1, 2, 12)})
+    net.to_csv(folder / "net.csv", index=False)
+    return folder
+
+
 @pytest.fixture
-def given(trained, slide, cheap_encoder, tmp_path, monkeypatch):
-    """Arguments of `run_report`: a slide on disk, a model of another slide, and files with gene sets and pathways."""
+def given(trained, written, slide, cheap_encoder, tmp_path, monkeypatch):
+    """Arguments of `run_report` on a copy of these files; `slide` is the same slide in memory."""
     real = encoders.get
     monkeypatch.setattr(
         encoders,
         "get",
         lambda encoder=None: cheap_encoder if encoder in ("mean_color", cheap_encoder) else real(encoder),
     )
-    trained.save(tmp_path / "model")
-    x = slide.tables["table"].obsm["spatial"][:, 0]
-    slide.tables["table"].obs["side"] = pd.Categorical(np.where(x < np.median(x), "left", "right"))
-    slide.write(tmp_path / "slide.zarr")
-    genes = trained.card.genes
-    (tmp_path / "sets.gmt").write_text(
-        "\n".join(["\t".join(["SET_A", "", *genes[:6]]), "\t".join(["SET_B", "", *genes])])
-    )
-    net = pd.DataFrame({"source": ["P", "Q"] * 6, "target": genes, "weight": np.linspace(-1, 2, 12)})
-    net.to_csv(tmp_path / "net.csv", index=False)
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    add_sides(slide)
     return {
         "slide": tmp_path / "slide.zarr",
         "out": tmp_path / "report.html",
@@ -52,7 +64,7 @@ def given(trained, slide, cheap_encoder, tmp_path, monkeypatch):
         "groupby": "side",
         "gene_sets": str(tmp_path / "sets.gmt"),
         "net": tmp_path / "net.csv",
-        "genes": [genes[0]],
+        "genes": trained.card.genes[:1],
     }
 
 
