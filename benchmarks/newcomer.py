@@ -1,8 +1,9 @@
 """Run every block of README.md and docs as somebody new to the package does, and print a table of the pages.
 
-Run it with the Python of a fresh environment in which README.md was followed, and without DEEPSPOT_DATA. Each page runs in a
-process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. `newcomer.py faq nuclei`
-runs two pages; `--log FOLDER` keeps what each page prints.
+Run it with the Python of a fresh environment in which README.md was followed, and without DEEPSPOT_DATA. Each page runs
+in a process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. Blocks that
+install something, or need what a fresh machine has not, are counted and not run. `newcomer.py faq nuclei` runs these
+pages only; `--log FOLDER` keeps what each page prints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = "docs/examples.md"
-BLOCK = re.compile(r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```", re.M | re.S)
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<kind>python|bash)\n(?P<code>.*?)^```", re.M | re.S
+)
 
 
 def pages() -> list[str]:
@@ -35,7 +38,8 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     """Kind, code and why it is not run here, of each block of a page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     if page.endswith(".ipynb"):
-        return [("python", "".join(cell["source"]), "") for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return [("python", "".join(cell["source"]), "") for cell in cells]
     found = [(match["kind"], match["code"], match["reason"] or "") for match in BLOCK.finditer(text)]
     if page != EXAMPLES and "[data of the examples]" in text:
         found = [("preamble", code, "") for _, code, _ in blocks(EXAMPLES)] + found
@@ -56,7 +60,7 @@ def run_page(page: str, out: str) -> None:
                     subprocess.run(["bash", "-ec", code], check=True)
                 else:
                     exec(compile(ast.Interactive(ast.parse(code).body), page, "single"), names)
-            except Exception as raised:
+            except Exception as raised:  # noqa: BLE001 - a block may raise any error
                 error = f"{type(raised).__name__}: {raised}"
                 print(f"ERROR {error}", flush=True)
         if kind != "preamble" or error:
