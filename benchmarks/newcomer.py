@@ -1,8 +1,9 @@
 """Run every block of README.md and docs as somebody new to the package does, and print a table of the pages.
 
 Run it with the Python of a fresh environment in which README.md was followed, and without DEEPSPOT_DATA. Each page runs
-in a process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. `newcomer.py faq
-nuclei` runs two pages; `--log FOLDER` keeps what each page prints.
+in a process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. Blocks that
+install something, or need what a fresh machine has not, are counted and not run. `newcomer.py faq nuclei` runs these
+pages only; `--log FOLDER` keeps what each page prints.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def run_page(page: str, out: str) -> None:
                     subprocess.run(["bash", "-ec", code], check=True)
                 else:
                     exec(compile(ast.Interactive(ast.parse(code).body), page, "single"), names)
-            except Exception as raised:  # noqa: BLE001 - what fails is what is looked for
+            except Exception as raised:  # noqa: BLE001 - a block may raise any error
                 error = f"{type(raised).__name__}: {raised}"
                 print(f"ERROR {error}", flush=True)
         if kind != "preamble" or error:
