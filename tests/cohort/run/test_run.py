@@ -1,5 +1,7 @@
 import json
 import shutil
+from importlib import import_module
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -300,6 +302,21 @@ def test_a_restart_hashes_the_model_and_reads_each_slide_a_fixed_number_of_times
         assert all(each["use_consolidated"] is False for each in opened)
     assert counts[0][0] == counts[1][0]
     assert [opens for _, opens in counts] == [2, 6]
+
+
+@pytest.mark.parametrize("step", ["slide._state", "run_table.read_profile"])
+def test_a_restart_looks_at_several_slides_at_a_time(run, monkeypatch, step):
+    """One that waits for its disk does not hold up the others."""
+    module, name = step.split(".")
+    run()
+    both, real = Barrier(2, timeout=60), getattr(import_module(f"deepspot.cohort._run.{module}"), name)
+
+    def wait(store):
+        both.wait()
+        return real(store)
+
+    monkeypatch.setattr(f"deepspot.cohort._run.{step}", wait)
+    assert run()["status"].tolist() == ["done", "done"]
 
 
 def test_finished_slides_are_skipped(finished, monkeypatch, log):

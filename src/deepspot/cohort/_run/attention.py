@@ -28,8 +28,10 @@ def profile_scores(profiles: AnnData | None, runs: pd.DataFrame) -> pd.Series:
     """
     if profiles is None or profiles.n_obs < LEAST_SLIDES:
         return pd.Series(np.nan, index=runs.index)
-    X = np.asarray(profiles.X, dtype=float)
-    distance = pd.Series(np.abs(X - np.median(X, axis=0)).mean(axis=1), index=profiles.obs_names)
+    X = np.asarray(profiles.X)
+    median = np.median(X, axis=0)
+    # Slide by slide: differences of all would take several times the memory of the profiles.
+    distance = pd.Series([np.abs(row - median).mean(dtype=float) for row in X], index=profiles.obs_names)
     spread = (distance - distance.median()).abs().median()
     z = TO_SIGMA * (distance - distance.median()) / spread if spread > 0 else distance * 0
     return z.reindex(runs.index)

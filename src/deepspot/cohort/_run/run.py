@@ -173,8 +173,9 @@ def run(
         )
     with folder.claim(), _connection(client, encoder) as runner:
         finished, to_do = split(jobs, folder, overwrite=overwrite)
-        for result in finished:  # a process may have been killed directly after it had moved the result
-            folder.forget(result.slide)
+        # A process may have been killed directly after it had moved the result.
+        for name in folder.n_kills().keys() & {result.slide for result in finished}:
+            folder.forget(name)
         _keep_model(folder, ready)
         if to_do and runner is not None:
             runner.check(to_do[0])

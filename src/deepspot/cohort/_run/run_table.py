@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from deepspot._core.logging import bar, count_of, logger
 from deepspot.models._model import is_log
 
 from .folder import Folder
-from .slide import HOW, SlideResult, read_profile
+from .slide import HOW, THREADS, SlideResult, read_profile
 
 if TYPE_CHECKING:
     from deepspot.models import Model
@@ -151,8 +152,9 @@ def save_profiles(table: RunTable, model: Model) -> None:
     )
     obs.index.name = None
     X = np.empty((len(done), len(card.genes)), dtype=np.float32)
-    for row, name in enumerate(done.index):
-        X[row] = read_profile(folder.slide(str(name)))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for row, values in enumerate(pool.map(read_profile, [folder.slide(str(name)) for name in done.index])):
+            X[row] = values
     uns = {"kind": PSEUDOBULK, "how": HOW, "scale": card.scale, "model": card.name, "fingerprint": model.fingerprint}
     profiles = AnnData(
         X, obs=obs, var=model.expected_r(), uns={UNS: uns} | ({"log1p": {}} if is_log(card.scale) else {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +31,7 @@ Artifacts = Literal["exclude", "flag"]
 SHAPES, PROFILE, HOW = "spots", "pseudobulk", "mean"
 TABLE = prediction_name(SHAPES)
 MAX_SHOWN = 5
+THREADS = 16  # that look at finished slides: disks and networks take longer to answer than their files to read
 
 
 @dataclass(frozen=True)
@@ -151,23 +153,22 @@ def _check_quality(sdata: SpatialData, job: Job) -> float:
     return float(bad.mean())
 
 
-def split(jobs: Iterable[Job], folder: Folder, *, overwrite: bool) -> tuple[list[SlideResult], list[Job]]:
+def split(jobs: Sequence[Job], folder: Folder, *, overwrite: bool) -> tuple[list[SlideResult], list[Job]]:
     """Return results of finished slides, and the other jobs; raise if a slide would be replaced without `overwrite`."""
     finished: list[SlideResult] = []
     to_do: list[Job] = []
     different: dict[str, str] = {}
-    for job in jobs:
-        try:
-            result, differences = _stored(job)
-        except DamagedError as error:
-            logger.warning("%s", error)
-            result, differences = None, ""
-        if result is not None and not differences:
-            finished.append(result)
-            continue
-        to_do.append(job)
-        if differences:
-            different[job.slide] = differences
+    with ThreadPoolExecutor(THREADS) as pool:
+        for job, found in zip(jobs, pool.map(_stored_or_damage, jobs), strict=True):
+            if isinstance(found, DamagedError):
+                logger.warning("%s", found)
+            result, differences = (None, "") if isinstance(found, DamagedError) else found
+            if result is not None and not differences:
+                finished.append(result)
+                continue
+            to_do.append(job)
+            if differences:
+                different[job.slide] = differences
     if different and not overwrite:
         name, differences = next(iter(different.items()))
         raise InputError(
@@ -195,6 +196,13 @@ class DamagedError(Exception):
 
 # Errors of damaged metadata of zarr, and of attributes of another form.
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError)
+
+
+def _stored_or_damage(job: Job) -> tuple[SlideResult | None, str] | DamagedError:
+    try:
+        return _stored(job)
+    except DamagedError as error:
+        return error
 
 
 def _stored(job: Job) -> tuple[SlideResult | None, str]:
