@@ -78,12 +78,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="names of pages, such as README or nuclei; all by default")
     parser.add_argument("--log", type=Path, help="folder for what each page prints")
-    parser.add_argument("--model", help="keep the model of the examples in this folder: else each page trains it")
+    parser.add_argument(
+        "--model", type=Path, help="keep the model of the examples in this folder: else each page trains it"
+    )
     parser.add_argument("--page", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.page:
         run_page(*args.page)
         return 0
+    model = str(args.model.resolve()) if args.model else ""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     print("| page | blocks | ran | needs something | failed | seconds |\n|---|---|---|---|---|---|")
     errors = []
@@ -97,15 +100,7 @@ def main() -> int:
             log = (args.log or Path(folder)).resolve() / f"{Path(page).stem}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             # -P: the other scripts of this folder are no modules of the page.
-            command = [
-                sys.executable,
-                "-P",
-                __file__,
-                "--page",
-                page,
-                str(out),
-                os.path.abspath(args.model) if args.model else "",
-            ]
+            command = [sys.executable, "-P", __file__, "--page", page, str(out), model]
             env = os.environ | {"MPLBACKEND": "agg", "PATH": path}
             with log.open("w") as stream:
                 done = subprocess.run(command, cwd=work, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False)
