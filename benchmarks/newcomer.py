@@ -46,13 +46,15 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
-def run_page(page: str, out: str) -> None:
+def run_page(page: str, out: str, stored: str) -> None:
     """Run the blocks of a page here, as typed at the prompt of Python or of a shell."""
     names = {"__name__": "__main__"}
     rows = []
     for kind, code, reason in blocks(page):
         print(f"\n>>> {kind} {reason}\n{code}", flush=True)
         start, error = time.monotonic(), ""
+        if kind == "preamble" and stored and Path(stored).exists():
+            code = re.sub(r"^model = .*$", f"model = ds.models.load({stored!r})", code, flags=re.M)
         installs = kind == "bash" and "pip install" in code
         if not reason.startswith("needs") and not installs:
             try:
@@ -68,17 +70,23 @@ def run_page(page: str, out: str) -> None:
             rows.append({"reason": "installation" if installs else reason, "error": error, "seconds": seconds})
         print(f"--- {time.monotonic() - start:.1f} s", flush=True)
         Path(out).write_text(json.dumps(rows))
+        if kind == "preamble" and stored and not Path(stored).exists():
+            names["model"].save(stored)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="names of pages, such as README or nuclei; all by default")
     parser.add_argument("--log", type=Path, help="folder for what each page prints")
-    parser.add_argument("--page", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--model", type=Path, help="keep the model of the examples in this folder: else each page trains it"
+    )
+    parser.add_argument("--page", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.page:
         run_page(*args.page)
         return 0
+    model = str(args.model.resolve()) if args.model else ""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     print("| page | blocks | ran | needs something | failed | seconds |\n|---|---|---|---|---|---|")
     errors = []
@@ -92,10 +100,12 @@ def main() -> int:
             log = (args.log or Path(folder)).resolve() / f"{Path(page).stem}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             # -P: the other scripts of this folder are no modules of the page.
-            command = [sys.executable, "-P", __file__, "--page", page, str(out)]
+            command = [sys.executable, "-P", __file__, "--page", page, str(out), model]
             env = os.environ | {"MPLBACKEND": "agg", "PATH": path}
             with log.open("w") as stream:
-                subprocess.run(command, cwd=work, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False)
+                done = subprocess.run(command, cwd=work, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                errors.append(f"{page}: the process ended with {done.returncode}")
             rows = json.loads(out.read_text()) if out.exists() else []
         failed = [row for row in rows if row["error"]]
         needs = [row for row in rows if row["reason"].startswith(("needs", "installation"))]

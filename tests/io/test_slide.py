@@ -324,7 +324,7 @@ def test_a_photo_of_the_glass_is_no_level(tissue, tmp_path, log, before, photo):
     assert log[0] == (
         f"s.tif: level {number} ({width} × {height} px) is not a smaller copy of the slide in RGB and is left out."
     )
-    assert f", {number} levels, " in log[1]
+    assert f", {number} level{'s' * (number > 1)}, " in log[1]
     ds.pp.spots(sdata, diameter_um=55, pitch_um=55)
     spots = centers_px(sdata, "s_image", "spots").astype(int)
     assert len(spots) > 5
