@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 import deepspot as ds
+from deepspot.encoders import _registry
 
 ROOT = Path(__file__).parents[1]
 TOP = {"clear_cache", "report", "report_cohort", "settings", "view"}
@@ -135,7 +136,9 @@ def example_names(example_data, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # few patients, few epochs
 @pytest.mark.parametrize("page", RUN)
-def test_code_blocks_run(python_blocks, example_names, page):
+def test_code_blocks_run(python_blocks, example_names, page, monkeypatch):
+    for known in ("_registry", "_built"):  # encoders that a block registers
+        monkeypatch.setattr(f"deepspot.encoders._registry.{known}", dict(getattr(_registry, known)))
     names = example_names if "[data of the examples](examples.md)" in (DOCS / page).read_text() else {}
     for block in python_blocks(f"docs/{page}")[0]:
         exec(compile(block, page, "exec"), names)

@@ -126,7 +126,8 @@ def test_a_posterior_is_finite_and_at_most_the_logarithm_of_the_mean_rate(counts
     lowest = np.maximum(expected, MIN_EXPECTED * expected.mean(axis=0))
     assert (logs >= 0).all()
     np.testing.assert_allclose(rate, weight * measured + (1 - weight) * lowest, rtol=1e-6, atol=1e-9)
-    assert (logs <= np.log1p(rate) + 1e-3).all()
+    # The integral is numerical, with an error of less than a thousandth also at very shallow depths.
+    assert (logs <= 1.001 * np.log1p(rate) + 1e-3).all()
 
 
 def test_a_level_shift_is_found_and_shrunk(planted):

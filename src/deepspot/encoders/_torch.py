@@ -245,9 +245,7 @@ def resize(tiles: np.ndarray, card: EncoderCard) -> np.ndarray:
 
 
 def _resize(pixels: Tensor, side: int, interpolation: str) -> Tensor:
-    # The same for enlarged floating-point images, at a third of the cost; bicubic kernels differ.
-    plain = interpolation == "bilinear" and pixels.is_floating_point() and side >= pixels.shape[-1]
-    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=not plain)
+    return F.resize(pixels, [side, side], InterpolationMode(interpolation), antialias=True)
 
 
 def _with_pillow(tiles: np.ndarray, side: int, interpolation: str) -> np.ndarray:
