@@ -25,8 +25,8 @@ from ._fingerprint import describe_code, describe_module
 from ._onnx import OnnxNetwork
 from ._parts import pool
 
-PIXELS_PER_THREAD = 4 * 224**2
-"""Pixels per thread and call on a CPU, four tiles of 224 px. The buffers of more do not fit into the caches."""
+PIXELS_PER_THREAD = 2 * 224**2
+"""Pixels per thread and call on a CPU, two tiles of 224 px. The buffers of more do not fit into the caches."""
 
 TRANSLATION = Lock()
 """A network is translated by the first thread that needs it."""
@@ -225,7 +225,8 @@ class Pooled(nn.Module):
 
 def prepare(tiles: np.ndarray, card: EncoderCard, device: torch.device) -> Tensor:
     """Convert tiles (n, height, width, 3) in uint8 to RGB in 0 to 1 (n, 3, px, px)."""
-    pixels = torch.from_numpy(resize(tiles, card)).permute(0, 3, 1, 2).to(device).float().div_(255)
+    # Contiguous colors are resized twice as fast.
+    pixels = torch.from_numpy(resize(tiles, card)).permute(0, 3, 1, 2).contiguous().to(device).float().div_(255)
     if card.resize_as == "float":
         pixels = _resize(pixels, card.resize_px or card.input_px, card.interpolation)
     pixels = F.center_crop(pixels, [card.input_px, card.input_px])
