@@ -3,7 +3,7 @@
 Run it with the Python of a fresh environment in which README.md was followed, and without DEEPSPOT_DATA. Each page runs
 in a process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. Blocks that
 install something, or need what a fresh machine has not, are counted and not run. `newcomer.py faq nuclei` runs these
-pages only; `--log FOLDER` keeps what each page prints.
+pages only; `--log FOLDER` keeps what each page prints. Writes benchmarks/results/newcomer.md if all pages are run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import argparse
 import ast
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,8 +90,9 @@ def main() -> int:
         return 0
     model = str(args.model.resolve()) if args.model else ""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    print("| page | blocks | ran | needs something | failed | seconds |\n|---|---|---|---|---|---|")
-    errors = []
+    lines = ["| page | blocks | ran | needs something | failed | seconds |", "|---|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
+    errors, missing = [], []
     for page in pages():
         if (args.names and Path(page).stem not in args.names) or not blocks(page):
             continue
@@ -111,9 +114,19 @@ def main() -> int:
         needs = [row for row in rows if row["reason"].startswith(("needs", "installation"))]
         seconds = sum(row["seconds"] for row in rows)
         ran = len(rows) - len(failed) - len(needs)
-        print(f"| {page} | {len(rows)} | {ran} | {len(needs)} | {len(failed)} | {seconds:.0f} |", flush=True)
+        lines.append(f"| {page} | {len(rows)} | {ran} | {len(needs)} | {len(failed)} | {seconds:.0f} |")
+        print(lines[-1], flush=True)
+        missing += [f"- {page}: {row['reason']}" for row in needs]
         errors += [f"{page}: {row['error']}" for row in failed]
     print("\n".join(errors), file=sys.stderr)
+    if not args.names:
+        packages = ("deepspot", "torch", "spatialdata", "scanpy", "pandas")
+        about = ", ".join(f"{name} {version(name)}" for name in packages)
+        about = f"{platform.system()}, Python {platform.python_version()}, {about}. `python benchmarks/newcomer.py`"
+        text = ["What needs something, and was not run:", "", *missing, "", about, ""]
+        if errors:
+            text = ["Failed:", "", *(f"- {error}" for error in errors), "", *text]
+        (ROOT / "benchmarks/results/newcomer.md").write_text("\n".join([*lines, "", *text]))
     return bool(errors)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.tests.helpers import assert_equal
 from spatialdata import SpatialData, read_zarr
 
 from deepspot._sdata.write import make_table
@@ -25,6 +26,33 @@ def test_blocks_must_fill_the_table(tmp_path, slide):
     sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
     with pytest.raises(ValueError, match=f"hold {n - 1} rows, the table {n}"):
         write_table_in_blocks(sdata, "t", [np.zeros((n - 1, 3), np.float32)], tmp_path / "a.zarr")
+
+
+def test_entries_of_uns_are_those_of_the_table(tmp_path, slide):
+    n = len(slide.shapes["spots"])
+    own = {"text": "µm", "number": 3, "share": 0.5, "yes": True, "list": np.array(["a", "b"]), "none": {}}
+    table = make_table(
+        None,
+        region="spots",
+        instances=slide.shapes["spots"].index,
+        region_key="region",
+        instance_key="spot_id",
+        var=pd.DataFrame(index=["a", "b"]),
+        uns={"own": {"deeper": own}, "frame": pd.DataFrame({"x": [1, 2]}, index=["r", "s"])},
+    )
+    before = list(table.uns)
+    sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+    write_table_in_blocks(sdata, "t", [np.zeros((n, 2), np.float32)], tmp_path / "a.zarr")
+    assert list(table.uns) == before
+    other = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+    other.write(tmp_path / "b.zarr")
+    ours, theirs = (read_zarr(tmp_path / name).tables["t"].uns for name in ("a.zarr", "b.zarr"))
+    assert_equal(ours, theirs)
+    names = [
+        sorted(p.relative_to(tmp_path / name) for p in (tmp_path / name).rglob("uns/*"))
+        for name in ("a.zarr", "b.zarr")
+    ]
+    assert names[0] == names[1]
 
 
 def test_a_block_is_one_file_of_which_a_few_genes_can_be_read(tmp_path, slide, monkeypatch):

@@ -33,6 +33,7 @@ def _forget_threads() -> None:
         threaded: Any = sys.modules["dask.threaded"]
         threaded.default_pool = None
         threaded.pools.clear()
+    _compute_threads.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -89,15 +90,39 @@ def prefetch(items: Iterable[T], n: int) -> Generator[T, None, None]:
                 future.cancel()
 
 
+def overlapped(function: Callable[[T], R], items: Iterable[T], n: int) -> Generator[R, None, None]:
+    """Call a function for all items, `n` calls at the same time, and yield the results in order."""
+    if n == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(n, "deepspot-overlapped") as threads:
+        pending: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                pending.append(threads.submit(function, item))
+                if len(pending) == n:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
 def in_threads(function: Callable[[T], R], items: Sequence[T], n: int) -> list[R]:
     """Call a function for all items, in `n` threads in which torch uses one core; a single item keeps all cores.
 
     Threads with items of their own do not wait for each other as threads that share the operations of one item do.
+    All callers share the threads.
     """
     if n == 1 or len(items) <= 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n, "deepspot-compute", initializer=_limit_threads) as threads:
-        return list(threads.map(function, items))
+    return list(_compute_threads(n).map(function, items))
+
+
+@cache
+def _compute_threads(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "deepspot-compute", initializer=_limit_threads)
 
 
 def _limit_threads() -> None:

@@ -63,12 +63,20 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
     the SpatialData has no path.
     """
     import zarr
+    from spatialdata.models import TableModel
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    n, genes = sdata.tables[key].shape
-    with without_noise():
-        sdata.write(path)
+    table = sdata.tables[key]
+    n, genes = table.shape
+    link, uns = TableModel.ATTRS_KEY, dict(table.uns)
+    table.uns = {link: uns[link]}  # the rest is written faster below
+    try:
+        with without_noise():
+            sdata.write(path)
+    finally:
+        table.uns = uns
     group: Any = zarr.open_group(path, mode="r+", use_consolidated=False)[f"tables/{key}"]
+    _write_small(path, group["uns"], {name: value for name, value in uns.items() if name != link})
     if "X" in group:
         del group["X"]
     array: Any = None
@@ -93,6 +101,22 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
         raise InputError(f"The blocks hold {at} rows, the table {n}.")
     _note_files(path, key, group)
     sdata.write_consolidated_metadata()
+
+
+def _write_small(path: Path, group: Any, entries: Mapping[str, Any]) -> None:
+    """Write small entries of a group in a store at `path`: first to memory, as zarr takes many steps for each array."""
+    import zarr
+    from anndata.io import write_elem
+
+    files: dict[str, Any] = {}
+    memory = zarr.open_group(zarr.storage.MemoryStore(files), zarr_format=group.metadata.zarr_format)
+    for name, value in entries.items():
+        write_elem(memory, name, value)
+    for name, content in files.items():
+        if "/" in name:  # not the metadata of the group itself
+            file = path / group.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content.to_bytes())
 
 
 FILES = "deepspot_files"

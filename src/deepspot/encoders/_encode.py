@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepspot._core.compute import RowBuffer, prefetch
+from deepspot._core.compute import RowBuffer, overlapped, prefetch
 from deepspot._spatial.geometry import central, split
 
 from ._card import Encoder, ResizingEncoder, check_embedded
@@ -105,9 +105,16 @@ def stream_spots(
     """
     queues = _queues(encoder, tiling)
     waiting: deque[np.ndarray] = deque()
-    for queue, tiles in prefetch(_loads(batches, waiting, queues, encoder, tiling.batch_size), PREFETCHED):
-        queue.vectors.put(queue.encode(tiles))
-        count(len(tiles))
+
+    def encode(load: tuple[_Queue, np.ndarray]) -> tuple[_Queue, np.ndarray]:
+        queue, tiles = load
+        return queue, queue.encode(tiles)
+
+    loads = prefetch(_loads(batches, waiting, queues, encoder, tiling.batch_size), PREFETCHED)
+    # While one core completes a batch, the others begin the next one.
+    for queue, embedded in overlapped(encode, loads, min(2, getattr(encoder, "concurrent", 1))):
+        queue.vectors.put(embedded)
+        count(len(embedded))
         while waiting and all(queue.vectors.n >= len(waiting[0]) * queue.per_spot for queue in queues):
             rows = waiting.popleft()
             n, dim = len(rows), encoder.card.dim
