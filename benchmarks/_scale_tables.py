@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from throughput import stored_rates
+from throughput import stored_bytes, stored_rates
 
 SPOTS, DISTANCE_UM, GENES, TABLE_SLIDES = 12, 100, 5_000, 100
 ATLAS_SLIDES, ATLAS_SPOTS, DISK_MPP, CORES = 30_000, 300_000_000, 0.5, 2
@@ -160,7 +160,7 @@ def of_atlas(found: dict[str, Any]) -> list[str]:
     ]
     for step, (work, seconds) in steps.items():
         lines.append(f"| {step} | {work} | {seconds / 3600:,.1f} | {seconds / total:.2%} |")
-    sizes = (RESULTS / "throughput_bytes.md").read_text().splitlines()[-1].split("|")
+    exact, rounded = stored_bytes()
     values = ATLAS_SPOTS * GENES / 1e9
     lines += [
         "",
@@ -171,9 +171,7 @@ def of_atlas(found: dict[str, Any]) -> list[str]:
             for what, count in {
                 "files": lambda of: f"{ATLAS_SLIDES * files_of(of):,}",
                 "folders, without those of `X`": lambda of: f"{ATLAS_SLIDES * of['folders']:,}",
-                "GB of `X`; with `rounded=True`": lambda _: (
-                    f"{values * float(sizes[2]):,.0f}; {values * float(sizes[3]):,.0f}"
-                ),
+                "GB of `X`; with `rounded=True`": lambda _: f"{values * exact:,.0f}; {values * rounded:,.0f}",
                 "GB of the rest": lambda of: f"{ATLAS_SLIDES * of['bytes'] / 1e9:,.1f}",
             }.items()
         ],

@@ -123,8 +123,14 @@ def stored_rates() -> list[float]:
     return [float(line.split("|")[2].replace(",", "")) for line in lines if "in a second" in line]
 
 
+def stored_bytes() -> tuple[float, float]:
+    """Bytes for each value on disk, exact and rounded, of the section that was measured last."""
+    _, exact, rounded = (RESULTS / "throughput_bytes.md").read_text().splitlines()[-1].strip(" |").split("|")
+    return float(exact), float(rounded)
+
+
 def cost() -> None:
-    """Core hours of 37 million spots, with the embedded encoder and with one that is 45 times slower."""
+    """Core hours of 37 million spots at the stored rates, with the embedded encoder and with ViT-L."""
     spots, genes, cores = 37_000_000, 5_000, 2
     tiles, values = 10 * spots, spots * genes
     read, embed, predict, write = stored_rates()
@@ -133,7 +139,7 @@ def cost() -> None:
         "embed, embedded encoder": (tiles, "tiles", embed, tiles * 1_312 * 2 / 1e9),
         "embed, ViT-L": (tiles, "tiles", VIT_L, tiles * 1_024 * 2 / 1e9),
         "predict": (spots, "spots", predict, 0),
-        "write": (values * 4 / 1e6, "megabytes", write, values * 1.5 / 1e9),
+        "write": (values * 4 / 1e6, "megabytes", write, values * stored_bytes()[1] / 1e9),
     }
     lines = ["| step | work | core hours | GB on disk |", "|---|---|---|---|"]
     for step, (work, unit, rate, size) in steps.items():

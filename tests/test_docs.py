@@ -117,6 +117,7 @@ def example_data(python_blocks, tmp_path_factory):
     with contextlib.chdir(folder):
         for block in blocks:
             exec(block, names)
+    ds.pp.embed(names["sdata"], subspots="tokens")  # once, and not on every page
     return names, folder
 
 

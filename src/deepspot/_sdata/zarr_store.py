@@ -68,15 +68,15 @@ def write_table_in_blocks(sdata: SpatialData, key: str, blocks: Iterable[np.ndar
 
     table = sdata.tables[key]
     n, genes = table.shape
-    link, uns = TableModel.ATTRS_KEY, dict(table.uns)
-    table.uns = {link: uns[link]}  # the rest is written faster below
+    uns = dict(table.uns)
+    table.uns = {name: value for name, value in uns.items() if name == TableModel.ATTRS_KEY}
     try:
         with without_noise():
             sdata.write(path)
     finally:
         table.uns = uns
     group: Any = zarr.open_group(path, mode="r+", use_consolidated=False)[f"tables/{key}"]
-    _write_small(path, group["uns"], {name: value for name, value in uns.items() if name != link})
+    _write_small(path, group["uns"], {name: value for name, value in uns.items() if name != TableModel.ATTRS_KEY})
     if "X" in group:
         del group["X"]
     array: Any = None

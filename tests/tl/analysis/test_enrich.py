@@ -54,6 +54,7 @@ def library(tmp_path, monkeypatch, programs):
         return programs
 
     monkeypatch.setattr(gseapy, "get_library", get_library)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *address: [])
     return calls
 
 
@@ -161,6 +162,17 @@ def test_offline(marked, library, name, tmp_path):
         ds.tl.enrich(marked, name)
     assert "enrichment" not in marked["table"].uns
     assert not list(tmp_path.rglob("*.gmt"))
+
+
+def test_without_network_nothing_is_tried(marked, library, monkeypatch):
+    def no_address(*address):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", no_address)
+    monkeypatch.setattr("deepspot.tl._analysis.gene_sets.getproxies", dict)
+    with pytest.raises(ConnectionError, match="not in the cache"):
+        ds.tl.enrich(marked, "Any")
+    assert not library
 
 
 def test_unknown_library(marked, library):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import socket
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.request import getproxies
 
 import numpy as np
 import pandas as pd
@@ -131,6 +133,8 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
 def _download_library(name: str, organism: str) -> str:
     import gseapy
 
+    if not getproxies():
+        socket.getaddrinfo("maayanlab.cloud", 443)  # without network gseapy tries for half a minute
     try:
         # By default gseapy leaves out sets of more than 2,000 genes without a warning.
         sets = gseapy.get_library(name, organism=organism, min_size=0, max_size=10**9)
