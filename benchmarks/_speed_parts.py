@@ -21,7 +21,7 @@ from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel
 
 import deepspot as ds
-from deepspot._core.compute import autocast, in_threads
+from deepspot._core.compute import autocast, start_in_threads
 from deepspot._features.feature_table import SlideFeatures, bags_of
 from deepspot._image.tiles import pyramid_levels, read_tiles
 from deepspot._sdata.view import SlideView
@@ -102,7 +102,7 @@ class Run:
             with autocast(self.device):
                 self.encoder.module(pixels[first : first + min(at_once, n - at)]).float().cpu()
 
-        return lambda: in_threads(batch, range(0, n, at_once), threads)
+        return lambda: start_in_threads(batch, range(0, n, at_once), threads, list).result()
 
 
 def tiles(run: Run, table: Table) -> None:

@@ -30,7 +30,7 @@ from _timing import in_turn, wait
 from streaming import DISTANCE_UM, write_mosaic
 
 import deepspot as ds
-from deepspot._core.compute import autocast, in_threads
+from deepspot._core.compute import autocast, start_in_threads
 from deepspot.encoders._torch import Pooled, TorchEncoder, prepare
 
 SIDE, SEED, PREDICT_S = 224, 0, 20.0
@@ -130,7 +130,7 @@ def speed(names: list[str], device: torch.device, n: int, batch: int, limit: flo
                 encoder.module(part)
 
         def bare(ready: torch.Tensor = ready, encoder: TorchEncoder = encoder, size: int = size) -> None:
-            in_threads(forward, ready.split(size), encoder.concurrent)
+            start_in_threads(forward, ready.split(size), encoder.concurrent, list).result()
 
         def encode(tiles: np.ndarray = tiles, encoder: TorchEncoder = encoder) -> None:
             for start in range(0, len(tiles), batch):

@@ -28,7 +28,7 @@ from speed import processor
 from torch import Tensor, nn
 
 import deepspot as ds
-from deepspot._core.compute import in_threads
+from deepspot._core.compute import start_in_threads
 from deepspot.encoders._onnx import OnnxNetwork
 from deepspot.encoders._torch import PIXELS_PER_THREAD
 
@@ -114,7 +114,7 @@ def networks(name: str, network: nn.Module) -> list[str]:
 
     def call(runtime: str) -> None:
         run, tiles = runs[runtime]
-        made[runtime] = torch.cat(in_threads(torch.no_grad()(run), tiles.split(AT_ONCE), threads))
+        made[runtime] = start_in_threads(torch.no_grad()(run), tiles.split(AT_ONCE), threads, torch.cat).result()
 
     seconds = in_turn({runtime: partial(call, runtime) for runtime in runs}, ROUNDS, CPU)
     lines = []

@@ -1,8 +1,12 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from deepspot._core.compute import start_in_threads
 from deepspot._spatial.geometry import split
-from deepspot.encoders._encode import encode_spots
+from deepspot.encoders._encode import Tiling, encode_spots, stream_spots
 
 TILES = np.random.default_rng(0).integers(0, 256, (7, 18, 18, 3), dtype=np.uint8)
 
@@ -41,6 +45,59 @@ def test_batch_size_is_not_exceeded(cheap_encoder, batch_size):
     encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=batch_size)
     assert max(map(len, cheap_encoder.seen)) <= batch_size
     assert cheap_encoder.n_tiles == 70
+
+
+class Overlapping:
+    """Encoder whose batches end in another order than they begin."""
+
+    concurrent = 2
+
+    def __init__(self, encoder):
+        self.card, self.fingerprint, self.to, self.encode = encoder.card, "overlapping", encoder.to, encoder.encode
+        self.started, self.lost = 0, -1
+
+    def start(self, tiles, grid=None):
+        self.started += 1
+        slow = self.started % 2
+
+        def call(part):
+            time.sleep(0.02 * slow)
+            if (part == self.lost).all(axis=(1, 2, 3)).any():
+                raise OSError("lost")
+            return self.encode(part)
+
+        return start_in_threads(call, np.array_split(tiles, 2), 2, np.concatenate)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 1000])
+def test_overlapping_batches_keep_their_order(cheap_encoder, batch_size):
+    known = encode_spots(shuffled(), 7, cheap_encoder, grid=3, subspots=True, batch_size=batch_size)
+    overlapping = Overlapping(cheap_encoder)
+    found = encode_spots(shuffled(), 7, overlapping, grid=3, subspots=True, batch_size=batch_size)
+    for ours, theirs in zip(found, known, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert overlapping.started > 1
+
+
+@pytest.mark.parametrize("ended", ["by an error", "by the caller"])
+def test_no_batch_begins_after_the_end(cheap_encoder, ended):
+    overlapping = Overlapping(cheap_encoder)
+    tiles = np.random.default_rng(0).integers(1, 256, (100, 18, 18, 3), dtype=np.uint8)
+    if ended == "by an error":
+        overlapping.lost, tiles[40] = 0, 0
+    batches = ((np.arange(at, at + 10), tiles[at : at + 10]) for at in range(0, 100, 10))
+    embedded = stream_spots(batches, overlapping, Tiling(3, subspots=False, batch_size=4))
+    if ended == "by the caller":
+        next(embedded)
+        embedded.close()
+    else:
+        with pytest.raises(OSError, match="lost"):
+            list(embedded)
+    at_end = overlapping.started
+    assert at_end < 25
+    time.sleep(0.2)
+    assert overlapping.started == at_end
+    assert not [thread.name for thread in threading.enumerate() if "prefetch" in thread.name]
 
 
 def test_without_subspots(cheap_encoder):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -90,34 +90,41 @@ def prefetch(items: Iterable[T], n: int) -> Generator[T, None, None]:
                 future.cancel()
 
 
-def overlapped(function: Callable[[T], R], items: Iterable[T], n: int) -> Generator[R, None, None]:
-    """Call a function for all items, `n` calls at the same time, and yield the results in order."""
-    if n == 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(n, "deepspot-overlapped") as threads:
-        pending: deque[Future[R]] = deque()
+class Pending(Generic[R]):
+    """Result of calls that may still run in threads."""
+
+    def __init__(self, calls: list[Future[Any]], join: Callable[[list[Any]], R]) -> None:
+        self.calls, self.join = calls, join
+
+    def result(self) -> R:
+        """Wait for all calls and return their joined results; after an error or interruption no other call begins."""
         try:
-            for item in items:
-                pending.append(threads.submit(function, item))
-                if len(pending) == n:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            return self.join([call.result() for call in self.calls])
         finally:
-            for future in pending:
-                future.cancel()
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the calls that have not begun."""
+        for call in self.calls:
+            call.cancel()
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T], n: int) -> list[R]:
-    """Call a function for all items, in `n` threads in which torch uses one core; a single item keeps all cores.
+def start_in_threads(
+    function: Callable[[T], Any], items: Sequence[T], n: int, join: Callable[[list[Any]], R]
+) -> Pending[R]:
+    """Call a function for all items in `n` threads, in which torch uses one core; `join` gets the list of the results.
 
     Threads with items of their own do not wait for each other as threads that share the operations of one item do.
-    All callers share the threads.
+    All callers share the threads. With one thread, or for a single item, the calls are made here, with all cores.
     """
-    if n == 1 or len(items) <= 1:
-        return [function(item) for item in items]
-    return list(_compute_threads(n).map(function, items))
+    if n > 1 and len(items) > 1:
+        threads = _compute_threads(n)
+        return Pending([threads.submit(function, item) for item in items], join)
+    done: list[Future[Any]] = []
+    for item in items:
+        done.append(Future())
+        done[-1].set_result(function(item))
+    return Pending(done, join)
 
 
 @cache

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from deepspot._core.keys import is_label
 from deepspot.errors import InputError
+
+if TYPE_CHECKING:
+    from deepspot._core.compute import Pending
 
 
 class EncoderCard(BaseModel):
@@ -127,6 +130,18 @@ class ResizingEncoder(Encoder, Protocol):
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
         """Resize tiles (n, height, width, 3) in uint8. `encode` gives the same result for resized tiles."""
+        ...
+
+
+@runtime_checkable
+class StartingEncoder(Encoder, Protocol):
+    """Protocol of encoders that can begin a batch before they have finished another."""
+
+    concurrent: int
+    """Number of tiles, or small batches of them, that are computed at the same time; 1 if nothing is gained."""
+
+    def start(self, tiles: np.ndarray, grid: int | None = None) -> Pending[Any]:
+        """Begin `encode`, or with a `grid` `encode_parts`, whose result is that of what is returned."""
         ...
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeGuard
 
 import numpy as np
 
-from deepspot._core.compute import RowBuffer, overlapped, prefetch
+from deepspot._core.compute import Pending, RowBuffer, prefetch, start_in_threads
 from deepspot._spatial.geometry import central, split
 
-from ._card import Encoder, ResizingEncoder, check_embedded
-from ._parts import encode_parts, require_parts
+from ._card import Encoder, ResizingEncoder, StartingEncoder, check_embedded
+from ._parts import require_parts, with_parts
 
 PREFETCHED = 2
 """Number of batches that are read and cropped while the encoder computes."""
@@ -70,11 +72,15 @@ def gather(
 
 @dataclass
 class _Queue:
-    """Tiles of one size: how they are cropped from the spot tile, their number, the encoder, and buffers."""
+    """Tiles of one size: how they are cropped from the spot tile, their number, their embedding, and buffers.
+
+    `start` begins a batch, and `check` returns its embeddings from the result and the number of tiles.
+    """
 
     cut: Callable[[np.ndarray], np.ndarray]
     per_spot: int
-    encode: Callable[[np.ndarray], np.ndarray]
+    start: Callable[[np.ndarray], Pending[Any]]
+    check: Callable[[Any, int], np.ndarray]
     tiles: RowBuffer = field(default_factory=RowBuffer)
     vectors: RowBuffer = field(default_factory=RowBuffer)
 
@@ -106,13 +112,7 @@ def stream_spots(
     queues = _queues(encoder, tiling)
     waiting: deque[np.ndarray] = deque()
 
-    def encode(load: tuple[_Queue, np.ndarray]) -> tuple[_Queue, np.ndarray]:
-        queue, tiles = load
-        return queue, queue.encode(tiles)
-
-    loads = prefetch(_loads(batches, waiting, queues, encoder, tiling.batch_size), PREFETCHED)
-    # While one core completes a batch, the others begin the next one.
-    for queue, embedded in overlapped(encode, loads, min(2, getattr(encoder, "concurrent", 1))):
+    for queue, embedded in _encoded(_loads(batches, waiting, queues, encoder, tiling.batch_size), encoder):
         queue.vectors.put(embedded)
         count(len(embedded))
         while waiting and all(queue.vectors.n >= len(waiting[0]) * queue.per_spot for queue in queues):
@@ -123,25 +123,61 @@ def stream_spots(
             yield rows, spot[:, 0], parts.astype(np.float16) if tiling.subspots else None
 
 
+def _encoded(loads: Iterable[tuple[_Queue, np.ndarray]], encoder: Encoder) -> Iterator[tuple[_Queue, np.ndarray]]:
+    """Encode batches in their order. The next one begins before the last cores have completed the one before."""
+    ahead = int(_starts(encoder))
+    pending: deque[tuple[_Queue, int, Pending[Any]]] = deque()
+
+    def finish() -> tuple[_Queue, np.ndarray]:
+        queue, n, started = pending.popleft()
+        return queue, queue.check(started.result(), n)
+
+    try:
+        with closing(prefetch(loads, PREFETCHED)) as prefetched:
+            for queue, tiles in prefetched:
+                pending.append((queue, len(tiles), queue.start(tiles)))
+                if len(pending) > ahead:
+                    yield finish()
+        while pending:
+            yield finish()
+    finally:
+        for _, _, started in pending:
+            started.cancel()
+
+
+def _starts(encoder: Encoder) -> TypeGuard[StartingEncoder]:
+    return isinstance(encoder, StartingEncoder) and encoder.concurrent > 1
+
+
 def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
-    def encode(tiles: np.ndarray) -> np.ndarray:
+    def start(tiles: np.ndarray) -> Pending[Any]:
+        return encoder.start(tiles) if _starts(encoder) else start_in_threads(encoder.encode, [tiles], 1, itemgetter(0))
+
+    def check(embedded: np.ndarray, n: int) -> np.ndarray:
         # Copy, because the encoder may reuse its output array before all tiles of a spot are embedded.
-        embedded = np.array(encoder.encode(tiles))
-        check_embedded(embedded, encoder, (len(tiles), encoder.card.dim), half=tiling.subspots)
+        embedded = np.array(embedded)
+        check_embedded(embedded, encoder, (n, encoder.card.dim), half=tiling.subspots)
         return embedded
 
     def cut(tiles: np.ndarray) -> np.ndarray:
         return central(tiles, tiling.grid) if tiling.only_central else split(tiles, tiling.grid)
 
-    whole = _Queue(lambda tiles: tiles, 1, encode)
-    if tiling.subspots and tiling.tokens:
-        parts_encoder = require_parts(encoder)
-        whole.encode = lambda tiles: encode_parts(
-            tiles, parts_encoder, grid=tiling.grid, only_central=tiling.only_central
-        )
-    elif tiling.subspots:
-        return [whole, _Queue(cut, tiling.n_subspots, encode)]
-    return [whole]
+    whole = _Queue(lambda tiles: tiles, 1, start, check)
+    if not tiling.subspots:
+        return [whole]
+    if not tiling.tokens:
+        return [whole, _Queue(cut, tiling.n_subspots, start, check)]
+    parts_encoder, grid = require_parts(encoder), tiling.grid
+
+    def start_parts(tiles: np.ndarray) -> Pending[Any]:
+        if _starts(encoder):
+            return encoder.start(tiles, grid)
+        return start_in_threads(lambda part: parts_encoder.encode_parts(part, grid), [tiles], 1, itemgetter(0))
+
+    def check_parts(embedded: tuple[np.ndarray, np.ndarray], n: int) -> np.ndarray:
+        return with_parts(embedded, n, parts_encoder, grid=grid, only_central=tiling.only_central)
+
+    return [_Queue(whole.cut, 1, start_parts, check_parts)]
 
 
 def _loads(

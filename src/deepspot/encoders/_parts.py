@@ -25,11 +25,13 @@ def require_parts(encoder: Encoder) -> PartsEncoder:
     return encoder
 
 
-def encode_parts(tiles: np.ndarray, encoder: PartsEncoder, *, grid: int, only_central: bool = False) -> np.ndarray:
-    """Embed tiles (n, side, side, 3), each followed by its parts or the central one: (n, 1 + s, d)."""
-    spot, parts = (np.asarray(array) for array in encoder.encode_parts(tiles, grid))
-    check_embedded(spot, encoder, (len(tiles), encoder.card.dim))
-    check_embedded(parts, encoder, (len(tiles), grid * grid, encoder.card.dim))
+def with_parts(
+    embedded: tuple[np.ndarray, np.ndarray], n: int, encoder: PartsEncoder, *, grid: int, only_central: bool = False
+) -> np.ndarray:
+    """Check what `encode_parts` returned for `n` tiles: each tile, its parts or the central one: (n, 1 + s, d)."""
+    spot, parts = (np.asarray(array) for array in embedded)
+    check_embedded(spot, encoder, (n, encoder.card.dim))
+    check_embedded(parts, encoder, (n, grid * grid, encoder.card.dim))
     return np.concatenate([spot[:, None], parts[:, [grid * grid // 2]] if only_central else parts], axis=1)
 
 

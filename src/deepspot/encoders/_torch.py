@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from deepspot._core.compute import autocast, choose_device, in_threads
+from deepspot._core.compute import Pending, autocast, choose_device, start_in_threads
 from deepspot._core.hashing import digest
 from deepspot._core.settings import settings
 from deepspot.errors import InputError
@@ -32,6 +32,7 @@ TRANSLATION = Lock()
 """A network is translated by the first thread that needs it."""
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class TorchEncoder:
@@ -85,11 +86,15 @@ class TorchEncoder:
 
     def encode(self, tiles: np.ndarray) -> np.ndarray:
         """Embed RGB tiles (n, height, width, 3) in uint8 as float32 (n, dim)."""
+        return self.start(tiles).result()
+
+    def start(self, tiles: np.ndarray, grid: int | None = None) -> Pending[Any]:
+        """Begin :meth:`encode`; of encoders with a map, :meth:`MapEncoder.encode_parts` if there is a `grid`."""
 
         def embed(pixels: Tensor) -> Tensor:
             return self.forward(self.transform(pixels), self.appendix(pixels)).cpu()
 
-        return torch.cat(self._in_batches(tiles, embed)).numpy()
+        return self._in_batches(tiles, embed, lambda outputs: torch.cat(outputs).numpy())
 
     def resize_ahead(self, tiles: np.ndarray) -> np.ndarray:
         """Resize tiles that are resized as 8-bit images. :meth:`encode` gives the same result for resized tiles."""
@@ -112,8 +117,8 @@ class TorchEncoder:
             return max(1, min(limit * torch.get_num_threads(), n))
         return max(1, min(limit, math.ceil(n / self.concurrent)))
 
-    def _in_batches(self, tiles: np.ndarray, embed: Callable[[Tensor], T]) -> list[T]:
-        """Prepare and embed tiles in small batches on a CPU, and in one on a GPU."""
+    def _in_batches(self, tiles: np.ndarray, embed: Callable[[Tensor], T], join: Callable[[list[T]], R]) -> Pending[R]:
+        """Prepare and embed tiles in small batches on a CPU, and in one on a GPU; `join` gets the embeddings."""
         check_tiles(tiles)
 
         def call(batch: np.ndarray) -> T:
@@ -122,7 +127,7 @@ class TorchEncoder:
 
         size = self.at_once(len(tiles))
         batches = [tiles[start : start + size] for start in range(0, max(len(tiles), 1), size)]
-        return in_threads(call, batches, self.concurrent)
+        return start_in_threads(call, batches, self.concurrent, join)
 
     def appendix(self, pixels: Tensor, grid: int | None = None) -> Tensor:
         """Return values to append to the embeddings, here none: (n, 0), or for parts (n, grid², 0)."""
@@ -153,14 +158,22 @@ class MapEncoder(TorchEncoder):
 
     def encode_parts(self, tiles: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
         """Embed tiles as `encode` does, and in the same pass their grid × grid parts (n, grid², dim)."""
+        return self.start(tiles, grid).result()
+
+    def start(self, tiles: np.ndarray, grid: int | None = None) -> Pending[Any]:
+        """Begin :meth:`encode`, or with a `grid` :meth:`encode_parts`."""
+        if grid is None:
+            return super().start(tiles)
 
         def embed(pixels: Tensor) -> tuple[Tensor, Tensor]:
             appendices = self.appendix(pixels), self.appendix(pixels, grid)
             return self.forward_parts(self.transform(pixels), grid, *appendices)
 
-        embedded = self._in_batches(tiles, embed)
-        spot, parts = (torch.cat(outputs).cpu().numpy() for outputs in zip(*embedded, strict=True))
-        return spot, parts
+        def join(embedded: list[tuple[Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+            spot, parts = (torch.cat(outputs).cpu().numpy() for outputs in zip(*embedded, strict=True))
+            return spot, parts
+
+        return self._in_batches(tiles, embed, join)
 
     def forward_parts(
         self, pixels: Tensor, grid: int, appendix: Tensor, parts_appendix: Tensor
