@@ -3,7 +3,8 @@
 Run it with the Python of a fresh environment in which README.md was followed, and without DEEPSPOT_DATA. Each page runs
 in a process and an empty folder of its own, after the blocks of docs/examples.md if it refers to them. Blocks that
 install something, or need what a fresh machine has not, are counted and not run. `newcomer.py faq nuclei` runs these
-pages only; `--log FOLDER` keeps what each page prints. Writes benchmarks/results/newcomer.md if all pages are run.
+pages only; `--log FOLDER` keeps what each page prints. Tutorials on real sections download them; `--data` names a
+folder that has them, on a machine that cannot. Writes benchmarks/results/newcomer.md if all pages are run.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def main() -> int:
     parser.add_argument(
         "--model", type=Path, help="keep the model of the examples in this folder: else each page trains it"
     )
+    parser.add_argument("--data", type=Path, help="DEEPSPOT_DATA of the tutorials, in place of their downloads")
     parser.add_argument("--page", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.page:
@@ -105,6 +107,8 @@ def main() -> int:
             # -P: the other scripts of this folder are no modules of the page.
             command = [sys.executable, "-P", __file__, "--page", page, str(out), model]
             env = os.environ | {"MPLBACKEND": "agg", "PATH": path}
+            if args.data and page.endswith(".ipynb"):
+                env["DEEPSPOT_DATA"] = str(args.data.resolve())
             with log.open("w") as stream:
                 done = subprocess.run(command, cwd=work, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
@@ -123,6 +127,8 @@ def main() -> int:
         packages = ("deepspot", "torch", "spatialdata", "scanpy", "pandas")
         about = ", ".join(f"{name} {version(name)}" for name in packages)
         about = f"{platform.system()}, Python {platform.python_version()}, {about}. `python benchmarks/newcomer.py`"
+        if args.data:
+            about += " `--data`: the tutorials had the sections that they download."
         text = ["What needs something, and was not run:", "", *missing, "", about, ""]
         if errors:
             text = ["Failed:", "", *(f"- {error}" for error in errors), "", *text]
