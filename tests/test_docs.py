@@ -117,7 +117,8 @@ def example_data(python_blocks, tmp_path_factory):
     with contextlib.chdir(folder):
         for block in blocks:
             exec(block, names)
-    ds.pp.embed(names["sdata"], subspots="tokens")  # once, and not on every page
+    # Once, and not on every page. `benchmarks/newcomer.py` runs the pages without it.
+    ds.pp.embed(names["sdata"], subspots="tokens")
     return names, folder
 
 
@@ -224,7 +225,9 @@ def test_benchmarks_readme_names_every_script_and_every_result():
     assert scripts == run
     links = set(re.findall(r"\]\(([^)#]+)", text))
     assert not [link for link in links if not (folder / link).exists()]
-    assert {f"results/{path.name}" for path in (folder / "results").iterdir()} <= links
+    results = list((folder / "results").iterdir())
+    assert {f"results/{path.name}" for path in results} <= links
+    assert all(path.stat().st_size for path in results)
     elsewhere = re.findall(r"`(?:python )?((?:docs|scripts|tests)/[\w/]+\.py)", text)
     assert elsewhere
     assert not [name for name in elsewhere if not (ROOT / name).exists()]

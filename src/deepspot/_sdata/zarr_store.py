@@ -110,8 +110,9 @@ def _write_small(path: Path, group: Any, entries: Mapping[str, Any]) -> None:
 
     files: dict[str, Any] = {}
     memory = zarr.open_group(zarr.storage.MemoryStore(files), zarr_format=group.metadata.zarr_format)
-    for name, value in entries.items():
-        write_elem(memory, name, value)
+    with without_noise():
+        for name, value in entries.items():
+            write_elem(memory, name, value)
     for name, content in files.items():
         if "/" in name:  # not the metadata of the group itself
             file = path / group.path / name

@@ -133,7 +133,7 @@ def read_network(net: pd.DataFrame | str | Path | None, organism: str, top: int)
 def _download_library(name: str, organism: str) -> str:
     import gseapy
 
-    if not getproxies():
+    if getproxies().keys().isdisjoint({"https", "all"}):
         socket.getaddrinfo("maayanlab.cloud", 443)  # without network gseapy tries for half a minute
     try:
         # By default gseapy leaves out sets of more than 2,000 genes without a warning.
