@@ -7,6 +7,13 @@ from deepspot._sdata.write import make_table
 from deepspot._sdata.zarr_store import check_new_path, lazy_X, write_table_in_blocks
 
 
+def with_table(slide, genes, **fields):
+    """The spots of a slide with a table without values."""
+    index, keys = slide.shapes["spots"].index, {"region_key": "region", "instance_key": "spot_id"}
+    table = make_table(None, region="spots", instances=index, **keys, var=pd.DataFrame(index=genes), **fields)
+    return SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         check_new_path(tmp_path / "nowhere" / "a.zarr")
@@ -14,15 +21,7 @@ def test_missing_folder(tmp_path):
 
 def test_blocks_must_fill_the_table(tmp_path, slide):
     n = len(slide.shapes["spots"])
-    table = make_table(
-        None,
-        region="spots",
-        instances=slide.shapes["spots"].index,
-        region_key="region",
-        instance_key="spot_id",
-        var=pd.DataFrame(index=["a", "b", "c"]),
-    )
-    sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+    sdata = with_table(slide, ["a", "b", "c"])
     with pytest.raises(ValueError, match=f"hold {n - 1} rows, the table {n}"):
         write_table_in_blocks(sdata, "t", [np.zeros((n - 1, 3), np.float32)], tmp_path / "a.zarr")
 
@@ -30,21 +29,13 @@ def test_blocks_must_fill_the_table(tmp_path, slide):
 def test_entries_of_uns_are_those_of_the_table(tmp_path, slide):
     n = len(slide.shapes["spots"])
     own = {"text": "µm", "number": 3, "share": 0.5, "yes": True, "list": np.array(["a", "b"]), "none": {}}
-    table = make_table(
-        None,
-        region="spots",
-        instances=slide.shapes["spots"].index,
-        region_key="region",
-        instance_key="spot_id",
-        var=pd.DataFrame(index=["a", "b"]),
-        uns={"own": {"deeper": own}, "frame": pd.DataFrame({"x": [1, 2]}, index=["r", "s"])},
-    )
+    uns = {"own": {"deeper": own}, "frame": pd.DataFrame({"x": [1, 2]}, index=["r", "s"])}
+    sdata = with_table(slide, ["a", "b"], uns=uns)
+    table = sdata.tables["t"]
     before = list(table.uns)
-    sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
     write_table_in_blocks(sdata, "t", [np.zeros((n, 2), np.float32)], tmp_path / "a.zarr")
     assert list(table.uns) == before
-    other = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
-    other.write(tmp_path / "b.zarr")
+    sdata.write(tmp_path / "b.zarr")
     ours, theirs = (read_zarr(tmp_path / name).tables["t"].uns for name in ("a.zarr", "b.zarr"))
     assert ours.keys() == theirs.keys()
     np.testing.assert_equal(ours["own"], theirs["own"])
@@ -60,15 +51,7 @@ def test_a_block_is_one_file_of_which_a_few_genes_can_be_read(tmp_path, slide, m
     from zarr.storage import LocalStore
 
     n, genes = len(slide.shapes["spots"]), 1_100
-    table = make_table(
-        None,
-        region="spots",
-        instances=slide.shapes["spots"].index,
-        region_key="region",
-        instance_key="spot_id",
-        var=pd.DataFrame(index=[f"g{i}" for i in range(genes)]),
-    )
-    sdata = SpatialData(shapes={"spots": slide.shapes["spots"]}, tables={"t": table})
+    sdata = with_table(slide, [f"g{i}" for i in range(genes)])
     X = np.random.default_rng(0).random((n, genes), dtype=np.float32)
     write_table_in_blocks(sdata, "t", [X[at : at + 12] for at in range(0, n, 12)], tmp_path / "a.zarr")
     files = [path for path in (tmp_path / "a.zarr/tables/t/X/c").rglob("*") if path.is_file()]

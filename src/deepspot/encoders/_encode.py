@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -72,15 +72,10 @@ def gather(
 
 @dataclass
 class _Queue:
-    """Tiles of one size: how they are cropped from the spot tile, their number, their embedding, and buffers.
-
-    `start` begins a batch, and `check` returns its embeddings from the result and the number of tiles.
-    """
+    """Tiles of one size: how they are cropped from the spot tile, their number, and buffers."""
 
     cut: Callable[[np.ndarray], np.ndarray]
     per_spot: int
-    start: Callable[[np.ndarray], Pending[Any]]
-    check: Callable[[Any, int], np.ndarray]
     tiles: RowBuffer = field(default_factory=RowBuffer)
     vectors: RowBuffer = field(default_factory=RowBuffer)
 
@@ -109,10 +104,10 @@ def stream_spots(
     For each block of `batches`: rows (b,), embeddings of the spots (b, d) in float32, and of the sub-spots (b, s, d) in
     float16 or None.
     """
-    queues = _queues(encoder, tiling)
+    queues = _queues(tiling)
     waiting: deque[np.ndarray] = deque()
-
-    for queue, embedded in _encoded(_loads(batches, waiting, queues, encoder, tiling.batch_size), encoder):
+    loads = _loads(batches, waiting, queues, encoder, tiling.batch_size)
+    for queue, embedded in _encoded(loads, encoder, tiling):
         queue.vectors.put(embedded)
         count(len(embedded))
         while waiting and all(queue.vectors.n >= len(waiting[0]) * queue.per_spot for queue in queues):
@@ -123,61 +118,52 @@ def stream_spots(
             yield rows, spot[:, 0], parts.astype(np.float16) if tiling.subspots else None
 
 
-def _encoded(loads: Iterable[tuple[_Queue, np.ndarray]], encoder: Encoder) -> Iterator[tuple[_Queue, np.ndarray]]:
+def _queues(tiling: Tiling) -> list[_Queue]:
+    def cut(tiles: np.ndarray) -> np.ndarray:
+        return central(tiles, tiling.grid) if tiling.only_central else split(tiles, tiling.grid)
+
+    whole = _Queue(lambda tiles: tiles, 1)
+    return [whole, _Queue(cut, tiling.n_subspots)] if tiling.subspots and not tiling.tokens else [whole]
+
+
+def _encoded(
+    loads: Iterable[tuple[_Queue, np.ndarray]], encoder: Encoder, tiling: Tiling
+) -> Iterator[tuple[_Queue, np.ndarray]]:
     """Encode batches in their order. The next one begins before the last cores have completed the one before."""
-    ahead = int(_starts(encoder))
+    with_tokens = tiling.subspots and tiling.tokens
+    parts_encoder, grid = require_parts(encoder) if with_tokens else None, tiling.grid if with_tokens else None
     pending: deque[tuple[_Queue, int, Pending[Any]]] = deque()
+
+    def encode(tiles: np.ndarray) -> Any:
+        return encoder.encode(tiles) if parts_encoder is None else parts_encoder.encode_parts(tiles, tiling.grid)
 
     def finish() -> tuple[_Queue, np.ndarray]:
         queue, n, started = pending.popleft()
-        return queue, queue.check(started.result(), n)
+        embedded = started.result()
+        if parts_encoder is not None:
+            return queue, with_parts(embedded, n, parts_encoder, grid=tiling.grid, only_central=tiling.only_central)
+        # Copy, because the encoder may reuse its output array before all tiles of a spot are embedded.
+        embedded = np.array(embedded)
+        check_embedded(embedded, encoder, (n, encoder.card.dim), half=tiling.subspots)
+        return queue, embedded
 
+    starting = encoder if isinstance(encoder, StartingEncoder) and encoder.concurrent > 1 else None
     try:
         with closing(prefetch(loads, PREFETCHED)) as prefetched:
             for queue, tiles in prefetched:
-                pending.append((queue, len(tiles), queue.start(tiles)))
-                if len(pending) > ahead:
+                started = (
+                    start_in_threads(encode, [tiles], 1, itemgetter(0))
+                    if starting is None
+                    else starting.start(tiles, grid)
+                )
+                pending.append((queue, len(tiles), started))
+                if starting is None or len(pending) > 1:
                     yield finish()
         while pending:
             yield finish()
     finally:
         for _, _, started in pending:
             started.cancel()
-
-
-def _starts(encoder: Encoder) -> TypeGuard[StartingEncoder]:
-    return isinstance(encoder, StartingEncoder) and encoder.concurrent > 1
-
-
-def _queues(encoder: Encoder, tiling: Tiling) -> list[_Queue]:
-    def start(tiles: np.ndarray) -> Pending[Any]:
-        return encoder.start(tiles) if _starts(encoder) else start_in_threads(encoder.encode, [tiles], 1, itemgetter(0))
-
-    def check(embedded: np.ndarray, n: int) -> np.ndarray:
-        # Copy, because the encoder may reuse its output array before all tiles of a spot are embedded.
-        embedded = np.array(embedded)
-        check_embedded(embedded, encoder, (n, encoder.card.dim), half=tiling.subspots)
-        return embedded
-
-    def cut(tiles: np.ndarray) -> np.ndarray:
-        return central(tiles, tiling.grid) if tiling.only_central else split(tiles, tiling.grid)
-
-    whole = _Queue(lambda tiles: tiles, 1, start, check)
-    if not tiling.subspots:
-        return [whole]
-    if not tiling.tokens:
-        return [whole, _Queue(cut, tiling.n_subspots, start, check)]
-    parts_encoder, grid = require_parts(encoder), tiling.grid
-
-    def start_parts(tiles: np.ndarray) -> Pending[Any]:
-        if _starts(encoder):
-            return encoder.start(tiles, grid)
-        return start_in_threads(lambda part: parts_encoder.encode_parts(part, grid), [tiles], 1, itemgetter(0))
-
-    def check_parts(embedded: tuple[np.ndarray, np.ndarray], n: int) -> np.ndarray:
-        return with_parts(embedded, n, parts_encoder, grid=grid, only_central=tiling.only_central)
-
-    return [_Queue(whole.cut, 1, start_parts, check_parts)]
 
 
 def _loads(

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 SQUARE, AGREE = 1.02, 1.05
-GRID, SIDE, CELLS = 8, 128, 8
-"""Levels are compared in 8 × 8 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""
+GRID, SIDE, CELLS = 12, 128, 8
+"""Levels are compared in 12 × 12 squares of 8 × 8 averages, of at least 128 px (finer) and 8 px (coarser)."""
 
 NOISE, SIMILAR = 8, 0.15
 """Up to 8 gray levels from the glass are noise. Differences of 15 % of the contrast make another image."""
